@@ -1,0 +1,47 @@
+# `make` alone lists the targets. The environment lives in .venv and is rebuilt only when its two input files change.
+PYTHON ?= python3
+SEEDS ?= 1
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow style format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## create .venv with the tested versions (PYTHON=python3)
+
+# torch goes first and alone: its exact pin finds the CPU build, a range among other requirements may find a CUDA one.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make venv PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt "$$(grep -E '^torch==' constraints.txt)"
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv  ## run the built-in demonstration into runs/demo (SEEDS=1)
+	$(BIN)/python examples/demo.py --output_dir runs/demo --seeds $(SEEDS)
+
+test: venv  ## run the tests, without the slow ones (WORKERS=2)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m slow
+
+style: venv  ## check lint and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: venv  ## repair what style complains about, where that is safe
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and build files; .venv and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

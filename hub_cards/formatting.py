@@ -1,0 +1,70 @@
+"""Values as Markdown: tables, lists, durations."""
+
+import math
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """`value` as YAML and people can read it: numpy and torch numbers become Python's, other objects their text.
+
+    `None` stands for missing, and so do numbers that are not finite: they were not measured.
+    """
+    if hasattr(value, "tolist"):  # numpy scalars (some of them are Python floats too) and arrays, tensors
+        value = value.tolist()
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return str(value)
+
+
+def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table with the rows' keys as columns, in order of first appearance; columns without any value are left out."""
+    cells = [{str(key): plain(value) for key, value in row.items()} for row in rows]
+    columns = list(dict.fromkeys(key for row in cells for key, value in row.items() if value is not None))
+    if not columns:
+        return ""
+    numeric = {column: all(not isinstance(row.get(column), str) for row in cells) for column in columns}
+    lines = [
+        [_escape(column) for column in columns],
+        ["---:" if numeric[column] else "---" for column in columns],
+        *([_cell(row.get(column)) for column in columns] for row in cells),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_list(values: Mapping[str, Any]) -> str:
+    """One line `- name: value` for each value that is known; numbers in full, as they were set."""
+    known = ((key, plain(value)) for key, value in values.items())
+    return "\n".join(f"- {key}: {_escape(str(value))}" for key, value in known if value is not None)
+
+
+def format_duration(seconds: float) -> str:
+    """`5025.0` as `1 h 23 min 45 s`; less than a minute keeps one decimal."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return _escape(str(value))
+    if value == 0 or 1e-4 <= abs(value) < 1:
+        return f"{value:.4f}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

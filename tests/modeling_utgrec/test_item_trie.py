@@ -1,0 +1,153 @@
+"""The trie against dictionaries of sets, on its dense and its sparse path."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_utgrec.item_trie import ItemTrie
+
+
+def random_codes(num_items, level_sizes, seed):
+    rng = np.random.default_rng(seed)
+    flat = rng.permutation(int(np.prod(level_sizes)))[:num_items]
+    return np.stack(np.unravel_index(flat, level_sizes), axis=1)
+
+
+def prefix_sets(codes):
+    """For each prefix (a tuple) the set of codes that follow it."""
+    following = {}
+    for row in codes.tolist():
+        for level, code in enumerate(row):
+            following.setdefault(tuple(row[:level]), set()).add(code)
+    return following
+
+
+def walk(trie, prefix):
+    node = torch.zeros((), dtype=torch.long)
+    for level, code in enumerate(prefix):
+        node = trie.step(level, node, torch.tensor(code))
+    return node
+
+
+@st.composite
+def code_tables(draw):
+    sizes = draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
+    capacity = int(np.prod(sizes))
+    num_items = draw(st.integers(1, min(capacity, 40)))
+    return sizes, random_codes(num_items, sizes, draw(st.integers(0, 10_000)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(code_tables(), st.sampled_from([0, 8, 10**6]))
+def test_allowed_codes_equal_a_dictionary_of_sets(table, dense_limit):
+    sizes, codes = table
+    trie = ItemTrie(codes, sizes, [0] * len(sizes), dense_limit=dense_limit)
+    following = prefix_sets(codes)
+    for level, size in enumerate(sizes):
+        prefixes = sorted(prefix for prefix in following if len(prefix) == level)
+        assert trie.num_nodes(level) == len(prefixes)
+        nodes = torch.stack([walk(trie, prefix) for prefix in prefixes])
+        assert nodes.tolist() == list(range(len(prefixes)))
+        allowed = trie.allowed(level, nodes)
+        assert allowed.shape == (len(prefixes), size)
+        for row, prefix in enumerate(prefixes):
+            assert set(allowed[row].nonzero().flatten().tolist()) == following[prefix]
+            for code in range(size):
+                exists = trie.step(level, nodes[row], torch.tensor(code)).item() >= 0
+                assert exists == (code in following[prefix])
+    for row, identifier in enumerate(codes.tolist()):
+        assert walk(trie, identifier).item() == row
+
+
+@pytest.mark.parametrize("sizes", [[7, 9], [6, 5, 8], [4, 3, 5, 6]])
+def test_dense_and_sparse_levels_answer_alike(sizes):
+    codes = random_codes(40, sizes, seed=1)
+    dense = ItemTrie(codes, sizes, [0] * len(sizes))
+    sparse = ItemTrie(codes, sizes, [0] * len(sizes), dense_limit=0)
+    assert all(mask is not None for mask in dense._masks)
+    assert all(mask is None for mask in sparse._masks)
+    generator = torch.Generator().manual_seed(0)
+    for level, size in enumerate(sizes):
+        nodes = torch.randint(-1, dense.num_nodes(level), (3, 4, 5), generator=generator)
+        following = torch.randint(-1, size + 1, (3, 4, 5), generator=generator)
+        assert torch.equal(dense.allowed(level, nodes), sparse.allowed(level, nodes))
+        assert torch.equal(dense.step(level, nodes, following), sparse.step(level, nodes, following))
+
+
+def test_a_level_over_the_limit_is_sparse_and_the_others_are_dense():
+    codes = random_codes(40, [4, 5, 6], seed=2)
+    trie = ItemTrie(codes, [4, 5, 6], [0, 4, 9], dense_limit=20)
+    assert [mask is not None for mask in trie._masks] == [True, True, False]
+
+
+def test_one_item():
+    trie = ItemTrie(torch.tensor([[2, 0, 3]]), [4, 5, 6], [2, 6, 6], item_ids=["only"])
+    node = torch.zeros(1, dtype=torch.long)
+    for level, code in enumerate([2, 0, 3]):
+        assert trie.allowed(level, node)[0].nonzero().flatten().tolist() == [code]
+        node = trie.step(level, node, torch.tensor([code]))
+    assert node.tolist() == [0] and len(trie) == trie.num_items == 1 and trie.item_ids == ["only"]
+
+
+def test_unknown_prefixes_stay_unknown():
+    for dense_limit in (0, 10**6):
+        trie = ItemTrie(torch.tensor([[0, 1], [1, 0], [1, 1]]), [2, 2], [2, 4], dense_limit=dense_limit)
+        dead = torch.tensor([-1, 0, 1])
+        assert trie.allowed(1, dead).tolist() == [[False, False], [False, True], [True, True]]
+        assert trie.step(1, dead, torch.tensor([0, 0, 0])).tolist() == [-1, -1, 1]
+        # 0 * 2 + 2 is the key of node 1 with code 0, and -1 * 2 + 3 the key of node 0 with code 1: neither is a child.
+        assert trie.step(1, torch.tensor([0, 1, -1]), torch.tensor([2, -1, 3])).tolist() == [-1, -1, -1]
+
+
+def test_step_broadcasts_nodes_over_codes():
+    codes = random_codes(15, [4, 5], seed=3)
+    trie = ItemTrie(codes, [4, 5], [0, 4])
+    nodes = torch.arange(trie.num_nodes(1))
+    children = trie.step(1, nodes[:, None], torch.arange(5))
+    assert children.shape == (trie.num_nodes(1), 5)
+    assert sorted(children[children >= 0].tolist()) == list(range(15))
+    assert torch.equal(children >= 0, trie.allowed(1, nodes))
+
+
+def test_item_rows_follow_the_given_order():
+    codes = random_codes(30, [4, 5, 6], seed=4)
+    permutation = np.random.default_rng(0).permutation(30)
+    trie, shuffled = (ItemTrie(table, [4, 5, 6], [0, 4, 9]) for table in (codes, codes[permutation]))
+    for level in range(3):
+        assert torch.equal(
+            trie.allowed(level, torch.arange(trie.num_nodes(level))),
+            shuffled.allowed(level, torch.arange(trie.num_nodes(level))),
+        )
+    assert [walk(shuffled, identifier).item() for identifier in codes[permutation].tolist()] == list(range(30))
+
+
+def test_to_the_same_device_is_the_trie_itself():
+    trie = ItemTrie(random_codes(10, [4, 5], seed=5), [4, 5], [0, 4])
+    assert trie.to("cpu") is trie
+    meta = trie.to("meta")
+    assert meta.device.type == "meta" and trie.device.type == "cpu"
+    assert meta.allowed(1, torch.zeros(2, 3, dtype=torch.long, device="meta")).shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("codes", "sizes", "offsets", "item_ids", "message"),
+    [
+        ([[0, 1], [1, 1], [0, 1]], [2, 2], [0, 2], None, r"equal rows: \[\[0, 2\]\]"),
+        ([[0, 1], [1, 2]], [2, 2], [0, 2], None, r"rows \[1\], codes \[\[1, 2\]\]"),
+        ([[0, 1], [-1, 1]], [2, 2], [0, 2], None, r"rows \[1\]"),
+        ([[0, 1]], [2, 2, 2], [0, 2, 4], None, r"shape \(num_items, 3\), got \(1, 2\)"),
+        ([[0, 1]], [2, 2], [0], None, "2 level_sizes but 1 level_offsets"),
+        ([[0, 1]], [2, 2], [0, 2], ["a", "b"], "1 rows of codes but 2 item_ids"),
+        ([[0.0, 1.0]], [2, 2], [0, 2], None, "must be integers"),
+    ],
+)
+def test_bad_codes_are_named(codes, sizes, offsets, item_ids, message):
+    with pytest.raises(ValueError, match=message):
+        ItemTrie(torch.tensor(codes), sizes, offsets, item_ids=item_ids)
+
+
+def test_no_items_is_an_error():
+    with pytest.raises(ValueError, match="at least one item"):
+        ItemTrie(np.zeros((0, 2), dtype=np.int64), [2, 2], [0, 2])

@@ -1,0 +1,222 @@
+"""The ground rules of the repository: what it may depend on and which room may import which."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from transformers.dynamic_module_utils import get_relative_imports
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("modeling_utgrec", "tokenization_items", "trainers", "hub_cards")
+
+# Room to the rooms it may import. Imports run one way, so nothing at the bottom knows of what uses it.
+MAY_IMPORT = {
+    "modeling_utgrec": set(),
+    "hub_cards": set(),
+    "tokenization_items": {"modeling_utgrec", "hub_cards"},
+    "trainers": {"modeling_utgrec", "hub_cards", "tokenization_items"},
+    "examples": set(PACKAGES),
+}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where the import name is not the distribution's
+
+
+class Import(NamedTuple):
+    line: int
+    module: str  # absolute: relative imports are resolved within the room
+    level: int  # number of leading dots
+    in_function: bool
+
+
+def imports_of(path: Path, root: Path) -> list[Import]:
+    """Every import statement of a file, wherever it stands."""
+    package = path.relative_to(root).parent.parts
+    found = []
+
+    def visit(node: ast.AST, in_function: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(node.lineno, alias.name, 0, in_function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            found.append(Import(node.lineno, module, node.level, in_function))
+        function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)), False)
+    return found
+
+
+def modules(room: str, root: Path) -> list[Path]:
+    return sorted(path for path in (root / room).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def room_violations(root: Path) -> list[str]:
+    """Imports that run the wrong way."""
+    rooms = {*MAY_IMPORT, "tests"}
+    found = []
+    for room, allowed in MAY_IMPORT.items():
+        for path in modules(room, root):
+            for entry in imports_of(path, root):
+                target = entry.module.split(".")[0]
+                climbs_out = entry.level and target != room
+                if climbs_out or (target in rooms and target != room and target not in allowed):
+                    found.append(
+                        f"{path.relative_to(root)}:{entry.line}: {room} may not import {entry.module or '..'}"
+                    )
+    return found
+
+
+def remote_code_violations(root: Path) -> list[str]:
+    """What would break `modeling_utgrec` when its files travel with a checkpoint as remote code.
+
+    transformers copies the flat neighbours that it finds by looking for lines `from .neighbour import name`.
+    """
+    room = root / "modeling_utgrec"
+    found = []
+    for path in modules("modeling_utgrec", root):
+        name = path.relative_to(root)
+        if path.parent != room:
+            found.append(f"{name}: modeling_utgrec is flat, sub-packages do not travel")
+            continue
+        neighbours = set()
+        for entry in imports_of(path, root):
+            if entry.module.split(".")[0] != "modeling_utgrec":
+                continue
+            if entry.level != 1 or entry.module.count(".") != 1:
+                found.append(f"{name}:{entry.line}: only `from .neighbour import name`, not {entry.module!r}")
+                continue
+            neighbours.add(entry.module.split(".")[1])
+        found += [f"{name}: no module {each}.py" for each in sorted(neighbours) if not (room / f"{each}.py").is_file()]
+        if extra := set(get_relative_imports(path)) ^ neighbours:
+            found.append(f"{name}: a line of text reads like a relative import, or hides one: {sorted(extra)}")
+        if re.search(r"\bTYPE_CHECKING\b", path.read_text(encoding="utf-8")):
+            found.append(f"{name}: TYPE_CHECKING imports are copied and executed like any other")
+    return found
+
+
+def requirement_names(lines: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def third_party_violations(root: Path, required: set[str], optional: set[str]) -> list[str]:
+    """Imports of packages that pyproject.toml does not name; optional ones belong inside functions."""
+    known = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in required}
+    lazy = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in optional}
+    found = []
+    for room in PACKAGES:
+        for path in modules(room, root):
+            for entry in imports_of(path, root):
+                target = entry.module.split(".")[0]
+                if target in MAY_IMPORT or target in sys.stdlib_module_names or target in known:
+                    continue
+                if target in lazy and entry.in_function and room != "modeling_utgrec":
+                    continue
+                found.append(f"{path.relative_to(root)}:{entry.line}: {target} is not a dependency in pyproject.toml")
+    return found
+
+
+def test_imports_run_one_way():
+    assert room_violations(ROOT) == []
+
+
+def test_modeling_files_can_travel_as_remote_code():
+    assert remote_code_violations(ROOT) == []
+
+
+def test_third_party_imports_are_declared():
+    extras = [line for name, lines in PROJECT["optional-dependencies"].items() if name != "dev" for line in lines]
+    required, optional = requirement_names(PROJECT["dependencies"]), requirement_names(extras)
+    assert third_party_violations(ROOT, required, optional) == []
+
+
+def planted_dependencies(root: Path) -> list[str]:
+    return third_party_violations(root, required={"torch"}, optional={"deepspeed"})
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "check"),
+    [
+        ("tokenization_items/a.py", "import trainers", room_violations),
+        ("tokenization_items/a.py", "def f():\n    from trainers.x import y", room_violations),
+        ("hub_cards/a.py", "import modeling_utgrec.x as x", room_violations),
+        ("trainers/a.py", "from examples import demo", room_violations),
+        ("trainers/a.py", "from ..examples import demo", room_violations),
+        ("trainers/a.py", "import tests.helpers", room_violations),
+        ("modeling_utgrec/a.py", "from . import b", remote_code_violations),
+        ("modeling_utgrec/a.py", "from modeling_utgrec.b import c", remote_code_violations),
+        ("modeling_utgrec/a.py", "from .absent import c", remote_code_violations),
+        ("modeling_utgrec/a.py", '"""Use\nfrom .b import c\n"""', remote_code_violations),
+        ("modeling_utgrec/a.py", "from typing import TYPE_CHECKING", remote_code_violations),
+        ("modeling_utgrec/sub/a.py", "", remote_code_violations),
+        ("trainers/a.py", "import torchvision", planted_dependencies),
+        ("trainers/a.py", "import deepspeed", planted_dependencies),
+        ("modeling_utgrec/a.py", "def f():\n    import deepspeed", planted_dependencies),
+    ],
+)
+def test_the_checks_find_a_planted_violation(tmp_path, file, line, check):
+    for room in MAY_IMPORT:
+        (tmp_path / room).mkdir()
+    (tmp_path / "modeling_utgrec" / "b.py").write_text("from torch import nn\n")
+    (tmp_path / "trainers" / "fine.py").write_text(
+        "import os\nfrom . import a\nfrom modeling_utgrec.b import nn\nfrom hub_cards import a\n"
+    )
+    (tmp_path / "trainers" / "lazy.py").write_text("def f():\n    import deepspeed\n")
+    for clean in (room_violations, remote_code_violations, planted_dependencies):
+        assert clean(tmp_path) == []
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(line + "\n")
+    assert len(check(tmp_path)) == 1
+
+
+def test_nothing_requires_torchvision():
+    """A torchvision that does not match torch breaks `import transformers`: nothing may bring it, at any depth."""
+    direct = [line for lines in PROJECT["optional-dependencies"].values() for line in lines] + PROJECT["dependencies"]
+    direct += metadata.requires("utgrec") or []
+    waiting, seen = [Requirement(line) for line in direct], set()
+    while waiting:
+        requirement = waiting.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # an extra that is not installed
+            continue
+        for line in lines:
+            below = Requirement(line)
+            if below.marker is None or any(below.marker.evaluate({"extra": extra}) for extra in extras or {""}):
+                waiting.append(below)
+    names = {name for name, _ in seen}
+    assert {"torch", "transformers", "pillow"} <= names  # the walk did walk
+    assert "torchvision" not in names
+
+
+def test_constraints_pin_every_dependency_within_its_range():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            assert re.fullmatch(r"[A-Za-z0-9._-]+==[^=\s]+", line), line
+            name, version = line.split("==")
+            pins[canonicalize_name(name)] = version
+    assert "torchvision" not in pins
+    declared = [*PROJECT["dependencies"], *(x for lines in PROJECT["optional-dependencies"].values() for x in lines)]
+    for requirement in map(Requirement, declared):
+        version = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} does not allow the tested {version}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_typed(package):
+    assert (ROOT / package / "py.typed").is_file()
+    assert ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")))

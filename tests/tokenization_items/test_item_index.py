@@ -1,0 +1,314 @@
+"""The item index: a bijection under any sequence of additions and removals, and files that cannot be mixed up."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from tokenization_items.item_index import (
+    CODES_NAME,
+    IDS_NAME,
+    CapacityError,
+    ItemIndex,
+    ItemIndexError,
+    UnknownItemError,
+)
+
+SIZES, OFFSETS, DIM = [3, 4, 4], [2, 5, 5], 2
+CAPACITY = 48
+VECTORS = [np.random.default_rng(level).normal(size=(size, DIM)) for level, size in enumerate(SIZES)]
+
+
+def new_items(item_ids, spread=0.5):
+    """Codes and residuals that depend on the item's id alone."""
+    residuals = np.zeros((len(item_ids), len(SIZES), DIM))
+    for row, item_id in enumerate(item_ids):
+        rng = np.random.default_rng(list(item_id.encode()))
+        residuals[row] = spread * rng.normal(size=(len(SIZES), DIM))
+    costs = [((residuals[:, level, None] - vectors) ** 2).sum(-1) for level, vectors in enumerate(VECTORS)]
+    return np.stack([cost.argmin(1) for cost in costs], axis=1), residuals
+
+
+def filled(item_ids, **arguments):
+    index = ItemIndex(SIZES, OFFSETS)
+    codes, residuals = new_items(item_ids, **arguments)
+    index.assign(item_ids, codes, residuals, VECTORS)
+    return index
+
+
+def names(count, start=0):
+    return [f"item-{number}" for number in range(start, start + count)]
+
+
+def assert_bijection(index):
+    assert len(set(map(tuple, index.codes.tolist()))) == len(index) == len(index.item_ids)
+    for row, item_id in enumerate(index.item_ids):
+        tokens = index.encode(item_id)
+        assert tokens == [offset + code for offset, code in zip(OFFSETS, index.codes[row].tolist(), strict=True)]
+        assert index.decode(tokens) == item_id
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["add", "remove"]), st.integers(0, 20)), max_size=6), st.integers(0, 99))
+def test_additions_and_removals_keep_a_bijection_and_given_identifiers(changes, seed):
+    index, rng, given_before, fresh = ItemIndex(SIZES, OFFSETS), random.Random(seed), {}, 0
+    for change, count in changes:
+        if change == "add":
+            item_ids = names(count, start=fresh)
+            fresh += count
+            codes, residuals = new_items(item_ids, spread=0.2)
+            if len(index) + count > CAPACITY:
+                with pytest.raises(CapacityError, match=f"capacity of {CAPACITY}"):
+                    index.assign(item_ids, codes, residuals, VECTORS)
+            else:
+                assert index.assign(item_ids, codes, residuals, VECTORS).num_items == count
+        else:
+            gone = rng.sample(index.item_ids, min(count, len(index)))
+            index.remove(gone)
+            for item_id in gone:
+                assert item_id not in index
+                del given_before[item_id]
+        assert_bijection(index)
+        now = {item_id: index.encode(item_id) for item_id in index.item_ids}
+        assert given_before.items() <= now.items()
+        given_before = now
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, CAPACITY), st.sampled_from([0.0, 0.3, 2.0]), st.randoms(use_true_random=False))
+def test_identifiers_do_not_depend_on_the_order_of_the_items(count, spread, rng):
+    item_ids = names(count)
+    shuffled = rng.sample(item_ids, count)
+    first, second = filled(item_ids, spread=spread), filled(shuffled, spread=spread)
+    assert second.item_ids == shuffled  # rows follow the order, identifiers do not
+    assert {item_id: first.encode(item_id) for item_id in item_ids} == {
+        item_id: second.encode(item_id) for item_id in item_ids
+    }
+
+
+def test_codes_without_conflicts_are_kept():
+    codes = np.array([[2, 3, 1], [0, 0, 0], [2, 3, 0]])
+    index = ItemIndex(SIZES, OFFSETS)
+    report = index.assign(["b", "a", "c"], codes)
+    assert index.codes.tolist() == codes.tolist() and index.codes.dtype == np.int32
+    assert report.items_moved == report.collisions_before == 0 and report.max_extra_distance == 0.0
+    assert index.encode("b") == [4, 8, 6]
+    assert index.token_table.tolist() == (codes + OFFSETS).tolist()
+    assert index.encode_batch(["c", "b", "c"]).tolist() == [[4, 8, 5], [4, 8, 6], [4, 8, 5]]
+    assert index.rows(["c", "b"]).tolist() == [2, 0]
+    assert "b" in index and "d" not in index
+
+
+def test_the_report_tells_of_conflicts():
+    item_ids = names(20)
+    index = ItemIndex(SIZES, OFFSETS)
+    _, residuals = new_items(item_ids)
+    report = index.assign(item_ids, np.zeros((20, 3), dtype=int), residuals, VECTORS)
+    assert report.collisions_before == 20
+    assert report.items_moved == int((index.codes != 0).any(1).sum()) == sum(report.moved_by_level)
+    assert report.moved_by_level[0] == int((index.codes[:, 0] != 0).sum()) == 4  # 16 identifiers below root 0
+    assert report.used_codes == pytest.approx([1 / 3, 1 / 4, 1 / 4]) and report.perplexity == [1.0, 1.0, 1.0]
+    json.dumps(report.to_dict())
+
+
+def test_adding_no_items_changes_nothing():
+    index = filled(names(5))
+    report = index.assign([], np.zeros((0, 3), dtype=int))
+    assert report.num_items == report.items_moved == 0 and len(index) == 5 and str(report).startswith("0 items added")
+
+
+def test_an_identifier_is_free_after_removal():
+    index = filled(names(CAPACITY))
+    tokens = index.encode("item-7")
+    index.remove(["item-7"])
+    with pytest.raises(UnknownItemError, match=rf"no item of the index has the identifier \[{tokens[0]}, "):
+        index.decode(tokens)
+    codes, residuals = new_items(["late"])
+    index.assign(["late"], codes, residuals, VECTORS)
+    assert index.encode("late") == tokens
+
+
+def test_the_trie_is_kept_until_the_index_changes():
+    index = filled(names(10))
+    trie = index.trie()
+    assert index.trie() is trie and trie.item_ids == index.item_ids
+    assert trie.level_offsets == OFFSETS and trie.codes.tolist() == index.codes.tolist()
+    index.remove(["item-0"])
+    assert index.trie() is not trie and index.trie().num_items == 9
+    codes, residuals = new_items(["late"])
+    index.assign(["late"], codes, residuals, VECTORS)
+    assert index.trie().item_ids[-1] == "late"
+
+
+def test_nobody_can_write_into_the_codes():
+    index = filled(names(4))
+    for table in (index.codes, index.token_table):
+        with pytest.raises(ValueError, match="read-only"):
+            table[0, 0] = 1
+    tokens = index.encode_batch(names(2))
+    tokens[:] = 0
+    assert (index.token_table >= 2).all()
+
+
+def test_unknown_items_are_named():
+    index = filled(names(4))
+    with pytest.raises(UnknownItemError, match=r"12 items .* \['x0', .*'x9'\]; add them with add_items") as caught:
+        index.rows(["item-1", *(f"x{number}" for number in range(12)), "x0"])
+    assert "x10" not in str(caught.value)
+    with pytest.raises(UnknownItemError, match="'nobody'"):
+        index.encode("nobody")
+    with pytest.raises(UnknownItemError, match="'nobody'"):
+        index.remove(["item-1", "nobody"])
+    assert len(index) == 4
+
+
+@pytest.mark.parametrize("tokens", [[2, 5, 99], [0, 5, 5], [2, 4, 5]])
+def test_tokens_outside_their_level_are_no_identifier(tokens):
+    with pytest.raises(UnknownItemError, match="no item of the index has the identifier"):
+        filled(names(CAPACITY)).decode(tokens)
+    with pytest.raises(UnknownItemError):
+        ItemIndex(SIZES, OFFSETS).decode(tokens)
+
+
+def test_identifiers_of_another_length_are_an_error():
+    with pytest.raises(ValueError, match="an identifier has 3 tokens"):
+        filled(names(4)).decode([2, 5])
+
+
+@pytest.mark.parametrize(
+    ("item_ids", "changes", "message"),
+    [
+        (["a", "a"], {}, r"1 item ids occur more than once: \['a'\]"),
+        (["a", "item-1"], {}, r"in the index already .*\['item-1'\]"),
+        ([1, "b"], {}, r"must be strings, got \[1\]"),
+        (["a", "b"], {"codes": np.zeros((2, 2), int)}, r"shape \(2, 3\), got \(2, 2\)"),
+        (["a", "b"], {"codes": np.zeros((2, 3))}, "must be integers"),
+        (
+            ["a", "b"],
+            {"codes": np.array([[0, 0, 0], [3, 0, 0]])},
+            r"1 items have codes outside .*\('b', \[3, 0, 0\]\)",
+        ),
+        (["a", "b"], {"residuals": np.zeros((2, 3, 5))}, r"residuals must have shape \(2, 3, 2\)"),
+        (["a", "b"], {"residuals": np.full((2, 3, 2), np.nan)}, r"2 items have residuals with NaN .*'a'"),
+        (["a", "b"], {"level_vectors": VECTORS[:2]}, "level_vectors must be"),
+        (["a", "b"], {"residuals": None}, "needs residuals"),
+    ],
+)
+def test_bad_additions_leave_the_index_unchanged(item_ids, changes, message):
+    index = filled(names(4))
+    before = index.codes.tolist()
+    arguments = {"codes": np.zeros((2, 3), int), "residuals": np.zeros((2, 3, 2)), "level_vectors": VECTORS} | changes
+    with pytest.raises(ValueError, match=message):
+        index.assign(item_ids, **arguments)
+    assert index.item_ids == names(4) and index.codes.tolist() == before
+
+
+def test_bad_levels_are_an_error():
+    with pytest.raises(ValueError, match="3 level_sizes but 2 level_offsets"):
+        ItemIndex([2, 2, 2], [0, 2])
+    with pytest.raises(ValueError, match="level_sizes must be positive"):
+        ItemIndex([2, 0], [0, 2])
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_saving_and_loading(tmp_path, count):
+    index = filled([*names(count)[1:], "Käse {0}\n"] if count else [])
+    index.save(tmp_path / "new" / "folder")
+    loaded = ItemIndex.load(tmp_path / "new" / "folder")
+    assert loaded.item_ids == index.item_ids
+    assert loaded.codes.tolist() == index.codes.tolist() and loaded.codes.dtype == np.int32
+    assert (loaded.level_sizes, loaded.level_offsets) == (SIZES, OFFSETS)
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [IDS_NAME, CODES_NAME]
+    codes, residuals = new_items(["late"])
+    loaded.assign(["late"], codes, residuals, VECTORS)
+    assert_bijection(loaded)
+
+
+def test_saving_twice_replaces_the_files(tmp_path):
+    filled(names(10)).save(tmp_path)
+    filled(names(3)).save(tmp_path)
+    assert ItemIndex.load(tmp_path).item_ids == names(3)
+
+
+def test_missing_files_are_named(tmp_path):
+    filled(names(5)).save(tmp_path)
+    for name in (IDS_NAME, CODES_NAME):
+        (tmp_path / name).rename(tmp_path / "aside")
+        with pytest.raises(ItemIndexError, match=f"{name} is missing"):
+            ItemIndex.load(tmp_path)
+        (tmp_path / "aside").rename(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [CODES_NAME, IDS_NAME])
+@pytest.mark.parametrize("kept", [0, 5, 0.5, -1])
+def test_truncated_files_are_named(tmp_path, name, kept):
+    filled(names(5)).save(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(ItemIndexError, match=f"{name} is truncated or not"):
+        ItemIndex.load(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_named(tmp_path):
+    filled(names(6)).save(tmp_path)
+    (tmp_path / IDS_NAME).write_text(json.dumps(names(5)))
+    with pytest.raises(ItemIndexError, match="expected 6 item ids, found 5"):
+        ItemIndex.load(tmp_path)
+    (tmp_path / IDS_NAME).write_text(json.dumps([*names(5), "other"]))
+    with pytest.raises(ItemIndexError, match="expected sha256 .* found"):
+        ItemIndex.load(tmp_path)
+    (tmp_path / IDS_NAME).write_text(json.dumps({"a": 1}))
+    with pytest.raises(ItemIndexError, match="expected a list of strings"):
+        ItemIndex.load(tmp_path)
+
+
+def rewrite(folder, codes=None, **metadata):
+    """Saves the codes again with other codes or metadata, and a checksum that fits them."""
+    from safetensors import safe_open
+
+    from tokenization_items.item_index import _checksum
+
+    with safe_open(folder / CODES_NAME, framework="numpy") as file:
+        old = file.metadata()
+    codes = load_file(folder / CODES_NAME)["codes"] if codes is None else codes
+    checksum = _checksum(json.loads((folder / IDS_NAME).read_text()), codes)
+    save_file({"codes": codes}, folder / CODES_NAME, metadata=old | {"sha256": checksum} | metadata)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "2"}, "expected utgrec-item-index version 1, found utgrec-item-index version 2"),
+        ({"format": "other"}, "found other version 1"),
+        ({"num_items": "7"}, r"expected int32 codes of shape \(7, 3\), found int32 \(4, 3\)"),
+        ({"level_sizes": "[3, 4]"}, "2 level_sizes but 3 level_offsets"),
+        ({"level_sizes": "[3, 4"}, "expected level sizes and offsets"),
+        ({"level_sizes": "[1, 1, 1]"}, r"expected codes within level sizes \[1, 1, 1\]"),
+        ({"codes": np.zeros((4, 3), np.int32)}, "expected 4 identifiers, found 1 different"),
+        ({"codes": np.zeros((4, 3), np.int64)}, "found int64"),
+    ],
+)
+def test_other_codes_and_metadata_are_named(tmp_path, changes, message):
+    filled(names(4), spread=2.0).save(tmp_path)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(ItemIndexError, match=message):
+        ItemIndex.load(tmp_path)
+
+
+def test_another_safetensors_file_is_named(tmp_path):
+    filled(names(4)).save(tmp_path)
+    save_file({"weight": np.zeros(3)}, tmp_path / CODES_NAME)
+    with pytest.raises(ItemIndexError, match=r"expected a tensor 'codes' .*found \['weight'\]"):
+        ItemIndex.load(tmp_path)
+
+
+def test_duplicate_ids_in_the_file_are_named(tmp_path):
+    filled(names(3)).save(tmp_path)
+    (tmp_path / IDS_NAME).write_text(json.dumps(["a", "b", "a"]))
+    rewrite(tmp_path)
+    with pytest.raises(ItemIndexError, match=r"more than once: \['a'\]"):
+        ItemIndex.load(tmp_path)

@@ -1,0 +1,429 @@
+"""Run as a script (`__main__` below) this file is the worker of the two-process test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, set_seed
+
+from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from tokenization_items.item_index import ItemIndex, UnknownItemError
+from trainers.evaluation import evaluate
+from trainers.generative_recommender import GenerativeRecommender, item_space
+from trainers.interactions import Interactions
+from trainers.next_item import NextItemWindows, mixed_domains
+from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+
+NUM_USERS, NUM_ITEMS, CODES = 150, 20, 6
+METRICS = {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}
+
+
+def make_interactions(num_users=NUM_USERS, num_items=NUM_ITEMS, prefix="item"):
+    """Item i is followed by item i + 1: whoever learns that ranks the target first."""
+    rng = np.random.default_rng(0)
+    sequences = [(rng.integers(num_items) + np.arange(rng.integers(5, 16))) % num_items for _ in range(num_users)]
+    ids = [f"{prefix}{row}" for row in range(num_items)]
+    return Interactions.from_sequences([[ids[row] for row in sequence] for sequence in sequences], ids)
+
+
+def make_index(item_ids, seed=0):
+    """Random identifiers, in an order that is not the catalogue's."""
+    rng = np.random.default_rng(seed)
+    codes = np.stack(np.unravel_index(rng.permutation(CODES**3)[: len(item_ids)], (CODES,) * 3), axis=1)
+    index = ItemIndex([CODES] * 3, [2, 2 + CODES, 2 + CODES])
+    index.assign([item_ids[row] for row in rng.permutation(len(item_ids))], codes)
+    return index
+
+
+def make_model(dropout=0.0, seed=0):
+    set_seed(seed)
+    sizes = dict(d_model=32, d_ff=64, num_heads=2, d_kv=16, num_layers=2, num_decoder_layers=1)
+    config = UTGRecConfig(root_codebook_size=CODES, leaf_codebook_size=CODES, dropout_rate=dropout, **sizes)
+    return UTGRecForConditionalGeneration(config)
+
+
+def make_args(folder, **changes):
+    values = dict(
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=16,
+        num_beams=10,
+        max_history=5,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=1,
+        seed=7,
+        dataloader_pin_memory=False,
+    )
+    return RecommenderTrainingArguments(str(folder), **{**values, **changes})
+
+
+def make_trainer(folder, model=None, windows=None, evaluation=None, callbacks=None, **changes):
+    interactions = make_interactions()
+    evaluation = evaluation or EvaluationData(interactions, make_index(interactions.item_ids))
+    windows = windows or NextItemWindows(interactions.training_part(), evaluation.token_table, max_history=5)
+    model = model or make_model()
+    return RecommenderTrainer(model, make_args(folder, **changes), windows, evaluation, callbacks=callbacks)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trainer that has learned the successors, its checkpoint and its metrics."""
+    folder = tmp_path_factory.mktemp("trained")
+    trainer = make_trainer(folder, max_steps=350, learning_rate=0.01, logging_steps=50)
+    trainer.train()
+    trainer.save_model()
+    return trainer, folder
+
+
+def test_arguments_are_the_papers_and_parse():
+    (args,) = HfArgumentParser(RecommenderTrainingArguments).parse_args_into_dataclasses(
+        ["--output_dir", "out", "--max_eval_users", "100", "--remove_unused_columns", "true", "--use_cpu", "true"]
+    )
+    assert (args.learning_rate, args.lr_scheduler_type, args.num_train_epochs) == (0.005, "cosine", 50)
+    assert (args.per_device_train_batch_size, args.weight_decay, args.warmup_steps) == (1024, 0.01, 0.03)
+    assert (args.max_history, args.num_beams, args.max_eval_users) == (20, 50, 100)
+    assert (args.metric_for_best_model, args.greater_is_better) == ("ndcg@10", True)
+    assert args.remove_unused_columns is False
+    with pytest.raises(ValueError, match="num_beams"):
+        make_args("out", num_beams=0)
+
+
+def test_learns_successors_and_logs_prefixed_metrics(trained):
+    trainer, _ = trained
+    calls = []
+
+    class Recorder(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            calls.append(dict(metrics))
+
+    trainer.add_callback(Recorder())
+    metrics = trainer.evaluate()
+    trainer.remove_callback(Recorder)
+    assert metrics["eval_ndcg@10"] > 0.9
+    assert metrics["eval_num_users"] == NUM_USERS
+    assert {f"eval_{name}" for name in METRICS} <= metrics.keys()
+    assert len(calls) == 1 and calls[0]["eval_ndcg@10"] == metrics["eval_ndcg@10"]
+    assert trainer.state.log_history[-1]["eval_ndcg@10"] == metrics["eval_ndcg@10"]
+    assert trainer.model.config.max_history == 5
+    assert any("eval_ndcg@10" in entry for entry in trainer.state.log_history)
+
+
+def test_evaluation_is_the_protocols(trained):
+    trainer, _ = trained
+    data = trainer.eval_dataset
+    recommender = GenerativeRecommender(trainer.model, data.trie, data.token_table, 10, 7, max_history=5)
+    expected = evaluate(recommender, data.interactions, "test", long_tail=False)
+    metrics = trainer.evaluate(metric_key_prefix="test", part="test")
+    for name in METRICS:
+        assert metrics[f"test_{name}"] == pytest.approx(expected[name], abs=1e-12)
+
+
+def test_checkpoint_ranks_as_the_model_in_memory(trained):
+    trainer, folder = trained
+    data = trainer.eval_dataset
+    histories = data.interactions.cases("test").histories()
+    in_memory = trainer._recommender(data).rank(histories, 10)
+    loaded = GenerativeRecommender.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
+    assert loaded.max_history == 5
+    np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
+
+    # another order and a smaller catalogue: same items, and none outside of it
+    rows = np.random.default_rng(1).permutation(NUM_ITEMS)[:15]
+    ids = [data.interactions.item_ids[row] for row in rows]
+    subset = GenerativeRecommender.from_pretrained(folder, ids, num_beams=15)
+    ranked = subset.rank([np.array([4]), np.array([2, 3])], 15)
+    full = loaded.rank([rows[[4]], rows[[2, 3]]], NUM_ITEMS)
+    for few, many in zip(ranked, full, strict=True):
+        assert rows[few].tolist() == [row for row in many.tolist() if row in rows]
+
+    with pytest.raises(UnknownItemError, match=r"'new'.*examples/tokenize_items.py"):
+        GenerativeRecommender.from_pretrained(folder, [*ids, "new"])
+
+
+def test_rank_equals_scoring_every_item():
+    interactions = make_interactions()
+    trie, table = item_space(make_index(interactions.item_ids), interactions.item_ids)
+    model = make_model(seed=3).eval()
+    histories = [np.array([3]), np.arange(9), np.array([5, 1]), np.array([2])]
+    exclude = [np.array([3]), np.array([], int), np.array([5, 1, 0]), np.array([2])]
+    recommender = GenerativeRecommender(model, trie, table, num_beams=NUM_ITEMS, batch_size=2, max_history=4)
+    ranked = recommender.rank(histories, NUM_ITEMS)
+    without = recommender.rank(histories, 6, exclude)
+    for user, history in enumerate(histories):
+        tokens = torch.from_numpy(table[history[-4:]].reshape(1, -1)).expand(NUM_ITEMS, -1)
+        with torch.no_grad():
+            logits = model(input_ids=tokens, labels=torch.from_numpy(table)).logits
+        scores = logits.log_softmax(-1).gather(2, torch.from_numpy(table)[..., None]).sum((1, 2))
+        best = scores.argsort(descending=True).tolist()
+        assert ranked[user].tolist() == best
+        assert without[user].tolist() == [row for row in best if row not in exclude[user]][:6]
+    assert not model.training
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_gradient_accumulation_equals_a_large_batch(tmp_path, steps):
+    def run(batch_size, accumulation):
+        trainer = make_trainer(
+            tmp_path,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=steps,
+            optim="sgd",
+            learning_rate=0.1,
+            warmup_steps=0,
+            max_grad_norm=1e9,
+        )
+        trainer.train()
+        return trainer
+
+    large, small = run(32, 1), run(8, 4)
+    norms = [[e["grad_norm"] for e in t.state.log_history if "grad_norm" in e] for t in (large, small)]
+    losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (large, small)]
+    assert len(norms[0]) == steps
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    for name, weight in large.model.state_dict().items():
+        torch.testing.assert_close(small.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_model_that_claims_loss_kwargs_is_not_believed(tmp_path):
+    """T5's own forward takes any keyword, from which the Trainer would conclude that the loss is scaled already."""
+    norms = []
+    for batch_size, accumulation in ((32, 1), (8, 4)):
+        model = make_model()
+        model.accepts_loss_kwargs = True
+        trainer = make_trainer(
+            tmp_path,
+            model,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+        )
+        trainer.train()
+        norms.append(trainer.state.log_history[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_no_cache_in_training(tmp_path):
+    trainer = make_trainer(tmp_path)
+    batch = trainer.data_collator(trainer.train_dataset.__getitems__(range(4)))
+    trainer.model.train()
+    assert trainer.compute_loss(trainer.model, batch, return_outputs=True)[1].past_key_values is None
+
+
+def test_early_stopping_restores_the_best_weights(tmp_path):
+    scripted = [0.1, 0.5, 0.4, 0.3, 0.9, 0.9]
+    after_epoch = []
+
+    class Scripted(RecommenderTrainer):
+        def _evaluate_domain(self, data, part):
+            result = super()._evaluate_domain(data, part)
+            after_epoch.append(weights(self.model))
+            return {**result, "ndcg@10": scripted[len(after_epoch) - 1]}
+
+    interactions = make_interactions()
+    data = EvaluationData(interactions, make_index(interactions.item_ids))
+    args = make_args(
+        tmp_path,
+        num_train_epochs=6,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        max_eval_users=5,
+    )
+    windows = NextItemWindows(interactions.training_part(), data.token_table, max_history=5)
+    trainer = Scripted(make_model(), args, windows, data, callbacks=[EarlyStoppingCallback(2)])
+    trainer.train()
+    assert trainer.state.epoch == 4 and trainer.state.best_metric == 0.5
+    assert_equal(weights(trainer.model), after_epoch[1])
+    assert not torch.equal(after_epoch[1]["shared.weight"], after_epoch[3]["shared.weight"])
+    # the best checkpoint can recommend on its own
+    best = GenerativeRecommender.from_pretrained(trainer.state.best_model_checkpoint, interactions.item_ids, 10)
+    assert_equal(weights(best.model), after_epoch[1])
+
+
+def test_resumed_run_is_bit_exact(tmp_path):
+    """With dropout, an epoch's own draw of targets, validation in between, and a checkpoint inside of an epoch."""
+
+    def trainer(folder):
+        interactions = make_interactions()
+        data = EvaluationData(interactions, make_index(interactions.item_ids))
+        part = interactions.training_part()
+        windows = NextItemWindows(part, data.token_table, max_history=5, max_targets_per_epoch=64, seed=1)
+        return make_trainer(
+            folder,
+            make_model(dropout=0.2),
+            windows,
+            data,
+            per_device_train_batch_size=16,
+            num_train_epochs=3,
+            save_strategy="steps",
+            save_steps=6,
+            eval_strategy="steps",
+            eval_steps=3,
+            max_eval_users=4,
+        )
+
+    whole = trainer(tmp_path)
+    whole.train()
+    assert whole.state.global_step == 12
+    resumed = trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert_equal(weights(resumed.model), weights(whole.model))
+    entries = [[e for e in t.state.log_history if "loss" in e] for t in (whole, resumed)]
+    assert [e["loss"] for e in entries[0]] == [e["loss"] for e in entries[1]]
+
+
+def test_each_epoch_draws_its_targets(tmp_path):
+    interactions = make_interactions()
+    table = item_space(make_index(interactions.item_ids), interactions.item_ids)[1]
+    part = interactions.training_part()
+    windows = NextItemWindows(part, table, max_history=5, max_targets_per_epoch=32)
+    seen = []
+
+    class Recorder(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            seen.append(windows.drawn.tolist())
+
+    make_trainer(tmp_path, windows=windows, num_train_epochs=3, callbacks=[Recorder()]).train()
+    expected = NextItemWindows(part, table, max_targets_per_epoch=32)
+    for epoch, drawn in enumerate(seen):
+        expected.set_epoch(epoch)
+        assert drawn == expected.drawn.tolist()
+    assert len(seen) == 3 and seen[0] != seen[1]
+
+
+def test_limited_validation_takes_the_same_users_whatever_the_seed(trained, tmp_path):
+    model = trained[0].model
+    results = []
+    for seed in (1, 2):
+        trainer = make_trainer(tmp_path, model, max_eval_users=15, seed=seed)
+        results.append({name: value for name, value in trainer.evaluate().items() if "@" in name})
+        assert trainer.evaluate()["eval_num_users"] == 15
+    assert results[0] == results[1]
+    assert trainer.evaluate(part="test")["eval_num_users"] == NUM_USERS
+
+
+def test_several_domains(tmp_path):
+    domains = {}
+    for seed, name in enumerate(("games", "office")):
+        interactions = make_interactions(num_users=20 + 10 * seed, num_items=15 + seed, prefix=name)
+        domains[name] = EvaluationData(interactions, make_index(interactions.item_ids, seed))
+    windows = mixed_domains([(d.interactions.training_part(), d.token_table) for d in domains.values()], max_history=5)
+    model = make_model(seed=5)
+    trainer = make_trainer(
+        tmp_path, model, windows, domains, max_steps=2, eval_strategy="steps", eval_steps=1, save_strategy="best"
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert (metrics["eval_games_num_users"], metrics["eval_office_num_users"], metrics["eval_num_users"]) == (
+        20,
+        30,
+        50,
+    )
+    for name in METRICS:
+        apart = [make_trainer(tmp_path, model, windows, data).evaluate()[f"eval_{name}"] for data in domains.values()]
+        assert [metrics[f"eval_games_{name}"], metrics[f"eval_office_{name}"]] == pytest.approx(apart)
+        assert metrics[f"eval_{name}"] == pytest.approx(np.mean(apart))
+    assert list(tmp_path.glob("checkpoint-*")) and not list(tmp_path.rglob("item_ids.json"))
+
+
+def test_mismatches_are_errors_before_training(tmp_path):
+    interactions = make_interactions()
+    data = EvaluationData(interactions, make_index(interactions.item_ids))
+    part = interactions.training_part()
+    with pytest.raises(ValueError, match="max_history=4.*max_history=5"):
+        make_trainer(tmp_path, windows=NextItemWindows(part, data.token_table, max_history=4))
+    with pytest.raises(ValueError, match="2 tokens per item"):
+        make_trainer(tmp_path, windows=NextItemWindows(part, data.token_table[:, :2], max_history=5))
+    with pytest.raises(ValueError, match="persistent"):
+        windows = NextItemWindows(part, data.token_table, max_history=5, max_targets_per_epoch=9)
+        make_trainer(tmp_path, windows=windows, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    with pytest.raises(UnknownItemError, match="item19"):
+        EvaluationData(interactions, make_index(interactions.item_ids[:-1]))
+    other = UTGRecForConditionalGeneration(UTGRecConfig(root_codebook_size=9, leaf_codebook_size=9, num_layers=1))
+    with pytest.raises(ValueError, match="do not belong together"):
+        make_trainer(tmp_path, other)
+    with pytest.raises(ValueError, match="Nothing to evaluate"):
+        RecommenderTrainer(make_model(), make_args(tmp_path)).evaluate()
+    with pytest.raises(ValueError, match="token table"):
+        GenerativeRecommender(make_model(), data.trie, data.token_table[:-1])
+    with pytest.raises(ValueError, match="2 histories, but 1"):
+        GenerativeRecommender(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
+
+
+@pytest.mark.distributed
+def test_two_processes(trained, tmp_path):
+    """Two processes evaluate as one does, train to the same weights on both, and to those of one process."""
+    trainer, folder = trained
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", __file__, str(folder), str(tmp_path)]
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [report["world_size"] for report in reports] == [2, 2]
+    assert [report["rank"] for report in reports] == [0, 1]
+    assert reports[0]["type"] == "DistributedType.MULTI_CPU"
+
+    expected = trainer.evaluate()
+    for report in reports:
+        assert report["metrics"]["eval_num_users"] == expected["eval_num_users"]
+        for name in METRICS:
+            assert report["metrics"][f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"], abs=1e-9)
+    assert reports[0]["one_user"] == reports[1]["one_user"] and reports[0]["one_user"]["eval_num_users"] == 1
+
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert_equal(*ranks)
+    single = make_trainer(tmp_path / "single", **two_process_training(per_device_train_batch_size=16))
+    single.train()
+    for name, weight in single.model.state_dict().items():
+        torch.testing.assert_close(ranks[0][name], weight, rtol=1e-4, atol=1e-6)
+
+
+def two_process_training(**changes):
+    return dict(max_steps=3, optim="sgd", learning_rate=0.1, max_grad_norm=1e9, **changes)
+
+
+def run_worker(folder, output):
+    model = UTGRecForConditionalGeneration.from_pretrained(folder)
+    trainer = make_trainer(output / "evaluated", model)
+    names = [f"eval_{name}" for name in METRICS] + ["eval_num_users"]
+    metrics = trainer.evaluate()
+    rank = trainer.accelerator.process_index
+    limited = make_trainer(output / "limited", model, max_eval_users=1).evaluate()
+    report = {
+        "world_size": trainer.accelerator.num_processes,
+        "rank": rank,
+        "type": str(trainer.accelerator.distributed_type),
+        "metrics": {name: metrics[name] for name in names},
+        "one_user": {name: limited[name] for name in names},
+    }
+    (output / f"rank{rank}.json").write_text(json.dumps(report))
+    trainer = make_trainer(output / "training", **two_process_training(per_device_train_batch_size=8))
+    trainer.train()
+    torch.save(weights(trainer.model), output / f"rank{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_worker(*map(Path, sys.argv[1:]))

@@ -1,0 +1,324 @@
+"""Items as a shop has them: an id, a text put together from fields, and an image; reading and checking."""
+
+import gzip
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from tokenization_items.item_images import ImageColumn, ImageError
+
+# Fields of an item's text, in the order in which they are joined.
+TEXT_FIELDS = ("title", "brand", "features", "categories", "description")
+FILE_NAMES = ("items.parquet", "items.jsonl", "items.jsonl.gz", "items.csv")
+# Images that one task of the checking threads opens.
+IMAGES_PER_TASK = 32
+# Problems that an error message spells out.
+MAX_LISTED = 10
+
+# White space, control characters and lone surrogates (which no text encoder accepts).
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+class CatalogueError(ValueError):
+    """A catalogue that cannot be read, or items that cannot be tokenized; the message names them and the fix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """
+    The items of one domain.
+
+    Args:
+        item_ids (`list[str]`): Identifier of each item in its shop.
+        texts (`list[str]`): Text of each item, in one line; may be empty for an item with an image.
+        titles (`list[str]`): Title of each item, for people; may be empty.
+        images (`ImageColumn`, *optional*): References to images, opened one at a time.
+        name (`str`): Name of the domain.
+    """
+
+    item_ids: list[str]
+    texts: list[str]
+    titles: list[str]
+    images: ImageColumn | None = None
+    name: str = "catalogue"
+
+    def __post_init__(self):
+        lengths = {"texts": len(self.texts), "titles": len(self.titles)}
+        if self.images is not None:
+            lengths["images"] = len(self.images)
+        if any(length != len(self.item_ids) for length in lengths.values()):
+            raise CatalogueError(f"{self.name}: {len(self.item_ids)} item_ids but {lengths}")
+
+    @classmethod
+    def from_folder(
+        cls, path: str | os.PathLike, text_fields: Sequence[str] = TEXT_FIELDS, name: str | None = None
+    ) -> "Catalogue":
+        """
+        Reads `items.parquet`, `items.jsonl`, `items.jsonl.gz` or `items.csv` of a folder.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                Folder with one of these files. Columns: `item_id`, text fields, and, optionally, `image`: a path
+                relative to the folder, or (parquet) bytes or the `Image` feature of `datasets`.
+            text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`):
+                Fields of the text, in order. Fields other than the default ones must exist.
+            name (`str`, *optional*, defaults to the folder's name):
+                Name of the domain.
+
+        Raises:
+            CatalogueError: If the folder holds none or several of the files, or the file cannot be read.
+        """
+        folder = Path(path)
+        found = [folder / file_name for file_name in FILE_NAMES if (folder / file_name).is_file()]
+        if len(found) != 1:
+            names = [file.name for file in found]
+            raise CatalogueError(f"{folder}: expected exactly one of {', '.join(FILE_NAMES)}, found {names or 'none'}")
+        file = found[0]
+        name = folder.resolve().name if name is None else name
+        try:
+            if file.suffix == ".parquet":
+                wanted = {"item_id", "title", "image", *text_fields}
+                present = [column for column in pq.read_schema(file).names if column in wanted]
+                records = pq.read_table(file, columns=present)
+            elif file.suffix == ".csv":
+                records = pl.read_csv(file, infer_schema=False)  # strings throughout: "00123" stays an id
+            else:
+                records = _read_json_lines(file)
+        except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
+            raise CatalogueError(f"{file} cannot be read: {error}") from error
+        try:
+            return cls.from_records(records, text_fields=text_fields, image_root=folder, name=name)
+        except CatalogueError as error:
+            raise CatalogueError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_records(
+        cls,
+        records: object,
+        text_fields: Sequence[str] = TEXT_FIELDS,
+        image_root: str | os.PathLike | None = None,
+        name: str = "catalogue",
+    ) -> "Catalogue":
+        """
+        Takes items from a `datasets.Dataset`, a polars or pandas `DataFrame`, a `pyarrow.Table` or dictionaries.
+
+        Args:
+            records: The items, with the columns that `from_folder` describes. `image` may also be a `PIL.Image.Image`.
+            text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): Fields of the text, in order.
+            image_root (`str` or `os.PathLike`, *optional*): Folder that relative image paths start from.
+            name (`str`, *optional*): Name of the domain.
+
+        Raises:
+            CatalogueError: If the item ids, or all text fields and images, are absent, or a value has a wrong type.
+        """
+        columns, num_items = _columns(records, ["item_id", "title", "image", *text_fields])
+        if "item_id" not in columns and num_items:
+            raise CatalogueError(f"no column item_id; found {sorted(columns)}; rename the column that holds the ids")
+        absent = [field for field in text_fields if field not in columns]
+        if absent and num_items and tuple(text_fields) != TEXT_FIELDS:
+            raise CatalogueError(f"no column for the text fields {absent}; correct text_fields")
+        if num_items and len(absent) == len(text_fields) and "image" not in columns:
+            raise CatalogueError(f"neither an image column nor one of the text fields {list(text_fields)}")
+        item_ids = [_item_id(value, row) for row, value in enumerate(_values(columns.get("item_id", [])))]
+        fields = [[_text(value) for value in _values(columns[field])] for field in text_fields if field in columns]
+        texts = [". ".join(filter(None, parts)) for parts in zip(*fields, strict=True)] or [""] * num_items
+        titles = [_text(value) for value in _values(columns.get("title", [None] * num_items))]
+        try:
+            images = ImageColumn(columns["image"], root=image_root) if "image" in columns else None
+        except ImageError as error:
+            raise CatalogueError(f"column image: {error}") from error
+        return cls(item_ids=item_ids, texts=texts, titles=titles, images=images, name=name)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __repr__(self) -> str:
+        num_images = 0 if self.images is None else int(self.images.present.sum())
+        return f"Catalogue(name={self.name!r}, num_items={len(self)}, num_images={num_images})"
+
+    def has_image(self, row: int) -> bool:
+        """Whether the item names an image (which may still be broken: see `check`)."""
+        return self.images is not None and bool(self.images.present[row])
+
+    def image(self, row: int) -> Image.Image | None:
+        """
+        The item's image in RGB, its longest side at most 1024 pixels, decoded anew at each call; `None` without one.
+
+        Raises:
+            CatalogueError: If the image is remote, missing, broken, truncated or larger than 89 MPixel.
+        """
+        if not self.has_image(row):
+            return None
+        try:
+            return self.images[row]
+        except ImageError as error:
+            raise CatalogueError(f"{self.name}: item {self.item_ids[row]!r}: {error}") from error
+
+    def check(self, images: bool = True) -> dict[str, int]:
+        """
+        Looks for items that cannot be tokenized.
+
+        Args:
+            images (`bool`, *optional*, defaults to `True`):
+                Whether to decode every image, in threads.
+
+        Returns:
+            `dict[str, int]`: `num_items`, `num_texts` (items with text), `num_images` (items with an image) and
+            `num_images_checked`.
+
+        Raises:
+            CatalogueError: If an item has no id or the id of another one, neither text nor image, or an image that
+                cannot be decoded. Up to 10 items are named.
+        """
+        named = np.zeros(len(self), dtype=bool) if self.images is None else self.images.present
+        counts = Counter(self.item_ids)
+        problems = [f"row {row}: missing item_id" for row, item_id in enumerate(self.item_ids) if not item_id]
+        problems += [
+            f"item {item_id!r}: duplicate item_id, {count} times"
+            for item_id, count in counts.items()
+            if count > 1 and item_id
+        ]
+        problems += [
+            f"item {item_id!r} (row {row}): empty text and no image"
+            for row, (item_id, text) in enumerate(zip(self.item_ids, self.texts, strict=True))
+            if not text and not named[row]
+        ]
+        rows = named.nonzero()[0] if images else np.zeros(0, dtype=np.int64)
+        problems += self._image_problems(rows)
+        if problems:
+            listed = "\n  ".join(problems[:MAX_LISTED])
+            more = f"\n  and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+            raise CatalogueError(
+                f"{self.name}: {len(problems)} problems in {len(self)} items; "
+                f"correct these items or leave them out with select():\n  {listed}{more}"
+            )
+        return {
+            "num_items": len(self),
+            "num_texts": sum(map(bool, self.texts)),
+            "num_images": int(named.sum()),
+            "num_images_checked": len(rows),
+        }
+
+    def _image_problems(self, rows: np.ndarray) -> list[str]:
+        def problems_of(part: np.ndarray) -> list[str]:
+            found = []
+            for row in part.tolist():
+                try:
+                    self.images[row]
+                except ImageError as error:
+                    found.append(f"item {self.item_ids[row]!r} (row {row}): {error}")
+            return found
+
+        parts = [rows[start : start + IMAGES_PER_TASK] for start in range(0, len(rows), IMAGES_PER_TASK)]
+        problems = []
+        with (
+            ThreadPoolExecutor() as pool,  # Pillow decodes without holding the interpreter's lock
+            tqdm(total=len(rows), desc=f"Images of {self.name}", unit="image", disable=None) as bar,
+        ):
+            for part, found in zip(parts, pool.map(problems_of, parts), strict=True):
+                problems += found
+                bar.update(len(part))
+        return problems
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Catalogue":
+        """The items of these rows, in this order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        picked = rows.tolist()
+        return Catalogue(
+            item_ids=[self.item_ids[row] for row in picked],
+            texts=[self.texts[row] for row in picked],
+            titles=[self.titles[row] for row in picked],
+            images=None if self.images is None else self.images.select(rows),
+            name=self.name,
+        )
+
+    @staticmethod
+    def concatenate(catalogues: Sequence["Catalogue"]) -> "Catalogue":
+        """One catalogue after the other. Item ids stay as they are, so domains may share some."""
+        columns = [ImageColumn([None] * len(part)) if part.images is None else part.images for part in catalogues]
+        has_images = any(part.images is not None for part in catalogues)
+        return Catalogue(
+            item_ids=[item_id for part in catalogues for item_id in part.item_ids],
+            texts=[text for part in catalogues for text in part.texts],
+            titles=[title for part in catalogues for title in part.titles],
+            images=ImageColumn.concatenate(columns) if has_images else None,
+            name="+".join(part.name for part in catalogues),
+        )
+
+
+def _read_json_lines(file: Path) -> list[dict]:
+    records = []
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise CatalogueError(f"{file}, line {number}: not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise CatalogueError(f"{file}, line {number}: expected an object, found {type(record).__name__}")
+            records.append(record)
+    return records
+
+
+def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence], int]:
+    """The wanted columns that exist, and the number of rows. Image columns of tables stay in Arrow, undecoded."""
+    if hasattr(records, "with_format") and hasattr(records, "column_names"):  # datasets.Dataset
+        records = records.with_format("arrow")[:]
+    elif isinstance(records, pl.DataFrame):
+        if records.schema.get("image") == pl.Object:  # PIL images
+            return {column: records[column].to_list() for column in wanted if column in records}, len(records)
+        records = records.to_arrow()
+    elif hasattr(records, "iloc"):  # pandas.DataFrame
+        return {column: records[column].tolist() for column in wanted if column in records}, len(records)
+    if isinstance(records, pa.Table):
+        return {column: records[column] for column in wanted if column in records.column_names}, len(records)
+    if isinstance(records, (str, bytes, dict)) or not isinstance(records, Iterable):
+        raise CatalogueError(f"records are a Dataset, a DataFrame or dictionaries, got {type(records).__name__}")
+    records = list(records)
+    for row, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise CatalogueError(f"row {row}: expected a dictionary, got {type(record).__name__}")
+    present = set().union(*records)
+    return {column: [record.get(column) for record in records] for column in wanted if column in present}, len(records)
+
+
+def _values(column: Sequence | pa.ChunkedArray) -> Sequence:
+    return column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _item_id(value: object, row: int) -> str:
+    """Item ids are strings; integers are converted, and a missing id becomes an empty one (see `Catalogue.check`)."""
+    if isinstance(value, str):
+        return value if value.strip() else ""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value != value:
+        return ""
+    raise CatalogueError(f"row {row}: an item_id is a string or an integer, got {value!r}; convert it to a string")
+
+
+def _text(value: object) -> str:
+    """One line of text: lists joined by commas (nested ones flattened), blanks and control characters collapsed."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(filter(None, map(_text, value)))
+    if isinstance(value, dict):
+        return ", ".join(f"{_text(key)}: {_text(entry)}" for key, entry in value.items() if _text(entry))
+    if value is None or value != value:
+        return ""
+    return _BLANK.sub(" ", str(value)).strip()

@@ -1,0 +1,170 @@
+"""The images of a catalogue: references that are opened one at a time, and their decoding to RGB."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Longest side of an image handed out, in pixels: more than any backbone reads.
+MAX_SIDE = 1024
+# Largest image decoded, in pixels (89 MPixel, Pillow's own default): larger headers are decompression bombs.
+MAX_PIXELS = 1024**3 // 4 // 3
+
+
+class ImageError(ValueError):
+    """An image that cannot be opened or decoded."""
+
+
+class ImageColumn:
+    """
+    References to images, one for each item; nothing is opened or decoded until asked for.
+
+    Args:
+        values (`Sequence` or `pyarrow.ChunkedArray`): Paths, encoded bytes, `{"bytes", "path"}` (the `Image` feature
+            of `datasets`), `PIL.Image.Image`, or `None`.
+        root (`str` or `os.PathLike`, *optional*): Folder that relative paths start from.
+
+    Raises:
+        ImageError: If a value is none of these.
+    """
+
+    def __init__(self, values: Sequence | pa.ChunkedArray, root: str | os.PathLike | None = None):
+        if isinstance(values, pa.ChunkedArray):
+            self.present = _present_in_arrow(values)
+        else:
+            values = [None if _is_missing(value) else value for value in values]
+            self.present = np.array([value is not None for value in values], dtype=bool)
+            known = (str, os.PathLike, bytes, dict, Image.Image)
+            odd = [row for row, value in enumerate(values) if value is not None and not isinstance(value, known)]
+            if odd:
+                raise ImageError(
+                    f"row {odd[0]}: an image is a path, bytes, {{'bytes', 'path'}} or a PIL image, "
+                    f"got {type(values[odd[0]]).__name__}"
+                )
+        self._sources = [(values, Path(root or "."))]
+        self._source = np.zeros(len(values), dtype=np.int32)  # which source holds the image of each item
+        self._row = np.arange(len(values))  # and in which row
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, row: int) -> Image.Image | None:
+        """RGB image, its longest side at most 1024 pixels; `None` for an item without one. Raises `ImageError`."""
+        if not self.present[row]:
+            return None
+        values, root = self._sources[self._source[row]]
+        value = values[int(self._row[row])]
+        return open_image(value.as_py() if isinstance(value, pa.Scalar) else value, root)
+
+    def select(self, rows: np.ndarray) -> "ImageColumn":
+        return self._like(self._sources, self._source[rows], self._row[rows], self.present[rows])
+
+    @classmethod
+    def concatenate(cls, columns: Sequence["ImageColumn"]) -> "ImageColumn":
+        starts = np.cumsum([0, *(len(column._sources) for column in columns)])
+        return cls._like(
+            [source for column in columns for source in column._sources],
+            np.concatenate([column._source + start for column, start in zip(columns, starts, strict=False)]),
+            np.concatenate([column._row for column in columns]),
+            np.concatenate([column.present for column in columns]),
+        )
+
+    @classmethod
+    def _like(cls, sources: list, source: np.ndarray, row: np.ndarray, present: np.ndarray) -> "ImageColumn":
+        column = cls.__new__(cls)
+        column._sources, column._source, column._row, column.present = sources, source, row, present
+        return column
+
+
+def _is_missing(value: object) -> bool:
+    if value is None or (isinstance(value, float) and value != value):
+        return True
+    if isinstance(value, dict):
+        return not value.get("bytes") and not value.get("path")
+    return isinstance(value, (str, bytes)) and not value
+
+
+def _present_in_arrow(values: pa.ChunkedArray) -> np.ndarray:
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(values), dtype=bool)
+    if pa.types.is_struct(kind):
+        parts = [name for name in ("bytes", "path") if kind.get_field_index(name) >= 0]
+        if parts:
+            present = [_filled(pc.struct_field(values, name)) for name in parts]
+            return np.logical_or.reduce(present) & pc.is_valid(values).to_numpy()
+    elif any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    ):
+        return _filled(values)
+    raise ImageError(f"an image column holds paths, bytes or {{'bytes', 'path'}}, got Arrow type {kind}")
+
+
+def _filled(values: pa.ChunkedArray) -> np.ndarray:
+    """Neither null nor empty, without reading the contents."""
+    if pa.types.is_null(values.type):
+        return np.zeros(len(values), dtype=bool)
+    return pc.fill_null(pc.greater(pc.binary_length(values), 0), False).to_numpy()
+
+
+def open_image(value: object, root: Path) -> Image.Image:
+    """
+    Decodes one image.
+
+    The first frame of an animation is taken, the EXIF orientation applied, transparency laid on white, 16-bit grey
+    reduced to 8 bits and every mode converted to RGB. Images are never fetched from the network.
+
+    Args:
+        value (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`): The reference.
+        root (`Path`): Folder that relative paths start from.
+
+    Raises:
+        ImageError: If the image is remote, missing, broken, truncated or larger than 89 MPixel.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, Image.Image):
+        return _decode(value.copy())
+    if isinstance(value, bytes):
+        source, shown = io.BytesIO(value), "image bytes"
+    else:
+        if "://" in str(value):
+            raise ImageError(f"remote image {value}: download it first and give its path")
+        source = shown = root / value
+        if not source.is_file():
+            raise ImageError(f"missing image file {source}")
+    try:
+        with Image.open(source) as image:
+            return _decode(image)
+    except ImageError as error:
+        raise ImageError(f"{error} ({shown})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"huge image: {error} ({shown})") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image, or not in a format that Pillow reads ({shown})") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
+        raise ImageError(f"broken or truncated image: {error} ({shown})") from error
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"huge image of {width}×{height} pixels, more than {MAX_PIXELS}; make it smaller")
+    image.draft(None, (2 * MAX_SIDE, 2 * MAX_SIDE))  # large JPEGs decode at a fraction of their size
+    image.load()  # the whole file: verify() does not notice truncation
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("RGB")
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return image

@@ -1,0 +1,346 @@
+"""Item id ↔ identifier: a bijection that grows, never changes an identifier, and is saved as two plain files."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from modeling_utgrec.item_trie import ItemTrie
+from tokenization_items.conflicts import AssignmentReport, CapacityError, report_assignment, resolve_conflicts
+
+__all__ = ["AssignmentReport", "CapacityError", "ItemIndex", "ItemIndexError", "UnknownItemError"]
+
+CODES_NAME = "item_index.safetensors"
+IDS_NAME = "item_ids.json"
+FORMAT_VERSION = "1"
+
+
+class ItemIndexError(ValueError):
+    """The files of an item index are missing, truncated or do not belong together."""
+
+
+class UnknownItemError(KeyError):
+    """An item id or an identifier that the index does not hold."""
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return str(self.args[0])
+
+
+class ItemIndex:
+    """
+    Bijection between item ids and identifiers.
+
+    Args:
+        level_sizes (`Sequence[int]`): Number of codes of each level.
+        level_offsets (`Sequence[int]`): First token id of each level in the recommender's vocabulary.
+
+    Attributes:
+        item_ids (`list[str]`): Items in the order in which they were added; an item's position is its row.
+        codes (`np.ndarray` of shape `(num_items, num_levels)`, int32, read-only): Level-local codes.
+    """
+
+    def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
+        self.level_sizes = [int(size) for size in level_sizes]
+        self.level_offsets = [int(offset) for offset in level_offsets]
+        if not self.level_sizes or min(self.level_sizes) < 1:
+            raise ValueError(f"level_sizes must be positive and at least one, got {self.level_sizes}")
+        if len(self.level_offsets) != len(self.level_sizes):
+            raise ValueError(f"{len(self.level_sizes)} level_sizes but {len(self.level_offsets)} level_offsets")
+        self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32))
+
+    def _replace(self, item_ids: list[str], codes: np.ndarray) -> None:
+        codes = np.ascontiguousarray(codes, dtype=np.int32)
+        codes.flags.writeable = False
+        self.item_ids, self.codes = item_ids, codes
+        self._row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
+        self._token_table: np.ndarray | None = None  # both built when first asked for
+        self._trie: ItemTrie | None = None
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.level_sizes)
+
+    @property
+    def token_table(self) -> np.ndarray:
+        """Token ids of all items, int64 `(num_items, num_levels)`, read-only like `codes`."""
+        if self._token_table is None:
+            self._token_table = self.codes + np.asarray(self.level_offsets, dtype=np.int64)
+            self._token_table.flags.writeable = False
+        return self._token_table
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._row_of
+
+    def __repr__(self) -> str:
+        return f"ItemIndex(num_items={len(self)}, level_sizes={self.level_sizes}, level_offsets={self.level_offsets})"
+
+    def assign(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray,
+        residuals: np.ndarray | None = None,
+        level_vectors: Sequence[np.ndarray] | None = None,
+    ) -> AssignmentReport:
+        """
+        Adds items. Their identifiers are the given codes, changed where needed for all identifiers to differ (see
+        [`~tokenization_items.conflicts.resolve_conflicts`]); items of the index keep theirs. The outcome does not
+        depend on the order of the items; their rows follow it.
+
+        Args:
+            item_ids (`Sequence[str]`):
+                New items.
+            codes (integers of shape `(num_items, num_levels)`):
+                Level-local codes, as the item tokenizer gives them.
+            residuals (floats of shape `(num_items, num_levels, dim)`, *optional*):
+                The vectors z' that each level quantizes. Needed only when there are conflicts.
+            level_vectors (`Sequence` of float arrays of shapes `(level_sizes[l], dim)`, *optional*):
+                Code vectors of each level. Needed only when there are conflicts.
+
+        Returns:
+            [`AssignmentReport`].
+
+        Raises:
+            CapacityError: If the index would hold more items than identifiers exist.
+            ValueError: If an item is given twice or present already, an array does not fit the levels or the items, a
+                code is outside its level, a residual is not finite, or conflicts come without residuals. The index
+                is unchanged after any error.
+        """
+        item_ids = list(item_ids)
+        codes, residuals, level_vectors = self._check_new(item_ids, codes, residuals, level_vectors)
+        # Ties go by item id, so that the order of the catalogue does not matter.
+        order = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), dtype=np.int64)
+        new = np.empty_like(codes)
+        new[order] = resolve_conflicts(
+            codes[order], self.level_sizes, None if residuals is None else residuals[order], level_vectors, self.codes
+        )
+        report = report_assignment(codes, new, self.codes, self.level_sizes, residuals, level_vectors)
+        self._replace(self.item_ids + item_ids, np.concatenate([self.codes, new.astype(np.int32)]))
+        return report
+
+    def _check_new(
+        self,
+        item_ids: list[str],
+        codes: np.ndarray,
+        residuals: np.ndarray | None,
+        level_vectors: Sequence[np.ndarray] | None,
+    ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray] | None]:
+        num_items = len(item_ids)
+        _check_ids(item_ids, ValueError)
+        present = [item_id for item_id in item_ids if item_id in self._row_of]
+        if present:
+            raise ValueError(
+                f"{len(present)} items are in the index already and keep their identifiers: {present[:10]}; "
+                "leave them out, or remove() them first"
+            )
+        codes = np.asarray(codes)
+        if codes.shape != (num_items, self.num_levels):
+            raise ValueError(f"codes must have shape ({num_items}, {self.num_levels}), got {codes.shape}")
+        if num_items and not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(f"codes must be integers, got {codes.dtype}")
+        codes = codes.astype(np.int64)
+        outside = ((codes < 0) | (codes >= np.asarray(self.level_sizes))).any(1).nonzero()[0]
+        if len(outside):
+            named = [(item_ids[row], codes[row].tolist()) for row in outside[:10]]
+            raise ValueError(f"{len(outside)} items have codes outside level_sizes {self.level_sizes}: {named}")
+        if level_vectors is not None:
+            level_vectors = [np.asarray(vectors) for vectors in level_vectors]
+            dim = level_vectors[0].shape[-1] if level_vectors and level_vectors[0].ndim else 0
+            shapes = [vectors.shape for vectors in level_vectors]
+            if shapes != [(size, dim) for size in self.level_sizes]:
+                raise ValueError(f"level_vectors must be ({self.level_sizes}, dim) arrays, got shapes {shapes}")
+            if not all(np.isfinite(vectors).all() for vectors in level_vectors):
+                raise ValueError("level_vectors hold NaN or infinity")
+        if residuals is not None:
+            residuals = np.asarray(residuals)
+            shape = residuals.shape
+            if len(shape) != 3 or shape[:2] != codes.shape or (level_vectors is not None and shape[2] != dim):
+                wanted = (*codes.shape, "dim" if level_vectors is None else dim)
+                raise ValueError(f"residuals must have shape {wanted} (items, levels, dim), got {shape}")
+            broken = (~np.isfinite(residuals).all((1, 2))).nonzero()[0]
+            if len(broken):
+                named = [item_ids[row] for row in broken[:10]]
+                raise ValueError(f"{len(broken)} items have residuals with NaN or infinity: {named}")
+        return codes, residuals, level_vectors
+
+    def rows(self, item_ids: Iterable[str]) -> np.ndarray:
+        """
+        Rows of items, int64 `(num_items,)`.
+
+        Raises:
+            UnknownItemError: If an item is not in the index (up to 10 are named).
+        """
+        item_ids = list(item_ids)
+        try:
+            return np.fromiter(map(self._row_of.__getitem__, item_ids), dtype=np.int64, count=len(item_ids))
+        except KeyError:
+            unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in self._row_of))
+            raise UnknownItemError(
+                f"{len(unknown)} items are not in the index of {len(self)} items: {unknown[:10]}; "
+                "add them with add_items first"
+            ) from None
+
+    def encode(self, item_id: str) -> list[int]:
+        """Token ids of an item. Raises `UnknownItemError` for an item that is not in the index."""
+        return self.encode_batch([item_id])[0].tolist()
+
+    def encode_batch(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Token ids of items, int64 `(num_items, num_levels)`. Raises `UnknownItemError` as `rows` does."""
+        return self.token_table[self.rows(item_ids)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """
+        The item that has this identifier.
+
+        Args:
+            tokens (`Sequence[int]` of length `num_levels`): Token ids, one for each level.
+
+        Raises:
+            UnknownItemError: If no item has this identifier.
+            ValueError: If there are not `num_levels` tokens.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.shape != (self.num_levels,):
+            raise ValueError(
+                f"an identifier has {self.num_levels} tokens, got shape {tokens.shape}: {tokens.tolist()}"
+            )
+        codes = tokens - np.asarray(self.level_offsets)
+        if len(self) and ((codes >= 0) & (codes < self.level_sizes)).all():
+            trie = self.trie()
+            node = trie.codes.new_zeros(1)
+            for level, code in enumerate(codes.tolist()):
+                node = trie.step(level, node, node.new_tensor([code]))
+            if node.item() >= 0:
+                return self.item_ids[node.item()]
+        raise UnknownItemError(f"no item of the index has the identifier {tokens.tolist()} (codes {codes.tolist()})")
+
+    def trie(self) -> ItemTrie:
+        """All identifiers as an [`ItemTrie`], built at the first call after a change; rows are the index's."""
+        if self._trie is None:
+            codes = self.codes.astype(np.int64)
+            self._trie = ItemTrie(codes, self.level_sizes, self.level_offsets, item_ids=self.item_ids)
+        return self._trie
+
+    def remove(self, item_ids: Iterable[str]) -> None:
+        """
+        Removes items and frees their identifiers; later items move up in rows, identifiers stay.
+
+        Raises:
+            UnknownItemError: If an item is not in the index; nothing is removed then.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        keep[self.rows(item_ids)] = False
+        self._replace([self.item_ids[row] for row in keep.nonzero()[0]], self.codes[keep])
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `item_index.safetensors` (codes and levels) and `item_ids.json` (a list) to `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = {
+            "format": "utgrec-item-index",
+            "version": FORMAT_VERSION,
+            "level_sizes": json.dumps(self.level_sizes),
+            "level_offsets": json.dumps(self.level_offsets),
+            "num_items": str(len(self)),
+            "sha256": _checksum(self.item_ids, self.codes),
+        }
+        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (CODES_NAME, IDS_NAME)}
+        try:
+            save_file({"codes": self.codes}, temporary[CODES_NAME], metadata=metadata)
+            temporary[IDS_NAME].write_text(json.dumps(self.item_ids), encoding="utf-8")
+            for name, path in temporary.items():
+                os.replace(path, folder / name)
+        finally:
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "ItemIndex":
+        """
+        Reads what `save` wrote.
+
+        Raises:
+            ItemIndexError: If a file is missing, truncated, of another format version, or does not belong to the
+                other; the message says what was expected and what was found.
+        """
+        folder = Path(folder)
+        for name in (CODES_NAME, IDS_NAME):
+            if not (folder / name).is_file():
+                raise ItemIndexError(f"{folder / name} is missing; an item index is {CODES_NAME} and {IDS_NAME}")
+        metadata, codes = _read_codes(folder / CODES_NAME)
+        try:
+            item_ids = json.loads((folder / IDS_NAME).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ItemIndexError(f"{folder / IDS_NAME} is truncated or not JSON: {error}") from error
+        if not isinstance(item_ids, list) or not all(isinstance(item_id, str) for item_id in item_ids):
+            raise ItemIndexError(f"{folder / IDS_NAME}: expected a list of strings")
+        try:
+            index = cls(json.loads(metadata["level_sizes"]), json.loads(metadata["level_offsets"]))
+            wanted = (int(metadata["num_items"]), index.num_levels)
+        except (ValueError, TypeError) as error:
+            raise ItemIndexError(f"{folder / CODES_NAME}: expected level sizes and offsets: {error}") from error
+        if codes.shape != wanted or codes.dtype != np.int32:
+            raise ItemIndexError(
+                f"{folder / CODES_NAME}: expected int32 codes of shape {wanted}, found {codes.dtype} {codes.shape}"
+            )
+        if len(item_ids) != len(codes):
+            raise ItemIndexError(f"{folder / IDS_NAME}: expected {len(codes)} item ids, found {len(item_ids)}")
+        if _checksum(item_ids, codes) != metadata["sha256"]:
+            raise ItemIndexError(
+                f"{folder}: expected sha256 {metadata['sha256']}, found {_checksum(item_ids, codes)}; "
+                f"{CODES_NAME} and {IDS_NAME} were changed or come from different saves"
+            )
+        _check_ids(item_ids, ItemIndexError)
+        if ((codes < 0) | (codes >= np.asarray(index.level_sizes))).any():
+            raise ItemIndexError(f"{folder / CODES_NAME}: expected codes within level sizes {index.level_sizes}")
+        num_unique = len(np.unique(codes, axis=0))
+        if num_unique != len(codes):
+            raise ItemIndexError(
+                f"{folder / CODES_NAME}: expected {len(codes)} identifiers, found {num_unique} different"
+            )
+        index._replace(item_ids, codes)
+        return index
+
+
+def _check_ids(item_ids: Sequence[str], error: type[ValueError]) -> None:
+    other = [item_id for item_id in item_ids if not isinstance(item_id, str)]
+    if other:
+        raise error(f"item ids must be strings, got {other[:10]}")
+    if len(set(item_ids)) != len(item_ids):
+        twice = [item_id for item_id, count in Counter(item_ids).items() if count > 1]
+        raise error(f"{len(twice)} item ids occur more than once: {twice[:10]}")
+
+
+def _checksum(item_ids: list[str], codes: np.ndarray) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(codes, dtype="<i4").tobytes())
+    digest.update(json.dumps(item_ids).encode("ascii"))
+    return digest.hexdigest()
+
+
+def _read_codes(path: Path) -> tuple[dict[str, str], np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            codes = file.get_tensor("codes") if "codes" in names else None
+    except (SafetensorError, OSError) as error:
+        raise ItemIndexError(f"{path} is truncated or not a safetensors file: {error}") from error
+    wanted = {"format", "version", "level_sizes", "level_offsets", "num_items", "sha256"}
+    if codes is None or not wanted <= metadata.keys():
+        raise ItemIndexError(
+            f"{path}: expected a tensor 'codes' and metadata {sorted(wanted)}, found {names} and {sorted(metadata)}"
+        )
+    if metadata["format"] != "utgrec-item-index" or metadata["version"] != FORMAT_VERSION:
+        raise ItemIndexError(
+            f"{path}: expected utgrec-item-index version {FORMAT_VERSION}, "
+            f"found {metadata['format']} version {metadata['version']}"
+        )
+    return metadata, codes

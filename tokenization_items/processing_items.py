@@ -1,0 +1,192 @@
+"""From items to the backbone's inputs: prompt with code tokens, images, batches padded to their longest item."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+
+from modeling_utgrec import UTGRecTokenizerConfig
+
+PROCESSOR_FILE = "item_processor_config.json"
+
+CHAT_START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+CHAT_END = "<|im_end|>\n<|im_start|>assistant\n"
+IMAGE_START, IMAGE_PAD, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+INTRODUCTION = "The following text describes an item: "
+INSTRUCTION = "\nCompress the item into {num_levels} tokens, from coarse to fine: "
+
+
+class ItemProcessor:
+    """
+    Turns items into the inputs of [`UTGRecTokenizerModel`] (UTGRec, section 2.2.1).
+
+    The prompt is `start, image, introduction, text, instruction, end, <CODE_0> ... <CODE_{L-1}>`; an item without an
+    image has the same prompt without the image. It is put together from token ids, so that nothing in an item's text
+    (braces, special tokens written out) can change the prompt. Batches are padded on the right.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the backbone's tokenizer.
+        code_token_ids (`Sequence[int]`): input ids of the code tokens, `config.code_token_ids`.
+        image_processor (`BaseImageProcessor`, *optional*): the backbone's; without one the prompt has no image.
+        max_text_tokens (`int`, *optional*, defaults to 1024): where an item's text is cut, in tokens.
+        max_length (`int`, *optional*): longest input of the backbone; the text is cut further to fit.
+        instruct (`bool`, *optional*, defaults to `True`):
+            `False` leaves out introduction, instruction and chat turns, which a backbone with random weights can't
+            read and has to pay for.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        code_token_ids: Sequence[int],
+        image_processor=None,
+        max_text_tokens: int = 1024,
+        max_length: int | None = None,
+        instruct: bool = True,
+    ):
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.code_token_ids = list(code_token_ids)
+        self.max_text_tokens = max_text_tokens
+        self.max_length = max_length
+        self.instruct = instruct
+        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+        images = image_processor is not None
+        chat = images and instruct
+        instruction = INSTRUCTION.format(num_levels=len(self.code_token_ids))
+        self._start = self._ids(CHAT_START if chat else "") + _given(tokenizer.cls_token_id)
+        self._image_start, self._image_end = (self._ids(IMAGE_START), self._ids(IMAGE_END)) if images else ([], [])
+        self._image_pad = self._ids(IMAGE_PAD)[0] if images else None
+        self._introduction = self._ids(INTRODUCTION if instruct else "")
+        self._instruction = self._ids((instruction if instruct else "") + (CHAT_END if chat else ""))
+        self._end = self.code_token_ids + _given(tokenizer.sep_token_id)
+        if max_length is not None:
+            if max_length <= self.prompt_length:
+                raise ValueError(
+                    f"The backbone reads {max_length} tokens at most and the prompt alone has {self.prompt_length}: "
+                    "take another backbone."
+                )
+            self.max_text_tokens = min(max_text_tokens, max_length - self.prompt_length)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt without text and image."""
+        return sum(map(len, (self._start, self._introduction, self._instruction, self._end)))
+
+    @classmethod
+    def for_model(
+        cls, config: UTGRecTokenizerConfig, tokenizer, image_processor=None, instruct: bool = True
+    ) -> "ItemProcessor":
+        """The processor that fits a network's configuration."""
+        text_config = config.backbone_config.get_text_config()
+        # Rotary positions of a multimodal backbone are far longer than any item; learned ones are a hard limit.
+        max_length = None if image_processor is not None else getattr(text_config, "max_position_embeddings", None)
+        return cls(tokenizer, config.code_token_ids, image_processor, config.max_text_tokens, max_length, instruct)
+
+    def _ids(self, text: str) -> list[int]:
+        return [] if not text else self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of the items' texts, cut to `max_text_tokens`. Special tokens written in a text are plain text."""
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            truncation=True,
+            max_length=self.max_text_tokens,
+            split_special_tokens=True,
+            return_attention_mask=False,
+        )
+        return encoded["input_ids"]
+
+    def encode_image(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches `[patches, patch_values]` and grid `[3]` (time, height, width in patches) of one image."""
+        encoded = self.image_processor(images=[image], return_tensors="pt")
+        return encoded["pixel_values"], encoded["image_grid_thw"][0]
+
+    def collate(
+        self,
+        texts: Sequence[Sequence[int]],
+        images: Sequence[tuple[torch.Tensor, torch.Tensor] | None] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """One batch of backbone inputs.
+
+        Args:
+            texts: what [`~ItemProcessor.encode_texts`] gave for each item.
+            images: what [`~ItemProcessor.encode_image`] gave for each item, `None` for an item without image.
+
+        Returns:
+            `input_ids` and `attention_mask` `[items, length]`, and if an item has an image `pixel_values`,
+            `image_grid_thw` and `mm_token_type_ids`.
+        """
+        images = [None] * len(texts) if images is None or self.image_processor is None else images
+        rows, image_spans = [], []
+        for text, image in zip(texts, images, strict=True):
+            start = self._start
+            if image is not None:
+                pads = int(image[1].prod()) // self.image_processor.merge_size**2
+                first = len(start) + len(self._image_start)
+                image_spans.append((len(rows), first, first + pads))
+                start = start + self._image_start + [self._image_pad] * pads + self._image_end
+            rows.append([*start, *self._introduction, *text, *self._instruction, *self._end])
+        length = max(map(len, rows))
+        input_ids = np.full((len(rows), length), self.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros((len(rows), length), dtype=np.int64)
+        for row, ids in enumerate(rows):
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        if image_spans:
+            types = torch.zeros_like(batch["input_ids"], dtype=torch.int32)
+            for row, first, last in image_spans:
+                types[row, first:last] = 1
+            present = [image for image in images if image is not None]
+            batch["mm_token_type_ids"] = types
+            batch["pixel_values"] = torch.cat([patches for patches, _ in present]).float()
+            batch["image_grid_thw"] = torch.stack([grid for _, grid in present])
+        return batch
+
+    def text_labels(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Tokens that the text decoder reconstructs, `[items, longest text]`, -100 at padding."""
+        labels = np.full((len(texts), max(1, max(map(len, texts)))), -100, dtype=np.int64)
+        for row, text in enumerate(texts):
+            labels[row, : len(text)] = text
+        return torch.from_numpy(labels)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        if self.image_processor is not None:
+            self.image_processor.save_pretrained(folder)
+        values = {
+            "code_token_ids": self.code_token_ids,
+            "max_text_tokens": self.max_text_tokens,
+            "max_length": self.max_length,
+            "instruct": self.instruct,
+            "images": self.image_processor is not None,
+        }
+        temporary = folder / f".{PROCESSOR_FILE}.tmp"
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        os.replace(temporary, folder / PROCESSOR_FILE)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike) -> "ItemProcessor":
+        values = json.loads((Path(folder) / PROCESSOR_FILE).read_text())
+        image_processor = AutoImageProcessor.from_pretrained(folder) if values.pop("images") else None
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(tokenizer, image_processor=image_processor, **values)
+
+    def prompt_key(self) -> str:
+        """What the identifiers depend on besides the network: goes into the fingerprint."""
+        parts = [self._start, self._image_start, self._image_end, self._introduction, self._instruction, self._end]
+        return json.dumps([parts, self.max_text_tokens])
+
+
+def _given(token_id: int | None) -> list[int]:
+    return [] if token_id is None else [token_id]

@@ -1,0 +1,75 @@
+"""Domains: a catalogue and its users' interactions, read from a folder and checked before any work starts."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tokenization_items.catalogue import FILE_NAMES, Catalogue
+from trainers.interactions import Interactions
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """
+    Args:
+        name (`str`): the folder's name.
+        catalogue ([`Catalogue`]): the items.
+        interactions ([`Interactions`]): all users' sequences; rows as in `catalogue`.
+    """
+
+    name: str
+    catalogue: Catalogue
+    interactions: Interactions
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, k_core: int = 0, check_images: bool = True) -> "Domain":
+        """Reads and checks a domain.
+
+        Args:
+            folder: holds `items.*` and `sequences.*` or `interactions.*`, see [`Catalogue.from_folder`] and
+                [`Interactions.from_folder`].
+            k_core: keeps users and items with at least so many interactions, to a fixed point; 0 keeps all.
+            check_images: whether to open every image, so that a broken one is named before training starts.
+        """
+        catalogue = Catalogue.from_folder(folder)
+        catalogue.check(images=check_images)
+        interactions = Interactions.from_folder(folder, catalogue.item_ids)
+        if k_core:
+            interactions = interactions.k_core(k_core)
+            kept = np.flatnonzero(interactions.popularity)
+            if not len(kept):
+                raise ValueError(f"{folder}: no user and item with {k_core} interactions each: lower k_core.")
+            new_row = np.full(len(catalogue), -1, dtype=np.int32)
+            new_row[kept] = np.arange(len(kept), dtype=np.int32)
+            catalogue = catalogue.select(kept)
+            interactions = replace(interactions, item_ids=catalogue.item_ids, items=new_row[interactions.items])
+        return cls(catalogue.name, catalogue, interactions)
+
+    def __str__(self) -> str:
+        images = sum(self.catalogue.has_image(row) for row in range(len(self.catalogue)))
+        return (
+            f"{self.name}: {len(self.catalogue):,} items ({images:,} with image), "
+            f"{self.interactions.num_users:,} users, {len(self.interactions.items):,} interactions"
+        )
+
+
+def load_domains(folders: list[str], k_core: int = 0, check_images: bool = True) -> list[Domain]:
+    """Domains of several folders; a folder without items of its own stands for the domains in it, by name."""
+    paths = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"No data folder {folder}.")
+        inner = [folder] if _holds_items(folder) else sorted(path for path in folder.iterdir() if _holds_items(path))
+        if not inner:
+            raise FileNotFoundError(f"{folder} holds no domain: a folder with one of {', '.join(FILE_NAMES)}.")
+        paths += inner
+    names = [path.resolve().name for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Domains are told apart by their folders' names, and these occur twice: {twice}.")
+    return [Domain.from_folder(path, k_core, check_images) for path in paths]
+
+
+def _holds_items(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILE_NAMES)

@@ -1,0 +1,138 @@
+"""Interaction files → one frame of (`user_id`, `items`), with errors that name the file and the rows.
+
+Ids become strings; whether the catalogue knows the items is checked in [`~trainers.interactions.Interactions`].
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+MAX_NAMED = 10  # offenders named in one error message
+SEQUENCE_FILES = ("sequences.jsonl", "sequences.jsonl.gz", "sequences.parquet")
+EVENT_FILES = (
+    "interactions.csv",
+    "interactions.csv.gz",
+    "interactions.jsonl",
+    "interactions.jsonl.gz",
+    "interactions.parquet",
+)
+
+
+class InteractionError(ValueError):
+    """Interactions that cannot be used as they are; the message names the offending rows and the fix."""
+
+
+def read_sequences(folder: Path) -> tuple[pl.DataFrame, str]:
+    """Reads the one interaction file of a folder.
+
+    Returns:
+        The frame, one row per user with a list of items, oldest first; and the file's name for error messages.
+
+    Raises:
+        InteractionError: no file or several, an unreadable file, a missing column, an empty id or timestamp.
+    """
+    found = [name for name in SEQUENCE_FILES + EVENT_FILES if (folder / name).exists()]
+    if not found:
+        raise InteractionError(
+            f"{folder} has no interactions: expected one of {', '.join(SEQUENCE_FILES + EVENT_FILES)}."
+        )
+    if len(found) > 1:
+        raise InteractionError(f"{folder} has {' and '.join(found)}: keep the one that is meant.")
+    file = folder / found[0]
+    frame = _read_frame(file)
+    if found[0] in EVENT_FILES:
+        frame = _group_events(frame, file)
+    return frame, str(file)
+
+
+def named(ids: Sequence[str], noun: str) -> str:
+    """`"users 'a', 'b' and 3 more"`."""
+    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+    return f"{noun}{'s' if len(ids) > 1 else ''} {', '.join(repr(i) for i in ids[:MAX_NAMED])}{more}"
+
+
+def require_columns(frame: pl.DataFrame, columns: Sequence[str], source: str) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InteractionError(f"{source} lacks {named(missing, 'column')}; it has {named(frame.columns, 'column')}.")
+
+
+def reject_blank(frame: pl.DataFrame, column: str, source: str) -> None:
+    """Raises InteractionError where `column` (strings) is null or empty."""
+    blank = frame.select((pl.col(column).is_null() | (pl.col(column) == "")).arg_true()).to_series().to_list()
+    if blank:
+        rows = named([row + 1 for row in blank], "row")
+        raise InteractionError(f"{source}: empty {column} in {rows}; fill it in or remove the row.")
+
+
+def _read_frame(file: Path) -> pl.DataFrame:
+    """Reads a csv (all columns as strings), jsonl or parquet file, gzipped or not."""
+    try:
+        if file.suffix == ".parquet":
+            return pl.read_parquet(file)
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, pl.exceptions.PolarsError) as error:
+        raise InteractionError(f"{file} cannot be read: {error}. Is it complete?") from error
+    if not data.strip():
+        raise InteractionError(f"{file} is empty.")
+    try:
+        if ".csv" in file.suffixes:
+            return pl.read_csv(io.BytesIO(data), infer_schema=False)
+        # the whole file decides about the types: a guess from the first rows turns later ids into nulls
+        return pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise InteractionError(f"{file} cannot be read: {_bad_line(data, file) or error}") from error
+
+
+def _bad_line(data: bytes, file: Path) -> str | None:
+    """Names the first line of a jsonl file that is not a JSON object (slow; runs after a failure only)."""
+    if ".csv" in file.suffixes:
+        return None
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                return f"line {number} is not a JSON object: {line[:80]!r}."
+        except ValueError as error:
+            return f"line {number} is not valid JSON ({error}): {line[:80]!r}."
+    return None
+
+
+def _group_events(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """Single events → one sequence per user (in order of first appearance), sorted by time, ties in file order."""
+    require_columns(frame, ("user_id", "item_id", "timestamp"), str(file))
+    frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String), _as_time(frame["timestamp"], file))
+    reject_blank(frame, "user_id", str(file))
+    reject_blank(frame, "item_id", str(file))
+    frame = frame.with_row_index("place")
+    users = frame.group_by("user_id").agg(first=pl.col("place").min())
+    frame = frame.sort("timestamp", maintain_order=True).group_by("user_id", maintain_order=True).agg(items="item_id")
+    return frame.join(users, on="user_id").sort("first").select("user_id", "items")
+
+
+def _as_time(times: pl.Series, file: Path) -> pl.Series:
+    """Timestamps that sort: integers stay exact, other numbers become floats, text must be ISO dates."""
+    if times.dtype == pl.String:
+        stripped = times.str.strip_chars()
+        for parse in (
+            lambda: stripped.cast(pl.Int64),
+            lambda: stripped.cast(pl.Float64),
+            lambda: stripped.str.to_datetime(),
+        ):
+            try:
+                times = parse()
+                break
+            except pl.exceptions.PolarsError:
+                continue
+        else:
+            raise InteractionError(f"{file}: timestamps are neither all numbers nor all ISO dates, as {times[0]!r}.")
+    bad = times.is_null() | times.is_nan() if times.dtype.is_float() else times.is_null()
+    if bad.any():
+        rows = named((bad.arg_true() + 1).to_list(), "row")
+        raise InteractionError(f"{file}: empty timestamp in {rows}; fill it in or remove the row.")
+    return times

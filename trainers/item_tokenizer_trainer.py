@@ -1,0 +1,258 @@
+"""Trainer for item tokenizers: the losses of Eq. 13, their logging, and the health of the codebooks."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast
+from scipy.cluster.vq import kmeans2
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainingArguments
+
+from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput, code_usage
+from trainers.callbacks import EpochCallback
+from trainers.item_pairs import ItemPairs
+
+# Residuals that k-means sees for each centroid.
+POINTS_PER_CENTROID = 64
+
+
+@dataclass
+class ItemTokenizerTrainingArguments(TrainingArguments):
+    """
+    Arguments of [`ItemTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with the paper's defaults for
+    pre-training (global batch 256 = 16 per device on 16 devices), and:
+
+    Args:
+        backbone_learning_rate (`float`, *optional*): of the backbone's trained weights; by default `learning_rate`.
+        freeze_codes (`bool`, *optional*, defaults to `False`):
+            fine-tuning on a new domain: exactly the codebook matrices C_root and C_leaf stay as they are.
+        codebook_warmup_steps (`int`, *optional*):
+            optimizer steps in which the decoders see unquantized representations; by default the model's
+            configuration decides. A resumed training or a fine-tuning does not repeat them.
+    """
+
+    learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the backbone's trained weights; default: the same."}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of linear warm-up; below 1: share of all."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs; every item is an anchor once in each."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Pairs of items per device and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Items per device in evaluation."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
+    freeze_codes: bool = field(default=False, metadata={"help": "Freeze C_root and C_leaf (fine-tuning)."})
+    codebook_warmup_steps: int | None = field(
+        default=None, metadata={"help": "Steps in which decoders see unquantized vectors; default: the model's."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are collated."})
+
+
+class ItemTokenizerTrainer(Trainer):
+    """
+    Trains a [`UTGRecTokenizerModel`] on pairs of co-occurring items.
+
+    Negatives of the alignment loss come from the batches of all processes; the same item or a known neighbour is not
+    counted as one. Every part of the loss is logged, with the codebooks' usage and perplexity; a part that is not
+    finite ends the training with its name.
+
+    Args:
+        model ([`UTGRecTokenizerModel`]): the network.
+        args ([`ItemTokenizerTrainingArguments`]): the arguments.
+        train_dataset ([`ItemPairs`]): the training pairs; evaluation uses the same items.
+        kwargs: passed on to [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: if there are fewer items than one global batch on several processes.
+    """
+
+    def __init__(
+        self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs
+    ):
+        self._check_batch(args, len(train_dataset))
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, data_collator=train_dataset.collate, **kwargs
+        )
+        model.set_trainable(freeze_codes=args.freeze_codes)
+        if args.codebook_warmup_steps is not None:
+            model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
+        self.add_callback(EpochCallback(train_dataset))
+        self._part_sums: dict[str, torch.Tensor] = {}
+        self._part_steps = 0
+        self._code_counts: list[torch.Tensor] | None = None
+
+    @staticmethod
+    def _check_batch(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
+        """The alignment loss needs batches of one size on all processes: the last, smaller one is dropped, unless it
+        is the only one."""
+        global_batch = args.per_device_train_batch_size * args.world_size
+        args.dataloader_drop_last = num_items >= global_batch
+        if num_items < global_batch and args.world_size > 1:
+            raise ValueError(
+                f"{num_items} items are fewer than one global batch of {global_batch} "
+                f"({args.per_device_train_batch_size} on {args.world_size} processes): "
+                "lower per_device_train_batch_size or use fewer processes."
+            )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            decay = set(self.get_decay_parameter_names(model))
+            groups = defaultdict(list)
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups["backbone." in name, name in decay].append(parameter)
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            backbone_rate = self.args.backbone_learning_rate or self.args.learning_rate
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "lr": backbone_rate if in_backbone else self.args.learning_rate,
+                        "weight_decay": self.args.weight_decay if decayed else 0.0,
+                    }
+                    for (in_backbone, decayed), parameters in groups.items()
+                ],
+                **arguments,
+            )
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        output = self._forward(model, inputs)
+        if model.training:
+            self._track(output)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        network = self.model
+        if network.config.codebook_init == "kmeans" and int(network.training_passes) == network.config.warmup_steps:
+            self._set_codebooks()
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    @torch.no_grad()
+    def _set_codebooks(self) -> None:
+        """Sets the codebooks to k-means centroids of the items' residuals. Done codebook by codebook: a residual
+        quantizer's residuals depend on the levels above."""
+        network, quantizer = self.model, self.model.quantizer
+        most = POINTS_PER_CENTROID * max(quantizer.level_sizes)
+        generator = np.random.default_rng(self.args.seed)
+        rows = generator.permutation(len(self.train_dataset))[:most]
+        size = self.args.per_device_eval_batch_size
+        network.eval()
+        z = []
+        for start in range(0, len(rows), size):
+            inputs = self.train_dataset.encoder_inputs(rows[start : start + size])
+            z.append(network.encode(**self._prepare_inputs(inputs)).float())
+        z = torch.cat(z)
+        for number, codebook in enumerate(quantizer.codebooks):
+            residuals = quantizer(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1).cpu().numpy()
+            centroids, _ = kmeans2(residuals, len(codebook.codes), minit="++", seed=self.args.seed)
+            # All processes go on with the first one's, should theirs differ in a last digit.
+            codebook.set_vectors(broadcast(torch.from_numpy(centroids).to(z.device)))
+        network.train()
+
+    def _forward(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> UTGRecTokenizerOutput:
+        anchors, positives = inputs.pop("anchor_items"), inputs.pop("positive_items")
+        candidates = self.accelerator.gather(positives) if self.args.world_size > 1 else positives
+        excluded = self.train_dataset.graph.excluded_negatives(
+            anchors.cpu().numpy(), candidates.cpu().numpy(), positives.cpu().numpy()
+        )
+        return model(**inputs, excluded_negatives=torch.from_numpy(excluded).to(anchors.device))
+
+    def _track(self, output: UTGRecTokenizerOutput) -> None:
+        for name, value in loss_parts(output).items():
+            self._part_sums[name] = self._part_sums.get(name, 0.0) + value
+        self._part_steps += 1
+        sizes = self.model.config.level_sizes
+        counts = [torch.bincount(output.codes[:, level], minlength=size) for level, size in enumerate(sizes)]
+        self._code_counts = (
+            counts
+            if self._code_counts is None
+            else [old + new for old, new in zip(self._code_counts, counts, strict=True)]
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._part_steps:
+            names = sorted(self._part_sums)
+            sums = torch.stack([self._part_sums[name].float() for name in names])[None] / self._part_steps
+            means = self.accelerator.gather(sums).mean(dim=0).tolist()
+            broken = [name for name, mean in zip(names, means, strict=True) if not math.isfinite(mean)]
+            if broken:
+                raise FloatingPointError(
+                    f"Not finite at step {self.state.global_step}: {', '.join(broken)}. Lower the learning rate, or "
+                    "use bf16 instead of fp16; the last checkpoint is unharmed."
+                )
+            logs.update({f"loss/{name}": round(mean, 5) for name, mean in zip(names, means, strict=True)})
+            for level, counts in enumerate(self._code_counts):
+                counts = self.accelerator.reduce(counts.clone())
+                codes = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+                for name, value in code_usage(codes, len(counts)).items():
+                    logs[f"codes/{name}_{level}"] = round(value, 4)
+            self._part_sums, self._part_steps, self._code_counts = {}, 0, None
+        super().log(logs, start_time)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """All items of `train_dataset`, also those that the training drops with its last, smaller batch."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(self.train_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Losses, codebook usage and collision rate over all items, without dropout.
+
+        Returns:
+            `eval_loss` and its parts, `eval_collision_rate` (items that share their codes with another item, as a
+            share of all) and for each level `eval_used_<l>` and `eval_perplexity_<l>`.
+        """
+        model = self._wrap_model(self.model, training=False)
+        was_training = model.training
+        model.eval()
+        sums, weight, codes, items = defaultdict(float), 0, [], []
+        loader = self.get_eval_dataloader()
+        for inputs in tqdm(loader, desc="Evaluating", disable=None if self.is_world_process_zero() else True):
+            inputs = self._prepare_inputs(inputs)
+            batch_items = inputs["anchor_items"]
+            output = self._forward(model, inputs)
+            for name, value in {"loss": output.loss, **loss_parts(output)}.items():
+                sums[name] += float(value) * len(batch_items)
+            weight += len(batch_items)
+            gathered = self.accelerator.gather((output.codes, batch_items))
+            codes.append(gathered[0].cpu())
+            items.append(gathered[1].cpu())
+        model.train(was_training)
+        totals = torch.tensor([[*sums.values(), weight]], dtype=torch.float64, device=self.args.device)
+        *totals, weight = self.accelerator.gather(totals).sum(dim=0).tolist()
+        metrics = {f"{metric_key_prefix}_{name}": total / weight for name, total in zip(sums, totals, strict=True)}
+        # Several processes may have evaluated an item twice to fill their last batches.
+        first = np.unique(torch.cat(items).numpy(), return_index=True)[1]
+        codes = torch.cat(codes)[first]
+        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in codebook_health(codes, model).items()})
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def loss_parts(output: UTGRecTokenizerOutput) -> dict[str, torch.Tensor]:
+    """The unweighted parts of the loss that were computed, by name."""
+    names = ("text", "image", "quantization", "alignment", "co_text", "co_image")
+    values = {name: getattr(output, f"{name}_loss") for name in names}
+    return {name: value.detach() for name, value in values.items() if value is not None}
+
+
+def codebook_health(codes: torch.LongTensor, model: nn.Module) -> dict[str, float]:
+    """`collision_rate` of codes `[items, levels]`, and `used_<l>` and `perplexity_<l>` of each level."""
+    sizes = getattr(model, "module", model).config.level_sizes
+    _, inverse, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
+    health = {"collision_rate": (counts[inverse] > 1).double().mean().item()}
+    for level, size in enumerate(sizes):
+        for name, value in code_usage(codes[:, level], size).items():
+            health[f"{name}_{level}"] = value
+    return health

@@ -1,0 +1,244 @@
+"""The stages of UTGRec, as the examples run them: train an item tokenizer, tokenize, train a recommender."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, set_seed
+
+from modeling_utgrec import (
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+    UTGRecTokenizerConfig,
+    UTGRecTokenizerModel,
+)
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_index import AssignmentReport
+from tokenization_items.processing_items import ItemProcessor
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.backbones import TINY, TINY_AUTOENCODER, load_autoencoder, load_backbone
+from trainers.domains import Domain
+from trainers.image_latents import ImageLatents, encode_images
+from trainers.interactions import CoOccurrenceGraph, Interactions
+from trainers.item_pairs import ItemPairs
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+from trainers.next_item import NextItemWindows, mixed_domains
+from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+
+
+@dataclass
+class NetworkArguments:
+    """The item tokenizer's network: backbone, codebooks, decoders and the weights of the losses."""
+
+    backbone: str = field(
+        default=TINY,
+        metadata={"help": "Hub id or folder of a Qwen2-VL-like model or a text encoder, or 'tiny-qwen2-vl'."},
+    )
+    backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    autoencoder: str | None = field(
+        default=TINY_AUTOENCODER, metadata={"help": "Hub id or folder of an AutoencoderKL, 'tiny', or 'none'."}
+    )
+    image_size: int = field(default=32, metadata={"help": "Side of the images that the autoencoder sees (256)."})
+    image_pixels: int | None = field(
+        default=None, metadata={"help": "Most pixels of an image that the backbone sees (1024 * 28 * 28)."}
+    )
+    latent_scale: float | None = field(
+        default=None, metadata={"help": "Factor on the latents (0.2325); default: what gives unit variance."}
+    )
+    lora_r: int = field(default=8, metadata={"help": "Rank of LoRA; 0 trains the whole backbone."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of LoRA."})
+    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of LoRA."})
+    num_levels: int = field(default=3, metadata={"help": "Codes of an identifier."})
+    root_codebook_size: int = field(default=256, metadata={"help": "Codes of the first level."})
+    leaf_codebook_size: int = field(default=512, metadata={"help": "Codes shared by the further levels."})
+    codebook_structure: str = field(
+        default="tree", metadata={"help": "'tree', or 'residual' for one codebook per level (ablation)."}
+    )
+    codebook_init: str | None = field(
+        default=None, metadata={"help": "'normal' or 'kmeans'; default: kmeans for the tiny backbone, else normal."}
+    )
+    codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
+    adapter_hidden_size: int = field(default=768, metadata={"help": "Hidden width of the adapter MLP."})
+    max_text_tokens: int = field(default=1024, metadata={"help": "Longest item text, in tokens."})
+    denoiser_width: int = field(default=1024, metadata={"help": "Width of the diffusion loss' denoiser."})
+    quantization_weight: float = field(default=200.0, metadata={"help": "Weight of the codebook loss."})
+    image_weight: float = field(default=3.0, metadata={"help": "Weight of image against text reconstruction."})
+    alignment_weight: float = field(default=0.01, metadata={"help": "Weight of the alignment; 0: ablation."})
+    co_reconstruction_weight: float = field(
+        default=0.03, metadata={"help": "Weight of the co-occurring item's reconstruction; 0: ablation."}
+    )
+
+
+@dataclass
+class RecommenderArguments:
+    """The recommender's T5; the defaults are the paper's."""
+
+    d_model: int = field(default=128, metadata={"help": "Width."})
+    d_ff: int = field(default=1024, metadata={"help": "Width of the feed-forward layers."})
+    d_kv: int = field(default=64, metadata={"help": "Width of a head."})
+    num_heads: int = field(default=6, metadata={"help": "Heads."})
+    num_layers: int = field(default=4, metadata={"help": "Layers of the encoder, and of the decoder (1 to 6)."})
+    dropout_rate: float = field(default=0.1, metadata={"help": "Dropout."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
+    )
+
+
+def joint_catalogue(domains: list[Domain]) -> tuple[Catalogue, CoOccurrenceGraph]:
+    """All domains' items one after the other, and their neighbours in the training part of the sequences."""
+    training = Interactions.concatenate([domain.interactions.training_part() for domain in domains])
+    return Catalogue.concatenate([domain.catalogue for domain in domains]), CoOccurrenceGraph.from_interactions(
+        training
+    )
+
+
+def image_targets(catalogue: Catalogue, arguments: NetworkArguments) -> ImageLatents | None:
+    """Latents of the catalogue's images, or `None` without images or autoencoder."""
+    if arguments.autoencoder in (None, "none", ""):
+        return None
+    autoencoder = load_autoencoder(arguments.autoencoder)
+    if torch.cuda.is_available():
+        autoencoder.to("cuda")
+    return encode_images(catalogue, autoencoder, arguments.image_size, arguments.latent_scale)
+
+
+def build_network(
+    arguments: NetworkArguments, catalogue: Catalogue, latents: ImageLatents | None, seed: int
+) -> tuple[UTGRecTokenizerModel, ItemProcessor]:
+    """A network on a loaded backbone, with fresh codebooks and decoders, and its processor."""
+    backbone, tokenizer, image_processor = load_backbone(
+        arguments.backbone,
+        texts=catalogue.texts,
+        image_pixels=arguments.image_pixels,
+        revision=arguments.backbone_revision,
+        seed=seed,
+    )
+    set_seed(seed)
+    config = network_config(arguments, backbone.config)
+    if latents is not None:
+        config.latent_channels, config.latent_size = latents.channels, latents.size
+    network = UTGRecTokenizerModel(config, backbone=backbone)
+    instruct = arguments.backbone != TINY
+    return network, ItemProcessor.for_model(network.config, tokenizer, image_processor, instruct)
+
+
+def network_config(arguments: NetworkArguments, backbone_config) -> UTGRecTokenizerConfig:
+    """The network's configuration on a given backbone's."""
+    lora = {"r": arguments.lora_r, "lora_alpha": arguments.lora_alpha, "lora_dropout": arguments.lora_dropout}
+    positions = getattr(backbone_config.get_text_config(), "max_position_embeddings", arguments.max_text_tokens)
+    return UTGRecTokenizerConfig(
+        backbone_config=backbone_config,
+        backbone_name_or_path=arguments.backbone,
+        lora_config=lora if arguments.lora_r else None,
+        num_levels=arguments.num_levels,
+        root_codebook_size=arguments.root_codebook_size,
+        leaf_codebook_size=arguments.leaf_codebook_size,
+        codebook_structure=arguments.codebook_structure,
+        codebook_init=arguments.codebook_init or ("kmeans" if arguments.backbone == TINY else "normal"),
+        codebook_dim=arguments.codebook_dim,
+        adapter_hidden_size=arguments.adapter_hidden_size,
+        max_text_tokens=min(arguments.max_text_tokens, positions),
+        denoiser_width=arguments.denoiser_width,
+        quantization_weight=arguments.quantization_weight,
+        image_weight=arguments.image_weight,
+        alignment_weight=arguments.alignment_weight,
+        co_reconstruction_weight=arguments.co_reconstruction_weight,
+    )
+
+
+def train_item_tokenizer(
+    network: UTGRecTokenizerModel,
+    processor: ItemProcessor,
+    domains: list[Domain],
+    latents: ImageLatents | None,
+    training: ItemTokenizerTrainingArguments,
+    resume_from_checkpoint: str | bool | None = None,
+) -> ItemTokenizerTrainer:
+    """Trains a network in place on the items of all domains."""
+    catalogue, graph = joint_catalogue(domains)
+    pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
+    trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    return trainer
+
+
+def tokenize(tokenizer: UniversalItemTokenizer, domain: Domain) -> tuple[UniversalItemTokenizer, AssignmentReport]:
+    """A tokenizer with the same network and an index of one domain's items."""
+    domain_tokenizer = UniversalItemTokenizer.from_network(
+        tokenizer.network, tokenizer.processor, tokenizer.max_history
+    )
+    report = domain_tokenizer.add_items(domain.catalogue)
+    return domain_tokenizer, report
+
+
+def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
+    """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
+    codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
+    _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    return int((counts[inverse.reshape(-1)] > 1).sum())
+
+
+def new_recommender(
+    arguments: RecommenderArguments, tokenizer: UniversalItemTokenizer, config: UTGRecTokenizerConfig, seed: int
+) -> UTGRecForConditionalGeneration:
+    """A recommender with random weights for a tokenizer's identifiers."""
+    set_seed(seed)
+    return UTGRecForConditionalGeneration(
+        UTGRecConfig(
+            **config.level_layout(),
+            max_history=tokenizer.max_history,
+            item_tokenizer_fingerprint=tokenizer.fingerprint,
+            d_model=arguments.d_model,
+            d_ff=arguments.d_ff,
+            d_kv=arguments.d_kv,
+            num_heads=arguments.num_heads,
+            num_layers=arguments.num_layers,
+            num_decoder_layers=arguments.num_layers,
+            dropout_rate=arguments.dropout_rate,
+        )
+    )
+
+
+def train_recommender(
+    recommender: UTGRecForConditionalGeneration,
+    domains: list[Domain],
+    tokenizers: dict[str, UniversalItemTokenizer],
+    training: RecommenderTrainingArguments,
+    early_stopping_patience: int | None = None,
+    resume_from_checkpoint: str | bool | None = None,
+) -> RecommenderTrainer:
+    """Trains a recommender in place on the training part of all domains' sequences, mixed; every position is a target.
+
+    Validation, if `training.eval_strategy` asks for it, is on each domain's validation items.
+    """
+    for tokenizer in tokenizers.values():
+        tokenizer.check_recommender(recommender)
+    parts = []
+    for domain in domains:
+        tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
+        parts.append((domain.interactions.training_part(), tokens))
+    windows: NextItemWindows = mixed_domains(parts, max_history=training.max_history)
+    evaluation = {
+        domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
+    }
+    trainer = RecommenderTrainer(
+        model=recommender,
+        args=training,
+        train_dataset=windows,
+        evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
+    )
+    if early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    return trainer
+
+
+def save_recommender(
+    recommender: UTGRecForConditionalGeneration, tokenizer: UniversalItemTokenizer | None, folder: str | Path
+) -> None:
+    """Saves a recommender, and the index of its items beside it so that recommending needs no network."""
+    recommender.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.check_recommender(recommender)
+        tokenizer.save_pretrained(folder, include_network=False)
