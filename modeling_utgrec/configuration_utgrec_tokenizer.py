@@ -91,6 +91,8 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
         for name in ("root_codebook_size", "leaf_codebook_size", "codebook_dim", "max_text_tokens", "latent_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
 
     @property
     def level_sizes(self) -> list[int]:

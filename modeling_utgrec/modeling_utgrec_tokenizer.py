@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 from .contrastive import info_nce
 from .quantization import ResidualCodebooks, SimVQCodebook, TreeCodebooks
-from .reconstruction import AdaLNBlock, AdaLNOutput, ImageDecoder, MaskedDecoder, TextDecoder
+from .reconstruction import ImageDecoder, MaskedDecoder, TextDecoder, ZeroLinear
 
 try:
     from peft import LoraConfig, inject_adapter_in_model
@@ -89,7 +89,7 @@ class UTGRecTokenizerPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (SimVQCodebook, MaskedDecoder, AdaLNBlock, AdaLNOutput)):
+        if isinstance(module, (SimVQCodebook, MaskedDecoder, ZeroLinear)):
             module.reset_parameters()
         elif isinstance(module, UTGRecTokenizerModel):
             init.zeros_(module.training_passes)
@@ -298,7 +298,7 @@ def decoder_heads(width: int) -> int:
 
 
 def language_linear_layers(backbone: PreTrainedModel) -> list[str]:
-    """Names of the linear layers of the backbone's language model: all of a text encoder's, none of a vision tower's."""
+    """Names of the linear layers of the language model: all of a text encoder's, none of a vision tower's."""
     prefix = "language_model." if hasattr(backbone, "language_model") else ""
     return [
         name

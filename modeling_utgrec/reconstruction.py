@@ -17,7 +17,7 @@ try:
 except ImportError:  # only training with images needs it
     DDPMScheduler = None
 
-# Positions whose full-vocabulary logits are held at a time: 4096 x 152k float32 is 2.5 GB, all of a batch would be more.
+# Positions whose full-vocabulary logits are held at a time: 4096 x 152k float32 is 2.5 GB, all of a batch more.
 LOGITS_CHUNK = 4096
 
 
@@ -182,6 +182,15 @@ class Denoiser(nn.Module):
         return self.output(x, condition)
 
 
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero. It needs a class of its own: transformers initialises the linear layers of a
+    module and never asks about the module itself if it has no parameters besides."""
+
+    def reset_parameters(self) -> None:
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)
+
+
 class AdaLNBlock(nn.Module):
     """`x + gate * MLP(LN(x) * (1 + scale) + shift)`; modulation starts at zero, so the block starts as identity."""
 
@@ -189,12 +198,7 @@ class AdaLNBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.modulation = nn.Linear(width, 3 * width)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        init.zeros_(self.modulation.weight)
-        init.zeros_(self.modulation.bias)
+        self.modulation = ZeroLinear(width, 3 * width)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
@@ -207,14 +211,8 @@ class AdaLNOutput(nn.Module):
     def __init__(self, width: int, channels: int):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(width, 2 * width)
-        self.linear = nn.Linear(width, channels)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        for layer in (self.modulation, self.linear):
-            init.zeros_(layer.weight)
-            init.zeros_(layer.bias)
+        self.modulation = ZeroLinear(width, 2 * width)
+        self.linear = ZeroLinear(width, channels)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         shift, scale = self.modulation(condition).chunk(2, dim=-1)

@@ -65,7 +65,7 @@ def tiny_qwen2_vl(tiny_items):
     """Backbone, tokenizer and image processor of a Qwen2-VL of two layers."""
     set_seed(0)
     texts = [item["text"] for item in tiny_items]
-    backbone, tokenizer, image_processor = tiny_backbone(texts, image_pixels=84 * 84, hidden_size=48, vocab_size=320)
+    backbone, tokenizer, image_processor = tiny_backbone(texts, image_pixels=112 * 112, hidden_size=48, vocab_size=320)
     return backbone.eval(), tokenizer, image_processor
 
 

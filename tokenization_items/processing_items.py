@@ -85,8 +85,11 @@ class ItemProcessor:
     ) -> "ItemProcessor":
         """The processor that fits a network's configuration."""
         text_config = config.backbone_config.get_text_config()
-        # Rotary positions of a multimodal backbone are far longer than any item; learned ones are a hard limit.
-        max_length = None if image_processor is not None else getattr(text_config, "max_position_embeddings", None)
+        # Rotary positions of a multimodal backbone are far longer than any item; learned ones are a hard limit. The
+        # tokenizer knows it best: RoBERTa's 514 positions are for 512 tokens.
+        max_length = None
+        if image_processor is None and hasattr(text_config, "max_position_embeddings"):
+            max_length = min(text_config.max_position_embeddings, tokenizer.model_max_length)
         return cls(tokenizer, config.code_token_ids, image_processor, config.max_text_tokens, max_length, instruct)
 
     def _ids(self, text: str) -> list[int]:
@@ -185,7 +188,12 @@ class ItemProcessor:
     def prompt_key(self) -> str:
         """What the identifiers depend on besides the network: goes into the fingerprint."""
         parts = [self._start, self._image_start, self._image_end, self._introduction, self._instruction, self._end]
-        return json.dumps([parts, self.max_text_tokens])
+        images = None
+        if self.image_processor is not None:
+            size = {name: value for name, value in dict(self.image_processor.size).items() if value is not None}
+            images = [sorted(size.items()), self.image_processor.patch_size, self.image_processor.merge_size]
+            images += [list(self.image_processor.image_mean), list(self.image_processor.image_std)]
+        return json.dumps([parts, self.max_text_tokens, images])
 
 
 def _given(token_id: int | None) -> list[int]:

@@ -1,5 +1,6 @@
 """Domains: a catalogue and its users' interactions, read from a folder and checked before any work starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import numpy as np
 
 from tokenization_items.catalogue import FILE_NAMES, Catalogue
 from trainers.interactions import Interactions
+from trainers.synthetic import write_all
+
+BUILTIN = "builtin"
+BUILTIN_FOLDER = Path("data/builtin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +59,20 @@ class Domain:
         )
 
 
-def load_domains(folders: list[str], k_core: int = 0, check_images: bool = True) -> list[Domain]:
-    """Domains of several folders; a folder without items of its own stands for the domains in it, by name."""
+def load_domains(
+    folders: list[str], builtin: Sequence[str] = (), k_core: int = 0, check_images: bool = True
+) -> list[Domain]:
+    """Domains of several folders; a folder without items of its own stands for the domains in it, by name.
+
+    Args:
+        folders: the folders, or `"builtin"` for the domains `builtin` of the built-in catalogue, which is generated
+            in `data/builtin` if it is not there.
+        builtin: names of built-in domains.
+        k_core, check_images: see [`Domain.from_folder`].
+    """
+    if list(folders) == [BUILTIN]:
+        written = write_all(BUILTIN_FOLDER)
+        folders = [written[name] for name in builtin]
     paths = []
     for folder in map(Path, folders):
         if not folder.is_dir():

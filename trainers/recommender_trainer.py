@@ -15,6 +15,7 @@ from transformers.trainer_utils import SchedulerType, speed_metrics
 
 from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
+from trainers.callbacks import EpochCallback
 from trainers.evaluation import evaluate
 from trainers.generative_recommender import GenerativeRecommender, item_space
 from trainers.interactions import MIN_INTERACTIONS, Interactions
@@ -109,16 +110,6 @@ def _select_users(interactions: Interactions, users: np.ndarray) -> Interactions
     return Interactions(interactions.item_ids, user_ids, interactions.items[positions], offsets)
 
 
-class _EpochTargets(TrainerCallback):
-    """Tells the dataset the epoch. Accelerate would not when it shards a seedable sampler."""
-
-    def __init__(self, windows: NextItemWindows):
-        self.windows = windows
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.windows.set_epoch(int(state.epoch))
-
-
 class RecommenderTrainer(Trainer):
     """[`~transformers.Trainer`] of generative recommenders.
 
@@ -171,7 +162,7 @@ class RecommenderTrainer(Trainer):
     ):
         if train_dataset is not None:
             self._check_windows(train_dataset, model, args)
-            callbacks = [_EpochTargets(train_dataset), *(callbacks or [])]
+            callbacks = [EpochCallback(train_dataset), *(callbacks or [])]
         super().__init__(
             model=model,
             args=args,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_utgrec import (
     UTGRecConfig,
@@ -85,6 +86,18 @@ class RecommenderArguments:
     )
 
 
+def place_training(training: TrainingArguments, folder: Path, seed: int) -> None:
+    """Where a training writes its checkpoints, and its seed."""
+    training.output_dir = str(folder)
+    training.seed = seed
+    training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
+
+
+def last_checkpoint(training: TrainingArguments) -> str | None:
+    """The latest checkpoint of a training, `None` if it has not written any yet."""
+    return get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+
+
 def joint_catalogue(domains: list[Domain]) -> tuple[Catalogue, CoOccurrenceGraph]:
     """All domains' items one after the other, and their neighbours in the training part of the sequences."""
     training = Interactions.concatenate([domain.interactions.training_part() for domain in domains])
@@ -153,13 +166,13 @@ def train_item_tokenizer(
     domains: list[Domain],
     latents: ImageLatents | None,
     training: ItemTokenizerTrainingArguments,
-    resume_from_checkpoint: str | bool | None = None,
+    resume: bool = False,
 ) -> ItemTokenizerTrainer:
     """Trains a network in place on the items of all domains."""
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
-    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
     return trainer
 
 
@@ -206,7 +219,7 @@ def train_recommender(
     tokenizers: dict[str, UniversalItemTokenizer],
     training: RecommenderTrainingArguments,
     early_stopping_patience: int | None = None,
-    resume_from_checkpoint: str | bool | None = None,
+    resume: bool = False,
 ) -> RecommenderTrainer:
     """Trains a recommender in place on the training part of all domains' sequences, mixed; every position is a target.
 
@@ -230,7 +243,7 @@ def train_recommender(
     )
     if early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
-    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
     return trainer
 
 

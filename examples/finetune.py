@@ -1,0 +1,158 @@
+"""Fine-tunes a pre-trained UTGRec on a new domain, or trains one from scratch on it, and evaluates it on the test items.
+
+    accelerate launch examples/finetune.py --config examples/configs/small.yaml --pretrained runs/pretrained \
+        --data builtin --output_dir runs/office
+
+From scratch, for comparison (network and recommender are described by the configuration):
+
+    accelerate launch examples/finetune.py --config examples/configs/small.yaml --data builtin \
+        --output_dir runs/office-scratch
+
+The paper's ablations: `--tokenizer_mode frozen` (no tokenizer fine-tuning), `--tokenizer_mode full` (codebook matrices
+too), `--new_recommender` (no recommender pre-training), no `--pretrained` (no pre-training at all),
+`--tokenizer.codebook_structure residual`, `--tokenizer.alignment_weight 0`, `--tokenizer.co_reconstruction_weight 0`.
+
+Writes `tokenizer/` (network, processor, the domain's item index), `recommender/` (with an index-only copy of the
+tokenizer) and `results.json` to the output folder.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+
+from modeling_utgrec import UTGRecForConditionalGeneration
+from tokenization_items import UniversalItemTokenizer
+from trainers.arguments import parse_sections
+from trainers.domains import Domain, load_domains
+from trainers.evaluation import evaluate, render_table
+from trainers.generative_recommender import GenerativeRecommender
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.stages import (
+    NetworkArguments,
+    RecommenderArguments,
+    build_network,
+    image_targets,
+    joint_catalogue,
+    new_recommender,
+    place_training,
+    save_recommender,
+    tokenize,
+    train_item_tokenizer,
+    train_recommender,
+)
+from trainers.synthetic import DOWNSTREAM_DOMAIN
+
+
+@dataclass
+class FinetuneArguments:
+    data: list[str] = field(metadata={"help": "Folder of the new domain, or 'builtin'."})
+    output_dir: str = field(metadata={"help": "Where the results go."})
+    pretrained: str | None = field(default=None, metadata={"help": "Output folder of pretrain.py; none: from scratch."})
+    tokenizer_mode: Literal["finetune", "frozen", "full"] = field(
+        default="finetune",
+        metadata={"help": "Fine-tune the tokenizer with C_root and C_leaf frozen, not at all, or with them."},
+    )
+    new_recommender: bool = field(default=False, metadata={"help": "Start the recommender from random weights."})
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
+    mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
+    name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
+
+
+def main(
+    arguments: FinetuneArguments,
+    network_arguments: NetworkArguments,
+    tokenizer_training: ItemTokenizerTrainingArguments,
+    recommender_arguments: RecommenderArguments,
+    recommender_training: RecommenderTrainingArguments,
+) -> dict[str, Any] | None:
+    """Trains, saves and evaluates; returns the row of `results.json` on the main process."""
+    output = Path(arguments.output_dir)
+    place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
+    place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
+    domains = load_domains(arguments.data, builtin=[DOWNSTREAM_DOMAIN], k_core=arguments.k_core)
+    if len(domains) != 1:
+        raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
+    state = PartialState()
+    state.print(domains[0])
+
+    tokenizer = finetune_tokenizer(domains, arguments, network_arguments, tokenizer_training, recommender_training)
+    if state.is_main_process:
+        tokenizer, report = tokenize(tokenizer, domains[0])
+        print(f"{domains[0].name}: {report}")
+        tokenizer.save_pretrained(output / "tokenizer")
+    state.wait_for_everyone()
+    tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
+
+    recommender = initial_recommender(arguments, recommender_arguments, tokenizer)
+    train_recommender(
+        recommender,
+        domains,
+        {domains[0].name: tokenizer},
+        recommender_training,
+        recommender_arguments.early_stopping_patience,
+        resume=arguments.resume,
+    )
+    if not state.is_main_process:
+        return None
+    save_recommender(recommender, tokenizer, output / "recommender")
+    ranker = GenerativeRecommender.from_pretrained(
+        output / "recommender", domains[0].catalogue.item_ids, num_beams=recommender_training.num_beams
+    )
+    result = evaluate(ranker, domains[0].interactions, mask_seen=arguments.mask_seen)
+    row = {**result, "domain": domains[0].name, "model": arguments.name or output.name, "seed": arguments.seed}
+    write_json(output / "results.json", [row])
+    print(render_table([row]))
+    return row
+
+
+def finetune_tokenizer(
+    domains: list[Domain], arguments, network_arguments, training, recommender_training
+) -> UniversalItemTokenizer:
+    """The item tokenizer for the new domain: pre-trained and fine-tuned, pre-trained only, or from scratch."""
+    if arguments.pretrained and arguments.tokenizer_mode == "frozen":
+        return UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer")
+    catalogue, _ = joint_catalogue(domains)
+    latents = image_targets(catalogue, network_arguments)
+    if arguments.pretrained:
+        pretrained = UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer")
+        network, processor = pretrained.network, pretrained.processor
+        training.freeze_codes = arguments.tokenizer_mode == "finetune"
+    else:
+        network, processor = build_network(network_arguments, catalogue, latents, arguments.seed)
+    train_item_tokenizer(network, processor, domains, latents, training, resume=arguments.resume)
+    return UniversalItemTokenizer.from_network(network, processor, recommender_training.max_history)
+
+
+def initial_recommender(arguments, recommender_arguments, tokenizer) -> UTGRecForConditionalGeneration:
+    """The recommender to start from; a pre-trained one now belongs to the fine-tuned tokenizer."""
+    if arguments.pretrained is None or arguments.new_recommender:
+        return new_recommender(recommender_arguments, tokenizer, tokenizer.network.config, arguments.seed)
+    recommender = UTGRecForConditionalGeneration.from_pretrained(Path(arguments.pretrained) / "recommender")
+    recommender.config.item_tokenizer_fingerprint = tokenizer.fingerprint
+    return recommender
+
+
+def write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main(
+        *parse_sections(
+            FinetuneArguments,
+            {
+                "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
+                "recommender": (RecommenderArguments, RecommenderTrainingArguments),
+            },
+            __doc__,
+        )
+    )

@@ -1,0 +1,265 @@
+"""Text and image decoder against explicit computations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_utgrec import reconstruction
+from modeling_utgrec.reconstruction import AdaLNBlock, DiffusionLoss, ImageDecoder, TextDecoder
+
+WIDTH, VOCABULARY, LEVELS, MOST = 16, 23, 3, 9
+LENGTHS = [4, 0, 9, 1]
+
+
+@pytest.fixture
+def text_decoder() -> TextDecoder:
+    torch.manual_seed(0)
+    decoder = TextDecoder(WIDTH, 2, MOST, 0.0)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return decoder
+
+
+@pytest.fixture
+def text_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(VOCABULARY, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    for row, length in enumerate(LENGTHS):
+        labels[row, length:] = -100
+    hidden = torch.randn(len(LENGTHS), LEVELS, WIDTH, generator=generator)
+    return hidden, labels, torch.randn(VOCABULARY, WIDTH, generator=generator)
+
+
+def image_decoder(repeats: int = 3, num_steps: int = 40, trained: bool = True) -> ImageDecoder:
+    torch.manual_seed(0)
+    decoder = ImageDecoder(
+        WIDTH,
+        2,
+        0.0,
+        latent_channels=4,
+        latent_size=3,
+        denoiser_width=8,
+        denoiser_depth=2,
+        num_steps=num_steps,
+        repeats=repeats,
+    )
+    if trained:
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    return decoder
+
+
+def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    return torch.autograd.grad(loss, inputs)
+
+
+# text
+
+
+def negative_log_likelihoods(decoder: TextDecoder, hidden, labels, embeddings) -> list[torch.Tensor]:
+    """Of every text token, from one item at a time, without padding and with the whole softmax written out."""
+    found = []
+    for h, row in zip(hidden, labels, strict=True):
+        tokens = row[row != -100]
+        if len(tokens) == 0:
+            continue
+        masks = torch.stack([decoder.mask + decoder.positions.weight[i] for i in range(len(tokens))])
+        states = decoder.norm(decoder.layer(torch.cat([h, masks])[None])[0, LEVELS:])
+        scores = (states.double() @ embeddings.double().T).exp()
+        found += [-(scores[i, token] / scores[i].sum()).log() for i, token in enumerate(tokens)]
+    return found
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_text_loss_by_hand(text_decoder, text_inputs, training):
+    text_decoder.train(training)
+    hidden, labels, embeddings = text_inputs
+    hidden.requires_grad_()
+    loss = text_decoder.loss(hidden, labels, embeddings)
+    wanted = negative_log_likelihoods(text_decoder, hidden, labels, embeddings)
+    assert len(wanted) == sum(LENGTHS)
+    wanted = torch.stack(wanted).mean()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    torch.testing.assert_close(*gradients(loss, hidden), *gradients(wanted, hidden), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():  # the layer's inference kernel
+        assert text_decoder.loss(hidden, labels, embeddings).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_text_decoder_reads_nothing_but_representations_and_positions(text_decoder, text_inputs):
+    """Mask rate 100 %: which tokens a text has can't change the states, and every level counts for every position."""
+    hidden, labels, _ = text_inputs
+    hidden.requires_grad_()
+    states = text_decoder(hidden, labels != -100)
+    other = text_decoder(hidden, torch.where(labels == -100, labels, (labels + 1) % VOCABULARY) != -100)
+    assert torch.equal(states, other)
+    (gradient,) = gradients(states[2, -1].square().sum(), hidden)
+    assert (gradient[2].abs().sum(1) > 0).all() and not gradient[[0, 1, 3]].any()
+    assert not torch.allclose(states[2, 0], states[2, 1])
+
+
+def test_no_text_at_all(text_decoder, text_inputs):
+    hidden, labels, embeddings = text_inputs
+    hidden.requires_grad_()
+    loss = text_decoder.loss(hidden, torch.full_like(labels, -100), embeddings)
+    loss.backward()
+    assert loss.item() == 0
+    for parameter in [hidden, *text_decoder.parameters()]:
+        assert parameter.grad is not None and not parameter.grad.any()
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 13, 14, 100])
+def test_chunks_of_logits_change_nothing(text_decoder, text_inputs, monkeypatch, chunk):
+    hidden, labels, embeddings = text_inputs
+    inputs = [hidden.requires_grad_(), embeddings.requires_grad_(), *text_decoder.parameters()]
+    whole = text_decoder.loss(hidden, labels, embeddings)
+    sizes = []
+    token_loss = reconstruction._token_loss
+
+    def spy(states, *others):
+        sizes.append(len(states))
+        return token_loss(states, *others)
+
+    monkeypatch.setattr(reconstruction, "LOGITS_CHUNK", chunk)
+    monkeypatch.setattr(reconstruction, "_token_loss", spy)
+    chunked = text_decoder.loss(hidden, labels, embeddings)
+    assert max(sizes) <= chunk and sum(sizes) == sum(LENGTHS)
+    assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
+    for got, wanted in zip(gradients(chunked, *inputs), gradients(whole, *inputs), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert text_decoder.loss(hidden, labels, embeddings).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+# images
+
+
+def cosine_alpha_bar(num_steps: int) -> np.ndarray:
+    """Nichol and Dhariwal 2021, Eq. 17, with betas clipped at 0.999."""
+
+    def f(t):
+        return math.cos((t / num_steps + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    product, values = 1.0, []
+    for t in range(num_steps):
+        product *= 1 - min(1 - f(t + 1) / f(t), 0.999)
+        values.append(product)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("num_steps", [40, 1000])
+def test_noise_schedule_is_the_cosine(num_steps):
+    diffusion = DiffusionLoss(4, WIDTH, 8, 1, num_steps)
+    np.testing.assert_allclose(diffusion.scheduler.alphas_cumprod, cosine_alpha_bar(num_steps), rtol=0, atol=1e-6)
+
+
+def test_diffusion_loss_by_hand():
+    diffusion = image_decoder().diffusion
+    condition, targets = torch.randn(64, WIDTH), torch.randn(64, 4)
+    torch.manual_seed(3)
+    loss = diffusion(condition, targets)
+    torch.manual_seed(3)
+    steps, noise = torch.randint(40, (64,)), torch.randn(64, 4)
+    alpha_bar = cosine_alpha_bar(40)
+    errors = []
+    for i, t in enumerate(steps.tolist()):
+        noisy = math.sqrt(alpha_bar[t]) * targets[i] + math.sqrt(1 - alpha_bar[t]) * noise[i]
+        predicted = diffusion.denoiser(noisy[None], torch.tensor([t]), condition[i : i + 1])[0]
+        errors.append(((noise[i] - predicted) ** 2).mean().item())
+    assert loss.item() == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_a_new_denoiser_predicts_no_noise():
+    diffusion = DiffusionLoss(4, WIDTH, 8, 3, 1000)
+    torch.manual_seed(0)
+    loss = diffusion(torch.randn(20000, WIDTH), 5 * torch.randn(20000, 4))
+    assert loss.item() == pytest.approx(1, abs=0.02)  # E eps^2
+    assert not diffusion.denoiser(torch.randn(5, 4), torch.arange(5), torch.randn(5, WIDTH)).any()
+
+
+def test_modulated_block_by_hand():
+    torch.manual_seed(0)
+    block, x, condition = AdaLNBlock(6), torch.randn(3, 6), torch.randn(3, 6)
+    assert torch.equal(block(x, condition), x)  # starts as the identity
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    shift, scale, gate = torch.split(condition @ block.modulation.weight.T + block.modulation.bias, 6, dim=1)
+    normed = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    normed = normed * block.norm.weight + block.norm.bias
+    wanted = x + gate * block.mlp(normed * (1 + scale) + shift)
+    torch.testing.assert_close(block(x, condition), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_denoiser_reads_noisy_values_timestep_and_condition():
+    denoiser = image_decoder().diffusion.denoiser
+    x, steps, condition = torch.randn(1, 4), torch.tensor([3]), torch.randn(1, WIDTH)
+    before = denoiser(x, steps, condition)
+    for changed in [(x + 1, steps, condition), (x, steps + 1, condition), (x, steps, condition + 1)]:
+        assert not torch.allclose(before, denoiser(*changed), atol=1e-5)
+
+
+def test_the_schedule_keeps_its_precision_in_bfloat16():
+    """In bfloat16 alpha-bar of the first timesteps is 1: their noise would vanish, and nothing could predict it."""
+    diffusion, seen = DiffusionLoss(4, WIDTH, 8, 1, 1000), []
+    diffusion.denoiser.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    diffusion = diffusion.to(torch.bfloat16)
+    torch.manual_seed(0)
+    targets = torch.zeros(4000, 4, dtype=torch.bfloat16)
+    loss = diffusion(torch.zeros(4000, WIDTH, dtype=torch.bfloat16), targets)
+    torch.manual_seed(0)
+    first = torch.randint(1000, (4000,)) < 10
+    assert seen[0].dtype == torch.bfloat16 and loss.isfinite()
+    assert first.sum() > 10 and (seen[0][first] != 0).all()
+
+
+def test_image_loss_pairs_every_latent_with_the_state_at_its_place(monkeypatch):
+    decoder, calls = image_decoder(repeats=3), []
+    latents = torch.randn(2, 4, 3, 3)
+    monkeypatch.setattr(decoder.diffusion, "forward", lambda *args: calls.append(args) or torch.zeros(()))
+    hidden = torch.randn(2, LEVELS, WIDTH)
+    decoder.loss(hidden, latents)
+    ((condition, targets),) = calls
+    assert len(condition) == len(targets) == 3 * 2 * 9
+    states = decoder(hidden, torch.ones(2, 9, dtype=torch.bool))
+    for repeat in range(3):
+        for image in range(2):
+            for place in range(9):
+                row = (repeat * 2 + image) * 9 + place
+                assert torch.equal(targets[row], latents[image, :, place // 3, place % 3])
+                torch.testing.assert_close(condition[row], states[image, place])
+
+
+def test_image_loss_reaches_every_parameter():
+    decoder, hidden = image_decoder(), torch.randn(2, LEVELS, WIDTH, requires_grad=True)
+    decoder.loss(hidden, torch.randn(2, 4, 3, 3)).backward()
+    for name, parameter in [("hidden", hidden), *decoder.named_parameters()]:
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_no_image_at_all():
+    decoder, hidden = image_decoder(), torch.randn(2, LEVELS, WIDTH, requires_grad=True)
+    loss = decoder.loss(hidden[:0], torch.zeros(0, 4, 3, 3))
+    loss.backward()
+    assert loss.item() == 0
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_denoiser_learns_the_noise_of_known_targets():
+    """With one target the noise can be told from the noisy values: the loss falls far below that of no prediction."""
+    torch.manual_seed(0)
+    diffusion = DiffusionLoss(2, 4, 32, 1, 100)
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-2)
+    condition, targets = torch.ones(256, 4), torch.tensor([[1.0, -1.0]]).repeat(256, 1)
+    losses = []
+    for _ in range(60):
+        loss = diffusion(condition, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 0.8 and np.mean(losses[-10:]) < 0.35
