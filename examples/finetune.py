@@ -1,4 +1,4 @@
-"""Fine-tunes a pre-trained UTGRec on a new domain, or trains one from scratch on it, and evaluates it on the test items.
+"""Fine-tunes a pre-trained UTGRec on a new domain, or trains one from scratch on it, and evaluates it.
 
     accelerate launch examples/finetune.py --config examples/configs/small.yaml --pretrained runs/pretrained \
         --data builtin --output_dir runs/office
@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
-from modeling_utgrec import UTGRecForConditionalGeneration
+from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.domains import Domain, load_domains
@@ -52,7 +52,9 @@ from trainers.synthetic import DOWNSTREAM_DOMAIN
 class FinetuneArguments:
     data: list[str] = field(metadata={"help": "Folder of the new domain, or 'builtin'."})
     output_dir: str = field(metadata={"help": "Where the results go."})
-    pretrained: str | None = field(default=None, metadata={"help": "Output folder of pretrain.py; none: from scratch."})
+    pretrained: str | None = field(
+        default=None, metadata={"help": "Output folder of pretrain.py; none: from scratch."}
+    )
     tokenizer_mode: Literal["finetune", "frozen", "full"] = field(
         default="finetune",
         metadata={"help": "Fine-tune the tokenizer with C_root and C_leaf frozen, not at all, or with them."},
@@ -133,7 +135,9 @@ def finetune_tokenizer(
 def initial_recommender(arguments, recommender_arguments, tokenizer) -> UTGRecForConditionalGeneration:
     """The recommender to start from; a pre-trained one now belongs to the fine-tuned tokenizer."""
     if arguments.pretrained is None or arguments.new_recommender:
-        return new_recommender(recommender_arguments, tokenizer, tokenizer.network.config, arguments.seed)
+        # Without the network's weights.
+        config = UTGRecTokenizerConfig.from_pretrained(Path(arguments.output_dir) / "tokenizer")
+        return new_recommender(recommender_arguments, tokenizer, config, arguments.seed)
     recommender = UTGRecForConditionalGeneration.from_pretrained(Path(arguments.pretrained) / "recommender")
     recommender.config.item_tokenizer_fingerprint = tokenizer.fingerprint
     return recommender

@@ -28,7 +28,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from modeling_utgrec import UTGRecForConditionalGeneration
+from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.domains import Domain, load_domains
@@ -117,7 +117,10 @@ def pretrain_recommender(output, domains, recommender_arguments, training, argum
         domain.name: UniversalItemTokenizer.from_pretrained(output / "items" / domain.name) for domain in domains
     }
     recommender: UTGRecForConditionalGeneration = new_recommender(
-        recommender_arguments, tokenizer, tokenizer.network.config, arguments.seed
+        recommender_arguments,
+        tokenizer,
+        UTGRecTokenizerConfig.from_pretrained(output / "tokenizer"),  # without the network's weights
+        arguments.seed,
     )
     trainer = train_recommender(
         recommender,

@@ -79,6 +79,14 @@ class ItemProcessor:
         """Tokens of the prompt without text and image."""
         return sum(map(len, (self._start, self._introduction, self._instruction, self._end)))
 
+    @property
+    def max_image_tokens(self) -> int:
+        """Tokens of the largest image that the image processor lets through; 0 without one."""
+        if self.image_processor is None:
+            return 0
+        side = self.image_processor.patch_size * self.image_processor.merge_size
+        return dict(self.image_processor.size)["longest_edge"] // side**2
+
     @classmethod
     def for_model(
         cls, config: UTGRecTokenizerConfig, tokenizer, image_processor=None, instruct: bool = True
@@ -97,6 +105,8 @@ class ItemProcessor:
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of the items' texts, cut to `max_text_tokens`. Special tokens written in a text are plain text."""
+        if not len(texts):  # which tokenizers do not take
+            return []
         encoded = self.tokenizer(
             list(texts),
             add_special_tokens=False,

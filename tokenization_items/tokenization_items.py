@@ -1,4 +1,4 @@
-"""`UniversalItemTokenizer`: processor, item index and network of an item tokenizer as the one object that users hold."""
+"""`UniversalItemTokenizer`: processor, item index and network of an item tokenizer, the one object that users hold."""
 
 import hashlib
 import json
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import create_repo, snapshot_download
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import BatchEncoding, PreTrainedModel
-from transformers.utils import PushToHubMixin
+from transformers.utils import CONFIG_NAME, PushToHubMixin
 
 from modeling_utgrec import ItemTrie, UTGRecTokenizerModel
 from tokenization_items.catalogue import Catalogue
@@ -83,7 +84,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         """The item tokenizer network, loaded when it is first asked for.
 
         Raises:
-            ValueError: for an index-only copy.
+            ValueError: for an index-only copy, or a folder whose network is missing or incomplete.
             TokenizerMismatchError: if the folder's network is not the one that gave the index its identifiers.
         """
         if self._network is None:
@@ -92,7 +93,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                     "This tokenizer holds an item index only and cannot tokenize new items: load the folder or "
                     "repository that holds its network (config.json and model.safetensors) too."
                 )
-            network = UTGRecTokenizerModel.from_pretrained(self._network_folder)
+            network = load_network(self._network_folder)
             found = network_fingerprint(network, self.processor)
             if found != self.fingerprint:
                 raise TokenizerMismatchError(
@@ -187,7 +188,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Args:
             catalogue: the items; images are opened batch by batch.
-            batch_tokens: input tokens of one batch, with padding.
+            batch_tokens: input tokens of one batch, with padding; an image counts as the largest one would.
             progress: whether to show a bar; by default if the output is a terminal.
 
         Returns:
@@ -202,7 +203,9 @@ class UniversalItemTokenizer(PushToHubMixin):
             total=len(texts), desc="Tokenizing", unit="item", disable=None if progress is None else not progress
         )
         with torch.inference_mode(), bar:
-            for rows in length_batches([len(text) for text in texts], processor.prompt_length, batch_tokens):
+            images = [catalogue.has_image(row) * processor.max_image_tokens for row in range(len(texts))]
+            lengths = [len(text) + image for text, image in zip(texts, images, strict=True)]
+            for rows in length_batches(lengths, processor.prompt_length, batch_tokens):
                 images = None
                 if processor.image_processor is not None:
                     opened = [catalogue.image(row) for row in rows]
@@ -238,12 +241,14 @@ class UniversalItemTokenizer(PushToHubMixin):
         Args:
             save_directory: the folder; made if need be.
             include_network: `False` for an index-only copy. By default the network is written if there is one.
-            push_to_hub: whether to upload the folder too; `kwargs` are those of `push_to_hub`.
+            push_to_hub: whether to upload what was written too, to the repository `repo_id`, by default the folder's
+                name, with `commit_message`; further `kwargs` are those of `huggingface_hub.create_repo`.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         if push_to_hub:
-            repo_id = self._create_repo(kwargs.pop("repo_id", folder.name), **kwargs)
+            commit_message = kwargs.pop("commit_message", None)
+            repo_id = create_repo(kwargs.pop("repo_id", folder.name), exist_ok=True, **kwargs).repo_id
             files_timestamps = self._get_files_timestamps(folder)
         self.index.save(folder)
         if self.has_network if include_network is None else include_network:
@@ -254,7 +259,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         temporary.write_text(json.dumps(values, indent=2) + "\n")
         os.replace(temporary, folder / TOKENIZER_FILE)
         if push_to_hub:
-            self._upload_modified_files(folder, repo_id, files_timestamps, token=kwargs.get("token"))
+            self._upload_modified_files(
+                folder, repo_id, files_timestamps, commit_message=commit_message, token=kwargs.get("token")
+            )
 
     @classmethod
     def from_pretrained(
@@ -279,7 +286,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                 f"{folder} holds no item tokenizer: {TOKENIZER_FILE} is missing. Save one with "
                 "UniversalItemTokenizer.save_pretrained, or make one with examples/tokenize_items.py."
             )
-        values = json.loads((folder / TOKENIZER_FILE).read_text())
+        values = _read_json(folder / TOKENIZER_FILE)
         version = values.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"{folder / TOKENIZER_FILE}: format version {FORMAT_VERSION} expected, found {version}.")
@@ -288,6 +295,31 @@ class UniversalItemTokenizer(PushToHubMixin):
             tokenizer.processor = ItemProcessor.from_pretrained(folder)
             tokenizer._network_folder = folder
         return tokenizer
+
+
+def load_network(folder: Path) -> UTGRecTokenizerModel:
+    """The network of a folder, with all of its weights: codes of weights that were made up would look like any."""
+    if not (folder / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{folder} holds no network: {CONFIG_NAME} is missing.")
+    # Before a model is built: that of another configuration would be one of the default size, which takes minutes.
+    kind = _read_json(folder / CONFIG_NAME).get("model_type")
+    if kind != UTGRecTokenizerModel.config_class.model_type:
+        raise TokenizerMismatchError(f"{folder} holds a model of type {kind}, not an item tokenizer's network.")
+    try:
+        network, report = UTGRecTokenizerModel.from_pretrained(folder, output_loading_info=True)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder}: the network cannot be read: {error}") from error
+    lacking = sorted([*report["missing_keys"], *report["mismatched_keys"]], key=str)
+    if lacking:
+        raise ValueError(f"{folder}: {len(lacking)} weights of the network are missing or misshapen: {lacking[:5]}.")
+    return network
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is truncated or not JSON: {error}") from error
 
 
 def network_fingerprint(network: UTGRecTokenizerModel, processor: ItemProcessor) -> str:

@@ -1,7 +1,9 @@
 """Command lines of the examples: plain flags, flags of a section (`--tokenizer.learning_rate 1e-4`), a YAML file."""
 
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -59,20 +61,29 @@ def parse_sections(
     values = {key: value for key, value in config.items() if key not in sections}
     parsed += _parse(main_parser, values, own, "")
     for name, parser in section_parsers.items():
-        parsed += _parse(parser, config.get(name) or {}, rest[name], f"{name}.")
+        values = config.get(name) or {}
+        if not isinstance(values, dict):
+            raise SystemExit(f"{name} in the configuration file: expected keys with values, found {values!r}.")
+        parsed += _parse(parser, values, rest[name], f"{name}.")
     return tuple(parsed)
 
 
 def _take_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The values of the YAML file that the command line names, and the command line without it."""
-    if "--config" not in argv:
+    place = next((i for i, argument in enumerate(argv) if argument.partition("=")[0] == "--config"), None)
+    if place is None:
         return {}, argv
-    place = argv.index("--config")
-    if place + 1 == len(argv):
+    _, equals, path = argv[place].partition("=")
+    given = [path] if equals else argv[place + 1 : place + 2]
+    if not given:
         raise SystemExit("--config needs a YAML file.")
-    with open(argv[place + 1], encoding="utf-8") as file:
-        config = yaml.safe_load(file) or {}
-    return config, argv[:place] + argv[place + 2 :]
+    try:
+        config = yaml.safe_load(Path(given[0]).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise SystemExit(f"--config {given[0]} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise SystemExit(f"--config {given[0]}: expected keys with values, found {type(config).__name__}.")
+    return config, argv[:place] + argv[place + (1 if equals else 2) :]
 
 
 def _parse(parser: HfArgumentParser, defaults: dict[str, Any], argv: list[str], prefix: str) -> tuple[Any, ...]:
@@ -82,11 +93,16 @@ def _parse(parser: HfArgumentParser, defaults: dict[str, Any], argv: list[str], 
         raise SystemExit(f"Unknown in the configuration file: {', '.join(prefix + name for name in unknown)}.")
     # Through argparse's own conversion, so that 3e-4, which YAML reads as text, becomes a number.
     texts = []
+    preset = {action.dest: action.default for action in parser._actions}
     for name, value in defaults.items():
         if isinstance(value, list):
             texts += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            texts += [f"--{name}", json.dumps(value)]
         elif value is not None:
-            texts += [f"--{name}", str(value)]
+            texts.append(f"--{name}={value}")
+        elif preset[name] is not None:
+            raise SystemExit(f"{prefix}{name} in the configuration file is empty; leave it out for {preset[name]!r}.")
     *instances, left = parser.parse_args_into_dataclasses(texts + argv, return_remaining_strings=True)
     if left:
         raise SystemExit(f"Unknown flag: {' '.join(prefix_flag(flag, prefix) for flag in left)}. See --help.")

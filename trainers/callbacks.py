@@ -1,6 +1,9 @@
 """Callbacks of our trainers."""
 
 from transformers import TrainerCallback
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class EpochCallback(TrainerCallback):
@@ -12,3 +15,16 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # A resumed training starts in the middle of an epoch: 1.5 belongs to epoch 1, as 1.9999999 does to 2.
         self.dataset.set_epoch(int(state.epoch + 1e-6))
+
+
+class WarmupCallback(TrainerCallback):
+    """Warns before an item tokenizer's training that ends within the warm-up of its codebooks."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        left = (model.config.warmup_steps - int(model.training_passes)) / args.gradient_accumulation_steps
+        steps = state.max_steps - state.global_step
+        if 0 < steps <= left:
+            logger.warning(
+                f"The training has {steps} steps and the codebooks' warm-up {left:g}: the decoders will never see "
+                "quantized vectors, and the codes will tell little. Lower codebook_warmup_steps or train longer."
+            )

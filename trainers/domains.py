@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
 from tokenization_items.catalogue import FILE_NAMES, Catalogue
 from trainers.interactions import Interactions
@@ -71,7 +72,8 @@ def load_domains(
         k_core, check_images: see [`Domain.from_folder`].
     """
     if list(folders) == [BUILTIN]:
-        written = write_all(BUILTIN_FOLDER)
+        with PartialState().main_process_first():  # the others find it written
+            written = write_all(BUILTIN_FOLDER)
         folders = [written[name] for name in builtin]
     paths = []
     for folder in map(Path, folders):

@@ -9,11 +9,12 @@ import torch
 from accelerate.utils import broadcast
 from scipy.cluster.vq import kmeans2
 from torch import nn
+from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments
 
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput, code_usage
-from trainers.callbacks import EpochCallback
+from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -68,26 +69,34 @@ class ItemTokenizerTrainer(Trainer):
         kwargs: passed on to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if there are fewer items than one global batch on several processes.
+        ValueError: if there are fewer items than one global batch on several processes, or loader workers persist.
     """
 
     def __init__(
         self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs
     ):
-        self._check_batch(args, len(train_dataset))
+        self._check_loading(args, len(train_dataset))
+        # Not a data set that accelerate's loaders would tell their epoch: an evaluation must not redraw the positives.
+        items = Subset(train_dataset, range(len(train_dataset)))
         super().__init__(
-            model=model, args=args, train_dataset=train_dataset, data_collator=train_dataset.collate, **kwargs
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=items,
+            data_collator=train_dataset.collate,
+            **kwargs,
         )
         model.set_trainable(freeze_codes=args.freeze_codes)
         if args.codebook_warmup_steps is not None:
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self.add_callback(EpochCallback(train_dataset))
+        self.add_callback(WarmupCallback)
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_steps = 0
         self._code_counts: list[torch.Tensor] | None = None
 
     @staticmethod
-    def _check_batch(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
+    def _check_loading(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
         """The alignment loss needs batches of one size on all processes: the last, smaller one is dropped, unless it
         is the only one."""
         global_batch = args.per_device_train_batch_size * args.world_size
@@ -97,6 +106,11 @@ class ItemTokenizerTrainer(Trainer):
                 f"{num_items} items are fewer than one global batch of {global_batch} "
                 f"({args.per_device_train_batch_size} on {args.world_size} processes): "
                 "lower per_device_train_batch_size or use fewer processes."
+            )
+        if args.dataloader_persistent_workers:
+            raise ValueError(
+                "Persistent data loader workers would keep the positives of the first epoch: turn off "
+                "dataloader_persistent_workers."
             )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -177,7 +191,7 @@ class ItemTokenizerTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._part_steps:
+        if {"loss", "train_loss"} & logs.keys() and self._part_steps:  # train_loss: what came after the last entry
             names = sorted(self._part_sums)
             sums = torch.stack([self._part_sums[name].float() for name in names])[None] / self._part_steps
             means = self.accelerator.gather(sums).mean(dim=0).tolist()
@@ -185,7 +199,7 @@ class ItemTokenizerTrainer(Trainer):
             if broken:
                 raise FloatingPointError(
                     f"Not finite at step {self.state.global_step}: {', '.join(broken)}. Lower the learning rate, or "
-                    "use bf16 instead of fp16; the last checkpoint is unharmed."
+                    "use bf16 instead of fp16; checkpoints from before the previous log entry are unharmed."
                 )
             logs.update({f"loss/{name}": round(mean, 5) for name, mean in zip(names, means, strict=True)})
             for level, counts in enumerate(self._code_counts):
@@ -197,10 +211,10 @@ class ItemTokenizerTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """All items of `train_dataset`, also those that the training drops with its last, smaller batch."""
+        """All items of the training data, also those that the training drops with its last, smaller batch."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(self.train_dataset)
+            return super().get_eval_dataloader()
         finally:
             self.args.dataloader_drop_last = drop_last
 

@@ -168,7 +168,19 @@ def train_item_tokenizer(
     training: ItemTokenizerTrainingArguments,
     resume: bool = False,
 ) -> ItemTokenizerTrainer:
-    """Trains a network in place on the items of all domains."""
+    """Trains a network in place on the items of all domains.
+
+    Raises:
+        ValueError: if the latents are of another size than the network's image decoder.
+    """
+    config = network.config
+    if latents is not None and config.latent_channels is not None:
+        found, expected = (latents.channels, latents.size), (config.latent_channels, config.latent_size)
+        if found != expected:
+            raise ValueError(
+                f"The images' latents have {found[0]} channels and side {found[1]}, the network's image decoder was "
+                f"made for {expected[0]} and {expected[1]}: give the autoencoder and image_size of its training."
+            )
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
@@ -178,6 +190,8 @@ def train_item_tokenizer(
 
 def tokenize(tokenizer: UniversalItemTokenizer, domain: Domain) -> tuple[UniversalItemTokenizer, AssignmentReport]:
     """A tokenizer with the same network and an index of one domain's items."""
+    if torch.cuda.is_available():
+        tokenizer.network.to("cuda")
     domain_tokenizer = UniversalItemTokenizer.from_network(
         tokenizer.network, tokenizer.processor, tokenizer.max_history
     )

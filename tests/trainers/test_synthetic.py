@@ -217,16 +217,13 @@ def test_text_tells_purpose_material_price_and_never_style():
 
 
 def test_words_for_attributes_are_shared_and_nouns_are_not():
-    vocabularies, titles = [], []
+    vocabularies = []
     for name in (*PRETRAINING_DOMAINS, DOWNSTREAM_DOMAIN):
         items = generate_domain(name, num_items=400, num_users=1).items
         vocabularies.append({word for item in items for word in re.findall(r"[a-z]+", _text(item))})
-        titles.append({item["title"].removesuffix(", new edition") for item in items})
     assert set.intersection(*vocabularies) >= {*PURPOSES, *MATERIALS, *PRICES}
-    for place, own in enumerate(titles):
-        assert all(own.isdisjoint(other) for other in titles[place + 1 :])
     nouns = [{noun for pair in pairs for noun in pair} for pairs in synthetic.NOUNS.values()]
-    assert len(set.union(*nouns)) == 4 * 16
+    assert len(set.union(*nouns)) == 4 * 2 * len(PURPOSES)
 
 
 def _colour_features(domain):
@@ -257,7 +254,7 @@ def test_text_says_nothing_of_style(downstream):
     style, half = downstream.attributes.style, len(texts) // 2
     rates = np.stack([counts[:half][style[:half] == s].mean(0) for s in range(len(STYLES))]) * 0.98 + 0.01
     predicted = (counts[half:] @ np.log(rates).T + (1 - counts[half:]) @ np.log(1 - rates).T).argmax(1)
-    assert (predicted == style[half:]).mean() < 0.2  # chance: 1 / 8
+    assert (predicted == style[half:]).mean() < 0.3  # chance: 1 / 4
 
 
 def test_near_duplicates(downstream):

@@ -1,0 +1,125 @@
+"""The whole of UTGRec on the built-in catalogue: what `make demo` runs.
+
+Pre-trains item tokenizer and recommender on three domains, fine-tunes both on a fourth, trains the same from scratch
+on it, evaluates them beside popularity and item transitions, loads the result back and recommends.
+
+    python examples/demo.py --output_dir runs/demo --seeds 1
+
+Writes `results.json` (a row for each model and seed) to the output folder, and for each seed what pretrain.py and
+finetune.py write.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import finetune
+import numpy as np
+import pretrain
+import recommend
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+from trainers.arguments import parse_sections
+from trainers.domains import Domain
+from trainers.evaluation import evaluate, render_table
+from trainers.floors import ItemTransitions, Popularity
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.stages import NetworkArguments, RecommenderArguments
+from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+
+CONFIG = Path(__file__).parent / "configs" / "small.yaml"
+METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+# A pre-trained network is adapted with care, a new one gets as many steps as pre-training had.
+FINETUNING = ["--tokenizer.learning_rate", "3e-4", "--tokenizer.backbone_learning_rate", "1e-4"]
+FINETUNING += ["--tokenizer.num_train_epochs", "4", "--recommender.learning_rate", "1e-3"]
+FROM_SCRATCH = ["--tokenizer.num_train_epochs", "12"]
+
+
+@dataclass
+class DemoArguments:
+    output_dir: str = field(default="runs/demo", metadata={"help": "Where everything goes."})
+    seeds: int = field(default=1, metadata={"help": "Trainings, with seeds 0, 1, ...; their mean is shown too."})
+
+
+def main(arguments: DemoArguments) -> None:
+    output = Path(arguments.output_dir)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    folders = {name: str(folder) for name, folder in write_all(output / "data").items()}
+    rows = []
+    for seed in range(arguments.seeds):
+        rows += run_seed(output / f"seed-{seed}", folders, seed)
+        finetune.write_json(output / "results.json", rows)
+
+    columns = ("domain", "model", "seed", *METRICS)
+    print("\n" + render_table([{name: row[name] for name in columns} for row in rows]))
+    if arguments.seeds > 1:
+        print(f"\nMean over {arguments.seeds} seeds\n\n" + render_table(seed_means(rows)))
+    print("\nRecommendations for the first user:\n")
+    recommend.main(
+        recommend.RecommendArguments(
+            recommender=str(output / "seed-0" / "pretrained-finetuned" / "recommender"),
+            data=folders[DOWNSTREAM_DOMAIN],
+        )
+    )
+    print(f"\n{time.perf_counter() - started:.0f} s; the table is in {output / 'results.json'}.")
+
+
+def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
+    """Rows of the table for one seed."""
+    announce(f"Seed {seed}: pre-training on {', '.join(PRETRAINING_DOMAINS)}")
+    common = ["--config", str(CONFIG), "--seed", str(seed)]
+    common += ["--tokenizer.logging_steps", "60", "--recommender.logging_steps", "1000"]
+    common += [] if sys.stdout.isatty() else ["--tokenizer.disable_tqdm", "true", "--recommender.disable_tqdm", "true"]
+    pretrained, target = output / "pretrained", folders[DOWNSTREAM_DOMAIN]
+    data = [folders[name] for name in PRETRAINING_DOMAINS]
+    pretrain.main(*parse(pretrain.PretrainArguments, [*common, "--data", *data, "--output_dir", str(pretrained)]))
+
+    rows = [floor_row(target, floor, seed) for floor in (Popularity, ItemTransitions)]
+    common += ["--data", target]
+    announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} from scratch")
+    rows.append(train(output / "from-scratch", "from scratch", [*common, *FROM_SCRATCH]))
+    announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} with pre-training")
+    finetuning = [*common, *FINETUNING, "--pretrained", str(pretrained)]
+    rows.append(train(output / "pretrained-finetuned", "with pre-training", finetuning))
+    return rows
+
+
+def train(output: Path, name: str, argv: list[str]) -> dict:
+    return finetune.main(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+
+
+def parse(main_arguments: type, argv: list[str]) -> tuple:
+    sections = {
+        "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
+        "recommender": (RecommenderArguments, RecommenderTrainingArguments),
+    }
+    return parse_sections(main_arguments, sections, __doc__, argv)
+
+
+def floor_row(folder: str, floor: type, seed: int) -> dict:
+    interactions = Domain.from_folder(folder, check_images=False).interactions
+    result = evaluate(floor(interactions.training_part()), interactions)
+    return {**result, "domain": DOWNSTREAM_DOMAIN, "model": result["name"], "seed": seed}
+
+
+def seed_means(rows: list[dict]) -> list[dict]:
+    """Mean and standard deviation of each model over the seeds."""
+    means = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        values = {name: [row[name] for row in rows if row["model"] == model] for name in METRICS}
+        cells = {name: f"{np.mean(value):.4f} ± {np.std(value):.4f}" for name, value in values.items()}
+        means.append({"domain": DOWNSTREAM_DOMAIN, "model": model, **cells})
+    return means
+
+
+def announce(title: str) -> None:
+    print(f"\n== {title}", flush=True)
+
+
+if __name__ == "__main__":
+    main(HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses()[0])

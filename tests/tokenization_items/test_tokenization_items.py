@@ -1,0 +1,503 @@
+"""The one object that users hold: identifiers of items, files that travel together, and errors that name the cause."""
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRecTokenizerModel
+from tokenization_items import tokenization_items as module
+from tokenization_items.catalogue import Catalogue, CatalogueError
+from tokenization_items.item_index import ItemIndexError, UnknownItemError
+from tokenization_items.tokenization_items import (
+    TOKENIZER_FILE,
+    TokenizerMismatchError,
+    UniversalItemTokenizer,
+    length_batches,
+    network_fingerprint,
+)
+
+
+@pytest.fixture(scope="module")
+def records(tiny_items) -> list[dict]:
+    """The tiny items with their text where a catalogue expects it; item 4 has an image and no text."""
+    return [{"item_id": item["item_id"], "description": item["text"], "image": item["image"]} for item in tiny_items]
+
+
+@pytest.fixture(scope="module")
+def tiny_network(make_network, tiny_qwen2_vl, tiny_items):
+    """A tiny network whose codebooks are residuals of some items, so that it tells items apart. Shared."""
+    return spread_codebooks(*make_network(tiny_qwen2_vl), tiny_items)
+
+
+def spread_codebooks(network, processor, items):
+    _, residuals = codes_one_by_one(network, processor, items)
+    for number, codebook in enumerate(network.quantizer.codebooks):
+        points = torch.from_numpy(residuals[:, network.quantizer.levels_of(number)]).flatten(0, 1)
+        codebook.set_vectors(points[:: len(points) // len(codebook.codes)][: len(codebook.codes)])
+    return network, processor
+
+
+@pytest.fixture
+def tokenizer(tiny_network) -> UniversalItemTokenizer:
+    return UniversalItemTokenizer.from_network(*tiny_network, max_history=3)
+
+
+@pytest.fixture
+def filled(tokenizer, records) -> UniversalItemTokenizer:
+    tokenizer.add_items(records)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_network, records, tmp_path_factory):
+    """Folder of a tokenizer with network. Shared: copy it before changing it."""
+    folder = tmp_path_factory.mktemp("saved")
+    tokenizer = UniversalItemTokenizer.from_network(*tiny_network, max_history=3)
+    tokenizer.add_items(records)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def recommender_config(network, **changes):
+    return UTGRecConfig(
+        **{**network.config.level_layout(), **changes}, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1
+    )
+
+
+def snapshot(index):
+    return list(index.item_ids), index.codes.copy()
+
+
+def assert_unchanged(index, before):
+    assert index.item_ids == before[0]
+    np.testing.assert_array_equal(index.codes, before[1])
+
+
+def codes_one_by_one(network, processor, items):
+    """Every item alone in its batch, without padding: `(codes, residuals)`."""
+    outputs = []
+    for item in items:
+        images = (
+            None if processor.image_processor is None else [item["image"] and processor.encode_image(item["image"])]
+        )
+        with torch.no_grad():
+            outputs.append(network(**processor.collate(processor.encode_texts([item["text"]]), images)))
+    return tuple(torch.cat([getattr(output, name) for output in outputs]).numpy() for name in ("codes", "residuals"))
+
+
+def test_codes_are_those_of_each_item_alone_whatever_the_batches(tokenizer, tiny_items, records, tiny_network):
+    expected, residuals = codes_one_by_one(*tiny_network, tiny_items)
+    assert len(np.unique(expected, axis=0)) > 3, "the fixture must tell items apart"
+    catalogue = Catalogue.from_records(records)
+    for batch_tokens in (1, 60, 100_000):
+        codes, found = tokenizer.compute_codes(catalogue, batch_tokens=batch_tokens, progress=False)
+        np.testing.assert_array_equal(codes, expected)
+        np.testing.assert_allclose(found, residuals, atol=1e-5)
+
+
+def test_images_and_texts_both_count(tokenizer, records):
+    catalogue = Catalogue.from_records(records)
+    _, full = tokenizer.compute_codes(catalogue, progress=False)
+    blind = Catalogue.from_records([{**record, "image": None} for record in records])
+    _, text_only = tokenizer.compute_codes(blind, progress=False)
+    with_image = np.array([record["image"] is not None for record in records])
+    assert (np.abs(full - text_only).max((1, 2)) > 1e-3)[with_image].all()
+    np.testing.assert_allclose(full[~with_image], text_only[~with_image], atol=1e-5)
+
+
+def test_a_text_encoder_leaves_images_aside(make_network, tiny_bert, tiny_items, records):
+    network, processor = spread_codebooks(*make_network(tiny_bert), tiny_items)
+    tokenizer = UniversalItemTokenizer.from_network(network, processor)
+    codes, _ = tokenizer.compute_codes(Catalogue.from_records(records), batch_tokens=40, progress=False)
+    assert len(np.unique(codes, axis=0)) > 3
+    np.testing.assert_array_equal(codes, codes_one_by_one(network, processor, tiny_items)[0])
+
+
+def test_add_items_gives_the_nearest_codes_and_resolves_conflicts(tokenizer, tiny_items, records, tiny_network):
+    report = tokenizer.add_items(records)
+    codes, _ = codes_one_by_one(*tiny_network, tiny_items)
+    _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    alone = counts[inverse.reshape(-1)] == 1
+    assert report.num_items == len(records) and report.collisions_before == (~alone).sum()
+    assert len(np.unique(tokenizer.index.codes, axis=0)) == len(records) == len(tokenizer)
+    changed = (tokenizer.index.codes != codes).any(axis=1)
+    assert changed.sum() == report.items_moved
+    if not changed.any():
+        np.testing.assert_array_equal(tokenizer.index.codes, codes)
+    offsets = np.asarray(tiny_network[0].config.level_offsets)
+    for row, record in enumerate(records):
+        tokens = tokenizer.encode(record["item_id"])
+        assert tokens == (tokenizer.index.codes[row] + offsets).tolist()
+        assert tokenizer.decode(tokens) == record["item_id"] and record["item_id"] in tokenizer
+
+
+def test_identical_items_are_told_apart_at_the_least_distance(tokenizer, records, tiny_network):
+    twin = {**records[0], "item_id": "twin"}
+    report = tokenizer.add_items([records[0], twin])
+    assert (report.collisions_before, report.items_moved) == (2, 1)
+    (first, second), network = tokenizer.index.codes, tiny_network[0]
+    codes, residuals = tokenizer.compute_codes(Catalogue.from_records([records[0]]), progress=False)
+    kept, moved = (first, second) if (first == codes[0]).all() else (second, first)
+    np.testing.assert_array_equal(kept, codes[0])
+    # The moved one takes the second nearest code of the last level, the cheapest way out.
+    vectors = network.quantizer.level_vectors()[-1].detach().numpy()
+    nearest = ((residuals[0, -1] - vectors) ** 2).sum(-1).argsort()
+    np.testing.assert_array_equal(moved, [*codes[0, :-1], nearest[1]])
+
+
+def test_adding_never_changes_identifiers_and_removing_frees_them(tokenizer, records):
+    tokenizer.add_items(records[:5])
+    before = {record["item_id"]: tokenizer.encode(record["item_id"]) for record in records[:5]}
+    # Copies of known items want identifiers that are taken.
+    tokenizer.add_items(records[5:] + [{**record, "item_id": f"copy-{i}"} for i, record in enumerate(records[:5])])
+    assert {item_id: tokenizer.encode(item_id) for item_id in before} == before
+    freed = before["item-2"]
+    tokenizer.remove_items(["item-2", "copy-2"])
+    assert "item-2" not in tokenizer and len(tokenizer) == len(records) + 3
+    with pytest.raises(UnknownItemError, match="item-2"):
+        tokenizer.encode("item-2")
+    with pytest.raises(UnknownItemError):
+        tokenizer.decode(freed)
+    tokenizer.add_items([{**records[2], "item_id": "new"}])
+    assert tokenizer.encode("new") == freed
+
+
+def test_call_encodes_the_latest_items_padded_on_the_right(filled):
+    histories = [["item-1", "item-3", "item-5", "item-7"], ["item-2"]]
+    rows = [[token for item in history[-3:] for token in filled.encode(item)] for history in histories]
+    expected = [rows[0], rows[1] + [0] * 6]
+    batch = filled(histories)
+    assert batch["input_ids"] == expected
+    assert batch["attention_mask"] == [[1] * 9, [1] * 3 + [0] * 6]
+    tensors = filled(histories, return_tensors="pt")
+    assert tensors["input_ids"].dtype == torch.long and tensors["input_ids"].tolist() == expected
+    assert filled(histories, max_history=1)["input_ids"] == [filled.encode("item-7"), filled.encode("item-2")]
+    assert filled(histories, max_history=9, return_tensors="np")["input_ids"].shape == (2, 12)
+
+
+def test_call_errors(filled):
+    with pytest.raises(UnknownItemError, match="'nope'"):
+        filled([["item-1", "nope"]])
+    with pytest.raises(TypeError, match="list of item ids"):
+        filled(["item-1"])
+    with pytest.raises(TypeError, match="list of item ids"):
+        filled("item-1")
+    with pytest.raises(ValueError, match="empty histor"):
+        filled([["item-1"], []])
+
+
+def test_trie_holds_exactly_the_items(filled):
+    assert filled.trie.num_items == len(filled)
+    assert list(filled.trie.item_ids) == filled.index.item_ids
+    filled.remove_items(["item-0"])
+    assert "item-0" not in filled.trie.item_ids
+
+
+@pytest.mark.parametrize("image", [b"\x89PNG\r\n\x1a\nbroken", "missing.png", "truncated"])
+def test_broken_image_leaves_the_index_as_it_was(filled, records, tmp_path, image):
+    if image == "truncated":
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "image.png")
+        content = (tmp_path / "image.png").read_bytes()
+        image = content[: len(content) // 2]
+    before = snapshot(filled.index)
+    new = [{**records[0], "item_id": "fine"}, {"item_id": "broken", "description": "text", "image": image}]
+    with pytest.raises(CatalogueError, match="'broken'"):
+        filled.add_items(new)
+    assert_unchanged(filled.index, before)
+
+
+def test_bad_catalogues_leave_the_index_as_it_was(filled, records, monkeypatch):
+    before = snapshot(filled.index)
+    monkeypatch.setattr(filled.network, "forward", lambda *_, **__: pytest.fail("checked too late"))
+    with pytest.raises(CatalogueError, match="'twice': duplicate"):
+        filled.add_items([{"item_id": "twice", "description": "a"}, {"item_id": "twice", "description": "b"}])
+    with pytest.raises(CatalogueError, match="'bare'.*empty text and no image"):
+        filled.add_items([{"item_id": "fine", "description": "a"}, {"item_id": "bare", "description": " "}])
+    with pytest.raises(ValueError, match="1 items are in the index already.*item-3"):
+        filled.add_items([{"item_id": "new", "description": "a"}, records[3]])
+    assert_unchanged(filled.index, before)
+
+
+def test_no_items_are_no_error(tokenizer):
+    assert tokenizer.add_items([]).num_items == 0
+    assert len(tokenizer) == 0
+
+
+def test_round_trip_is_exact(saved, filled, records):
+    loaded = UniversalItemTokenizer.from_pretrained(saved)
+    assert_unchanged(loaded.index, snapshot(filled.index))
+    assert (loaded.fingerprint, loaded.max_history) == (filled.fingerprint, 3)
+    assert loaded.has_network and loaded._network is None, "the network is read when it is needed"
+    catalogue = Catalogue.from_records(records)
+    for found, expected in zip(
+        loaded.compute_codes(catalogue, progress=False), filled.compute_codes(catalogue, progress=False), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    assert network_fingerprint(loaded.network, loaded.processor) == filled.fingerprint
+    loaded.add_items([{"item_id": "later", "description": "new strings"}])
+    assert loaded.encode("item-5") == filled.encode("item-5") and "later" in loaded
+
+
+def test_the_folder_is_a_model_folder_without_pickles_or_leftovers(saved, filled, records):
+    names = sorted(path.name for path in saved.rglob("*"))
+    assert {"config.json", "model.safetensors", TOKENIZER_FILE, "item_index.safetensors", "item_ids.json"} <= set(
+        names
+    )
+    assert not [name for name in names if name.startswith(".") or name.endswith((".tmp", ".bin", ".pkl", ".pt"))]
+    network = AutoModel.from_pretrained(saved).eval()
+    assert isinstance(network, UTGRecTokenizerModel)
+    again = UniversalItemTokenizer(filled.index, filled.fingerprint, 3, network, filled.processor)
+    catalogue = Catalogue.from_records(records)
+    expected, found = (t.compute_codes(catalogue, progress=False)[1] for t in (filled, again))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_failed_save_leaves_the_old_file(folder, filled, monkeypatch):
+    before = (folder / TOKENIZER_FILE).read_bytes()
+    filled.max_history = 7
+    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        filled.save_pretrained(folder, include_network=False)
+    assert (folder / TOKENIZER_FILE).read_bytes() == before
+
+
+def test_index_only_copy(filled, tmp_path, monkeypatch):
+    filled.save_pretrained(tmp_path, include_network=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "item_ids.json",
+        "item_index.safetensors",
+        TOKENIZER_FILE,
+    ]
+    forbid_networks(monkeypatch)
+    check_index_only(UniversalItemTokenizer.from_pretrained(tmp_path), filled)
+
+
+def test_index_only_load_of_a_full_folder(saved, filled, monkeypatch):
+    forbid_networks(monkeypatch)
+    check_index_only(UniversalItemTokenizer.from_pretrained(saved, index_only=True), filled)
+    # Without the flag nothing is read before it is needed, either.
+    assert UniversalItemTokenizer.from_pretrained(saved).encode("item-3") == filled.encode("item-3")
+
+
+def forbid_networks(monkeypatch):
+    monkeypatch.setattr(UTGRecTokenizerModel, "from_pretrained", lambda *_, **__: pytest.fail("loads the network"))
+
+
+def check_index_only(copied, original):
+    assert_unchanged(copied.index, snapshot(original.index))
+    assert not copied.has_network and copied.processor is None
+    history = [["item-1", "item-9"]]
+    assert copied(history)["input_ids"] == original(history)["input_ids"]
+    assert copied.decode(copied.encode("item-6")) == "item-6"
+    with pytest.raises(ValueError, match="item index only and cannot tokenize new items"):
+        copied.add_items([{"item_id": "new", "description": "text"}])
+    copied.remove_items(["item-0"])
+    assert "item-0" not in copied
+
+
+def test_an_index_only_copy_stays_one(saved, tmp_path):
+    copied = UniversalItemTokenizer.from_pretrained(saved, index_only=True)
+    copied.save_pretrained(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert UniversalItemTokenizer.from_pretrained(tmp_path).encode("item-1") == copied.encode("item-1")
+
+
+def test_a_loaded_tokenizer_saves_its_network(saved, filled, tmp_path):
+    loaded = UniversalItemTokenizer.from_pretrained(saved)
+    loaded.save_pretrained(tmp_path)
+    again = UniversalItemTokenizer.from_pretrained(tmp_path)
+    assert network_fingerprint(again.network, again.processor) == filled.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.quantizer.root.codes.data.add_(1e-3),
+        lambda network: network.adapter[0].weight.data.mul_(1.01),
+        lambda network: network.get_input_embeddings().code_tokens.data.neg_(),
+    ],
+    ids=["codebook", "adapter", "code tokens"],
+)
+def test_another_network_in_the_folder(folder, tiny_network, change):
+    network = copy.deepcopy(tiny_network[0])
+    with torch.no_grad():
+        change(network)
+    network.save_pretrained(folder)
+    loaded = UniversalItemTokenizer.from_pretrained(folder)
+    assert loaded.encode("item-1"), "the index alone is still of use"
+    with pytest.raises(TokenizerMismatchError, match=f"{folder}.*{loaded.fingerprint}"):
+        loaded.add_items([{"item_id": "new", "description": "text"}])
+    assert "new" not in loaded
+
+
+def test_another_prompt_is_another_tokenizer(tiny_network):
+    network, processor = tiny_network
+    shorter = copy.copy(processor)
+    shorter.max_text_tokens = 3
+    assert network_fingerprint(network, shorter) != network_fingerprint(network, processor)
+    assert network_fingerprint(copy.deepcopy(network), processor) == network_fingerprint(network, processor)
+
+
+def test_truncated_network(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    loaded = UniversalItemTokenizer.from_pretrained(folder)
+    with pytest.raises(ValueError, match=f"{folder}.*cannot be read"):
+        loaded.add_items([{"item_id": "new", "description": "text"}])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_missing_network_file(folder, name):
+    (folder / name).unlink()
+    loaded = UniversalItemTokenizer.from_pretrained(folder)
+    with pytest.raises((OSError, ValueError), match=f"(?s){folder}"):
+        loaded.add_items([{"item_id": "new", "description": "text"}])
+
+
+def test_missing_weights_are_not_made_up(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "lora_B" in name)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"1 weights .* missing or misshapen.*{name}"):
+        assert UniversalItemTokenizer.from_pretrained(folder).network
+
+
+def test_a_recommender_in_the_networks_place(folder, tiny_network):
+    UTGRecForConditionalGeneration(recommender_config(tiny_network[0])).save_pretrained(folder)
+    with pytest.raises(TokenizerMismatchError, match="model of type utgrec"):
+        assert UniversalItemTokenizer.from_pretrained(folder).network
+
+
+def test_truncated_or_missing_index(folder):
+    file = folder / "item_index.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-5])
+    with pytest.raises(ItemIndexError, match="item_index.safetensors is truncated"):
+        UniversalItemTokenizer.from_pretrained(folder)
+    file.unlink()
+    with pytest.raises(ItemIndexError, match="item_index.safetensors is missing"):
+        UniversalItemTokenizer.from_pretrained(folder)
+
+
+def test_missing_truncated_or_newer_settings(folder):
+    file = folder / TOKENIZER_FILE
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "format_version": 99}))
+    with pytest.raises(ValueError, match=f"{TOKENIZER_FILE}: format version 1 expected, found 99"):
+        UniversalItemTokenizer.from_pretrained(folder)
+    file.write_text(json.dumps(values)[:-9])
+    with pytest.raises(ValueError, match=f"{TOKENIZER_FILE} is truncated"):
+        UniversalItemTokenizer.from_pretrained(folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{TOKENIZER_FILE} is missing"):
+        UniversalItemTokenizer.from_pretrained(folder)
+
+
+def test_check_recommender(filled, tiny_network):
+    network, _ = tiny_network
+    fitting = UTGRecForConditionalGeneration(
+        recommender_config(network, item_tokenizer_fingerprint=filled.fingerprint)
+    )
+    filled.check_recommender(fitting)
+    for changes, named in [
+        ({"root_codebook_size": 8}, "level sizes"),
+        ({"num_levels": 2}, "level sizes"),
+        ({"level_sizes": [7, 9, 9], "num_levels": None}, "level offsets"),
+        ({"item_tokenizer_fingerprint": "another"}, "fingerprint"),
+        ({}, "fingerprint"),
+    ]:
+        other = UTGRecForConditionalGeneration(recommender_config(network, **changes))
+        with pytest.raises(TokenizerMismatchError, match=named):
+            filled.check_recommender(other)
+
+
+@pytest.mark.parametrize("index_only", [False, True])
+@pytest.mark.parametrize("subfolder", ["", "items"])
+def test_from_the_hub(saved, filled, tmp_path, monkeypatch, index_only, subfolder):
+    shutil.copytree(saved, tmp_path / subfolder, dirs_exist_ok=True)
+    calls = []
+
+    def download(repo_id, allow_patterns, **kwargs):
+        calls.append((repo_id, allow_patterns, kwargs))
+        return str(tmp_path)
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    loaded = UniversalItemTokenizer.from_pretrained(
+        "org/items", index_only=index_only, subfolder=subfolder, revision="v1"
+    )
+    assert_unchanged(loaded.index, snapshot(filled.index))
+    assert loaded.has_network is not index_only
+    ((repo_id, patterns, kwargs),) = calls
+    assert (repo_id, kwargs) == ("org/items", {"revision": "v1"})
+    prefix = f"{subfolder}/" if subfolder else ""
+    assert patterns == [f"{prefix}*.json" if index_only else f"{prefix}*", f"{prefix}item_index.safetensors"]
+
+
+def test_save_and_push(filled, tmp_path, monkeypatch):
+    folder, pushed = tmp_path / "beauty", {}
+    folder.mkdir()
+    (folder / "old.txt").write_text("was there before")
+
+    class Repository:
+        repo_id = "me/beauty"
+
+    def create(repo_id, exist_ok, **kwargs):
+        pushed.update(asked=repo_id, **kwargs)
+        return Repository
+
+    def upload(folder, repo_id, timestamps, commit_message, token):
+        pushed.update(repo_id=repo_id, known=sorted(timestamps), message=commit_message, token=token)
+        pushed["files"] = sorted(path.name for path in folder.iterdir())
+
+    monkeypatch.setattr(module, "create_repo", create)
+    monkeypatch.setattr(filled, "_upload_modified_files", upload, raising=False)
+    filled.save_pretrained(
+        folder, include_network=False, push_to_hub=True, private=True, token="hf_x", commit_message="First"
+    )
+    assert pushed == {
+        "asked": "beauty",
+        "private": True,
+        "token": "hf_x",
+        "repo_id": "me/beauty",
+        "known": ["old.txt"],
+        "message": "First",
+        "files": ["item_ids.json", "item_index.safetensors", TOKENIZER_FILE, "old.txt"],
+    }
+
+
+def test_length_batches_hold_every_row_once_within_the_budget():
+    lengths = np.random.default_rng(0).integers(0, 50, size=101).tolist()
+    batches = list(length_batches(lengths, prompt_length=7, batch_tokens=200))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(101))
+    longest = [max(lengths[row] for row in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    for batch, length in zip(batches, longest, strict=True):
+        assert len(batch) * (length + 7) <= 200
+    assert [batch.tolist() for batch in length_batches([90, 3], 7, 5)] == [[0], [1]]
+
+
+def test_images_count_as_tokens_of_a_batch(tokenizer, records, monkeypatch):
+    sizes = []
+    collate = tokenizer.processor.collate
+
+    def spy(texts, images):
+        batch = collate(texts, images)
+        sizes.append(batch["input_ids"].numel())
+        return batch
+
+    monkeypatch.setattr(tokenizer.processor, "collate", spy)
+    tokenizer.compute_codes(Catalogue.from_records(records), batch_tokens=120, progress=False)
+    assert len(sizes) > 1 and max(sizes) <= 120 + 4, sizes

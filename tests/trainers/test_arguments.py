@@ -1,0 +1,200 @@
+"""Command lines with sections: what wins, what is named when it is wrong."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from trainers.arguments import parse_sections
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.recommender_trainer import RecommenderTrainingArguments
+
+
+@dataclass
+class Main:
+    data: list[str] = field(metadata={"help": "Folders of data."})
+    mode: Literal["fast", "slow"] = field(default="fast", metadata={"help": "How."})
+    resume: bool = field(default=False, metadata={"help": "Whether to go on."})
+    seed: int = field(default=0, metadata={"help": "Seed."})
+
+
+@dataclass
+class Network:
+    width: int = field(default=8, metadata={"help": "Width of it."})
+    decoder: str | None = field(default="tiny", metadata={"help": "The decoder."})
+    scale: float | None = field(default=None, metadata={"help": "A factor."})
+
+
+@dataclass
+class Extra:
+    rate: float = field(default=0.5, metadata={"help": "Another rate."})
+    shuffle: bool = field(default=True, metadata={"help": "Whether to shuffle."})
+    names: list[str] | None = field(default=None, metadata={"help": "Names."})
+
+
+SECTIONS = {"tokenizer": (Network, Extra), "recommender": (Network,)}
+
+
+def parse(*argv, sections=None):
+    return parse_sections(Main, sections or SECTIONS, "What it does.", argv)
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        (tmp_path / "config.yaml").write_text(text)
+        return str(tmp_path / "config.yaml")
+
+    return write
+
+
+def test_flags_go_to_their_section():
+    main, tokenizer, extra, recommender = parse(
+        "--data",
+        "a",
+        "b",
+        "--tokenizer.width",
+        "3",
+        "--tokenizer.rate",
+        "1e-4",
+        "--seed",
+        "7",
+        "--recommender.width",
+        "5",
+    )
+    assert (main.data, main.seed, main.mode, main.resume) == (["a", "b"], 7, "fast", False)
+    assert (tokenizer.width, extra.rate, recommender.width) == (3, 1e-4, 5)
+
+
+def test_flags_with_equals_sign():
+    main, tokenizer, extra, recommender = parse(
+        "--data=a", "--tokenizer.rate=1e-4", "--seed=4", "--recommender.width=5", "--recommender.decoder=x.y=z"
+    )
+    assert (main.data, main.seed, extra.rate) == (["a"], 4, 1e-4)
+    assert (tokenizer.width, recommender.width, recommender.decoder) == (8, 5, "x.y=z")
+
+
+def test_a_list_ends_where_another_sections_flag_begins():
+    main, _, extra, _ = parse("--tokenizer.names", "x", "y", "--data", "a", "b", "--tokenizer.width", "3")
+    assert (main.data, extra.names) == (["a", "b"], ["x", "y"])
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_the_command_line_wins_over_the_file(config, form):
+    file = config("data: [a]\nseed: 3\ntokenizer:\n  width: 30\n  rate: 3e-4\nrecommender:\n  width: 40\n")
+    argv = [part.format(file) for part in form]
+    main, tokenizer, extra, recommender = parse("--tokenizer.width", "31", *argv, "--data", "b", "c")
+    assert (main.data, main.seed) == (["b", "c"], 3)
+    assert (tokenizer.width, recommender.width) == (31, 40)
+    assert extra.rate == 3e-4 and isinstance(extra.rate, float), "YAML reads 3e-4 as text"
+
+
+def test_values_of_the_file_keep_their_meaning(config):
+    file = config(
+        "data: [a, b]\nmode: slow\nresume: true\n"
+        "tokenizer:\n  shuffle: false\n  scale: -2.5\n  decoder: 'no'\n  names: [1, x]\nrecommender:\n  scale:\n"
+    )
+    main, tokenizer, extra, recommender = parse("--config", file)
+    assert (main.data, main.mode, main.resume) == (["a", "b"], "slow", True)
+    assert (extra.shuffle, tokenizer.scale, tokenizer.decoder, extra.names) == (False, -2.5, "no", ["1", "x"])
+    assert recommender.scale is None
+
+
+def test_booleans_on_the_command_line():
+    assert parse("--data", "a", "--resume")[0].resume is True
+    assert parse("--data", "a", "--resume", "false")[0].resume is False
+    assert parse("--data", "a", "--tokenizer.shuffle", "no")[2].shuffle is False
+    assert parse("--data", "a", "--tokenizer.shuffle=false")[2].shuffle is False
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("data: [a]\nsede: 1", "sede"),
+        ("data: [a]\ntokenizer:\n  widht: 1\n  rate: 1", "tokenizer.widht"),
+        ("data: [a]\ntokeniser:\n  width: 1", "tokeniser"),
+        ("data: [a]\ntokenizer:\n  decoder:", "tokenizer.decoder .* is empty"),
+        ("data: [a]\ntokenizer: 3", "tokenizer in the configuration file"),
+        ("- a\n- b", "expected keys"),
+        ("data: [a\n", "cannot be read"),
+    ],
+)
+def test_wrong_files_name_the_key(config, text, named):
+    with pytest.raises(SystemExit, match=named):
+        parse("--config", config(text))
+
+
+def test_missing_file():
+    with pytest.raises(SystemExit, match="nowhere.yaml cannot be read"):
+        parse("--config", "nowhere.yaml", "--data", "a")
+    with pytest.raises(SystemExit, match="needs a YAML file"):
+        parse("--data", "a", "--config")
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--sede", "1"], "--sede 1"),
+        (["--tokenizer.widht", "1"], "--tokenizer.widht 1"),
+        (["--tokenizer.widht=1"], "--tokenizer.widht=1"),
+        (["--tokeniser.width", "1"], "--tokeniser.width"),
+        (["--width", "1"], "--width 1"),
+    ],
+)
+def test_unknown_flags_are_named(argv, named):
+    with pytest.raises(SystemExit, match=f"Unknown flag: {named}"):
+        parse("--data", "a", *argv)
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        ([], "--data"),
+        (["--data", "a", "--seed", "x"], "--seed"),
+        (["--data", "a", "--mode", "medium"], "medium"),
+        (["--data", "a", "--tokenizer.rate", "x"], r"section --tokenizer.*--rate"),
+    ],
+)
+def test_wrong_values_are_named(argv, named, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(*argv)
+    assert error.value.code == 2
+    output = capsys.readouterr().err.replace("\n", " ")
+    assert re.search(named, output), output
+
+
+def test_wrong_value_in_the_file_is_named(config, capsys):
+    with pytest.raises(SystemExit):
+        parse("--config", config("data: [a]\ntokenizer:\n  width: wide"))
+    assert "--width" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_sections(capsys, flag):
+    with pytest.raises(SystemExit) as error:
+        parse(flag)
+    assert error.value.code == 0
+    output = capsys.readouterr().out
+    assert "What it does." in output and "Folders of data." in output
+    for name in SECTIONS:
+        assert f"--{name}.<flag>, one of:" in output
+    assert output.count("--width") == 2 and output.count("Another rate.") == 1
+
+
+def test_training_arguments_of_both_trainers(config):
+    file = config(
+        "data: [a]\n"
+        "tokenizer:\n  learning_rate: 1e-4\n  bf16: false\n  save_strategy: 'no'\n"
+        "  gradient_checkpointing_kwargs: {use_reentrant: false}\n"
+        "recommender:\n  eval_strategy: epoch\n  num_train_epochs: 2\n"
+    )
+    sections = {"tokenizer": (ItemTokenizerTrainingArguments,), "recommender": (RecommenderTrainingArguments,)}
+    _, tokenizer, recommender = parse(
+        "--config", file, "--tokenizer.per_device_train_batch_size=4", "--recommender.use_cpu", sections=sections
+    )
+    assert (tokenizer.learning_rate, tokenizer.save_strategy) == (1e-4, "no")
+    assert tokenizer.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert (tokenizer.per_device_train_batch_size, recommender.per_device_train_batch_size) == (4, 1024)
+    assert (recommender.eval_strategy, recommender.num_train_epochs, recommender.learning_rate) == ("epoch", 2, 5e-3)
+    assert recommender.use_cpu and not tokenizer.use_cpu

@@ -1,0 +1,600 @@
+"""Training of item tokenizers. Run as a script (`__main__` below) this file is the worker of the two-process tests."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import TrainerCallback, set_seed
+
+from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.processing_items import ItemProcessor
+from trainers import callbacks
+from trainers.backbones import load_autoencoder, tiny_backbone
+from trainers.image_latents import encode_images
+from trainers.interactions import CoOccurrenceGraph, Interactions
+from trainers.item_pairs import ItemPairs
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+
+NUM_ITEMS = 24
+ROOT = Path(__file__).parents[2]
+PARTS = {"text", "image", "quantization", "alignment", "co_text", "co_image"}
+WORDS = ["steel string", "oak body", "violin bow", "drum skin", "silent pad", "stage light"]
+LATENT = {"latent_channels": 16, "latent_size": 2}
+NO_DROPOUT = {"adapter_dropout": 0.0, "decoder_dropout": 0.0}
+
+
+def make_catalogue(num_items=NUM_ITEMS, images=True):
+    """Six groups of items; an item's text and picture show its group. Every fourth has no picture."""
+    rng, records = np.random.default_rng(0), []
+    for row in range(num_items):
+        group = row % len(WORDS)
+        pixels = np.full((32, 32, 3), 40 * group, np.uint8) + rng.integers(0, 30, (32, 32, 3), dtype=np.uint8)
+        records.append(
+            {
+                "item_id": f"i{row}",
+                "title": f"{WORDS[group]} number {row} of the {WORDS[group]} kind",
+                "image": Image.fromarray(pixels) if images and row % 4 != 3 else None,
+            }
+        )
+    return Catalogue.from_records(records)
+
+
+def make_graph(catalogue):
+    """Items of one group follow each other, in a ring."""
+    groups = [list(range(group, len(catalogue), len(WORDS))) for group in range(len(WORDS))]
+    sequences = [[catalogue.item_ids[row] for row in group + group[:1]] for group in groups]
+    return CoOccurrenceGraph.from_interactions(Interactions.from_sequences(sequences, catalogue.item_ids))
+
+
+def make_network(catalogue, seed=0, lora_dropout=0.0, lora=True, **config):
+    set_seed(7)
+    backbone, tokenizer, image_processor = tiny_backbone(catalogue.texts, 56 * 56, hidden_size=48, vocab_size=300)
+    sizes = dict(root_codebook_size=6, leaf_codebook_size=8, codebook_dim=8, adapter_hidden_size=16)
+    denoiser = dict(denoiser_width=16, denoiser_depth=1, diffusion_steps=20, diffusion_repeats=2)
+    values = {**sizes, **denoiser, **LATENT, "max_text_tokens": 6, "warmup_steps": 0, "quantization_weight": 1.0}
+    config = UTGRecTokenizerConfig(
+        backbone_config=backbone.config,
+        lora_config={"r": 2, "lora_alpha": 4, "lora_dropout": lora_dropout} if lora else None,
+        **{**values, **config},
+    )
+    set_seed(seed)
+    network = UTGRecTokenizerModel(config, backbone=backbone)
+    return network, ItemProcessor.for_model(network.config, tokenizer, image_processor, instruct=False)
+
+
+def make_trainer(folder, network=None, num_items=NUM_ITEMS, images=True, config=None, **changes):
+    catalogue = make_catalogue(num_items, images)
+    network, processor = make_network(catalogue, **(config or {})) if network is None else network
+    latents = encode_images(catalogue, load_autoencoder("tiny"), 16, progress=False) if images else None
+    pairs = ItemPairs(catalogue, make_graph(catalogue), processor, latents, seed=5)
+    values = dict(
+        output_dir=str(folder),
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=8,
+        learning_rate=3e-3,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=5,
+    )
+    return ItemTokenizerTrainer(network, ItemTokenizerTrainingArguments(**{**values, **changes}), pairs)
+
+
+def weights(network):
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different
+
+
+def logged(trainer, name="loss"):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+class Recorder(TrainerCallback):
+    """What the network and its data look like before every step."""
+
+    def __init__(self, look):
+        self.look, self.seen = look, []
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.seen.append(self.look(model))
+
+
+def count_settings(monkeypatch):
+    """Where in the training k-means ran, as `training_passes`."""
+    settings, original = [], ItemTokenizerTrainer._set_codebooks
+
+    def spy(self):
+        settings.append(int(self.model.training_passes))
+        original(self)
+
+    monkeypatch.setattr(ItemTokenizerTrainer, "_set_codebooks", spy)
+    return settings
+
+
+def test_losses_fall_and_every_part_is_logged(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=40, config=NO_DROPOUT)
+    trainer.train()
+    for name in ("loss", "loss/text", "loss/co_text", "loss/alignment", "loss/quantization"):
+        values = logged(trainer, name)
+        assert len(values) == 40
+        assert np.mean(values[-5:]) < 0.95 * np.mean(values[:5]), (name, values)
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert {name.split("/")[1] for name in entry if name.startswith("loss/")} == PARTS
+    for level, size in enumerate([6, 8, 8]):
+        used, perplexity = logged(trainer, f"codes/used_{level}"), logged(trainer, f"codes/perplexity_{level}")
+        assert all(1 / size <= value <= 1 for value in used)
+        # A batch of 8 cannot use more codes than that; perplexity lies between 1 and the codes in use.
+        assert all(1 <= p <= size * u + 1e-3 for p, u in zip(perplexity, used, strict=True))
+
+
+def test_logged_parts_are_means_since_the_last_entry(tmp_path):
+    every = make_trainer(tmp_path, max_steps=6, config=NO_DROPOUT)
+    every.train()
+    seldom = make_trainer(tmp_path, max_steps=6, logging_steps=4, config=NO_DROPOUT)
+    seldom.train()
+    for name in ("loss/text", "loss/alignment", "loss/image"):
+        values = logged(every, name)
+        assert logged(seldom, name) == pytest.approx([np.mean(values[:4]), np.mean(values[4:])], abs=2e-5), name
+    # The total is the weighted sum of its parts (Eq. 13).
+    config = every.model.config
+    for entry in every.state.log_history[:6]:
+        part = {name: entry[f"loss/{name}"] for name in PARTS}
+        total = part["text"] + config.image_weight * part["image"] + part["quantization"]
+        total += config.alignment_weight * part["alignment"]
+        total += config.co_reconstruction_weight * (part["co_text"] + config.image_weight * part["co_image"])
+        assert entry["loss"] == pytest.approx(total, abs=1e-3)
+
+
+def test_parts_that_are_switched_off_are_not_logged(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1, config={"alignment_weight": 0, "co_reconstruction_weight": 0})
+    trainer.train()
+    names = {name for entry in trainer.state.log_history for name in entry if name.startswith("loss/")}
+    assert names == {"loss/text", "loss/image", "loss/quantization"}
+
+
+def test_parameter_groups(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=1e-2, backbone_learning_rate=1e-4, weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found.keys() == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert any("lora_A" in name for name in found) and any("code_tokens" in name for name in found)
+    for name, (rate, decay) in found.items():
+        assert rate == (1e-4 if name.startswith("backbone.") else 1e-2), name
+        plain = name.endswith("bias") or "norm" in name
+        assert decay == (0.0 if plain else 0.1), name
+    same = make_trainer(tmp_path, learning_rate=1e-2).create_optimizer().param_groups
+    assert {group["lr"] for group in same} == {1e-2}
+
+
+def test_freeze_codes_freezes_exactly_the_codebook_matrices(tmp_path):
+    trainer = make_trainer(tmp_path, freeze_codes=True, max_steps=8, backbone_learning_rate=1e-3)
+    before, frozen = weights(trainer.model), {"quantizer.root.codes", "quantizer.leaf.codes"}
+    trainer.train()
+    after = trainer.model.state_dict()
+    learns = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert learns == {name for name, p in make_trainer(tmp_path).model.named_parameters() if p.requires_grad} - frozen
+    for name in frozen:
+        assert torch.equal(after[name], before[name])
+    for name in ("quantizer.root.projection.weight", "quantizer.leaf.projection.weight"):
+        assert not torch.equal(after[name], before[name])
+    unchanged = {name for name in learns if torch.equal(after[name], before[name])}
+    assert not unchanged
+    for name in before.keys() - learns - {"training_passes"}:
+        assert torch.equal(after[name], before[name]), name
+
+
+def test_freezing_ends_with_the_next_training(tmp_path):
+    network = make_network(make_catalogue())
+    make_trainer(tmp_path, network, freeze_codes=True)
+    make_trainer(tmp_path, network)
+    assert network[0].quantizer.root.codes.requires_grad
+
+
+def test_codebook_warmup_steps_count_optimizer_steps(tmp_path):
+    trainer = make_trainer(
+        tmp_path, codebook_warmup_steps=3, gradient_accumulation_steps=2, per_device_train_batch_size=4, max_steps=5
+    )
+    recorder = Recorder(lambda model: model.in_warmup)
+    trainer.add_callback(recorder)
+    trainer.train()
+    assert recorder.seen == [True, True, True, False, False]
+    # A fine-tuning of this network does not warm up again.
+    again = make_trainer(tmp_path, (trainer.model, trainer.train_dataset.processor), codebook_warmup_steps=3)
+    assert not again.model.in_warmup
+
+
+@pytest.mark.parametrize("steps, warned", [(3, True), (4, False)])
+def test_a_training_within_the_warmup_is_warned_of(tmp_path, monkeypatch, steps, warned):
+    messages = []
+    monkeypatch.setattr(callbacks.logger, "warning", messages.append)
+    make_trainer(tmp_path, codebook_warmup_steps=3, max_steps=steps).train()
+    assert [("3 steps" in message) for message in messages] == [True] * warned
+
+
+@pytest.mark.parametrize("structure", ["tree", "residual"])
+def test_kmeans_sets_the_codebooks_once_at_the_end_of_the_warmup(tmp_path, monkeypatch, structure):
+    settings = count_settings(monkeypatch)
+    config = {"codebook_init": "kmeans", "codebook_structure": structure, **NO_DROPOUT}
+    trainer = make_trainer(tmp_path, codebook_warmup_steps=4, max_steps=8, config=config)
+    recorder = Recorder(lambda model: weights(model.quantizer))
+    trainer.add_callback(recorder)
+    trainer.train()
+    assert settings == [4]
+    for before, after in zip(recorder.seen[:4], recorder.seen[1:5], strict=True):
+        # No codebook loss in the warm-up (what changes is weight decay).
+        assert all(torch.allclose(before[name], after[name], rtol=1e-3) for name in before)
+    perplexity = logged(trainer, "codes/perplexity_0")
+    assert max(perplexity[:4]) < 2 < min(perplexity[4:]), perplexity
+    assert logged(trainer, "loss/quantization")[4] < 0.2 * logged(trainer, "loss/quantization")[3]
+
+
+def test_kmeans_centroids_are_means_of_their_residuals(tmp_path):
+    trainer = make_trainer(tmp_path, config={"codebook_init": "kmeans", **NO_DROPOUT})
+    trainer._set_codebooks()
+    assert trainer.model.training
+    network = trainer.model.eval()
+    with torch.no_grad():
+        output = network(**trainer.train_dataset.encoder_inputs(np.arange(NUM_ITEMS)))
+        vectors = [vectors.numpy() for vectors in network.quantizer.level_vectors()]
+    codes, residuals = output.codes.numpy(), output.residuals.numpy()
+    spread = residuals.std()
+    for levels, table in (([0], vectors[0]), ([1, 2], vectors[1])):
+        points, owners = residuals[:, levels].reshape(-1, 8), codes[:, levels].reshape(-1)
+        for code in np.unique(owners):
+            np.testing.assert_allclose(table[code], points[owners == code].mean(0), atol=0.3 * spread)
+        assert ((points - table[owners]) ** 2).mean() < 0.3 * points.var(axis=0).mean()
+
+
+def test_kmeans_with_fewer_items_than_codes(tmp_path):
+    config = {"codebook_init": "kmeans", "root_codebook_size": 40, "leaf_codebook_size": 80}
+    trainer = make_trainer(tmp_path, num_items=8, codebook_warmup_steps=1, max_steps=3, config=config)
+    trainer.train()
+    assert all(torch.isfinite(vectors).all() for vectors in trainer.model.quantizer.level_vectors())
+
+
+@pytest.mark.parametrize("logging_steps", [1, 100])
+@pytest.mark.parametrize("part", ["text", "image"])
+def test_nan_ends_the_training_by_name(tmp_path, monkeypatch, logging_steps, part):
+    trainer = make_trainer(tmp_path, max_steps=3, logging_steps=logging_steps, config={"co_reconstruction_weight": 0})
+    decoder = getattr(trainer.model, f"{part}_decoder")
+    original = decoder.loss
+    monkeypatch.setattr(decoder, "loss", lambda *inputs: original(*inputs) * math.nan)
+    with pytest.raises(FloatingPointError, match=r"Not finite at step \d+: ") as error:
+        trainer.train()
+    if logging_steps == 1:
+        assert f"step 1: {part}. Lower" in str(error.value)
+    else:
+        assert part in str(error.value), "also a training that ends before the next log entry"
+
+
+def resumable(folder, seed=0, **changes):
+    """Three batches an epoch, eight steps: warm-up ends, and with it k-means comes, at step 4 in the second epoch."""
+    config = {"lora_dropout": 0.2, "codebook_init": "kmeans", "seed": seed}
+    values = dict(
+        max_steps=8, codebook_warmup_steps=4, save_strategy="steps", save_steps=1, backbone_learning_rate=1e-3
+    )
+    return make_trainer(folder, config=config, **values, **changes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    trainer, batches = resumable(folder), []
+    collate = trainer.data_collator
+    trainer.data_collator = lambda pairs: batches.append(pairs) or collate(pairs)
+    trainer.train()
+    return folder, weights(trainer.model), batches
+
+
+@pytest.mark.parametrize("step, settings", [(2, [4]), (3, [4]), (4, [4]), (5, []), (6, [])])
+def test_resuming_is_exact(uninterrupted, tmp_path, monkeypatch, step, settings):
+    folder, expected, batches = uninterrupted
+    counted = count_settings(monkeypatch)
+    trainer, seen = resumable(tmp_path, seed=99), []
+    collate = trainer.data_collator
+    trainer.data_collator = lambda pairs: seen.append(pairs) or collate(pairs)
+    trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+    assert seen[:1] == batches[step : step + 1], "same items, with the positives of that epoch"
+    assert counted == settings
+    assert int(trainer.model.training_passes) == 8
+    assert_equal(weights(trainer.model), expected)
+
+
+def test_positives_are_redrawn_for_every_epoch(uninterrupted):
+    _, _, batches = uninterrupted
+    graph = make_graph(make_catalogue())
+    by_epoch = [sorted(sum(batches[3 * epoch : 3 * epoch + 3], [])) for epoch in range(2)]
+    for epoch, pairs in enumerate(by_epoch):
+        anchors, positives = np.array(pairs).T
+        assert anchors.tolist() == list(range(NUM_ITEMS)), "every item once"
+        generator = np.random.default_rng([5, epoch])
+        assert positives.tolist() == graph.sample(np.arange(NUM_ITEMS), generator).tolist()
+    assert by_epoch[0] != by_epoch[1]
+
+
+def test_an_evaluation_amid_an_epoch_changes_no_positives(tmp_path):
+    def run(**changes):
+        trainer, batches = make_trainer(tmp_path, max_steps=6, **changes), []
+        collate = trainer.data_collator
+        trainer.data_collator = lambda pairs: (
+            (batches.append(pairs) if trainer.model.training else None) or collate(pairs)
+        )
+        trainer.train()
+        return trainer, batches
+
+    plain, expected = run()
+    evaluated, found = run(eval_strategy="steps", eval_steps=1, save_strategy="no")
+    assert len(logged(evaluated, "eval_loss")) == 6
+    assert found == expected
+    assert evaluated.train_dataset.positives.tolist() == plain.train_dataset.positives.tolist()
+
+
+def test_gradient_accumulation_equals_the_large_batch(tmp_path):
+    config = {**NO_DROPOUT, "alignment_weight": 0}
+    values = dict(max_steps=3, images=False, optim="sgd", learning_rate=0.1, max_grad_norm=1e9)
+    large = make_trainer(tmp_path, config=config, per_device_train_batch_size=8, **values)
+    small = make_trainer(
+        tmp_path, config=config, per_device_train_batch_size=4, gradient_accumulation_steps=2, **values
+    )
+    start = weights(large.model)
+    large.train()
+    small.train()
+    assert logged(small) == pytest.approx(logged(large), rel=1e-4)
+    changed = 0
+    for name, weight in weights(large.model).items():
+        if name == "training_passes":
+            continue
+        torch.testing.assert_close(small.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+        changed += not torch.equal(weight, start[name])
+    assert changed > 20
+
+
+def test_gradient_checkpointing_and_loader_workers_change_nothing(tmp_path):
+    plain = make_trainer(tmp_path, config=NO_DROPOUT, max_steps=5)
+    plain.train()
+    checkpointing = dict(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False})
+    other = make_trainer(tmp_path, config=NO_DROPOUT, max_steps=5, dataloader_num_workers=1, **checkpointing)
+    other.train()
+    assert other.model.is_gradient_checkpointing
+    # Five steps are two epochs: the workers follow to the second one's positives.
+    assert logged(other) == pytest.approx(logged(plain), rel=1e-4)
+    for name, weight in weights(plain.model).items():
+        torch.testing.assert_close(other.model.state_dict()[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_keeps_the_weights_in_float32(tmp_path):
+    trainer = make_trainer(tmp_path, bf16=True, max_steps=6, config={"codebook_init": "kmeans", **NO_DROPOUT})
+    trainer.train()
+    full = make_trainer(tmp_path, max_steps=6, config={"codebook_init": "kmeans", **NO_DROPOUT})
+    full.train()
+    assert {weight.dtype for weight in weights(trainer.model).values()} == {torch.float32, torch.int64}
+    assert logged(trainer, "loss/text") == pytest.approx(logged(full, "loss/text"), rel=0.03)
+    assert logged(trainer, "loss/text") != logged(full, "loss/text")
+
+
+def test_a_domain_smaller_than_the_batch(tmp_path):
+    trainer = make_trainer(tmp_path, num_items=6, num_train_epochs=2)
+    trainer.train()
+    assert trainer.state.global_step == 2 and not trainer.args.dataloader_drop_last
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_the_last_smaller_batch_is_dropped_in_training_only(tmp_path):
+    trainer = make_trainer(tmp_path, num_items=21, num_train_epochs=1)
+    sizes, forward = [], trainer._forward
+
+    def spy(model, inputs):
+        sizes.append(len(inputs["anchor_items"]))
+        return forward(model, inputs)
+
+    trainer._forward = spy
+    trainer.train()
+    assert sizes == [8, 8]
+    sizes.clear()
+    trainer.evaluate()
+    assert sizes == [8, 8, 5] and trainer.args.dataloader_drop_last
+
+
+def test_persistent_workers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="dataloader_persistent_workers"):
+        make_trainer(tmp_path, dataloader_persistent_workers=True, dataloader_num_workers=1)
+
+
+def test_known_neighbours_are_no_negatives(tmp_path, monkeypatch):
+    seen = []
+    original = UTGRecTokenizerModel.forward
+
+    def spy(self, **inputs):
+        seen.append(inputs)
+        return original(self, **inputs)
+
+    monkeypatch.setattr(UTGRecTokenizerModel, "forward", spy)
+    trainer = make_trainer(tmp_path, max_steps=3)
+    batches, collate = [], trainer.data_collator
+    trainer.data_collator = lambda pairs: batches.append(pairs) or collate(pairs)
+    trainer.train()
+    dense = trainer.train_dataset.graph.adjacency.toarray()
+    num_excluded = 0
+    for inputs, pairs in zip(seen, batches, strict=False):
+        expected = np.array(
+            [[dense[a, other] or other == a or other == p for _, other in pairs] for a, p in pairs], dtype=bool
+        )
+        np.testing.assert_array_equal(inputs["excluded_negatives"].numpy(), expected)
+        assert not {"anchor_items", "positive_items"} & inputs.keys()
+        num_excluded += (expected & ~np.eye(len(pairs), dtype=bool)).sum()
+    assert len(seen) == 3 and num_excluded, "some negative was left out"
+
+
+def test_evaluate_counts_every_item_once(tmp_path):
+    trainer = make_trainer(tmp_path, num_items=21, per_device_eval_batch_size=4, config={"root_codebook_size": 3})
+    trainer._set_codebooks()  # so that the items' codes differ
+    trainer.model.train()
+    metrics = trainer.evaluate()
+    assert trainer.model.training, "left as it was"
+    network = trainer.model.eval()
+    with torch.no_grad():
+        output = network(**trainer.train_dataset.encoder_inputs(np.arange(21)))
+    codes = list(map(tuple, output.codes.tolist()))
+    assert len(set(codes)) > 3
+    assert metrics["eval_collision_rate"] == pytest.approx(np.mean([codes.count(code) > 1 for code in codes]))
+    for level, size in enumerate([3, 8, 8]):
+        counts = np.bincount([code[level] for code in codes], minlength=size)
+        shares = counts[counts > 0] / 21
+        assert metrics[f"eval_used_{level}"] == pytest.approx((counts > 0).mean())
+        assert metrics[f"eval_perplexity_{level}"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    # A mean over all items, whatever the batches: the codebook loss has no noise and no interaction between items.
+    residuals, vectors = output.residuals, network.quantizer.level_vectors()
+    chosen = torch.stack([table[output.codes[:, level]] for level, table in enumerate(vectors)], dim=1)
+    square = (residuals - chosen).square()
+    expected = 1.25 * (square[:, :1].mean() + square[:, 1:].mean()) / 2
+    assert metrics["eval_quantization"] == pytest.approx(expected.item(), rel=1e-4)
+    assert {f"eval_{part}" for part in PARTS} <= metrics.keys()
+    assert trainer.state.log_history[-1]["eval_collision_rate"] == metrics["eval_collision_rate"]
+
+
+def test_collision_rate_with_collisions(tmp_path):
+    trainer = make_trainer(tmp_path, config={"root_codebook_size": 1, "leaf_codebook_size": 1})
+    metrics = trainer.evaluate()
+    assert (metrics["eval_collision_rate"], metrics["eval_used_1"], metrics["eval_perplexity_2"]) == (1, 1, 1)
+
+
+def test_best_checkpoint_by_evaluation(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="collision_rate",
+        greater_is_better=False,
+    )
+    trainer.train()
+    assert trainer.state.best_metric == min(logged(trainer, "eval_collision_rate"))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def two_process_training(**changes):
+    return dict(max_steps=4, optim="sgd", learning_rate=0.1, max_grad_norm=1e9, images=False, **changes)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The same work in one process: metrics of 24 and of 22 items, and the weights after a training."""
+    folder = tmp_path_factory.mktemp("single")
+    metrics = [evaluated(folder, num_items) for num_items in (24, 22)]
+    trainer = make_trainer(folder, config=NO_DROPOUT, **two_process_training(per_device_train_batch_size=8))
+    trainer.train()
+    return metrics, trainer
+
+
+def evaluated(folder, num_items):
+    trainer = make_trainer(folder, num_items=num_items, per_device_eval_batch_size=4)
+    trainer._set_codebooks()
+    return trainer.evaluate()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes(single, tmp_path, launcher):
+    """Two processes evaluate as one does, and both train to the weights of one process with the joined batch."""
+    port = free_port()
+    if launcher == "torchrun":
+        command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    else:
+        command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command, __file__, str(tmp_path)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [report["world_size"] for report in reports] == [2, 2]
+    assert [report["rank"] for report in reports] == [0, 1]
+    assert {report["type"] for report in reports} == {"DistributedType.MULTI_CPU"}
+
+    (divisible, other), trainer = single
+    health = {name for name in divisible if name.startswith(("eval_collision", "eval_used", "eval_perplexity"))}
+    assert len(health) == 7
+    for report in reports:
+        assert report["divisible"] == reports[0]["divisible"] and report["other"] == reports[0]["other"]
+        for name in health | {"eval_text", "eval_quantization"}:
+            assert report["divisible"][name] == pytest.approx(divisible[name], rel=1e-5), name
+        for name in health:  # two items are evaluated twice, and counted once
+            assert report["other"][name] == pytest.approx(other[name], rel=1e-5), name
+        assert "24 items are fewer than one global batch of 26 (13 on 2 processes)" in report["error"]
+        # A logged part is the mean over both processes.
+        assert report["text"] == pytest.approx(logged(trainer, "loss/text"), abs=1e-4)
+        assert report["alignment"] == pytest.approx(logged(trainer, "loss/alignment"), abs=1e-4)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert_equal(*ranks)
+    for name, weight in weights(trainer.model).items():
+        torch.testing.assert_close(
+            ranks[0][name], weight, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    # With k-means and images on the way.
+    assert_equal(*(torch.load(tmp_path / f"kmeans{rank}.pt", weights_only=True) for rank in (0, 1)))
+
+
+def run_worker(output):
+    values = two_process_training(per_device_train_batch_size=4)
+    trainer = make_trainer(output / "training", config=NO_DROPOUT, **values)
+    rank = trainer.accelerator.process_index
+    report = {
+        "world_size": trainer.accelerator.num_processes,
+        "rank": rank,
+        "type": str(trainer.accelerator.distributed_type),
+        "divisible": evaluated(output / "evaluated", 24),
+        "other": evaluated(output / "evaluated", 22),
+    }
+    trainer.train()
+    report |= {name: logged(trainer, f"loss/{name}") for name in ("text", "alignment")}
+    torch.save(weights(trainer.model), output / f"rank{rank}.pt")
+    kmeans = make_trainer(
+        output / "kmeans",
+        config={"codebook_init": "kmeans"},
+        codebook_warmup_steps=2,
+        max_steps=4,
+        per_device_train_batch_size=4,
+    )
+    kmeans.train()
+    torch.save(weights(kmeans.model), output / f"kmeans{rank}.pt")
+    try:
+        make_trainer(output / "error", per_device_train_batch_size=13)
+    except ValueError as error:
+        report["error"] = str(error)
+    (output / f"rank{rank}.json").write_text(json.dumps(report))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_worker(Path(sys.argv[1]))
