@@ -9,8 +9,9 @@ From scratch, for comparison (network and recommender are described by the confi
         --output_dir runs/office-scratch
 
 The paper's ablations: `--tokenizer_mode frozen` (no tokenizer fine-tuning), `--tokenizer_mode full` (codebook matrices
-too), `--new_recommender` (no recommender pre-training), no `--pretrained` (no pre-training at all),
-`--tokenizer.codebook_structure residual`, `--tokenizer.alignment_weight 0`, `--tokenizer.co_reconstruction_weight 0`.
+too), `--new_recommender` (no recommender pre-training), no `--pretrained` (no pre-training at all). Those of the
+network are the flags `--tokenizer.codebook_structure residual`, `--tokenizer.alignment_weight 0` and
+`--tokenizer.co_reconstruction_weight 0` of pretrain.py: a pre-trained network keeps its losses and architecture.
 
 Writes `tokenizer/` (network, processor, the domain's item index), `recommender/` (with an index-only copy of the
 tokenizer) and `results.json` to the output folder.
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
+from hub_cards import Evaluation, RecommenderCardValues, render_recommender_card, write_card
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
@@ -46,6 +48,8 @@ from trainers.stages import (
     train_recommender,
 )
 from trainers.synthetic import DOWNSTREAM_DOMAIN
+
+METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 
 
 @dataclass
@@ -110,7 +114,18 @@ def main(
     result = evaluate(ranker, domains[0].interactions, mask_seen=arguments.mask_seen)
     row = {**result, "domain": domains[0].name, "model": arguments.name or output.name, "seed": arguments.seed}
     write_json(output / "results.json", [row])
-    print(render_table([row]))
+    card = RecommenderCardValues(
+        model_name=f"UTGRec recommender for {domains[0].name}",
+        level_sizes=recommender.config.level_sizes,
+        num_items=len(tokenizer),
+        num_parameters=recommender.num_parameters(),
+        fingerprint=tokenizer.fingerprint,
+        evaluations=[Evaluation.from_result(domains[0].name, result)],
+        long_tail=result["long_tail"],
+        collisions=report.to_dict(),
+    )
+    write_card(output / "recommender", render_recommender_card(card))
+    print(render_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
     return row
 
 

@@ -203,8 +203,10 @@ def code_usage(codes: torch.Tensor, num_codes: int) -> dict[str, float]:
 
     Returns:
         `used`, the share of codes used at least once, and `perplexity`, the exponential of the codes' entropy in nats
-        (`num_codes` when all are used equally, 1 when one is).
+        (`num_codes` when all are used equally, 1 when one is, 0 without codes).
     """
+    if not codes.numel():
+        return {"used": 0.0, "perplexity": 0.0}
     counts = torch.bincount(codes.flatten(), minlength=num_codes).double()
     shares = counts[counts > 0] / counts.sum()
     perplexity = torch.exp(-(shares * shares.log()).sum())

@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
+
+from modeling_utgrec import code_usage
 
 # Rows of distances computed at a time: 8192 × 512 codes in float64 are 32 MiB.
 CHUNK_ROWS = 8192
@@ -160,12 +163,8 @@ def report_assignment(
         at_level = residuals[moved, level]
         extra += ((at_level - vectors[final[moved, level]]) ** 2).sum(1)
         extra -= ((at_level - vectors[given[moved, level]]) ** 2).sum(1)
-    used, perplexity = [], []
-    for level, size in enumerate(level_sizes):
-        shares = np.bincount(given[:, level], minlength=size) / max(num_items, 1)
-        shares = shares[shares > 0]
-        used.append(len(shares) / size)
-        perplexity.append(float(np.exp(-(shares * np.log(shares)).sum())) if num_items else 0.0)
+    codes = torch.from_numpy(given)
+    usage = [code_usage(codes[:, level], size) for level, size in enumerate(level_sizes)]
     return AssignmentReport(
         num_items=num_items,
         collisions_before=int((counts[inverse.reshape(-1)[len(occupied) :]] > 1).sum()),
@@ -173,8 +172,8 @@ def report_assignment(
         moved_by_level=np.bincount(changed[moved].argmax(1), minlength=num_levels).tolist(),
         mean_extra_distance=float(extra.mean()) if len(moved) else 0.0,
         max_extra_distance=float(extra.max()) if len(moved) else 0.0,
-        used_codes=used,
-        perplexity=perplexity,
+        used_codes=[level["used"] for level in usage],
+        perplexity=[level["perplexity"] for level in usage],
     )
 
 

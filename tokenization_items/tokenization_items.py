@@ -323,11 +323,15 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def network_fingerprint(network: UTGRecTokenizerModel, processor: ItemProcessor) -> str:
-    """A digest of what identifiers are made of: codebook vectors, adapter, code tokens, levels and prompt."""
+    """A digest of what identifiers are made of: codebooks, adapter, the backbone's trained weights, levels, prompt."""
     digest = hashlib.sha256(json.dumps([network.config.level_sizes, network.config.level_offsets]).encode())
     digest.update(processor.prompt_key().encode())
     tensors = [*network.quantizer.parameters(), *network.adapter.parameters()]
-    tensors.append(network.get_input_embeddings().code_tokens)
+    # With LoRA the backbone's own weights are whoever published them's, and large.
+    adapted = network.config.lora_config is not None
+    for name, parameter in network.backbone.named_parameters():
+        if not adapted or "lora_" in name or name.endswith("code_tokens"):
+            tensors.append(parameter)
     for tensor in tensors:
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
