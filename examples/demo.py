@@ -25,9 +25,7 @@ from trainers.arguments import parse_sections
 from trainers.domains import Domain
 from trainers.evaluation import evaluate, render_table
 from trainers.floors import ItemTransitions, Popularity
-from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.stages import NetworkArguments, RecommenderArguments
+from trainers.stages import SECTIONS
 from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 
 CONFIG = Path(__file__).parent / "configs" / "small.yaml"
@@ -100,11 +98,7 @@ def train(output: Path, name: str, argv: list[str]) -> dict:
 
 
 def parse(main_arguments: type, argv: list[str]) -> tuple:
-    sections = {
-        "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
-        "recommender": (RecommenderArguments, RecommenderTrainingArguments),
-    }
-    return parse_sections(main_arguments, sections, __doc__, argv)
+    return parse_sections(main_arguments, SECTIONS, __doc__, argv)
 
 
 def floor_row(folder: str, floor: type, seed: int) -> dict:

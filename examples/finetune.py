@@ -35,6 +35,7 @@ from trainers.generative_recommender import GenerativeRecommender
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
+    SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
@@ -165,13 +166,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        *parse_sections(
-            FinetuneArguments,
-            {
-                "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
-                "recommender": (RecommenderArguments, RecommenderTrainingArguments),
-            },
-            __doc__,
-        )
-    )
+    main(*parse_sections(FinetuneArguments, SECTIONS, __doc__))

@@ -35,6 +35,7 @@ from trainers.domains import Domain, load_domains
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
+    SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
@@ -135,13 +136,4 @@ def pretrain_recommender(output, domains, recommender_arguments, training, argum
 
 
 if __name__ == "__main__":
-    main(
-        *parse_sections(
-            PretrainArguments,
-            {
-                "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
-                "recommender": (RecommenderArguments, RecommenderTrainingArguments),
-            },
-            __doc__,
-        )
-    )
+    main(*parse_sections(PretrainArguments, SECTIONS, __doc__))

@@ -17,8 +17,10 @@ try:
 except ImportError:  # only training with images needs it
     DDPMScheduler = None
 
-# Positions whose full-vocabulary logits are held at a time: 4096 x 152k float32 is 2.5 GB, all of a batch more.
-LOGITS_CHUNK = 4096
+# Logits held at a time. All of a batch would be gigabytes with a vocabulary of 152k; on a CPU, blocks that fit its caches
+# and the allocator's own heap are several times faster than larger ones.
+MOST_LOGITS = {"cpu": 2**22}
+MOST_LOGITS_ON_ACCELERATORS = 2**28
 
 
 class MaskedDecoder(nn.Module):
@@ -78,10 +80,16 @@ class TextDecoder(MaskedDecoder):
             return no_loss(self, hidden)
         states = self(hidden, valid)[valid]
         targets = labels[valid]
+        if torch.is_autocast_enabled(states.device.type):  # cast once, not once a block
+            dtype = torch.get_autocast_dtype(states.device.type)
+            states, output_embeddings = states.to(dtype), output_embeddings.to(dtype)
+        most = MOST_LOGITS.get(states.device.type, MOST_LOGITS_ON_ACCELERATORS)
+        rows = max(1, most // len(output_embeddings))
         total = states.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(targets), LOGITS_CHUNK):
-            part = slice(start, start + LOGITS_CHUNK)
-            if len(targets) > LOGITS_CHUNK and torch.is_grad_enabled():
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
+            if len(targets) > rows and torch.is_grad_enabled():
+                # Logits are computed again in the backward pass rather than kept.
                 total = total + checkpoint(
                     _token_loss, states[part], output_embeddings, targets[part], use_reentrant=False
                 )
@@ -91,7 +99,7 @@ class TextDecoder(MaskedDecoder):
 
 
 def _token_loss(states: torch.Tensor, output_embeddings: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
-    return F.cross_entropy((states @ output_embeddings.to(states.dtype).T).float(), targets, reduction="sum")
+    return F.cross_entropy((states @ output_embeddings.T.to(states.dtype)).float(), targets, reduction="sum")
 
 
 class ImageDecoder(MaskedDecoder):

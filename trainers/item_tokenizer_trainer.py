@@ -143,8 +143,9 @@ class ItemTokenizerTrainer(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        network = self.model
-        if network.config.codebook_init == "kmeans" and int(network.training_passes) == network.config.warmup_steps:
+        config = self.model.config
+        warm = int(self.model.training_passes) == config.warmup_steps
+        if warm and config.codebook_init == "kmeans" and not self.args.freeze_codes:
             self._set_codebooks()
         return super().training_step(model, inputs, num_items_in_batch)
 

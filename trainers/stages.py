@@ -86,6 +86,13 @@ class RecommenderArguments:
     )
 
 
+# What the flags `--tokenizer.<flag>` and `--recommender.<flag>` of the examples set, see `trainers.arguments`.
+SECTIONS = {
+    "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
+    "recommender": (RecommenderArguments, RecommenderTrainingArguments),
+}
+
+
 def place_training(training: TrainingArguments, folder: Path, seed: int) -> None:
     """Where a training writes its checkpoints, and its seed."""
     training.output_dir = str(folder)

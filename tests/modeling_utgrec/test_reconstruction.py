@@ -123,7 +123,7 @@ def test_chunks_of_logits_change_nothing(text_decoder, text_inputs, monkeypatch,
         sizes.append(len(states))
         return token_loss(states, *others)
 
-    monkeypatch.setattr(reconstruction, "LOGITS_CHUNK", chunk)
+    monkeypatch.setitem(reconstruction.MOST_LOGITS, "cpu", chunk * len(embeddings))
     monkeypatch.setattr(reconstruction, "_token_loss", spy)
     chunked = text_decoder.loss(hidden, labels, embeddings)
     assert max(sizes) <= chunk and sum(sizes) == sum(LENGTHS)
