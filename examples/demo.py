@@ -21,7 +21,7 @@ import recommend
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from trainers.arguments import parse_sections
+from trainers.arguments import HelpFormatter, parse_sections
 from trainers.domains import Domain
 from trainers.evaluation import evaluate, render_table
 from trainers.floors import ItemTransitions, Popularity
@@ -122,4 +122,8 @@ def announce(title: str) -> None:
 
 
 if __name__ == "__main__":
-    main(HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses()[0])
+    main(
+        HfArgumentParser(
+            DemoArguments, description=__doc__, formatter_class=HelpFormatter
+        ).parse_args_into_dataclasses()[0]
+    )

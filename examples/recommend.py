@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from trainers.arguments import HelpFormatter
 from trainers.interactions import Interactions
 
 
@@ -67,4 +68,8 @@ def padded_rows(rows: list) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(HfArgumentParser(RecommendArguments, description=__doc__).parse_args_into_dataclasses()[0])
+    main(
+        HfArgumentParser(
+            RecommendArguments, description=__doc__, formatter_class=HelpFormatter
+        ).parse_args_into_dataclasses()[0]
+    )

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from trainers.arguments import HelpFormatter
 
 
 @dataclass
@@ -47,4 +48,8 @@ def main(arguments: TokenizeArguments) -> dict:
 
 
 if __name__ == "__main__":
-    main(HfArgumentParser(TokenizeArguments, description=__doc__).parse_args_into_dataclasses()[0])
+    main(
+        HfArgumentParser(
+            TokenizeArguments, description=__doc__, formatter_class=HelpFormatter
+        ).parse_args_into_dataclasses()[0]
+    )

@@ -17,8 +17,8 @@ try:
 except ImportError:  # only training with images needs it
     DDPMScheduler = None
 
-# Logits held at a time. All of a batch would be gigabytes with a vocabulary of 152k; on a CPU, blocks that fit its caches
-# and the allocator's own heap are several times faster than larger ones.
+# Logits held at a time. All of a batch would be gigabytes with a vocabulary of 152k; on a CPU, blocks that stay in the
+# allocator's own heap are several times faster than larger ones.
 MOST_LOGITS = {"cpu": 2**22}
 MOST_LOGITS_ON_ACCELERATORS = 2**28
 

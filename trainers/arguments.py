@@ -1,5 +1,6 @@
 """Command lines of the examples: plain flags, flags of a section (`--tokenizer.learning_rate 1e-4`), a YAML file."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,10 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and a docstring as it was written."""
 
 
 def parse_sections(
@@ -45,7 +50,7 @@ def parse_sections(
 
     usage = "%(prog)s [--config FILE.yaml] [--flag VALUE ...] "
     usage += " ".join(f"[--{name}.flag VALUE ...]" for name in sections)
-    main_parser = HfArgumentParser(main, description=description, usage=usage)
+    main_parser = HfArgumentParser(main, description=description, usage=usage, formatter_class=HelpFormatter)
     section_parsers = {
         name: HfArgumentParser(classes, prog=f"section --{name}.", usage=f"flags --{name}.<flag>:", add_help=False)
         for name, classes in sections.items()
