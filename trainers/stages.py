@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -188,6 +189,7 @@ def train_item_tokenizer(
                 f"The images' latents have {found[0]} channels and side {found[1]}, the network's image decoder was "
                 f"made for {expected[0]} and {expected[1]}: give the autoencoder and image_size of its training."
             )
+    AcceleratorState._reset_state()
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
@@ -246,6 +248,8 @@ def train_recommender(
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items.
     """
+    # The process' first training fixed its precision; this one may have another (bf16 for the backbone, fp32 here).
+    AcceleratorState._reset_state()
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
     parts = []

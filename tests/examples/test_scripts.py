@@ -238,6 +238,12 @@ def test_from_scratch_with_validation_and_resume(run, workplace, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == [row]
 
 
+def test_stages_may_differ_in_precision(run, workplace, tmp_path):
+    argv = [*downstream(workplace, tmp_path), "--tokenizer.bf16", "true", "--tokenizer.use_cpu", "true"]
+    run("finetune.py", *argv)
+    assert json.loads((tmp_path / "results.json").read_text())[0]["num_users"] == 60
+
+
 def test_finetuning_takes_one_domain(run, workplace, tmp_path):
     with pytest.raises(SystemExit, match="one domain, --data has 4"):
         run("finetune.py", "--data", workplace / "data", "--output_dir", tmp_path)
