@@ -593,7 +593,7 @@ def run_worker(output):
         report["error"] = str(error)
     (output / f"rank{rank}.json").write_text(json.dumps(report))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # all is written; the threads of gloo sometimes keep the interpreter from ending
 
 
 if __name__ == "__main__":

@@ -422,7 +422,7 @@ def run_worker(folder, output):
     trainer.train()
     torch.save(weights(trainer.model), output / f"rank{rank}.pt")
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # all is written; the threads of gloo sometimes keep the interpreter from ending
 
 
 if __name__ == "__main__":
