@@ -189,7 +189,7 @@ def train_item_tokenizer(
                 f"The images' latents have {found[0]} channels and side {found[1]}, the network's image decoder was "
                 f"made for {expected[0]} and {expected[1]}: give the autoencoder and image_size of its training."
             )
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state()  # see train_recommender
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)

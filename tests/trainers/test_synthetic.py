@@ -217,11 +217,14 @@ def test_text_tells_purpose_material_price_and_never_style():
 
 
 def test_words_for_attributes_are_shared_and_nouns_are_not():
-    vocabularies = []
+    vocabularies, titles = [], []
     for name in (*PRETRAINING_DOMAINS, DOWNSTREAM_DOMAIN):
         items = generate_domain(name, num_items=400, num_users=1).items
+        titles.append({item["title"].removesuffix(", new edition") for item in items})
         vocabularies.append({word for item in items for word in re.findall(r"[a-z]+", _text(item))})
     assert set.intersection(*vocabularies) >= {*PURPOSES, *MATERIALS, *PRICES}
+    for place, own in enumerate(titles):
+        assert all(own.isdisjoint(other) for other in titles[place + 1 :])
     nouns = [{noun for pair in pairs for noun in pair} for pairs in synthetic.NOUNS.values()]
     assert len(set.union(*nouns)) == 4 * 2 * len(PURPOSES)
 
