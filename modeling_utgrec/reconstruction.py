@@ -9,18 +9,14 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
+
+from .linear_cross_entropy import linear_cross_entropy
 
 try:
     from diffusers import DDPMScheduler
 except ImportError:  # only training with images needs it
     DDPMScheduler = None
-
-# Logits held at a time. All of a batch would be gigabytes with a vocabulary of 152k; on a CPU, blocks that stay in the
-# allocator's own heap are several times faster than larger ones.
-MOST_LOGITS = {"cpu": 2**22}
-MOST_LOGITS_ON_ACCELERATORS = 2**28
 
 
 class MaskedDecoder(nn.Module):
@@ -79,27 +75,7 @@ class TextDecoder(MaskedDecoder):
         if not valid.any():
             return no_loss(self, hidden)
         states = self(hidden, valid)[valid]
-        targets = labels[valid]
-        if torch.is_autocast_enabled(states.device.type):  # cast once, not once a block
-            dtype = torch.get_autocast_dtype(states.device.type)
-            states, output_embeddings = states.to(dtype), output_embeddings.to(dtype)
-        most = MOST_LOGITS.get(states.device.type, MOST_LOGITS_ON_ACCELERATORS)
-        rows = max(1, most // len(output_embeddings))
-        total = states.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(targets), rows):
-            part = slice(start, start + rows)
-            if len(targets) > rows and torch.is_grad_enabled():
-                # Logits are computed again in the backward pass rather than kept.
-                total = total + checkpoint(
-                    _token_loss, states[part], output_embeddings, targets[part], use_reentrant=False
-                )
-            else:
-                total = total + _token_loss(states[part], output_embeddings, targets[part])
-        return total / len(targets)
-
-
-def _token_loss(states: torch.Tensor, output_embeddings: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
-    return F.cross_entropy((states @ output_embeddings.T.to(states.dtype)).float(), targets, reduction="sum")
+        return linear_cross_entropy(states, output_embeddings, labels[valid]) / len(states)
 
 
 class ImageDecoder(MaskedDecoder):
