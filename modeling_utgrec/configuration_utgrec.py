@@ -3,11 +3,13 @@
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
+from .checkpoint_format import FORMAT_VERSION, CheckedConfig
+
 NUM_SPECIAL_TOKENS = 2  # padding and end-of-sequence come before the codes
 
 
 @strict
-class UTGRecConfig(T5Config):
+class UTGRecConfig(CheckedConfig, T5Config):
     r"""
     Configuration of [`UTGRecForConditionalGeneration`]. The defaults are the sizes of the paper (UTGRec, section 2: T5
     from scratch, sizes as TIGER).
@@ -34,10 +36,22 @@ class UTGRecConfig(T5Config):
             Derived from the sizes above. May be given (a saved configuration does), must then agree.
         max_history (`int`, *optional*, defaults to 20):
             Number of most recent items of a user that the recommender reads; `max_history * num_levels` tokens.
+        causal_encoder (`bool`, *optional*, defaults to `False`):
+            Whether the encoder reads in one direction, item by item. The paper's T5 reads in both. In one direction,
+            one pass trains on every item of a sequence, at a fraction of the cost.
+        loss_temperature (`float`, *optional*, defaults to 1.0):
+            Divides the logits in the loss, and only there. Below 1 hard negatives weigh more: LETTER's ranking-guided
+            generation loss (Wang et al. 2024). The paper's loss has none.
+        normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
+            What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
+            the paper, or the codes that `"items"` of the catalogue have after the same prefix. The latter does not
+            have to learn which identifiers exist, which takes a small model most of its training.
         item_tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
         decoder_start_token_id (`int`, *optional*, defaults to 0):
             Token that starts the decoder; T5 uses the padding token.
+        format_version (`int`, *optional*):
+            Of the checkpoint, see `checkpoint_format`.
 
     The remaining arguments are those of [`~transformers.T5Config`], with other defaults.
 
@@ -64,7 +78,11 @@ class UTGRecConfig(T5Config):
     share_leaf_codes: bool | None = None
     level_sizes: list[int] | None = None
     max_history: int = 20
+    causal_encoder: bool = False
+    normalize_over: str = "vocabulary"
+    loss_temperature: float | int = 1.0
     item_tokenizer_fingerprint: str | None = None
+    format_version: int = FORMAT_VERSION
 
     vocab_size: int | None = None
     d_model: int = 128
@@ -125,6 +143,10 @@ class UTGRecConfig(T5Config):
                 f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
                 f"{self.level_sizes} make {self._derived_vocab_size()}. Leave `vocab_size` out: it is derived."
             )
+        if self.loss_temperature <= 0:
+            raise ValueError(f"`loss_temperature` must be positive, got {self.loss_temperature}.")
+        if self.normalize_over not in ("vocabulary", "items"):
+            raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if self.max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
 

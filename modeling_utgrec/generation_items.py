@@ -6,9 +6,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
+from .item_rules import ItemRules
 from .item_trie import ItemTrie
 
 
@@ -21,8 +23,8 @@ class RecommendOutput(ModelOutput):
         item_rows (`torch.LongTensor` of shape `(batch_size, num_items)`):
             Rows of the items in the trie; -1 where fewer items were found.
         scores (`torch.FloatTensor` of shape `(batch_size, num_items)`):
-            Sum over the levels of the code's natural log-probability, normalised over the full vocabulary; -inf where
-            `item_rows` is -1.
+            Sum over the levels of the code's natural log-probability, normalised as the model was trained (by default
+            over the full vocabulary); -inf where `item_rows` is -1.
         item_ids (`list[list[str]]`, *optional*):
             Item ids, when the trie has them. Users with fewer items found have shorter lists.
     """
@@ -45,133 +47,56 @@ class BeamStep(Protocol):
         """
 
 
-class T5BeamStep:
+def level_log_probs(logits: Tensor, trie: ItemTrie, depth: int, nodes: Tensor, normalize_over: str) -> Tensor:
     """
-    Step of a T5 decoder over beams, on the model's own layers. The model must be in eval mode: dropout between the
-    layers is left out.
-
-    The beams of a user are query rows of one cross-attention, `[B, heads, W, d_kv]` against the keys of the encoder
-    `[B, heads, S, d_kv]`. These are computed once per user, where `generate` repeats them for every beam.
+    Log-probabilities of a level's codes, in float32 whatever the weights.
 
     Args:
-        model ([`~transformers.T5ForConditionalGeneration`]): the model.
-        input_ids (`torch.LongTensor` of shape `(B, S)`): history of each user.
-        attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding.
+        logits (`torch.Tensor` of shape `(B, W, vocab_size)`): of the next code.
+        trie ([`ItemTrie`]): the valid identifiers.
+        depth (`int`): the level.
+        nodes (`torch.LongTensor` of shape `(B, W)`): nodes of the beams at that depth.
+        normalize_over (`str`): `"vocabulary"`, or `"items"`: the codes that exist after the beam's prefix.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, W, codes of the level)`; without meaning where a code does not exist.
     """
-
-    def __init__(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor):
-        self.model = model
-        self.decoder = model.decoder
-        self.input_ids = input_ids
-        self.attention_mask = attention_mask
-        self.cross_keys_values: list[tuple[Tensor, Tensor]] = []  # per layer, [B, heads, S, d_kv]
-        self.cross_mask: Tensor  # [B, 1, 1, S], additive
-        self.keys_values: list[tuple[Tensor, Tensor] | None] = [None] * len(
-            self.decoder.block
-        )  # [B·W, heads, T, d_kv]
-        self.length = 0  # T, tokens in the self-attention cache
-
-    def start(self) -> Tensor:
-        states = self.model.encoder(input_ids=self.input_ids, attention_mask=self.attention_mask).last_hidden_state
-        for block in self.decoder.block:
-            attention = block.layer[1].EncDecAttention
-            self.cross_keys_values.append(
-                (_split_heads(attention.k(states), attention), _split_heads(attention.v(states), attention))
-            )
-        dtype = self.cross_keys_values[0][0].dtype
-        # the lowest finite number as transformers uses, not -inf: an empty history must not give NaN
-        self.cross_mask = torch.zeros(self.attention_mask.shape, dtype=dtype, device=states.device)
-        self.cross_mask.masked_fill_(self.attention_mask == 0, torch.finfo(dtype).min)
-        self.cross_mask = self.cross_mask[:, None, None, :]
-        tokens = self.input_ids.new_full((len(self.input_ids), 1), self.model.config.decoder_start_token_id)
-        return self._forward(tokens, parent_rows=None)
-
-    def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        previous_width = self.keys_values[0][0].shape[0] // len(parents)
-        first_rows = torch.arange(len(parents), device=parents.device)[:, None] * previous_width
-        return self._forward(tokens, parent_rows=(first_rows + parents).flatten())
-
-    def _forward(self, tokens: Tensor, parent_rows: Tensor | None) -> Tensor:
-        self.length += 1
-        # T5 has one relative position bias, in the first layer, for the self-attention of all of them
-        position_bias = (
-            self.decoder.block[0]
-            .layer[0]
-            .SelfAttention.compute_bias(1, self.length, device=tokens.device, past_seen_tokens=self.length - 1)
-        )
-        states = self.decoder.embed_tokens(tokens)  # [B, W, d_model]
-        for index, block in enumerate(self.decoder.block):
-            self_attention, cross_attention, feed_forward = block.layer
-            states = states + self._attend_self(index, self_attention, states, position_bias, parent_rows)
-            states = _clamp_half(states)
-            states = states + self._attend_cross(index, cross_attention, states)
-            states = _clamp_half(states)
-            states = _clamp_half(feed_forward(states))
-        states = self.decoder.final_layer_norm(states)
-        if self.model.config.scale_decoder_outputs:  # because the output embeddings are the input embeddings
-            states = states * self.model.model_dim**-0.5
-        return self.model.lm_head(states)
-
-    def _attend_self(
-        self, index: int, layer: nn.Module, states: Tensor, position_bias: Tensor, parent_rows: Tensor | None
-    ) -> Tensor:
-        """Attention of each beam to its own prefix, `[B, W, d_model]`."""
-        attention = layer.SelfAttention
-        rows = layer.layer_norm(states).flatten(0, 1)[:, None]  # [B·W, 1, d_model]: a beam is a row of its own
-        query, key, value = (
-            _split_heads(project(rows), attention) for project in (attention.q, attention.k, attention.v)
-        )
-        if parent_rows is not None:
-            past_key, past_value = self.keys_values[index]
-            key = torch.cat((past_key.index_select(0, parent_rows), key), dim=2)
-            value = torch.cat((past_value.index_select(0, parent_rows), value), dim=2)
-        self.keys_values[index] = (key, value)
-        output = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=position_bias.to(query.dtype), scale=attention.scaling
-        )
-        return attention.o(output.flatten(1)).view(states.shape)
-
-    def _attend_cross(self, index: int, layer: nn.Module, states: Tensor) -> Tensor:
-        """Attention of all beams of a user to the user's history, `[B, W, d_model]`."""
-        attention = layer.EncDecAttention
-        key, value = self.cross_keys_values[index]
-        query = _split_heads(attention.q(layer.layer_norm(states)), attention)  # [B, heads, W, d_kv]
-        output = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=self.cross_mask, scale=attention.scaling
-        )
-        return attention.o(output.transpose(1, 2).flatten(2))
+    level, first = trie.levels[depth], trie.level_offsets[depth]
+    if normalize_over == "vocabulary":
+        return logits.log_softmax(-1, dtype=torch.float32)[..., first : first + level.size]
+    codes, exists = level.children(nodes)[:2]
+    if codes is not None:
+        of_code = torch.zeros(*nodes.shape, level.size, dtype=torch.uint8, device=nodes.device)
+        exists = of_code.scatter_reduce_(-1, codes, exists.to(torch.uint8), "amax").bool()
+    return logits[..., first : first + level.size].float().masked_fill(~exists, -torch.inf).log_softmax(-1)
 
 
-def _split_heads(states: Tensor, attention: nn.Module) -> Tensor:
-    """`[B, T, heads·d_kv]` to `[B, heads, T, d_kv]`."""
-    return states.unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).transpose(1, 2)
-
-
-def _clamp_half(states: Tensor) -> Tensor:
-    """T5 overflows in float16; its blocks clamp, and so must we."""
-    if states.dtype != torch.float16:
-        return states
-    highest = torch.finfo(states.dtype).max
-    bound = torch.where(states.isinf().any(), highest - 1000, highest)
-    return states.clamp(min=-bound, max=bound)
-
-
+@torch.no_grad()
 def constrained_beam_search(
-    step: BeamStep, trie: ItemTrie, num_items: int, num_beams: int, exclude: Tensor | None = None
+    step: BeamStep,
+    trie: ItemTrie,
+    num_items: int,
+    num_beams: int,
+    rules: ItemRules | None = None,
+    normalize_over: str = "vocabulary",
 ) -> tuple[Tensor, Tensor]:
     """
     Beam search over the identifiers of a trie: the items and scores that `generate` gives with `num_beams`,
-    [`ItemLogitsProcessor`] and `length_penalty=0`. The order of exactly equal scores is not defined.
+    [`ItemLogitsProcessor`] and `length_penalty=0`, and where the network is normalised over items
+    `renormalize_logits=True`. The order of exactly equal scores is not defined.
 
-    Excluded items are removed at the last level. Each of them may have cost a beam on the way, so a user with E
-    excluded items has at least `num_items + E` beams: `num_items` others are found whenever the catalogue has them.
+    With rules, it is the search over a trie of the items that each user may get. With `num_beams >= num_items`, as
+    many items come back as were asked for, whenever there are so many (see `item_rules.py`).
 
     Args:
         step ([`BeamStep`]): the network with B users.
         trie ([`ItemTrie`]): the valid identifiers, on the device of the network.
         num_items (`int`): items to return per user.
         num_beams (`int`): prefixes kept per user and level.
-        exclude (`torch.LongTensor` of shape `(B, E)`, *optional*): item rows never to return, -1 for padding.
+        rules ([`ItemRules`], *optional*): what each user may get, on the same device and of the same trie.
+        normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
+            What a code's probability is normalised over, as the network was trained: the `"vocabulary"` or `"items"`,
+            the codes that exist after the prefix whatever the rules.
 
     Returns:
         `tuple[torch.LongTensor, torch.FloatTensor]`: item rows and float32 scores, both of shape `(B, num_items)`,
@@ -180,40 +105,24 @@ def constrained_beam_search(
     logits = step.start()
     nodes = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
     scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
-    num_excluded, widths = 0, None
-    if exclude is not None:
-        exclude = exclude.sort(dim=1).values
-        distinct = (exclude >= 0) & (exclude != exclude.roll(1, dims=1))
-        distinct[:, :1] = exclude[:, :1] >= 0
-        # per user, so that a result does not depend on the other users of the batch
-        widths = (distinct.sum(dim=1, keepdim=True) + num_items).clamp(min=num_beams)
-        num_excluded, num_beams = exclude.shape[1], max(num_beams, int(widths.max()))
-
-    for level, (size, first) in enumerate(zip(trie.level_sizes, trie.level_offsets, strict=True)):
-        is_last = level == trie.num_levels - 1
-        logits = logits.float()  # scores are summed in float32 whatever the weights
-        candidates = logits[..., first : first + size] - logits.logsumexp(-1, keepdim=True) + scores[..., None]
-        candidates = candidates.masked_fill(~trie.allowed(level, nodes), -torch.inf).flatten(1)
-        # at most `num_excluded` of the best will be dropped at the last level
-        keep = num_items + num_excluded if is_last else num_beams
-        scores, best = candidates.topk(min(keep, candidates.shape[1]))
-        parents, codes = best // size, best % size
-        # a beam without continuation has node -1 and score -inf from here on
-        nodes = trie.step(level, nodes.gather(1, parents), codes)
+    rules_of_level = None if rules is None else rules.start(len(logits))
+    for depth, (level, first) in enumerate(zip(trie.levels, trie.level_offsets, strict=True)):
+        is_last = depth == trie.num_levels - 1
+        log_probs = level_log_probs(logits, trie, depth, nodes, normalize_over)
+        codes, exists = level.children(nodes)[:2] if rules_of_level is None else rules_of_level(depth, nodes)
+        if codes is not None:
+            log_probs = log_probs.gather(-1, codes)
+        candidates = torch.where(exists, log_probs + scores[..., None], -torch.inf).flatten(1)
+        scores, best = candidates.topk(min(num_items if is_last else num_beams, candidates.shape[1]))
+        parents, columns = best // level.width, best % level.width
+        # a beam without continuation has edge -1 and score -inf from here on
+        codes, nodes = level.child(nodes.gather(1, parents), columns)
         if not is_last:
-            if widths is not None:
-                ranks = torch.arange(scores.shape[1], device=scores.device)
-                scores = scores.masked_fill(ranks >= widths, -torch.inf)
             logits = step.advance(codes + first, parents)
 
-    if exclude is not None and num_excluded:
-        position = torch.searchsorted(exclude, nodes).clamp(max=num_excluded - 1)
-        scores = scores.masked_fill(exclude.gather(1, position) == nodes, -torch.inf)
-        scores, order = scores.topk(min(num_items, scores.shape[1]))
-        nodes = nodes.gather(1, order)
     missing = num_items - scores.shape[1]
     scores = nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    rows = nn.functional.pad(nodes, (0, missing), value=-1)
+    rows = nn.functional.pad(trie.rows_at(nodes), (0, missing), value=-1)
     return rows.masked_fill(scores == -torch.inf, -1), scores
 
 
@@ -262,10 +171,71 @@ class ItemLogitsProcessor(LogitsProcessor):
         return masked
 
 
+def generate_items(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    inputs_tensor: Tensor,
+    trie: ItemTrie,
+    exclude: Tensor | None = None,
+    rules: ItemRules | None = None,
+    **model_kwargs,
+) -> Tensor | GenerateBeamEncoderDecoderOutput:
+    """
+    `custom_generate` of a model that has `recommend`, such as [`UTGRecForConditionalGeneration`]: `generate` then
+    returns what it would with [`ItemLogitsProcessor`], from the faster search. Calling `recommend` saves what
+    `generate` prepares: it runs the encoder and repeats its states for every beam before it comes here.
+
+    Args:
+        trie, exclude, rules: as for `recommend`; arguments of `generate`, like `num_beams` and `num_return_sequences`.
+
+    Returns:
+        As `generate`: token ids `(batch_size * num_return_sequences, 1 + num_levels)`, or with
+        `return_dict_in_generate` also `sequences_scores`. Where there are fewer items, padding and -inf.
+
+    Raises:
+        ValueError: if sampling or further logits processors are asked for, and as `recommend`.
+
+    Example:
+
+    ```python
+    >>> model.generate(**batch, custom_generate=generate_items, trie=trie, num_beams=50, num_return_sequences=10)
+    ```
+    """
+    if generation_config.do_sample or len(logits_processor) > 0:
+        raise ValueError(
+            "generate_items is a beam search over items: it takes neither do_sample nor logits processors, which "
+            f"would have no effect (got {[type(each).__name__ for each in logits_processor]}). Use `rules`, or "
+            "`generate` with ItemLogitsProcessor."
+        )
+    num_items = generation_config.num_return_sequences
+    expansion = max(generation_config.num_beams, num_items)  # `generate` has repeated all but `inputs_tensor`
+    attention_mask = model_kwargs.get("attention_mask")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(inputs_tensor)
+    elif len(attention_mask) != len(inputs_tensor):
+        attention_mask = attention_mask[::expansion]
+    output = model.recommend(
+        inputs_tensor, attention_mask, trie, num_items, generation_config.num_beams, exclude=exclude, rules=rules
+    )
+    rows = output.item_rows.flatten()
+    trie = trie.to(rows.device)
+    tokens = trie.codes_of(rows) + torch.tensor(trie.level_offsets, device=rows.device)
+    tokens = tokens.masked_fill(rows[:, None] < 0, model.config.pad_token_id)
+    sequences = torch.cat((input_ids[::expansion].repeat_interleave(num_items, dim=0), tokens), dim=1)
+    if not generation_config.return_dict_in_generate:
+        return sequences
+    scores = output.scores.flatten() / trie.num_levels**generation_config.length_penalty
+    return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+
+
 __all__ = [
     "BeamStep",
     "ItemLogitsProcessor",
     "RecommendOutput",
-    "T5BeamStep",
     "constrained_beam_search",
+    "generate_items",
+    "level_log_probs",
 ]

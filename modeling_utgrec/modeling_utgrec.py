@@ -1,16 +1,45 @@
 """The UTGRec recommender: a T5 that reads the identifiers of a user's items and writes that of the next one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
-from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.t5.modeling_t5 import T5Stack
 
+from .checkpoint_format import CheckedLoading
 from .configuration_utgrec import UTGRecConfig
-from .generation_items import RecommendOutput, T5BeamStep, constrained_beam_search
+from .generation_items import RecommendOutput, constrained_beam_search
+from .item_masks import as_scores, causal_item_mask, target_masks
+from .item_rules import ItemRules, check_range
 from .item_trie import ItemTrie
+from .linear_cross_entropy import linear_cross_entropy
+from .scoring_items import score_candidates
+from .t5_beam_step import FusedT5, T5BeamStep, user_blocks
 
 
-class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
+class CausalItemEncoder(T5Stack):
+    """T5's encoder, reading in one direction: the tokens of an item see those of the same and of earlier items."""
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if attention_mask is None:
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        mask = causal_item_mask(attention_mask, self.config.num_levels)
+        mask = as_scores(mask, self.dtype, self.config._attn_implementation)
+        return super().forward(input_ids=input_ids, attention_mask=mask, inputs_embeds=inputs_embeds, **kwargs)
+
+
+class UTGRecForConditionalGeneration(CheckedLoading, T5ForConditionalGeneration):
     """
     Generative recommender of UTGRec (section 2.4): T5 encoder-decoder over the codes of items.
 
@@ -38,6 +67,9 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
 
     def __init__(self, config: UTGRecConfig):
         super().__init__(config)
+        if config.causal_encoder:
+            self.encoder = CausalItemEncoder(self.encoder.config)
+            self.post_init()  # ties the new encoder's embeddings too
         # identifiers have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
@@ -53,22 +85,36 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        valid_codes: torch.BoolTensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput | tuple:
         """
         As [`~transformers.T5ForConditionalGeneration.forward`]. The loss is the mean negative log-likelihood of the
-        labels (UTGRec, Eq. 14).
+        labels (UTGRec, Eq. 14), of logits divided by `config.loss_temperature`.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`): 0 on padding.
-            labels (`torch.LongTensor` of shape `(batch_size, num_levels)`):
-                Token ids of the next item's codes; -100 is left out of the loss.
+            labels (`torch.LongTensor` of shape `(batch_size, num_levels)` or `(batch_size, sequence_length)`):
+                Token ids of the next item's codes; -100 is left out of the loss. With `config.causal_encoder` also the
+                codes of the items that follow each item of `input_ids`: the loss is then the mean over all of them, as
+                if each were a row of its own, and a row may pack several sequences (`attention_mask` then holds the
+                number of each token's sequence, from 1). Nothing but the loss is returned.
+            valid_codes (`torch.BoolTensor` of the shape of `labels` and `max(config.level_sizes)`, *optional*):
+                Which codes an item of the catalogue has after the label's prefix; needed with labels when
+                `config.normalize_over` is `"items"`.
 
         Raises:
-            ValueError: if `labels` has not `num_levels` columns.
+            ValueError: if `labels` has not that many columns, or `valid_codes` are missing.
         """
+        if labels is not None and self.config.normalize_over == "items":
+            expected = *labels.shape, max(self.config.level_sizes)
+            if valid_codes is None or valid_codes.shape != expected:
+                found = None if valid_codes is None else tuple(valid_codes.shape)
+                raise ValueError(f"A loss normalised over items needs valid_codes of shape {expected}, got {found}.")
+        if labels is not None and self.config.causal_encoder and labels.shape == getattr(input_ids, "shape", None):
+            return Seq2SeqLMOutput(loss=self._loss_of_all_targets(input_ids, attention_mask, labels, valid_codes))
         if labels is not None:
             if labels.shape[-1] != self.config.num_levels:
                 raise ValueError(
@@ -77,7 +123,7 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
                 )
             labels = labels.contiguous()  # T5 views them flat, and a slice of a longer tensor is common
             use_cache = False  # a cache would only cost time and memory here
-        return super().forward(
+        output = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
@@ -90,6 +136,69 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
             use_cache=use_cache,
             **kwargs,
         )
+        if labels is None or (self.config.loss_temperature == 1 and self.config.normalize_over == "vocabulary"):
+            return output
+        logits = output[1]
+        if self.config.normalize_over == "items":
+            columns = [logits[:, level, codes] for level, codes in enumerate(self._columns)]
+            loss = self._loss_over_items(columns, labels, valid_codes)
+        else:
+            loss = F.cross_entropy(logits.flatten(0, 1) / self.config.loss_temperature, labels.flatten())
+        if isinstance(output, tuple):
+            return (loss, *output[1:])
+        output.loss = loss
+        return output
+
+    @property
+    def _columns(self) -> list[slice]:
+        """The vocabulary's columns of each level."""
+        return [
+            slice(first, first + size)
+            for first, size in zip(self.config.level_offsets, self.config.level_sizes, strict=True)
+        ]
+
+    def _loss_over_items(self, logits: list[Tensor], labels: Tensor, valid_codes: Tensor) -> Tensor:
+        """Mean negative log-likelihood of `labels` `(targets, L)` among the codes that exist after their prefixes,
+        `valid_codes` `(targets, L, codes)`, of each level's `logits` `(targets, codes of the level)`."""
+        total = 0.0
+        for level, (columns, of_level) in enumerate(zip(self._columns, logits, strict=True)):
+            of_level = of_level.float() / self.config.loss_temperature
+            of_level = of_level.masked_fill(~valid_codes[:, level, : of_level.shape[1]], -torch.inf)
+            total = total + F.cross_entropy(of_level, labels[:, level] - columns.start)
+        return total / len(logits)
+
+    def _loss_of_all_targets(
+        self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, valid_codes: Tensor | None
+    ) -> Tensor:
+        """Mean loss of the successors `labels` of every item of `input_ids`, both `(batch, items * num_levels)`."""
+        config = self.config
+        if attention_mask is None:
+            attention_mask = input_ids.ne(config.pad_token_id).long()
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        # each block of the decoder's input is its target moved by one, behind a start token
+        shifted = labels.masked_fill(labels == -100, config.pad_token_id).unflatten(1, (-1, config.num_levels))
+        shifted = shifted.roll(1, dims=2)
+        shifted[..., 0] = config.decoder_start_token_id
+        own, read = (
+            as_scores(mask, states.dtype, config._attn_implementation)
+            for mask in target_masks(attention_mask, config.num_levels)
+        )
+        states = self.decoder(
+            input_ids=shifted.flatten(1),
+            attention_mask=own,
+            encoder_hidden_states=states,
+            encoder_attention_mask=read,
+            use_cache=False,
+        ).last_hidden_state
+        if config.scale_decoder_outputs:
+            states = states * self.model_dim**-0.5
+        labelled = labels != -100
+        states, labels, weight = states[labelled], labels[labelled], self.lm_head.weight
+        if config.normalize_over == "vocabulary":
+            return linear_cross_entropy(states / config.loss_temperature, weight, labels) / len(labels)
+        states, labels = states.unflatten(0, (-1, config.num_levels)), labels.view(-1, config.num_levels)
+        logits = [F.linear(states[:, level], weight[codes]) for level, codes in enumerate(self._columns)]
+        return self._loss_over_items(logits, labels, valid_codes[labelled].unflatten(0, (-1, config.num_levels)))
 
     @torch.no_grad()
     def recommend(
@@ -100,10 +209,14 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
         num_items: int = 10,
         num_beams: int = 50,
         exclude: Tensor | None = None,
+        rules: ItemRules | None = None,
     ) -> RecommendOutput:
         """
         Recommends items by beam search over the identifiers that exist (UTGRec, section 2.4). Dropout is off whatever
         the model's mode.
+
+        With `exclude` or `rules` it is the search over the items that a user may get: as many of them come back as
+        were asked for, whenever there are so many.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
@@ -114,60 +227,111 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
             num_items (`int`, *optional*, defaults to 10): items to return per user.
             num_beams (`int`, *optional*, defaults to 50): width of the beam, raised to `num_items` if below.
             exclude (`torch.LongTensor` of shape `(batch_size, num_excluded)`, *optional*):
-                Item rows never to return, for instance those seen; padded with -1. A user's beam is raised to
-                `num_items` plus the number of excluded items if below, so that `num_items` others are found whenever
-                the catalogue has them.
+                Item rows never to return, for instance those seen; padded with -1.
+            rules ([`ItemRules`], *optional*): what each user may get, made for this trie.
 
         Returns:
             [`RecommendOutput`]: item rows, scores and, when the trie has them, item ids.
 
         Raises:
-            ValueError: if the trie is not of this model's vocabulary, if a token id or an item row is out of range, or
-                if shapes disagree.
+            ValueError: if the trie is not of this model's vocabulary, the rules are not of the trie, a token id or an
+                item row is out of range, or shapes disagree.
         """
-        self._check_trie(trie)
         if num_items < 1 or num_beams < 1:
             raise ValueError(f"num_items and num_beams must be at least 1, got {num_items} and {num_beams}.")
-        device = self.device
-        input_ids = input_ids.to(device)
-        if input_ids.ndim != 2 or input_ids.numel() == 0:
-            raise ValueError(f"input_ids must have shape (batch_size, sequence_length), got {tuple(input_ids.shape)}.")
-        _check_range("input_ids", input_ids, 0, self.config.vocab_size, "of the vocabulary")
-        attention_mask = (
-            input_ids.ne(self.config.pad_token_id) if attention_mask is None else attention_mask.to(device)
-        )
-        if attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}."
-            )
+        input_ids, attention_mask = self._checked_inputs(input_ids, attention_mask, trie)
+        batch_size, num_beams = len(input_ids), max(num_beams, num_items)
+        if rules is not None and not rules.trie.is_copy_of(trie):
+            raise ValueError(f"the rules were made for another trie ({rules.trie}) than the one given ({trie}).")
         if exclude is not None:
-            if exclude.ndim != 2 or len(exclude) != len(input_ids):
-                raise ValueError(
-                    f"exclude must have shape ({len(input_ids)}, num_excluded), got {tuple(exclude.shape)}."
-                )
-            exclude = exclude.to(device=device, dtype=torch.long)
-            if exclude.numel() == 0:
-                exclude = None
-            else:
-                _check_range("exclude", exclude, -1, trie.num_items, "of items in the trie (-1 is padding)")
-
-        in_training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            rows, scores = constrained_beam_search(
-                T5BeamStep(self, input_ids, attention_mask),
-                trie.to(device),
-                num_items=num_items,
-                num_beams=max(num_beams, num_items),
-                exclude=exclude,
+            if exclude.ndim != 2 or len(exclude) != batch_size:
+                raise ValueError(f"exclude must have shape ({batch_size}, num_excluded), got {tuple(exclude.shape)}.")
+            if exclude.shape[1]:
+                rules = (ItemRules(trie) if rules is None else rules).excluding(exclude)
+        if rules is not None and rules.num_users not in (1, batch_size):
+            raise ValueError(
+                f"the rules are for {rules.num_users} users, the batch has {batch_size}: `select` a row for each user."
             )
-        finally:
-            for module in in_training:
-                module.training = True
+        trie = trie.to(self.device)
+        rules = None if rules is None else rules.to(self.device)
+
+        rows = torch.empty(batch_size, num_items, dtype=torch.long, device=self.device)
+        scores = torch.empty(batch_size, num_items, device=self.device)
+        with self._without_dropout():
+            fused = FusedT5(self)
+            for users, columns in user_blocks(attention_mask, num_beams):
+                step = T5BeamStep(fused, input_ids[users, columns], attention_mask[users, columns])
+                rules_of_users = rules
+                if rules is not None and isinstance(users, Tensor):
+                    rules_of_users = rules.select(users)
+                rows[users], scores[users] = constrained_beam_search(
+                    step, trie, num_items, num_beams, rules_of_users, self.config.normalize_over
+                )
         item_ids = None
         if trie.item_ids is not None:
             item_ids = [[trie.item_ids[row] for row in user if row >= 0] for user in rows.tolist()]
         return RecommendOutput(item_rows=rows, scores=scores, item_ids=item_ids)
+
+    @torch.no_grad()
+    def score_items(
+        self, input_ids: Tensor, attention_mask: Tensor | None, trie: ItemTrie, candidates: Tensor
+    ) -> Tensor:
+        """
+        Log-probability of given items for given users: what [`~UTGRecForConditionalGeneration.recommend`] returns as
+        scores, of every candidate. The decoder reads each distinct prefix of a user's candidates once.
+
+        Args:
+            input_ids, attention_mask, trie: as for `recommend`.
+            candidates (`torch.LongTensor` of shape `(batch_size, num_candidates)`): item rows, padded with -1.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_candidates)`: scores, -inf where the candidate is -1.
+
+        Raises:
+            ValueError: as for `recommend`.
+        """
+        input_ids, attention_mask = self._checked_inputs(input_ids, attention_mask, trie)
+        if candidates.ndim != 2 or len(candidates) != len(input_ids):
+            raise ValueError(
+                f"candidates must have shape ({len(input_ids)}, num_candidates), got {tuple(candidates.shape)}."
+            )
+        check_range("candidates", candidates, -1, trie.num_items, "of items in the trie (-1 is padding)")
+        trie, candidates = trie.to(self.device), candidates.to(self.device)
+        scores = torch.empty(candidates.shape, device=self.device)
+        with self._without_dropout():
+            fused = FusedT5(self)
+            for users, columns in user_blocks(attention_mask, candidates.shape[1]):
+                step = T5BeamStep(fused, input_ids[users, columns], attention_mask[users, columns])
+                scores[users] = score_candidates(step, trie, candidates[users], self.config.normalize_over)
+        return scores
+
+    def _checked_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None, trie: ItemTrie
+    ) -> tuple[Tensor, Tensor]:
+        """Histories and mask on the model's device; looked at where they are, so as not to wait for a GPU."""
+        self._check_trie(trie)
+        if input_ids.ndim != 2 or input_ids.numel() == 0:
+            raise ValueError(f"input_ids must have shape (batch_size, sequence_length), got {tuple(input_ids.shape)}.")
+        check_range("input_ids", input_ids, 0, self.config.vocab_size, "of the vocabulary")
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}."
+            )
+        return input_ids.to(self.device), attention_mask.to(self.device)
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """Eval mode inside, and each module's own mode after it."""
+        in_training = [module for module in self.modules() if module.training]
+        for module in in_training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in in_training:
+                module.training = True
 
     def _check_trie(self, trie: ItemTrie):
         expected = list(self.config.level_sizes), list(self.config.level_offsets)
@@ -178,17 +342,6 @@ class UTGRecForConditionalGeneration(T5ForConditionalGeneration):
                 f"{expected[1]}, found {found[0]} with {found[1]}. Build it with the item tokenizer that the model "
                 "was trained with."
             )
-
-
-def _check_range(name: str, values: Tensor, low: int, high: int, what: str):
-    """Raises ValueError naming the first user with a value outside of low..high-1: on a GPU it would only crash."""
-    outside = (values < low) | (values >= high)
-    if outside.any():
-        user, position = outside.nonzero()[0].tolist()
-        raise ValueError(
-            f"{name}[{user}, {position}] is {values[user, position].item()}, outside of the ids {low}..{high - 1} "
-            f"{what}."
-        )
 
 
 __all__ = ["UTGRecForConditionalGeneration"]

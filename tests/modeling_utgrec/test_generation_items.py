@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LogitsProcessorList
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
+import modeling_utgrec.t5_beam_step as t5_beam_step
 from modeling_utgrec.configuration_utgrec import UTGRecConfig
-from modeling_utgrec.generation_items import ItemLogitsProcessor, T5BeamStep, constrained_beam_search
+from modeling_utgrec.generation_items import ItemLogitsProcessor, constrained_beam_search, generate_items
+from modeling_utgrec.item_rules import ItemRules
 from modeling_utgrec.item_trie import ItemTrie
 from modeling_utgrec.modeling_utgrec import UTGRecForConditionalGeneration
 
@@ -51,21 +53,21 @@ def score_every_item(model, input_ids, attention_mask, trie) -> torch.Tensor:
     return scores
 
 
-def generate(model, input_ids, attention_mask, trie, num_beams, num_return_sequences):
-    """Item rows and scores of the stock beam search under the logits processor, -1 where it found nothing."""
+def generate(model, input_ids, attention_mask, trie, num_beams, num_return_sequences, **constraint):
+    """Item rows and scores of the stock beam search under a constraint, -1 where it found nothing."""
     levels = trie.num_levels
     output = model.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,
         num_beams=num_beams,
         num_return_sequences=num_return_sequences,
-        logits_processor=LogitsProcessorList([ItemLogitsProcessor(trie)]),
         max_new_tokens=levels,
         min_new_tokens=levels,
         length_penalty=0.0,
         do_sample=False,
         return_dict_in_generate=True,
         output_scores=True,
+        **constraint,
     )
     scores = output.sequences_scores
     codes = output.sequences[:, 1:] - torch.tensor(trie.level_offsets)
@@ -86,14 +88,28 @@ IDENTIFIERS = [
 ]
 
 
+def allowed_tokens_function(trie: ItemTrie, prompt_length: int = 1):
+    """`prefix_allowed_tokens_fn` of the usual kind: a dictionary of sets."""
+    following = {}
+    for row in (trie.codes + torch.tensor(trie.level_offsets)).tolist():
+        for level, token in enumerate(row):
+            following.setdefault(tuple(row[:level]), set()).add(token)
+    return lambda batch_id, tokens: sorted(following.get(tuple(tokens[prompt_length:].tolist()), {0}))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("identifiers", IDENTIFIERS)
-@pytest.mark.parametrize(("num_items", "num_beams"), [(100, 4), (100, 15), (9, 15), (60, 2)])
+@pytest.mark.parametrize(("num_items", "num_beams"), [(100, 4), (100, 15), (9, 15), (60, 2), (1, 3)])
 def test_equals_generate(identifiers, num_items, num_beams, seed):
     model = make_model(seed, **identifiers)
     trie = make_trie(model.config, num_items, seed)
     input_ids, attention_mask = make_batch(trie, [5, 2, 4], seed)
-    expected_rows, expected_scores = generate(model, input_ids, attention_mask, trie, num_beams, num_beams)
+    constraint = {"prefix_allowed_tokens_fn": allowed_tokens_function(trie)}
+    if seed == 1:
+        constraint = {"logits_processor": LogitsProcessorList([ItemLogitsProcessor(trie)])}
+    expected_rows, expected_scores = generate(
+        model, input_ids, attention_mask, trie, num_beams, num_beams, **constraint
+    )
     output = model.recommend(input_ids, attention_mask, trie, num_items=num_beams, num_beams=num_beams)
     torch.testing.assert_close(output.scores, expected_scores, atol=1e-4, rtol=0)
     torch.testing.assert_close(output.item_rows, expected_rows)
@@ -256,42 +272,159 @@ def test_empty_history_gives_finite_scores():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_beam_search_accepts_any_step(dtype):
-    """A table of logits as the network: the search knows nothing of T5, and sums in float32 whatever the logits."""
+def test_beam_search_accepts_any_step(prefix_step, dtype):
+    """The search knows nothing of T5, and sums in float32 whatever the logits."""
 
-    class TableStep:
-        def __init__(self, tables):
-            self.tables, self.prefixes = tables, None  # one [vocab]·(t+1) table per level
+    class Step(prefix_step):
+        def logits(self, prefixes):
+            return super().logits(prefixes).to(dtype)
 
-        def start(self):
-            self.prefixes = torch.zeros(1, 1, 0, dtype=torch.long)
-            return self.tables[0][None, None]
-
-        def advance(self, tokens, parents):
-            kept = self.prefixes.gather(1, parents[..., None].expand(-1, -1, self.prefixes.shape[2]))
-            self.prefixes = torch.cat((kept, tokens[..., None]), dim=2)
-            return self.tables[self.prefixes.shape[2]][tuple(self.prefixes.unbind(2))]
-
-    generator = torch.Generator().manual_seed(0)
-    tables = [torch.randn([8] * (level + 1), generator=generator).to(dtype) for level in range(3)]
     codes = torch.cartesian_prod(torch.arange(3), torch.arange(3), torch.arange(3))[::2]
     trie = ItemTrie(codes, [3, 3, 3], [2, 5, 5])
-    tokens = codes + torch.tensor([2, 5, 5])
-    expected = sum(
-        tables[level].float().log_softmax(-1)[tuple(tokens[:, : level + 1].unbind(1))] for level in range(3)
-    ).sort(descending=True)
-    rows, scores = constrained_beam_search(TableStep(tables), trie, num_items=len(codes), num_beams=len(codes))
-    torch.testing.assert_close(rows[0], expected.indices)
-    torch.testing.assert_close(scores[0], expected.values)
+    step = Step(2, 8)
+    expected = torch.zeros(2, len(codes))
+    tokens = (codes + torch.tensor([2, 5, 5])).expand(2, -1, -1)
+    for level in range(3):
+        log_probs = step.logits(tokens[..., :level]).float().log_softmax(-1)
+        expected += log_probs.gather(2, tokens[..., level : level + 1]).squeeze(2)
+    expected = expected.sort(dim=1, descending=True)
+    rows, scores = constrained_beam_search(step, trie, num_items=len(codes), num_beams=len(codes))
+    torch.testing.assert_close(rows, expected.indices)
+    torch.testing.assert_close(scores, expected.values)
 
 
-def test_cross_attention_keys_are_not_repeated_over_beams():
+class CausalStep:
+    """A decoder-only model of transformers as a step, its cache re-ordered as `generate` does."""
+
+    def __init__(self, model, prompts):
+        self.model, self.prompts = model, prompts
+
+    def start(self):
+        output = self.model(input_ids=self.prompts, use_cache=True)
+        self.cache, self.width = output.past_key_values, 1
+        return output.logits[:, -1:]
+
+    def advance(self, tokens, parents):
+        self.cache.reorder_cache((torch.arange(len(parents))[:, None] * self.width + parents).flatten())
+        self.width = parents.shape[1]
+        output = self.model(input_ids=tokens.reshape(-1, 1), past_key_values=self.cache, use_cache=True)
+        return output.logits.view(*tokens.shape, -1)
+
+
+@pytest.mark.parametrize(("num_items", "num_beams"), [(40, 6), (4, 6)])
+def test_decoder_only_models_equal_generate(num_items, num_beams):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=20, num_key_value_heads=1, initializer_range=0.5, pad_token_id=0, **sizes)
+    model = LlamaForCausalLM(config).eval()
+    model.generation_config.eos_token_id = None
+    trie = make_trie(UTGRecConfig(level_sizes=[5, 6, 7]), num_items)
+    prompts = torch.randint(2, 20, (3, 9))
+    expected = model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        prefix_allowed_tokens_fn=allowed_tokens_function(trie, prompt_length=9),
+        max_new_tokens=3,
+        min_new_tokens=3,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    rows, scores = constrained_beam_search(CausalStep(model, prompts), trie, num_beams, num_beams)
+    tokens = (trie.codes_of(rows) + torch.tensor(trie.level_offsets)).flatten(0, 1)
+    found = rows.flatten() >= 0
+    assert found.sum() == 3 * min(num_items, num_beams)
+    assert torch.equal(tokens[found], expected.sequences[found, 9:])
+    torch.testing.assert_close(scores.flatten()[found], expected.sequences_scores[found], atol=1e-4, rtol=0)
+
+
+# rules and scores through the model (the search itself: test_item_rules.py, test_scoring_items.py)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 30, 2048])
+def test_rules_go_with_their_users_into_blocks(monkeypatch, rows_per_block):
+    monkeypatch.setattr(t5_beam_step, "ROWS_PER_BLOCK", rows_per_block)
+    model = make_model(root_codebook_size=6, leaf_codebook_size=8)
+    trie = make_trie(model.config, 60)
+    batch = make_batch(trie, [2, 5, 1, 4])
+    generator = torch.Generator().manual_seed(0)
+    markets = torch.rand(2, 60, generator=generator) < 0.5
+    market_of_user = torch.tensor([1, 0, 0, 1])
+    seen = torch.randint(-1, 60, (4, 7), generator=generator)
+    mask = markets[market_of_user]
+    mask[torch.arange(4).repeat_interleave(7)[seen.flatten() >= 0], seen[seen >= 0]] = False
+    scores = score_every_item(model, *batch, trie).masked_fill(~mask, -torch.inf)
+    expected = scores.topk(5, dim=1)
+    rules = ItemRules(trie, allow=markets).select(market_of_user)
+    output = model.recommend(*batch, trie, num_items=5, num_beams=60, exclude=seen, rules=rules)
+    torch.testing.assert_close(output.item_rows, expected.indices)
+    torch.testing.assert_close(output.scores, expected.values, atol=1e-4, rtol=0)
+
+
+def test_rules_of_another_trie_or_batch_are_an_error():
+    model = make_model(root_codebook_size=6, leaf_codebook_size=8)
+    trie = make_trie(model.config, 10)
+    batch = make_batch(trie, [2, 1])
+    grown = trie.add_items([[5, 7, 7]])
+    with pytest.raises(ValueError, match="another trie .*num_items=10.*num_items=11"):
+        model.recommend(*batch, grown, rules=ItemRules(trie))
+    with pytest.raises(ValueError, match="for 3 users, the batch has 2"):
+        model.recommend(*batch, trie, rules=ItemRules(trie, deny=torch.tensor([[0], [1], [2]])))
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 2048])
+def test_scores_of_candidates(monkeypatch, rows_per_block):
+    monkeypatch.setattr(t5_beam_step, "ROWS_PER_BLOCK", rows_per_block)
     model = make_model(root_codebook_size=6, leaf_codebook_size=8)
     trie = make_trie(model.config, 40)
-    step = T5BeamStep(model, *make_batch(trie, [4, 2]))
-    with torch.no_grad():
-        constrained_beam_search(step, trie, num_items=5, num_beams=10)
-    assert [tuple(key.shape) for key, _ in step.cross_keys_values] == [(2, 2, 12, 8)] * 2
+    batch = make_batch(trie, [3, 1, 5])
+    every = score_every_item(model, *batch, trie)
+    candidates = torch.randint(-1, 40, (3, 15), generator=torch.Generator().manual_seed(0))
+    expected = every.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -torch.inf)
+    scores = model.train().score_items(*batch, trie, candidates)
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+    assert model.training and model.score_items(*batch, trie, candidates[:, :0]).shape == (3, 0)
+    with pytest.raises(ValueError, match=r"candidates\[0, 1\] is 40"):
+        model.score_items(*batch, trie, torch.tensor([[0, 40]]).expand(3, -1))
+    with pytest.raises(ValueError, match=r"candidates must have shape \(3, num_candidates\), got \(2, 15\)"):
+        model.score_items(*batch, trie, candidates[:2])
+
+
+# adapters for `generate`
+
+
+@pytest.mark.parametrize("num_items", [100, 3])
+def test_custom_generate_equals_generate(num_items):
+    model = make_model(root_codebook_size=6, leaf_codebook_size=8)
+    trie = make_trie(model.config, num_items)
+    input_ids, attention_mask = make_batch(trie, [5, 2, 4])
+    arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "num_beams": 8, "num_return_sequences": 5}
+    arguments |= {"return_dict_in_generate": True, "output_scores": True, "length_penalty": 0.5}
+    expected = model.generate(
+        **arguments, logits_processor=LogitsProcessorList([ItemLogitsProcessor(trie)]), min_new_tokens=3
+    )
+    output = model.generate(**arguments, custom_generate=generate_items, trie=trie)
+    found = output.sequences_scores > -torch.inf
+    assert found.sum() == 3 * min(num_items, 5)
+    assert torch.equal(output.sequences[found], expected.sequences[found])
+    assert (output.sequences[~found, 1:] == 0).all()
+    torch.testing.assert_close(output.sequences_scores[found], expected.sequences_scores[found], atol=1e-4, rtol=0)
+
+
+def test_custom_generate_takes_rules_and_refuses_what_it_would_ignore():
+    model = make_model(root_codebook_size=6, leaf_codebook_size=8)
+    trie = make_trie(model.config, 50)
+    batch = make_batch(trie, [4, 2])
+    exclude = model.recommend(*batch, trie, num_items=3).item_rows
+    arguments = {"input_ids": batch[0], "num_beams": 50, "num_return_sequences": 4, "trie": trie}
+    sequences = model.generate(**arguments, attention_mask=batch[1], custom_generate=generate_items, exclude=exclude)
+    expected = model.recommend(*batch, trie, num_items=4, exclude=exclude).item_rows
+    tokens = trie.codes_of(expected) + torch.tensor(trie.level_offsets)
+    assert torch.equal(sequences.view(2, 4, 4)[..., 1:], tokens)
+    with pytest.raises(ValueError, match="neither do_sample nor .*RepetitionPenalty"):
+        model.generate(**arguments, custom_generate=generate_items, repetition_penalty=1.2)
 
 
 def test_logits_processor_masks():

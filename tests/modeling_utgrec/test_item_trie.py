@@ -1,12 +1,14 @@
 """The trie against dictionaries of sets, on its dense and its sparse path."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_utgrec.item_trie import ItemTrie
+from modeling_utgrec.item_trie import ItemTrie, lexicographic_order
 
 
 def random_codes(num_items, level_sizes, seed):
@@ -66,8 +68,8 @@ def test_dense_and_sparse_levels_answer_alike(sizes):
     codes = random_codes(40, sizes, seed=1)
     dense = ItemTrie(codes, sizes, [0] * len(sizes))
     sparse = ItemTrie(codes, sizes, [0] * len(sizes), dense_limit=0)
-    assert all(mask is not None for mask in dense._masks)
-    assert all(mask is None for mask in sparse._masks)
+    assert all(level.table is not None for level in dense.levels)
+    assert all(level.table is None for level in sparse.levels)
     generator = torch.Generator().manual_seed(0)
     for level, size in enumerate(sizes):
         nodes = torch.randint(-1, dense.num_nodes(level), (3, 4, 5), generator=generator)
@@ -76,10 +78,12 @@ def test_dense_and_sparse_levels_answer_alike(sizes):
         assert torch.equal(dense.step(level, nodes, following), sparse.step(level, nodes, following))
 
 
-def test_a_level_over_the_limit_is_sparse_and_the_others_are_dense():
+def test_levels_over_the_limit_or_with_few_children_are_sparse():
     codes = random_codes(40, [4, 5, 6], seed=2)
     trie = ItemTrie(codes, [4, 5, 6], [0, 4, 9], dense_limit=20)
-    assert [mask is not None for mask in trie._masks] == [True, True, False]
+    assert [level.table is not None for level in trie.levels] == [True, True, False]
+    chain = ItemTrie(torch.tensor([[0, 1], [3, 2]]), [4, 1000], [0, 4])
+    assert [level.table is not None for level in chain.levels] == [True, False]
 
 
 def test_one_item():
@@ -129,6 +133,81 @@ def test_to_the_same_device_is_the_trie_itself():
     meta = trie.to("meta")
     assert meta.device.type == "meta" and trie.device.type == "cpu"
     assert meta.allowed(1, torch.zeros(2, 3, dtype=torch.long, device="meta")).shape == (2, 3, 5)
+
+
+def same_tensors(first: ItemTrie, second: ItemTrie) -> bool:
+    """Whether two tries consist of equal tensors of equal types."""
+
+    def tensors(trie):
+        found = [trie._codes, trie._rows]
+        for level in trie.levels:
+            found += [level.keys, level.starts, level.counts, torch.tensor([level.fan_out, level.num_nodes])]
+            found.append(torch.zeros(0) if level.table is None else level.table)
+        return found
+
+    pairs = zip(tensors(first), tensors(second), strict=True)
+    return all(one.dtype == other.dtype and torch.equal(one, other) for one, other in pairs)
+
+
+@settings(max_examples=50, deadline=None)
+@given(code_tables(), st.integers(0, 40), st.sampled_from([0, 8, 10**6]))
+def test_adding_items_equals_building_anew(table, num_first, dense_limit):
+    sizes, codes = table
+    num_first = max(1, min(num_first, len(codes)))
+    whole = ItemTrie(codes, sizes, [0] * len(sizes), dense_limit=dense_limit)
+    first = ItemTrie(codes[:num_first], sizes, [0] * len(sizes), dense_limit=dense_limit)
+    before = copy.deepcopy(first)
+    added = first.add_items(codes[num_first:])
+    assert same_tensors(added, whole)
+    assert same_tensors(first, before)
+    assert added.is_copy_of(first) == (num_first == len(codes))
+
+
+def test_adding_items_keeps_names_and_names_mistakes():
+    trie = ItemTrie(torch.tensor([[0, 1], [1, 1]]), [2, 3], [0, 2], item_ids=["a", "b"])
+    assert trie.add_items([[1, 0]], ["c"]).item_ids == ["a", "b", "c"] and trie.item_ids == ["a", "b"]
+    with pytest.raises(ValueError, match=r"2 new identifiers .* rows \[1, 2\] .*\[\[1, 1\], \[0, 1\]\]"):
+        trie.add_items([[0, 0], [1, 1], [0, 1]], ["c", "d", "e"])
+    with pytest.raises(ValueError, match=r"rows \[0, 1\] of the new codes"):
+        trie.add_items([[0, 0], [0, 0]], ["c", "d"])
+    with pytest.raises(ValueError, match="have item_ids"):
+        trie.add_items([[0, 0]])
+    with pytest.raises(ValueError, match="have no item_ids"):
+        ItemTrie([[0, 1]], [2, 3], [0, 2]).add_items([[0, 0]], ["c"])
+    with pytest.raises(ValueError, match=r"rows \[0\], codes \[\[0, 3\]\]"):
+        trie.add_items([[0, 3]], ["c"])
+
+
+def test_identifiers_that_do_not_fit_into_one_integer():
+    sizes = [2**15, 2**16, 2**31, 2**20]  # 82 bits
+    rng = np.random.default_rng(0)
+    codes = np.unique(np.stack([rng.integers(0, size, 50) // 7 * 7 for size in sizes], axis=1), axis=0)
+    codes = np.repeat(codes, 3, axis=0) + np.arange(3 * len(codes))[:, None] % 3 * [0, 0, 1, 0]
+    codes = rng.permutation(codes)
+    order = lexicographic_order(torch.from_numpy(codes), sizes)
+    assert codes[order].tolist() == sorted(codes.tolist())
+    trie = ItemTrie(codes[:-20], sizes, [0] * 4).add_items(codes[-20:])
+    assert trie.levels[2].keys.dtype == torch.int64
+    assert [walk(trie, identifier).item() for identifier in codes.tolist()] == list(range(len(codes)))
+
+
+def test_path_leads_to_positions():
+    codes = random_codes(30, [4, 5, 6], seed=6)
+    trie = ItemTrie(codes, [4, 5, 6], [0, 4, 9])
+    rows = torch.tensor([[3, -1], [29, 0]])
+    path = trie.path(rows)
+    assert torch.equal(trie.rows_at(path[-1]), rows)
+    assert trie.codes_of(rows)[0, 0].tolist() == codes[3].tolist()
+    for depth, edges in enumerate(path):
+        for place in ((0, 0), (1, 0), (1, 1)):
+            prefix = codes[rows[place], : depth + 1].tolist()
+            assert edges[place] == sorted({tuple(row[: depth + 1]) for row in codes.tolist()}).index(tuple(prefix))
+        assert edges[0, 1] == -1
+
+
+def test_memory_of_a_large_catalogue():
+    trie = ItemTrie(random_codes(50_000, [64, 64, 64], seed=7), [64, 64, 64], [0, 64, 128])
+    assert trie.nbytes < 1.5e6  # 30 bytes an item, of which the tables are 5
 
 
 @pytest.mark.parametrize(

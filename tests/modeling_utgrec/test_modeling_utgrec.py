@@ -102,6 +102,7 @@ def test_config_round_trip(tmp_path, arguments):
         ({"level_sizes": [4, 4, 4], "share_leaf_codes": True}, "256, 512, 512"),
         ({"leaf_codebook_size": 0}, "at least one code"),
         ({"max_history": 0}, "max_history"),
+        ({"loss_temperature": 0}, "loss_temperature"),
         ({"feed_forward_proj": "gelu-gated-x"}, "feed_forward_proj"),
     ],
 )
@@ -124,7 +125,8 @@ def test_save_and_load_is_bit_equal(tmp_path, arguments):
     model = make_model(**arguments)
     batch = make_batch(model.config)
     model.save_pretrained(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "generation_config.json", "model.safetensors"]
+    names = sorted(name for name in os.listdir(tmp_path) if not name.endswith(".py"))  # the code travels along
+    assert names == ["config.json", "generation_config.json", "model.safetensors"]
     loaded, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
     assert isinstance(loaded, UTGRecForConditionalGeneration)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -171,6 +173,38 @@ def test_loss_is_mean_negative_log_likelihood():
             count += 1
     assert count == 9
     assert output.loss.item() == pytest.approx(total / count, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_loss_temperature_divides_the_logits_of_the_loss_and_nothing_else(temperature):
+    plain, model = make_model(), make_model(loss_temperature=temperature)
+    batch = make_batch(model.config)
+    batch["labels"][1, 2] = -100
+    output = model(**batch)
+    logits = plain(**batch).logits
+    assert torch.equal(output.logits, logits)
+    log_probabilities = (logits.double() / temperature).log_softmax(-1)
+    kept = batch["labels"] != -100
+    chosen = log_probabilities.gather(-1, batch["labels"].clamp(min=0)[..., None])[..., 0]
+    assert output.loss.item() == pytest.approx(-chosen[kept].mean().item(), rel=1e-5)
+    as_tuple = model(**batch, return_dict=False)
+    assert torch.equal(as_tuple[0], output.loss) and torch.equal(as_tuple[1], logits)
+
+
+def test_loss_temperature_of_all_targets_is_that_of_their_rows():
+    model = make_model(causal_encoder=True, loss_temperature=0.6)
+    batch = make_batch(model.config, batch_size=1, num_items=4)
+    levels = model.config.num_levels
+    successors = torch.cat([batch["input_ids"][:, levels:], batch["labels"]], dim=1)
+    rows = [
+        model(
+            input_ids=batch["input_ids"][:, : levels * (item + 1)],
+            labels=successors[:, levels * item : levels * (item + 1)],
+        ).loss
+        for item in range(4)
+    ]
+    loss = model(batch["input_ids"], batch["attention_mask"], labels=successors).loss
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
 
 
 def test_labels_need_no_cache_and_inference_may_have_one():
