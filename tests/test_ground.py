@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "trainers": {"modeling_utgrec", "hub_cards", "tokenization_items"},
     "examples": set(PACKAGES),
 }
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where the import name is not the distribution's
+IMPORT_NAMES = {"faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml"}  # where it is not the distribution's
 
 
 class Import(NamedTuple):

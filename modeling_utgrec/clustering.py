@@ -1,0 +1,69 @@
+"""k-means of the vectors that a codebook quantizes, and balanced clusters of a codebook's own vectors."""
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from scipy.optimize import linear_sum_assignment
+
+# Spread of the copies that stand in for missing points, relative to the points' own.
+JITTER = 1e-2
+
+
+def kmeans(points: torch.Tensor, num_clusters: int) -> torch.Tensor:
+    """
+    Centroids of points: Lloyd's algorithm from k-means++ seeds. Draws from torch's random numbers.
+
+    Args:
+        points (`torch.FloatTensor` of shape `(n, dim)`): the points. If fewer than `num_clusters` of them differ, the
+            centroids are these, and copies of some a little beside them.
+        num_clusters (`int`): number of centroids.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_clusters, dim)`.
+    """
+    rng = np.random.default_rng(int(torch.randint(2**31, ())))
+    values = points.detach().float().cpu().numpy()
+    distinct = np.unique(values, axis=0)
+    if len(distinct) > num_clusters:
+        centroids = kmeans2(values.astype(np.float64), num_clusters, minit="++", seed=rng)[0]
+    else:
+        copies = distinct[rng.integers(len(distinct), size=num_clusters - len(distinct))]
+        spread = values.std() or 1.0
+        centroids = np.concatenate([distinct, copies + JITTER * spread * rng.standard_normal(copies.shape)])
+    return torch.from_numpy(centroids).to(points.device, torch.float32)
+
+
+def balanced_clusters(vectors: torch.Tensor, num_clusters: int, iterations: int = 10) -> torch.LongTensor:
+    """
+    Constrained k-means: clusters of like vectors whose sizes differ by one at most. Each round assigns all vectors at
+    once, with the least total squared distance.
+
+    Args:
+        vectors (`torch.FloatTensor` of shape `(n, dim)`): what is clustered.
+        num_clusters (`int`): number of clusters, at most n.
+        iterations (`int`, *optional*, defaults to 10): most rounds.
+
+    Returns:
+        `torch.LongTensor` of shape `(n,)`: the cluster of each vector.
+    """
+    values = vectors.detach().double().cpu().numpy()
+    centroids = kmeans(vectors, num_clusters).double().cpu().numpy()
+    size, extra = divmod(len(values), num_clusters)
+    # Columns are the clusters' places: `size` in each, then one more in each, of which only `extra` are filled: the
+    # rows after the vectors take the others, and none of the first.
+    slots = np.concatenate([np.repeat(np.arange(num_clusters), size), np.arange(num_clusters)])
+    idle = num_clusters - extra
+    clusters = None
+    for _ in range(iterations):
+        distances = ((values[:, None] - centroids) ** 2).sum(-1)
+        costs = np.zeros((len(values) + idle, len(slots)))
+        costs[: len(values)] = distances[:, slots]
+        costs[len(values) :, : size * num_clusters] = np.inf if size else 0.0
+        assigned = slots[linear_sum_assignment(costs)[1][: len(values)]]
+        if clusters is not None and (assigned == clusters).all():
+            break
+        clusters = assigned
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, clusters, values)
+        centroids = sums / np.bincount(clusters, minlength=num_clusters)[:, None]
+    return torch.from_numpy(clusters).to(vectors.device)

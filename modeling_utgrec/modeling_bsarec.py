@@ -1,0 +1,131 @@
+"""BSARec: self-attention beside a layer that rescales high frequencies (Shin et al., "An Attentive Inductive Bias for
+Sequential Recommendation beyond the Self-Attention", 2024)."""
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_bsarec import BSARecConfig
+from .modeling_fmlprec import FeedForward, from_frequencies, to_frequencies, whole_window
+from .modeling_sequential import (
+    ItemEmbeddings,
+    SelfAttention,
+    SequentialForNextItem,
+    SequentialPreTrainedModel,
+    causal_mask,
+)
+
+
+class FrequencyRescaler(nn.Module):
+    """The low frequencies of a window plus its high ones times a learned factor for each feature (Shin et al. 2024,
+    "Frequency Rescaler"), with residual connection and layer norm."""
+
+    def __init__(self, config: BSARecConfig):
+        super().__init__()
+        # of the two signs of a frequency a transform of real numbers holds one
+        self.num_low = config.num_low_frequencies // 2 + 1
+        self.sqrt_beta = nn.Parameter(torch.empty(config.hidden_size))  # squared: the factor is not negative
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def low_pass(self, states: Tensor) -> Tensor:
+        """What the low frequencies make of `(batch, length, hidden_size)`, in the same shape."""
+        frequencies = to_frequencies(states)[:, : self.num_low]  # the inverse takes those that are missing as zeros
+        return from_frequencies(frequencies, states.shape[1], states.dtype)
+
+    def forward(self, states: Tensor) -> Tensor:
+        low = self.low_pass(states)
+        rescaled = low + self.sqrt_beta.square() * (states - low)
+        return self.norm(states + self.dropout(rescaled))
+
+
+class BSARecBlock(nn.Module):
+    """`alpha` of the frequency layer, `1 - alpha` of self-attention, then a feed-forward network."""
+
+    def __init__(self, config: BSARecConfig):
+        super().__init__()
+        self.alpha = config.alpha
+        self.rescaler = FrequencyRescaler(config)
+        self.attention = SelfAttention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """
+        Args:
+            states (`torch.FloatTensor` of shape `(batch, max_history, hidden_size)`): the block's input.
+            mask (`torch.BoolTensor` of shape `(batch, 1, max_history, max_history)`):
+                true where a row may read a column.
+        """
+        attended = self.attention_norm(states + self.dropout(self.attention(states, mask)))
+        return self.feed_forward(self.alpha * self.rescaler(states) + (1 - self.alpha) * attended)
+
+
+class BSARecModel(SequentialPreTrainedModel):
+    """
+    The encoder of BSARec. Its attention is causal, but its frequency layers mix all columns of the window, so states
+    of earlier positions know later items: only the last one predicts.
+
+    The columns of the window that hold no item enter as zeros. (In the authors' program they enter with the embeddings
+    of their positions.) No item attends to them.
+    """
+
+    config: BSARecConfig
+
+    def __init__(self, config: BSARecConfig):
+        super().__init__(config)
+        self.embeddings = ItemEmbeddings(config, config.max_history, norm=True)
+        self.blocks = nn.ModuleList([BSARecBlock(config) for _ in range(config.num_layers)])
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, FrequencyRescaler):
+            init.normal_(module.sqrt_beta)  # factors around one, as in the authors' program
+
+    @can_return_tuple
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+
+        Raises:
+            ValueError: more than `max_history` columns.
+        """
+        history = input_ids.shape[1]
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        input_ids, attention_mask = whole_window(input_ids, attention_mask, self.config.max_history)
+        states = self.embeddings(input_ids, attention_mask)
+        mask = causal_mask(attention_mask)
+        for block in self.blocks:
+            states = block(states, mask)
+        return BaseModelOutput(last_hidden_state=states[:, -history:])
+
+
+class BSARecForNextItem(SequentialForNextItem):
+    """
+    BSARec. The last position of a history is trained to predict the item that follows it; input and output share the
+    item embeddings.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_utgrec import BSARecConfig, BSARecForNextItem
+    >>> model = BSARecForNextItem(BSARecConfig(num_items=1000)).eval()
+    >>> scores = model.user_states(torch.tensor([[0, 17, 301]])) @ model.item_embeddings.T
+    >>> scores.shape
+    torch.Size([1, 1000])
+    ```
+    """
+
+    config: BSARecConfig
+    encoder_class = BSARecModel
+    training_targets = "last"
+
+
+__all__ = ["BSARecForNextItem", "BSARecModel"]

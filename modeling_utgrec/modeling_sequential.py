@@ -1,0 +1,286 @@
+"""What all sequential recommenders share: input embeddings, masks, losses and the state that scores the next item.
+
+Histories are padded on the left, so the last item stands in the last column, and positions are counted from there:
+the last item has position 0. A history has the same states whatever the padding of its batch, and the position that
+makes the prediction is position 0 in use as in training, where earlier positions of a window predict too.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_sequential import SequentialConfig
+from .linear_cross_entropy import linear_cross_entropy
+
+
+@dataclass
+class NextItemOutput(ModelOutput):
+    """
+    Output of [`SequentialForNextItem`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+            Mean loss over the labelled positions.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, history, hidden_size)`):
+            State of every position. Those of padding mean nothing.
+    """
+
+    loss: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+
+
+def causal_mask(attention_mask: Tensor) -> Tensor:
+    """Who reads whom when no position reads later ones: bool `(batch, 1, history, history)`, true where allowed.
+
+    Padding reads itself, so that no row is empty (a softmax over nothing has no value).
+    """
+    length = attention_mask.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    return _readable(attention_mask) & earlier
+
+
+def bidirectional_mask(attention_mask: Tensor) -> Tensor:
+    """Every position reads every item: bool `(batch, 1, history, history)`, otherwise as [`causal_mask`]."""
+    return _readable(attention_mask)
+
+
+def _readable(attention_mask: Tensor) -> Tensor:
+    itself = torch.eye(attention_mask.shape[1], dtype=torch.bool, device=attention_mask.device)
+    return attention_mask.bool()[:, None, None, :] | itself
+
+
+class ItemEmbeddings(nn.Module):
+    """Item embeddings plus embeddings of the positions, counted from the last column.
+
+    Args:
+        config ([`SequentialConfig`]): sizes.
+        num_positions (`int`, *optional*): longest input; None for no embeddings of positions and any length.
+        scale (`bool`): multiply item embeddings by `sqrt(hidden_size)` first, as the original transformer does.
+        norm (`bool`): layer norm of the sum.
+    """
+
+    def __init__(self, config: SequentialConfig, num_positions: int | None, scale: bool = False, norm: bool = False):
+        super().__init__()
+        self.items = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.positions = None if num_positions is None else nn.Embedding(num_positions, config.hidden_size)
+        self.scale = math.sqrt(config.hidden_size) if scale else 1.0
+        self.norm = nn.LayerNorm(config.hidden_size) if norm else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, history)`): item tokens, padded on the left.
+            attention_mask (`torch.Tensor` of shape `(batch, history)`): 0 on padding.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, history, hidden_size)`, zero on padding.
+
+        Raises:
+            ValueError: more columns than there are positions.
+        """
+        states = self.items(input_ids) * self.scale
+        if self.positions is not None:
+            length, longest = input_ids.shape[1], self.positions.num_embeddings
+            if length > longest:
+                raise ValueError(f"The input has {length} columns, the model reads {longest}: keep the last ones.")
+            states = states + self.positions.weight[:length].flip(0)
+        return self.dropout(self.norm(states)) * attention_mask[..., None].to(states.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head scaled dot-product attention of a history to itself (without residual connection and norm)."""
+
+    def __init__(self, config: SequentialConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.attention_dropout
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """
+        Args:
+            states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): what attends and is attended to.
+            mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, history, hidden_size)`.
+        """
+        query, key, value = (
+            layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+
+class SequentialPreTrainedModel(PreTrainedModel):
+    """Base of encoders and of models with a head. An encoder's item and position embeddings are its `embeddings`, an
+    [`ItemEmbeddings`] or any module with the item embeddings in `items`; the head's encoder is its `model`."""
+
+    config: SequentialConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.base_model.embeddings.items
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        self.base_model.embeddings.items = value
+
+    def item_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """`attention_mask`, or where the input is no padding."""
+        return input_ids.ne(self.config.pad_token_id) if attention_mask is None else attention_mask
+
+
+class SequentialForNextItem(SequentialPreTrainedModel):
+    """
+    Base of the sequential recommenders: an encoder of the history whose state at a position is compared with the
+    embeddings of all items.
+
+    A subclass names its encoder in `encoder_class`; `encoder_class.forward(input_ids, attention_mask)` returns a
+    [`~transformers.modeling_outputs.BaseModelOutput`]. Where states need another transformation before they are
+    compared, it overrides `scoring_states`; where items have a bias, `item_bias`.
+
+    `training_targets` says how training batches are built:
+
+    - `"all"`: a row is a window of a sequence and every position is labelled with the item that follows;
+    - `"last"`: a row is a history and only its last position is labelled (for encoders in which earlier positions
+      see later ones);
+    - `"cloze"`: a row is a window in which items are replaced by the mask token and labelled with themselves.
+    """
+
+    encoder_class: ClassVar[type[SequentialPreTrainedModel]]
+    training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
+    # the Trainer gives the number of labels in all batches of a step, and the loss below divides by it
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: SequentialConfig):
+        super().__init__(config)
+        self.model = self.encoder_class(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> NextItemOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*):
+                0 on padding; by default every token but the padding token is read.
+            labels (`torch.LongTensor` of shape `(batch_size, history)`, *optional*):
+                Token of the item that follows each position (with `training_targets` `"cloze"`: of the item that was
+                masked there), -100 where nothing is predicted.
+            num_items_in_batch (`int`, *optional*):
+                Divides the summed loss in place of the number of labels here; for gradient accumulation.
+
+        Returns:
+            [`NextItemOutput`].
+
+        Raises:
+            ValueError: `labels` and `input_ids` differ in shape, or the input is longer than the model reads.
+        """
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        loss = None
+        if labels is not None:
+            if labels.shape != input_ids.shape:
+                raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
+            labelled = labels != -100
+            predicting = self.scoring_states(states[labelled])
+            if self.config.loss == "ce":
+                loss = linear_cross_entropy(predicting, self.item_embeddings, labels[labelled] - 1, self.item_bias)
+            else:
+                loss = self._binary_loss(predicting, input_ids, labels)
+            loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        return NextItemOutput(loss=loss, last_hidden_state=states)
+
+    def _binary_loss(self, states: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy with one negative for each label (Kang & McAuley 2018, Eq. 8), summed."""
+        labelled = labels != -100
+        items = torch.stack([labels[labelled], sample_negatives(input_ids, labels, self.config.num_items)]) - 1
+        scores = (states * F.embedding(items, self.item_embeddings)).sum(-1)
+        if self.item_bias is not None:
+            scores = scores + self.item_bias[items]
+        return F.softplus(-scores[0]).sum() + F.softplus(scores[1]).sum()
+
+    def scoring_states(self, states: Tensor) -> Tensor:
+        """The encoder's states `(..., hidden_size)` as they are compared with `item_embeddings`."""
+        return states
+
+    def user_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """
+        States that score the next item: `states @ item_embeddings.T + item_bias`.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, hidden_size)`.
+        """
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        return self.scoring_states(self.model(input_ids, attention_mask).last_hidden_state[:, -1])
+
+    @property
+    def item_embeddings(self) -> Tensor:
+        """`(num_items, hidden_size)`, row `r` for the item at row `r` of the catalogue."""
+        return self.get_input_embeddings().weight[1 : self.config.num_items + 1]
+
+    @property
+    def item_bias(self) -> Tensor | None:
+        """`(num_items,)`, added to the scores, or None."""
+        return None
+
+
+def sample_negatives(input_ids: Tensor, labels: Tensor, num_items: int) -> Tensor:
+    """One item for each label, uniform among those that are neither in the row's input nor in its labels.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch, history)`): item tokens; others (padding, mask) don't matter.
+        labels (`torch.LongTensor` of shape `(batch, history)`): item tokens, -100 for none.
+        num_items (`int`): size of the catalogue.
+
+    Returns:
+        `torch.LongTensor` of shape `(number of labels,)`, item tokens. A row that holds the whole catalogue gets any
+        items.
+    """
+    nothing = num_items + 1
+    taken = torch.cat([input_ids, labels], dim=1)
+    taken = taken.masked_fill((taken < 1) | (taken > num_items), nothing).sort(dim=1).values
+    taken[:, 1:] = taken[:, 1:].masked_fill(taken[:, 1:] == taken[:, :-1], nothing)
+    taken = taken.sort(dim=1).values
+    number = (taken < nothing).sum(dim=1, keepdim=True)
+    whole = number >= num_items
+    taken, number = taken.masked_fill(whole, nothing), number.masked_fill(whole, 0)
+    # the r-th free token is r + 1 plus the number of taken ones before it: those whose own free predecessors are <= r
+    free = (torch.rand(labels.shape, device=labels.device, dtype=torch.float64) * (num_items - number)).long()
+    before = taken - torch.arange(taken.shape[1], device=taken.device) - 1
+    before = before.masked_fill(taken == nothing, num_items)
+    return (free + 1 + torch.searchsorted(before, free, right=True))[labels != -100]
+
+
+__all__ = [
+    "ItemEmbeddings",
+    "NextItemOutput",
+    "SelfAttention",
+    "SequentialForNextItem",
+    "SequentialPreTrainedModel",
+]
