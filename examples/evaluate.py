@@ -1,4 +1,4 @@
-"""Evaluates a recommender on a data folder: leave-one-out, full ranking over the catalogue.
+"""Evaluates recommenders on a data folder: leave-one-out or the data's own split, full ranking over the catalogue.
 
 Copy and paste:
 
@@ -7,89 +7,174 @@ Copy and paste:
 python examples/evaluate.py --recommender item-transitions --data data/beauty
 # a trained recommender, seen items masked, one JSON line on stdout
 python examples/evaluate.py --recommender runs/beauty --data data/beauty --mask-seen --json -
-# on the validation items, into a file
-python examples/evaluate.py --recommender popularity --data data/beauty --part validation --json popularity.json
+# the items whose texts are nearest to the last one's (embeddings of examples/embed_items.py)
+python examples/evaluate.py --recommender nearest-items --embeddings runs/beauty-texts --data data/beauty
+# is it better than the floor? three seeds against it, with a paired test
+python examples/evaluate.py --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
+# the same with the floor evaluated before
+python examples/evaluate.py --recommender item-transitions --data data/beauty --per_user --json floor.json
+python examples/evaluate.py --recommender runs/beauty --compare_with floor.json --data data/beauty
 ```
 
-The data folder holds `items.{parquet,jsonl,jsonl.gz,csv}` and `sequences.*` or `interactions.*`.
+The data folder holds `items.{parquet,jsonl,jsonl.gz,csv}` and `sequences.*` or `interactions.*`; a column `split` in
+the latter is the split.
 """
 
 import contextlib
-import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import HfArgumentParser
 
 from tokenization_items.catalogue import Catalogue
-from trainers.evaluation import Recommender, evaluate, render_table
-from trainers.floors import ItemTransitions, Popularity
+from tokenization_items.item_index import CODES_NAME
+from trainers.evaluation import Recommender, evaluate
+from trainers.floors import ItemTransitions, NearestItems, Popularity
 from trainers.interactions import Interactions
+from trainers.result_tables import load_result, render_report, save_result, to_json
+from trainers.significance import over_seeds, paired_test
 
-FLOORS = {"item-transitions": ItemTransitions, "popularity": Popularity}
+COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
+NEAREST = "nearest-items"
+PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
 
 
 @dataclass
 class EvaluationArguments:
-    recommender: str = field(
-        metadata={"help": "`item-transitions`, `popularity` (both counted from the training part) or a model folder."}
+    recommender: list[str] = field(
+        metadata={
+            "help": "`item-transitions`, `popularity` (both counted from the training part), `nearest-items` (needs "
+            "--embeddings) or a model folder. Several model folders: one model with several seeds."
+        }
     )
     data: str = field(metadata={"help": "Data folder with the items and the interactions."})
     part: Literal["test", "validation"] = field(
         default="test", metadata={"help": "Predict the last item (test) or the second last (validation)."}
     )
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend an item of the user's whole history."})
-    max_history: int = field(default=20, metadata={"help": "Last items of a history that the recommender gets."})
+    max_history: int = field(
+        default=20, metadata={"help": "Last items of a history that the recommender gets; 0: all of them."}
+    )
+    k_core: int = field(
+        default=0, metadata={"help": "Keep users and items with so many interactions, as in training; 0: all."}
+    )
+    ks: list[int] = field(default_factory=lambda: [5, 10], metadata={"help": "Cut-offs.", "aliases": ["--k"]})
+    num_beams: int = field(default=50, metadata={"help": "Beams of a generative recommender."})
     batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    embeddings: str | None = field(default=None, metadata={"help": "Folder of embeddings, for `nearest-items`."})
+    query: Literal["last", "mean", "last+mean"] = field(
+        default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
+    )
+    intervals: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 % intervals; 0: none."})
+    compare_with: str | None = field(
+        default=None,
+        metadata={"help": "Paired test against another recommender, or a result written with --per_user --json FILE."},
+    )
+    per_user: bool = field(default=False, metadata={"help": "Keep every user's place, for a later --compare_with."})
     json: str | None = field(
         default=None,
-        metadata={"help": "Write the result as one JSON line to this file; `-`: to stdout. Without it: a table."},
+        metadata={"help": "Write the result as one JSON line to this file; `-`: to stdout. Without it: tables."},
     )
 
 
-def load_recommender(arguments: EvaluationArguments, interactions: Interactions) -> Recommender:
-    """A floor by its name, or the trained recommender of a folder, with all of the data's items in its index."""
-    if arguments.recommender in FLOORS:
-        return FLOORS[arguments.recommender](interactions.training_part())
-    if not Path(arguments.recommender).is_dir():
-        raise SystemExit(f"--recommender {arguments.recommender} is no folder and none of {', '.join(FLOORS)}.")
-    # a floor needs no model code: only a folder pays for its import
-    from trainers.generative_recommender import GenerativeRecommender
+def load_interactions(arguments: EvaluationArguments) -> Interactions:
+    if arguments.k_core:
+        from trainers.domains import Domain
 
-    return GenerativeRecommender.from_pretrained(
-        arguments.recommender, interactions.item_ids, batch_size=arguments.batch_size
-    )
+        return Domain.from_folder(arguments.data, arguments.k_core, check_images=False).interactions
+    return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
+
+
+def load_recommender(name: str, arguments: EvaluationArguments, interactions: Interactions) -> Recommender:
+    """A floor by its name, or the trained recommender of a folder, for all of the data's items."""
+    if name in COUNTED:
+        return COUNTED[name](interactions.training_part())
+    if name == NEAREST:
+        if arguments.embeddings is None:
+            raise SystemExit(
+                f"--recommender {NEAREST} needs --embeddings: make a folder with examples/embed_items.py."
+            )
+        from trainers.item_embeddings import load_embeddings
+
+        embeddings = load_embeddings(arguments.embeddings, interactions.item_ids)
+        return NearestItems(embeddings, arguments.query, batch_size=arguments.batch_size)
+    if not Path(name).is_dir():
+        raise SystemExit(f"{name} is no folder and none of {', '.join([*COUNTED, NEAREST])}.")
+    # only a folder pays for the import of model code
+    if (Path(name) / CODES_NAME).exists():
+        from trainers.generative_recommender import GenerativeRecommender
+
+        return GenerativeRecommender.from_pretrained(
+            name, interactions.item_ids, num_beams=arguments.num_beams, batch_size=arguments.batch_size
+        )
+    from trainers.sequential_recommender import SequentialRecommender
+
+    return SequentialRecommender.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
+
+
+def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
+    """The result of one recommender, or the mean over several seeds with each one's result under `"seeds"`."""
+    results = [
+        evaluate(
+            load_recommender(name, arguments, interactions),
+            interactions,
+            part=arguments.part,
+            mask_seen=arguments.mask_seen,
+            max_history=arguments.max_history or None,
+            ks=arguments.ks,
+            batch_size=arguments.batch_size,
+            intervals=arguments.intervals,
+            per_user=arguments.per_user or arguments.compare_with is not None,
+        )
+        for name in names
+    ]
+    if len(results) == 1:
+        return results[0]
+    mean = over_seeds(results)
+    mean["seeds"] = [{key: value for key, value in result.items() if key != "per_user"} for result in results]
+    return mean
+
+
+def load_other(arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
+    """The result that `--compare_with` names, with its cases."""
+    if not Path(arguments.compare_with).is_file():
+        return evaluate_all([arguments.compare_with], arguments, interactions)
+    other = load_result(arguments.compare_with)
+    if "per_user" not in other:
+        raise SystemExit(f"{arguments.compare_with} has no users' places: evaluate it again with --per_user.")
+    return other
 
 
 def main() -> None:
     (arguments,) = HfArgumentParser(
         EvaluationArguments, description=__doc__.split("\n")[0]
     ).parse_args_into_dataclasses()
+    if arguments.per_user and len(arguments.recommender) > 1:
+        raise SystemExit("--per_user keeps the places of one recommender: evaluate the seeds one by one.")
     # stdout carries the result and nothing else
     with contextlib.redirect_stdout(sys.stderr):
-        interactions = Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
-        recommender = load_recommender(arguments, interactions)
-        result = evaluate(
-            recommender,
-            interactions,
-            part=arguments.part,
-            mask_seen=arguments.mask_seen,
-            max_history=arguments.max_history,
-            batch_size=arguments.batch_size,
-        )
+        interactions = load_interactions(arguments)
+        result = evaluate_all(arguments.recommender, arguments, interactions)
+        results = [result]
+        if arguments.compare_with is not None:
+            other = load_other(arguments, interactions)
+            unlike = [flag for flag in PROTOCOL if result.get(flag) != other.get(flag)]
+            if unlike:
+                said = ", ".join(f"{flag} is {result.get(flag)!r} and {other.get(flag)!r}" for flag in unlike)
+                raise SystemExit(f"{result['name']} and {other['name']} were not evaluated alike: {said}.")
+            tests = paired_test(result["per_user"], other["per_user"])
+            result["comparison"] = {"with": other["name"], "metrics": tests}
+            results.append(other)
+        if not arguments.per_user:
+            result.pop("per_user", None)
     if arguments.json is None:
-        print(render_table([result]), render_table(result["long_tail"]), sep="\n\n")
-        return
-    line = json.dumps(result)
-    if arguments.json == "-":
-        print(line)
-        return
-    temporary = f"{arguments.json}.tmp"
-    Path(temporary).write_text(line + "\n", encoding="utf-8")
-    os.replace(temporary, arguments.json)
+        print(render_report(results))
+    elif arguments.json == "-":
+        print(to_json(result))
+    else:
+        save_result(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The evaluation protocol: leave-one-out, full ranking over the catalogue. The only place where a metric is computed.
+"""The evaluation protocol: full ranking over the catalogue for every held-out item.
 
-Hits are counted on items, never on identifiers: a tokenizer that gives two items one identifier must not profit.
-The choices that move a result (seen items kept or masked, length of the history, tie order, candidates) are stated in
-every result.
+What counts is in [`trainers.ranking_metrics`], the only place where a metric is computed. The choices that move a
+result (split, seen items kept or masked, length of the history, tie order, beams, candidates) are stated in every
+result. Memory is a number for each case and for each item, never users × items.
 """
 
 from __future__ import annotations
@@ -14,12 +14,31 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from trainers.interactions import Interactions
+from trainers.ranking_metrics import (
+    catalogue_metrics,
+    check_cutoffs,
+    gains_at,
+    group_means,
+    identifier_groups,
+    means,
+    ranking_gains,
+    ranking_metrics,
+    recommendation_counts,
+    target_places,
+)
+from trainers.result_tables import render_table
+from trainers.significance import bootstrap_intervals
 
-LONG_TAIL_BOUNDS = (0, 20, 40, 60)  # training popularity of the target; the last group is open
+__all__ = ["Recommender", "evaluate", "ranking_gains", "ranking_metrics", "render_table"]
+
+# First value of each slice; the last one is open.
+LONG_TAIL_BOUNDS = (0, 20, 40, 60)  # training popularity of the target
+HISTORY_BOUNDS = (1, 5, 10, 20, 50)  # items before the target, before the history is cut
+COLD_BOUNDS = (0, 1)  # training popularity of the target: none, any
 
 
 class Recommender(Protocol):
-    """What [`evaluate`] needs.
+    """What [`evaluate`] needs; [`trainers.scoring.ScoringRecommender`] makes one of a model that gives scores.
 
     Optional attributes: `name`, `max_history` (items it looks at, None: no limit), `ties` and `num_beams`; what is
     there is stated in the result.
@@ -33,48 +52,6 @@ class Recommender(Protocol):
         ...
 
 
-def ranking_gains(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, np.ndarray]:
-    """Each user's share in the metrics: `"recall@k"` (1 when the target is in the first k) and `"ndcg@k"`.
-
-    Args:
-        ranked: int [U, K] item rows, best first, -1 for nothing; K at least `max(ks)`.
-        targets: int [U] item rows (one relevant item per user, so the ideal DCG is 1).
-        ks: cut-offs.
-
-    Returns:
-        float64 [U] for every metric; NDCG is `1 / log2(rank + 2)` with rank 0 the best.
-
-    Raises:
-        ValueError: shapes do not fit, or negative targets.
-    """
-    ranked, targets = np.asarray(ranked), np.asarray(targets)
-    if ranked.ndim != 2 or targets.shape != ranked.shape[:1]:
-        raise ValueError(f"Expected ranked [U, K] and targets [U], got {ranked.shape} and {targets.shape}.")
-    if min(ks) < 1 or max(ks) > ranked.shape[1]:
-        raise ValueError(f"Cut-offs {tuple(ks)} need lists of {max(ks)} items or more, got {ranked.shape[1]}.")
-    if (targets < 0).any():
-        raise ValueError("Negative targets: -1 marks an empty place in a ranking and cannot be a target.")
-    hits = ranked == targets[:, None]
-    found, rank = hits.any(axis=1), hits.argmax(axis=1)
-    gains = {}
-    for k in ks:
-        hit = found & (rank < k)
-        gains[f"recall@{k}"] = hit.astype(np.float64)
-        gains[f"ndcg@{k}"] = hit / np.log2(rank + 2)
-    return gains
-
-
-def ranking_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
-    """Mean of [`ranking_gains`] over the users: `{"recall@5", "ndcg@5", "recall@10", "ndcg@10"}`.
-
-    Raises:
-        ValueError: no users, or as [`ranking_gains`].
-    """
-    if not len(targets):
-        raise ValueError("No users to evaluate: every metric would be undefined.")
-    return {name: float(gain.mean()) for name, gain in ranking_gains(ranked, targets, ks).items()}
-
-
 def evaluate(
     recommender: Recommender,
     interactions: Interactions,
@@ -84,67 +61,120 @@ def evaluate(
     ks: Sequence[int] = (5, 10),
     batch_size: int = 256,
     long_tail: bool = True,
+    identifiers: np.ndarray | None = None,
+    intervals: int = 0,
+    per_user: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluates a recommender under the leave-one-out protocol.
+    """Evaluates a recommender under the split of the interactions: leave-one-out, or the one given with the data.
+
+    Metrics are means over the cases, see [`Interactions.cases`]: one for each user under leave-one-out, one for each
+    held-out item under a given split.
 
     Args:
         recommender: any object with `rank(histories, k, exclude)`, see [`Recommender`].
-        interactions: all interactions (not the training part); users with fewer than three are left out.
+        interactions: all interactions (not the training part).
         part: `"test"` or `"validation"`.
         mask_seen: forbid the items of the *whole* history, however long. A target that the user had before is then
             lost, as it is for everyone.
         max_history: the recommender gets the last so many items of a history; None: all of them. Where the
             recommender's own `max_history` is smaller, that one holds.
         ks: cut-offs of the metrics.
-        batch_size: users per call of `rank`.
-        long_tail: also give the metrics by training popularity of the target.
+        batch_size: cases per call of `rank`.
+        long_tail: also give what needs the popularity in the training part: metrics by popularity and novelty of the
+            target and by history length, and coverage, Gini and novelty of the recommendations.
+        identifiers: int [n, L] codes of the items before conflicts were resolved: also give the metrics that counting
+            identifiers would have given, for comparison with work that does.
+        intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
+            have none: they are no means over users, and a bootstrap sample misses a third of the users.
+        per_user: also give each case's gains, for [`trainers.significance.paired_test`].
+        seed: of the bootstrap.
 
     Returns:
-        `dict` of plain values: name, metrics, `"num_users"`, `"num_short"` (users left out), the flags `"split"`,
-        `"part"`, `"seen"`, `"max_history"` (as applied), `"ties"`, `"candidates"` and, where the recommender has it,
-        `"num_beams"`; and `"long_tail"`: a list of `{"popularity": "[0,20)", "num_users": ..., metrics}`, with None
-        for the metrics of an empty group.
+        `dict` of plain values: `"name"`, for each k `"recall@k"`, `"ndcg@k"`, `"mrr@k"` and, as asked for,
+        `"coverage@k"`, `"gini@k"`, `"novelty@k"`, `"identifier_recall@k"`, ...; the counts `"num_users"`,
+        `"num_cases"`, `"num_short"` (users without a case) and `"num_without_history"` (items of the part that are
+        left out because nothing of their user precedes them); the flags `"split"`, `"part"`, `"seen"`,
+        `"max_history"` (as applied), `"ties"`, `"num_beams"` (None: no beam search), `"candidates"`.
+        Nested, as asked for: `"long_tail"`, `"history_length"` and `"cold_targets"`, lists of
+        `{"popularity": "[0,20)", "num_users": ..., "num_cases": ..., metrics}` with None for the metrics of an empty
+        slice; `"intervals"`, (low, high) for each metric that has one, and `"num_bootstrap"`; `"per_user"`, the only
+        arrays: `"users"` (user rows), `"targets"` (item rows), `"places"` (of the target, -1: not in the first
+        `max(ks)`) and the gains by metric, each [C].
 
     Raises:
-        ValueError: no user can be evaluated, or the recommender broke its contract (shape, rows outside the catalogue,
-            an item ranked twice, an excluded item ranked).
+        ValueError: no case, or the recommender broke its contract (shape, rows outside the catalogue, an item ranked
+            twice, an excluded item ranked).
     """
+    check_cutoffs(ks)
     limits = [limit for limit in (max_history, getattr(recommender, "max_history", None)) if limit is not None]
     if any(limit < 1 for limit in limits) or batch_size < 1:
         raise ValueError(f"max_history and batch_size must be positive, got {max_history} and {batch_size}.")
-    limit = min(limits, default=None)
+    limit, depth, num_items = min(limits, default=None), max(ks), interactions.num_items
+    groups = None if identifiers is None else identifier_groups(identifiers)
+    if groups is not None and len(groups) != num_items:
+        raise ValueError(f"Expected identifiers of all {num_items} items of the catalogue, got {len(groups)}.")
     cases = interactions.cases(part)
+    num_users = len(np.unique(cases.users))
     if not len(cases):
-        raise ValueError(f"No user has three interactions or more ({interactions.num_short} users are shorter).")
+        raise ValueError(_nobody(interactions, part))
     name = getattr(recommender, "name", type(recommender).__name__)
-    ranked = np.empty((len(cases), max(ks)), np.int64)
+
+    places, group_places = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
+    counts = {k: np.zeros(num_items, np.int64) for k in ks if long_tail}
     # disable=None: a bar on a terminal, silence in logs
-    with tqdm(total=len(cases), desc=f"{name} ({part})", unit="user", disable=None) as progress:
+    with tqdm(total=len(cases), desc=f"{name} ({part})", unit="case", disable=None) as progress:
         for start in range(0, len(cases), batch_size):
             stop = min(start + batch_size, len(cases))
             seen = cases.histories(start, stop) if mask_seen else None
-            batch = np.asarray(recommender.rank(cases.histories(start, stop, limit), max(ks), seen))
-            _check_ranking(batch, (stop - start, max(ks)), interactions.num_items, seen, name)
-            ranked[start:stop] = batch
+            ranked = np.asarray(recommender.rank(cases.histories(start, stop, limit), depth, seen))
+            _check_ranking(ranked, (stop - start, depth), num_items, seen, name)
+            targets = cases.targets[start:stop]
+            places[start:stop] = target_places(ranked, targets)
+            if groups is not None:
+                group_places[start:stop] = target_places(np.where(ranked < 0, -1, groups[ranked]), groups[targets])
+            for k, count in counts.items():
+                count += recommendation_counts(ranked[:, :k], num_items)
             progress.update(stop - start)
 
-    result = {"name": name, **ranking_metrics(ranked, cases.targets, ks)}
+    gains = gains_at(places, ks)
+    if groups is not None:
+        gains |= {f"identifier_{metric}": gain for metric, gain in gains_at(group_places, ks).items()}
+    result = {"name": name, **means(gains)}
+    if long_tail:
+        popularity = interactions.training_part().popularity
+        for k, count in counts.items():
+            result |= {f"{metric}@{k}": value for metric, value in catalogue_metrics(count, popularity).items()}
     result |= {
-        "num_users": len(cases),
-        "num_short": interactions.num_short,
-        "split": "leave-one-out",
+        "num_users": num_users,
+        "num_cases": len(cases),
+        "num_short": interactions.num_users - num_users,
+        "num_without_history": interactions.num_held_out(part) - len(cases),
+        "split": interactions.split,
         "part": part,
         "seen": "masked" if mask_seen else "kept",
         "max_history": limit,
         "ties": getattr(recommender, "ties", "recommender's order"),
-        "candidates": f"all {interactions.num_items} items",
+        "num_beams": getattr(recommender, "num_beams", None),
+        "candidates": f"all {num_items} items",
     }
-    if hasattr(recommender, "num_beams"):
-        result["num_beams"] = recommender.num_beams
     if long_tail:
-        popularity = interactions.training_part().popularity[cases.targets]
-        result["long_tail"] = long_tail_groups(ranked, cases.targets, popularity, ks)
+        popular, lengths = popularity[cases.targets], cases.ends - cases.starts
+        result["long_tail"] = group_means(gains, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")
+        result["history_length"] = group_means(gains, cases.users, lengths, HISTORY_BOUNDS, "history_length")
+        result["cold_targets"] = group_means(gains, cases.users, popular, COLD_BOUNDS, "training_interactions")
+    if intervals:
+        bounds = bootstrap_intervals(gains, cases.users, intervals, seed=seed)
+        result |= {"num_bootstrap": intervals, "intervals": {metric: list(pair) for metric, pair in bounds.items()}}
+    if per_user:
+        result["per_user"] = {"users": cases.users, "targets": cases.targets, "places": places, **gains}
     return result
+
+
+def _nobody(interactions: Interactions, part: str) -> str:
+    if interactions.parts is None:
+        return f"No user has three interactions or more ({interactions.num_short} users are shorter)."
+    return f"The split has no interaction in {part!r} that follows another one of its user."
 
 
 def _check_ranking(
@@ -163,41 +193,3 @@ def _check_ranking(
         keys = np.repeat(users, [len(rows) for rows in exclude]) + np.concatenate(exclude)
         if np.isin((users[:, None] + ranked)[ranked >= 0], keys).any():
             raise ValueError(f"{name}: rank() ranked an excluded item although seen items are masked.")
-
-
-def long_tail_groups(
-    ranked: np.ndarray, targets: np.ndarray, popularity: np.ndarray, ks: Sequence[int] = (5, 10)
-) -> list[dict[str, Any]]:
-    """Metrics by the training popularity of the target: [0,20), [20,40), [40,60), [60,∞).
-
-    Args:
-        ranked: int [U, K] item rows.
-        targets: int [U] item rows.
-        popularity: int [U] training interactions with each user's target.
-        ks: cut-offs.
-    """
-    groups = []
-    gains = ranking_gains(ranked, targets, ks)
-    for low, high in zip(LONG_TAIL_BOUNDS, (*LONG_TAIL_BOUNDS[1:], None), strict=True):
-        inside = (popularity >= low) & (True if high is None else popularity < high)
-        count = int(inside.sum())
-        metrics = {name: float(gain[inside].mean()) if count else None for name, gain in gains.items()}
-        groups.append({"popularity": f"[{low},{'∞' if high is None else high})", "num_users": count, **metrics})
-    return groups
-
-
-def render_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown table with a line per result and a column per plain value (nested ones are left out).
-
-    Floats get four decimals, missing values a dash.
-    """
-    plain = [{key: value for key, value in row.items() if not isinstance(value, list | dict)} for row in rows]
-    columns = list(dict.fromkeys(key for row in plain for key in row))
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return "–"
-        return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
-
-    lines = [columns, ["---"] * len(columns), *([cell(row.get(column)) for column in columns] for row in plain)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,6 +1,7 @@
 """Interaction files → one frame of (`user_id`, `items`), with errors that name the file and the rows.
 
-Ids become strings; whether the catalogue knows the items is checked in [`~trainers.interactions.Interactions`].
+Ids become strings; whether the catalogue knows the items is checked in [`~trainers.interactions.Interactions`]. A file
+of single events may say of each to which part of a split it belongs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 import polars as pl
 
 MAX_NAMED = 10  # offenders named in one error message
+PARTS = ("train", "validation", "test")  # what the column `split` of an event file may say
+RECORD_FILE = "prepared.json"  # how a data folder was made; `choices.split` names its split
 SEQUENCE_FILES = ("sequences.jsonl", "sequences.jsonl.gz", "sequences.parquet")
 EVENT_FILES = (
     "interactions.csv",
@@ -32,10 +35,12 @@ def read_sequences(folder: Path) -> tuple[pl.DataFrame, str]:
     """Reads the one interaction file of a folder.
 
     Returns:
-        The frame, one row per user with a list of items, oldest first; and the file's name for error messages.
+        The frame, one row per user with a list of items, oldest first, and, where a file of events has a column
+        `split`, the list `parts` of each item's place in [`PARTS`]; and the file's name for error messages.
 
     Raises:
-        InteractionError: no file or several, an unreadable file, a missing column, an empty id or timestamp.
+        InteractionError: no file or several, an unreadable file, a missing column, an empty id or timestamp, a `split`
+            that is none of [`PARTS`].
     """
     found = [name for name in SEQUENCE_FILES + EVENT_FILES if (folder / name).exists()]
     if not found:
@@ -47,8 +52,25 @@ def read_sequences(folder: Path) -> tuple[pl.DataFrame, str]:
     file = folder / found[0]
     frame = _read_frame(file)
     if found[0] in EVENT_FILES:
-        frame = _group_events(frame, file)
-    return frame, str(file)
+        return _group_events(frame, file), str(file)
+    return frame.select(column for column in ("user_id", "items") if column in frame.columns), str(file)
+
+
+def read_split_name(folder: Path) -> str:
+    """How the folder's record names the split of its interactions; `"given by the data"` without one.
+
+    Raises:
+        InteractionError: the record is not JSON.
+    """
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        record = {}
+    except ValueError as error:
+        raise InteractionError(f"{folder / RECORD_FILE} is not valid JSON: {error}. Prepare the data anew.") from error
+    choices = record.get("choices") if isinstance(record, dict) else None
+    name = choices.get("split") if isinstance(choices, dict) else None
+    return name if isinstance(name, str) and name else "given by the data"
 
 
 def named(ids: Sequence[str], noun: str) -> str:
@@ -104,15 +126,34 @@ def _bad_line(data: bytes, file: Path) -> str | None:
 
 
 def _group_events(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
-    """Single events → one sequence per user (in order of first appearance), sorted by time, ties in file order."""
+    """Single events → one sequence per user (in order of first appearance), sorted by time, ties in file order.
+
+    A column `split` becomes the list `parts`.
+    """
     require_columns(frame, ("user_id", "item_id", "timestamp"), str(file))
     frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String), _as_time(frame["timestamp"], file))
     reject_blank(frame, "user_id", str(file))
     reject_blank(frame, "item_id", str(file))
+    lists = {"items": "item_id"}
+    if "split" in frame.columns:
+        frame = frame.with_columns(_as_part(frame["split"], file))
+        lists["parts"] = "parts"
     frame = frame.with_row_index("place")
     users = frame.group_by("user_id").agg(first=pl.col("place").min())
-    frame = frame.sort("timestamp", maintain_order=True).group_by("user_id", maintain_order=True).agg(items="item_id")
-    return frame.join(users, on="user_id").sort("first").select("user_id", "items")
+    frame = frame.sort("timestamp", maintain_order=True).group_by("user_id", maintain_order=True).agg(**lists)
+    return frame.join(users, on="user_id").sort("first").select("user_id", *lists)
+
+
+def _as_part(split: pl.Series, file: Path) -> pl.Series:
+    """Names of parts → their places in [`PARTS`], Int8."""
+    bad = ~split.cast(pl.String).is_in(PARTS).fill_null(False)
+    if bad.any():
+        rows = named((bad.arg_true() + 1).to_list(), "row")
+        raise InteractionError(
+            f"{file}: the column split must say {', '.join(map(repr, PARTS))}; it has {split.filter(bad)[0]!r} in "
+            f"{rows}. Correct it, or rename the column if it means something else."
+        )
+    return split.cast(pl.Enum(PARTS)).to_physical().cast(pl.Int8).alias("parts")
 
 
 def _as_time(times: pl.Series, file: Path) -> pl.Series:

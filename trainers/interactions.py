@@ -1,15 +1,18 @@
-"""User-item interactions: reading, k-core filtering, the leave-one-out split and the co-occurrence graph.
+"""User-item interactions: reading, k-core filtering, splits and the co-occurrence graph.
 
 Leave-one-out (UTGRec, section 3 "Evaluation"): the last item of a user is the test target, the second last the
 validation target, everything before is training. The history of a test case is everything before the last item, so the
 validation item is part of it. Users with fewer than three interactions cannot be split: they stay out of training,
 validation and test alike and are counted in [`Interactions.num_short`].
+
+A split may also be given with the data (temporal, by ratio, ...): then every interaction of a part is a target of its
+own, whose history is everything of the user before it in time, and training is what the split says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +22,11 @@ from scipy import sparse
 
 from trainers.interaction_files import (
     MAX_NAMED,
+    PARTS,
     InteractionError,
     named,
     read_sequences,
+    read_split_name,
     reject_blank,
     require_columns,
 )
@@ -31,14 +36,15 @@ MIN_INTERACTIONS = 3  # one item each for training, validation and test
 
 @dataclass
 class Cases:
-    """Evaluation cases: one history and one target item per user.
+    """Evaluation cases: a history and the item that follows it. Under leave-one-out a user has one case, under a given
+    split one for each target of the part.
 
     Args:
         items (`np.ndarray`): int32 [total] item rows, shared with the [`Interactions`] the cases come from.
-        starts (`np.ndarray`): int64 [U] position in `items` of a history's first item.
-        ends (`np.ndarray`): int64 [U] position after a history's last item.
-        targets (`np.ndarray`): int64 [U] item row that follows the history.
-        users (`np.ndarray`): int64 [U] user row in the [`Interactions`].
+        starts (`np.ndarray`): int64 [C] position in `items` of a history's first item.
+        ends (`np.ndarray`): int64 [C] position after a history's last item.
+        targets (`np.ndarray`): int64 [C] item row that follows the history.
+        users (`np.ndarray`): int64 [C] user row in the [`Interactions`], ascending.
     """
 
     items: np.ndarray
@@ -67,12 +73,17 @@ class Interactions:
         user_ids (`list[str]`): ids of the U users.
         items (`np.ndarray`): int32 [total] item rows, user after user, oldest first.
         offsets (`np.ndarray`): int64 [U + 1]; user `u` owns `items[offsets[u]:offsets[u + 1]]`.
+        parts (`np.ndarray`, *optional*): int8 [total] part of each interaction, its place in `("train", "validation",
+            "test")`; None: leave-one-out.
+        split (`str`, *optional*, defaults to `"leave-one-out"`): name of the split, stated in results.
     """
 
     item_ids: list[str]
     user_ids: list[str]
     items: np.ndarray
     offsets: np.ndarray
+    parts: np.ndarray | None = None
+    split: str = "leave-one-out"
 
     @classmethod
     def from_folder(cls, path: str | Path, item_ids: Sequence[str]) -> Interactions:
@@ -82,15 +93,24 @@ class Interactions:
             path: folder with exactly one of `sequences.{jsonl,jsonl.gz,parquet}` (rows `user_id`, `items` in
                 chronological order) or `interactions.{csv,jsonl,parquet}` (rows `user_id`, `item_id`, `timestamp`;
                 csv and jsonl may be gzipped). Single events are sorted by time for every user; equal timestamps keep
-                the order of the file. Other columns are ignored; numeric ids become strings.
+                the order of the file. Their column `split` (`"train"`, `"validation"`, `"test"`), if there is one, is
+                the split, named by `choices.split` in `prepared.json`. Other columns are ignored; numeric ids become
+                strings.
             item_ids: the catalogue's item ids.
 
         Raises:
             InteractionError: no file or several, unreadable file, missing column, null or empty id, duplicate user id,
-                or an item that the catalogue lacks. Empty and short sequences are no error: see `num_short`.
+                an item that the catalogue lacks, or a given split without a training part. Empty and short sequences
+                are no error: see `num_short`.
         """
         frame, source = read_sequences(Path(path))
-        return cls._from_frame(frame, item_ids, source)
+        interactions = cls._from_frame(frame, item_ids, source)
+        if "parts" in frame.columns:
+            parts = frame["parts"].explode().to_numpy()
+            if not (parts == PARTS.index("train")).any():
+                raise InteractionError(f"{source}: no interaction has the split 'train'.")
+            interactions = replace(interactions, parts=parts, split=read_split_name(Path(path)))
+        return interactions
 
     @classmethod
     def from_sequences(
@@ -165,9 +185,15 @@ class Interactions:
         """Joins several domains: catalogues one after the other (item rows are offset), then all users.
 
         Neither item ids nor user ids need to be unique across domains; both are kept as they are.
+
+        Raises:
+            InteractionError: no parts, or parts of different splits.
         """
         if not parts:
             raise InteractionError("Nothing to concatenate: give at least one Interactions.")
+        splits = sorted({part.split for part in parts})
+        if len(splits) > 1:
+            raise InteractionError(f"Cannot concatenate different splits {splits}: join their training parts.")
         first_rows = np.cumsum([0] + [part.num_items for part in parts[:-1]])
         first_positions = np.cumsum([0] + [len(part.items) for part in parts[:-1]])
         starts = [part.offsets[:-1] + first for part, first in zip(parts, first_positions, strict=True)]
@@ -176,6 +202,8 @@ class Interactions:
             user_ids=[user for part in parts for user in part.user_ids],
             items=np.concatenate([part.items + np.int32(row) for part, row in zip(parts, first_rows, strict=True)]),
             offsets=np.concatenate([*starts, [sum(len(part.items) for part in parts)]]).astype(np.int64),
+            parts=None if parts[0].parts is None else np.concatenate([part.parts for part in parts]),
+            split=splits[0],
         )
 
     @property
@@ -194,7 +222,7 @@ class Interactions:
 
     @property
     def num_short(self) -> int:
-        """Users with fewer than three interactions (empty sequences included): left out of every part of the split."""
+        """Users with fewer than three interactions (empty sequences included): left out of leave-one-out."""
         return int((self.lengths < MIN_INTERACTIONS).sum())
 
     @property
@@ -213,11 +241,18 @@ class Interactions:
         lengths = np.bincount(owners[positions], minlength=self.num_users)[users]
         user_ids = [self.user_ids[user] for user in np.flatnonzero(users)]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return Interactions(self.item_ids, user_ids, self.items[positions], offsets)
+        parts = None if self.parts is None else self.parts[positions]
+        return replace(self, user_ids=user_ids, items=self.items[positions], offsets=offsets, parts=parts)
+
+    def select_users(self, users: np.ndarray) -> Interactions:
+        """The users at rows `users` (ascending), with all their interactions."""
+        kept = np.zeros(self.num_users, bool)
+        kept[users] = True
+        return self._keep(kept, np.ones(len(self.items), bool))
 
     def at_least(self, length: int = MIN_INTERACTIONS) -> Interactions:
         """Users with at least `length` interactions."""
-        return self._keep(self.lengths >= length, np.ones(len(self.items), bool))
+        return self.select_users(np.flatnonzero(self.lengths >= length))
 
     def k_core(self, k: int = 5) -> Interactions:
         """Largest part in which every user and every remaining item has at least `k` interactions (a fixed point).
@@ -236,21 +271,42 @@ class Interactions:
             kept = smaller
 
     def training_part(self) -> Interactions:
-        """All but the last two interactions of every user with at least three (one item or more per user is left)."""
-        positions = np.arange(len(self.items)) < np.repeat(self.offsets[1:] - 2, self.lengths)
-        return self._keep(self.lengths >= MIN_INTERACTIONS, positions)
+        """What may be learnt from; users with nothing in it are left out.
+
+        Leave-one-out: all but the last two interactions of every user with at least three. A given split: the
+        interactions of its part `"train"`. The result has no split any more.
+        """
+        if self.parts is None:
+            positions = np.arange(len(self.items)) < np.repeat(self.offsets[1:] - 2, self.lengths)
+            return self._keep(self.lengths >= MIN_INTERACTIONS, positions)
+        positions = self.parts == PARTS.index("train")
+        owners = np.repeat(np.arange(self.num_users), self.lengths)
+        users = np.bincount(owners[positions], minlength=self.num_users) > 0
+        return replace(self._keep(users, positions), parts=None, split="leave-one-out")
 
     def cases(self, part: Literal["validation", "test"] = "test") -> Cases:
-        """Evaluation cases of every user with at least three interactions; histories are not cut.
+        """Evaluation cases, user after user; histories are not cut.
+
+        Leave-one-out: one for every user with at least three interactions. A given split: one for every interaction of
+        the part that has a history (a user's very first interaction cannot be predicted from anything).
 
         Args:
-            part: `"test"` (target: the last item) or `"validation"` (target: the second last item).
+            part: `"test"` (leave-one-out: the last item) or `"validation"` (the second last item).
         """
-        if part not in ("validation", "test"):
+        if part not in PARTS[1:]:
             raise ValueError(f"part must be 'validation' or 'test', got {part!r}.")
-        users = np.flatnonzero(self.lengths >= MIN_INTERACTIONS)
-        ends = self.offsets[users + 1] - (1 if part == "test" else 2)
+        if self.parts is None:
+            users = np.flatnonzero(self.lengths >= MIN_INTERACTIONS)
+            ends = self.offsets[users + 1] - (1 if part == "test" else 2)
+        else:
+            owners = np.repeat(np.arange(self.num_users), self.lengths)
+            ends = np.flatnonzero((self.parts == PARTS.index(part)) & (np.arange(len(owners)) > self.offsets[owners]))
+            users = owners[ends]
         return Cases(self.items, self.offsets[users], ends, self.items[ends].astype(np.int64), users)
+
+    def num_held_out(self, part: Literal["validation", "test"]) -> int:
+        """Interactions of a part: its cases and, under a given split, those without a history."""
+        return len(self.cases(part)) if self.parts is None else int((self.parts == PARTS.index(part)).sum())
 
 
 class CoOccurrenceGraph:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from trainers.evaluation import evaluate
-from trainers.floors import ItemTransitions
+from trainers.floors import ItemTransitions, NearestItems, Popularity
 from trainers.interactions import Interactions
+from trainers.significance import paired_test
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate.py"
 IDS = [f"i{n}" for n in range(30)]
@@ -49,9 +50,82 @@ def test_json_is_one_line_and_equals_evaluate(run, data, flags, masked):
     out = run("--recommender", "item-transitions", *flags, "--json", "-")
     assert out.count("\n") == 1
     interactions = Interactions.from_folder(data, IDS)
-    expected = evaluate(ItemTransitions(interactions.training_part()), interactions, mask_seen=masked)
+    recommender = ItemTransitions(interactions.training_part())
+    expected = evaluate(recommender, interactions, mask_seen=masked, intervals=1000)
     assert json.loads(out) == expected
     assert expected["seen"] == ("masked" if masked else "kept") and expected["recall@10"] > 0
+
+
+def test_settings_arrive(run, data):
+    out = run("--recommender", "popularity", "--k", "3", "7", "--max_history", "0", "--intervals", "0", "--json", "-")
+    interactions = Interactions.from_folder(data, IDS)
+    expected = evaluate(Popularity(interactions.training_part()), interactions, max_history=None, ks=(3, 7))
+    assert json.loads(out) == expected and expected["max_history"] is None
+    core = interactions.k_core(4)
+    kept = json.loads(run("--recommender", "popularity", "--k_core", "4", "--json", "-"))
+    assert (
+        0 < core.num_users
+        and kept["candidates"] == f"all {(core.popularity > 0).sum()} items"
+        and kept["num_users"] == core.num_users
+    )
+
+
+def test_given_split(run, data):
+    sequences = [json.loads(line) for line in (data / "sequences.jsonl").read_text().splitlines()]
+    (data / "sequences.jsonl").unlink()
+    parts = ["train"] * 6 + ["validation"] + ["test"] * 2
+    rows = [
+        f"{row['user_id']},{item},{time},{part}"
+        for row in sequences
+        for time, (item, part) in enumerate(zip(row["items"], parts, strict=True))
+    ]
+    (data / "interactions.csv").write_text("user_id,item_id,timestamp,split\n" + "\n".join(rows))
+    (data / "prepared.json").write_text(json.dumps({"choices": {"split": "temporal"}}))
+    result = json.loads(run("--recommender", "item-transitions", "--json", "-"))
+    assert (result["split"], result["num_users"], result["num_cases"]) == ("temporal", 40, 80)
+
+
+def test_nearest_items(run, data, tmp_path):
+    embeddings = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+    with pytest.raises(SystemExit, match="needs --embeddings"):
+        run("--recommender", "nearest-items")
+    save_embeddings = pytest.importorskip("trainers.item_embeddings").save_embeddings
+    save_embeddings(tmp_path / "texts", IDS[::-1], embeddings[::-1])  # the file's order is not the catalogue's
+    flags = ["--embeddings", str(tmp_path / "texts"), "--query", "mean", "--intervals", "0"]
+    interactions = Interactions.from_folder(data, IDS)
+    expected = evaluate(NearestItems(embeddings, "mean"), interactions)
+    assert json.loads(run("--recommender", "nearest-items", *flags, "--json", "-")) == expected
+
+
+def test_comparison_with_a_recommender_and_with_a_file(run, data, tmp_path):
+    file = str(tmp_path / "floor.json")
+    run("--recommender", "popularity", "--per_user", "--json", file)
+    result = json.loads(run("--recommender", "item-transitions", "--compare_with", "popularity", "--json", "-"))
+    assert result == json.loads(run("--recommender", "item-transitions", "--compare_with", file, "--json", "-"))
+    interactions = Interactions.from_folder(data, IDS)
+    training = interactions.training_part()
+    a, b = (evaluate(floor(training), interactions, per_user=True) for floor in (ItemTransitions, Popularity))
+    assert result["comparison"] == {"with": "popularity", "metrics": paired_test(a["per_user"], b["per_user"])}
+    assert result["comparison"]["metrics"]["ndcg@10"]["difference"] == pytest.approx(a["ndcg@10"] - b["ndcg@10"])
+    table = run("--recommender", "item-transitions", "--compare_with", file)
+    assert "item transitions against popularity" in table and "| p_value |" in table
+    with pytest.raises(SystemExit, match="seen is 'masked' and 'kept'"):
+        run("--recommender", "item-transitions", "--mask-seen", "--compare_with", file)
+    run("--recommender", "popularity", "--json", file)
+    with pytest.raises(SystemExit, match="--per_user"):
+        run("--recommender", "item-transitions", "--compare_with", file)
+
+
+def test_seeds(run):
+    result = json.loads(run("--recommender", "popularity", "item-transitions", "--json", "-"))
+    first, second = result["seeds"]
+    assert result["name"] == "popularity, item transitions" and result["num_seeds"] == 2
+    assert result["recall@10"] == pytest.approx((first["recall@10"] + second["recall@10"]) / 2)
+    assert result["sd"]["recall@10"] == pytest.approx(abs(first["recall@10"] - second["recall@10"]) / 2**0.5)
+    table = run("--recommender", "popularity", "item-transitions", "--compare_with", "popularity")
+    assert " ± " in table and "against popularity" in table
+    with pytest.raises(SystemExit, match="one by one"):
+        run("--recommender", "popularity", "item-transitions", "--per_user")
 
 
 def test_table_and_file(run, tmp_path):

@@ -1,27 +1,28 @@
-"""Metrics and protocol against plain Python computations."""
+"""The protocol against plain Python computations."""
 
 import json
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from trainers.evaluation import evaluate, long_tail_groups, ranking_gains, ranking_metrics, render_table
-from trainers.interactions import Interactions
+from trainers.evaluation import evaluate
+from trainers.interactions import PARTS, Interactions
+from trainers.ranking_metrics import catalogue_metrics
+from trainers.significance import bootstrap_intervals
 
 IDS = [f"i{n}" for n in range(12)]
 
 
 def naive_metrics(ranked: list[list[int]], targets: list[int], ks: tuple[int, ...]) -> dict[str, float]:
-    totals = {f"{name}@{k}": 0.0 for k in ks for name in ("recall", "ndcg")}
+    totals = {f"{name}@{k}": 0.0 for k in ks for name in ("recall", "ndcg", "mrr")}
     for row, target in zip(ranked, targets, strict=True):
         for k in ks:
             for place, item in enumerate(row[:k]):
                 if item == target:
                     totals[f"recall@{k}"] += 1
                     totals[f"ndcg@{k}"] += 1 / math.log2(place + 2)
+                    totals[f"mrr@{k}"] += 1 / (place + 1)
     return {name: total / len(targets) for name, total in totals.items()}
 
 
@@ -40,38 +41,6 @@ class Fixed:
         return self.ranked[start : start + len(histories), :k]
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1), st.integers(1, 30), st.lists(st.integers(1, 10), min_size=1, max_size=3, unique=True)
-)
-def test_metrics_equal_plain_python(seed, users, ks):
-    rng = np.random.default_rng(seed)
-    ranked = np.stack([rng.permutation(12)[:10] for _ in range(users)])
-    for row in ranked:  # some lists end early
-        row[10 - rng.integers(0, 11) :] = -1
-    targets = rng.integers(0, 12, users)
-    expected = naive_metrics(ranked.tolist(), targets.tolist(), tuple(ks))
-    assert ranking_metrics(ranked, targets, ks) == pytest.approx(expected, abs=1e-12)
-
-
-def test_metrics_by_hand():
-    metrics = ranking_metrics(np.array([[3, 1, 2], [0, 5, -1], [7, 8, 9]]), np.array([1, 4, 7]), ks=(1, 3))
-    assert metrics == pytest.approx(
-        {"recall@1": 1 / 3, "ndcg@1": 1 / 3, "recall@3": 2 / 3, "ndcg@3": (1 / math.log2(3) + 1) / 3}
-    )
-
-
-def test_impossible_inputs_are_refused():
-    with pytest.raises(ValueError, match="No users"):
-        ranking_metrics(np.empty((0, 10), int), np.empty(0, int))
-    with pytest.raises(ValueError, match="got 3"):
-        ranking_gains(np.zeros((2, 3), int), np.zeros(2, int), ks=(5,))
-    with pytest.raises(ValueError, match="targets"):
-        ranking_gains(np.zeros((2, 10), int), np.zeros(3, int))
-    with pytest.raises(ValueError, match="Negative"):  # else a target of -1 would hit every empty place
-        ranking_gains(np.full((1, 10), -1), np.array([-1]))
-
-
 def data(lengths=(6, 2, 4, 3, 0), seed=0) -> Interactions:
     rng = np.random.default_rng(seed)
     return Interactions.from_sequences([[IDS[i] for i in rng.integers(0, 12, n)] for n in lengths], IDS)
@@ -88,9 +57,98 @@ def test_protocol(batch_size, part, cut):
     assert recommender.excluded == [None] * 3
     expected = naive_metrics(recommender.ranked.tolist(), [s[-cut] for s in sequences], (5, 10))
     assert {name: result[name] for name in expected} == pytest.approx(expected)
-    flags = {"num_users": 3, "num_short": 2, "split": "leave-one-out", "part": part, "seen": "kept", "max_history": 2}
-    assert flags.items() <= result.items() and result["candidates"] == "all 12 items" and "num_beams" not in result
-    assert list(json.loads(json.dumps(result)))[:5] == ["name", "recall@5", "ndcg@5", "recall@10", "ndcg@10"]
+    flags = {"num_users": 3, "num_cases": 3, "num_short": 2, "num_without_history": 0, "split": "leave-one-out"}
+    flags |= {"part": part, "seen": "kept", "max_history": 2, "ties": "recommender's order", "num_beams": None}
+    assert flags.items() <= result.items() and result["candidates"] == "all 12 items"
+    names = ["name", "recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10"]
+    assert list(json.loads(json.dumps(result)))[:7] == names
+    plain = evaluate(Fixed(recommender.ranked), interactions, part, long_tail=False)
+    assert [key for key in plain if "@" in key] == names[1:] and "long_tail" not in plain
+
+
+def test_given_split():
+    rng = np.random.default_rng(4)
+    interactions = data((6, 1, 4, 3, 2))
+    parts = rng.integers(0, 3, 16).astype(np.int8)
+    parts[[0, 6, 10]] = [2, 2, 0]  # a first interaction in the test part, once as the user's only one
+    interactions = Interactions(**{**vars(interactions), "parts": parts, "split": "temporal"})
+    expected, users, without = [], [], 0
+    for user in range(5):
+        start, stop = interactions.offsets[user : user + 2]
+        for position in range(start, stop):
+            if parts[position] == PARTS.index("test"):
+                if position == start:
+                    without += 1
+                else:
+                    history = interactions.items[start:position].tolist()
+                    expected.append((history, int(interactions.items[position])))
+                    users.append(user)
+    assert len(expected) > len(set(users)) > 1 and without == 2
+    recommender = Fixed([rng.permutation(12) for _ in expected])
+    result = evaluate(recommender, interactions, max_history=None, mask_seen=False, batch_size=2, per_user=True)
+    assert recommender.histories == [history for history, _ in expected]
+    metrics = naive_metrics(recommender.ranked.tolist(), [target for _, target in expected], (5, 10))
+    assert {name: result[name] for name in metrics} == pytest.approx(metrics)
+    flags = {"split": "temporal", "num_cases": len(expected), "num_users": len(set(users)), "num_without_history": 2}
+    assert flags.items() <= result.items() and result["num_short"] == 5 - len(set(users))
+    assert result["per_user"]["users"].tolist() == users
+    assert result["per_user"]["targets"].tolist() == [target for _, target in expected]
+    popularity = np.bincount(interactions.items[parts == PARTS.index("train")], minlength=12)
+    cold = sum(popularity[target] == 0 for _, target in expected)
+    assert [group["num_cases"] for group in result["cold_targets"]] == [cold, len(expected) - cold]
+
+
+def test_recommendations_of_all_users_together():
+    interactions = data((6, 3, 4, 3, 5))
+    ranked = np.array([np.random.default_rng(u).permutation(12) for u in range(5)])
+    result = evaluate(Fixed(ranked), interactions, ks=(3, 10), batch_size=2)
+    popularity = interactions.training_part().popularity
+    for k in (3, 10):
+        expected = catalogue_metrics(np.bincount(ranked[:, :k].ravel(), minlength=12), popularity)
+        assert {name: result[f"{name}@{k}"] for name in expected} == pytest.approx(expected)
+
+
+def test_histories_are_sliced_by_their_whole_length():
+    interactions = data((3, 6, 7, 30, 80))
+    ranked = np.tile(np.arange(10), (5, 1))
+    result = evaluate(Fixed(ranked), interactions, max_history=2)
+    slices = {group["history_length"]: group["num_users"] for group in result["history_length"]}
+    assert slices == {"[1,5)": 1, "[5,10)": 2, "[10,20)": 0, "[20,50)": 1, "[50,∞)": 1}
+    total = sum(group["num_cases"] * (group["recall@5"] or 0) for group in result["history_length"])
+    assert total == pytest.approx(5 * result["recall@5"])
+
+
+def test_identifiers_are_a_second_column():
+    interactions = Interactions.from_sequences([["i0", "i1", "i2"], ["i3", "i4", "i5"]], IDS)
+    identifiers = np.stack([np.arange(12), np.zeros(12, int)], axis=1)
+    identifiers[7] = identifiers[2]  # the first user's target shares its identifier with i7, which ranks first
+    ranked = np.array([[7, 2, 0, -1, -1], [1, 5, 0, 3, -1]])
+    result = evaluate(Fixed(ranked), interactions, ks=(1, 5), identifiers=identifiers)
+    assert (result["recall@1"], result["identifier_recall@1"]) == (0, 0.5)
+    identifiers[11] = identifiers[5]  # and the second's with the catalogue's last: an empty place is not that one
+    empty = evaluate(Fixed([[-1] * 5] * 2), interactions, ks=(1, 5), identifiers=identifiers)
+    assert empty["identifier_recall@5"] == 0
+    assert result["ndcg@5"] == pytest.approx(1 / math.log2(3))
+    assert result["identifier_ndcg@5"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    distinct = evaluate(Fixed(ranked), interactions, ks=(1, 5), identifiers=np.arange(12)[:, None])
+    names = ("recall@1", "ndcg@1", "mrr@1", "recall@5", "ndcg@5", "mrr@5")
+    assert [distinct[f"identifier_{name}"] for name in names] == [distinct[name] for name in names]
+    with pytest.raises(ValueError, match="all 12 items"):
+        evaluate(Fixed(ranked), interactions, ks=(1, 5), identifiers=identifiers[:-1])
+
+
+def test_intervals_and_gains_of_users():
+    interactions = data((6, 3, 4, 3, 5))
+    ranked = np.array([np.random.default_rng(u).permutation(12)[:10] for u in range(5)])
+    result = evaluate(Fixed(ranked), interactions, intervals=50, per_user=True, seed=3)
+    cases = interactions.cases()
+    gains = {name: gain for name, gain in result["per_user"].items() if "@" in name}
+    assert {name: gain.mean() for name, gain in gains.items()} == pytest.approx({name: result[name] for name in gains})
+    for row, target, place in zip(ranked.tolist(), cases.targets, result["per_user"]["places"], strict=True):
+        assert place == (row.index(target) if target in row else -1)
+    expected = bootstrap_intervals(gains, cases.users, 50, seed=3)
+    assert result["intervals"] == {name: list(pair) for name, pair in expected.items()}
+    assert result["num_bootstrap"] == 50 and "intervals" not in evaluate(Fixed(ranked), interactions)
 
 
 def test_masking_covers_the_whole_history_and_is_checked():
@@ -131,20 +189,9 @@ def test_broken_rankings_are_refused(ranked, message):
 def test_nobody_to_evaluate():
     with pytest.raises(ValueError, match="2 users are shorter"):
         evaluate(Fixed([range(10)]), Interactions.from_sequences([IDS[:2], []], IDS))
-
-
-def test_long_tail_groups_equal_plain_python():
-    rng = np.random.default_rng(3)
-    popularity = np.concatenate([[0, 19, 20, 39, 40, 59, 60, 1000], rng.integers(0, 90, 50)])
-    ranked = np.stack([rng.permutation(12)[:10] for _ in popularity])
-    targets = rng.integers(0, 12, len(popularity))
-    groups = long_tail_groups(ranked, targets, popularity)
-    assert [group["popularity"] for group in groups] == ["[0,20)", "[20,40)", "[40,60)", "[60,∞)"]
-    for group, (low, high) in zip(groups, [(0, 20), (20, 40), (40, 60), (60, math.inf)], strict=True):
-        users = [u for u, count in enumerate(popularity) if low <= count < high]
-        expected = naive_metrics(ranked[users].tolist(), targets[users].tolist(), (5, 10))
-        assert group["num_users"] == len(users)
-        assert {name: group[name] for name in expected} == pytest.approx(expected)
+    given = Interactions(IDS, ["u"], np.array([1, 2], np.int32), np.array([0, 2]), np.array([2, 0], np.int8), "ratio")
+    with pytest.raises(ValueError, match="no interaction in 'test'"):
+        evaluate(Fixed([range(10)]), given)
 
 
 def test_long_tail_counts_training_interactions_only():
@@ -157,15 +204,3 @@ def test_long_tail_counts_training_interactions_only():
         Fixed(np.tile(np.arange(10), (23, 1))), Interactions.from_sequences([*sequences, ["i0"] * 3], IDS)
     )
     assert [group["num_users"] for group in result["long_tail"]] == [0, 23, 0, 0]
-
-
-def test_render_table():
-    table = render_table(
-        [{"name": "a|b", "recall@10": 0.06649, "long_tail": [1]}, {"name": "c", "ndcg@10": None, "n": 3}]
-    )
-    assert table.splitlines() == [
-        "| name | recall@10 | ndcg@10 | n |",
-        "| --- | --- | --- | --- |",
-        "| a\\|b | 0.0665 | – | – |",
-        "| c | – | – | 3 |",
-    ]

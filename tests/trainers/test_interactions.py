@@ -161,6 +161,79 @@ def test_user_ids_must_fit():
 # --- splits
 
 
+PART_NAMES = st.sampled_from(["train", "validation", "test"])
+EVENTS = st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from(IDS), st.integers(0, 5), PART_NAMES), max_size=25)
+
+
+@checked
+@given(EVENTS, st.sampled_from(["parquet", "csv", "jsonl"]))
+def test_given_split_equals_plain_python(tmp_path_factory, events, suffix):
+    events = [("u", "a", 3, "train"), *events]
+    folder = tmp_path_factory.mktemp("split")
+    frame = pl.DataFrame(events, schema=["user_id", "item_id", "timestamp", "split"], orient="row")
+    write_frame = {"parquet": frame.write_parquet, "csv": frame.write_csv, "jsonl": frame.write_ndjson}
+    write_frame[suffix](folder / f"interactions.{suffix}")
+    whole = Interactions.from_folder(folder, IDS)
+    assert whole.split == "given by the data"
+    users = list(dict.fromkeys(event[0] for event in events))
+    ordered = {u: sorted((e for e in events if e[0] == u), key=lambda e: e[2]) for u in users}  # stable, as the file
+    assert whole.user_ids == users and as_ids(whole) == [[e[1] for e in ordered[u]] for u in users]
+
+    training = whole.training_part()
+    expected = {u: [e[1] for e in ordered[u] if e[3] == "train"] for u in users}
+    assert dict(zip(training.user_ids, as_ids(training), strict=True)) == {u: s for u, s in expected.items() if s}
+    for part in ("validation", "test"):
+        cases = whole.cases(part)
+        found = [
+            (users[user], [IDS[row] for row in history], IDS[target])
+            for user, history, target in zip(cases.users, cases.histories(), cases.targets, strict=True)
+        ]
+        targets = [(u, i, e) for u in users for i, e in enumerate(ordered[u]) if e[3] == part]
+        assert found == [(u, [e[1] for e in ordered[u][:i]], target[1]) for u, i, target in targets if i]
+        assert whole.num_held_out(part) == len(targets)
+
+
+def test_split_travels_with_the_interactions(tmp_path):
+    parts = ("train", "train", "validation", "test")
+    rows = [f"{u},{'abab'[time]},{time},{part}" for u in "uv" for time, part in enumerate(parts)]
+    write(tmp_path, "interactions.csv", "user_id,item_id,timestamp,split\n" + "\n".join([*rows, "w,c,0,train"]))
+    (tmp_path / "prepared.json").write_text(json.dumps({"choices": {"split": "temporal"}}))
+    whole = Interactions.from_folder(tmp_path, IDS)
+    assert whole.split == "temporal" and len(whole.cases()) == 2
+    core = whole.k_core(2)
+    joined = Interactions.concatenate([core, whole])
+    for part in (core, joined, whole.select_users(np.array([1])), whole.at_least(4)):
+        assert part.split == "temporal" and len(part.cases()) == part.user_ids.count("u") + part.user_ids.count("v")
+        assert all(len(history) == 3 for history in part.cases().histories())
+    assert core.user_ids == ["u", "v"] and core.training_part().items.tolist() == [0, 1, 0, 1]
+    assert whole.training_part().split == "leave-one-out" and whole.training_part().parts is None
+    with pytest.raises(InteractionError, match="different splits"):
+        Interactions.concatenate([whole, Interactions.from_sequences(["abc"], IDS)])
+
+
+def test_splits_that_cannot_be_used_are_named(tmp_path):
+    header = "user_id,item_id,timestamp,split\n"
+    write(tmp_path, "interactions.csv", header + "u,a,1,train\nu,b,2,valid\nu,c,3,\n")
+    with pytest.raises(InteractionError, match="'valid' in rows '?2'?, '?3'?"):
+        Interactions.from_folder(tmp_path, IDS)
+    write(tmp_path, "interactions.csv", header + "u,a,1,test\n")
+    with pytest.raises(InteractionError, match="no interaction has the split 'train'"):
+        Interactions.from_folder(tmp_path, IDS)
+    write(tmp_path, "interactions.csv", header + "u,a,1,train\n")
+    (tmp_path / "prepared.json").write_text("{")
+    with pytest.raises(InteractionError, match="prepared.json is not valid JSON"):
+        Interactions.from_folder(tmp_path, IDS)
+    (tmp_path / "prepared.json").write_text('{"choices": 3}')
+    assert Interactions.from_folder(tmp_path, IDS).split == "given by the data"
+
+
+def test_sequences_have_no_split(tmp_path):
+    record = {"user_id": "u", "items": ["a", "b", "c"], "parts": [0, 0, 0], "split": "x"}
+    write(tmp_path, "sequences.jsonl", lines(record))
+    found = Interactions.from_folder(tmp_path, IDS)
+    assert found.parts is None and found.split == "leave-one-out" and len(found.cases()) == 1
+
+
 @checked
 @given(SEQUENCES)
 def test_leave_one_out(sequences):
