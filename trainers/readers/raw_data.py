@@ -1,0 +1,113 @@
+"""What every reader hands on: an interaction log, the items, and an account of every row that it could not read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+MAX_EXAMPLES = 5  # rows that the report spells out for each reason
+
+LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float64}
+ITEM_SCHEMA = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "brand": pl.String,
+    "features": pl.List(pl.String),
+    "categories": pl.List(pl.String),
+    "description": pl.String,
+    "image": pl.String,
+    "image_url": pl.String,
+}
+
+
+class ReadError(ValueError):
+    """A source that cannot be read as it is; the message names the file, the line or field, and the fix."""
+
+
+class ReadingReport:
+    """
+    Counts of what was read and of what was dropped on the way, with the first few rows of each reason.
+
+    Kinds are `"interactions"`, `"items"`, `"fields"` (a value was left out, its row stays) and `"images"`. For
+    interactions and items, what was read is what is kept plus what was dropped: every row is in one of the two.
+    """
+
+    def __init__(self):
+        self.read: Counter[str] = Counter()
+        self._dropped: dict[str, dict[str, dict]] = {}
+
+    def drop(self, kind: str, reason: str, count: int, examples: Iterable[str] = ()) -> None:
+        """Adds `count` rows that were dropped for `reason`; `examples` name some of them (file, line, field)."""
+        if not count:
+            return
+        entry = self._dropped.setdefault(kind, {}).setdefault(reason, {"count": 0, "examples": []})
+        entry["count"] += int(count)
+        entry["examples"] += list(examples)[: MAX_EXAMPLES - len(entry["examples"])]
+
+    def dropped(self, kind: str) -> int:
+        """Number of dropped rows of a kind."""
+        return sum(entry["count"] for entry in self._dropped.get(kind, {}).values())
+
+    def count(self, kind: str, reason: str) -> int:
+        """Number of rows of a kind that were dropped for one reason."""
+        return self._dropped.get(kind, {}).get(reason, {"count": 0})["count"]
+
+    def to_dict(self) -> dict:
+        """`{"read": {kind: count}, "dropped": {kind: {reason: {"count", "examples"}}}}`."""
+        return {"read": dict(self.read), "dropped": self._dropped}
+
+    def __str__(self) -> str:
+        """One line for each kind and reason, with an example."""
+        lines = [f"read {count:,} {kind}" for kind, count in self.read.items()]
+        for kind, reasons in self._dropped.items():
+            for reason, entry in reasons.items():
+                example = f" (e.g. {entry['examples'][0]})" if entry["examples"] else ""
+                lines.append(f"dropped {entry['count']:,} {kind}: {reason}{example}")
+        return "\n".join(lines)
+
+
+@dataclass
+class RawData:
+    """
+    One data set as its source has it, ids as strings, nothing filtered but what cannot be read.
+
+    Args:
+        log (`pl.LazyFrame`): one row per interaction in the order of the source: `user_id`, `item_id`, `timestamp`
+            (int64: microseconds since 1970 in UTC, or a place in the order of the source) and `rating` (may be null).
+        items (`pl.LazyFrame`, *optional*): `item_id` (unique), `title`, `brand`, `features`, `categories`,
+            `description` (cleaned), `image` (path of a local file) and `image_url`, in the order of the source. `None`
+            for a log without items.
+        has_time (`bool`): whether `timestamp` is a time; otherwise it is an order.
+    """
+
+    log: pl.LazyFrame
+    items: pl.LazyFrame | None
+    has_time: bool
+
+
+class Reader(Protocol):
+    """One source in one published layout."""
+
+    format: str
+
+    def files(self) -> list[Path]:
+        """The files that [`read`] will open. Raises [`ReadError`] if one is missing."""
+        ...
+
+    def settings(self) -> dict:
+        """What was chosen in reading, in plain values for `prepared.json`."""
+        ...
+
+    def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
+        """
+        Reads everything into files in `scratch`, a part at a time, and counts in `report` what it drops.
+
+        Interactions after `latest_time` are dropped: a clock that runs ahead would make them test targets.
+        """
+        ...
