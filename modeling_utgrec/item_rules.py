@@ -118,17 +118,23 @@ class ItemRules:
         excluding.num_users = excluding._common_length()
         return excluding
 
-    def to(self, device: torch.device | str) -> "ItemRules":
-        """Returns the rules with their tensors on `device` (themselves, if they are there already)."""
-        trie = self.trie.to(device)
-        if trie is self.trie:
+    def on(self, trie: ItemTrie) -> "ItemRules":
+        """
+        The rules on the device of a copy of their trie (themselves, if it is the same device).
+
+        Raises:
+            ValueError: if the rules were made for another trie.
+        """
+        if not self.trie.is_copy_of(trie):
+            raise ValueError(f"the rules were made for another trie ({self.trie}) than the one given ({trie}).")
+        if trie.device == self.trie.device:
             return self
         moved = copy.copy(self)
         moved.trie = trie
-        moved._masks = None if self._masks is None else self._masks.to(trie)
+        moved._masks = None if self._masks is None else self._masks.on(trie)
         for name in ("_users", "_allowed", "_denied"):
             tensor = getattr(self, name)
-            setattr(moved, name, None if tensor is None else tensor.to(device))
+            setattr(moved, name, None if tensor is None else tensor.to(trie.device))
         return moved
 
     def start(self, batch_size: int) -> Callable[[int, Tensor], tuple[Tensor | None, Tensor]]:
@@ -172,7 +178,7 @@ class _Masks:
         table[:, edges.keys.long()] = self.counts[level] > 0
         return table.view(self.num_rows, *edges.table.shape)
 
-    def to(self, trie: ItemTrie) -> "_Masks":
+    def on(self, trie: ItemTrie) -> "_Masks":
         moved = copy.copy(self)
         moved.trie = trie
         moved.counts = [counts.to(trie.device) for counts in self.counts]

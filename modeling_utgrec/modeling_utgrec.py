@@ -68,8 +68,8 @@ class UTGRecForConditionalGeneration(CheckedLoading, T5ForConditionalGeneration)
     def __init__(self, config: UTGRecConfig):
         super().__init__(config)
         if config.causal_encoder:
-            self.encoder = CausalItemEncoder(self.encoder.config)
-            self.post_init()  # ties the new encoder's embeddings too
+            # The same module with another forward: a new one would be initialised by other rules than a T5's.
+            self.encoder.__class__ = CausalItemEncoder
         # identifiers have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
@@ -241,8 +241,8 @@ class UTGRecForConditionalGeneration(CheckedLoading, T5ForConditionalGeneration)
             raise ValueError(f"num_items and num_beams must be at least 1, got {num_items} and {num_beams}.")
         input_ids, attention_mask = self._checked_inputs(input_ids, attention_mask, trie)
         batch_size, num_beams = len(input_ids), max(num_beams, num_items)
-        if rules is not None and not rules.trie.is_copy_of(trie):
-            raise ValueError(f"the rules were made for another trie ({rules.trie}) than the one given ({trie}).")
+        trie = trie.to(self.device)
+        rules = None if rules is None else rules.on(trie)
         if exclude is not None:
             if exclude.ndim != 2 or len(exclude) != batch_size:
                 raise ValueError(f"exclude must have shape ({batch_size}, num_excluded), got {tuple(exclude.shape)}.")
@@ -252,9 +252,6 @@ class UTGRecForConditionalGeneration(CheckedLoading, T5ForConditionalGeneration)
             raise ValueError(
                 f"the rules are for {rules.num_users} users, the batch has {batch_size}: `select` a row for each user."
             )
-        trie = trie.to(self.device)
-        rules = None if rules is None else rules.to(self.device)
-
         rows = torch.empty(batch_size, num_items, dtype=torch.long, device=self.device)
         scores = torch.empty(batch_size, num_items, device=self.device)
         with self._without_dropout():

@@ -1,5 +1,7 @@
 """Callbacks of our trainers."""
 
+import time
+
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -28,3 +30,26 @@ class WarmupCallback(TrainerCallback):
                 f"The training has {steps} steps and the codebooks' warm-up {left:g}: the decoders will never see "
                 "quantized vectors, and the codes will tell little. Lower codebook_warmup_steps or train longer."
             )
+
+
+class TimeLimitCallback(TrainerCallback):
+    """Ends a training after so many seconds, evaluations included, at the end of the step that passes the limit. The
+    model is then evaluated and saved as at the end of an epoch.
+
+    Args:
+        seconds (`float`): the limit.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.start: float | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.monotonic() - self.start > self.seconds:
+            control.should_training_stop = True
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = args.save_strategy != "no"
+        return control

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from tokenization_items.histories import PAD_TOKEN_ID, encode_windows
 from trainers.interactions import Interactions
+from trainers.valid_codes import ValidCodes
 
 
 class NextItemWindows(Dataset):
@@ -128,14 +129,17 @@ class NextItemCollator:
 
     Args:
         windows (`NextItemWindows`): the dataset that the positions are from.
+        valid_codes (`ValidCodes`, *optional*): for a model that normalises over items.
 
     Returns:
         `dict` of int64 tensors: `input_ids` and `attention_mask` of shape `(B, H·L)`, padded on the right with 0 to
-        the longest history of the batch, and `labels` of shape `(B, L)`, the target's tokens.
+        the longest history of the batch, and `labels` of shape `(B, L)`, the target's tokens. With `valid_codes` also
+        these, bool `(B, L, codes)`.
     """
 
-    def __init__(self, windows: NextItemWindows):
+    def __init__(self, windows: NextItemWindows, valid_codes: ValidCodes | None = None):
         self.windows = windows
+        self.valid_codes = valid_codes
 
     def __call__(self, positions: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         windows = self.windows
@@ -145,25 +149,24 @@ class NextItemCollator:
         )
         labels = windows.token_table[windows.items[targets]].astype(np.int64)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.valid_codes is not None:
+            batch["valid_codes"] = self.valid_codes(windows.items[targets])
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def mixed_domains(
-    domains: Sequence[tuple[Interactions, np.ndarray]],
-    max_history: int = 20,
-    max_targets_per_epoch: int | None = None,
-    seed: int = 0,
-) -> NextItemWindows:
-    """One dataset of several domains, for pre-training: catalogues and sequences one after the other.
+def join_domains(domains: Sequence[tuple[Interactions, np.ndarray]]) -> tuple[Interactions, np.ndarray]:
+    """Catalogues and sequences of several domains one after the other, for pre-training.
 
     Every target of every domain counts once, so larger domains have more weight (UTGRec mixes all domains alike).
 
     Args:
         domains: training part and token table [n_d, L] of each domain. Identifiers may occur in several domains.
-        max_history, max_targets_per_epoch, seed: see [`NextItemWindows`].
+
+    Returns:
+        Training part and token table [Σ n_d, L] of all.
 
     Raises:
-        ValueError: no domains, different identifier lengths, or (naming the domain) as [`NextItemWindows`].
+        ValueError: no domains, or (naming the domain) different identifier lengths or a table that does not fit.
     """
     if not domains:
         raise ValueError("No domains to mix: give at least one.")
@@ -174,5 +177,4 @@ def mixed_domains(
                 f"Domain {number}: expected a token table [{interactions.num_items}, {tables[0].shape[-1]}] (all "
                 f"domains share one item tokenizer), got {np.shape(table)}."
             )
-    interactions = Interactions.concatenate([interactions for interactions, _ in domains])
-    return NextItemWindows(interactions, np.concatenate(tables), max_history, max_targets_per_epoch, seed)
+    return Interactions.concatenate([interactions for interactions, _ in domains]), np.concatenate(tables)

@@ -1,12 +1,14 @@
 """The stages of UTGRec, as the examples run them: train an item tokenizer, tokenize, train a recommender."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_utgrec import (
@@ -19,13 +21,16 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import AssignmentReport
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.backbones import TINY, TINY_AUTOENCODER, load_autoencoder, load_backbone
+from trainers.backbones import TINY, TINY_AUTOENCODER, backbone_commit, load_autoencoder, load_backbone
+from trainers.dataset_card import sizes
 from trainers.domains import Domain
+from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.image_latents import ImageLatents, encode_images
 from trainers.interactions import CoOccurrenceGraph, Interactions
 from trainers.item_pairs import ItemPairs
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.next_item import NextItemWindows, mixed_domains
+from trainers.next_item import NextItemWindows, join_domains
+from trainers.packed_sequences import PackedSequences
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 
 
@@ -82,6 +87,12 @@ class RecommenderArguments:
     num_heads: int = field(default=6, metadata={"help": "Heads."})
     num_layers: int = field(default=4, metadata={"help": "Layers of the encoder, and of the decoder (1 to 6)."})
     dropout_rate: float = field(default=0.1, metadata={"help": "Dropout."})
+    causal_encoder: bool = field(
+        default=False, metadata={"help": "Read histories in one direction: trains several times as fast."}
+    )
+    normalize_over: str = field(
+        default="vocabulary", metadata={"help": "'vocabulary', or 'items': the codes that exist after a prefix."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
     )
@@ -95,15 +106,34 @@ SECTIONS = {
 
 
 def place_training(training: TrainingArguments, folder: Path, seed: int) -> None:
-    """Where a training writes its checkpoints, and its seed."""
+    """Where a training writes its checkpoints, and its seed.
+
+    Raises:
+        ValueError: if it is to be pushed and its repository has no name: the folder's would say nothing.
+    """
+    if training.push_to_hub and training.hub_model_id is None:
+        raise ValueError(f"push_to_hub needs a name for the repository of {folder.name}: give its hub_model_id.")
     training.output_dir = str(folder)
     training.seed = seed
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
 
 
 def last_checkpoint(training: TrainingArguments) -> str | None:
-    """The latest checkpoint of a training, `None` if it has not written any yet."""
-    return get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    """The latest checkpoint of a training: the folder's, or else the one in the repository that it is pushed to, or
+    `None` if it has not written any yet."""
+    found = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    if found is None and training.push_to_hub:
+        try:
+            found = hub_checkpoint(training.hub_model_id, training.hub_revision, training.hub_token)
+        except ValueError:  # a new repository, or one without checkpoints
+            return None
+    return found
+
+
+def data_facts(kind: str, domains: list[Domain]) -> dict[str, Any]:
+    """What the card of a model says of the data that it was trained on."""
+    rows = [{"Domain": domain.name, **sizes(domain)} for domain in domains]
+    return {"name": f"{kind} for {', '.join(domain.name for domain in domains)}", "training_data": rows}
 
 
 def joint_catalogue(domains: list[Domain]) -> tuple[Catalogue, CoOccurrenceGraph]:
@@ -128,15 +158,18 @@ def build_network(
     arguments: NetworkArguments, catalogue: Catalogue, latents: ImageLatents | None, seed: int
 ) -> tuple[UTGRecTokenizerModel, ItemProcessor]:
     """A network on a loaded backbone, with fresh codebooks and decoders, and its processor."""
+    revision = arguments.backbone_revision
+    if arguments.backbone != TINY:
+        revision = backbone_commit(arguments.backbone, revision) or revision
     backbone, tokenizer, image_processor = load_backbone(
         arguments.backbone,
         texts=catalogue.texts,
         image_pixels=arguments.image_pixels,
-        revision=arguments.backbone_revision,
+        revision=revision,
         seed=seed,
     )
     set_seed(seed)
-    config = network_config(arguments, backbone.config)
+    config = network_config(arguments, backbone.config, revision)
     if latents is not None:
         config.latent_channels, config.latent_size = latents.channels, latents.size
     network = UTGRecTokenizerModel(config, backbone=backbone)
@@ -144,13 +177,16 @@ def build_network(
     return network, ItemProcessor.for_model(network.config, tokenizer, image_processor, instruct)
 
 
-def network_config(arguments: NetworkArguments, backbone_config) -> UTGRecTokenizerConfig:
-    """The network's configuration on a given backbone's."""
+def network_config(
+    arguments: NetworkArguments, backbone_config: PreTrainedConfig, revision: str | None = None
+) -> UTGRecTokenizerConfig:
+    """The network's configuration on a given backbone's, which is that of a revision of its repository."""
     lora = {"r": arguments.lora_r, "lora_alpha": arguments.lora_alpha, "lora_dropout": arguments.lora_dropout}
     positions = getattr(backbone_config.get_text_config(), "max_position_embeddings", arguments.max_text_tokens)
     return UTGRecTokenizerConfig(
         backbone_config=backbone_config,
-        backbone_name_or_path=arguments.backbone,
+        backbone_name_or_path=None if arguments.backbone == TINY else arguments.backbone,
+        backbone_revision=revision,
         lora_config=lora if arguments.lora_r else None,
         num_levels=arguments.num_levels,
         root_codebook_size=arguments.root_codebook_size,
@@ -189,10 +225,13 @@ def train_item_tokenizer(
                 f"The images' latents have {found[0]} channels and side {found[1]}, the network's image decoder was "
                 f"made for {expected[0]} and {expected[1]}: give the autoencoder and image_size of its training."
             )
+    if training.push_to_hub and Path(config.backbone_name_or_path or "").is_dir():
+        config.backbone_fingerprint = None  # what is pushed holds the backbone: nobody else has the folder
     AcceleratorState._reset_state()  # see train_recommender
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
+    trainer.card_facts |= data_facts("UTGRec item tokenizer", domains)
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
     return trainer
 
@@ -232,6 +271,8 @@ def new_recommender(
             num_layers=arguments.num_layers,
             num_decoder_layers=arguments.num_layers,
             dropout_rate=arguments.dropout_rate,
+            causal_encoder=arguments.causal_encoder,
+            normalize_over=arguments.normalize_over,
         )
     )
 
@@ -243,6 +284,7 @@ def train_recommender(
     training: RecommenderTrainingArguments,
     early_stopping_patience: int | None = None,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> RecommenderTrainer:
     """Trains a recommender in place on the training part of all domains' sequences, mixed; every position is a target.
 
@@ -256,7 +298,8 @@ def train_recommender(
     for domain in domains:
         tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
         parts.append((domain.interactions.training_part(), tokens))
-    windows: NextItemWindows = mixed_domains(parts, max_history=training.max_history)
+    dataset = PackedSequences if recommender.config.causal_encoder else NextItemWindows
+    windows = dataset(*join_domains(parts), max_history=training.max_history)
     evaluation = {
         domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
     }
@@ -265,7 +308,11 @@ def train_recommender(
         args=training,
         train_dataset=windows,
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
+        callbacks=list(callbacks),
     )
+    trainer.card_facts |= data_facts("UTGRec recommender", domains)
+    if len(domains) == 1:
+        trainer.domain = domains[0].name
     if early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
@@ -280,3 +327,25 @@ def save_recommender(
     if tokenizer is not None:
         tokenizer.check_recommender(recommender)
         tokenizer.save_pretrained(folder, include_network=False)
+
+
+def finish_model(
+    trainer: HubTrainer, folder: str | Path, facts: dict[str, Any], network: dict[str, str] | None = None
+) -> dict[str, str] | None:
+    """Writes the card of a model that was saved to a folder, and sends the folder if the training is pushed.
+
+    Args:
+        trainer: the model's trainer.
+        folder: where the model is.
+        facts: for the card, see [`HubTrainer.card_facts`].
+        network: where the item tokenizer was sent, for a recommender.
+
+    Returns:
+        Where the folder was sent, `None` if it was not.
+    """
+    trainer.card_facts |= facts
+    trainer.save_card(folder)
+    if not trainer.args.push_to_hub:
+        return None
+    commit = trainer.push_folder(folder, network=network)
+    return {"name_or_path": trainer.hub_model_id, "revision": commit.oid}

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
+from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import UniversalItemTokenizer
 from trainers.domains import load_domains
@@ -187,6 +189,30 @@ def test_results_are_those_of_the_saved_recommender(finetuned, workplace):
     assert not list(folder.rglob("*.tmp"))
 
 
+def test_cards_say_what_the_run_wrote(pretrained, finetuned):
+    """Numbers of the cards are those of the result, of the assignment and of the training's own log."""
+    (row,) = json.loads((finetuned[0] / "results.json").read_text())
+    card = ModelCard.load(finetuned[0] / "recommender" / "README.md")
+    values = load_values(finetuned[0] / "recommender")
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        name: value for name, value in row.items() if name.startswith(("recall@", "ndcg@", "mrr@"))
+    }
+    assert all(list(result.metric_args["interval"]) == row["intervals"][name] for name, result in results.items())
+    assert results["ndcg@10"].metric_args["seen"] == "kept" and results["ndcg@10"].dataset_name == DOWNSTREAM_DOMAIN
+    assert values.num_items == 64 and values.hyperparameters["num_beams"] == 10 and values.training_seconds > 0
+    assert values.training_data[0]["Users"] == 60 and f"UTGRec recommender for {DOWNSTREAM_DOMAIN}" in card.text
+    for folder, kinds in ((pretrained[0], PRETRAINING_DOMAINS), (finetuned[0], [DOWNSTREAM_DOMAIN])):
+        values = load_values(folder / "tokenizer")
+        assert [row["Domain"] for row in values.training_data] == list(kinds)
+        assert [row["Codes"] for row in values.codebooks] == [16, 24, 24]
+        assert values.fingerprint == UniversalItemTokenizer.from_pretrained(folder / "tokenizer").fingerprint
+        texts = [(folder / "tokenizer" / name).read_text() for name in ("README.md", "card_values.json")]
+        assert not any(str(folder) in text for text in texts)
+    assert values.collisions["Items added"] == 64
+    assert "examples/finetune.py" in (pretrained[0] / "recommender" / "README.md").read_text()
+
+
 def test_finetuning_keeps_the_codes_and_trains_the_projections(pretrained, finetuned):
     for (codes, projection), (old_codes, old_projection) in zip(
         codebooks(finetuned[0]), codebooks(pretrained[0]), strict=True
@@ -236,6 +262,29 @@ def test_from_scratch_with_validation_and_resume(run, workplace, tmp_path):
     for part in ("tokenizer", "recommender"):
         assert_equal(models[str(tmp_path / part)], again[str(tmp_path / part)])
     assert json.loads((tmp_path / "results.json").read_text()) == [row]
+
+
+@pytest.mark.hub
+def test_both_models_are_pushed_when_they_are_finished(run, workplace, tmp_path, hub):
+    names = {part: hub.new_repo(part) for part in ("tokenizer", "recommender")}
+    push = [(f"--{part}.push_to_hub", "true", f"--{part}.hub_model_id", name) for part, name in names.items()]
+    run("finetune.py", *downstream(workplace, tmp_path), *push[0], *push[1], "--license", "mit")
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    for part, name in names.items():
+        files = set(HfApi().list_repo_files(name))
+        kept = {
+            path.relative_to(tmp_path / part).as_posix() for path in (tmp_path / part).rglob("*") if path.is_file()
+        }
+        assert kept <= files and not [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
+        assert ModelCard.load(name).data.license == "mit"
+        assert len(UniversalItemTokenizer.from_pretrained(name)) == 64
+    items = UniversalItemTokenizer.from_pretrained(names["recommender"])
+    items.add_items([{"item_id": "new", "title": "a thing"}])  # with the network from the other repository
+    assert items.decode(items.encode("new")) == "new"
+    results = ModelCard.load(names["recommender"]).data.eval_results
+    assert {result.metric_type: result.metric_value for result in results}["ndcg@10"] == row["ndcg@10"]
+    with pytest.raises(ValueError, match="needs a name for the repository of recommender"):
+        run("finetune.py", *downstream(workplace, tmp_path), "--recommender.push_to_hub", "true")
 
 
 def test_stages_may_differ_in_precision(run, workplace, tmp_path):

@@ -165,10 +165,25 @@ def test_a_catalogue_of_one_item(prefix_step):
 def test_rules_on_another_device():
     trie = make_trie(20)
     rules = ItemRules(trie, allow=torch.arange(20) < 9, deny=torch.tensor([[1], [2]])).select(torch.tensor([1, 0]))
-    moved = rules.to("meta")
-    assert rules.to("cpu") is rules
+    moved = rules.on(trie.to("meta"))
+    assert rules.on(trie) is rules
     assert moved.trie.device.type == moved._denied.device.type == "meta" and moved.trie.is_copy_of(trie)
     assert all(counts.device.type == "meta" for counts in moved._masks.counts)
+    with pytest.raises(ValueError, match="another trie"):
+        rules.on(make_trie(20))
+
+
+def test_a_search_waits_for_nothing(prefix_step):
+    """On the meta device a look at a value is an error, as it is a synchronisation on others."""
+    trie = make_trie(60, dense_limit=50)
+    kinds = torch.rand(2, 60) < 0.5
+    rows = torch.tensor([[1, 2], [3, -1], [4, 4]])
+    for rules in (ItemRules(trie, kinds, rows[:2]), ItemRules(trie, rows, kinds[0]), ItemRules(trie, deny=rows)):
+        rules = rules.select(torch.tensor([1, 0, 1])).excluding(rows).on(trie.to("meta"))
+        step = prefix_step(USERS, 20)
+        step.users, step.tokens, step.head = (each.to("meta") for each in (step.users, step.tokens, step.head))
+        found, scores = constrained_beam_search(step, rules.trie, 4, 6, rules)
+        assert found.shape == scores.shape == (USERS, 4) and found.device.type == "meta"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from tokenization_items.histories import encode_histories
 from trainers.interactions import Interactions
-from trainers.next_item import NextItemCollator, NextItemWindows, mixed_domains
+from trainers.next_item import NextItemCollator, NextItemWindows, join_domains
 
 NUM_ITEMS, NUM_LEVELS = 7, 3
 
@@ -120,10 +120,12 @@ def test_targets_of_an_epoch_are_drawn_anew_and_reproducibly():
     assert len(NextItemWindows(interactions_of(sequences), table_of(), max_targets_per_epoch=1000)) == 190
 
 
-def test_mixed_domains_keep_each_domains_own_tokens():
+def test_joined_domains_keep_each_domains_own_tokens():
     first, second = [[0, 1, 2], [3]], [[0, 1], [2, 1, 0]]
     tables = table_of(), table_of(3, first=50)
-    windows = mixed_domains([(interactions_of(first), tables[0]), (interactions_of(second, 3), tables[1])], 2)
+    windows = NextItemWindows(
+        *join_domains([(interactions_of(first), tables[0]), (interactions_of(second, 3), tables[1])]), 2
+    )
     batch = NextItemCollator(windows)(windows.__getitems__(range(len(windows))))
     expected = [(tables[0][h].flatten().tolist(), tables[0][t].tolist()) for h, t in naive_pairs(first, 2)]
     expected += [(tables[1][h].flatten().tolist(), tables[1][t].tolist()) for h, t in naive_pairs(second, 2)]
@@ -140,9 +142,9 @@ def test_mixed_domains_keep_each_domains_own_tokens():
         (lambda: NextItemWindows(interactions_of([[0, 1]]), table_of(first=0)), "Row 0 .*padding"),
         (lambda: NextItemWindows(interactions_of([[0], [], [1]]), table_of()), "No training targets"),
         (lambda: NextItemWindows(interactions_of([[0, 1]]), table_of(), max_history=0), "at least 1"),
-        (lambda: mixed_domains([]), "at least one"),
+        (lambda: join_domains([]), "at least one"),
         (
-            lambda: mixed_domains([(interactions_of([[0, 1]]), t) for t in (table_of(), table_of()[:, :2])]),
+            lambda: join_domains([(interactions_of([[0, 1]]), t) for t in (table_of(), table_of()[:, :2])]),
             "Domain 1",
         ),
         (lambda: encode_histories([], table_of()), "at least one"),

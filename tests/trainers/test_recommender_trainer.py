@@ -16,7 +16,7 @@ from tokenization_items.item_index import ItemIndex, UnknownItemError
 from trainers.evaluation import evaluate
 from trainers.generative_recommender import GenerativeRecommender, item_space
 from trainers.interactions import Interactions
-from trainers.next_item import NextItemWindows, mixed_domains
+from trainers.next_item import NextItemWindows, join_domains
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 
 NUM_USERS, NUM_ITEMS, CODES = 150, 20, 6
@@ -326,7 +326,9 @@ def test_several_domains(tmp_path):
     for seed, name in enumerate(("games", "office")):
         interactions = make_interactions(num_users=20 + 10 * seed, num_items=15 + seed, prefix=name)
         domains[name] = EvaluationData(interactions, make_index(interactions.item_ids, seed))
-    windows = mixed_domains([(d.interactions.training_part(), d.token_table) for d in domains.values()], max_history=5)
+    windows = NextItemWindows(
+        *join_domains([(d.interactions.training_part(), d.token_table) for d in domains.values()]), max_history=5
+    )
     model = make_model(seed=5)
     trainer = make_trainer(
         tmp_path, model, windows, domains, max_steps=2, eval_strategy="steps", eval_steps=1, save_strategy="best"

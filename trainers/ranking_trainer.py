@@ -1,0 +1,205 @@
+"""What the Trainers of recommenders share: validation by ranking the whole catalogue."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import speed_metrics
+
+from hub_cards import Evaluation, ModelCardValues
+from trainers.evaluation import Recommender, evaluate
+from trainers.hub_trainer import HubTrainer
+from trainers.interactions import Interactions
+from trainers.ranking_metrics import MEANS
+
+EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
+
+
+@dataclass
+class RankingTrainingArguments(TrainingArguments):
+    """Arguments of a [`RankingTrainer`].
+
+    > Parameters with a new default: `metric_for_best_model`, `remove_unused_columns` (always false: the dataset has no
+    columns).
+
+    > Parameters that control the validation
+
+    Args:
+        max_eval_users (`int`, *optional*): validate on this many users of each domain, drawn once and for all.
+    """
+
+    metric_for_best_model: str | None = field(
+        default="ndcg@10",
+        metadata={"help": "Validation metric that picks the best checkpoint; `<domain>_ndcg@10` for one of several."},
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: the dataset has no columns."})
+    max_eval_users: int | None = field(
+        default=None,
+        metadata={"help": "Validate on this many users of each domain, the same ones each time. Default: all users."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.remove_unused_columns = False
+        if self.max_eval_users is not None and self.max_eval_users < 1:
+            raise ValueError(f"max_eval_users must be at least 1, got {self.max_eval_users}.")
+
+
+class RankingTrainer(HubTrainer):
+    """[`HubTrainer`] whose validation ranks the whole catalogue for the users' validation items.
+
+    It gives `eval_recall@5`, `eval_ndcg@5`, `eval_mrr@5`, the same at 10, and `eval_num_users`. Best-model tracking
+    (`metric_for_best_model="ndcg@10"`, `load_best_model_at_end`) and [`~transformers.EarlyStoppingCallback`] use them.
+    It runs in the precision of the weights, without autocast: the number is the one that the saved model gives later.
+    With several processes each one ranks its share of the users.
+
+    `eval_dataset` is the data of one domain or a `dict` of several. A subclass says in `_recommender` who ranks and in
+    `_interactions` for whom.
+
+    The card shows the metrics of the weights that it stands beside, unless `card_facts` has `evaluations`.
+
+    Attributes:
+        domain (`str`): what the card calls the data set when there is one.
+    """
+
+    domain = "validation data"
+
+    def __init__(self, *args, **kwargs):
+        self._tests: list[dict[str, Any]] = []  # entries of the log that are no validation
+        super().__init__(*args, **kwargs)
+
+    def card_values(self) -> ModelCardValues:
+        values, entry = super().card_values(), self._validation()
+        if values.evaluations or entry is None:
+            return values
+        evaluations = []
+        for name, data in _domains(self.eval_dataset).items():
+            prefix = f"eval_{name}_" if name else "eval_"
+            metrics = {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
+            interactions = self._interactions(data)
+            protocol = {"split": interactions.split, "part": "validation", "seen": "kept", "step": entry["step"]}
+            evaluations.append(
+                Evaluation(
+                    dataset=name or self.domain,
+                    metrics={key: value for key, value in metrics.items() if key.partition("@")[0] in MEANS},
+                    protocol={**protocol, "candidates": f"all {interactions.num_items} items"},
+                    num_users=metrics.get("num_users"),
+                )
+            )
+        return replace(values, evaluations=evaluations)
+
+    def _validation(self) -> dict[str, Any] | None:
+        """The log's entry on the weights as they are: after training, or of the best step if that one was loaded."""
+        found = [
+            (place, entry)
+            for place, entry in enumerate(self.state.log_history)
+            if "eval_num_users" in entry and not any(entry is test for test in self._tests)
+        ]
+        if self.eval_dataset is None or not found:
+            return None
+        ends = [place for place, entry in enumerate(self.state.log_history) if "train_runtime" in entry]
+        place, entry = found[-1]
+        if self._best_is_loaded and (not ends or place < ends[-1]):
+            return next((entry for _, entry in found if entry["step"] == self.state.best_global_step), entry)
+        return entry
+
+    def _recommender(self, data: Any) -> Recommender:
+        """The model in training as a recommender for the catalogue of `data`."""
+        raise NotImplementedError
+
+    def _interactions(self, data: Any) -> Interactions:
+        """All interactions of `data` (not the training part)."""
+        raise NotImplementedError
+
+    def _check_validation(self) -> None:
+        """Raises what validation would raise: a mistake must not wait for the end of the first epoch.
+
+        Raises:
+            ValueError: weights are sharded (FSDP, ZeRO-3), or as `_recommender`.
+        """
+        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "Validation by ranking needs whole weights on every process: a recommender is small, train it with "
+                "DDP or ZeRO-1/2, or without `evaluation`."
+            )
+        for data in _domains(self.eval_dataset).values():
+            self._recommender(data)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        part: Literal["validation", "test"] = "validation",
+    ) -> dict[str, float]:
+        """Ranks the catalogue for the users' held-out items, logs the metrics and calls `on_evaluate`.
+
+        Args:
+            eval_dataset: other data than the Trainer's.
+            ignore_keys: not used; the Trainer passes it.
+            metric_key_prefix: prefix of the metrics.
+            part: held-out item; `max_eval_users` limits the validation only, never the test.
+
+        Returns:
+            `dict`: `{prefix}_recall@5`, … and `{prefix}_num_users` (those ranked), the same with `{prefix}_{domain}_`
+            when there are several domains, and run times. Equal on all processes.
+
+        Raises:
+            ValueError: no data, or no user with anything to predict.
+        """
+        evaluation = self.eval_dataset if eval_dataset is None else eval_dataset
+        if evaluation is None:
+            raise ValueError("Nothing to evaluate: give the trainer `evaluation`, or evaluate() an `eval_dataset`.")
+        self._memory_tracker.start()
+        start = time.time()
+        results = {name: self._evaluate_domain(data, part) for name, data in _domains(evaluation).items()}
+        num_users = sum(result["num_users"] for result in results.values())
+        metrics = {
+            f"{metric_key_prefix}_{name}_{key}": value
+            for name, result in results.items()
+            if isinstance(evaluation, dict)
+            for key, value in result.items()
+        }
+        for key in next(iter(results.values())):
+            metrics[f"{metric_key_prefix}_{key}"] = sum(result[key] for result in results.values()) / len(results)
+        metrics[f"{metric_key_prefix}_num_users"] = num_users
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=num_users)
+        self.log(metrics)
+        if part != "validation":
+            self._tests.append(self.state.log_history[-1])
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _evaluate_domain(self, data: Any, part: Literal["validation", "test"]) -> dict[str, float]:
+        """Metrics of one domain over the users of all processes, and `num_users`."""
+        interactions = self._interactions(data)
+        users = np.unique(interactions.cases(part).users)
+        if not len(users):
+            raise ValueError(f"No user to evaluate has anything to predict in the {part} part.")
+        limit = self.args.max_eval_users
+        if part == "validation" and limit is not None and limit < len(users):
+            users = np.sort(np.random.default_rng(EVALUATION_USERS_SEED).choice(users, limit, replace=False))
+        share = users[self.accelerator.process_index :: self.accelerator.num_processes]
+        means, num_cases = {}, 0
+        if len(share):  # none when there are more processes than users
+            recommender = self._recommender(data)
+            shard = interactions.select_users(share)
+            # the recommender's own max_history holds
+            result = evaluate(recommender, shard, part, max_history=None, long_tail=False)
+            means = {name: value for name, value in result.items() if name.partition("@")[0] in MEANS}
+            num_cases = result["num_cases"]
+        shares = [(count, means) for count, means in gather_object([(num_cases, means)]) if count]
+        total = sum(count for count, _ in shares)
+        metrics = {name: sum(count * means[name] for count, means in shares) / total for name in shares[0][1]}
+        return {**metrics, "num_users": len(users)}
+
+
+def _domains(evaluation: Any) -> dict[str, Any]:
+    return evaluation if isinstance(evaluation, dict) else {"": evaluation}
