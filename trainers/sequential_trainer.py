@@ -1,0 +1,105 @@
+"""Training of sequential recommenders, one trainer for all of them, with validation by full ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainerCallback
+
+from hub_cards import SequentialCardValues
+from modeling_utgrec import SequentialForNextItem
+from trainers.callbacks import EpochCallback
+from trainers.interactions import Interactions
+from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
+from trainers.sequential_data import SequenceCollator, SequenceWindows
+from trainers.sequential_recommender import SequentialRecommender, check_catalogue
+
+
+@dataclass
+class SequentialTrainingArguments(RankingTrainingArguments):
+    """Arguments of [`SequentialTrainer`]. Set `eval_strategy="epoch"`, `save_strategy="epoch"`,
+    `load_best_model_at_end=True` and pass an [`~transformers.EarlyStoppingCallback`]: how many epochs a model needs
+    depends on the data, and more of them overfit.
+
+    > Parameters with a new default (Kang & McAuley 2018, section IV-D): `learning_rate`, `lr_scheduler_type`,
+    `num_train_epochs`, `per_device_train_batch_size` (sequences, or targets for models that learn one target a row),
+    `per_device_eval_batch_size`; and those of [`RankingTrainingArguments`].
+    """
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning rate schedule."})
+    num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over all training sequences, at most."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows per device and step."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users per device in validation."})
+
+
+class SequentialTrainer(RankingTrainer):
+    """[`~transformers.Trainer`] of sequential recommenders: any [`SequentialForNextItem`].
+
+    Which batches a model learns from, and how long its histories are, is known from its class and its configuration.
+    The loss is the mean over all labels of a step, whatever the accumulation steps and processes.
+
+    Args:
+        model (`SequentialForNextItem`): the model, made for the catalogue of the interactions.
+        args (`SequentialTrainingArguments`): the arguments.
+        train_dataset (`Interactions`, *optional*): the *training part*, `Interactions.training_part()`; not needed to
+            evaluate.
+        evaluation (`Interactions`, *optional*): all interactions, for validation (see [`RankingTrainer`]).
+        callbacks (`list[TrainerCallback]`, *optional*): more callbacks.
+        optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: model and interactions differ in the number of items, no sequence has two items, or validation is
+            asked for with sharded weights (FSDP, ZeRO-3).
+
+    Example:
+
+    ```python
+    >>> model = SASRecForNextItem(SASRecConfig(num_items=interactions.num_items, max_history=20))
+    >>> args = SequentialTrainingArguments("beauty-sasrec", eval_strategy="epoch")
+    >>> SequentialTrainer(model, args, interactions.training_part(), interactions).train()
+    ```
+    """
+
+    card_class = SequentialCardValues
+
+    def __init__(
+        self,
+        model: SequentialForNextItem,
+        args: SequentialTrainingArguments,
+        train_dataset: Interactions | None = None,
+        evaluation: Interactions | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+    ):
+        windows = collator = None
+        if train_dataset is not None:
+            check_catalogue(model, train_dataset.num_items)
+            windows = SequenceWindows(train_dataset, model.training_targets, model.config.max_history)
+            collator = SequenceCollator(windows, model.config, args.seed)
+            if model.training_targets == "cloze" and args.dataloader_persistent_workers:
+                raise ValueError(
+                    "Persistent data loader workers would keep the masks of the first epoch: turn off "
+                    "dataloader_persistent_workers."
+                )
+            callbacks = [EpochCallback(windows), *(callbacks or [])]
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=windows,
+            eval_dataset=evaluation,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if evaluation is not None:
+            self._check_validation()
+
+    def _recommender(self, data: Interactions) -> SequentialRecommender:
+        model = self.accelerator.unwrap_model(self.model)
+        check_catalogue(model, data.num_items)
+        return SequentialRecommender(model, self.args.per_device_eval_batch_size)
+
+    def _interactions(self, data: Interactions) -> Interactions:
+        return data
