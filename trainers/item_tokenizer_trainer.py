@@ -1,6 +1,5 @@
 """Trainer for item tokenizers: the losses of Eq. 13, their logging, and the health of the codebooks."""
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -11,10 +10,14 @@ from scipy.cluster.vq import kmeans2
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput, code_usage
+from hub_cards import TokenizerCardValues
+from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
+from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
+from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, loss_parts
 from trainers.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -54,7 +57,7 @@ class ItemTokenizerTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are collated."})
 
 
-class ItemTokenizerTrainer(Trainer):
+class ItemTokenizerTrainer(CodebookLoggingTrainer):
     """
     Trains a [`UTGRecTokenizerModel`] on pairs of co-occurring items.
 
@@ -71,6 +74,8 @@ class ItemTokenizerTrainer(Trainer):
     Raises:
         ValueError: if there are fewer items than one global batch on several processes, or loader workers persist.
     """
+
+    card_class = TokenizerCardValues
 
     def __init__(
         self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs
@@ -91,9 +96,6 @@ class ItemTokenizerTrainer(Trainer):
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self.add_callback(EpochCallback(train_dataset))
         self.add_callback(WarmupCallback)
-        self._part_sums: dict[str, torch.Tensor] = {}
-        self._part_steps = 0
-        self._code_counts: list[torch.Tensor] | None = None
 
     @staticmethod
     def _check_loading(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
@@ -139,7 +141,7 @@ class ItemTokenizerTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         output = self._forward(model, inputs)
         if model.training:
-            self._track(output)
+            self.track(output)
         return (output.loss, output) if return_outputs else output.loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -178,38 +180,6 @@ class ItemTokenizerTrainer(Trainer):
             anchors.cpu().numpy(), candidates.cpu().numpy(), positives.cpu().numpy()
         )
         return model(**inputs, excluded_negatives=torch.from_numpy(excluded).to(anchors.device))
-
-    def _track(self, output: UTGRecTokenizerOutput) -> None:
-        for name, value in loss_parts(output).items():
-            self._part_sums[name] = self._part_sums.get(name, 0.0) + value
-        self._part_steps += 1
-        sizes = self.model.config.level_sizes
-        counts = [torch.bincount(output.codes[:, level], minlength=size) for level, size in enumerate(sizes)]
-        self._code_counts = (
-            counts
-            if self._code_counts is None
-            else [old + new for old, new in zip(self._code_counts, counts, strict=True)]
-        )
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if {"loss", "train_loss"} & logs.keys() and self._part_steps:  # train_loss: what came after the last entry
-            names = sorted(self._part_sums)
-            sums = torch.stack([self._part_sums[name].float() for name in names])[None] / self._part_steps
-            means = self.accelerator.gather(sums).mean(dim=0).tolist()
-            broken = [name for name, mean in zip(names, means, strict=True) if not math.isfinite(mean)]
-            if broken:
-                raise FloatingPointError(
-                    f"Not finite at step {self.state.global_step}: {', '.join(broken)}. Lower the learning rate, or "
-                    "use bf16 instead of fp16; checkpoints from before the previous log entry are unharmed."
-                )
-            logs.update({f"loss/{name}": round(mean, 5) for name, mean in zip(names, means, strict=True)})
-            for level, counts in enumerate(self._code_counts):
-                counts = self.accelerator.reduce(counts.clone())
-                codes = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-                for name, value in code_usage(codes, len(counts)).items():
-                    logs[f"codes/{name}_{level}"] = round(value, 4)
-            self._part_sums, self._part_steps, self._code_counts = {}, 0, None
-        super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """All items of the training data, also those that the training drops with its last, smaller batch."""
@@ -254,20 +224,13 @@ class ItemTokenizerTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-
-def loss_parts(output: UTGRecTokenizerOutput) -> dict[str, torch.Tensor]:
-    """The unweighted parts of the loss that were computed, by name."""
-    names = ("text", "image", "quantization", "alignment", "co_text", "co_image")
-    values = {name: getattr(output, f"{name}_loss") for name in names}
-    return {name: value.detach() for name, value in values.items() if value is not None}
-
-
-def codebook_health(codes: torch.LongTensor, model: nn.Module) -> dict[str, float]:
-    """`collision_rate` of codes `[items, levels]`, and `used_<l>` and `perplexity_<l>` of each level."""
-    sizes = getattr(model, "module", model).config.level_sizes
-    _, inverse, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
-    health = {"collision_rate": (counts[inverse] > 1).double().mean().item()}
-    for level, size in enumerate(sizes):
-        for name, value in code_usage(codes[:, level], size).items():
-            health[f"{name}_{level}"] = value
-    return health
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """A checkpoint is an item tokenizer without items: [`UniversalItemTokenizer.from_pretrained`] reads it.
+        Sharded weights (FSDP, ZeRO-3) have no fingerprint; of those, load the network alone."""
+        if self.args.should_save and not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            folder, processor = output_dir or self.args.output_dir, self.train_dataset.processor
+            network = self.accelerator.unwrap_model(self.model)
+            tokenizer = UniversalItemTokenizer.from_network(network, processor)
+            tokenizer.save_pretrained(folder, include_network=False)
+            processor.save_pretrained(folder)
+        super()._save(output_dir, state_dict)

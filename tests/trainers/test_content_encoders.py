@@ -1,0 +1,243 @@
+"""Frozen encoders: pooling by hand, sentence-transformers folders, batches, images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel, set_seed
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from tokenization_items.catalogue import Catalogue
+from trainers.content_encoders import (
+    ImageEncoder,
+    TextEncoder,
+    files_fingerprint,
+    pool,
+    read_sentence_transformers,
+)
+
+TEXTS = ["red guitar", "blue drum stand with a strap and a case", "", "oak violin bow", "steel string amp pedal " * 60]
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory, tiny_bert) -> Path:
+    """A BERT that no sentence-transformers configuration comes with."""
+    folder = tmp_path_factory.mktemp("bert")
+    backbone, tokenizer, _ = tiny_bert
+    backbone.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_sentence_transformers(
+    folder: Path, plain: Path, pooling: dict, dense: bool = False, normalize: bool = True, **configuration
+) -> Path:
+    folder.mkdir()
+    for path in plain.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [("2_Dense", "Dense")] * dense + [("3_Normalize", "Normalize")] * normalize
+    (folder / "modules.json").write_text(
+        json.dumps([{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules])
+    )
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16, "do_lower_case": False}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(configuration))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **pooling}))
+    if dense:
+        (folder / "2_Dense").mkdir()
+        values = {"in_features": 32, "out_features": 5, "bias": False}
+        values["activation_function"] = "torch.nn.modules.activation.Tanh"
+        (folder / "2_Dense" / "config.json").write_text(json.dumps(values))
+        weight = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+        save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
+    return folder
+
+
+def states_by_hand(tiny_bert, text: str, max_length: int) -> torch.Tensor:
+    backbone, tokenizer, _ = tiny_bert
+    inputs = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+    with torch.no_grad():
+        return backbone(**inputs).last_hidden_state[0].double()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pooling_by_hand_one_text_at_a_time(plain_folder, tiny_bert, pooling, normalize):
+    encoder = TextEncoder.from_pretrained(plain_folder, pooling=pooling, normalize=normalize, max_length=20)
+    vectors = encoder.embed(TEXTS)
+    assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), 32)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        states = states_by_hand(tiny_bert, text, 20)
+        expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
+        if normalize:
+            expected = expected / expected.norm()
+        np.testing.assert_allclose(vector, expected, atol=2e-6)
+
+
+def test_defaults_without_sentence_transformers_configuration(plain_folder):
+    settings = TextEncoder.from_pretrained(plain_folder).settings
+    assert settings == {
+        "pooling": "mean",
+        "normalize": False,
+        "max_length": 128,  # the model's positions
+        "prefix": "",
+        "lower_case": False,
+        "dtype": "float32",
+    }
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10**6])
+def test_batches_do_not_change_the_vectors(plain_folder, batch_tokens):
+    encoder = TextEncoder.from_pretrained(plain_folder)
+    np.testing.assert_allclose(
+        encoder.embed(TEXTS, batch_tokens=batch_tokens), encoder.embed(TEXTS, batch_tokens=100), atol=2e-6
+    )
+    order = [3, 0, 4, 2, 1]
+    np.testing.assert_allclose(encoder.embed([TEXTS[i] for i in order]), encoder.embed(TEXTS)[order], atol=2e-6)
+
+
+def test_padding_on_the_left_by_default_is_set_right(plain_folder):
+    encoder = TextEncoder.from_pretrained(plain_folder, pooling="last")
+    encoder.tokenizer.padding_side = "left"
+    again = TextEncoder(encoder.model, encoder.tokenizer, encoder.text_settings)
+    np.testing.assert_allclose(again.embed(TEXTS), [again.embed([text])[0] for text in TEXTS], atol=2e-6)
+
+
+def test_a_text_without_tokens_has_a_row_of_zeros(plain_folder):
+    encoder = TextEncoder.from_pretrained(plain_folder)
+    full = encoder.embed(["oak", "red"])
+    encoder.tokenizer.backend_tokenizer.post_processor = None  # no [CLS] and [SEP]
+    vectors = encoder.embed(["oak", "", "red guitar", ""])
+    assert vectors.any(axis=1).tolist() == [True, False, True, False]
+    np.testing.assert_allclose(vectors[0], encoder.embed(["oak"])[0], atol=2e-6)
+    np.testing.assert_allclose(vectors[2], encoder.embed(["red guitar"])[0], atol=2e-6)
+    assert not np.allclose(vectors[0], full[0])
+
+
+def test_no_text_and_bfloat16(plain_folder):
+    encoder = TextEncoder.from_pretrained(plain_folder, dtype="bfloat16")
+    assert encoder.model.dtype == torch.bfloat16 and encoder.embed([]).shape[0] == 0
+    full = TextEncoder.from_pretrained(plain_folder).embed(TEXTS)
+    vectors = encoder.embed(TEXTS)
+    assert vectors.dtype == np.float32
+    cosine = (vectors * full).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(full, axis=1)
+    assert cosine.min() > 0.99 and not np.array_equal(vectors, full)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_lasttoken": True, "include_prompt": True}, "last"),
+        ({"pooling_mode": "cls"}, "cls"),
+    ],
+)
+def test_sentence_transformers_folder_is_obeyed(tmp_path, plain_folder, tiny_bert, pooling, expected):
+    prompts = {"prompts": {"query": "oak ", "document": "drum "}, "default_prompt_name": "document"}
+    folder = write_sentence_transformers(tmp_path / "st", plain_folder, pooling, dense=True, **prompts)
+    encoder = TextEncoder.from_pretrained(folder)
+    assert encoder.settings["pooling"] == expected and encoder.settings["normalize"]
+    assert (encoder.settings["max_length"], encoder.settings["prefix"]) == (16, "drum ")
+    weight = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).double()
+    for text, vector in zip(TEXTS, encoder.embed(TEXTS), strict=True):
+        states = states_by_hand(tiny_bert, "drum " + text, 16)
+        pooled = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[expected]
+        dense = (weight @ pooled).tanh()
+        np.testing.assert_allclose(vector, dense / dense.norm(), atol=1e-5)
+    given = TextEncoder.from_pretrained(folder, pooling="mean", normalize=False, prefix="", max_length=9)
+    assert given.settings["pooling"] == "mean" and not given.settings["normalize"]
+    assert (given.settings["max_length"], given.settings["prefix"]) == (9, "")
+
+
+def test_unknown_modules_and_poolings_are_named(tmp_path, plain_folder):
+    folder = write_sentence_transformers(tmp_path / "max", plain_folder, {"pooling_mode_max_tokens": True})
+    with pytest.raises(ValueError, match="max_tokens.*is not known"):
+        read_sentence_transformers(folder)
+    folder = write_sentence_transformers(tmp_path / "cnn", plain_folder, {"pooling_mode": "mean"})
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules, {"path": "4", "type": "sentence_transformers.CNN"}]))
+    with pytest.raises(ValueError, match="names a CNN"):
+        read_sentence_transformers(folder)
+    with pytest.raises(ValueError, match="pooling must be one of"):
+        TextEncoder.from_pretrained(plain_folder, pooling="max")
+
+
+def test_fingerprint_follows_the_files(tmp_path, plain_folder):
+    folder = write_sentence_transformers(tmp_path / "st", plain_folder, {"pooling_mode": "mean"})
+    first = files_fingerprint(folder)
+    (folder / "README.md").write_text("no part of the encoder")
+    assert files_fingerprint(folder) == first
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    assert files_fingerprint(folder) != first
+
+
+def test_pool_reads_valid_tokens_only():
+    states = torch.arange(12.0).view(2, 3, 2)
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
+    assert pool(states, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
+    assert pool(states, mask, "cls").tolist() == [[0.0, 1.0], [6.0, 7.0]]
+
+
+# images
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Catalogue:
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (20 + 3 * i, 30, 3), dtype=np.uint8)) for i in range(5)]
+    return Catalogue.from_records(
+        [{"item_id": f"p{i}", "title": "x", "image": None if i == 2 else image} for i, image in enumerate(images)]
+    )
+
+
+def vision_folder(folder: Path, kind: str) -> Path:
+    set_seed(0)
+    if kind == "clip":
+        text = {"vocab_size": 20, "max_position_embeddings": 8, **VISION}
+        config = CLIPConfig(
+            text_config=text, vision_config={"image_size": 16, "patch_size": 8, **VISION}, projection_dim=6
+        )
+        model = CLIPModel(config)
+    else:
+        model = ViTModel(ViTConfig(image_size=16, patch_size=8, **VISION), add_pooling_layer=kind == "vit-pooler")
+    model.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "width"), [("clip", 6), ("vit-pooler", 16)])
+def test_image_vectors_are_features_or_pooled_output(tmp_path, pictures, kind, width):
+    encoder = ImageEncoder.from_pretrained(vision_folder(tmp_path, kind))
+    rows = [0, 1, 3, 4]
+    vectors = encoder.embed(pictures, rows, batch_images=3)
+    assert vectors.shape == (4, width) and vectors.dtype == np.float32
+    for row, vector in zip(rows, vectors, strict=True):
+        pixels = encoder.processor(images=[pictures.image(row)], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            if kind == "clip":
+                model = encoder.model
+                expected = model.visual_projection(model.vision_model(pixels).pooler_output)
+            else:
+                expected = encoder.model(pixels).pooler_output
+        np.testing.assert_allclose(vector, expected[0], atol=1e-5)
+
+
+def test_without_pooled_output_the_first_token_is_taken(pictures):
+    set_seed(0)
+    model = ViTModel(ViTConfig(image_size=16, patch_size=8, **VISION), add_pooling_layer=False)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    encoder = ImageEncoder(model, processor)
+    pixels = processor(images=[pictures.image(4)], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state[:, 0]
+    np.testing.assert_allclose(encoder.embed(pictures, [4]), expected, atol=1e-6)

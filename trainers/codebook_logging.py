@@ -1,0 +1,73 @@
+"""What trainers of item tokenizers log: the parts of the loss, and the health of the codebooks."""
+
+import math
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from modeling_utgrec import code_usage
+from trainers.hub_trainer import HubTrainer
+
+
+class CodebookLoggingTrainer(HubTrainer):
+    """
+    A [`HubTrainer`] of a model with codes: logs the mean of every part of the loss and the codebooks' usage
+    and perplexity since the last entry; a part that is not finite ends the training with its name. The model's
+    outputs, handed to `track`, have `codes` and parts named `<part>_loss`; its configuration has `level_sizes`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._part_sums: dict[str, torch.Tensor] = {}
+        self._part_steps = 0
+        self._code_counts: list[torch.Tensor] | None = None
+
+    def track(self, output: ModelOutput) -> None:
+        """Adds what a training step gave to what the next log entry shows."""
+        for name, value in loss_parts(output).items():
+            self._part_sums[name] = self._part_sums.get(name, 0.0) + value
+        self._part_steps += 1
+        sizes = self.model.config.level_sizes
+        counts = [torch.bincount(output.codes[:, level], minlength=size) for level, size in enumerate(sizes)]
+        self._code_counts = (
+            counts
+            if self._code_counts is None
+            else [old + new for old, new in zip(self._code_counts, counts, strict=True)]
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if {"loss", "train_loss"} & logs.keys() and self._part_steps:  # train_loss: what came after the last entry
+            names = sorted(self._part_sums)
+            sums = torch.stack([self._part_sums[name].float() for name in names])[None] / self._part_steps
+            means = self.accelerator.gather(sums).mean(dim=0).tolist()
+            broken = [name for name, mean in zip(names, means, strict=True) if not math.isfinite(mean)]
+            if broken:
+                raise FloatingPointError(
+                    f"Not finite at step {self.state.global_step}: {', '.join(broken)}. Lower the learning rate, or "
+                    "use bf16 instead of fp16; checkpoints from before the previous log entry are unharmed."
+                )
+            logs.update({f"loss/{name}": round(mean, 5) for name, mean in zip(names, means, strict=True)})
+            for level, counts in enumerate(self._code_counts):
+                counts = self.accelerator.reduce(counts.clone())
+                codes = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+                for name, value in code_usage(codes, len(counts)).items():
+                    logs[f"codes/{name}_{level}"] = round(value, 4)
+            self._part_sums, self._part_steps, self._code_counts = {}, 0, None
+        super().log(logs, start_time)
+
+
+def loss_parts(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """The unweighted parts of the loss that were computed, by name."""
+    return {name.removesuffix("_loss"): part.detach() for name, part in output.items() if name.endswith("_loss")}
+
+
+def codebook_health(codes: torch.LongTensor, model: nn.Module) -> dict[str, float]:
+    """`collision_rate` of codes `[items, levels]`, and `used_<l>` and `perplexity_<l>` of each level."""
+    sizes = getattr(model, "module", model).config.level_sizes
+    _, inverse, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
+    health = {"collision_rate": (counts[inverse] > 1).double().mean().item()}
+    for level, size in enumerate(sizes):
+        for name, value in code_usage(codes[:, level], size).items():
+            health[f"{name}_{level}"] = value
+    return health

@@ -1,0 +1,355 @@
+"""Frozen encoders of item content: any text encoder or vision encoder of transformers, by Hub id or local folder.
+
+A sentence-transformers folder is read without that package: its pooling, dense layers, normalisation, prompt and
+length limit are taken from its configuration files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from modeling_utgrec.safe_loading import SAFELY
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.tokenization_items import length_batches
+
+Pooling = Literal["mean", "cls", "last"]
+POOLINGS = ("mean", "cls", "last")
+# Weights, configurations and vocabularies; neither other frameworks' copies of the weights nor pickles.
+FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+UNLIMITED = 512  # tokens of a text if neither the tokenizer nor the model says how many it takes
+
+
+@dataclass
+class TextSettings:
+    """
+    How a text becomes a vector.
+
+    Args:
+        pooling (`str`): `"mean"` of the states of all tokens, the state of the first (`"cls"`) or of the `"last"`.
+        normalize (`bool`): whether vectors are scaled to length 1.
+        max_length (`int`): longest text in tokens; the rest is cut off.
+        prefix (`str`): put before every text, for encoders that expect one ("passage: ").
+        lower_case (`bool`): whether texts are lower-cased first.
+        dtype (`str`): `"float32"` or `"bfloat16"`, of the weights; pooling is in float32 always.
+    """
+
+    pooling: Pooling
+    normalize: bool
+    max_length: int
+    prefix: str
+    lower_case: bool
+    dtype: str
+
+
+class TextEncoder:
+    """
+    A text encoder with its tokenizer; made by [`~TextEncoder.from_pretrained`].
+
+    Args:
+        model (`PreTrainedModel`): the encoder.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        settings ([`TextSettings`]): how a text becomes a vector.
+        dense (`nn.Module`, *optional*): layers after the pooling.
+        name (`str`): where the encoder came from.
+        fingerprint (`str`): digest of its files.
+
+    Example:
+
+    ```python
+    >>> encoder = TextEncoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    >>> encoder.embed(["a stapler", "a guitar"]).shape
+    (2, 384)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TextSettings,
+        dense: nn.Module | None = None,
+        name: str = "",
+        fingerprint: str = "",
+    ):
+        if settings.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {settings.pooling!r}.")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        # On this side, padding leaves the positions of the tokens as they are, also for a decoder.
+        self.tokenizer.padding_side = "right"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.text_settings = settings
+        self.dense = (dense or nn.Identity()).eval()
+        self.name, self.fingerprint = name, fingerprint
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.text_settings)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        prefix: str | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+    ) -> TextEncoder:
+        """Loads an encoder; what is not given is what its sentence-transformers configuration says, or else: mean
+        pooling, no normalisation, as many tokens as the model takes.
+
+        Args:
+            name_or_path: Hub id or folder of a sentence-transformers model or any text encoder of `AutoModel`.
+            pooling, normalize, max_length, prefix, dtype: see [`TextSettings`].
+            device: where to run; by default the GPU if there is one.
+            revision: of the Hub repository.
+
+        Raises:
+            ValueError: if a sentence-transformers folder has a kind of module or pooling that is not known here.
+        """
+        folder = local_folder(name_or_path, revision)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        said = read_sentence_transformers(folder)
+        # Of an encoder-decoder, such as sentence-T5's, only the encoder.
+        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = auto.from_pretrained(folder, dtype=getattr(torch, dtype), **SAFELY).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        limits = [tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None)]
+        limits = [limit for limit in (*limits, said.max_length) if limit is not None and 0 < limit < 1e6]
+        settings = TextSettings(
+            pooling=pooling or said.pooling,
+            normalize=said.normalize if normalize is None else normalize,
+            max_length=max_length or min(limits, default=UNLIMITED),
+            prefix=said.prefix if prefix is None else prefix,
+            lower_case=said.lower_case,
+            dtype=dtype,
+        )
+        return cls(model, tokenizer, settings, said.dense.to(device), str(name_or_path), files_fingerprint(folder))
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], batch_tokens: int = 16384, progress: bool | None = None) -> np.ndarray:
+        """Vectors of texts.
+
+        Texts of like length share a batch, so that little is padded; the batches do not influence the vectors beyond
+        rounding.
+
+        Args:
+            texts: the texts. One without any token (an empty one, if the tokenizer adds none) gets a row of zeros.
+            batch_tokens: tokens of one batch, with padding.
+            progress: whether to show a bar; by default if the output is a terminal.
+
+        Returns:
+            float32 `[len(texts), E]`.
+        """
+        settings = self.text_settings
+        texts = [settings.prefix + (text.lower() if settings.lower_case else text) for text in texts]
+        cut = {"truncation": True, "max_length": settings.max_length}
+        lengths = np.array([len(tokens) for tokens in self.tokenizer(texts, **cut)["input_ids"]]) if texts else []
+        readable = np.flatnonzero(lengths)
+        result = None
+        bar = tqdm(total=len(texts), desc="Embedding texts", unit="text", disable=_hidden(progress))
+        with bar:
+            for batch in length_batches(lengths[readable], 0, batch_tokens) if len(readable) else ():
+                rows = readable[batch]
+                inputs = self.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
+                vectors = self._forward(inputs.to(self.model.device)).cpu().numpy()
+                if result is None:
+                    result = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
+                result[rows] = vectors
+                bar.update(len(rows))
+        return np.zeros((len(texts), 0), dtype=np.float32) if result is None else result
+
+    def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        states = self.model(**inputs).last_hidden_state.float()
+        pooled = self.dense(pool(states, inputs["attention_mask"], self.text_settings.pooling))
+        return F.normalize(pooled, dim=-1) if self.text_settings.normalize else pooled
+
+
+def pool(states: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """One vector `[B, d]` for each text's states `[B, T, d]`; `attention_mask` `[B, T]` is 0 at padding (right)."""
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "last":
+        return states[torch.arange(len(states), device=states.device), attention_mask.sum(1) - 1]
+    weights = attention_mask[..., None].to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+class ImageEncoder:
+    """
+    A vision encoder with its image processor; made by [`~ImageEncoder.from_pretrained`].
+
+    An image's vector is the model's `get_image_features` (CLIP, SigLIP), else its pooled output, else its first token.
+
+    Args:
+        model (`PreTrainedModel`): the encoder.
+        processor: its image processor.
+        name (`str`): where the encoder came from.
+        fingerprint (`str`): digest of its files.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, name: str = "", fingerprint: str = ""):
+        self.model = model.eval()
+        self.processor = processor
+        self.name, self.fingerprint = name, fingerprint
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"dtype": str(self.model.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+    ) -> ImageEncoder:
+        """Loads a vision encoder of `AutoModel` by Hub id or folder; see [`~TextEncoder.from_pretrained`]."""
+        folder = local_folder(name_or_path, revision)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **SAFELY).to(device)
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        return cls(model, processor, str(name_or_path), files_fingerprint(folder))
+
+    @torch.inference_mode()
+    def embed(
+        self, catalogue: Catalogue, rows: Sequence[int], batch_images: int = 64, progress: bool | None = None
+    ) -> np.ndarray:
+        """Vectors, float32 `[len(rows), E]`, of the images of the items `rows`, which must have one."""
+        parts = []
+        bar = tqdm(total=len(rows), desc="Embedding images", unit="image", disable=_hidden(progress))
+        with ThreadPoolExecutor() as pool, bar:
+            for start in range(0, len(rows), batch_images):
+                images = list(pool.map(catalogue.image, rows[start : start + batch_images]))
+                pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+                vectors = self._forward(pixels.to(self.model.device, self.model.dtype))
+                parts.append(vectors.flatten(1).float().cpu().numpy())
+                bar.update(len(images))
+        return np.concatenate(parts)
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if hasattr(self.model, "get_image_features"):
+            return self.model.get_image_features(pixel_values=pixels).pooler_output
+        output = self.model(pixel_values=pixels)
+        pooled = getattr(output, "pooler_output", None)
+        return output.last_hidden_state[:, 0] if pooled is None else pooled
+
+
+@dataclass
+class _SentenceTransformers:
+    """What a sentence-transformers folder says about its encoder; the defaults are those without such a folder."""
+
+    pooling: Pooling = "mean"
+    normalize: bool = False
+    max_length: int | None = None
+    prefix: str = ""
+    lower_case: bool = False
+    dense: nn.Module = nn.Identity()
+
+
+def read_sentence_transformers(folder: Path) -> _SentenceTransformers:
+    """Reads `modules.json` and the configurations that it names, if the folder has one."""
+    said = _SentenceTransformers()
+    if not (folder / "modules.json").is_file():
+        return said
+    layers = []
+    for module in _read_json(folder / "modules.json"):
+        kind, path = module["type"].rsplit(".", 1)[-1], folder / module["path"]
+        if kind == "Transformer":
+            values = _read_json(path / "sentence_bert_config.json")
+            said.max_length = values.get("max_seq_length")
+            said.lower_case = bool(values.get("do_lower_case", False))
+        elif kind == "Pooling":
+            said.pooling = _pooling(_read_json(path / "config.json"), path)
+        elif kind == "Dense":
+            layers += _dense(path)
+        elif kind == "Normalize":
+            said.normalize = True
+        else:
+            raise ValueError(
+                f"{folder}: modules.json names a {kind}, known are Transformer, Pooling, Dense, Normalize."
+            )
+    if layers:
+        said.dense = nn.Sequential(*layers)
+    values = _read_json(folder / "config_sentence_transformers.json")
+    said.prefix = (values.get("prompts") or {}).get(values.get("default_prompt_name"), "")
+    return said
+
+
+def _pooling(values: dict[str, Any], path: Path) -> Pooling:
+    names = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last", "mean": "mean", "cls": "cls"}
+    names["last"] = "last"
+    # One key with a name, or one flag for each kind.
+    modes = [values["pooling_mode"]] if "pooling_mode" in values else []
+    modes = modes or [key.removeprefix("pooling_mode_") for key, on in values.items() if "pooling_mode" in key and on]
+    if len(modes) != 1 or modes[0] not in names:
+        raise ValueError(f"{path}: pooling {modes} is not known, only one of {', '.join(POOLINGS)}: give `pooling`.")
+    return names[modes[0]]
+
+
+def _dense(path: Path) -> list[nn.Module]:
+    values = _read_json(path / "config.json")
+    activation = values.get("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
+    if activation not in ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid"):
+        raise ValueError(f"{path}: activation {activation} of a dense layer is not known.")
+    layer = nn.Linear(values["in_features"], values["out_features"], bias=values.get("bias", True))
+    if not (path / "model.safetensors").is_file():
+        raise ValueError(f"{path}: the dense layer has no model.safetensors; convert its weights first.")
+    with safe_open(path / "model.safetensors", framework="pt") as file:
+        layer.load_state_dict({name.removeprefix("linear."): file.get_tensor(name).float() for name in file.keys()})
+    return [layer, getattr(nn, activation)()]
+
+
+def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or a Hub repository's files, downloaded unless they are in the cache."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(FILES)))
+
+
+def files_fingerprint(folder: Path) -> str:
+    """Digest of an encoder's configurations, vocabulary and weights: another revision has another one."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in FILES for path in folder.rglob(pattern)}):
+        digest.update(str(path.relative_to(folder)).encode())
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    return None if progress is None else not progress

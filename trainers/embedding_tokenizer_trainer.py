@@ -1,0 +1,154 @@
+"""Training of an RQ-VAE on a matrix of item embeddings."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from modeling_utgrec import RQVAEModel
+from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, loss_parts
+
+# Items of one forward pass without gradient.
+ROWS_AT_A_TIME = 4096
+
+
+@dataclass
+class EmbeddingTokenizerTrainingArguments(TrainingArguments):
+    """
+    Arguments of [`EmbeddingTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with LETTER's optimizer
+    and batch (AdamW, learning rate 1e-3, batch 1024; TIGER's paper has Adagrad, 0.4) but far fewer steps than their
+    20,000 epochs: 1,000, which one CPU core takes a minute for, with a warm-up and a cosine schedule to make up.
+    `max_steps=-1` and `num_train_epochs=20000` are the published length.
+    """
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of linear warm-up; below 1: share of all."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay of matrices."})
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps; -1: num_train_epochs decides."})
+    per_device_train_batch_size: int = field(default=1024, metadata={"help": "Items per device and step."})
+    logging_steps: float = field(default=100, metadata={"help": "Steps between two log entries."})
+    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are rows."})
+
+
+class EmbeddingRows(Dataset):
+    """
+    Rows of item embeddings, in batches.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(items, E)`): content embeddings.
+        collaborative (`np.ndarray` of shape `(items, d)`, *optional*): collaborative embeddings of the same items.
+
+    Raises:
+        ValueError: if a matrix is not finite or the two differ in rows.
+    """
+
+    def __init__(self, embeddings: np.ndarray, collaborative: np.ndarray | None = None):
+        self.columns = {"embeddings": _matrix("embeddings", embeddings)}
+        if collaborative is not None:
+            self.columns["collaborative"] = _matrix("collaborative embeddings", collaborative)
+            if len(collaborative) != len(embeddings):
+                raise ValueError(f"{len(embeddings)} items, but {len(collaborative)} collaborative embeddings.")
+
+    def __len__(self) -> int:
+        return len(self.columns["embeddings"])
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return {name: values[row] for name, values in self.columns.items()}
+
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A whole batch (PyTorch's data loader calls this instead of `__getitem__`)."""
+        rows = torch.as_tensor(rows)
+        return {name: values[rows] for name, values in self.columns.items()}
+
+    @staticmethod
+    def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return batch
+
+
+class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
+    """
+    Trains an [`RQVAEModel`] on item embeddings.
+
+    Args:
+        model ([`RQVAEModel`]): the network; a fresh one gets the embeddings' mean and scale.
+        args ([`EmbeddingTokenizerTrainingArguments`]): the arguments.
+        train_dataset ([`EmbeddingRows`]): the items, also those of the evaluation.
+        kwargs: passed on to [`~transformers.Trainer`].
+    """
+
+    def __init__(
+        self, model: RQVAEModel, args: EmbeddingTokenizerTrainingArguments, train_dataset: EmbeddingRows, **kwargs
+    ):
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=train_dataset,
+            data_collator=train_dataset.collate,
+            **kwargs,
+        )
+        if not model.training_passes:
+            model.set_input_statistics(train_dataset.columns["embeddings"].to(model.device))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        output = model(**inputs)
+        if model.training:
+            self.track(output)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Losses, codebook usage and collision rate over all items; every process computes all of them.
+
+        Returns:
+            `eval_loss` and its parts, `eval_collision_rate` (items that share their codes with another item, as a
+            share of all), `eval_restarts` (codes that started anew so far) and for each level `eval_used_<l>` and
+            `eval_perplexity_<l>`.
+        """
+        sums, codes = defaultdict(float), []
+        for rows, output in forward_all(self.model, self.train_dataset):
+            for name, value in {"loss": output.loss, **loss_parts(output)}.items():
+                sums[name] += value.item() * len(rows)
+            codes.append(output.codes.cpu())
+        metrics = {name: total / len(self.train_dataset) for name, total in sums.items()}
+        metrics |= codebook_health(torch.cat(codes), self.model)
+        metrics["restarts"] = int(self.model.restarts)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+@torch.no_grad()
+def forward_all(model: RQVAEModel, items: EmbeddingRows):
+    """Rows and outputs of a model in evaluation mode, part by part, for all items in order."""
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(items), ROWS_AT_A_TIME):
+            rows = range(start, min(start + ROWS_AT_A_TIME, len(items)))
+            yield rows, model(**{name: values.to(model.device) for name, values in items.__getitems__(rows).items()})
+    finally:
+        model.train(was_training)
+
+
+def compute_codes(model: RQVAEModel, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes, int64 `[items, num_levels]`, and the residuals that were quantized, float32 `[items, levels, dim]`."""
+    outputs = [output for _, output in forward_all(model, EmbeddingRows(embeddings))]
+    codes = torch.cat([output.codes for output in outputs]).cpu().numpy()
+    return codes, torch.cat([output.residuals.float() for output in outputs]).cpu().numpy()
+
+
+def _matrix(name: str, values: np.ndarray) -> torch.Tensor:
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if values.ndim != 2 or not len(values):
+        raise ValueError(f"The {name} must be a matrix with one row for each item, got shape {values.shape}.")
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(broken):
+        raise ValueError(f"{len(broken)} rows of the {name} have NaN or infinity: {broken[:10].tolist()}.")
+    return torch.from_numpy(values)
