@@ -1,0 +1,292 @@
+"""How each model of the quality table is trained: from a domain's folder to something that ranks its items.
+
+A recipe gets a [`Setting`] and returns a [`Ranker`]. What a recipe makes for others too (embeddings, collaborative
+embeddings) is kept in the work folder and made once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, set_seed
+
+from modeling_utgrec import (
+    BERT4RecConfig,
+    BERT4RecForNextItem,
+    BSARecConfig,
+    BSARecForNextItem,
+    FMLPRecConfig,
+    FMLPRecForNextItem,
+    GRU4RecConfig,
+    GRU4RecForNextItem,
+    HSTUConfig,
+    HSTUForNextItem,
+    SASRecConfig,
+    SASRecForNextItem,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+)
+from tokenization_items import UniversalItemTokenizer
+from trainers.callbacks import TimeLimitCallback
+from trainers.content_encoders import ImageEncoder, TextEncoder
+from trainers.domains import Domain
+from trainers.embedding_tokenizers import (
+    letter_tokenizer,
+    load_raw_codes,
+    rq_kmeans_tokenizer,
+    tiger_m_tokenizer,
+    tiger_tokenizer,
+)
+from trainers.evaluation import Recommender
+from trainers.floors import ItemTransitions, NearestItems, Popularity
+from trainers.generative_recommender import GenerativeRecommender
+from trainers.item_embeddings import embed_items, load_embeddings, save_embeddings
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.ranking_trainer import RankingTrainingArguments
+from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.sequential_recommender import SequentialRecommender
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
+from trainers.stages import (
+    NetworkArguments,
+    RecommenderArguments,
+    build_network,
+    place_training,
+    tokenize,
+    train_item_tokenizer,
+    train_recommender,
+)
+
+
+class NotApplicable(Exception):
+    """The model cannot be had for the domain; the message says why."""
+
+
+@dataclass
+class Setting:
+    """What a recipe may use.
+
+    Args:
+        domain: items and interactions.
+        seed: of weights and batches.
+        folder: where the model goes.
+        shared: where what several models of the domain use goes.
+        text_encoder, image_encoder: Hub ids or folders.
+        minutes: most time of a recommender's training, the same for every model.
+        patience: evaluations without a better validation NDCG@10 before a training stops.
+        network, tokenizer: UTGRec's item tokenizer.
+        recommender, training: the T5 of every generative model.
+    """
+
+    domain: Domain
+    seed: int
+    folder: Path
+    shared: Path
+    text_encoder: str
+    image_encoder: str | None
+    minutes: float
+    patience: int
+    network: NetworkArguments
+    tokenizer: ItemTokenizerTrainingArguments
+    recommender: RecommenderArguments
+    training: RecommenderTrainingArguments
+
+    @property
+    def item_ids(self) -> list[str]:
+        return self.domain.interactions.item_ids
+
+    @cached_property
+    def text_embeddings(self) -> np.ndarray:
+        folder = self.shared / "text-embeddings"
+        embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
+        return load_embeddings(folder, self.item_ids)
+
+    @cached_property
+    def image_embeddings(self) -> np.ndarray:
+        if self.image_encoder is None:
+            raise NotApplicable("no --image_encoder")
+        if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
+            raise NotApplicable("items without images")
+        folder = self.shared / "image-embeddings"
+        embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
+        return load_embeddings(folder, self.item_ids, allow_missing=True)
+
+    @cached_property
+    def collaborative_embeddings(self) -> np.ndarray:
+        """Item embeddings of SASRec, which has seen the training interactions only."""
+        folder = self.shared / f"collaborative-embeddings-seed-{self.seed}"
+        if not (folder / "embeddings.json").exists():
+            ranker = sequential(SASRecForNextItem, SASRecConfig)(dataclasses.replace(self, folder=folder / "sasrec"))
+            embeddings = ranker.recommender.model.item_embeddings.detach().cpu().numpy()
+            save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
+        return load_embeddings(folder, self.item_ids)
+
+
+@dataclass
+class Ranker:
+    """A model that is ready to be judged.
+
+    Args:
+        recommender: what ranks.
+        parameters: number of its weights, the tokenizer's left out.
+        details: plain values that tell how it was made.
+        identifiers: codes before conflicts were resolved, int [n, L], for models that have them.
+    """
+
+    recommender: Recommender
+    parameters: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+    identifiers: np.ndarray | None = None
+
+
+Recipe = Callable[[Setting], Ranker]
+
+
+def sequential(model_class: type, config_class: type, **values) -> Recipe:
+    """A sequential model with its published settings but for `values`."""
+
+    def recipe(setting: Setting) -> Ranker:
+        interactions = setting.domain.interactions
+        set_seed(setting.seed)
+        model = model_class(config_class(num_items=interactions.num_items, max_history=20, **values))
+        args = SequentialTrainingArguments(str(setting.folder), **_evaluated_each_epoch(), report_to=[])
+        place_training(args, setting.folder / "checkpoints", setting.seed)
+        trainer = SequentialTrainer(
+            model, args, interactions.training_part(), interactions, callbacks=_stopping(setting)
+        )
+        trainer.train()
+        ranker = SequentialRecommender(model, name=model.config.model_type)
+        return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | values)
+
+    return recipe
+
+
+def generative(make_tokenizer: Callable[[Setting], tuple[UniversalItemTokenizer, dict, np.ndarray | None]]) -> Recipe:
+    """UTGRec's recommender on the identifiers of `make_tokenizer`, which also gives facts about them and the codes
+    before conflicts were resolved."""
+
+    def recipe(setting: Setting) -> Ranker:
+        tokenizer, facts, raw_codes = make_tokenizer(setting)
+        temperature = facts.pop("loss_temperature", 1.0)
+        config = UTGRecConfig(
+            **facts.pop("level_layout"),
+            max_history=setting.training.max_history,
+            item_tokenizer_fingerprint=tokenizer.fingerprint,
+            loss_temperature=temperature,
+            num_decoder_layers=setting.recommender.num_layers,
+            **{
+                name: getattr(setting.recommender, name)
+                for name in "d_model d_ff d_kv num_heads num_layers dropout_rate causal_encoder normalize_over".split()
+            },
+        )
+        set_seed(setting.seed)
+        model = UTGRecForConditionalGeneration(config)
+        args = dataclasses.replace(setting.training, **_evaluated_each_epoch())
+        place_training(args, setting.folder / "checkpoints", setting.seed)
+        trainer = train_recommender(
+            model, [setting.domain], {setting.domain.name: tokenizer}, args, callbacks=_stopping(setting)
+        )
+        model.save_pretrained(setting.folder / "recommender")
+        tokenizer.save_pretrained(setting.folder / "recommender", include_network=False)
+        ranker = GenerativeRecommender.from_pretrained(setting.folder / "recommender", setting.item_ids)
+        return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | facts, raw_codes)
+
+    return recipe
+
+
+def tiger(setting: Setting):
+    made = tiger_tokenizer(setting.text_embeddings, setting.item_ids, setting.folder / "tokenizer", seed=setting.seed)
+    return _from_embeddings(setting, made)
+
+
+def rq_kmeans(setting: Setting):
+    folder = setting.folder / "tokenizer"
+    made = rq_kmeans_tokenizer(setting.text_embeddings, setting.item_ids, folder, seed=setting.seed)
+    return _from_embeddings(setting, made)
+
+
+def letter(setting: Setting):
+    folder = setting.folder / "tokenizer"
+    made = letter_tokenizer(
+        setting.text_embeddings, setting.collaborative_embeddings, setting.item_ids, folder, seed=setting.seed
+    )
+    tokenizer, facts, raw_codes = _from_embeddings(setting, made)
+    return tokenizer, {**facts, "loss_temperature": 0.7}, raw_codes
+
+
+def tiger_m(setting: Setting):
+    folder = setting.folder / "tokenizer"
+    images = setting.image_embeddings  # first: not every domain has them
+    made = tiger_m_tokenizer(setting.text_embeddings, images, setting.item_ids, folder, seed=setting.seed)
+    return _from_embeddings(setting, made)
+
+
+def utgrec(setting: Setting):
+    """UTGRec from scratch on the domain, with the text encoder as backbone and without images."""
+    network = dataclasses.replace(setting.network, backbone=setting.text_encoder, autoencoder=None)
+    training = dataclasses.replace(setting.tokenizer)
+    place_training(training, setting.folder / "checkpoints-tokenizer", setting.seed)
+    model, processor = build_network(network, setting.domain.catalogue, None, setting.seed)
+    trainer = train_item_tokenizer(model, processor, [setting.domain], None, training)
+    health = trainer.evaluate()
+    tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
+    tokenizer, report = tokenize(tokenizer, setting.domain)
+    facts = {
+        "level_layout": model.config.level_layout(),
+        "tokenizer_steps": trainer.state.global_step,
+        "collision_rate": health["eval_collision_rate"],
+        "items_moved": report.items_moved,
+    }
+    return tokenizer, facts, None
+
+
+def _from_embeddings(setting: Setting, made) -> tuple[UniversalItemTokenizer, dict[str, Any], np.ndarray]:
+    collisions = made.report.get("collisions_before", made.report.get("items_sharing_codes"))
+    facts = {"level_layout": made.level_layout(), "items_sharing_codes": collisions}
+    return made.tokenizer, facts, load_raw_codes(setting.folder / "tokenizer")
+
+
+def _evaluated_each_epoch() -> dict[str, Any]:
+    return {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+def _stopping(setting: Setting) -> list:
+    return [EarlyStoppingCallback(setting.patience), TimeLimitCallback(60 * setting.minutes)]
+
+
+def _training_facts(trainer, args: RankingTrainingArguments) -> dict[str, Any]:
+    return {
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "best_validation_ndcg@10": trainer.state.best_metric,
+        "learning_rate": args.learning_rate,
+        "batch_size": args.per_device_train_batch_size,
+    }
+
+
+RECIPES: dict[str, Recipe] = {
+    "popularity": lambda setting: Ranker(Popularity(setting.domain.interactions.training_part())),
+    "item-transitions": lambda setting: Ranker(ItemTransitions(setting.domain.interactions.training_part())),
+    "nearest-items": lambda setting: Ranker(NearestItems(setting.text_embeddings)),
+    "sasrec": sequential(SASRecForNextItem, SASRecConfig),
+    "sasrec-bce": sequential(SASRecForNextItem, SASRecConfig, loss="bce"),
+    "gru4rec": sequential(GRU4RecForNextItem, GRU4RecConfig),
+    "bert4rec": sequential(BERT4RecForNextItem, BERT4RecConfig),
+    "fmlp-rec": sequential(FMLPRecForNextItem, FMLPRecConfig),
+    "bsarec": sequential(BSARecForNextItem, BSARecConfig),
+    "hstu": sequential(HSTUForNextItem, HSTUConfig),
+    "rq-kmeans": generative(rq_kmeans),
+    "tiger": generative(tiger),
+    "letter": generative(letter),
+    "tiger-m": generative(tiger_m),
+    "utgrec": generative(utgrec),
+}
