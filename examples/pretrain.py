@@ -15,6 +15,11 @@ The paper's scale, on 16 GPUs:
 
     accelerate launch examples/pretrain.py --config examples/configs/paper.yaml --data data --output_dir runs/paper
 
+To the Hub, during the training and at its end, as org/office-tokenizer and org/office-recommender:
+
+    accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained \
+        --push_to_hub --hub_model_id org/office
+
 One stage alone (tokenizer, tokenize, recommender), going on where a stopped training was:
 
     accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained --stage recommender --resume
@@ -39,6 +44,7 @@ from trainers.stages import (
     NetworkArguments,
     RecommenderArguments,
     build_network,
+    finish_model,
     image_targets,
     joint_catalogue,
     new_recommender,
@@ -63,6 +69,12 @@ class PretrainArguments:
     )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push both models, at every save and at the end."})
+    hub_model_id: str | None = field(
+        default=None,
+        metadata={"help": "Where to: -tokenizer and -recommender are added; default: the output folder's name."},
+    )
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
 
 
@@ -74,6 +86,10 @@ def main(
     recommender_training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
+    if arguments.push_to_hub:
+        for kind, training in (("tokenizer", tokenizer_training), ("recommender", recommender_training)):
+            training.push_to_hub = True
+            training.hub_model_id = f"{arguments.hub_model_id or output.absolute().name}-{kind}"
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = load_domains(arguments.data, builtin=PRETRAINING_DOMAINS, k_core=arguments.k_core)
@@ -100,6 +116,8 @@ def pretrain_tokenizer(output, domains, network_arguments, training, arguments, 
     if trainer.is_world_process_zero():
         tokenizer = UniversalItemTokenizer.from_network(network, processor, recommender_training.max_history)
         tokenizer.save_pretrained(output / "tokenizer")
+        facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
+        finish_model(trainer, output / "tokenizer", facts)
 
 
 def write_identifiers(output: Path, domains: list[Domain]) -> None:
@@ -133,6 +151,7 @@ def pretrain_recommender(output, domains, recommender_arguments, training, argum
     )
     if trainer.is_world_process_zero():
         save_recommender(recommender, None, output / "recommender")
+        finish_model(trainer, output / "recommender", {"license": arguments.license})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from .configuration_sasrec import SASRecConfig
 from .configuration_sequential import SequentialConfig
 from .configuration_utgrec import UTGRecConfig
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
-from .generation_items import ItemLogitsProcessor
+from .generation_items import ItemLogitsProcessor, generate_items
+from .item_rules import ItemRules
 from .item_trie import ItemTrie
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
 from .modeling_bsarec import BSARecForNextItem, BSARecModel
@@ -65,6 +66,7 @@ __all__ = [
     "HSTUForNextItem",
     "HSTUModel",
     "ItemLogitsProcessor",
+    "ItemRules",
     "ItemTrie",
     "NextItemOutput",
     "RQVAEConfig",
@@ -82,4 +84,5 @@ __all__ = [
     "UTGRecTokenizerModel",
     "UTGRecTokenizerOutput",
     "code_usage",
+    "generate_items",
 ]

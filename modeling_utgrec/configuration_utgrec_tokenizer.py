@@ -4,18 +4,23 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .checkpoint_format import FORMAT_VERSION, CheckedConfig
 from .configuration_utgrec import UTGRecConfig
 
 
 @strict
-class UTGRecTokenizerConfig(PreTrainedConfig):
+class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     """
     Configuration of [`UTGRecTokenizerModel`]. The defaults are the paper's.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             The content encoder: Qwen2-VL or a successor (text and images), or any text encoder of `AutoModel`.
-        backbone_name_or_path (`str`, *optional*): where the backbone's weights and processor came from.
+        backbone_name_or_path (`str`, *optional*): Hub id or folder that the backbone's weights came from.
+        backbone_revision (`str`, *optional*): their commit on the Hub.
+        backbone_fingerprint (`str`, *optional*): of these weights; taken when the network is built on them.
+        backbone_saved (`bool`, *optional*, defaults to `True`):
+            whether the checkpoint holds the backbone's own weights; see [`UTGRecTokenizerModel.save_pretrained`].
         lora_config (`dict`, *optional*):
             peft `LoraConfig` arguments for the linear layers of the language model; the rest of the backbone is
             frozen. `None` trains the whole backbone.
@@ -34,6 +39,8 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
         commitment_weight (`float`, *optional*, defaults to 0.25): beta of Eq. 6 and 7.
         warmup_steps (`int`, *optional*, defaults to 300):
             training forward passes in which the decoders see unquantized representations.
+        with_decoders (`bool`, *optional*, defaults to `True`):
+            whether the network has its decoders. Training needs them, codes don't.
         decoder_dropout (`float`, *optional*, defaults to 0.1): dropout of the text and image decoder.
         max_text_tokens (`int`, *optional*, defaults to 1024): longest item text, in backbone tokens.
         latent_channels (`int`, *optional*): channels of the autoencoder's latents; `None` for no image decoder.
@@ -47,6 +54,7 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
         alignment_weight (`float`, *optional*, defaults to 0.01): weight of Eq. 11; 0 for the ablation without it.
         co_reconstruction_weight (`float`, *optional*, defaults to 0.03): weight of Eq. 12; 0 for the ablation.
         temperature (`float`, *optional*, defaults to 0.1): temperature of Eq. 11.
+        format_version (`int`, *optional*): of the checkpoint, see `checkpoint_format`.
     """
 
     model_type = "utgrec_tokenizer"
@@ -54,6 +62,9 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     backbone_name_or_path: str | None = None
+    backbone_revision: str | None = None
+    backbone_fingerprint: str | None = None
+    backbone_saved: bool = True
     lora_config: dict | None = None
     num_levels: int = 3
     root_codebook_size: int = 256
@@ -65,6 +76,7 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
     adapter_dropout: float | int = 0.1
     commitment_weight: float | int = 0.25
     warmup_steps: int = 300
+    with_decoders: bool = True
     decoder_dropout: float | int = 0.1
     max_text_tokens: int = 1024
     latent_channels: int | None = None
@@ -79,6 +91,7 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
     co_reconstruction_weight: float | int = 0.03
     temperature: float | int = 0.1
     initializer_range: float | int = 0.02
+    format_version: int = FORMAT_VERSION
     tie_word_embeddings: bool = False
 
     def validate_architecture(self):
@@ -93,6 +106,12 @@ class UTGRecTokenizerConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def to_dict(self) -> dict:
+        values = super().to_dict()
+        # A folder of whoever trained, perhaps; backbone_name_or_path says where the backbone is.
+        values["backbone_config"].pop("_name_or_path", None)
+        return values
 
     @property
     def level_sizes(self) -> list[int]:

@@ -12,15 +12,13 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .adapter_checkpoints import AdapterCheckpoints
+from .backbone_weights import add_lora, fingerprint_weights, is_adaptation, merge_lora
+from .checkpoint_format import CheckedLoading
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 from .contrastive import info_nce
 from .quantization import ResidualCodebooks, SimVQCodebook, TreeCodebooks
 from .reconstruction import ImageDecoder, MaskedDecoder, TextDecoder, ZeroLinear
-
-try:
-    from peft import LoraConfig, inject_adapter_in_model
-except ImportError:  # only LoRA needs it
-    LoraConfig = inject_adapter_in_model = None
 
 
 @dataclass
@@ -86,6 +84,7 @@ class UTGRecTokenizerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     accepts_loss_kwargs = False  # the losses are means over the batch, not sums over tokens
+    _keys_to_ignore_on_load_missing = ["training_passes"]  # starts at zero
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -95,9 +94,12 @@ class UTGRecTokenizerPreTrainedModel(PreTrainedModel):
             init.zeros_(module.training_passes)
 
 
-class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
+class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPreTrainedModel):
     """
     The item tokenizer network (UTGRec, sections 2.2 and 2.3).
+
+    A checkpoint is small if the backbone is published and adapted with LoRA: it holds what the training changed, and
+    the backbone's name, commit and fingerprint.
 
     Args:
         config ([`UTGRecTokenizerConfig`]): the architecture.
@@ -109,15 +111,19 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
 
     ```python
     >>> backbone = AutoModel.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
-    >>> config = UTGRecTokenizerConfig(backbone_config=backbone.config, lora_config={"r": 8, "lora_alpha": 32})
+    >>> config = UTGRecTokenizerConfig(
+    ...     backbone_config=backbone.config,
+    ...     backbone_name_or_path="sentence-transformers/all-MiniLM-L6-v2",
+    ...     lora_config={"r": 8, "lora_alpha": 32},
+    ... )
     >>> model = UTGRecTokenizerModel(config, backbone=backbone)
+    >>> model.save_pretrained("tokenizer")  # adapter-sized
     ```
     """
 
     def __init__(self, config: UTGRecTokenizerConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
         width = config.backbone_hidden_size
-        heads = decoder_heads(width)
         self.adapter = nn.Sequential(
             nn.Linear(width, config.adapter_hidden_size),
             nn.GELU(),
@@ -126,9 +132,27 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
         )
         quantizer = TreeCodebooks if config.codebook_structure == "tree" else ResidualCodebooks
         self.quantizer = quantizer(config.level_sizes, config.codebook_dim, config.commitment_weight)
+        self.expand = self.text_decoder = self.image_decoder = None
+        if config.with_decoders:
+            self._add_decoders(config, width)
+        # Persistent, so that a resumed training neither repeats the warm-up nor skips it.
+        self.register_buffer("training_passes", torch.zeros((), dtype=torch.long))
+        self.post_init()
+        if backbone is not None and config.backbone_name_or_path is not None:
+            config.backbone_fingerprint = fingerprint_weights(backbone.state_dict().items())
+        # After post_init, which would initialise pretrained weights and LoRA anew.
+        self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
+        # Becoming part of our configuration clears a given backbone's choice, and without one it would not mask.
+        self.backbone.set_attn_implementation(config._attn_implementation)
+        self._adapt_backbone()
+        self.set_trainable()
+        # So that the Trainer does not miss them in its checkpoints.
+        self._keys_to_ignore_on_save = self.own_backbone_weights() if self.has_published_backbone else None
+
+    def _add_decoders(self, config: UTGRecTokenizerConfig, width: int) -> None:
+        heads = decoder_heads(width)
         self.expand = nn.Linear(config.codebook_dim, width)
         self.text_decoder = TextDecoder(width, heads, config.max_text_tokens, config.decoder_dropout)
-        self.image_decoder = None
         if config.latent_channels is not None:
             self.image_decoder = ImageDecoder(
                 width,
@@ -141,15 +165,6 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
                 num_steps=config.diffusion_steps,
                 repeats=config.diffusion_repeats,
             )
-        # Persistent, so that a resumed training neither repeats the warm-up nor skips it.
-        self.register_buffer("training_passes", torch.zeros((), dtype=torch.long))
-        self.post_init()
-        # After post_init, which would initialise pretrained weights and LoRA anew.
-        self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
-        # Becoming part of our configuration clears a given backbone's choice, and without one it would not mask.
-        self.backbone.set_attn_implementation(config._attn_implementation)
-        self._adapt_backbone()
-        self.set_trainable()
 
     def _adapt_backbone(self) -> None:
         """Adds the code tokens' embeddings and, if configured, LoRA on the language model's linear layers."""
@@ -158,13 +173,8 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
         self.backbone.set_input_embeddings(embedding)
         # A key-value cache is of no use without generation, and costs a copy of every key and value.
         self.backbone.config.get_text_config().use_cache = False
-        if self.config.lora_config is None:
-            return
-        if LoraConfig is None:
-            raise ImportError("The tokenizer's backbone is adapted with LoRA, which needs peft: pip install peft")
-        inject_adapter_in_model(
-            LoraConfig(target_modules=language_linear_layers(self.backbone), **self.config.lora_config), self.backbone
-        )
+        if self.config.lora_config is not None:
+            add_lora(self.backbone, self.config.lora_config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -180,10 +190,19 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
         self.requires_grad_(True)
         if self.config.lora_config is not None:
             for name, parameter in self.backbone.named_parameters():
-                parameter.requires_grad = "lora_" in name or name.endswith("code_tokens")
+                parameter.requires_grad = is_adaptation(name)
         for module in self.quantizer.modules():
             if isinstance(module, SimVQCodebook):
                 module.codes.requires_grad = not freeze_codes
+
+    def merge_and_unload(self) -> "UTGRecTokenizerModel":
+        """Adds LoRA's products to the backbone's weights and removes LoRA, in place: a plain network, whose checkpoint
+        holds the backbone and needs no peft. Sums are rounded otherwise, so it has a fingerprint of its own."""
+        if self.config.lora_config is not None:
+            merge_lora(self.backbone)
+            self.config.lora_config = self.config.backbone_fingerprint = self._keys_to_ignore_on_save = None
+            self.set_trainable()
+        return self
 
     @property
     def in_warmup(self) -> bool:
@@ -232,6 +251,9 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
                 Without them every item is an anchor and there is no co-occurrence loss.
             excluded_negatives (`torch.BoolTensor` of shape `(batch, batch * processes)`, *optional*):
                 see [`info_nce`].
+
+        Raises:
+            ValueError: for labels, if the network was saved without decoders.
         """
         config = self.config
         images = {
@@ -243,6 +265,10 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
         if text_labels is None:
             quantized = self.quantizer(z)
             return UTGRecTokenizerOutput(codes=quantized.codes, representations=z, residuals=quantized.residuals)
+        if self.text_decoder is None:
+            raise ValueError(
+                "This network has no decoders (with_decoders=False) and hence no loss: leave out the labels."
+            )
 
         anchors = torch.arange(len(z), device=z.device) if anchor_rows is None else anchor_rows
         quantized = self.quantizer(z[anchors])
@@ -295,13 +321,3 @@ class UTGRecTokenizerModel(UTGRecTokenizerPreTrainedModel):
 def decoder_heads(width: int) -> int:
     """Heads of about 64 channels each that divide the width."""
     return next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
-
-
-def language_linear_layers(backbone: PreTrainedModel) -> list[str]:
-    """Names of the linear layers of the language model: all of a text encoder's, none of a vision tower's."""
-    prefix = "language_model." if hasattr(backbone, "language_model") else ""
-    return [
-        name
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(prefix) and not name.startswith("pooler")
-    ]

@@ -1,18 +1,44 @@
-"""Fixtures that several rooms share: a tiny catalogue, and tiny backbones and networks with random weights."""
+"""Fixtures that several rooms share: a Hub on this machine, a tiny catalogue, and tiny backbones and networks with
+random weights."""
+
+# ruff: noqa: E402 - where the Hub is must be said before huggingface_hub is imported
 
 import copy
+import importlib.util
 import os
-from collections.abc import Callable
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# huggingface_hub reads where the Hub is when it is imported. No test sees another Hub than this machine's own, or the
+# one that UTGREC_TEST_HUB names (see the README), nor the caches of whoever runs the tests.
+_home = tempfile.TemporaryDirectory(prefix="utgrec-tests-", ignore_cleanup_errors=True)
+os.environ |= {"HF_HOME": _home.name, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+for _name in ("HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(_name, None)
+if "UTGREC_TEST_HUB" in os.environ:
+    _server = None
+    os.environ["HF_ENDPOINT"] = os.environ["UTGREC_TEST_HUB"]
+else:
+    _specification = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
+    hub_server = importlib.util.module_from_spec(_specification)
+    _specification.loader.exec_module(hub_server)
+    _server = hub_server.HubServer().__enter__()
+    os.environ |= {"HF_ENDPOINT": _server.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": f"hf_{hub_server.OWNER}"}
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items.processing_items import ItemProcessor
@@ -36,6 +62,42 @@ TINY_NETWORK = {
     "diffusion_repeats": 2,
 }
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
+
+
+@dataclass
+class Hub:
+    """Where the tests push and pull: `server` is the stand-in, None on another Hub."""
+
+    url: str
+    namespace: str
+    server: Any
+    new_repo: Callable[[str], str]
+    """The id of a repository that is not there yet; it is deleted after the test."""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    assert constants.ENDPOINT == os.environ["HF_ENDPOINT"], "huggingface_hub was imported before tests/conftest.py"
+    api, made = HfApi(), []
+
+    def new_repo(name: str) -> str:
+        made.append(f"{namespace}/utgrec-test-{uuid.uuid4().hex[:8]}-{name}")
+        return made[-1]
+
+    namespace = api.whoami()["name"]
+    yield Hub(constants.ENDPOINT, namespace, _server, new_repo)
+    if _server is not None:
+        _server.heal()
+    for repo_id in made:
+        api.delete_repo(repo_id, missing_ok=True)
+
+
+@pytest.fixture
+def hub_server(hub) -> Any:
+    """The stand-in of the Hub, for what only it can do: cut connections, gate repositories."""
+    if hub.server is None:
+        pytest.skip("needs the stand-in of the Hub")
+    return hub.server
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +159,39 @@ def tiny_bert(tiny_items):
     )
     set_seed(0)
     return BertModel(config).eval(), tokenizer, None
+
+
+def successor(parts, model_type: str):
+    """A tiny Qwen2.5-VL or Qwen3-VL with the tokenizer of the tiny Qwen2-VL."""
+    backbone, tokenizer, image_processor = parts
+    config = backbone.config
+    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    fields = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    fields += ("num_key_value_heads", "rope_parameters", "pad_token_id", "bos_token_id", "eos_token_id")
+    text = {name: getattr(config.text_config, name) for name in fields}
+    vision = {"hidden_size": 48, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 48}
+    if model_type == "qwen2_5_vl":
+        vision |= {"depth": 2, "fullatt_block_indexes": [1], "window_size": 56}
+    else:
+        text["head_dim"] = 24
+        vision |= {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+        image_processor = Qwen2VLImageProcessorPil(size=dict(image_processor.size), patch_size=16)
+    config = AutoConfig.for_model(
+        model_type, text_config=text, vision_config=vision, **{name: getattr(config, name) for name in tokens}
+    )
+    set_seed(0)
+    return AutoModel.from_config(config).eval(), tokenizer, image_processor
+
+
+@pytest.fixture(scope="session")
+def backbones(tiny_qwen2_vl, tiny_bert) -> dict:
+    """Backbone, tokenizer and image processor of each kind."""
+    return {
+        "qwen2_vl": tiny_qwen2_vl,
+        "qwen2_5_vl": successor(tiny_qwen2_vl, "qwen2_5_vl"),
+        "qwen3_vl": successor(tiny_qwen2_vl, "qwen3_vl"),
+        "bert": tiny_bert,
+    }
 
 
 @pytest.fixture(scope="session")

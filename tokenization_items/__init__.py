@@ -1,9 +1,20 @@
-"""Items and their identifiers."""
+"""Items and their identifiers. Importing this package registers them with transformers' Auto classes and pipelines."""
 
+from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from modeling_utgrec import UTGRecConfig, UTGRecTokenizerConfig
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import AssignmentReport, CapacityError, ItemIndex, ItemIndexError, UnknownItemError
+from tokenization_items.pipeline_item_recommendation import ItemRecommendationPipeline
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
+
+AutoProcessor.register(UTGRecTokenizerConfig, ItemProcessor, exist_ok=True)
+AutoTokenizer.register(UTGRecConfig, UniversalItemTokenizer, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    "item-recommendation", pipeline_class=ItemRecommendationPipeline, pt_model=AutoModelForSeq2SeqLM
+)
 
 __all__ = [
     "AssignmentReport",
@@ -13,6 +24,7 @@ __all__ = [
     "ItemIndex",
     "ItemIndexError",
     "ItemProcessor",
+    "ItemRecommendationPipeline",
     "TokenizerMismatchError",
     "UniversalItemTokenizer",
     "UnknownItemError",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -18,7 +19,11 @@ __all__ = ["AssignmentReport", "CapacityError", "ItemIndex", "ItemIndexError", "
 
 CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
+TITLES_NAME = "item_titles.json"  # only if there are titles
 FORMAT_VERSION = "1"
+MAX_LEVELS = 256
+MAX_CODES = 2**24  # of a level: generation keeps a mask of them for every beam
+MAX_TOKEN = 2**31 - 1
 
 
 class ItemIndexError(ValueError):
@@ -43,24 +48,33 @@ class ItemIndex:
     Attributes:
         item_ids (`list[str]`): Items in the order in which they were added; an item's position is its row.
         codes (`np.ndarray` of shape `(num_items, num_levels)`, int32, read-only): Level-local codes.
+        titles (`list[str]`): Title of each item, for people; empty if not known.
     """
 
     def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
-        self.level_sizes = [int(size) for size in level_sizes]
-        self.level_offsets = [int(offset) for offset in level_offsets]
-        if not self.level_sizes or min(self.level_sizes) < 1:
-            raise ValueError(f"level_sizes must be positive and at least one, got {self.level_sizes}")
+        self.level_sizes = _whole_numbers("level_sizes", level_sizes, least=1, most=MAX_CODES)
+        self.level_offsets = _whole_numbers("level_offsets", level_offsets, least=0, most=MAX_TOKEN)
         if len(self.level_offsets) != len(self.level_sizes):
             raise ValueError(f"{len(self.level_sizes)} level_sizes but {len(self.level_offsets)} level_offsets")
-        self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32))
+        self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32), [])
 
-    def _replace(self, item_ids: list[str], codes: np.ndarray) -> None:
+    def _replace(self, item_ids: list[str], codes: np.ndarray, titles: list[str]) -> None:
         codes = np.ascontiguousarray(codes, dtype=np.int32)
         codes.flags.writeable = False
-        self.item_ids, self.codes = item_ids, codes
+        self.item_ids, self.codes, self.titles = item_ids, codes, titles
         self._row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
-        self._token_table: np.ndarray | None = None  # both built when first asked for
+        self._token_table: np.ndarray | None = None  # all three built when first asked for
         self._trie: ItemTrie | None = None
+        self._checksum: str | None = None
+
+    @property
+    def checksum(self) -> str:
+        """Digest of item ids and codes, by which other files tell that they belong to this index."""
+        if self._checksum is None:
+            digest = hashlib.sha256(np.ascontiguousarray(self.codes, dtype="<i4").tobytes())
+            digest.update(json.dumps(self.item_ids).encode("ascii"))
+            self._checksum = digest.hexdigest()
+        return self._checksum
 
     @property
     def num_levels(self) -> int:
@@ -89,6 +103,7 @@ class ItemIndex:
         codes: np.ndarray,
         residuals: np.ndarray | None = None,
         level_vectors: Sequence[np.ndarray] | None = None,
+        titles: Sequence[str] | None = None,
     ) -> AssignmentReport:
         """
         Adds items. Their identifiers are the given codes, changed where needed for all identifiers to differ (see
@@ -104,6 +119,8 @@ class ItemIndex:
                 The vectors z' that each level quantizes. Needed only when there are conflicts.
             level_vectors (`Sequence` of float arrays of shapes `(level_sizes[l], dim)`, *optional*):
                 Code vectors of each level. Needed only when there are conflicts.
+            titles (`Sequence[str]`, *optional*):
+                Titles of the new items, for people.
 
         Returns:
             [`AssignmentReport`].
@@ -115,6 +132,9 @@ class ItemIndex:
                 is unchanged after any error.
         """
         item_ids = list(item_ids)
+        titles = [""] * len(item_ids) if titles is None else list(titles)
+        if len(titles) != len(item_ids):
+            raise ValueError(f"{len(item_ids)} item_ids but {len(titles)} titles")
         codes, residuals, level_vectors = self._check_new(item_ids, codes, residuals, level_vectors)
         # Ties go by item id, so that the order of the catalogue does not matter.
         order = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), dtype=np.int64)
@@ -123,7 +143,8 @@ class ItemIndex:
             codes[order], self.level_sizes, None if residuals is None else residuals[order], level_vectors, self.codes
         )
         report = report_assignment(codes, new, self.codes, self.level_sizes, residuals, level_vectors)
-        self._replace(self.item_ids + item_ids, np.concatenate([self.codes, new.astype(np.int32)]))
+        codes = np.concatenate([self.codes, new.astype(np.int32)])
+        self._replace(self.item_ids + item_ids, codes, self.titles + titles)
         return report
 
     def _check_new(
@@ -215,7 +236,7 @@ class ItemIndex:
         codes = tokens - np.asarray(self.level_offsets)
         if len(self) and ((codes >= 0) & (codes < self.level_sizes)).all():
             trie = self.trie()
-            node = trie.codes.new_zeros(1)
+            node = torch.zeros(1, dtype=torch.long)
             for level, code in enumerate(codes.tolist()):
                 node = trie.step(level, node, node.new_tensor([code]))
             if node.item() >= 0:
@@ -238,10 +259,12 @@ class ItemIndex:
         """
         keep = np.ones(len(self), dtype=bool)
         keep[self.rows(item_ids)] = False
-        self._replace([self.item_ids[row] for row in keep.nonzero()[0]], self.codes[keep])
+        kept = keep.nonzero()[0].tolist()
+        self._replace([self.item_ids[row] for row in kept], self.codes[keep], [self.titles[row] for row in kept])
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `item_index.safetensors` (codes and levels) and `item_ids.json` (a list) to `folder`."""
+        """Writes `item_index.safetensors` (codes and levels), `item_ids.json` (a list) and, if there are titles,
+        `item_titles.json` (a list) to `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         metadata = {
@@ -250,14 +273,21 @@ class ItemIndex:
             "level_sizes": json.dumps(self.level_sizes),
             "level_offsets": json.dumps(self.level_offsets),
             "num_items": str(len(self)),
-            "sha256": _checksum(self.item_ids, self.codes),
+            "sha256": self.checksum,
         }
-        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (CODES_NAME, IDS_NAME)}
+        lists = {IDS_NAME: self.item_ids}
+        if any(self.titles):
+            lists[TITLES_NAME] = self.titles
+            metadata["titles_sha256"] = _digest(self.titles)
+        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (CODES_NAME, *lists)}
         try:
             save_file({"codes": self.codes}, temporary[CODES_NAME], metadata=metadata)
-            temporary[IDS_NAME].write_text(json.dumps(self.item_ids), encoding="utf-8")
+            for name, values in lists.items():
+                temporary[name].write_text(json.dumps(values), encoding="utf-8")
             for name, path in temporary.items():
                 os.replace(path, folder / name)
+            if TITLES_NAME not in lists:
+                (folder / TITLES_NAME).unlink(missing_ok=True)
         finally:
             for path in temporary.values():
                 path.unlink(missing_ok=True)
@@ -276,16 +306,11 @@ class ItemIndex:
             if not (folder / name).is_file():
                 raise ItemIndexError(f"{folder / name} is missing; an item index is {CODES_NAME} and {IDS_NAME}")
         metadata, codes = _read_codes(folder / CODES_NAME)
-        try:
-            item_ids = json.loads((folder / IDS_NAME).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ItemIndexError(f"{folder / IDS_NAME} is truncated or not JSON: {error}") from error
-        if not isinstance(item_ids, list) or not all(isinstance(item_id, str) for item_id in item_ids):
-            raise ItemIndexError(f"{folder / IDS_NAME}: expected a list of strings")
+        item_ids = _read_list(folder / IDS_NAME)
         try:
             index = cls(json.loads(metadata["level_sizes"]), json.loads(metadata["level_offsets"]))
             wanted = (int(metadata["num_items"]), index.num_levels)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ItemIndexError(f"{folder / CODES_NAME}: expected level sizes and offsets: {error}") from error
         if codes.shape != wanted or codes.dtype != np.int32:
             raise ItemIndexError(
@@ -293,9 +318,18 @@ class ItemIndex:
             )
         if len(item_ids) != len(codes):
             raise ItemIndexError(f"{folder / IDS_NAME}: expected {len(codes)} item ids, found {len(item_ids)}")
-        if _checksum(item_ids, codes) != metadata["sha256"]:
+        titles = [""] * len(item_ids)
+        if "titles_sha256" in metadata:
+            titles = _read_list(folder / TITLES_NAME)
+            if len(titles) != len(item_ids) or _digest(titles) != metadata["titles_sha256"]:
+                raise ItemIndexError(
+                    f"{folder}: {TITLES_NAME} does not belong to {CODES_NAME}: expected {len(item_ids)} titles with "
+                    f"sha256 {metadata['titles_sha256']}, found {len(titles)} with {_digest(titles)}"
+                )
+        index._replace(item_ids, codes, titles)
+        if index.checksum != metadata["sha256"]:
             raise ItemIndexError(
-                f"{folder}: expected sha256 {metadata['sha256']}, found {_checksum(item_ids, codes)}; "
+                f"{folder}: expected sha256 {metadata['sha256']}, found {index.checksum}; "
                 f"{CODES_NAME} and {IDS_NAME} were changed or come from different saves"
             )
         _check_ids(item_ids, ItemIndexError)
@@ -306,7 +340,6 @@ class ItemIndex:
             raise ItemIndexError(
                 f"{folder / CODES_NAME}: expected {len(codes)} identifiers, found {num_unique} different"
             )
-        index._replace(item_ids, codes)
         return index
 
 
@@ -319,10 +352,31 @@ def _check_ids(item_ids: Sequence[str], error: type[ValueError]) -> None:
         raise error(f"{len(twice)} item ids occur more than once: {twice[:10]}")
 
 
-def _checksum(item_ids: list[str], codes: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(codes, dtype="<i4").tobytes())
-    digest.update(json.dumps(item_ids).encode("ascii"))
-    return digest.hexdigest()
+def _whole_numbers(name: str, values: Sequence[int], least: int, most: int) -> list[int]:
+    """The values as Python's integers. Files are read too, so that nothing is taken for granted."""
+    values = list(values)
+    if not 0 < len(values) <= MAX_LEVELS:
+        raise ValueError(f"{name} must be 1 to {MAX_LEVELS} numbers, got {len(values)}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+            raise ValueError(f"{name} must be whole numbers from {least} to {most}, got {str(value)[:40]!r}")
+    return [int(value) for value in values]
+
+
+def _digest(values: list[str]) -> str:
+    return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
+
+
+def _read_list(file: Path) -> list[str]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ItemIndexError(f"{file} is missing, which {CODES_NAME} names") from error
+    except (ValueError, RecursionError) as error:
+        raise ItemIndexError(f"{file} is truncated or not JSON: {error}") from error
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ItemIndexError(f"{file}: expected a list of strings")
+    return values
 
 
 def _read_codes(path: Path) -> tuple[dict[str, str], np.ndarray]:

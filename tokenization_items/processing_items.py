@@ -9,10 +9,21 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import PROCESSOR_NAME, cached_file
 
 from modeling_utgrec import UTGRecTokenizerConfig
+from modeling_utgrec.safe_loading import errors_that_say_why
+from tokenization_items.settings_files import read_settings
 
 PROCESSOR_FILE = "item_processor_config.json"
+SETTINGS = {
+    "code_token_ids": (list,),
+    "max_text_tokens": (int,),
+    "max_length": (int, type(None)),
+    "instruct": (bool,),
+    "images": (bool,),
+}
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 CHAT_START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 CHAT_END = "<|im_end|>\n<|im_start|>assistant\n"
@@ -184,16 +195,36 @@ class ItemProcessor:
             "instruct": self.instruct,
             "images": self.image_processor is not None,
         }
-        temporary = folder / f".{PROCESSOR_FILE}.tmp"
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-        os.replace(temporary, folder / PROCESSOR_FILE)
+        # The second file is where AutoProcessor looks first: the backbone's tokenizer may name the backbone's class.
+        for name, content in ((PROCESSOR_FILE, values), (PROCESSOR_NAME, {"processor_class": type(self).__name__})):
+            temporary = folder / f".{name}.tmp"
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            os.replace(temporary, folder / name)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike) -> "ItemProcessor":
-        values = json.loads((Path(folder) / PROCESSOR_FILE).read_text())
-        image_processor = AutoImageProcessor.from_pretrained(folder) if values.pop("images") else None
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(tokenizer, image_processor=image_processor, **values)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "ItemProcessor":
+        """Loads the processor of a folder or a Hub repository; `kwargs` are those of the Hub, as in transformers.
+
+        Raises:
+            OSError: if there is no item processor.
+            ValueError: if one of its files is malformed.
+        """
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        file = Path(cached_file(pretrained_model_name_or_path, PROCESSOR_FILE, **hub))
+        values = read_settings(file, SETTINGS)
+        numbers = [*values["code_token_ids"], values["max_text_tokens"], values["max_length"] or 1]
+        if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
+            raise ValueError(f"{file}: ids and lengths must be whole numbers, found {str(numbers)[:60]}.")
+        image_processor = None
+        with errors_that_say_why(f"The processor in {pretrained_model_name_or_path}"):
+            if values.pop("images"):
+                image_processor = AutoImageProcessor.from_pretrained(
+                    pretrained_model_name_or_path, trust_remote_code=False, **hub
+                )
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, trust_remote_code=False, **hub)
+            processor = cls(tokenizer, image_processor=image_processor, **values)
+            processor.prompt_key()  # asks for all that a prompt needs
+        return processor
 
     def prompt_key(self) -> str:
         """What the identifiers depend on besides the network: goes into the fingerprint."""

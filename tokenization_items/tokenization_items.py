@@ -1,34 +1,39 @@
 """`UniversalItemTokenizer`: processor, item index and network of an item tokenizer, the one object that users hold."""
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import create_repo, snapshot_download
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import BatchEncoding, PreTrainedModel
-from transformers.utils import CONFIG_NAME, PushToHubMixin
+from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers.utils import PushToHubMixin
 
-from modeling_utgrec import ItemTrie, UTGRecTokenizerModel
+from modeling_utgrec import ItemTrie, UTGRecTokenizerConfig, UTGRecTokenizerModel
+from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
+from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.histories import encode_histories
-from tokenization_items.item_index import AssignmentReport, ItemIndex
+from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
+from tokenization_items.item_index import CODES_NAME, AssignmentReport, ItemIndex
+from tokenization_items.network_place import (
+    NetworkPlace,
+    TokenizerMismatchError,
+    fetch_items,
+    model_config,
+    network_fingerprint,
+)
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
+from tokenization_items.settings_files import read_json_object, read_settings
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
-FORMAT_VERSION = 1
+SETTINGS = {"fingerprint": (str,), "max_history": (int,)}
+SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None))}
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 # Input tokens of one batch when tokenizing a catalogue: enough to keep two CPU cores busy, little enough for memory.
 BATCH_TOKENS = 8192
-
-
-class TokenizerMismatchError(ValueError):
-    """A recommender, an item index and a network do not belong together."""
 
 
 class UniversalItemTokenizer(PushToHubMixin):
@@ -36,7 +41,8 @@ class UniversalItemTokenizer(PushToHubMixin):
     Turns items into identifiers and back (UTGRec, sections 2.2 and 2.4.1).
 
     It holds an item index, and for tokenizing new items a network with its processor. A copy without them (an
-    *index-only* copy, as a recommender's folder carries) encodes and decodes the items it knows.
+    *index-only* copy, as a recommender's folder carries) encodes and decodes the items it knows; it may know where the
+    network is, and fetches it when new items come.
 
     Args:
         index ([`ItemIndex`]): item ids and their identifiers.
@@ -54,7 +60,14 @@ class UniversalItemTokenizer(PushToHubMixin):
     'B00NX0X2Q0'
     >>> batch = tokenizer([["B00NX0X2Q0"]], return_tensors="pt")
     ```
+
+    Attributes:
+        has_network (`bool`): whether this copy holds the network, and saves it by default.
+        network_place ([`NetworkPlace`], *optional*): where the network is; index-only copies that are saved name it.
     """
+
+    pad_token_id = PAD_TOKEN_ID  # of the histories; these two are what a transformers pipeline asks a tokenizer for
+    padding_side = "right"
 
     def __init__(
         self,
@@ -68,8 +81,10 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.fingerprint = fingerprint
         self.max_history = max_history
         self.processor = processor
+        self.has_network = network is not None
         self._network = network
-        self._network_folder: Path | None = None
+        self.network_place: NetworkPlace | None = None
+        self._hub_arguments: dict[str, Any] = {}
 
     @classmethod
     def from_network(
@@ -84,29 +99,25 @@ class UniversalItemTokenizer(PushToHubMixin):
         """The item tokenizer network, loaded when it is first asked for.
 
         Raises:
-            ValueError: for an index-only copy, or a folder whose network is missing or incomplete.
-            TokenizerMismatchError: if the folder's network is not the one that gave the index its identifiers.
+            ValueError: for an index-only copy, or a network that is incomplete.
+            OSError: if the network is not where it should be.
+            TokenizerMismatchError: if the network is not the one that gave the index its identifiers.
         """
         if self._network is None:
-            if self._network_folder is None:
+            if self.network_place is None:
                 raise ValueError(
                     "This tokenizer holds an item index only and cannot tokenize new items: load the folder or "
                     "repository that holds its network (config.json and model.safetensors) too."
                 )
-            network = load_network(self._network_folder)
-            found = network_fingerprint(network, self.processor)
+            network, processor = self.network_place.load(**self._hub_arguments)
+            found = network_fingerprint(network, processor)
             if found != self.fingerprint:
                 raise TokenizerMismatchError(
-                    f"{self._network_folder}: the index was made by the network with fingerprint {self.fingerprint}, "
-                    f"the network in the folder has {found}."
+                    f"{self.network_place}: the index was made by the network with fingerprint {self.fingerprint}, "
+                    f"the network there has {found}."
                 )
-            self._network = network
+            self._network, self.processor = network, processor
         return self._network
-
-    @property
-    def has_network(self) -> bool:
-        """Whether this copy can tokenize new items."""
-        return self._network is not None or self._network_folder is not None
 
     @property
     def trie(self) -> ItemTrie:
@@ -173,7 +184,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         codes, residuals = self.compute_codes(catalogue, **arguments)
         with torch.no_grad():
             vectors = [vectors.float().cpu().numpy() for vectors in self.network.quantizer.level_vectors()]
-        return self.index.assign(catalogue.item_ids, codes, residuals, vectors)
+        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles=catalogue.titles)
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Forgets items and frees their identifiers for items added later."""
@@ -219,7 +230,9 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
         """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's identifiers."""
-        config = recommender.config
+        self._check_config(recommender.config)
+
+    def _check_config(self, config: PreTrainedConfig) -> None:
         found = (list(config.level_sizes), list(config.level_offsets), config.item_tokenizer_fingerprint)
         expected = (self.index.level_sizes, self.index.level_offsets, self.fingerprint)
         for name, a, b in zip(("level sizes", "level offsets", "fingerprint"), expected, found, strict=True):
@@ -233,6 +246,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         self,
         save_directory: str | os.PathLike,
         include_network: bool | None = None,
+        save_backbone: bool | None = None,
+        without_decoders: bool = False,
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
@@ -240,109 +255,146 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Args:
             save_directory: the folder; made if need be.
-            include_network: `False` for an index-only copy. By default the network is written if there is one.
-            push_to_hub: whether to upload what was written too, to the repository `repo_id`, by default the folder's
-                name, with `commit_message`; further `kwargs` are those of `huggingface_hub.create_repo`.
+            include_network: `False` for an index-only copy. By default the network is written if this copy has it
+                and the folder is not a recommender's.
+            save_backbone, without_decoders: how much of the network, see [`UTGRecTokenizerModel.save_pretrained`].
+            push_to_hub: whether to push it too, to the repository `repo_id`, by default the folder's name; further
+                `kwargs` are those of [`~UniversalItemTokenizer.push_to_hub`].
+
+        Raises:
+            ValueError: if the folder holds another model, whose files the network's would replace.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        if push_to_hub:
-            commit_message = kwargs.pop("commit_message", None)
-            repo_id = create_repo(kwargs.pop("repo_id", folder.name), exist_ok=True, **kwargs).repo_id
-            files_timestamps = self._get_files_timestamps(folder)
-        self.index.save(folder)
-        if self.has_network if include_network is None else include_network:
-            self.network.save_pretrained(folder)
+        place, kind = self.network_place, model_config(folder).get("model_type")
+        is_other = kind not in (None, UTGRecTokenizerConfig.model_type)
+        if include_network is None:
+            include_network = self.has_network and not is_other
+        if include_network:
+            if is_other:
+                raise ValueError(
+                    f"{folder} holds a model of type {kind}, which the item tokenizer's network would replace: save "
+                    "it to another folder, or with include_network=False."
+                )
+            self.network.save_pretrained(folder, save_backbone=save_backbone, without_decoders=without_decoders)
             self.processor.save_pretrained(folder)
-        values = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "max_history": self.max_history}
+            self.network_place, place = NetworkPlace(str(folder.absolute())), None
+        self.index.save(folder)
+        values = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "index_sha256": self.index.checksum,
+            "max_history": self.max_history,
+            "network": None if place is None else place.as_seen_from(folder),
+        }
         temporary = folder / f".{TOKENIZER_FILE}.tmp"
         temporary.write_text(json.dumps(values, indent=2) + "\n")
         os.replace(temporary, folder / TOKENIZER_FILE)
         if push_to_hub:
-            self._upload_modified_files(
-                folder, repo_id, files_timestamps, commit_message=commit_message, token=kwargs.get("token")
-            )
+            choices = (include_network, save_backbone, without_decoders)
+            self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), *choices, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        include_network: bool | None = None,
+        save_backbone: bool | None = None,
+        without_decoders: bool = False,
+        **kwargs,
+    ) -> str:
+        """Pushes what [`~UniversalItemTokenizer.save_pretrained`] writes.
+
+        Index-only copies that are saved or pushed later name this repository and commit for their network.
+
+        Args:
+            repo_id: the repository; made if need be.
+            include_network, save_backbone, without_decoders: as in `save_pretrained`. A backbone from a local folder
+                is pushed along, as nobody else has it.
+            kwargs: `commit_message`, `private`, `token`, `revision`, `create_pr` and the like, as in transformers.
+        """
+        include_network = self.has_network if include_network is None else include_network
+        if include_network and save_backbone is None:
+            save_backbone = os.path.isdir(self.network.config.backbone_name_or_path or "") or None
+        place = self.network_place
+        if not include_network and place is not None and Path(place.name_or_path).is_dir():
+            self.network_place = None  # nobody else has the folder
+        upload = Upload(lambda folder: self.save_pretrained(folder, include_network, save_backbone, without_decoders))
+        try:
+            pushed = upload.push_to_hub(repo_id, **{"commit_message": "Upload item tokenizer", **kwargs})
+        finally:
+            self.network_place = place
+        if include_network and not kwargs.get("create_pr"):
+            self.network_place = NetworkPlace(pushed.repo_url.repo_id, pushed.oid)
+        return pushed
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, index_only: bool = False, subfolder: str = "", **kwargs
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        index_only: bool = False,
+        subfolder: str = "",
+        revision: str | None = None,
+        **kwargs,
     ) -> "UniversalItemTokenizer":
-        """Loads a tokenizer from a folder or a Hub repository; its network is read when first needed.
+        """Loads a tokenizer from a folder or a Hub repository; its network is fetched and read when first needed.
 
         Args:
             pretrained_model_name_or_path: folder or Hub id.
-            index_only: leaves the network out even if there is one (and does not download it).
+            index_only: leaves the network out even if there is one.
             subfolder: folder within.
-            kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for a Hub repository.
+            revision: branch, tag or commit of a Hub repository; the network will be of the same commit.
+            kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
+
+        Raises:
+            OSError: if there is no such repository, one that may not be read, or no item tokenizer in it.
+            ValueError: for another format version, or a file that is truncated.
+            TokenizerMismatchError: if index, settings and the model beside them do not belong together.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            wanted = "*.json" if index_only else "*"
-            patterns = [str(Path(subfolder) / name) for name in (wanted, "item_index.safetensors")]
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns, **kwargs))
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            name, revision = str(folder.absolute()), None
+        else:
+            folder = fetch_items(name, subfolder, index_only, revision=revision, **hub)
+            revision = folder.name  # the commit
         folder = folder / subfolder
+        tokenizer = cls._from_folder(folder)
+        tokenizer._hub_arguments = hub
+        if index_only:
+            tokenizer.network_place = None
+        elif (folder / PROCESSOR_FILE).is_file():
+            tokenizer.processor = ItemProcessor.from_pretrained(folder)
+            tokenizer.has_network = True
+            tokenizer.network_place = NetworkPlace(name, revision, subfolder)
+        return tokenizer
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> "UniversalItemTokenizer":
+        """The index and settings of a folder, checked against the model there, if there is one."""
         if not (folder / TOKENIZER_FILE).is_file():
             raise FileNotFoundError(
                 f"{folder} holds no item tokenizer: {TOKENIZER_FILE} is missing. Save one with "
                 "UniversalItemTokenizer.save_pretrained, or make one with examples/tokenize_items.py."
             )
-        values = _read_json(folder / TOKENIZER_FILE)
-        version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{folder / TOKENIZER_FILE}: format version {FORMAT_VERSION} expected, found {version}.")
-        tokenizer = cls(ItemIndex.load(folder), **values)
-        if not index_only and (folder / PROCESSOR_FILE).is_file():
-            tokenizer.processor = ItemProcessor.from_pretrained(folder)
-            tokenizer._network_folder = folder
+        file = folder / TOKENIZER_FILE
+        check_format_version(read_json_object(file).get("format_version"), str(file))
+        values, index = read_settings(file, SETTINGS), ItemIndex.load(folder)
+        wanted = values["index_sha256"] or index.checksum
+        if wanted != index.checksum:
+            raise TokenizerMismatchError(
+                f"{folder}: {TOKENIZER_FILE} belongs to the index with sha256 {wanted}, found the one with "
+                f"{index.checksum}: {CODES_NAME} comes from another save."
+            )
+        tokenizer = cls(index, values["fingerprint"], values["max_history"])
+        if values["network"] is not None:
+            tokenizer.network_place = NetworkPlace.seen_from(folder, values["network"])
+        config = model_config(folder)
+        if "item_tokenizer_fingerprint" in config:  # a recommender
+            tokenizer._check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        elif config.get("model_type") == UTGRecTokenizerConfig.model_type:
+            sizes = UTGRecTokenizerConfig.from_pretrained(folder).level_sizes
+            if sizes != index.level_sizes:
+                raise TokenizerMismatchError(
+                    f"{folder}: the index has the level sizes {index.level_sizes}, the network {sizes}."
+                )
         return tokenizer
-
-
-def load_network(folder: Path) -> UTGRecTokenizerModel:
-    """The network of a folder, with all of its weights: codes of weights that were made up would look like any."""
-    if not (folder / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{folder} holds no network: {CONFIG_NAME} is missing.")
-    # Before a model is built: that of another configuration would be one of the default size, which takes minutes.
-    kind = _read_json(folder / CONFIG_NAME).get("model_type")
-    if kind != UTGRecTokenizerModel.config_class.model_type:
-        raise TokenizerMismatchError(f"{folder} holds a model of type {kind}, not an item tokenizer's network.")
-    try:
-        network, report = UTGRecTokenizerModel.from_pretrained(folder, output_loading_info=True)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder}: the network cannot be read: {error}") from error
-    lacking = sorted([*report["missing_keys"], *report["mismatched_keys"]], key=str)
-    if lacking:
-        raise ValueError(f"{folder}: {len(lacking)} weights of the network are missing or misshapen: {lacking[:5]}.")
-    return network
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is truncated or not JSON: {error}") from error
-
-
-def network_fingerprint(network: UTGRecTokenizerModel, processor: ItemProcessor) -> str:
-    """A digest of what identifiers are made of: codebooks, adapter, the backbone's trained weights, levels, prompt."""
-    digest = hashlib.sha256(json.dumps([network.config.level_sizes, network.config.level_offsets]).encode())
-    digest.update(processor.prompt_key().encode())
-    tensors = [*network.quantizer.parameters(), *network.adapter.parameters()]
-    # With LoRA the backbone's own weights are whoever published them's, and large.
-    adapted = network.config.lora_config is not None
-    for name, parameter in network.backbone.named_parameters():
-        if not adapted or "lora_" in name or name.endswith("code_tokens"):
-            tensors.append(parameter)
-    for tensor in tensors:
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def length_batches(lengths: Sequence[int], prompt_length: int, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Rows of items in batches of like length, each of at most `batch_tokens` tokens (or of one item), longest first:
-    what does not fit into memory shows at once."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // (lengths[order[start]] + prompt_length))
-        yield order[start : start + size]
-        start += size

@@ -19,7 +19,9 @@ from transformers import (
     set_seed,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
+from modeling_utgrec.safe_loading import SAFELY
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
 
 TINY = "tiny-qwen2-vl"
@@ -45,19 +47,32 @@ def load_backbone(
         dtype: of the backbone's weights.
         revision: of the Hub repository.
         seed: of the small one's weights.
+
+    Raises:
+        ValueError: if weights of the backbone are missing, which would be random ones, other ones at each load.
     """
     if name_or_path == TINY:
         set_seed(seed)
         return tiny_backbone(texts or [], image_pixels or 56 * 56)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    backbone = AutoModel.from_pretrained(name_or_path, dtype=dtype, revision=revision)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    backbone, report = AutoModel.from_pretrained(
+        name_or_path, dtype=dtype, revision=revision, output_loading_info=True, **SAFELY
+    )
+    lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if lacking:
+        raise ValueError(f"{name_or_path}: {len(lacking)} weights of the backbone are missing: {lacking[:5]}.")
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     image_processor = None
     if hasattr(config, "vision_config"):
-        image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
+        image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
         most = image_pixels or 1024 * 28 * 28
         image_processor.size = {"shortest_edge": min(128 * 28 * 28, most), "longest_edge": most}
     return backbone, tokenizer, image_processor
+
+
+def backbone_commit(name_or_path: str, revision: str | None = None) -> str | None:
+    """The commit of the Hub repository that a revision stands for now; `None` for a folder."""
+    return extract_commit_hash(cached_file(name_or_path, CONFIG_NAME, revision=revision), None)
 
 
 def tiny_backbone(
@@ -131,5 +146,5 @@ def load_autoencoder(name_or_path: str, seed: int = 0) -> AutoencoderKL:
             mid_block_add_attention=False,
         )
     else:
-        autoencoder = AutoencoderKL.from_pretrained(name_or_path)
+        autoencoder = AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True)
     return autoencoder.requires_grad_(False).eval()

@@ -1,5 +1,6 @@
 """The item index: a bijection under any sequence of additions and removals, and files that cannot be mixed up."""
 
+import hashlib
 import json
 import random
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tokenization_items.item_index import (
     CODES_NAME,
     IDS_NAME,
+    TITLES_NAME,
     CapacityError,
     ItemIndex,
     ItemIndexError,
@@ -210,7 +212,7 @@ def test_bad_additions_leave_the_index_unchanged(item_ids, changes, message):
 def test_bad_levels_are_an_error():
     with pytest.raises(ValueError, match="3 level_sizes but 2 level_offsets"):
         ItemIndex([2, 2, 2], [0, 2])
-    with pytest.raises(ValueError, match="level_sizes must be positive"):
+    with pytest.raises(ValueError, match="level_sizes must be"):
         ItemIndex([2, 0], [0, 2])
 
 
@@ -243,6 +245,42 @@ def test_missing_files_are_named(tmp_path):
         (tmp_path / "aside").rename(tmp_path / name)
 
 
+def titled(item_ids):
+    index = ItemIndex(SIZES, OFFSETS)
+    index.assign(item_ids, *new_items(item_ids), VECTORS, titles=[f"Title of {item_id}" for item_id in item_ids])
+    return index
+
+
+def test_titles_stay_with_their_items(tmp_path):
+    index = titled(names(6))
+    index.remove(["item-2"])
+    index.assign(["bare"], *new_items(["bare"]), VECTORS)
+    index.save(tmp_path)
+    loaded = ItemIndex.load(tmp_path)
+    for row, item_id in enumerate(loaded.item_ids):
+        assert loaded.titles[row] == ("" if item_id == "bare" else f"Title of {item_id}")
+    assert loaded.checksum == index.checksum != filled(names(6)).checksum
+    with pytest.raises(ValueError, match="1 item_ids but 2 titles"):
+        index.assign(["new"], *new_items(["new"]), VECTORS, titles=["a", "b"])
+
+
+def test_titles_of_another_save_are_named(tmp_path):
+    titled(names(4)).save(tmp_path)
+    titles = json.loads((tmp_path / TITLES_NAME).read_text())
+    for other in (titles[:-1], [*titles[:-1], "other"]):
+        (tmp_path / TITLES_NAME).write_text(json.dumps(other))
+        with pytest.raises(ItemIndexError, match=f"{TITLES_NAME} does not belong to {CODES_NAME}: expected 4 titles"):
+            ItemIndex.load(tmp_path)
+    (tmp_path / TITLES_NAME).unlink()
+    with pytest.raises(ItemIndexError, match=f"{TITLES_NAME} is missing, which {CODES_NAME} names"):
+        ItemIndex.load(tmp_path)
+    filled(names(2)).save(tmp_path)
+    assert ItemIndex.load(tmp_path).titles == ["", ""]
+    titled(names(2)).save(tmp_path)
+    filled(names(2)).save(tmp_path)
+    assert not (tmp_path / TITLES_NAME).exists()
+
+
 @pytest.mark.parametrize("name", [CODES_NAME, IDS_NAME])
 @pytest.mark.parametrize("kept", [0, 5, 0.5, -1])
 def test_truncated_files_are_named(tmp_path, name, kept):
@@ -270,13 +308,11 @@ def rewrite(folder, codes=None, **metadata):
     """Saves the codes again with other codes or metadata, and a checksum that fits them."""
     from safetensors import safe_open
 
-    from tokenization_items.item_index import _checksum
-
     with safe_open(folder / CODES_NAME, framework="numpy") as file:
         old = file.metadata()
     codes = load_file(folder / CODES_NAME)["codes"] if codes is None else codes
-    checksum = _checksum(json.loads((folder / IDS_NAME).read_text()), codes)
-    save_file({"codes": codes}, folder / CODES_NAME, metadata=old | {"sha256": checksum} | metadata)
+    digest = hashlib.sha256(codes.astype("<i4").tobytes() + (folder / IDS_NAME).read_bytes())
+    save_file({"codes": codes}, folder / CODES_NAME, metadata=old | {"sha256": digest.hexdigest()} | metadata)
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import tokenization_items as module
+from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import ItemIndexError, UnknownItemError
-from tokenization_items.tokenization_items import (
-    TOKENIZER_FILE,
-    TokenizerMismatchError,
-    UniversalItemTokenizer,
-    length_batches,
-    network_fingerprint,
-)
+from tokenization_items.network_place import NetworkPlace, network_fingerprint
+from tokenization_items.processing_items import ItemProcessor
+from tokenization_items.tokenization_items import TOKENIZER_FILE, TokenizerMismatchError, UniversalItemTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +351,7 @@ def test_truncated_network(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     loaded = UniversalItemTokenizer.from_pretrained(folder)
-    with pytest.raises(ValueError, match=f"{folder}.*cannot be read"):
+    with pytest.raises(ValueError, match=f"{folder}: the weights are truncated"):
         loaded.add_items([{"item_id": "new", "description": "text"}])
 
 
@@ -362,7 +359,7 @@ def test_truncated_network(folder):
 def test_missing_network_file(folder, name):
     (folder / name).unlink()
     loaded = UniversalItemTokenizer.from_pretrained(folder)
-    with pytest.raises((OSError, ValueError), match=f"(?s){folder}"):
+    with pytest.raises((OSError, ValueError), match=f"(?s)no config.json|no file named {name}"):
         loaded.add_items([{"item_id": "new", "description": "text"}])
 
 
@@ -371,14 +368,16 @@ def test_missing_weights_are_not_made_up(folder):
     name = next(name for name in weights if "lora_B" in name)
     del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"1 weights .* missing or misshapen.*{name}"):
+    with pytest.raises(ValueError, match=f"1 weights .* missing: .*{name}"):
         assert UniversalItemTokenizer.from_pretrained(folder).network
 
 
 def test_a_recommender_in_the_networks_place(folder, tiny_network):
     UTGRecForConditionalGeneration(recommender_config(tiny_network[0])).save_pretrained(folder)
-    with pytest.raises(TokenizerMismatchError, match="model of type utgrec"):
-        assert UniversalItemTokenizer.from_pretrained(folder).network
+    with pytest.raises(TokenizerMismatchError, match="fingerprint of the tokenizer .* trained with None"):
+        UniversalItemTokenizer.from_pretrained(folder)
+    with pytest.raises(ValueError, match="Expected a configuration of model type 'utgrec_tokenizer', found 'utgrec'"):
+        NetworkPlace(str(folder)).load()
 
 
 def test_truncated_or_missing_index(folder):
@@ -396,7 +395,7 @@ def test_missing_truncated_or_newer_settings(folder):
     file = folder / TOKENIZER_FILE
     values = json.loads(file.read_text())
     file.write_text(json.dumps({**values, "format_version": 99}))
-    with pytest.raises(ValueError, match=f"{TOKENIZER_FILE}: format version 1 expected, found 99"):
+    with pytest.raises(ValueError, match=f"{TOKENIZER_FILE} has format version 99, expected 1: .*newer release"):
         UniversalItemTokenizer.from_pretrained(folder)
     file.write_text(json.dumps(values)[:-9])
     with pytest.raises(ValueError, match=f"{TOKENIZER_FILE} is truncated"):
@@ -424,58 +423,113 @@ def test_check_recommender(filled, tiny_network):
             filled.check_recommender(other)
 
 
-@pytest.mark.parametrize("index_only", [False, True])
-@pytest.mark.parametrize("subfolder", ["", "items"])
-def test_from_the_hub(saved, filled, tmp_path, monkeypatch, index_only, subfolder):
-    shutil.copytree(saved, tmp_path / subfolder, dirs_exist_ok=True)
-    calls = []
+def test_a_recommender_of_another_training_beside_the_index(filled, tiny_network, tmp_path):
+    fitting = recommender_config(tiny_network[0], item_tokenizer_fingerprint=filled.fingerprint)
+    UTGRecForConditionalGeneration(fitting).save_pretrained(tmp_path)
+    filled.save_pretrained(tmp_path)  # no network in a recommender's folder
+    assert not UniversalItemTokenizer.from_pretrained(tmp_path).has_network
+    with pytest.raises(ValueError, match="holds a model of type utgrec, which the item tokenizer's network would"):
+        filled.save_pretrained(tmp_path, include_network=True)
+    assert AutoConfig.from_pretrained(tmp_path).model_type == "utgrec"
+    for changes, named in (
+        ({"item_tokenizer_fingerprint": "another"}, "fingerprint"),
+        ({"num_levels": 2}, "level sizes"),
+    ):
+        recommender_config(tiny_network[0], **changes).save_pretrained(tmp_path)
+        with pytest.raises(TokenizerMismatchError, match=f"{named} of the tokenizer .* recommender was trained with"):
+            UniversalItemTokenizer.from_pretrained(tmp_path)
 
-    def download(repo_id, allow_patterns, **kwargs):
-        calls.append((repo_id, allow_patterns, kwargs))
-        return str(tmp_path)
 
-    monkeypatch.setattr(module, "snapshot_download", download)
-    loaded = UniversalItemTokenizer.from_pretrained(
-        "org/items", index_only=index_only, subfolder=subfolder, revision="v1"
+def test_an_index_of_another_save_or_network(folder, filled, tmp_path, make_network, tiny_bert):
+    other = UniversalItemTokenizer.from_pretrained(folder)
+    other.remove_items(["item-0"])
+    other.save_pretrained(tmp_path / "other", include_network=False)
+    for name in ("item_index.safetensors", "item_ids.json"):
+        shutil.copy(tmp_path / "other" / name, folder / name)
+    with pytest.raises(
+        TokenizerMismatchError, match=f"{folder}: .* belongs to the index with sha256 {filled.index.checksum}"
+    ):
+        UniversalItemTokenizer.from_pretrained(folder)
+    filled.save_pretrained(folder, include_network=False)
+    make_network(tiny_bert, root_codebook_size=8)[0].save_pretrained(folder)
+    with pytest.raises(
+        TokenizerMismatchError, match=r"index has the level sizes \[7, 9, 9\], the network \[8, 9, 9\]"
+    ):
+        UniversalItemTokenizer.from_pretrained(folder)
+
+
+def test_settings_may_gain_entries(folder, filled):
+    """Within a format version; those of the first release had no checksum of the index."""
+    file = folder / TOKENIZER_FILE
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "new": 1}))
+    assert_unchanged(UniversalItemTokenizer.from_pretrained(folder).index, snapshot(filled.index))
+    del values["index_sha256"], values["network"]
+    file.write_text(json.dumps(values))
+    assert_unchanged(UniversalItemTokenizer.from_pretrained(folder).index, snapshot(filled.index))
+
+
+# where the network is
+
+
+def test_an_index_only_copy_knows_where_its_network_is(saved, records, tmp_path):
+    shutil.copytree(saved, tmp_path / "run" / "tokenizer")
+    UniversalItemTokenizer.from_pretrained(tmp_path / "run" / "tokenizer").save_pretrained(
+        tmp_path / "run" / "recommender", include_network=False
     )
-    assert_unchanged(loaded.index, snapshot(filled.index))
-    assert loaded.has_network is not index_only
-    ((repo_id, patterns, kwargs),) = calls
-    assert (repo_id, kwargs) == ("org/items", {"revision": "v1"})
-    prefix = f"{subfolder}/" if subfolder else ""
-    assert patterns == [f"{prefix}*.json" if index_only else f"{prefix}*", f"{prefix}item_index.safetensors"]
+    (tmp_path / "run").rename(tmp_path / "moved")  # both together
+    copied = UniversalItemTokenizer.from_pretrained(tmp_path / "moved" / "recommender")
+    assert not copied.has_network and copied._network is None and copied.processor is None
+    copied.add_items([{"item_id": "new", "description": "new strings"}])
+    assert "new" in copied
+    copied.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+    assert UniversalItemTokenizer.from_pretrained(tmp_path / "again").network is not None
+    assert str(tmp_path) not in (tmp_path / "again" / TOKENIZER_FILE).read_text()
+
+    with pytest.raises(ValueError, match="item index only"):
+        assert UniversalItemTokenizer.from_pretrained(tmp_path / "again", index_only=True).network
+    shutil.rmtree(tmp_path / "moved" / "tokenizer")
+    with pytest.raises(FileNotFoundError, match="moved/tokenizer was to hold the item tokenizer's network"):
+        assert UniversalItemTokenizer.from_pretrained(tmp_path / "again").network
 
 
-def test_save_and_push(filled, tmp_path, monkeypatch):
-    folder, pushed = tmp_path / "beauty", {}
-    folder.mkdir()
-    (folder / "old.txt").write_text("was there before")
-
-    class Repository:
-        repo_id = "me/beauty"
-
-    def create(repo_id, exist_ok, **kwargs):
-        pushed.update(asked=repo_id, **kwargs)
-        return Repository
-
-    def upload(folder, repo_id, timestamps, commit_message, token):
-        pushed.update(repo_id=repo_id, known=sorted(timestamps), message=commit_message, token=token)
-        pushed["files"] = sorted(path.name for path in folder.iterdir())
-
-    monkeypatch.setattr(module, "create_repo", create)
-    monkeypatch.setattr(filled, "_upload_modified_files", upload, raising=False)
-    filled.save_pretrained(
-        folder, include_network=False, push_to_hub=True, private=True, token="hf_x", commit_message="First"
+def test_another_network_where_the_index_says(saved, tiny_network, tmp_path):
+    shutil.copytree(saved, tmp_path / "tokenizer")
+    UniversalItemTokenizer.from_pretrained(tmp_path / "tokenizer").save_pretrained(
+        tmp_path / "recommender", include_network=False
     )
-    assert pushed == {
-        "asked": "beauty",
-        "private": True,
-        "token": "hf_x",
-        "repo_id": "me/beauty",
-        "known": ["old.txt"],
-        "message": "First",
-        "files": ["item_ids.json", "item_index.safetensors", TOKENIZER_FILE, "old.txt"],
-    }
+    network = copy.deepcopy(tiny_network[0])
+    with torch.no_grad():
+        network.quantizer.root.codes.add_(1e-3)
+    network.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(TokenizerMismatchError, match=f"{tmp_path}/tokenizer: the index was made by .*fingerprint"):
+        assert UniversalItemTokenizer.from_pretrained(tmp_path / "recommender").network
+
+
+def test_how_much_of_the_network_is_saved(filled, records, tmp_path):
+    filled.save_pretrained(tmp_path, without_decoders=True)
+    loaded = UniversalItemTokenizer.from_pretrained(tmp_path)
+    assert loaded.network.text_decoder is None
+    catalogue = Catalogue.from_records(records)
+    for found, expected in zip(
+        loaded.compute_codes(catalogue, progress=False), filled.compute_codes(catalogue, progress=False), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="must hold the backbone"):
+        filled.save_pretrained(tmp_path, save_backbone=False)
+
+
+def test_titles_are_kept_for_people(tokenizer, records, tmp_path):
+    tokenizer.add_items([{**record, "title": f"Title {row}"} for row, record in enumerate(records[:3])])
+    tokenizer.save_pretrained(tmp_path, include_network=False)
+    assert UniversalItemTokenizer.from_pretrained(tmp_path).index.titles == ["Title 0", "Title 1", "Title 2"]
+
+
+def test_auto_classes(saved, tiny_network):
+    processor = AutoProcessor.from_pretrained(saved)
+    assert type(processor) is ItemProcessor and processor.prompt_key() == tiny_network[1].prompt_key()
+    assert type(AutoConfig.from_pretrained(saved)) is type(tiny_network[0].config)
 
 
 def test_length_batches_hold_every_row_once_within_the_budget():

@@ -1,0 +1,56 @@
+"""Fixtures of the networks' tests."""
+
+import pytest
+import torch
+from torch import Tensor
+
+
+class PrefixStep:
+    """A network for beam search, fast and random: the logits of a user after a prefix of tokens.
+
+    Args:
+        num_users: users B.
+        vocab_size: tokens.
+        seed: of its weights.
+        spread: standard deviation of the logits.
+    """
+
+    def __init__(self, num_users: int, vocab_size: int, seed: int = 0, spread: float = 2.0, depth: int = 8):
+        generator = torch.Generator().manual_seed(seed)
+        self.users = torch.randn(num_users, 1, 16, generator=generator)
+        self.tokens = torch.randn(depth, vocab_size, 16, generator=generator)
+        self.head = torch.randn(16, vocab_size, generator=generator) * spread / 4
+        self.prefixes: Tensor  # [B, W, depth]
+        self.widths: list[int] = []  # of the calls there were
+
+    def logits(self, prefixes: Tensor) -> Tensor:
+        """`[B, W, vocab_size]` after prefixes `[B, W, T]`."""
+        states = self.users.expand(-1, prefixes.shape[1], -1)
+        for depth, tokens in enumerate(prefixes.unbind(2)):
+            states = states.sin() + self.tokens[depth][tokens]
+        self.widths.append(prefixes.shape[1])
+        return states @ self.head
+
+    def start(self) -> Tensor:
+        self.prefixes = torch.zeros(len(self.users), 1, 0, dtype=torch.long, device=self.users.device)
+        return self.logits(self.prefixes)
+
+    def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        kept = self.prefixes.gather(1, parents[..., None].expand(-1, -1, self.prefixes.shape[2]))
+        self.prefixes = torch.cat((kept, tokens[..., None]), dim=2)
+        return self.logits(self.prefixes)
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities `[B, n]` of whole identifiers `[n, L]`, one by one."""
+        tokens = tokens.expand(len(self.users), -1, -1)
+        scores = torch.zeros(tokens.shape[:2])
+        for depth in range(tokens.shape[2]):
+            log_probs = self.logits(tokens[:, :, :depth]).log_softmax(-1)
+            scores += log_probs.gather(2, tokens[:, :, depth : depth + 1]).squeeze(2)
+        return scores
+
+
+# A test module cannot import this one, and hypothesis takes no fixtures that are made anew for every test.
+@pytest.fixture(scope="session")
+def prefix_step() -> type[PrefixStep]:
+    return PrefixStep

@@ -1,0 +1,122 @@
+"""Checkpoints from the Hub where none of our packages are installed: their code travels along."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
+
+import modeling_utgrec
+from modeling_utgrec import SequentialForNextItem
+
+EXPORTED = [getattr(modeling_utgrec, name) for name in modeling_utgrec.__all__]
+MODELS = [kind for kind in EXPORTED if isinstance(kind, type) and issubclass(kind, PreTrainedModel)]
+REGISTERED = [kind for kind in MODELS if kind._auto_class is not None]
+# What a process does that has transformers and torch, and none of our packages.
+STRANGER = """
+import json, sys
+
+for package in ("modeling_utgrec", "tokenization_items", "trainers", "hub_cards"):
+    sys.modules[package] = None  # importing it is an ImportError
+
+import torch, transformers
+from safetensors.torch import load_file, save_file
+
+for job in json.load(open(sys.argv[1])):
+    model = getattr(transformers, job["auto_class"]).from_pretrained(job["repo_id"], trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    with torch.no_grad():
+        output = model(**load_file(f"{job['name']}-inputs.safetensors"))
+    tensors = {name: value.contiguous() for name, value in output.items() if isinstance(value, torch.Tensor)}
+    save_file(tensors, f"{job['name']}-outputs.safetensors")
+    model.save_pretrained(job["name"])  # whoever has it can pass it on
+    again = getattr(transformers, job["auto_class"]).from_pretrained(job["name"], trust_remote_code=True)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+"""
+
+
+def small(kind: type[PreTrainedModel]) -> PreTrainedModel:
+    """A network of this class with random weights."""
+    set_seed(0)
+    return kind(kind.config_class()).eval()
+
+
+def inputs_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Something to put into a network, by the arguments that its forward takes."""
+    if hasattr(model.config, "input_dim"):
+        return {"embeddings": torch.randn(3, model.config.input_dim)}
+    tokens = torch.ones(2, 2 * getattr(model.config, "num_levels", 2), dtype=torch.long)
+    if model.config.is_encoder_decoder:
+        return {
+            "input_ids": tokens,
+            "attention_mask": torch.ones_like(tokens),
+            "decoder_input_ids": tokens[:, :1].clone(),
+        }
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def test_every_network_has_an_auto_class():
+    assert len(REGISTERED) >= 2
+    assert set(MODELS) - set(REGISTERED) == {SequentialForNextItem}, "export concrete networks and register them"
+    for kind in REGISTERED:
+        config = AutoConfig.for_model(kind.config_class.model_type)
+        assert type(config) is kind.config_class and kind.config_class._auto_class == "AutoConfig"
+        assert getattr(transformers, kind._auto_class)._model_mapping[type(config)] is kind
+        assert type(config) in AutoModel._model_mapping
+
+
+@pytest.mark.parametrize("kind", REGISTERED, ids=lambda kind: kind.__name__)
+def test_the_code_travels_with_a_checkpoint(kind, make_network, tiny_bert, tmp_path):
+    model = make_network(tiny_bert)[0] if kind is modeling_utgrec.UTGRecTokenizerModel else small(kind)
+    model.save_pretrained(tmp_path)
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map.keys() == {"AutoConfig", kind._auto_class}
+    for reference in auto_map.values():
+        assert (tmp_path / f"{reference.split('.')[0]}.py").is_file()
+    assert type(AutoModel.from_pretrained(tmp_path)).__module__.startswith("modeling_utgrec."), "the installed one"
+
+
+@pytest.mark.hub
+def test_a_process_without_our_packages_loads_every_network(
+    hub, make_network, make_batch, tiny_bert, tiny_items, tmp_path
+):
+    tiny_bert[0].push_to_hub(backbone_id := hub.new_repo("backbone"))
+    commit = HfApi().model_info(backbone_id).sha
+    jobs, wanted = [], {}
+    for kind in REGISTERED:
+        if kind is modeling_utgrec.UTGRecTokenizerModel:
+            published = {"backbone_name_or_path": backbone_id, "backbone_revision": commit}
+            model, processor = make_network(tiny_bert, **published)
+            inputs = make_batch(processor, model, tiny_items[:3], labels=False)
+        else:
+            model = small(kind)
+            inputs = inputs_of(model)
+        model.push_to_hub(repo_id := hub.new_repo(kind.__name__))
+        with torch.no_grad():
+            output = model(**inputs)
+        wanted[kind.__name__] = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
+        save_file(inputs, tmp_path / f"{kind.__name__}-inputs.safetensors")
+        jobs.append({"name": kind.__name__, "repo_id": repo_id, "auto_class": kind._auto_class})
+    # A later commit changes nothing: the checkpoint names one.
+    HfApi().upload_file(repo_id=backbone_id, path_or_fileobj=b"{}", path_in_repo="config.json")
+
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    process = subprocess.run(
+        [sys.executable, "-c", STRANGER, "jobs.json"],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    for name, tensors in wanted.items():
+        found = load_file(tmp_path / f"{name}-outputs.safetensors")
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[key], value) for key, value in tensors.items()), name
+        assert type(AutoModel.from_pretrained(tmp_path / name)).__module__.startswith("modeling_utgrec.")

@@ -1,0 +1,182 @@
+"""`pipeline("item-recommendation")`: from histories of items to the ids, titles and scores of what to recommend."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline, PreTrainedModel
+
+from modeling_utgrec import ItemTrie
+from modeling_utgrec.item_rules import ItemRules
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_index import UnknownItemError
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+
+Item = str | Mapping[str, Any]
+History = Sequence[Item]
+
+
+class ItemRecommendationPipeline(Pipeline):
+    """
+    Recommends items to users with a generative recommender and the item index beside it.
+
+    A history is a list of items, the oldest first. An item is its id, or what a catalogue has for one that the index
+    does not know (a dict with `title`, other text fields and `image`): its codes then come from the item tokenizer's
+    network, which is fetched when it is first needed.
+
+    Args:
+        model (`PreTrainedModel`): a recommender with `recommend`, such as [`UTGRecForConditionalGeneration`].
+        tokenizer ([`UniversalItemTokenizer`]): the items that it was trained on; `pipeline()` finds it in the
+            recommender's folder or repository.
+        kwargs: those of [`~transformers.Pipeline`] (`device`, `batch_size`, ...), and defaults for those of a call.
+
+    Raises:
+        TypeError: if the tokenizer is none of items, or the model no generative recommender.
+        TokenizerMismatchError: if model and tokenizer are not of one training.
+
+    Example:
+
+    ```python
+    >>> import tokenization_items  # registers the pipeline
+    >>> from transformers import pipeline
+    >>> recommender = pipeline("item-recommendation", model="org/utgrec-recommender-beauty")
+    >>> recommender(["B00NX0X2Q0", {"title": "Hand cream with shea butter"}], top_k=2)
+    [{'item_id': 'B0043R2QJO', 'title': 'Lip balm', 'score': -4.71}, {'item_id': 'B001MA0QY2', ...}]
+    ```
+    """
+
+    _load_tokenizer = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, model: PreTrainedModel, tokenizer: UniversalItemTokenizer, **kwargs):
+        if not isinstance(tokenizer, UniversalItemTokenizer):
+            raise TypeError(
+                f"The tokenizer of a recommendation is a UniversalItemTokenizer, got {type(tokenizer).__name__}: "
+                "leave it out, or give what UniversalItemTokenizer.from_pretrained returns."
+            )
+        if not hasattr(model, "recommend"):
+            raise TypeError(f"Expected a generative recommender, got {type(model).__name__}.")
+        tokenizer.check_recommender(model)
+        self._trie: ItemTrie | None = None
+        super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+
+    def __call__(
+        self, inputs: History | Sequence[History], **kwargs
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """
+        Args:
+            inputs: one history, or several: a list, a `torch.utils.data.Dataset` or a generator of them.
+            top_k (`int`, *optional*, defaults to 10): items to return for each.
+            num_beams (`int`, *optional*, defaults to 50): width of the beam search.
+            exclude_seen (`bool`, *optional*, defaults to `True`): never return items of the history.
+            allow (`list[str]`, *optional*): ids of the items to choose from; by default all.
+            deny (`list[str]`, *optional*): ids of items never to return.
+            batch_size (`int`, *optional*, defaults to 1): histories that the model reads at once.
+
+        Returns:
+            For each history a list of dicts with `item_id`, `title` (empty if not known) and `score` (natural
+            log-probability), the best first; shorter than `top_k` if there are not so many. An iterator for a data set
+            or a generator.
+
+        Raises:
+            UnknownItemError: for an item id that the index does not know, or one in `allow` or `deny`.
+            ValueError: for an empty history, or raw items where no network is known.
+        """
+        if isinstance(inputs, str | Mapping):
+            raise TypeError(f"A history is a list of items, got one item: {inputs!r}")
+        if isinstance(inputs, tuple):
+            inputs = list(inputs)
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], str | Mapping):
+            return super().__call__([inputs], **kwargs)[0]
+        return super().__call__(inputs, **kwargs) if inputs != [] else []
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Saves the recommender with an index-only copy of the tokenizer."""
+        self.model.save_pretrained(save_directory)
+        self.tokenizer.save_pretrained(save_directory, include_network=False)
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        num_beams: int | None = None,
+        exclude_seen: bool | None = None,
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] | None = None,
+        local_files_only: bool = False,  # `pipeline` has used it, and passes it on
+    ) -> tuple[dict, dict, dict]:
+        preprocess = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
+        given = {"num_items": top_k, "num_beams": num_beams}
+        forward: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if allow is not None or deny is not None:
+            masks = {"allow": self._mask("allow", allow), "deny": self._mask("deny", deny)}
+            forward["rules"] = ItemRules(self.trie, **masks)
+        return preprocess, forward, {}
+
+    def _mask(self, name: str, item_ids: Sequence[str] | None) -> torch.Tensor | None:
+        if item_ids is None:
+            return None
+        if isinstance(item_ids, str):
+            raise TypeError(f"{name} is a list of item ids, got {item_ids!r}")
+        mask = torch.zeros(len(self.tokenizer), dtype=torch.bool)
+        try:
+            mask[torch.from_numpy(self.tokenizer.index.rows(item_ids))] = True
+        except UnknownItemError as error:
+            raise UnknownItemError(f"{name}: {error}") from None
+        return mask
+
+    @property
+    def trie(self) -> ItemTrie:
+        """The items that may be recommended, where the model is."""
+        trie = self.tokenizer.trie
+        if self._trie is None or not self._trie.is_copy_of(trie):
+            self._trie = trie.to(self.model.device)
+        return self._trie
+
+    def preprocess(self, history: History, exclude_seen: bool = True) -> dict[str, torch.Tensor]:
+        if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
+            raise TypeError(f"A history is a list of items, got {history!r}")
+        if not history:
+            raise ValueError("A recommendation needs at least one item in the history, got an empty one.")
+        history = history[-self.tokenizer.max_history :]
+        tokens = self._tokens(history)
+        # As numbers above zero: batches are padded with zeros.
+        seen = [item for item in map(_item_id, history) if exclude_seen and item in self.tokenizer]
+        rows = torch.from_numpy(self.tokenizer.index.rows(seen))[None] + 1
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "seen": rows}
+
+    def _tokens(self, history: History) -> torch.Tensor:
+        """Identifiers of the items one after the other, `[1, items * num_levels]`: those of the index, and those that
+        the network gives to items that the index does not know."""
+        index = self.tokenizer.index
+        new = [at for at, item in enumerate(history) if isinstance(item, Mapping) and _item_id(item) not in index]
+        tokens = np.empty((len(history), index.num_levels), dtype=np.int64)
+        known = np.setdiff1d(np.arange(len(history)), new)
+        tokens[known] = index.encode_batch([_item_id(history[at]) for at in known])
+        if new:
+            self.tokenizer.network.to(self.device)
+            catalogue = Catalogue.from_records([{**history[at], "item_id": str(at)} for at in new], name="history")
+            catalogue.check(images=False)
+            tokens[new] = self.tokenizer.compute_codes(catalogue, progress=False)[0] + np.asarray(index.level_offsets)
+        return torch.from_numpy(tokens.reshape(1, -1))
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor], **arguments) -> dict[str, torch.Tensor]:
+        exclude = model_inputs.pop("seen") - 1
+        output = self.model.recommend(**model_inputs, trie=self.trie, exclude=exclude, **arguments)
+        return {"item_rows": output.item_rows, "scores": output.scores}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        index = self.tokenizer.index
+        found = zip(model_outputs["item_rows"][0].tolist(), model_outputs["scores"][0].tolist(), strict=True)
+        return [
+            {"item_id": index.item_ids[row], "title": index.titles[row], "score": score}
+            for row, score in found
+            if row >= 0
+        ]
+
+
+def _item_id(item: Item) -> str | None:
+    return item if isinstance(item, str) else item.get("item_id")
