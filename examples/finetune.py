@@ -25,20 +25,21 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
-from hub_cards import Evaluation, RecommenderCardValues, render_recommender_card, write_card
+from hub_cards import Evaluation
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.domains import Domain, load_domains
 from trainers.evaluation import evaluate, render_table
 from trainers.generative_recommender import GenerativeRecommender
-from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
     SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
+    finish_model,
     image_targets,
     joint_catalogue,
     new_recommender,
@@ -49,7 +50,9 @@ from trainers.stages import (
     train_recommender,
 )
 from trainers.synthetic import DOWNSTREAM_DOMAIN
+from trainers.training_record import assignment_facts
 
+INTERVALS = 1000  # bootstrap samples
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 
 
@@ -68,6 +71,7 @@ class FinetuneArguments:
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
     name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
 
@@ -89,16 +93,21 @@ def main(
     state = PartialState()
     state.print(domains[0])
 
-    tokenizer = finetune_tokenizer(domains, arguments, network_arguments, tokenizer_training, recommender_training)
+    tokenizer, trainer = finetune_tokenizer(
+        domains, arguments, network_arguments, tokenizer_training, recommender_training
+    )
     if state.is_main_process:
         tokenizer, report = tokenize(tokenizer, domains[0])
         print(f"{domains[0].name}: {report}")
         tokenizer.save_pretrained(output / "tokenizer")
+        facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
+        facts |= assignment_facts(report, tokenizer.index.level_sizes)
+        pushed = None if trainer is None else finish_model(trainer, output / "tokenizer", facts)
     state.wait_for_everyone()
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
 
     recommender = initial_recommender(arguments, recommender_arguments, tokenizer)
-    train_recommender(
+    trainer = train_recommender(
         recommender,
         domains,
         {domains[0].name: tokenizer},
@@ -112,30 +121,22 @@ def main(
     ranker = GenerativeRecommender.from_pretrained(
         output / "recommender", domains[0].catalogue.item_ids, num_beams=recommender_training.num_beams
     )
-    result = evaluate(ranker, domains[0].interactions, mask_seen=arguments.mask_seen)
+    result = evaluate(ranker, domains[0].interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
     row = {**result, "domain": domains[0].name, "model": arguments.name or output.name, "seed": arguments.seed}
     write_json(output / "results.json", [row])
-    card = RecommenderCardValues(
-        model_name=f"UTGRec recommender for {domains[0].name}",
-        level_sizes=recommender.config.level_sizes,
-        num_items=len(tokenizer),
-        num_parameters=recommender.num_parameters(),
-        fingerprint=tokenizer.fingerprint,
-        evaluations=[Evaluation.from_result(domains[0].name, result)],
-        long_tail=result["long_tail"],
-        collisions=report.to_dict(),
-    )
-    write_card(output / "recommender", render_recommender_card(card))
+    facts["evaluations"] = [Evaluation.from_result(domains[0].name, result)]
+    finish_model(trainer, output / "recommender", facts, pushed)
     print(render_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
     return row
 
 
 def finetune_tokenizer(
     domains: list[Domain], arguments, network_arguments, training, recommender_training
-) -> UniversalItemTokenizer:
-    """The item tokenizer for the new domain: pre-trained and fine-tuned, pre-trained only, or from scratch."""
+) -> tuple[UniversalItemTokenizer, ItemTokenizerTrainer | None]:
+    """The item tokenizer for the new domain: pre-trained and fine-tuned, pre-trained only, or from scratch; and who
+    trained it."""
     if arguments.pretrained and arguments.tokenizer_mode == "frozen":
-        return UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer")
+        return UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer"), None
     catalogue, _ = joint_catalogue(domains)
     latents = image_targets(catalogue, network_arguments)
     if arguments.pretrained:
@@ -144,8 +145,8 @@ def finetune_tokenizer(
         training.freeze_codes = arguments.tokenizer_mode == "finetune"
     else:
         network, processor = build_network(network_arguments, catalogue, latents, arguments.seed)
-    train_item_tokenizer(network, processor, domains, latents, training, resume=arguments.resume)
-    return UniversalItemTokenizer.from_network(network, processor, recommender_training.max_history)
+    trainer = train_item_tokenizer(network, processor, domains, latents, training, resume=arguments.resume)
+    return UniversalItemTokenizer.from_network(network, processor, recommender_training.max_history), trainer
 
 
 def initial_recommender(arguments, recommender_arguments, tokenizer) -> UTGRecForConditionalGeneration:

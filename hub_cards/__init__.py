@@ -1,23 +1,37 @@
-"""Model cards for the Hub, written from measured values: plain values in, text out."""
+"""Cards for the Hub, written from measured values: plain values in, text and pictures out."""
 
-from .cards import (
+from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text, write_file
+from .edits import CardError, is_edited
+from .schema import check_card, is_repository
+from .values import (
     UTGREC_CITATION,
-    CardValues,
+    Card,
+    DatasetCardValues,
     Evaluation,
+    ModelCardValues,
     RecommenderCardValues,
+    SequentialCardValues,
     TokenizerCardValues,
-    render_recommender_card,
-    render_tokenizer_card,
-    write_card,
 )
 
 __all__ = [
+    "CARD_FILE",
     "UTGREC_CITATION",
-    "CardValues",
+    "VALUES_FILE",
+    "Card",
+    "CardError",
+    "DatasetCardValues",
     "Evaluation",
+    "ModelCardValues",
     "RecommenderCardValues",
+    "SequentialCardValues",
     "TokenizerCardValues",
-    "render_recommender_card",
-    "render_tokenizer_card",
-    "write_card",
+    "check_card",
+    "is_edited",
+    "is_repository",
+    "load_values",
+    "render_card",
+    "save_card",
+    "values_text",
+    "write_file",
 ]

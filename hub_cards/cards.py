@@ -1,163 +1,138 @@
-"""Cards of item tokenizers and recommenders.
+"""Cards of item tokenizers, recommenders and data sets.
 
-A card says only what it was given: a value that is missing (`None`, empty, or a number that is not finite) leaves its
-line, column or section out. Nothing here reads a model, a catalogue or the network; the prose lies in `templates/`.
+A card says only what it was given: a value that is missing leaves its line, column or section out. Nothing here reads
+a model, a catalogue or the network; the prose lies in `templates/`.
 """
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .formatting import format_duration, markdown_list, markdown_table, plain
+from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
+from .formatting import format_cell, format_duration, known, markdown_list, markdown_table, metric_name, plain
+from .metadata import metadata_of
+from .plots import write_plots
+from .schema import check_card
+from .training_log import log_rows
+from .values import (
+    Card,
+    DatasetCardValues,
+    Evaluation,
+    ModelCardValues,
+    RecommenderCardValues,
+    SequentialCardValues,
+    TokenizerCardValues,
+)
 
-UTGREC_CITATION = """\
-@article{zheng2025universal,
-  title   = {Universal Item Tokenization for Transferable Generative Recommendation},
-  author  = {Zheng, Bowen and Lu, Hongyu and Chen, Yu and Zhao, Wayne Xin and Wen, Ji-Rong},
-  journal = {arXiv preprint arXiv:2504.04405},
-  year    = {2025}
-}"""
+CARD_FILE = "README.md"
+VALUES_FILE = "card_values.json"
+_CARDS = (
+    TokenizerCardValues,
+    RecommenderCardValues,
+    SequentialCardValues,
+    ModelCardValues,
+    DatasetCardValues,
+)
+_SLICES = {
+    "long_tail": "By popularity of the target item in training",
+    "history_length": "By length of the history",
+    "cold_targets": "Items that training has not seen, and the others",
+}
 
-_METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Metrics measured on one data set under one protocol.
+def render_card(values: Card, plots: Mapping[str, str] | None = None, old: str | None = None) -> str:
+    """
+    Text of a `README.md`: metadata and Markdown.
 
     Args:
-        dataset (`str`): Name of the data set as people read it, e.g. `"Musical Instruments"`.
-        metrics (`Mapping[str, float]`): Metric key to value, e.g. `{"recall@10": 0.0412}`.
-        protocol (`Mapping[str, Any]`, *optional*): How the metrics were taken, e.g. `{"split": "leave-one-out",
-            "part": "test", "seen": "kept"}`. `"part"` becomes the split of the data set in the metadata.
-        num_users (`int`, *optional*): Number of users behind the metrics.
-        dataset_id (`str`, *optional*): The data set's name on the Hub. Without it the metadata carry `dataset` in
-            lower case with hyphens.
-        dataset_config (`str`, *optional*): Configuration of the data set, needed when one `dataset_id` holds several
-            domains.
-        task (`str`, *optional*, defaults to `"sequential-recommendation"`): Task name in the metadata.
-    """
-
-    dataset: str
-    metrics: Mapping[str, float]
-    protocol: Mapping[str, Any] = field(default_factory=dict)
-    num_users: int | None = None
-    dataset_id: str | None = None
-    dataset_config: str | None = None
-    task: str = "sequential-recommendation"
-
-    @classmethod
-    def from_result(cls, dataset: str, result: Mapping[str, Any], **names: Any) -> "Evaluation":
-        """Sorts the dict of an evaluation: numbers under `"metric@k"` are metrics, other plain values the protocol.
-
-        The recommender's `"name"` and nested entries, such as groups of users, are left to the caller.
-        """
-        flat = {key: value for key, value in result.items() if isinstance(plain(value), str | int | float)}
-        metrics = {key: value for key, value in flat.items() if "@" in key and not isinstance(value, str)}
-        protocol = {key: value for key, value in flat.items() if key not in {*metrics, "name", "num_users"}}
-        return cls(dataset=dataset, metrics=metrics, protocol=protocol, num_users=flat.get("num_users"), **names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardValues:
-    """What both cards can say. Only `model_name` is needed.
-
-    Args:
-        model_name (`str`): Title of the card.
-        repo_id (`str`, *optional*): Repository on the Hub, for the usage snippet; without it the snippet loads `"."`.
-        license, language, base_model (`str`, *optional*): Metadata as the Hub spells them. `base_model` is a Hub name.
-        base_model_revision (`str`, *optional*): Commit of the base model.
-        datasets (`Sequence[str]`, *optional*): Hub names of the data sets trained on.
-        description (`str`, *optional*): Markdown that follows the first paragraph.
-        level_sizes (`Sequence[int]`, *optional*): Number of codes at each level of the identifier.
-        num_items (`int`, *optional*): Items in the index that travels with the model.
-        num_parameters (`int`, *optional*): Number of parameters.
-        fingerprint (`str`, *optional*): Fingerprint of codebooks and vocabulary.
-        evaluations (`Sequence[Evaluation]`, *optional*): Measured metrics, for the tables and the metadata.
-        comparison (`Sequence[Mapping]`, *optional*): Rows of a table with other models, shown as given.
-        long_tail (`Sequence[Mapping]`, *optional*): Rows of metrics by popularity of the target item.
-        codebooks (`Sequence[Mapping]`, *optional*): One row for each level, e.g. `{"level": 0, "size": 256,
-            "share_used": 0.98, "perplexity": 187.2}`.
-        collisions (`Mapping[str, Any]`, *optional*): Counts around shared identifiers, e.g. an assignment report.
-        training_data (`Sequence[Mapping]`, *optional*): One row for each domain, e.g. its users, items, interactions.
-        hyperparameters (`Mapping[str, Any]`, *optional*): Names and values.
-        versions (`Mapping[str, str]`, *optional*): Package to version.
-        hardware (`str`, *optional*): Machine that trained the model.
-        training_seconds (`float`, *optional*): Wall time of training, in seconds.
-        citation (`str`, *optional*): BibTeX entry; the UTGRec paper unless told.
-    """
-
-    model_name: str
-    repo_id: str | None = None
-    license: str | None = None
-    language: str | Sequence[str] | None = None
-    base_model: str | None = None
-    base_model_revision: str | None = None
-    datasets: Sequence[str] = ()
-    description: str | None = None
-    level_sizes: Sequence[int] = ()
-    num_items: int | None = None
-    num_parameters: int | None = None
-    fingerprint: str | None = None
-    evaluations: Sequence[Evaluation] = ()
-    comparison: Sequence[Mapping[str, Any]] = ()
-    long_tail: Sequence[Mapping[str, Any]] = ()
-    codebooks: Sequence[Mapping[str, Any]] = ()
-    collisions: Mapping[str, Any] = field(default_factory=dict)
-    training_data: Sequence[Mapping[str, Any]] = ()
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    hardware: str | None = None
-    training_seconds: float | None = None
-    citation: str | None = UTGREC_CITATION
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerCardValues(CardValues):
-    """Values of an item tokenizer's card: those of [`CardValues`]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecommenderCardValues(CardValues):
-    """Values of a recommender's card: those of [`CardValues`] and the way to load the model.
-
-    Args:
-        auto_class (`str`, *optional*, defaults to `"AutoModelForSeq2SeqLM"`): Auto class that loads the model.
-    """
-
-    auto_class: str = "AutoModelForSeq2SeqLM"
-
-
-def render_tokenizer_card(values: TokenizerCardValues) -> str:
-    """Text of an item tokenizer's `README.md`: metadata and Markdown.
+        values: what there is to say; their class chooses the template.
+        plots (*optional*): title to path of pictures beside the card.
+        old (*optional*): the card that is there, whose changes by people are kept, see [`hub_cards.edits`].
 
     Raises:
+        CardError: if the old card's metadata cannot be read, or the Hub would not take the card.
         ValueError: two evaluations share a data set's name in the metadata but not their own (see `dataset_config`).
     """
-    return _render("tokenizer_card.md", values)
+    sections = sections_of(_body(values, plots or {}))
+    metadata, body = metadata_of(values), mark_sections(sections)
+    if old is not None:
+        old_metadata, old_body = split_metadata(old)
+        metadata = merge_metadata(old_metadata, metadata, measured_before=has_section(old_body, "evaluation"))
+        body = merge_body(old_body, sections)
+    header = yaml_dump(metadata, line_break="\n") if metadata else ""
+    text = f"---\n{header}---\n\n{body}\n"
+    check_card(text, values.repo_type)
+    # Read by the class that the Hub's client uses: a card that it cannot read fails here, not on the Hub.
+    (DatasetCard if isinstance(values, DatasetCardValues) else ModelCard)(text)
+    return text
 
 
-def render_recommender_card(values: RecommenderCardValues) -> str:
-    """Text of a recommender's `README.md`: metadata and Markdown.
+def save_card(
+    folder: str | os.PathLike[str], values: Card, old: str | os.PathLike[str] | None = None, draw: bool = True
+) -> Path:
+    """
+    Writes `README.md`, the pictures that it shows and `card_values.json`, which holds every number of the card in
+    full, to a folder. What people changed in the card that is there is kept.
+
+    Args:
+        folder: made if absent.
+        values: what there is to say.
+        old (*optional*): another folder whose card is the one to refresh if there is none in `folder`.
+        draw: whether to draw pictures, which takes longer than all the rest.
+
+    Returns:
+        The card's path.
 
     Raises:
-        ValueError: two evaluations share a data set's name in the metadata but not their own (see `dataset_config`).
+        CardError, ValueError: as [`render_card`]; no card is written then, and the old one stays.
     """
-    return _render("recommender_card.md", values)
+    folder = Path(folder)
+    plots = write_plots(folder, values.logs) if draw and isinstance(values, ModelCardValues) else {}
+    write_file(folder / VALUES_FILE, values_text(values))
+    found = [Path(place) / CARD_FILE for place in (folder, old) if place is not None]
+    text = next((path.read_text(encoding="utf-8") for path in found if path.is_file()), None)
+    return write_file(folder / CARD_FILE, render_card(values, plots, text))
 
 
-def write_card(folder: str | os.PathLike[str], text: str) -> Path:
-    """Writes `text` to `README.md` in `folder` (made if absent) in one step, and returns the file's path."""
-    path = Path(folder) / "README.md"
+def values_text(values: Card) -> str:
+    """Every value of a card as JSON."""
+    document = {"card": values.kind, **plain(dataclasses.asdict(values))}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def load_values(folder: str | os.PathLike[str]) -> Card | None:
+    """
+    Reads the `card_values.json` of a folder, `None` if it has none: to write its card anew with a few other values.
+
+    Raises:
+        CardError: if the file is not one that [`save_card`] wrote.
+    """
+    path = Path(folder) / VALUES_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        card_class = {cls.kind: cls for cls in _CARDS}[values.pop("card")]
+        if "evaluations" in values:
+            values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
+        return card_class(**values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CardError(f"{path} does not hold the values of a card: {error!r}") from error
+
+
+def write_file(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes a text in one step, to a folder that is made if absent, and returns its path."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".README.md.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
@@ -166,7 +141,7 @@ def write_card(folder: str | os.PathLike[str], text: str) -> Path:
     return path
 
 
-def _render(template: str, values: CardValues) -> str:
+def _body(values: Card, plots: Mapping[str, str]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -176,87 +151,81 @@ def _render(template: str, values: CardValues) -> str:
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters |= {"table": markdown_table, "bullets": markdown_list, "duration": format_duration}
-    body = environment.get_template(template).render(
-        values=values,
-        location=json.dumps(values.repo_id or "."),
-        results=_result_tables(values.evaluations),
-        training_seconds=plain(values.training_seconds),
-        model_facts={
-            "Base model": values.base_model,
-            "Base model revision": values.base_model_revision,
-            "Codes per level": " × ".join(map(str, values.level_sizes)) or None,
-            "Items in the index": values.num_items,
-            "Parameters": values.num_parameters,
-            "Fingerprint of codebooks and vocabulary": values.fingerprint,
-        },
-    )
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    # Parsed again by the class that the Hub's client uses: a card that cannot be read fails here, not on the Hub.
-    return str(ModelCard(f"---\n{_metadata(values).to_yaml()}\n---\n\n{body}\n"))
-
-
-def _metadata(values: CardValues) -> ModelCardData:
-    results = _eval_results(values.evaluations)
-    language = values.language if isinstance(values.language, str | None) else list(values.language) or None
-    return ModelCardData(
-        license=values.license,
-        language=language,
-        library_name="transformers",
-        tags=["utgrec", "generative-recommendation"],
-        base_model=values.base_model,
-        datasets=list(values.datasets) or None,
-        model_name=values.model_name if results else None,
-        eval_results=results or None,
-    )
-
-
-def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
-    results, names = [], {}
-    for evaluation in evaluations:
-        protocol = _known(evaluation.protocol) | _known({"num_users": evaluation.num_users})
-        dataset_type = evaluation.dataset_id or re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-")
-        # The Hub's client groups results by these three and keeps the first name of a group, whatever the others say.
-        key = (dataset_type, evaluation.dataset_config, protocol.get("part"))
-        if names.setdefault(key, evaluation.dataset) != evaluation.dataset:
-            raise ValueError(
-                f"{names[key]!r} and {evaluation.dataset!r} are both {dataset_type!r} in the card's metadata and "
-                "would be merged: give each of them its `dataset_config`."
-            )
-        results += [
-            EvalResult(
-                task_type=evaluation.task,
-                dataset_type=dataset_type,
-                dataset_name=evaluation.dataset,
-                dataset_config=evaluation.dataset_config,
-                dataset_split=protocol.get("part"),
-                metric_type=metric,
-                metric_name=_metric_name(metric),
-                metric_value=value,
-                # The protocol goes with every metric: results of one data set under two protocols share one group.
-                metric_args=protocol or None,
-            )
-            for metric, value in _known(evaluation.metrics).items()
-        ]
-    return results
+    shown: dict[str, Any] = {"values": values, "location": json.dumps(values.repo_id or "."), "plots": plots}
+    shown["title"] = " ".join(values.name.split())
+    if isinstance(values, ModelCardValues):
+        shown |= {
+            "results": _result_tables(values.evaluations),
+            "slices": _slice_tables(values.evaluations),
+            "training_seconds": plain(values.training_seconds),
+            "log": log_rows(values.logs),
+            "model_facts": {
+                "Base model": values.base_model,
+                "Base model revision": values.base_model_revision,
+                "Codes per level": " × ".join(map(str, values.level_sizes)) or None,
+                "Items in the index": values.num_items,
+                "Parameters": values.num_parameters,
+                "Fingerprint of codebooks and vocabulary": values.fingerprint,
+            },
+        }
+    if isinstance(values, DatasetCardValues):
+        # A repository of one domain has its files at the top.
+        folder = values.domains[0].get("folder") if values.domains else None
+        shown["subfolder"] = f" + {json.dumps('/' + folder)}" if folder else ""
+        shown["first_config"] = json.dumps(values.configs[0]["config_name"]) if values.configs else None
+    body = environment.get_template(values.template).render(shown)
+    return re.sub(r"\n{3,}", "\n\n", body).strip()
 
 
 def _result_tables(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """One (protocol in words, rows) pair for each protocol, in the order given."""
+    """One (protocol in words, rows) pair for each protocol, in the order given; a column for each cut-off."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for evaluation in evaluations:
-        metrics = {_metric_name(key): value for key, value in _known(evaluation.metrics).items()}
-        if not metrics:
-            continue
-        protocol = ", ".join(f"{key}: {value}" for key, value in _known(evaluation.protocol).items())
-        row = {"Data set": evaluation.dataset, **metrics, "Users": evaluation.num_users}
-        tables.setdefault(protocol, []).append(row)
+        rows: dict[str, dict[str, Any]] = {}
+        for metric, value in known(evaluation.metrics).items():
+            name, _, cut = metric_name(metric).partition("@")
+            row = rows.setdefault(name, {"Data set": evaluation.dataset, "Metric": name})
+            row[f"@{cut}"] = _with_spread(value, evaluation.intervals.get(metric), evaluation.deviations.get(metric))
+        if rows:
+            tables.setdefault(_protocol(evaluation), []).extend(rows.values())
     return list(tables.items())
 
 
-def _metric_name(key: str) -> str:
-    stem, at, cut = key.partition("@")
-    return f"{_METRIC_NAMES.get(stem, stem)}{at}{cut}"
+def _protocol(evaluation: Evaluation) -> str:
+    # What was chosen comes before what was counted; of what there was none, nothing is said.
+    told = [(key, value) for key, value in known(evaluation.protocol).items() if value != 0]
+    told.sort(key=lambda entry: not isinstance(entry[1], str))
+    words = [f"{key.replace('_', ' ')}: {value}" for key, value in told]
+    if evaluation.num_users is not None:
+        words.append(f"users: {evaluation.num_users}")
+    if evaluation.intervals:
+        words.append("in brackets: 95 % intervals")
+    if known(evaluation.deviations):
+        words.append("±: standard deviation over seeds")
+    return "; ".join(words)
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: plain(value) for key, value in values.items() if plain(value) is not None}
+def _with_spread(value: float, interval: Sequence[float] | None, deviation: float | None) -> str:
+    text = format_cell(float(value))
+    if interval is not None:
+        return f"{text} [{', '.join(format_cell(float(end)) for end in interval)}]"
+    return text if plain(deviation) is None else f"{text} ± {format_cell(float(deviation))}"
+
+
+def _slice_tables(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """One (title, rows) pair for each way to group users or targets; only groups that there are."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    evaluations = [evaluation for evaluation in evaluations if evaluation.slices]
+    for evaluation in evaluations:
+        for name, rows in evaluation.slices.items():
+            own = {"Data set": evaluation.dataset} if len(evaluations) > 1 else {}
+            rows = [row for row in rows if row.get("num_users") != 0]
+            if len(rows) < 2:  # one group is all users
+                continue
+            rows = [own | {_column(key): value for key, value in row.items()} for row in rows]
+            tables.setdefault(_SLICES.get(name, name.replace("_", " ").capitalize()), []).extend(rows)
+    return list(tables.items())
+
+
+def _column(key: str) -> str:
+    return metric_name(key) if "@" in key else key.replace("_", " ").capitalize()

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
+_METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
+
 
 def plain(value: Any) -> Any:
     """`value` as YAML and people can read it: numpy and torch numbers become Python's, other objects their text.
@@ -26,6 +28,17 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are there, as [`plain`] gives them."""
+    return {key: plain(value) for key, value in values.items() if plain(value) is not None}
+
+
+def metric_name(key: str) -> str:
+    """`"ndcg@10"` as people write it: `"NDCG@10"`."""
+    stem, at, cut = key.partition("@")
+    return f"{_METRIC_NAMES.get(stem, stem.replace('_', ' ').capitalize())}{at}{cut}"
+
+
 def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """A table with the rows' keys as columns, in order of first appearance; columns without any value are left out."""
     cells = [{str(key): plain(value) for key, value in row.items()} for row in rows]
@@ -36,7 +49,7 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
     lines = [
         [_escape(column) for column in columns],
         ["---:" if numeric[column] else "---" for column in columns],
-        *([_cell(row.get(column)) for column in columns] for row in cells),
+        *([format_cell(row.get(column)) for column in columns] for row in cells),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -56,7 +69,8 @@ def format_duration(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count)
 
 
-def _cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
+    """A value of a table: four decimals below 1, four digits above, `–` for nothing."""
     if value is None:
         return "–"
     if not isinstance(value, float):

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .item_trie import ItemTrie
 
+ENTRIES_AT_ONCE = 2**26  # users × items of masks whose sums are taken together: 1 GiB of temporary memory
+
 
 class ItemRules:
     """
@@ -161,13 +163,20 @@ class _Masks:
     def __init__(self, trie: ItemTrie, mask: Tensor):
         self.trie = trie
         self.num_rows = len(mask)
-        self.counts: list[Tensor] = []  # per level, [rows, edges]: int32, bool at the last level
-        counts = mask[:, trie.rows_at(torch.arange(trie.num_items, device=trie.device))]
-        for level in reversed(trie.levels):
-            self.counts.insert(0, counts)
-            sums = torch.nn.functional.pad(counts.cumsum(1, dtype=torch.int32), (1, 0))
-            counts = sums.index_select(1, level.starts).diff(dim=1)
+        parts = [self._sums(part) for part in mask.split(max(1, ENTRIES_AT_ONCE // trie.num_items))]
+        # per level, [rows, edges]: int32, bool at the last level
+        self.counts: list[Tensor] = [torch.cat(level) for level in zip(*parts, strict=True)]
         self.tables = [self._table(level) for level in range(trie.num_levels)]
+
+    def _sums(self, mask: Tensor) -> list[Tensor]:
+        """Numbers of items of masks `[rows, num_items]` below each edge, for each level."""
+        positions = torch.arange(self.trie.num_items, device=self.trie.device)
+        counts, below = [], mask[:, self.trie.rows_at(positions)]
+        for level in reversed(self.trie.levels):
+            counts.insert(0, below)
+            sums = torch.nn.functional.pad(below.cumsum(1, dtype=torch.int32), (1, 0))
+            below = sums.index_select(1, level.starts).diff(dim=1)
+        return counts
 
     def _table(self, level: int) -> Tensor | None:
         """Which codes may follow which node, `[rows, nodes, K]`, if the level is dense."""

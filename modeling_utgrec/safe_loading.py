@@ -1,6 +1,7 @@
 """Guards for checkpoints that others made: no pickles, no sizes that never end, and errors that say what was wrong."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from huggingface_hub.errors import StrictDataclassError
 
 # Numbers of parts that are built one by one; far more than any model has.
 MAX_PARTS = 1000
+# Numbers that become lists: of names, of a noise schedule.
+LISTED = {"num_labels": 10**6, "diffusion_steps": 10**5}
 MAX_DEPTH = 50  # of dictionaries within dictionaries
 # For models of other people: no code of theirs, and no pickles.
 SAFELY = {"trust_remote_code": False, "use_safetensors": True}
@@ -19,7 +22,7 @@ SHARDS = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 _PART = re.compile(r"[^/\\\0]+\.safetensors")
-_COUNT = re.compile(r"(^|_)(num_\w*layers|n_layers?|num_levels|num_blocks|depth|denoiser_depth|diffusion_repeats)$")
+_COUNT = re.compile(r"(^|_)(num_\w*(layers|experts|blocks)|n_layers?|num_levels|depth|diffusion_repeats)$")
 # What transformers, torch and peft raise on values of a wrong kind. Files that are missing are OSErrors and stay.
 _MALFORMED = (
     StrictDataclassError,
@@ -44,8 +47,10 @@ def check_sizes(values: dict, depth: int = 0) -> None:
     for name, value in values.items():
         if isinstance(value, dict):
             check_sizes(value, depth + 1)
-        elif isinstance(name, str) and _COUNT.search(name) and isinstance(value, int) and value > MAX_PARTS:
-            raise ValueError(f"The configuration's {name} is {value}, more than {MAX_PARTS}.")
+        elif isinstance(name, str) and isinstance(value, int):
+            most = MAX_PARTS if _COUNT.search(name) else LISTED.get(name, math.inf)
+            if value > most:
+                raise ValueError(f"The configuration's {name} is {value}, more than {most}.")
 
 
 @contextmanager

@@ -263,7 +263,9 @@ class _Projection:
         else:
             output = torch.cat([module(states) for module in self.modules], dim=-1)
             output = output.relu_() if self.relu else output
-        return output if residual is None else _clamp_half(residual + output)
+        if residual is None:
+            return output
+        return _clamp_half(output.add_(residual) if output.dtype == residual.dtype else residual + output)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -283,7 +285,12 @@ def _linear(states: Tensor, weight: Tensor, relu: bool) -> Tensor:
 def _rms_norm(states: Tensor, norm: nn.Module) -> Tensor:
     if states.dtype != norm.weight.dtype:  # float32 states of a half-precision model
         return norm(states)
-    return nn.functional.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    if states.dtype != torch.float32:
+        return nn.functional.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    # the same, without a tensor of squares
+    scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_()
+    scale = scale.mul_(1 / states.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+    return (states * scale).mul_(norm.weight)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,5 @@
 """Items as a shop has them: an id, a text put together from fields, and an image; reading and checking."""
 
-import gzip
-import json
 import os
 import re
 from collections import Counter
@@ -13,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from tokenization_items.item_images import ImageColumn, ImageError
+from tokenization_items.item_files import CatalogueError, read_items
+from tokenization_items.item_images import ImageColumn, ImageError, is_missing
 
 # Fields of an item's text, in the order in which they are joined.
 TEXT_FIELDS = ("title", "brand", "features", "categories", "description")
@@ -29,10 +27,7 @@ MAX_LISTED = 10
 
 # White space, control characters and lone surrogates (which no text encoder accepts).
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
-
-
-class CatalogueError(ValueError):
-    """A catalogue that cannot be read, or items that cannot be tokenized; the message names them and the fix."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +58,11 @@ class Catalogue:
 
     @classmethod
     def from_folder(
-        cls, path: str | os.PathLike, text_fields: Sequence[str] = TEXT_FIELDS, name: str | None = None
+        cls,
+        path: str | os.PathLike,
+        text_fields: Sequence[str] = TEXT_FIELDS,
+        name: str | None = None,
+        allow_remote_images: bool = False,
     ) -> "Catalogue":
         """
         Reads `items.parquet`, `items.jsonl`, `items.jsonl.gz` or `items.csv` of a folder.
@@ -71,11 +70,13 @@ class Catalogue:
         Args:
             path (`str` or `os.PathLike`):
                 Folder with one of these files. Columns: `item_id`, text fields, and, optionally, `image`: a path
-                relative to the folder, or (parquet) bytes or the `Image` feature of `datasets`.
+                relative to the folder and within it, or (parquet) bytes or the `Image` feature of `datasets`.
             text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`):
                 Fields of the text, in order. Fields other than the default ones must exist.
             name (`str`, *optional*, defaults to the folder's name):
                 Name of the domain.
+            allow_remote_images (`bool`, *optional*, defaults to `False`):
+                Whether to fetch images of https addresses, see `from_records`.
 
         Raises:
             CatalogueError: If the folder holds none or several of the files, or the file cannot be read.
@@ -87,19 +88,9 @@ class Catalogue:
             raise CatalogueError(f"{folder}: expected exactly one of {', '.join(FILE_NAMES)}, found {names or 'none'}")
         file = found[0]
         name = folder.resolve().name if name is None else name
+        records = read_items(file, {"item_id", "title", "image", *text_fields})
         try:
-            if file.suffix == ".parquet":
-                wanted = {"item_id", "title", "image", *text_fields}
-                present = [column for column in pq.read_schema(file).names if column in wanted]
-                records = pq.read_table(file, columns=present)
-            elif file.suffix == ".csv":
-                records = pl.read_csv(file, infer_schema=False)  # strings throughout: "00123" stays an id
-            else:
-                records = _read_json_lines(file)
-        except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
-            raise CatalogueError(f"{file} cannot be read: {error}") from error
-        try:
-            return cls.from_records(records, text_fields=text_fields, image_root=folder, name=name)
+            return cls.from_records(records, text_fields, folder, name, allow_remote_images)
         except CatalogueError as error:
             raise CatalogueError(f"{file}: {error}") from error
 
@@ -110,6 +101,7 @@ class Catalogue:
         text_fields: Sequence[str] = TEXT_FIELDS,
         image_root: str | os.PathLike | None = None,
         name: str = "catalogue",
+        allow_remote_images: bool = False,
     ) -> "Catalogue":
         """
         Takes items from a `datasets.Dataset`, a polars or pandas `DataFrame`, a `pyarrow.Table` or dictionaries.
@@ -117,8 +109,12 @@ class Catalogue:
         Args:
             records: The items, with the columns that `from_folder` describes. `image` may also be a `PIL.Image.Image`.
             text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): Fields of the text, in order.
-            image_root (`str` or `os.PathLike`, *optional*): Folder that relative image paths start from.
+            image_root (`str` or `os.PathLike`, *optional*): Folder that image paths start from and must stay in, links
+                included. Without it they are taken as they are: give it for records that others made.
             name (`str`, *optional*): Name of the domain.
+            allow_remote_images (`bool`, *optional*, defaults to `False`): Whether to fetch images of https addresses,
+                from public addresses only, each time that they are asked for. To fetch many once, see
+                `examples/prepare_data.py`.
 
         Raises:
             CatalogueError: If the item ids, or all text fields and images, are absent, or a value has a wrong type.
@@ -132,11 +128,11 @@ class Catalogue:
         if num_items and len(absent) == len(text_fields) and "image" not in columns:
             raise CatalogueError(f"neither an image column nor one of the text fields {list(text_fields)}")
         item_ids = [_item_id(value, row) for row, value in enumerate(_values(columns.get("item_id", [])))]
-        fields = [[_text(value) for value in _values(columns[field])] for field in text_fields if field in columns]
+        fields = [_texts(columns[field], field) for field in text_fields if field in columns]
         texts = [". ".join(filter(None, parts)) for parts in zip(*fields, strict=True)] or [""] * num_items
-        titles = [_text(value) for value in _values(columns.get("title", [None] * num_items))]
+        titles = _texts(columns.get("title", [None] * num_items), "title")
         try:
-            images = ImageColumn(columns["image"], root=image_root) if "image" in columns else None
+            images = ImageColumn(columns["image"], image_root, allow_remote_images) if "image" in columns else None
         except ImageError as error:
             raise CatalogueError(f"column image: {error}") from error
         return cls(item_ids=item_ids, texts=texts, titles=titles, images=images, name=name)
@@ -258,22 +254,6 @@ class Catalogue:
         )
 
 
-def _read_json_lines(file: Path) -> list[dict]:
-    records = []
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CatalogueError(f"{file}, line {number}: not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise CatalogueError(f"{file}, line {number}: expected an object, found {type(record).__name__}")
-            records.append(record)
-    return records
-
-
 def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence], int]:
     """The wanted columns that exist, and the number of rows. Image columns of tables stay in Arrow, undecoded."""
     if hasattr(records, "with_format") and hasattr(records, "column_names"):  # datasets.Dataset
@@ -303,12 +283,21 @@ def _values(column: Sequence | pa.ChunkedArray) -> Sequence:
 def _item_id(value: object, row: int) -> str:
     """Item ids are strings; integers are converted, and a missing id becomes an empty one (see `Catalogue.check`)."""
     if isinstance(value, str):
+        if _SURROGATE.search(value):
+            raise CatalogueError(f"row {row}: item_id {value!r} holds half a character; correct it")
         return value if value.strip() else ""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(value)
-    if value is None or value != value:
+    if is_missing(value):
         return ""
     raise CatalogueError(f"row {row}: an item_id is a string or an integer, got {value!r}; convert it to a string")
+
+
+def _texts(column: Sequence | pa.ChunkedArray, name: str) -> list[str]:
+    try:
+        return [_text(value) for value in _values(column)]
+    except RecursionError as error:
+        raise CatalogueError(f"column {name}: a value is nested too deeply") from error
 
 
 def _text(value: object) -> str:
@@ -319,6 +308,6 @@ def _text(value: object) -> str:
         return ", ".join(filter(None, map(_text, value)))
     if isinstance(value, dict):
         return ", ".join(f"{_text(key)}: {_text(entry)}" for key, entry in value.items() if _text(entry))
-    if value is None or value != value:
+    if is_missing(value):
         return ""
     return _BLANK.sub(" ", str(value)).strip()

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tokenization_items.remote_images import RemoteImageError, fetch_image
+
 # Longest side of an image handed out, in pixels: more than any backbone reads.
 MAX_SIDE = 1024
 # Largest image decoded, in pixels (89 MPixel, Pillow's own default): larger headers are decompression bombs.
 MAX_PIXELS = 1024**3 // 4 // 3
+# Largest file opened, in bytes: some decoders read it whole.
+MAX_FILE_BYTES = 2**29
+# Formats of pictures. Pillow knows more, and hands some of them, such as EPS, to other programs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class ImageError(ValueError):
@@ -27,13 +34,21 @@ class ImageColumn:
     Args:
         values (`Sequence` or `pyarrow.ChunkedArray`): Paths, encoded bytes, `{"bytes", "path"}` (the `Image` feature
             of `datasets`), `PIL.Image.Image`, or `None`.
-        root (`str` or `os.PathLike`, *optional*): Folder that relative paths start from.
+        root (`str` or `os.PathLike`, *optional*): Folder that paths start from and must stay in. Without it paths are
+            taken as they are, which is for paths of your own making.
+        allow_remote (`bool`, *optional*, defaults to `False`): Whether to fetch images of https addresses, each time
+            that they are asked for (see [`~tokenization_items.remote_images.fetch_image`]).
 
     Raises:
         ImageError: If a value is none of these.
     """
 
-    def __init__(self, values: Sequence | pa.ChunkedArray, root: str | os.PathLike | None = None):
+    def __init__(
+        self,
+        values: Sequence | pa.ChunkedArray,
+        root: str | os.PathLike | None = None,
+        allow_remote: bool = False,
+    ):
         if isinstance(values, pa.ChunkedArray):
             self.present = _present_in_arrow(values)
         else:
@@ -46,7 +61,7 @@ class ImageColumn:
                     f"row {odd[0]}: an image is a path, bytes, {{'bytes', 'path'}} or a PIL image, "
                     f"got {type(values[odd[0]]).__name__}"
                 )
-        self._sources = [(values, Path(root or "."))]
+        self._sources = [(values, None if root is None else Path(root), allow_remote)]
         self._source = np.zeros(len(values), dtype=np.int32)  # which source holds the image of each item
         self._row = np.arange(len(values))  # and in which row
 
@@ -57,9 +72,9 @@ class ImageColumn:
         """RGB image, its longest side at most 1024 pixels; `None` for an item without one. Raises `ImageError`."""
         if not self.present[row]:
             return None
-        values, root = self._sources[self._source[row]]
+        values, root, allow_remote = self._sources[self._source[row]]
         value = values[int(self._row[row])]
-        return open_image(value.as_py() if isinstance(value, pa.Scalar) else value, root)
+        return open_image(value.as_py() if isinstance(value, pa.Scalar) else value, root, allow_remote)
 
     def select(self, rows: np.ndarray) -> "ImageColumn":
         return self._like(self._sources, self._source[rows], self._row[rows], self.present[rows])
@@ -81,8 +96,20 @@ class ImageColumn:
         return column
 
 
+def is_missing(value: object) -> bool:
+    """Whether a cell is empty: `None`, NaN, or pandas' NA and NaT."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # whether NA differs from itself is NA
+        return True
+    except ValueError:  # arrays
+        return False
+
+
 def _is_missing(value: object) -> bool:
-    if value is None or (isinstance(value, float) and value != value):
+    if is_missing(value):
         return True
     if isinstance(value, dict):
         return not value.get("bytes") and not value.get("path")
@@ -113,43 +140,90 @@ def _filled(values: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(pc.greater(pc.binary_length(values), 0), False).to_numpy()
 
 
-def open_image(value: object, root: Path) -> Image.Image:
+def open_image(value: object, root: Path | None = None, allow_remote: bool = False) -> Image.Image:
     """
     Decodes one image.
 
     The first frame of an animation is taken, the EXIF orientation applied, transparency laid on white, 16-bit grey
-    reduced to 8 bits and every mode converted to RGB. Images are never fetched from the network.
+    reduced to 8 bits and every mode converted to RGB.
 
     Args:
         value (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`): The reference.
-        root (`Path`): Folder that relative paths start from.
+        root (`Path`, *optional*): Folder that paths start from and must stay in; without it they are taken as given.
+        allow_remote (`bool`): Whether to fetch images of https addresses. Otherwise nothing is fetched.
 
     Raises:
-        ImageError: If the image is remote, missing, broken, truncated or larger than 89 MPixel.
+        ImageError: If the image is remote, outside of `root`, missing, broken, truncated, of a format other than
+            `FORMATS`, or larger than 89 MPixel.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
         return _decode(value.copy())
-    if isinstance(value, bytes):
+    if isinstance(value, (str, os.PathLike)):
+        shown = str(value)
+        if "://" not in shown:
+            source = _file_of(value, root)
+        elif allow_remote:
+            try:
+                source = io.BytesIO(fetch_image(shown))
+            except RemoteImageError as error:
+                raise ImageError(f"remote image {shown}: {error}") from error
+        else:
+            raise ImageError(f"remote image {shown}: download it first and give its path")
+    elif isinstance(value, bytes):
         source, shown = io.BytesIO(value), "image bytes"
     else:
-        if "://" in str(value):
-            raise ImageError(f"remote image {value}: download it first and give its path")
-        source = shown = root / value
-        if not source.is_file():
-            raise ImageError(f"missing image file {source}")
+        raise ImageError(f"an image is a path, bytes or a PIL image, got {type(value).__name__}")
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=_formats()) as image:
             return _decode(image)
     except ImageError as error:
         raise ImageError(f"{error} ({shown})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"huge image: {error} ({shown})") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image, or not in a format that Pillow reads ({shown})") from error
+        raise ImageError(f"not an image, or not in one of the formats {', '.join(FORMATS)} ({shown})") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
         raise ImageError(f"broken or truncated image: {error} ({shown})") from error
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _file_of(value: str | os.PathLike, root: Path | None) -> Path:
+    """The file that a path names; a catalogue's paths must not lead out of its folder, nor may links do so."""
+    try:
+        path = Path(value) if root is None else root / value
+        if root is not None:
+            if Path(value).is_absolute() or ".." in Path(value).parts:
+                raise ImageError(f"image path {value} leads out of the folder {root}: give one within it")
+            real = path.resolve()
+            if not any(real.is_relative_to(folder) for folder in _allowed_folders(root)):
+                raise ImageError(f"image {path} is a link out of the folder: put the file itself there")
+        if not path.is_file():
+            raise ImageError(f"missing image file {path}")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"huge image file of more than {MAX_FILE_BYTES} bytes ({path})")
+    except (OSError, RuntimeError, TypeError) as error:  # a name too long, a loop of links
+        raise ImageError(f"image path {str(value)[:200]!r} cannot be opened: {error}") from error
+    except ImageError:
+        raise
+    except ValueError as error:  # characters that no file name has
+        raise ImageError(f"image path {str(value)[:200]!r} cannot be opened: {error}") from error
+    return path
+
+
+def _allowed_folders(root: Path) -> list[Path]:
+    """Where a link in a folder may lead: into the folder. Files that the Hub's client downloaded are links to its
+    `blobs/`, so those are allowed for a folder in its cache."""
+    root = root.resolve()
+    blobs = [parent.parent / "blobs" for parent in (root, *root.parents) if parent.name == "snapshots"]
+    return [root, *blobs[:1]]
 
 
 def _decode(image: Image.Image) -> Image.Image:

@@ -75,6 +75,16 @@ def load_domains(
         with PartialState().main_process_first():  # the others find it written
             written = write_all(BUILTIN_FOLDER)
         folders = [written[name] for name in builtin]
+    return [Domain.from_folder(path, k_core, check_images) for path in domain_folders(folders)]
+
+
+def domain_folders(folders: Sequence[str]) -> list[Path]:
+    """The folders of domains that these are or hold.
+
+    Raises:
+        FileNotFoundError: a folder is not there or holds no domain.
+        ValueError: two domains have one name.
+    """
     paths = []
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -87,7 +97,7 @@ def load_domains(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Domains are told apart by their folders' names, and these occur twice: {twice}.")
-    return [Domain.from_folder(path, k_core, check_images) for path in paths]
+    return paths
 
 
 def _holds_items(folder: Path) -> bool:

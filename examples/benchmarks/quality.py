@@ -13,7 +13,7 @@ python examples/benchmarks/quality.py --table_only
 
 Protocol: leave-one-out, the last 20 items of the history, all items ranked, seen items kept and masked (a line for
 each), early stopping on validation NDCG@10. Every recommender gets the same time (`--minutes`) and patience. Models
-have their published settings, but for the T5 of the generative ones, which is that of `--config` for all of them alike.
+have their published settings, but for the T5 of the generative ones, which is that of `--config` for all alike.
 """
 
 import dataclasses

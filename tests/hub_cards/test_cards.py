@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import re
 import sys
 from enum import Enum
@@ -13,16 +14,22 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hub_cards import (
+    CardError,
+    DatasetCardValues,
     Evaluation,
+    ModelCardValues,
     RecommenderCardValues,
+    SequentialCardValues,
     TokenizerCardValues,
-    render_recommender_card,
-    render_tokenizer_card,
-    write_card,
+    load_values,
+    render_card,
+    save_card,
+    values_text,
+    write_file,
 )
-from hub_cards.formatting import format_duration, markdown_list, markdown_table, plain
+from hub_cards.formatting import format_cell, format_duration, markdown_list, markdown_table, metric_name, plain
 
-RENDERERS = [(TokenizerCardValues, render_tokenizer_card), (RecommenderCardValues, render_recommender_card)]
+MODELS = [TokenizerCardValues, RecommenderCardValues, SequentialCardValues, ModelCardValues]
 RESULT = {
     "name": "UTGRec",
     "recall@10": 0.0412,
@@ -32,13 +39,18 @@ RESULT = {
     "part": "test",
     "seen": "kept",
     "max_history": 20,
-    "long_tail": [{"popularity": "[0,20)", "recall@10": 0.011}],
+    "num_short": 0,
+    "coverage@10": 0.625,
+    "long_tail": [{"popularity": "[0,20)", "recall@10": 0.011}, {"popularity": "[20,40)", "recall@10": 0.022}],
+    "cold_targets": [{"training_interactions": "[0,1)", "num_users": 0}, {"training_interactions": "[1,∞)"}],
+    "intervals": {"recall@10": (0.0391, 0.0437)},
+    "seeds": [{"recall@10": 0.5}],
 }
 
 
 def full_values(cls):
     return cls(
-        model_name="UTGRec instruments",
+        name="UTGRec instruments",
         repo_id="some-org/utgrec-instruments",
         license="cc-by-4.0",
         language="en",
@@ -52,8 +64,9 @@ def full_values(cls):
         fingerprint="0f3a9b",
         evaluations=[Evaluation.from_result("Musical Instruments", RESULT)],
         comparison=[{"model": "Popularity", "recall@10": 0.0101}],
-        long_tail=RESULT["long_tail"],
         codebooks=[{"level": 0, "size": 256, "share_used": 0.984, "perplexity": 187.25}],
+        logs=[{"step": 20, "epoch": 0.5, "loss": 7.25, "loss/text": 3.5}, {"step": 20, "eval_ndcg@10": 0.0209}],
+        tags=["amazon"],
         collisions={"collisions_before": 312, "items_moved": 156},
         training_data=[{"domain": "Instruments", "users": 57439}],
         hyperparameters={"learning_rate": 5e-4, "num_train_epochs": 200},
@@ -71,11 +84,12 @@ def snippet(card):
     return re.search(r"```python\n(.*?)```", card, flags=re.DOTALL).group(1)
 
 
-@pytest.mark.parametrize(("cls", "render"), RENDERERS)
-def test_metadata_are_what_was_given(cls, render):
-    data = ModelCard(render(full_values(cls))).data
+@pytest.mark.parametrize("cls", MODELS)
+def test_metadata_are_what_was_given(cls):
+    data = ModelCard(render_card(full_values(cls))).data
     assert data.library_name == "transformers"
-    assert data.tags == ["utgrec", "generative-recommendation"]
+    generative = [] if cls is SequentialCardValues else ["generative-recommendation"]
+    assert data.tags == ["utgrec", *generative, "sequential-recommendation", "amazon"]
     assert (data.license, data.language) == ("cc-by-4.0", "en")
     assert data.base_model == "Qwen/Qwen2-VL-2B-Instruct"
     assert data.datasets == ["some-org/amazon-2023"]
@@ -83,13 +97,14 @@ def test_metadata_are_what_was_given(cls, render):
     assert data.pipeline_tag is None
 
 
-@pytest.mark.parametrize(("cls", "render"), RENDERERS)
-def test_every_given_value_is_in_the_text(cls, render):
-    text = ModelCard(render(full_values(cls))).text
+@pytest.mark.parametrize("cls", MODELS)
+def test_every_given_value_is_in_the_text(cls):
+    text = ModelCard(render_card(full_values(cls))).text
     shown = """
         UTGRec instruments|some-org/utgrec-instruments|Adapted from five domains.|256 × 512 × 512|24587|4600321|0f3a9b
         aca78372505e6cb469c4fa6a35c60265b00ff5a4|Musical Instruments|0.0412|0.0213|24773|leave-one-out|seen: kept
-        max_history: 20|Popularity|0.0101|[0,20)|0.0110|0.9840|187.2|collisions_before: 312|items_moved: 156|57439
+        max history: 20|Popularity|0.0101|[0,20)|0.0110|0.9840|187.2|collisions_before: 312|items_moved: 156|57439
+        [0.0391, 0.0437]|7.25|3.5|0.0209|By popularity|0.6250|Coverage
         learning_rate: 0.0005|num_train_epochs: 200|torch: 2.13.0|transformers: 5.23.0|1 accelerator with 80 GB
         1 h 23 min 45 s|2504.04405
     """
@@ -99,15 +114,14 @@ def test_every_given_value_is_in_the_text(cls, render):
 
 def test_eval_results_round_trip_with_their_protocol():
     evaluation = Evaluation.from_result("Musical Instruments", RESULT, dataset_id="some-org/amazon-2023")
-    assert evaluation.metrics == {"recall@10": 0.0412, "ndcg@10": 0.0213}
-    results = ModelCard(
-        render_recommender_card(RecommenderCardValues(model_name="m", evaluations=[evaluation]))
-    ).data.eval_results
+    assert evaluation.metrics == {"recall@10": 0.0412, "ndcg@10": 0.0213, "coverage@10": 0.625}
+    results = ModelCard(render_card(RecommenderCardValues(name="m", evaluations=[evaluation]))).data.eval_results
     assert [(r.metric_type, r.metric_name, r.metric_value) for r in results] == [
         ("recall@10", "Recall@10", 0.0412),
         ("ndcg@10", "NDCG@10", 0.0213),
     ]
-    for result in results:
+    spread = [{"interval": [0.0391, 0.0437], "confidence": 0.95}, {}]
+    for result, own in zip(results, spread, strict=True):
         assert (result.dataset_type, result.dataset_name) == ("some-org/amazon-2023", "Musical Instruments")
         assert (result.task_type, result.dataset_split) == ("sequential-recommendation", "test")
         assert result.metric_args == {
@@ -116,6 +130,7 @@ def test_eval_results_round_trip_with_their_protocol():
             "seen": "kept",
             "max_history": 20,
             "num_users": 24773,
+            **own,
         }
 
 
@@ -124,10 +139,10 @@ def test_two_protocols_on_one_data_set_stay_apart():
         Evaluation(dataset="Games", metrics={"recall@10": value}, protocol={"part": "test", "seen": seen})
         for seen, value in (("kept", 0.04), ("masked", 0.05))
     ]
-    card = render_recommender_card(RecommenderCardValues(model_name="m", evaluations=evaluations))
+    card = render_card(RecommenderCardValues(name="m", evaluations=evaluations))
     results = ModelCard(card).data.eval_results
     assert {r.metric_args["seen"]: r.metric_value for r in results} == {"kept": 0.04, "masked": 0.05}
-    assert card.index("seen: kept\n\n") < card.index("0.0400") < card.index("seen: masked\n\n") < card.index("0.0500")
+    assert card.index("0.0400") < card.index("seen: kept.\n") < card.index("0.0500") < card.index("seen: masked.\n")
 
 
 def test_domains_of_one_hub_data_set_need_a_configuration():
@@ -136,20 +151,20 @@ def test_domains_of_one_hub_data_set_need_a_configuration():
             Evaluation(dataset=name, metrics={"recall@10": 0.1}, dataset_id="org/amazon", dataset_config=config)
             for name, config in zip(("Games", "Beauty"), configs, strict=True)
         ]
-        return RecommenderCardValues(model_name="m", evaluations=evaluations)
+        return RecommenderCardValues(name="m", evaluations=evaluations)
 
     with pytest.raises(ValueError, match="'Games' and 'Beauty'.*dataset_config"):
-        render_recommender_card(values(None, None))
-    results = ModelCard(render_recommender_card(values("games", "beauty"))).data.eval_results
+        render_card(values(None, None))
+    results = ModelCard(render_card(values("games", "beauty"))).data.eval_results
     assert [r.dataset_name for r in results] == ["Games", "Beauty"]
 
 
-@pytest.mark.parametrize(("cls", "render"), RENDERERS)
-def test_nothing_is_said_of_absent_values(cls, render):
-    card = render(cls(model_name="bare", citation=None))
+@pytest.mark.parametrize("cls", MODELS)
+def test_nothing_is_said_of_absent_values(cls):
+    card = render_card(cls(name="bare", citation=None))
     header = yaml.safe_load(card.split("---\n")[1])
-    assert header == {"library_name": "transformers", "tags": ["utgrec", "generative-recommendation"]}
-    body = card.split("---\n", 2)[2]
+    assert header.keys() == {"library_name", "tags"}
+    body = re.sub("<!--.*?-->", "", card.split("---\n", 2)[2])
     assert re.findall(r"^#+ .*", re.sub(r"```.*?```", "", body, flags=re.DOTALL), flags=re.MULTILINE) == [
         "# bare",
         "## Usage",
@@ -158,70 +173,167 @@ def test_nothing_is_said_of_absent_values(cls, render):
     assert not re.search(r"\d|None|nan|\|", prose)
 
 
-@pytest.mark.parametrize(("cls", "render"), RENDERERS)
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TokenizerCardValues) if f.name != "model_name"])
-def test_each_value_can_be_absent(cls, render, field):
-    given, absent = full_values(cls), getattr(cls(model_name="x", citation=None), field)
-    card = render(dataclasses.replace(given, **{field: absent}))
-    assert card != render(given), f"{field} is never shown"
+@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize(
+    "field", [f.name for f in dataclasses.fields(ModelCardValues) if f.name not in ("name", "auto_class")]
+)
+def test_each_value_can_be_absent(cls, field):
+    given, absent = full_values(cls), getattr(cls(name="x", citation=None), field)
+    card = render_card(dataclasses.replace(given, **{field: absent}))
+    assert card != render_card(given), f"{field} is never shown"
     assert "None" not in card and "\n\n\n" not in card
 
 
 def test_unmeasured_numbers_are_left_out():
     values = RecommenderCardValues(
-        model_name="m",
-        evaluations=[Evaluation(dataset="Games", metrics={"recall@10": float("nan"), "ndcg@10": 0.02})],
+        name="m",
+        evaluations=[
+            Evaluation(
+                dataset="Games",
+                metrics={"recall@10": float("nan"), "ndcg@10": 0.02},
+                deviations={"ndcg@10": None},
+                slices={
+                    "long_tail": [{"popularity": "[0,20)", "recall@10": None}, {"popularity": "x", "recall@10": 0.5}]
+                },
+            )
+        ],
         codebooks=[{"level": 0, "perplexity": float("nan")}],
-        long_tail=[{"popularity": "[0,20)", "recall@10": None}, {"popularity": "[20,∞)", "recall@10": 0.5}],
         training_seconds=float("nan"),
     )
-    card = render_recommender_card(values)
+    card = render_card(values)
     assert [r.metric_type for r in ModelCard(card).data.eval_results] == ["ndcg@10"]
     assert "nan" not in card and "perplexity" not in card and "Time:" not in card
-    assert "| [0,20) | – |" in card and "| [20,∞) | 0.5000 |" in card
+    assert "| [0,20) | – |" in card and "| x | 0.5000 |" in card
 
 
 def test_numbers_of_numpy_become_plain_yaml():
     evaluation = Evaluation.from_result("Games", {"recall@10": np.float64(0.25), "num_users": np.int64(7)})
-    card = render_recommender_card(RecommenderCardValues(model_name="m", evaluations=[evaluation]))
+    card = render_card(RecommenderCardValues(name="m", evaluations=[evaluation]))
     metric = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]
     assert metric["value"] == 0.25 and metric["args"] == {"num_users": 7}
 
 
-@pytest.mark.parametrize(("cls", "render"), RENDERERS)
-def test_the_usage_snippet_runs_as_it_stands(cls, render, monkeypatch):
-    for name in ("modeling_utgrec", "tokenization_items", "transformers"):
+@pytest.mark.parametrize("cls", [*MODELS, DatasetCardValues])
+def test_the_usage_snippet_runs_as_it_stands(cls, monkeypatch):
+    known = "modeling_utgrec tokenization_items tokenization_items.catalogue transformers huggingface_hub trainers"
+    for name in [*known.split(), "trainers.sequential_recommender", "trainers.interactions"]:
         monkeypatch.setitem(sys.modules, name, MagicMock())
-    code = snippet(render(full_values(cls)))
+    sys.modules["transformers"].AutoConfig.from_pretrained.return_value.num_items = 3
+    sys.modules["huggingface_hub"].snapshot_download.return_value = "folder"
+    values = DatasetCardValues(name="d", repo_id="o/d") if cls is DatasetCardValues else full_values(cls)
+    code = snippet(render_card(values))
     exec(compile(ast.parse(code), "card", "exec"), {})  # a name that the snippet does not define would raise
-    loaded = sys.modules["tokenization_items"].UniversalItemTokenizer.from_pretrained
-    loaded.assert_called_once_with("some-org/utgrec-instruments")
+    assert json.dumps(values.repo_id) in code
+
+
+def test_a_recommender_of_several_catalogues_asks_for_yours():
+    card = render_card(RecommenderCardValues(name="m", repo_id="o/m"))
+    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "examples/finetune.py" in card
+    assert "your-items" not in render_card(RecommenderCardValues(name="m", num_items=3))
 
 
 def test_auto_class_is_used():
-    code = snippet(render_recommender_card(RecommenderCardValues(model_name="m", auto_class="AutoModelForCausalLM")))
+    code = snippet(render_card(RecommenderCardValues(name="m", auto_class="AutoModelForCausalLM")))
     assert "from transformers import AutoModelForCausalLM\n" in code and "Seq2Seq" not in code
     assert 'AutoModelForCausalLM.from_pretrained(".")' in code
 
 
-def test_write_card_replaces_the_file_and_leaves_nothing_else(tmp_path):
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     folder = tmp_path / "model"
-    assert write_card(folder, "old") == folder / "README.md"
-    write_card(folder, "new – card")
+    assert write_file(folder / "README.md", "old") == folder / "README.md"
+    write_file(folder / "README.md", "new – card")
     assert [p.name for p in folder.iterdir()] == ["README.md"]
     assert (folder / "README.md").read_text(encoding="utf-8") == "new – card"
 
 
-def test_write_card_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    write_card(tmp_path, "old")
+def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
+    write_file(tmp_path / "README.md", "old")
 
     def fail(*_):
         raise OSError("disk")
 
     monkeypatch.setattr("hub_cards.cards.os.replace", fail)
     with pytest.raises(OSError, match="disk"):
-        write_card(tmp_path, "new")
+        write_file(tmp_path / "README.md", "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("README.md", "old")]
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_every_number_of_a_card_is_in_the_file_beside_it(cls, tmp_path):
+    """Numbers of the tables and lists are those of card_values.json, rounded as cells are."""
+    path = save_card(tmp_path, full_values(cls))
+    assert untraceable(path.read_text(), json.loads((tmp_path / "card_values.json").read_text())) == set()
+    text = path.read_text().replace("0.0412", "0.0413").replace("57439", "57440")
+    assert untraceable(text, json.loads((tmp_path / "card_values.json").read_text())) == {"0.0413", "57440"}
+
+
+def untraceable(card, values):
+    """Numbers that a card shows (outside of code, comments and units of time) and the values do not hold."""
+    card = re.sub(r"```.*?```|<!--.*?-->|^Time: [^\n]*$|!\[.*?\]\(.*?\)", "", card, flags=re.DOTALL | re.MULTILINE)
+    number = r"(?<![\w.@])-?\d+(?:\.\d+)*(?:e-?\d+)?(?![\w.])"
+    held = set()
+
+    def collect(value):
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                held.update(re.findall(number, key))
+                collect(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                collect(entry)
+        elif isinstance(value, str):
+            held.update(re.findall(number, value))
+        elif value is not None:
+            held.update({str(value), format_cell(float(value)), format_cell(value)})
+
+    collect(values)
+    return set(re.findall(number, card)) - held - {"95", "0.95"}  # of the intervals
+
+
+def test_values_come_back_as_they_were_saved(tmp_path):
+    values = full_values(RecommenderCardValues)
+    save_card(tmp_path, values)
+    loaded = load_values(tmp_path)
+    assert isinstance(loaded, RecommenderCardValues)
+    assert values_text(loaded) == values_text(values) and render_card(loaded) == render_card(values)
+    assert load_values(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "3", "{}", '{"card": "cake"}', '{"card": "network", "nme": 1}', '{"card": "network"}', "[" * 9999]
+    + ['{"card": "network", "name": "n", "evaluations": [{"x": 1}]}', '{"card": ["network"], "name": "n"}'],
+)
+def test_a_file_of_values_that_is_none_is_an_error_of_ours(tmp_path, text):
+    (tmp_path / "card_values.json").write_text(text)
+    with pytest.raises(CardError, match="does not hold the values of a card"):
+        load_values(tmp_path)
+
+
+def test_the_card_of_a_data_set():
+    values = DatasetCardValues(
+        name="Office",
+        repo_id="o/office",
+        license="cc0-1.0",
+        domains=[{"Domain": "office", "folder": "office", "Items": 1000}],
+        configs=[{"config_name": "office-items", "data_files": "office/items.parquet"}],
+        columns=[{"Table": "items", "Column": "item_id", "Meaning": "identifier"}],
+        preparation=[{"Setting": "k core", "Value": 5}],
+        sources=[{"File": "raw.json.gz", "Bytes": 12345, "SHA-256": "ab"}],
+        dropped=[{"Of": "items", "Reason": "no text", "Count": 77}],
+        num_rows=19_377,
+    )
+    card = render_card(values)
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert (header["pretty_name"], header["license"], header["size_categories"]) == (
+        "Office",
+        "cc0-1.0",
+        ["10K<n<100K"],
+    )
+    assert header["configs"] == [{"config_name": "office-items", "data_files": "office/items.parquet"}]
+    for shown in ("1000", "identifier", "| k core | 5 |", "raw.json.gz", "12345", "| no text | 77 |"):
+        assert shown in card
+    assert 'snapshot_download("o/office", repo_type="dataset") + "/office"' in card
 
 
 def test_table_columns_and_cells():
@@ -240,6 +352,11 @@ def test_list_and_plain_values():
     assert plain({"a": np.array([1, 2]), "b": (np.float32(0.5), float("inf"))}) == {"a": [1, 2], "b": [0.5, None]}
     assert type(plain(np.float64(0.5))) is float and type(plain(np.str_("x"))) is str
     assert plain(Color.RED) == "red"
+    assert [metric_name(key) for key in ("ndcg@10", "mrr@5", "identifier_recall@5")] == [
+        "NDCG@10",
+        "MRR@5",
+        "Identifier recall@5",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import modeling_utgrec.item_rules as item_rules
 from modeling_utgrec.generation_items import constrained_beam_search
 from modeling_utgrec.item_rules import ItemRules
 from modeling_utgrec.item_trie import ItemTrie
@@ -127,6 +128,16 @@ def test_rules_of_kinds_are_selected_for_users(prefix_step):
     assert torch.equal(part[0], constrained_beam_search(step, trie, 5, 8, ItemRules(
         trie, kinds[users][[2, 1, 2]] & stock, deny=seen[[2, 1, 2]]
     ))[0])  # fmt: skip
+
+
+def test_large_masks_are_summed_in_parts(monkeypatch):
+    trie = make_trie(60)
+    mask = torch.rand(5, 60, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = ItemRules(trie, allow=mask)._masks.counts
+    monkeypatch.setattr(item_rules, "ENTRIES_AT_ONCE", 130)
+    parts = ItemRules(trie, allow=mask)._masks.counts
+    assert all(map(torch.equal, whole, parts)) and [len(counts) for counts in parts] == [5, 5, 5]
+    assert whole[0].sum(dim=1).tolist() == mask.sum(dim=1).tolist()
 
 
 def test_one_row_holds_for_any_number_of_users(prefix_step):

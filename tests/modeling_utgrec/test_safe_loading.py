@@ -135,6 +135,8 @@ def test_weights_of_a_recommender(recommender, tmp_path, place, content, cut):
         {"num_levels": 10**9},
         {"backbone_config": {"text_config": {"num_hidden_layers": 10**12}}},
         {"vision_config": {"depth": 2000}},
+        {"num_labels": 10**12},
+        {"diffusion_steps": 10**12},
     ],
 )
 def test_sizes_that_never_end(values):

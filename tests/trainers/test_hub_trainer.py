@@ -1,0 +1,239 @@
+"""Trainings and the Hub: what is sent, what is not, cards, and taking up a training from there."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from transformers import set_seed
+
+from hub_cards import load_values
+from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRecForConditionalGeneration
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_index import ItemIndex
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.hub_trainer import hub_checkpoint
+from trainers.interactions import CoOccurrenceGraph, Interactions
+from trainers.item_pairs import ItemPairs
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+from trainers.next_item import NextItemWindows
+from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
+
+IDS = [f"item{row}" for row in range(10)]
+QUIET = {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "dataloader_pin_memory": False}
+
+
+def make_interactions():
+    rng = np.random.default_rng(0)
+    return Interactions.from_sequences([[IDS[i] for i in rng.permutation(10)[:6]] for _ in range(24)], IDS)
+
+
+def make_recommender(seed=0):
+    set_seed(seed)
+    sizes = dict(d_model=8, d_ff=8, num_heads=2, d_kv=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1)
+    config = UTGRecConfig(root_codebook_size=4, leaf_codebook_size=4, item_tokenizer_fingerprint="f00d", **sizes)
+    return UTGRecForConditionalGeneration(config)
+
+
+def make_trainer(folder, **changes):
+    interactions = make_interactions()
+    codes = np.stack(np.unravel_index(np.arange(10) * 5, (4, 4, 4)), axis=1)
+    index = ItemIndex([4] * 3, [2, 6, 6])
+    index.assign(IDS, codes)
+    evaluation = EvaluationData(interactions, index)
+    windows = NextItemWindows(interactions.training_part(), evaluation.token_table, max_history=4)
+    values = dict(per_device_train_batch_size=36, num_beams=4, max_history=4, num_train_epochs=2, save_strategy="no")
+    args = RecommenderTrainingArguments(str(folder), **QUIET | values | changes)
+    return RecommenderTrainer(make_recommender(), args, windows, evaluation)
+
+
+def files_of(repo_id):
+    return set(HfApi().list_repo_files(repo_id)) - {".gitattributes"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    trainer = make_trainer(folder, eval_strategy="epoch", learning_rate=0.01)
+    trainer.train()
+    trainer.save_model()
+    return trainer, folder
+
+
+def test_a_save_holds_card_index_and_no_pickle(trained):
+    trainer, folder = trained
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"README.md", "card_values.json", "model.safetensors", "plots/losses.png"} <= names
+    assert {"item_index.safetensors", "item_ids.json", "item_tokenizer_config.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt"))]
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    tokenizer.check_recommender(UTGRecForConditionalGeneration.from_pretrained(folder))
+    assert tokenizer.max_history == 4 and tokenizer.index.item_ids == IDS
+
+
+def test_the_card_says_what_the_training_measured(trained):
+    trainer, folder = trained
+    card, values = ModelCard.load(folder / "README.md"), load_values(folder)
+    history = trainer.state.log_history
+    assert values.logs == history and values.num_items == 10 and values.fingerprint == "f00d"
+    last = [entry for entry in history if "eval_ndcg@10" in entry][-1]
+    (evaluation,) = values.evaluations
+    assert evaluation.metrics == {k[5:]: v for k, v in last.items() if re.match(r"eval_(recall|ndcg|mrr)@", k)}
+    assert evaluation.protocol["part"] == "validation" and evaluation.num_users == 24
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == evaluation.metrics
+    assert values.hyperparameters["learning_rate"] == 0.01 and values.hyperparameters["d_model"] == 8
+    assert values.hyperparameters["global_train_batch_size"] == 36 and "output_dir" not in values.hyperparameters
+    assert values.training_seconds == history[-1]["train_seconds"] > 0
+    assert str(folder) not in (folder / "README.md").read_text() + (folder / "card_values.json").read_text()
+
+
+def test_the_best_step_counts_when_its_weights_were_loaded(tmp_path):
+    both = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 4}
+    trainer = make_trainer(tmp_path, learning_rate=0.03, greater_is_better=False, **both)  # an early one is the best
+    trainer.train()
+    entries = {e["step"]: e["eval_ndcg@10"] for e in trainer.state.log_history if "eval_ndcg@10" in e}
+    best = trainer.state.best_global_step
+    assert len(set(entries.values())) > 1 and best != max(entries)
+    (evaluation,) = trainer.card_values().evaluations
+    assert evaluation.metrics["ndcg@10"] == entries[best] and evaluation.protocol["step"] == best
+    trainer.evaluate(part="test")
+    assert trainer.card_values().evaluations[0].metrics["ndcg@10"] == entries[best]
+
+
+def test_changes_to_the_card_survive_every_save(tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="epoch")
+    trainer.save_model()
+    card = tmp_path / "README.md"
+    text = card.read_text().replace("library_name:", "pipeline_tag: other\nlibrary_name:") + "\n## Mine\n\nMy words.\n"
+    card.write_text(text)
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-2"):
+        new = ModelCard.load(folder / "README.md")
+        assert new.data.pipeline_tag == "other" and "My words." in new.text and "Training loss" in new.text
+
+
+def test_a_card_that_cannot_be_written_does_not_stop_a_training(tmp_path):
+    (tmp_path / "README.md").write_text("---\ntags: [a\n---\nMine")
+    trainer = make_trainer(tmp_path)
+    trainer.save_model()
+    assert (tmp_path / "README.md").read_text() == "---\ntags: [a\n---\nMine"
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_sequential_recommender_has_a_card_too(tmp_path):
+    interactions = make_interactions()
+    model = SASRecForNextItem(SASRecConfig(num_items=10, hidden_size=8, num_heads=1, num_layers=1, max_history=4))
+    args = SequentialTrainingArguments(str(tmp_path), **QUIET | {"max_steps": 2, "save_strategy": "no"})
+    trainer = SequentialTrainer(model, args, interactions.training_part(), interactions)
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model()
+    assert "scores every item" in (tmp_path / "README.md").read_text()
+    assert load_values(tmp_path).evaluations[0].metrics["ndcg@10"] > 0
+
+
+def test_an_item_tokenizers_checkpoint_is_an_item_tokenizer(tmp_path, make_network, tiny_bert):
+    titles = ["red string", "blue oak", "steel bow", "amp case", "drum reed", "violin stand"]
+    catalogue = Catalogue.from_records([{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)])
+    sequences = Interactions.from_sequences([[f"i{row}" for row in range(6)]], catalogue.item_ids)
+    network, processor = make_network(tiny_bert, latent_channels=None)
+    pairs = ItemPairs(catalogue, CoOccurrenceGraph.from_interactions(sequences), processor, None, seed=0)
+    values = {"per_device_train_batch_size": 3, "max_steps": 2, "save_strategy": "no"}
+    args = ItemTokenizerTrainingArguments(str(tmp_path), **QUIET | values)
+    trainer = ItemTokenizerTrainer(network, args, pairs)
+    trainer.card_facts["license"] = "mit"
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model()
+    tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == 0
+    tokenizer.add_items(catalogue)
+    assert tokenizer.decode(tokenizer.encode("i3")) == "i3"
+    values, last = load_values(tmp_path), trainer.state.log_history[-1]
+    assert [row["Perplexity"] for row in values.codebooks] == [last[f"eval_perplexity_{level}"] for level in range(3)]
+    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
+
+
+@pytest.mark.hub
+def test_every_save_is_pushed_with_card_and_index_and_without_pickles(hub, tmp_path):
+    repo_id = hub.new_repo("every-save")
+    settings = {"push_to_hub": True, "hub_model_id": repo_id, "hub_private_repo": True, "hub_token": "hf_owner"}
+    trainer = make_trainer(tmp_path / "run", save_strategy="epoch", hub_always_push=True, **settings)
+    trainer.train()
+    pushed = files_of(repo_id)
+    assert {"README.md", "card_values.json", "plots/losses.png", "model.safetensors", "item_ids.json"} <= pushed
+    assert not [name for name in pushed if name.endswith((".bin", ".pt", ".pth")) or "checkpoint-" in name]
+    trainer.push_to_hub()
+    assert HfApi().model_info(repo_id).private
+    folder = snapshot_download(repo_id)
+    model = UTGRecForConditionalGeneration.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trainer.model.parameters(), strict=True))
+    UniversalItemTokenizer.from_pretrained(folder).check_recommender(model)
+    assert f'from_pretrained("{repo_id}")' in ModelCard.load(repo_id).text
+    assert "training_args.bin" not in files_of(repo_id)
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("strategy, folder", [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-2")])
+def test_a_training_goes_on_from_the_hub(hub, tmp_path, strategy, folder):
+    repo_id = hub.new_repo("resume")
+    whole = make_trainer(tmp_path / "whole")
+    whole.train()
+    settings = {"push_to_hub": True, "hub_model_id": repo_id, "hub_strategy": strategy, "hub_always_push": True}
+    first = make_trainer(tmp_path / "first", save_strategy="epoch", save_total_limit=1, **settings)
+    first.train()
+    assert f"{folder}/optimizer.pt" in files_of(repo_id)
+    assert not [name for name in files_of(repo_id) if "training_args" in name]
+    assert hub_checkpoint(repo_id).endswith("last-checkpoint" if strategy == "checkpoint" else "checkpoint-4")
+    if strategy == "all_checkpoints":
+        HfApi().delete_folder("checkpoint-4", repo_id)  # now at step 2 of 4
+        second = make_trainer(tmp_path / "second")
+        second.train(resume_from_checkpoint=repo_id)
+        assert second.state.global_step == 4
+        pairs = zip(whole.model.parameters(), second.model.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        seconds = [entry["train_seconds"] for entry in second.state.log_history]
+        assert seconds == sorted(seconds) and len(seconds) == 5, "the time goes on too"
+
+
+@pytest.mark.hub
+def test_a_card_that_was_changed_on_the_hub_is_kept(hub, tmp_path):
+    repo_id = hub.new_repo("edited")
+    api = HfApi()
+    api.create_repo(repo_id)
+    api.upload_file(
+        repo_id=repo_id, path_or_fileobj=b"---\nlicense: mit\n---\n\nOurs, by hand.\n", path_in_repo="README.md"
+    )
+    trainer = make_trainer(tmp_path, push_to_hub=True, hub_model_id=repo_id)
+    trainer.push_to_hub()
+    card = ModelCard.load(repo_id)
+    assert card.data.license == "mit" and card.data.library_name == "transformers"
+    assert card.text.strip() == "Ours, by hand."
+
+
+@pytest.mark.hub
+def test_what_cannot_be_resumed_says_why(hub, tmp_path):
+    repo_id = hub.new_repo("no-checkpoint")
+    HfApi().create_repo(repo_id)
+    with pytest.raises(ValueError, match='holds no checkpoint.*hub_strategy="checkpoint"'):
+        make_trainer(tmp_path).train(resume_from_checkpoint=repo_id)
+    with pytest.raises(ValueError, match="neither a folder nor a repository"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=f"{hub.namespace}/nothing-there")
+    with pytest.raises(ValueError, match="neither a folder nor a repository"):
+        make_trainer(tmp_path).train(resume_from_checkpoint="../some/where/else")
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path / "run", save_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    torch.save(trainer.model.state_dict(), checkpoint / "pytorch_model.bin")
+    make_trainer(tmp_path / "run").train(resume_from_checkpoint=str(checkpoint))  # beside safetensors it is not read
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="pytorch_model.bin, a pickle: opening one can run any code"):
+        make_trainer(tmp_path / "run").train(resume_from_checkpoint=str(checkpoint))
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 2

@@ -1,0 +1,279 @@
+"""What our Trainers share about the Hub: cards of the training, pushes without pickles, resuming from there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    HubStrategy,
+    SaveStrategy,
+    TrainOutput,
+)
+from transformers.utils import PushInProgress, logging
+
+from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
+from hub_cards.formatting import plain
+from modeling_utgrec.safe_loading import only_safetensors
+from trainers.publishing import ALLOWED, LEFT_OUT, published_files, send_folder
+from trainers.training_record import codebook_rows, hardware, hyperparameters, last_entry, versions
+
+logger = logging.get_logger(__name__)
+
+LAST_CHECKPOINT = "last-checkpoint"  # where hub_strategy="checkpoint" keeps the latest one
+_NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+
+
+class HubTrainer(Trainer):
+    """
+    A [`~transformers.Trainer`] that is at home on the Hub.
+
+    Every save writes a card beside the weights, from what was measured so far: `README.md`, its pictures, and
+    `card_values.json` with every number in full. Changes that people make to the card in `output_dir`, or on the Hub
+    before the training starts, are kept (see [`hub_cards.edits`]). `push_to_hub`, `hub_model_id`, `hub_strategy` and
+    the other `hub_*` arguments mean what they mean in transformers, but for pickles: `training_args.bin`, which would
+    hold an access token if one was given, is neither kept nor sent.
+
+    `train(resume_from_checkpoint="org/name")` takes up a training where a push with `hub_strategy="checkpoint"` or
+    `"all_checkpoints"` left it. Its weights must be safetensors. The state of optimizer and random numbers is in
+    torch's own format, which is read by a loader that makes nothing but tensors and plain values.
+
+    Attributes:
+        card_facts (`dict`): what the card says that a training does not know, by the names of
+            [`~hub_cards.ModelCardValues`]: `license`, `training_data`, `evaluations`, ...
+    """
+
+    card_class: type[ModelCardValues] = ModelCardValues
+
+    def __init__(self, *args, **kwargs):
+        self.card_facts: dict[str, Any] = {}
+        self._best_is_loaded = False
+        self._seconds_before: float | None = None
+        self._began: float | None = None
+        super().__init__(*args, **kwargs)
+
+    def card_values(self) -> ModelCardValues:
+        """What the card says: what was measured, and `card_facts`."""
+        config, logs = self.model.config, self.state.log_history
+        name = getattr(config, "backbone_name_or_path", None)
+        seconds = last_entry(logs, "train_seconds")
+        measured = {
+            "name": (self.args.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2],
+            "repo_id": self.hub_model_id,
+            "base_model": name if name and "/" in name and is_repository(name) and not Path(name).exists() else None,
+            "num_parameters": self.model.num_parameters() or None,
+            "hyperparameters": hyperparameters(self.args, config),
+            "versions": versions(),
+            "hardware": hardware(self.args),
+            "training_seconds": seconds["train_seconds"] if seconds else None,
+            "logs": [plain(entry) for entry in logs],
+        }
+        if hasattr(config, "level_sizes"):
+            measured |= {"level_sizes": list(config.level_sizes), "codebooks": codebook_rows(logs, config.level_sizes)}
+        return replace(self.card_class(**measured), **self.card_facts)
+
+    def save_card(self, folder: str | os.PathLike | None = None) -> None:
+        """Writes the card of the training so far to a folder, by default `output_dir`. A card that cannot be written
+        is no reason to stop a training: a warning says why."""
+        folder = self.args.output_dir if folder is None else folder
+        try:
+            # Of checkpoints, only those that are sent get pictures: nobody looks at the others.
+            draw = self.args.push_to_hub or not _NUMBERED.fullmatch(Path(folder).name)
+            save_card(folder, self.card_values(), old=self.args.output_dir, draw=draw)
+        except ValueError as error:
+            logger.warning(f"{folder}: the card was not written. {error}")
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset_tags: str | list[str] | None = None,
+    ) -> None:
+        """Writes the card to `output_dir`; a push calls this. Arguments are as transformers' and become `card_facts`,
+        but for a name that is there."""
+        if not self.is_world_process_zero():
+            return
+        given = {"language": language, "license": license, "base_model": finetuned_from, "name": model_name}
+        given |= {"tags": _list(tags), "datasets": _list(dataset_tags)}
+        if "name" in self.card_facts:
+            del given["name"]
+        self.card_facts |= {name: value for name, value in given.items() if value}
+        self.save_card()
+
+    def push_folder(
+        self,
+        folder: str | os.PathLike,
+        commit_message: str = "End of training",
+        network: Mapping[str, str] | None = None,
+    ) -> CommitInfo:
+        """
+        Sends a finished folder to the training's repository, which is made if need be.
+
+        Args:
+            folder, network: see [`~trainers.publishing.send_folder`].
+            commit_message: of the commit.
+
+        Raises:
+            PublishingError: if the folder holds what must not be published.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo()
+        self._finish_current_push()
+        args = self.args
+        return send_folder(
+            folder,
+            self.hub_model_id,
+            commit_message,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            network=network,
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        super().init_hf_repo(token, private)
+        card = Path(self.args.output_dir) / CARD_FILE
+        if not self.is_world_process_zero() or card.exists():
+            return
+        try:  # somebody may have written there what is to be kept
+            token = token or self.args.hub_token
+            found = hf_hub_download(self.hub_model_id, CARD_FILE, revision=self.args.hub_revision, token=token)
+        except HfHubHTTPError:  # neither a card nor the branch
+            return
+        card.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, card)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._began is not None:
+            if self._seconds_before is None:  # those of the training that was resumed
+                earlier = last_entry(self.state.log_history, "train_seconds")
+                self._seconds_before = earlier["train_seconds"] if earlier else 0.0
+            logs["train_seconds"] = round(self._seconds_before + time.perf_counter() - self._began, 2)
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint` may also be a repository of the Hub.
+
+        Raises:
+            ValueError: the checkpoint is neither a folder nor a repository with one, or its weights are pickles.
+        """
+        if isinstance(resume_from_checkpoint, str) and not Path(resume_from_checkpoint).is_dir():
+            with self.args.main_process_first(desc="download of the checkpoint"):
+                resume_from_checkpoint = hub_checkpoint(
+                    resume_from_checkpoint, self.args.hub_revision, self.args.hub_token
+                )
+        self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            self._began = None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which have formats of their own
+            only_safetensors(resume_from_checkpoint, {})
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._best_is_loaded = True
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            self.save_card(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As transformers' method, with all that a checkpoint holds (card, item index, processor) and no pickles but
+        the state that a resumed training needs."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        whole = self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if whole and self.args.save_total_limit is not None:
+                self._finish_current_push()  # the checkpoint that is being sent may be deleted next
+            elif not self.args.hub_always_push:
+                return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder, output = Path(checkpoint_folder), Path(self.args.output_dir)
+        for name in published_files(folder):
+            if name != TRAINER_STATE_NAME:  # which names folders of this machine; the card has its numbers
+                (output / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, output / name)
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        place = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch)}"
+        message = f"Training in progress, {place}"
+        push = partial(
+            HfApi().upload_folder,
+            repo_id=self.hub_model_id,
+            token=self.args.hub_token,
+            revision=self.args.hub_revision,
+            run_as_future=True,
+        )
+        jobs = [push(folder_path=output, commit_message=message, allow_patterns=ALLOWED, ignore_patterns=[*LEFT_OUT])]
+        if whole:
+            last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            jobs.append(
+                push(
+                    folder_path=folder,
+                    path_in_repo=LAST_CHECKPOINT if last else folder.name,
+                    commit_message=f"{message}, checkpoint",
+                    ignore_patterns=[TRAINING_ARGS_NAME],
+                )
+            )
+        if self.push_in_progress is None or self.push_in_progress.is_done():
+            self.push_in_progress = PushInProgress(jobs)
+        else:
+            self.push_in_progress.jobs.extend(jobs)
+
+
+def hub_checkpoint(repo_id: str, revision: str | None = None, token: str | None = None) -> str:
+    """
+    Downloads the latest checkpoint that a training pushed, and returns its folder.
+
+    Raises:
+        ValueError: if there is no such repository, or no checkpoint in it.
+    """
+    try:
+        files = HfApi().list_repo_files(repo_id, revision=revision, token=token)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(f"{repo_id} is neither a folder nor a repository that can be read: {error}") from error
+    suffix = f"/{TRAINER_STATE_NAME}"
+    folders = [name.removesuffix(suffix) for name in files if name.endswith(suffix) and name.count("/") == 1]
+    numbered = {int(found[1]): found[0] for found in map(_NUMBERED.fullmatch, folders) if found}
+    if LAST_CHECKPOINT in folders:
+        folder = LAST_CHECKPOINT
+    elif numbered:
+        folder = numbered[max(numbered)]
+    else:
+        raise ValueError(
+            f'{repo_id} holds no checkpoint to resume from: train with push_to_hub and hub_strategy="checkpoint".'
+        )
+    path = snapshot_download(
+        repo_id,
+        revision=revision,
+        token=token,
+        allow_patterns=[f"{folder}/*"],
+        ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
+    )
+    return str(Path(path) / folder)
+
+
+def _list(values: str | list[str] | None) -> list[str] | None:
+    return [values] if isinstance(values, str) else values
