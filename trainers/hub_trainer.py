@@ -250,9 +250,12 @@ def hub_checkpoint(repo_id: str, revision: str | None = None, token: str | None 
     Raises:
         ValueError: if there is no such repository, or no checkpoint in it.
     """
+    api = HfApi(token=token)
     try:
-        files = HfApi().list_repo_files(repo_id, revision=revision, token=token)
-    except (HfHubHTTPError, HFValidationError) as error:
+        if "/" not in repo_id:  # as when it was made: the user's
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        files = api.list_repo_files(repo_id, revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(f"{repo_id} is neither a folder nor a repository that can be read: {error}") from error
     suffix = f"/{TRAINER_STATE_NAME}"
     folders = [name.removesuffix(suffix) for name in files if name.endswith(suffix) and name.count("/") == 1]

@@ -1,7 +1,9 @@
 """Trainings and the Hub: what is sent, what is not, cards, and taking up a training from there."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +163,8 @@ def test_an_item_tokenizers_checkpoint_is_an_item_tokenizer(tmp_path, make_netwo
 @pytest.mark.hub
 def test_every_save_is_pushed_with_card_and_index_and_without_pickles(hub, tmp_path):
     repo_id = hub.new_repo("every-save")
-    settings = {"push_to_hub": True, "hub_model_id": repo_id, "hub_private_repo": True, "hub_token": "hf_owner"}
+    token = os.environ["HF_TOKEN"]
+    settings = {"push_to_hub": True, "hub_model_id": repo_id, "hub_private_repo": True, "hub_token": token}
     trainer = make_trainer(tmp_path / "run", save_strategy="epoch", hub_always_push=True, **settings)
     trainer.train()
     pushed = files_of(repo_id)
@@ -175,6 +178,8 @@ def test_every_save_is_pushed_with_card_and_index_and_without_pickles(hub, tmp_p
     UniversalItemTokenizer.from_pretrained(folder).check_recommender(model)
     assert f'from_pretrained("{repo_id}")' in ModelCard.load(repo_id).text
     assert "training_args.bin" not in files_of(repo_id)
+    for place in (Path(folder), tmp_path):
+        assert not [path for path in place.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 
 
 @pytest.mark.hub
@@ -189,6 +194,7 @@ def test_a_training_goes_on_from_the_hub(hub, tmp_path, strategy, folder):
     assert f"{folder}/optimizer.pt" in files_of(repo_id)
     assert not [name for name in files_of(repo_id) if "training_args" in name]
     assert hub_checkpoint(repo_id).endswith("last-checkpoint" if strategy == "checkpoint" else "checkpoint-4")
+    assert hub_checkpoint(repo_id.partition("/")[2]) == hub_checkpoint(repo_id), "one's own, by its name alone"
     if strategy == "all_checkpoints":
         HfApi().delete_folder("checkpoint-4", repo_id)  # now at step 2 of 4
         second = make_trainer(tmp_path / "second")
