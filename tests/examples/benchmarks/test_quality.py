@@ -1,0 +1,62 @@
+"""The quality table on a tiny domain: lines for each run, none run twice, and the table."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def domain(tmp_path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    items = [{"item_id": f"i{row}", "title": f"item {row}"} for row in range(12)]
+    rng = np.random.default_rng(0)
+    users = [{"user_id": f"u{user}", "items": [f"i{(start + step) % 12}" for step in range(6)]}
+             for user, start in enumerate(rng.integers(0, 12, 20))]  # fmt: skip
+    for name, rows in (("items", items), ("sequences", users)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(monkeypatch, capsys, *argv) -> str:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", ["quality.py", *map(str, argv)])
+    try:
+        runpy.run_path(str(BENCHMARKS / "quality.py"), run_name="__main__")
+    finally:
+        sys.modules.pop("recipes", None)
+    return capsys.readouterr().out
+
+
+def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "quality.jsonl"
+    flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", "--minutes", "0.02"]
+    run(monkeypatch, capsys, *flags, "--models", "popularity", "sasrec", "--seeds", "0", "1")
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    runs = [(line["model"], line["seed"], line["mask_seen"]) for line in lines]
+    # a floor has no seeds
+    assert runs == [(model, seed, seen) for model, seed in (("popularity", 0), ("sasrec", 0), ("sasrec", 1))
+                    for seen in (False, True)]  # fmt: skip
+    for line in lines:
+        assert line["domain"] == "tiny" and 0 <= line["recall@5"] <= line["recall@10"] <= 1
+        assert line["validation"].keys() >= {"recall@10", "ndcg@10"} and len(line["intervals"]["ndcg@10"]) == 2
+        assert str(tmp_path) not in line["command"] and line["device"]
+    assert lines[2]["parameters"] > 0 and lines[0]["parameters"] == 0
+
+    before = results.read_text()
+    shown = run(monkeypatch, capsys, *flags, "--models", "sasrec", "item-transitions", "--seeds", "0", "1")
+    assert shown.count("done before") == 2 and results.read_text().startswith(before)
+    assert len(results.read_text().splitlines()) == 8
+    table = run(monkeypatch, capsys, "--table_only", "--results", results)
+    assert "### tiny" in table and "| sasrec | 2 |" in table and "| item-transitions | 1 |" in table
+
+
+def test_unknown_model(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="unknown sasrek"):
+        run(monkeypatch, capsys, "--models", "sasrek", "--results", tmp_path / "none")
