@@ -12,7 +12,7 @@ from .configuration_sasrec import SASRecConfig
 from .configuration_sequential import SequentialConfig
 from .configuration_utgrec import UTGRecConfig
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
-from .generation_items import ItemLogitsProcessor, generate_items
+from .generation_items import ItemLogitsProcessor, RecommendOutput, generate_items
 from .item_rules import ItemRules
 from .item_trie import ItemTrie
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
@@ -23,7 +23,7 @@ from .modeling_hstu import HSTUForNextItem, HSTUModel
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .modeling_sasrec import SASRecForNextItem, SASRecModel
 from .modeling_sequential import NextItemOutput, SequentialForNextItem
-from .modeling_utgrec import RecommendOutput, UTGRecForConditionalGeneration
+from .modeling_utgrec import UTGRecForConditionalGeneration
 from .modeling_utgrec_tokenizer import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from .quantization import code_usage
 
