@@ -15,7 +15,7 @@ from .configuration_utgrec import UTGRecConfig
 from .generation_items import BeamStep
 from .item_masks import as_scores, causal_item_mask, target_masks
 from .item_recommendation import ItemRecommendation
-from .linear_cross_entropy import linear_cross_entropy
+from .linear_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 from .t5_beam_step import FusedT5, T5BeamStep
 
 
@@ -161,9 +161,8 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         total = 0.0
         for level, (columns, of_level) in enumerate(zip(self._columns, logits, strict=True)):
             of_level = of_level.float() / self.config.loss_temperature
-            of_level = of_level.masked_fill(~valid_codes[:, level, : of_level.shape[1]], -torch.inf)
-            total = total + F.cross_entropy(of_level, labels[:, level] - columns.start)
-        return total / len(logits)
+            total = total + cross_entropy_of_valid(of_level, labels[:, level] - columns.start, valid_codes[:, level])
+        return total / labels.numel()
 
     def _loss_of_all_targets(
         self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, valid_codes: Tensor | None
