@@ -224,9 +224,10 @@ class RecommenderTrainer(RankingTrainer):
             or any(token >= end for token, end in zip(highest, ends, strict=True))
         ):
             raise ValueError(
-                f"The training windows have {windows.num_levels} tokens per item, from {lowest} to {highest}; the "
-                f"model has {config.num_levels} levels, from {config.level_offsets} to {[end - 1 for end in ends]}. "
-                "Use the identifiers of the item tokenizer that the model is configured for."
+                f"Identifiers and model do not belong together: the training windows have {windows.num_levels} tokens "
+                f"per item, from {lowest} to {highest}; the model has {config.num_levels} levels, from "
+                f"{config.level_offsets} to {[end - 1 for end in ends]}. Use the identifiers of the item tokenizer "
+                "that the model is configured for."
             )
 
     def _recommender(self, data: EvaluationData) -> GenerativeRecommender:
