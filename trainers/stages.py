@@ -287,23 +287,28 @@ def new_recommender(
 
 
 def training_windows(
-    config: PreTrainedConfig, parts: Sequence[tuple[Interactions, np.ndarray]], training: RecommenderTrainingArguments
+    config: PreTrainedConfig,
+    interactions: Interactions,
+    token_table: np.ndarray,
+    num_sequences: Sequence[int],
+    training: RecommenderTrainingArguments,
 ) -> NextItemWindows | PackedSequences:
     """What a recommender with this configuration is trained on: whole sequences if it reads in one direction, else
     pairs of a history and its next item.
 
     Args:
         config: the recommender's.
-        parts: training part and token table of each domain, see [`join_domains`].
+        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
+            files as they are needed, [`load_sequences`].
+        num_sequences: sequences of each domain.
         training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
     """
     arguments: dict[str, Any] = {"max_history": training.max_history}
     if training.domain_temperature != 1:
-        num_sequences = [interactions.num_users for interactions, _ in parts]
         arguments["sampling"] = DomainSampling(num_sequences, training.domain_temperature, training.seed)
     if not config.is_encoder_decoder:
-        return PackedSequences(*join_domains(parts), with_targets=True, **arguments)
-    return (PackedSequences if config.causal_encoder else NextItemWindows)(*join_domains(parts), **arguments)
+        return PackedSequences(interactions, token_table, with_targets=True, **arguments)
+    return (PackedSequences if config.causal_encoder else NextItemWindows)(interactions, token_table, **arguments)
 
 
 def train_recommender(
@@ -328,7 +333,8 @@ def train_recommender(
     for domain in domains:
         tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
         parts.append((domain.interactions.training_part(), tokens))
-    windows = training_windows(recommender.config, parts, training)
+    num_sequences = [interactions.num_users for interactions, _ in parts]
+    windows = training_windows(recommender.config, *join_domains(parts), num_sequences, training)
     evaluation = {
         domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
     }

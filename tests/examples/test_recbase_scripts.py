@@ -13,8 +13,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
-from huggingface_hub import ModelCard
-from transformers import pipeline
+from huggingface_hub import HfApi, ModelCard
+from transformers import AutoTokenizer, pipeline
 
 from hub_cards import load_values
 from modeling_utgrec import RecBaseForCausalLM
@@ -195,6 +195,25 @@ def test_pipeline_loads_the_folder_and_equals_recommend(finetuned):
     for batch_size in (1, 3):  # which a pipeline pads as it likes
         found = recommender(histories, top_k=4, batch_size=batch_size)
         assert [[item["item_id"] for item in user] for user in found] == expected.item_ids
+
+
+@pytest.mark.hub
+def test_a_pushed_recommender_comes_back_whole(run, workplace, pretrained, tmp_path, hub):
+    name = hub.new_repo("recommender")
+    push = ("--recommender.push_to_hub", "true", "--recommender.hub_model_id", name, "--license", "mit")
+    run("finetune.py", *downstream(workplace, tmp_path), "--pretrained", pretrained, *push)
+    files = set(HfApi().list_repo_files(name))
+    assert {"config.json", "model.safetensors", "modeling_recbase.py", "decoder_beam_step.py"} <= files
+    assert not [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
+    card = ModelCard.load(name)
+    assert card.data.license == "mit" and f'AutoModelForCausalLM.from_pretrained("{name}")' in card.text
+    items = AutoTokenizer.from_pretrained(name)
+    assert isinstance(items, UniversalItemTokenizer) and len(items) == 64
+    saved = load_model(tmp_path / "recommender").state_dict()
+    pushed = load_model(name)
+    assert all(torch.equal(saved[key], tensor) for key, tensor in pushed.state_dict().items())
+    items.check_recommender(pushed)
+    assert len(pipeline("item-recommendation", model=name)(items.index.item_ids[:2], top_k=3)) == 3
 
 
 def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_path):

@@ -50,12 +50,16 @@ def make_args(folder, **changes):
     return RecommenderTrainingArguments(str(folder), dataloader_pin_memory=False, **{**values, **changes})
 
 
+def windows_of(config, parts, args):
+    return training_windows(config, *join_domains(parts), [part.num_users for part, _ in parts], args)
+
+
 def make_trainer(folder, model=None, windows=None, data=None, **changes):
     data = data or make_data(make_interactions())
     args = make_args(folder, **changes)
     model = model or make_model()
     if windows is None:
-        windows = training_windows(model.config, [(data.interactions.training_part(), data.token_table)], args)
+        windows = windows_of(model.config, [(data.interactions.training_part(), data.token_table)], args)
     return RecommenderTrainer(model, args, windows, data)
 
 
@@ -208,7 +212,7 @@ def test_resumed_run_is_bit_exact_with_sampling_over_domains(tmp_path):
             save_strategy="steps",
             save_steps=10,
         )
-        return RecommenderTrainer(model, args, training_windows(model.config, parts, args), evaluation)
+        return RecommenderTrainer(model, args, windows_of(model.config, parts, args), evaluation)
 
     whole = trainer()
     assert isinstance(whole.train_dataset, PackedSequences) and whole.train_dataset.sampling.seed == 7
@@ -264,8 +268,8 @@ def test_each_model_gets_its_windows(tmp_path):
         (UTGRecConfig(level_sizes=SIZES, causal_encoder=True), PackedSequences, False),
         (UTGRecConfig(level_sizes=SIZES), NextItemWindows, None),
     ):
-        windows = training_windows(config, parts, args)
+        windows = windows_of(config, parts, args)
         assert type(windows) is kind and getattr(windows, "with_targets", None) == with_targets
         assert windows.sampling.temperature == 2.0 and windows.max_history == 5
-        assert training_windows(config, parts, make_args(tmp_path)).sampling is None
+        assert windows_of(config, parts, make_args(tmp_path)).sampling is None
     assert join_domains(parts)[0].num_users == 40
