@@ -39,8 +39,8 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
     The remaining arguments are those of [`~transformers.Qwen3Config`], with other defaults.
 
     Raises:
-        ValueError: if `num_levels`, `level_sizes` and `vocab_size` contradict each other, or a history with the item
-            that follows has more than `max_position_embeddings` tokens.
+        ValueError: if `num_levels`, `level_sizes` and `vocab_size` contradict each other, a history with the item that
+            follows has more than `max_position_embeddings` tokens, or a layer has a sliding window.
 
     Example:
 
@@ -126,6 +126,10 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
             raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if self.max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
+        if set(self.layer_types) - {"full_attention"}:
+            raise ValueError(
+                f"every layer reads the whole history: `layer_types` must be 'full_attention', got {self.layer_types}."
+            )
         needed = (self.max_history + 1) * self.num_levels
         if needed > self.max_position_embeddings:
             raise ValueError(

@@ -121,6 +121,7 @@ def test_config_round_trip(tmp_path, arguments):
         ({"max_history": 0}, "max_history"),
         ({"max_history": 512}, "2052 tokens"),
         ({"normalize_over": "codes"}, "normalize_over"),
+        ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "layer_types"),
     ],
 )
 def test_config_contradictions(arguments, message):

@@ -10,13 +10,14 @@ from transformers import set_seed
 from hub_cards import load_values
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.item_index import ItemIndex
+from trainers import ranking_trainer, stages
 from trainers.domain_sampling import DomainSampling
-from trainers.generative_recommender import GenerativeRecommender
+from trainers.generative_recommender import GenerativeRecommender, load_model
 from trainers.interactions import Interactions
 from trainers.next_item import NextItemWindows, join_domains
 from trainers.packed_sequences import PackedCollator, PackedSequences
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.stages import training_windows
+from trainers.stages import gathered_weights, save_recommender, training_windows
 from trainers.valid_codes import ValidCodes
 
 SIZES = [6, 6, 6]
@@ -257,6 +258,24 @@ def test_mismatches_are_errors_before_training(tmp_path):
     encoder = UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=SIZES, num_layers=1, causal_encoder=True))
     with pytest.raises(ValueError, match="without their targets, which are for a decoder"):
         make_trainer(tmp_path, encoder, PackedSequences(part, table, max_history=5, with_targets=True))
+
+
+def test_sharded_weights_are_trained_and_saved_but_not_validated(tmp_path, monkeypatch):
+    """As under ZeRO-3, which shards the large model's weights over the processes."""
+    trainer = make_trainer(tmp_path, eval_strategy="epoch")
+    assert gathered_weights(trainer) is None
+    for module in (ranking_trainer, stages):
+        monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="eval_strategy='no'"):
+        make_trainer(tmp_path, eval_strategy="epoch")
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match="whole weights on every process"):
+        trainer.evaluate()
+    weights = {name: tensor + 1 for name, tensor in trainer.model.state_dict().items()}
+    monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda model: weights)
+    save_recommender(trainer.model, None, tmp_path / "saved", gathered_weights(trainer))
+    found = load_model(tmp_path / "saved").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
 
 def test_each_model_gets_its_windows(tmp_path):
