@@ -1,7 +1,13 @@
-"""Fine-tunes a pre-trained UTGRec on a new domain, or trains one from scratch on it, and evaluates it.
+"""Fine-tunes a pre-trained UTGRec, or RecBase, on a new domain, or trains one from scratch on it, and evaluates it.
 
     accelerate launch examples/finetune.py --config examples/configs/small.yaml --pretrained runs/pretrained \
         --data builtin --output_dir runs/office
+
+RecBase's item tokenizer stays as it is for every domain: the recommender is fine-tuned on the identifiers that are in
+items/<domain>/ of the pre-trained folder.
+
+    accelerate launch examples/finetune.py --config examples/configs/recbase_small.yaml --pretrained runs/recbase \
+        --data data/beauty --output_dir runs/recbase-beauty
 
 From scratch, for comparison (network and recommender are described by the configuration):
 
@@ -24,15 +30,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
+from transformers import AutoConfig, PreTrainedModel
 
 from hub_cards import Evaluation
-from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
+from modeling_utgrec import (
+    RecBaseConfig,
+    RecBaseForCausalLM,
+    UTGRecForConditionalGeneration,
+    UTGRecTokenizerConfig,
+)
 from tokenization_items import UniversalItemTokenizer
-from trainers.arguments import parse_sections
+from trainers.arguments import given_value, parse_sections
 from trainers.domains import Domain, load_domains
 from trainers.evaluation import evaluate, render_table
 from trainers.generative_recommender import GenerativeRecommender
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+from trainers.recbase_stages import RECBASE_SECTIONS, RecBaseArguments, load_identifiers, new_recbase
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
     SECTIONS,
@@ -40,6 +53,7 @@ from trainers.stages import (
     RecommenderArguments,
     build_network,
     finish_model,
+    gathered_weights,
     image_targets,
     joint_catalogue,
     new_recommender,
@@ -62,6 +76,9 @@ class FinetuneArguments:
     output_dir: str = field(metadata={"help": "Where the results go."})
     pretrained: str | None = field(
         default=None, metadata={"help": "Output folder of pretrain.py; none: from scratch."}
+    )
+    model: Literal["utgrec", "recbase"] = field(
+        default="utgrec", metadata={"help": "What to train; what --pretrained is, if that is given."}
     )
     tokenizer_mode: Literal["finetune", "frozen", "full"] = field(
         default="finetune",
@@ -87,12 +104,10 @@ def main(
     output = Path(arguments.output_dir)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
-    domains = load_domains(arguments.data, builtin=[DOWNSTREAM_DOMAIN], k_core=arguments.k_core)
-    if len(domains) != 1:
-        raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
+    domains = [load_domain(arguments)]
     state = PartialState()
-    state.print(domains[0])
-
+    facts: dict[str, Any] = {}
+    pushed = None
     tokenizer, trainer = finetune_tokenizer(
         domains, arguments, network_arguments, tokenizer_training, recommender_training
     )
@@ -107,24 +122,65 @@ def main(
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
 
     recommender = initial_recommender(arguments, recommender_arguments, tokenizer)
+    return train_and_evaluate(
+        recommender, tokenizer, domains[0], recommender_arguments, recommender_training, arguments, facts, pushed
+    )
+
+
+def main_recbase(
+    arguments: FinetuneArguments, recommender_arguments: RecBaseArguments, training: RecommenderTrainingArguments
+) -> dict[str, Any] | None:
+    """As `main`, on identifiers that are there."""
+    output = Path(arguments.output_dir)
+    place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    domain = load_domain(arguments)
+    tokenizer = load_identifiers(arguments.pretrained or output, [domain])[domain.name]
+    if arguments.pretrained is None or arguments.new_recommender:
+        recommender = new_recbase(recommender_arguments, tokenizer, arguments.seed)
+    else:
+        recommender = RecBaseForCausalLM.from_pretrained(Path(arguments.pretrained) / "recommender")
+    facts = {"license": arguments.license, "num_items": len(tokenizer)}
+    return train_and_evaluate(recommender, tokenizer, domain, recommender_arguments, training, arguments, facts)
+
+
+def load_domain(arguments: FinetuneArguments) -> Domain:
+    domains = load_domains(arguments.data, builtin=[DOWNSTREAM_DOMAIN], k_core=arguments.k_core)
+    if len(domains) != 1:
+        raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
+    PartialState().print(domains[0])
+    return domains[0]
+
+
+def train_and_evaluate(
+    recommender: PreTrainedModel,
+    tokenizer: UniversalItemTokenizer,
+    domain: Domain,
+    recommender_arguments: RecommenderArguments | RecBaseArguments,
+    training: RecommenderTrainingArguments,
+    arguments: FinetuneArguments,
+    facts: dict[str, Any],
+    pushed: dict[str, str] | None = None,
+) -> dict[str, Any] | None:
+    output = Path(arguments.output_dir)
     trainer = train_recommender(
         recommender,
-        domains,
-        {domains[0].name: tokenizer},
-        recommender_training,
+        [domain],
+        {domain.name: tokenizer},
+        training,
         recommender_arguments.early_stopping_patience,
         resume=arguments.resume,
     )
-    if not state.is_main_process:
+    weights = gathered_weights(trainer)
+    if not trainer.is_world_process_zero():
         return None
-    save_recommender(recommender, tokenizer, output / "recommender")
+    save_recommender(recommender, tokenizer, output / "recommender", weights)
     ranker = GenerativeRecommender.from_pretrained(
-        output / "recommender", domains[0].catalogue.item_ids, num_beams=recommender_training.num_beams
+        output / "recommender", domain.catalogue.item_ids, num_beams=training.num_beams
     )
-    result = evaluate(ranker, domains[0].interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
-    row = {**result, "domain": domains[0].name, "model": arguments.name or output.name, "seed": arguments.seed}
+    result = evaluate(ranker, domain.interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
+    row = {**result, "domain": domain.name, "model": arguments.name or output.name, "seed": arguments.seed}
     write_json(output / "results.json", [row])
-    facts["evaluations"] = [Evaluation.from_result(domains[0].name, result)]
+    facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
     finish_model(trainer, output / "recommender", facts, pushed)
     print(render_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
     return row
@@ -166,5 +222,15 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def is_recbase(pretrained: str | None) -> bool:
+    """Whether a folder is what `pretrain.py --model recbase` wrote."""
+    if pretrained is None:
+        return given_value("model") == "recbase"
+    return AutoConfig.from_pretrained(Path(pretrained) / "recommender").model_type == RecBaseConfig.model_type
+
+
 if __name__ == "__main__":
-    main(*parse_sections(FinetuneArguments, SECTIONS, __doc__))
+    if is_recbase(given_value("pretrained")):
+        main_recbase(*parse_sections(FinetuneArguments, RECBASE_SECTIONS, __doc__))
+    else:
+        main(*parse_sections(FinetuneArguments, SECTIONS, __doc__))

@@ -1,4 +1,4 @@
-"""Pre-trains UTGRec on several domains: item tokenizer, identifiers, recommender.
+"""Pre-trains UTGRec, or RecBase, on several domains: item tokenizer, identifiers, recommender.
 
 The built-in catalogue, on a laptop:
 
@@ -24,6 +24,16 @@ One stage alone (tokenizer, tokenize, recommender), going on where a stopped tra
 
     accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained --stage recommender --resume
 
+RecBase's decoder on identifiers that are in items/<domain>/ of the output folder, small domains with more weight:
+
+    accelerate launch examples/pretrain.py --model recbase --config examples/configs/recbase_small.yaml \
+        --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2
+
+Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and optimizer; ZeRO-2 all but the weights):
+
+    accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/pretrain.py --model recbase \
+        --config examples/configs/recbase.yaml --recommender.size large --data data --output_dir runs/recbase-large
+
 Writes `tokenizer/` (network and processor), `items/<domain>/` (identifiers) and `recommender/` to the output folder.
 """
 
@@ -35,9 +45,16 @@ from accelerate import PartialState
 
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
-from trainers.arguments import parse_sections
+from trainers.arguments import given_value, parse_sections
 from trainers.domains import Domain, load_domains
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.recbase_stages import (
+    RECBASE_SECTIONS,
+    RecBaseArguments,
+    load_identifiers,
+    new_recbase,
+    write_recbase_identifiers,
+)
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
     SECTIONS,
@@ -45,6 +62,7 @@ from trainers.stages import (
     RecommenderArguments,
     build_network,
     finish_model,
+    gathered_weights,
     image_targets,
     joint_catalogue,
     new_recommender,
@@ -64,6 +82,7 @@ class PretrainArguments:
         metadata={"help": "Folders of domains, a folder of such folders, or 'builtin' for the built-in catalogue."}
     )
     output_dir: str = field(metadata={"help": "Where the results go."})
+    model: Literal["utgrec", "recbase"] = field(default="utgrec", metadata={"help": "What to pre-train."})
     stage: Literal["all", "tokenizer", "tokenize", "recommender"] = field(
         default="all", metadata={"help": "One stage alone; it takes what the earlier ones wrote to output_dir."}
     )
@@ -141,6 +160,10 @@ def pretrain_recommender(output, domains, recommender_arguments, training, argum
         UTGRecTokenizerConfig.from_pretrained(output / "tokenizer"),  # without the network's weights
         arguments.seed,
     )
+    train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments)
+
+
+def train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments) -> None:
     trainer = train_recommender(
         recommender,
         domains,
@@ -149,10 +172,37 @@ def pretrain_recommender(output, domains, recommender_arguments, training, argum
         recommender_arguments.early_stopping_patience,
         resume=arguments.resume,
     )
+    weights = gathered_weights(trainer)
     if trainer.is_world_process_zero():
-        save_recommender(recommender, None, output / "recommender")
+        save_recommender(recommender, None, output / "recommender", weights)
         finish_model(trainer, output / "recommender", {"license": arguments.license})
 
 
+def main_recbase(
+    arguments: PretrainArguments, recommender_arguments: RecBaseArguments, training: RecommenderTrainingArguments
+) -> None:
+    output = Path(arguments.output_dir)
+    if arguments.push_to_hub:
+        training.push_to_hub = True
+        training.hub_model_id = f"{arguments.hub_model_id or output.absolute().name}-recommender"
+    place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    domains = load_domains(arguments.data, builtin=PRETRAINING_DOMAINS, k_core=arguments.k_core, check_images=False)
+    state = PartialState()
+    for domain in domains:
+        state.print(domain)
+
+    if arguments.stage != "recommender":
+        if state.is_main_process:
+            write_recbase_identifiers(output, domains)
+        state.wait_for_everyone()
+    if arguments.stage in ("all", "recommender"):
+        tokenizers = load_identifiers(output, domains)
+        recommender = new_recbase(recommender_arguments, tokenizers[domains[0].name], arguments.seed)
+        train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments)
+
+
 if __name__ == "__main__":
-    main(*parse_sections(PretrainArguments, SECTIONS, __doc__))
+    if given_value("model") == "recbase":
+        main_recbase(*parse_sections(PretrainArguments, RECBASE_SECTIONS, __doc__))
+    else:
+        main(*parse_sections(PretrainArguments, SECTIONS, __doc__))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, HfArgumentParser
+from transformers import HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import HelpFormatter
+from trainers.generative_recommender import load_model
 from trainers.interactions import Interactions
 
 
@@ -29,7 +30,7 @@ class RecommendArguments:
 def main(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     """Prints the recommendations and returns item ids with scores for each user."""
     tokenizer = UniversalItemTokenizer.from_pretrained(arguments.recommender, index_only=True)
-    recommender = AutoModelForSeq2SeqLM.from_pretrained(arguments.recommender)
+    recommender = load_model(arguments.recommender)
     recommender.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     tokenizer.check_recommender(recommender)
 

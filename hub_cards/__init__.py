@@ -4,6 +4,7 @@ from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, 
 from .edits import CardError, is_edited
 from .schema import check_card, is_repository
 from .values import (
+    RECBASE_CITATION,
     UTGREC_CITATION,
     Card,
     DatasetCardValues,
@@ -16,6 +17,7 @@ from .values import (
 
 __all__ = [
     "CARD_FILE",
+    "RECBASE_CITATION",
     "UTGREC_CITATION",
     "VALUES_FILE",
     "Card",

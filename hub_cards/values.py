@@ -14,6 +14,16 @@ UTGREC_CITATION = """\
   year    = {2025}
 }"""
 
+RECBASE_CITATION = """\
+@inproceedings{zhou2025recbase,
+  title     = {RecBase: Generative Foundation Model Pretraining for Zero-Shot Recommendation},
+  author    = {Zhou, Sashuai and Gan, Weinan and Liu, Qijiong and Lei, Ke and Zhu, Jieming and Huang, Hai and Xia, Yan
+               and Tang, Ruiming and Dong, Zhenhua and Zhao, Zhou},
+  booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
+  year      = {2025},
+  doi       = {10.48550/arXiv.2509.03131}
+}"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

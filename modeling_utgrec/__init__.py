@@ -7,12 +7,13 @@ from .configuration_bsarec import BSARecConfig
 from .configuration_fmlprec import FMLPRecConfig
 from .configuration_gru4rec import GRU4RecConfig
 from .configuration_hstu import HSTUConfig
+from .configuration_recbase import RecBaseConfig
 from .configuration_rqvae import RQVAEConfig
 from .configuration_sasrec import SASRecConfig
 from .configuration_sequential import SequentialConfig
 from .configuration_utgrec import UTGRecConfig
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
-from .generation_items import ItemLogitsProcessor, generate_items
+from .generation_items import ItemLogitsProcessor, RecommendOutput, generate_items
 from .item_rules import ItemRules
 from .item_trie import ItemTrie
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
@@ -20,10 +21,11 @@ from .modeling_bsarec import BSARecForNextItem, BSARecModel
 from .modeling_fmlprec import FMLPRecForNextItem, FMLPRecModel
 from .modeling_gru4rec import GRU4RecForNextItem, GRU4RecModel
 from .modeling_hstu import HSTUForNextItem, HSTUModel
+from .modeling_recbase import RecBaseForCausalLM
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .modeling_sasrec import SASRecForNextItem, SASRecModel
 from .modeling_sequential import NextItemOutput, SequentialForNextItem
-from .modeling_utgrec import RecommendOutput, UTGRecForConditionalGeneration
+from .modeling_utgrec import UTGRecForConditionalGeneration
 from .modeling_utgrec_tokenizer import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from .quantization import code_usage
 
@@ -37,6 +39,7 @@ for _config, _models in (
     (GRU4RecConfig, {AutoModel: GRU4RecModel, AutoModelForCausalLM: GRU4RecForNextItem}),
     (HSTUConfig, {AutoModel: HSTUModel, AutoModelForCausalLM: HSTUForNextItem}),
     (RQVAEConfig, {AutoModel: RQVAEModel}),
+    (RecBaseConfig, {AutoModel: RecBaseForCausalLM, AutoModelForCausalLM: RecBaseForCausalLM}),
     (SASRecConfig, {AutoModel: SASRecModel, AutoModelForCausalLM: SASRecForNextItem}),
     (UTGRecConfig, {AutoModel: UTGRecForConditionalGeneration, AutoModelForSeq2SeqLM: UTGRecForConditionalGeneration}),
     (UTGRecTokenizerConfig, {AutoModel: UTGRecTokenizerModel}),
@@ -72,6 +75,8 @@ __all__ = [
     "RQVAEConfig",
     "RQVAEModel",
     "RQVAEOutput",
+    "RecBaseConfig",
+    "RecBaseForCausalLM",
     "RecommendOutput",
     "SASRecConfig",
     "SASRecForNextItem",

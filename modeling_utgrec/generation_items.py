@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import GenerateBeamEncoderDecoderOutput
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
 from .item_rules import ItemRules
@@ -182,7 +182,7 @@ def generate_items(
     exclude: Tensor | None = None,
     rules: ItemRules | None = None,
     **model_kwargs,
-) -> Tensor | GenerateBeamEncoderDecoderOutput:
+) -> Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
     """
     `custom_generate` of a model that has `recommend`, such as [`UTGRecForConditionalGeneration`]: `generate` then
     returns what it would with [`ItemLogitsProcessor`], from the faster search. Calling `recommend` saves what
@@ -192,8 +192,9 @@ def generate_items(
         trie, exclude, rules: as for `recommend`; arguments of `generate`, like `num_beams` and `num_return_sequences`.
 
     Returns:
-        As `generate`: token ids `(batch_size * num_return_sequences, 1 + num_levels)`, or with
-        `return_dict_in_generate` also `sequences_scores`. Where there are fewer items, padding and -inf.
+        As `generate`: token ids `(batch_size * num_return_sequences, 1 + num_levels)`, for a decoder with the history
+        in place of the start token, or with `return_dict_in_generate` also `sequences_scores`. Where there are fewer
+        items, padding and -inf.
 
     Raises:
         ValueError: if sampling or further logits processors are asked for, and as `recommend`.
@@ -228,7 +229,8 @@ def generate_items(
     if not generation_config.return_dict_in_generate:
         return sequences
     scores = output.scores.flatten() / trie.num_levels**generation_config.length_penalty
-    return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+    kind = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
+    return kind(sequences=sequences, sequences_scores=scores)
 
 
 __all__ = [

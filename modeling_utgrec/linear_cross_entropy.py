@@ -1,6 +1,7 @@
 """Cross-entropy over a large vocabulary without holding its logits: gradients are taken block by block on the way."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Logits held at a time. All of a batch would be gigabytes with a vocabulary of 152k; on a CPU, blocks that stay in the
@@ -84,3 +85,20 @@ def linear_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor, bias: 
         states, weight = states.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
         return _LinearCrossEntropy.apply(states, weight.to(states.dtype), bias, targets, torch.is_grad_enabled())
+
+
+def cross_entropy_of_valid(logits: Tensor, codes: Tensor, valid_codes: Tensor) -> Tensor:
+    """Sum over rows of the cross-entropy of a level's logits with codes, normalised over those that exist.
+
+    Args:
+        logits (`torch.Tensor` of shape `(rows, codes of the level)`): of the level, in any precision.
+        codes (`torch.LongTensor` of shape `(rows,)`): the codes to predict.
+        valid_codes (`torch.BoolTensor` of shape `(rows, at least the codes of the level)`):
+            which codes some item has after the row's prefix; the row's own is one of them.
+
+    Returns:
+        The sum, a scalar in single precision or wider; 0 without rows.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.masked_fill(~valid_codes[:, : logits.shape[1]], -torch.inf)
+    return F.cross_entropy(logits, codes, reduction="sum")

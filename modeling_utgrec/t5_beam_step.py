@@ -3,22 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from .beam_prefixes import BeamPrefixes
+from .fused_layers import Projection, additive, keep_freed_memory, rms_norm, split_heads
 from .item_masks import causal_item_mask
-
-# oneDNN's product, which torch.compile uses too: on some processors more than twice the rate of the BLAS behind
-# `torch.nn.functional.linear` in float32, and ReLU costs nothing.
-_FUSED_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-
-# Rows of the decoder (users × beams) that a CPU works on at a time; from 1,000 to 3,000 there is little difference.
-ROWS_PER_BLOCK = 2048
 
 # Devices whose fused attention kernel is slower than two products: on a CPU it has half to four fifths of their rate.
 TWO_PRODUCTS = ("cpu",)
-
-# The C library of Linux keeps freed memory for the next request up to a limit that it learns from the largest block
-# that was freed, if that is below 32 MiB. Every layer takes and frees the same memory: given back to the system in
-# between and fetched again, page by page, it costs a tenth of the time.
-LARGEST_BLOCK = 32 * 2**20 - 2**16
 
 
 class FusedT5:
@@ -40,10 +30,10 @@ class FusedT5:
         self.decoder = [_Block(block) for block in model.decoder.block]
         # keys and values of the history for all layers of the decoder: one product
         cross = [block.layer[1].EncDecAttention for block in model.decoder.block]
-        self.cross_keys_values = _Projection(*(module for each in cross for module in (each.k, each.v)))
-        self.head = _Projection(model.lm_head)
+        self.cross_keys_values = Projection(*(module for each in cross for module in (each.k, each.v)))
+        self.head = Projection(model.lm_head)
         self._decoder_biases: dict[int, Tensor] = {}
-        torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
+        keep_freed_memory()
 
     def encoder_bias(self, length: int, device: torch.device) -> Tensor:
         """Relative position bias of the encoder's layers, `[1, heads, length, length]`."""
@@ -69,20 +59,20 @@ class FusedT5:
         states = self.model.encoder.embed_tokens(input_ids)
         bias = self.encoder_bias(input_ids.shape[1], input_ids.device).to(states.dtype)
         if getattr(self.config, "causal_encoder", False):
-            bias = bias + _additive(causal_item_mask(attention_mask, self.config.num_levels), states.dtype)
+            bias = bias + additive(causal_item_mask(attention_mask, self.config.num_levels), states.dtype)
         elif padded:
-            bias = bias + _additive(attention_mask[:, None, None], states.dtype)
+            bias = bias + additive(attention_mask[:, None, None], states.dtype)
         bias = _prepare_bias(bias, len(input_ids), self.config.num_heads)
         for block in self.encoder:
             query, key, value = block.self_attention(states).chunk(3, dim=-1)
-            heads = _split_heads(key, self.config.num_heads), _split_heads(value, self.config.num_heads)
+            heads = split_heads(key, self.config.num_heads), split_heads(value, self.config.num_heads)
             states = block.self_output(_attend(query, *heads, bias), residual=states)
             states = block.feed_forward(states)
-        return _rms_norm(states, self.model.encoder.final_layer_norm)
+        return rms_norm(states, self.model.encoder.final_layer_norm)
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits `[B, W, vocab_size]` of the decoder's last hidden states `[B, W, d_model]`."""
-        states = _rms_norm(states, self.model.decoder.final_layer_norm)
+        states = rms_norm(states, self.model.decoder.final_layer_norm)
         if self.config.scale_decoder_outputs:  # because the output embeddings are the input embeddings
             states = states * self.model.model_dim**-0.5
         return self.head(states)
@@ -93,8 +83,8 @@ class T5BeamStep:
     Step of a T5 decoder over beams, a [`BeamStep`].
 
     The beams of a user are query rows of one cross-attention against the user's keys, which are computed once per
-    user, where `generate` repeats them for every beam. The self-attention keys and values of a depth stay where they
-    were written; a beam knows the rows of its ancestors, so nothing is re-ordered when beams are.
+    user, where `generate` repeats them for every beam. Their self-attention is to their own prefixes, see
+    [`BeamPrefixes`].
 
     Args:
         model ([`~transformers.T5ForConditionalGeneration`] or [`FusedT5`]): the model, in eval mode.
@@ -118,8 +108,7 @@ class T5BeamStep:
         self.encoder_states = encoder_states
         self.cross_keys_values: list[tuple[Tensor, Tensor]] = []  # per layer, keys and values [B·heads, S, d_kv]
         self.cross_bias: Tensor | None = None  # additive mask
-        self.keys_values: list[list[Tensor]] = []  # per depth and layer, [B·W, 2·heads·d_kv]
-        self.ancestors: list[Tensor] = []  # per depth, row in `keys_values` of each beam's prefix, [B, W]
+        self.prefixes = BeamPrefixes()
 
     @torch.no_grad()
     def start(self) -> Tensor:
@@ -131,10 +120,10 @@ class T5BeamStep:
         if states is None:
             states = self.fused.encode(self.input_ids, self.attention_mask, padded)
         keys_values = self.fused.cross_keys_values(states).chunk(2 * len(self.fused.decoder), dim=-1)
-        heads = [_split_heads(each, self.num_heads) for each in keys_values]
+        heads = [split_heads(each, self.num_heads) for each in keys_values]
         self.cross_keys_values = list(zip(heads[::2], heads[1::2], strict=True))
         if padded:
-            mask = _additive(self.attention_mask[:, None, None], keys_values[0].dtype)
+            mask = additive(self.attention_mask[:, None, None], keys_values[0].dtype)
             self.cross_bias = _prepare_bias(mask, len(states), self.num_heads)
         tokens = self.attention_mask.new_full(
             (len(states), 1), self.fused.config.decoder_start_token_id, dtype=torch.long
@@ -147,67 +136,37 @@ class T5BeamStep:
         Appends `tokens` `[B, W]`, where beam `w` continues beam `parents[:, w]` of the call before. Returns the logits
         of the next code, `[B, W, vocab_size]`.
         """
-        self.ancestors = [rows.gather(1, parents) for rows in self.ancestors]
+        self.prefixes.reorder(parents)
         return self._forward(tokens)
 
     def _forward(self, tokens: Tensor) -> Tensor:
-        rows = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
-        self.ancestors.append(rows)
-        self.keys_values.append([])
-        bias = self.fused.decoder_bias(len(self.ancestors), tokens.device)
+        self.prefixes.append(tokens)
+        bias = self.fused.decoder_bias(self.prefixes.depth, tokens.device)
         states = self.fused.model.decoder.embed_tokens(tokens)  # [B, W, d_model]
         for layer, block in enumerate(self.fused.decoder):
-            mixed = self._attend_to_prefix(layer, block.self_attention(states), bias)
+            mixed = self._attend_to_prefix(block.self_attention(states), bias)
             states = block.self_output(mixed, residual=states)
             mixed = _attend(block.cross_query(states), *self.cross_keys_values[layer], self.cross_bias)
             states = block.cross_output(mixed, residual=states)
             states = block.feed_forward(states)
         return self.fused.logits(states)
 
-    def _attend_to_prefix(self, layer: int, query_key_value: Tensor, bias: Tensor) -> Tensor:
+    def _attend_to_prefix(self, query_key_value: Tensor, bias: Tensor) -> Tensor:
         """
         Self-attention of each beam to its own prefix, `[B, W, heads·d_kv]`. With the two to four keys there are,
         products of vectors cost less than attention kernels, which see one query per beam and head.
         """
         size = query_key_value.shape[-1] // 3
         query, own = query_key_value.split((size, 2 * size), dim=-1)
-        self.keys_values[-1].append(own)
-        query, own = query.unflatten(-1, (self.num_heads, -1)), own.unflatten(-1, (2, self.num_heads, -1))
-        keys_values = []
-        for depth, rows in enumerate(self.ancestors[:-1]):
-            past = self.keys_values[depth][layer].unflatten(-1, (2, self.num_heads, -1))
-            if past.shape[1] > 1:  # the row of the start token is every beam's ancestor and broadcasts
-                past = past.flatten(0, 1).index_select(0, rows.flatten()).view(own.shape)
-            keys_values.append(past)
-        keys_values.append(own)  # [B, W or 1, 2, heads, d_kv]
+        query = query.unflatten(-1, (self.num_heads, -1))
+        keys_values = self.prefixes.extend(own.unflatten(-1, (2, self.num_heads, -1)))
         scores = torch.stack([(query * each.select(2, 0)).sum(-1, keepdim=True) for each in keys_values])
         scores = scores.float() + bias[:, None, None]
         weights = scores.softmax(0).to(query.dtype)
-        mixed = weights[-1] * own.select(2, 1)
+        mixed = weights[-1] * keys_values[-1].select(2, 1)
         for weight, each in zip(weights, keys_values[:-1], strict=False):
             mixed.addcmul_(weight, each.select(2, 1))
         return mixed.flatten(2)
-
-
-def user_blocks(attention_mask: Tensor, rows_per_user: int) -> list[tuple[Tensor | slice, slice]]:
-    """
-    Users to search together: on a CPU few enough for their states to stay in its caches, and alike in length, so that
-    little padding is read. On other devices one block of all users, without a look at the mask.
-
-    Args:
-        attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding.
-        rows_per_user (`int`): rows of the decoder per user, such as the beams.
-
-    Returns:
-        `list[tuple]`: users of a block, and the columns up to the end of their longest history.
-    """
-    if attention_mask.device.type != "cpu":
-        return [(slice(None), slice(None))]
-    batch_size, length = attention_mask.shape
-    ends = torch.where(attention_mask != 0, torch.arange(1, length + 1), 1).amax(1)
-    users_per_block = max(1, ROWS_PER_BLOCK // max(rows_per_user, length))
-    blocks = ends.argsort(stable=True).tensor_split(-(-batch_size // users_per_block))
-    return [(users, slice(int(ends[users].max()))) for users in blocks]
 
 
 class _Block:
@@ -215,21 +174,21 @@ class _Block:
 
     def __init__(self, block: nn.Module):
         attention = block.layer[0].SelfAttention
-        self.self_attention = _Projection(attention.q, attention.k, attention.v, norm=block.layer[0].layer_norm)
-        self.self_output = _Projection(attention.o)
+        self.self_attention = Projection(attention.q, attention.k, attention.v, norm=block.layer[0].layer_norm)
+        self.self_output = Projection(attention.o)
         if len(block.layer) == 3:
             attention = block.layer[1].EncDecAttention
-            self.cross_query = _Projection(attention.q, norm=block.layer[1].layer_norm)
-            self.cross_output = _Projection(attention.o)
+            self.cross_query = Projection(attention.q, norm=block.layer[1].layer_norm)
+            self.cross_output = Projection(attention.o)
         layer = block.layer[-1].DenseReluDense
         self.gated = hasattr(layer, "wi_0")
-        self.inner = _Projection(
+        self.inner = Projection(
             *((layer.wi_0, layer.wi_1) if self.gated else (layer.wi,)),
             norm=block.layer[-1].layer_norm,
             relu=isinstance(layer.act, nn.ReLU) and not self.gated,
         )
         self.activation = None if self.inner.relu else layer.act
-        self.outer = _Projection(layer.wo)
+        self.outer = Projection(layer.wo)
 
     def feed_forward(self, states: Tensor) -> Tensor:
         """The sublayer with its residual connection."""
@@ -240,68 +199,6 @@ class _Block:
         elif self.activation is not None:
             hidden = self.activation(hidden)
         return self.outer(hidden, residual=states)
-
-
-class _Projection:
-    """Linear maps of one input, after a norm of it; the outputs beside each other in the last dimension."""
-
-    def __init__(self, *modules: nn.Module, norm: nn.Module | None = None, relu: bool = False):
-        self.norm = norm
-        self.relu = relu
-        self.modules = modules
-        self.weight = None
-        if all(map(_is_plain, modules)):
-            weights = [module.weight for module in modules]
-            self.weight = torch.cat(weights).detach() if len(weights) > 1 else weights[0].detach()
-
-    def __call__(self, states: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The outputs, added to `residual` if it is given."""
-        if self.norm is not None:
-            states = _rms_norm(states, self.norm)
-        if self.weight is not None:
-            output = _linear(states.to(self.weight.dtype), self.weight, self.relu)
-        else:
-            output = torch.cat([module(states) for module in self.modules], dim=-1)
-            output = output.relu_() if self.relu else output
-        if residual is None:
-            return output
-        return _clamp_half(output.add_(residual) if output.dtype == residual.dtype else residual + output)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether calling the module is no more than a product with its weight."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module) is nn.Linear and module.bias is None and not hooked and module.weight.device.type != "meta"
-
-
-def _linear(states: Tensor, weight: Tensor, relu: bool) -> Tensor:
-    fits = states.dtype in (torch.float32, torch.bfloat16) and states.device.type == "cpu"
-    if fits and _FUSED_LINEAR is not None and not torch.is_autocast_enabled("cpu"):
-        return _FUSED_LINEAR(states, weight, None, "relu" if relu else "none", [], "")
-    output = nn.functional.linear(states, weight)
-    return output.relu_() if relu else output
-
-
-def _rms_norm(states: Tensor, norm: nn.Module) -> Tensor:
-    if states.dtype != norm.weight.dtype:  # float32 states of a half-precision model
-        return norm(states)
-    if states.dtype != torch.float32:
-        return nn.functional.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
-    # the same, without a tensor of squares
-    scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_()
-    scale = scale.mul_(1 / states.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
-    return (states * scale).mul_(norm.weight)
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask with 0 at what is not read to one with 0 at what is read and the lowest number elsewhere."""
-    # the lowest finite number as transformers uses, not -inf: an empty history must not give NaN
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, torch.finfo(dtype).min)
-
-
-def _split_heads(states: Tensor, num_heads: int) -> Tensor:
-    """`[B, T, heads·d_kv]` to `[B·heads, T, d_kv]` without gaps."""
-    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _prepare_bias(bias: Tensor, batch_size: int, num_heads: int) -> Tensor:
@@ -323,7 +220,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> T
     """
     batch_size, width, size = query.shape
     num_heads = len(key) // batch_size
-    query = _split_heads(query, num_heads)
+    query = split_heads(query, num_heads)
     if query.device.type in TWO_PRODUCTS:
         scores = torch.bmm(query, key.mT) if bias is None else torch.baddbmm(bias, query, key.mT)
         weights = scores.float().softmax(-1).to(query.dtype)  # softmax in bfloat16 takes longer than two conversions
@@ -336,13 +233,4 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> T
     return mixed.transpose(1, 2).reshape(batch_size, width, size)
 
 
-def _clamp_half(states: Tensor) -> Tensor:
-    """T5 overflows in float16; its blocks clamp, and so must we."""
-    if states.dtype != torch.float16:
-        return states
-    highest = torch.finfo(states.dtype).max
-    bound = torch.where(states.isinf().any(), highest - 1000, highest)
-    return states.clamp(min=-bound, max=bound)
-
-
-__all__ = ["FusedT5", "T5BeamStep", "user_blocks"]
+__all__ = ["FusedT5", "T5BeamStep"]

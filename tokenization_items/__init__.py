@@ -1,9 +1,9 @@
 """Items and their identifiers. Importing this package registers them with transformers' Auto classes and pipelines."""
 
-from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_utgrec import UTGRecConfig, UTGRecTokenizerConfig
+from modeling_utgrec import RecBaseConfig, UTGRecConfig, UTGRecTokenizerConfig
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import AssignmentReport, CapacityError, ItemIndex, ItemIndexError, UnknownItemError
 from tokenization_items.pipeline_item_recommendation import ItemRecommendationPipeline
@@ -11,9 +11,12 @@ from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 
 AutoProcessor.register(UTGRecTokenizerConfig, ItemProcessor, exist_ok=True)
-AutoTokenizer.register(UTGRecConfig, UniversalItemTokenizer, exist_ok=True)
+for _config in (UTGRecConfig, RecBaseConfig):
+    AutoTokenizer.register(_config, UniversalItemTokenizer, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
-    "item-recommendation", pipeline_class=ItemRecommendationPipeline, pt_model=AutoModelForSeq2SeqLM
+    "item-recommendation",
+    pipeline_class=ItemRecommendationPipeline,
+    pt_model=(AutoModelForSeq2SeqLM, AutoModelForCausalLM),
 )
 
 __all__ = [

@@ -73,6 +73,18 @@ def parse_sections(
     return tuple(parsed)
 
 
+def given_value(name: str, argv: Sequence[str] | None = None) -> str | None:
+    """The value of a flag without prefix, from the command line or else the YAML file of `--config`, before anything
+    is parsed: for a flag that the sections of the others depend on. `None` if it is not given."""
+    config, argv = _take_config(list(sys.argv[1:] if argv is None else argv))
+    value = None if config.get(name) is None else str(config[name])
+    for place, argument in enumerate(argv):
+        flag, equals, after = argument.partition("=")
+        if flag == f"--{name}":
+            value = after if equals else next(iter(argv[place + 1 : place + 2]), None)
+    return value
+
+
 def _take_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The values of the YAML file that the command line names, and the command line without it."""
     place = next((i for i, argument in enumerate(argv) if argument.partition("=")[0] == "--config"), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from modeling_utgrec import ItemTrie
 from tokenization_items.histories import encode_histories
@@ -33,11 +33,25 @@ def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie
     return trie, item_index.token_table[rows]
 
 
+def load_model(name: str | Path) -> PreTrainedModel:
+    """Loads a generative recommender, whether encoder-decoder or decoder, from a folder or the Hub.
+
+    Raises:
+        ValueError: the model there is another one.
+    """
+    config = AutoConfig.from_pretrained(name)
+    if not hasattr(config, "level_sizes"):
+        raise ValueError(f"{name} holds a model of type {config.model_type!r}, which is no generative recommender.")
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return auto_class.from_pretrained(name)
+
+
 class GenerativeRecommender:
     """Ranks items with a generative recommender: what [`trainers.evaluation.evaluate`] asks of any recommender.
 
     Args:
-        model (`PreTrainedModel`): a model with `recommend`, as [`UTGRecForConditionalGeneration`]; stays where it is.
+        model (`PreTrainedModel`): a model with `recommend`, as [`UTGRecForConditionalGeneration`] or
+            [`RecBaseForCausalLM`]; stays where it is.
         trie (`ItemTrie`): identifiers of the catalogue.
         token_table (`np.ndarray`): int [n, L] token ids of the same items in the same order.
         num_beams (`int`, *optional*, defaults to 50): beams.
@@ -118,7 +132,7 @@ class GenerativeRecommender:
             ValueError: model and index do not belong together.
         """
         trie, token_table = item_space(ItemIndex.load(folder), item_ids)
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        model = load_model(folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         name = Path(folder).name
         return cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name)

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tokenization_items.histories import PAD_TOKEN_ID, encode_windows
+from trainers.domain_sampling import DomainSampling
 from trainers.interactions import Interactions
 from trainers.valid_codes import ValidCodes
 
@@ -33,9 +34,12 @@ class NextItemWindows(Dataset):
         max_targets_per_epoch (`int`, *optional*): draw this many targets anew for each epoch instead of all (without
             replacement within an epoch); [`RecommenderTrainer`] announces the epochs by `set_epoch`.
         seed (`int`, *optional*, defaults to 0): of that draw.
+        sampling (`DomainSampling`, *optional*): makes each epoch draw its targets anew, of each domain so many. By
+            default every target counts once.
 
     Raises:
-        ValueError: table and catalogue differ in size, tokens that are padding, no targets, or a size below 1.
+        ValueError: table and catalogue differ in size, tokens that are padding, no targets, a size below 1, or the
+            domains to sample from have another number of sequences.
 
     Example:
 
@@ -54,6 +58,7 @@ class NextItemWindows(Dataset):
         max_history: int = 20,
         max_targets_per_epoch: int | None = None,
         seed: int = 0,
+        sampling: DomainSampling | None = None,
     ):
         token_table = np.asarray(token_table)
         if token_table.ndim != 2 or len(token_table) != interactions.num_items:
@@ -83,7 +88,10 @@ class NextItemWindows(Dataset):
         if not self.num_targets:
             raise ValueError("No training targets: no sequence has two items or more.")
         self.max_targets_per_epoch = max_targets_per_epoch
-        self.drawn: np.ndarray | None = None  # int64 [max_targets_per_epoch] targets of this epoch
+        self.sampling = sampling
+        if sampling is not None:
+            sampling.check(interactions.num_users)
+        self.drawn: np.ndarray | None = None  # int64 [targets of an epoch] targets of this epoch
         self.set_epoch(0)
 
     @property
@@ -95,9 +103,18 @@ class NextItemWindows(Dataset):
     def num_levels(self) -> int:
         return self.token_table.shape[1]
 
+    @property
+    def draws_by_epoch(self) -> bool:
+        """Whether epochs differ in their targets."""
+        return self.drawn is not None
+
     def set_epoch(self, epoch: int) -> None:
         """Draws the targets of an epoch; there is nothing to do when every target is used in every epoch."""
-        if self.max_targets_per_epoch is not None and self.max_targets_per_epoch < self.num_targets:
+        if self.sampling is not None:
+            firsts = self.first_targets[self.sampling.first_sequences]
+            counts = self.sampling.counts(np.diff(firsts), self.max_targets_per_epoch or self.num_targets)
+            self.drawn = self.sampling.draw(firsts, counts, epoch)
+        elif self.max_targets_per_epoch is not None and self.max_targets_per_epoch < self.num_targets:
             rng = np.random.default_rng((self.seed, epoch))
             self.drawn = rng.choice(self.num_targets, self.max_targets_per_epoch, replace=False, shuffle=False)
             self.drawn.sort()

@@ -121,15 +121,19 @@ class RankingTrainer(HubTrainer):
         """Raises what validation would raise: a mistake must not wait for the end of the first epoch.
 
         Raises:
-            ValueError: weights are sharded (FSDP, ZeRO-3), or as `_recommender`.
+            ValueError: weights are sharded (FSDP, ZeRO-3) and the training is to be validated, or as `_recommender`.
         """
-        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-            raise ValueError(
-                "Validation by ranking needs whole weights on every process: a recommender is small, train it with "
-                "DDP or ZeRO-1/2, or without `evaluation`."
-            )
+        if self.args.eval_strategy != "no":
+            self._check_whole_weights()
         for data in _domains(self.eval_dataset).values():
             self._recommender(data)
+
+    def _check_whole_weights(self) -> None:
+        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "Validation by ranking needs whole weights on every process: train with DDP or ZeRO-1/2, or with "
+                "eval_strategy='no' and evaluate what was saved."
+            )
 
     def evaluate(
         self,
@@ -151,8 +155,9 @@ class RankingTrainer(HubTrainer):
             when there are several domains, and run times. Equal on all processes.
 
         Raises:
-            ValueError: no data, or no user with anything to predict.
+            ValueError: no data, no user with anything to predict, or weights are sharded (FSDP, ZeRO-3).
         """
+        self._check_whole_weights()
         evaluation = self.eval_dataset if eval_dataset is None else eval_dataset
         if evaluation is None:
             raise ValueError("Nothing to evaluate: give the trainer `evaluation`, or evaluate() an `eval_dataset`.")

@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
-from hub_cards import ModelCardValues, RecommenderCardValues
+from hub_cards import RECBASE_CITATION, ModelCardValues, RecommenderCardValues
 from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
+from trainers.domain_sampling import check_temperature
 from trainers.generative_recommender import GenerativeRecommender, item_space
 from trainers.interactions import Interactions
 from trainers.next_item import NextItemCollator, NextItemWindows
@@ -42,6 +43,13 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         max_history (`int`, *optional*, defaults to 20): items of history; the training windows must agree.
         num_beams (`int`, *optional*, defaults to 50): beams of the constrained beam search.
         max_eval_users (`int`, *optional*): validate on this many users of each domain, drawn once and for all.
+
+    > Parameters that control the mixture of several domains
+
+    Args:
+        domain_temperature (`float`, *optional*, defaults to 1.0): an epoch takes targets of a domain with n of them in
+            proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once. The training
+            windows must agree.
     """
 
     learning_rate: float = field(
@@ -56,18 +64,24 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
     per_device_train_batch_size: int = field(
         default=1024,
         metadata={
-            "help": "Pairs per device and step (1024 in the paper); with a causal encoder rows of `max_history` items."
+            "help": "Pairs per device and step (1024 in the paper); with a causal encoder or a decoder rows of "
+            "`max_history` items."
         },
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Users per device and beam search."})
     max_history: int = field(default=20, metadata={"help": "Items of history, counted from the most recent one."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the constrained beam search in validation."})
+    domain_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Above 1, small domains count more: in proportion to (their targets)^(1/temperature)."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("max_history", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_temperature(self.domain_temperature)
 
 
 @dataclass
@@ -102,10 +116,11 @@ class RecommenderTrainer(RankingTrainer):
     [`UniversalItemTokenizer.from_pretrained`].
 
     Args:
-        model (`PreTrainedModel`): the recommender, as [`UTGRecForConditionalGeneration`].
+        model (`PreTrainedModel`): the recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`].
         args (`RecommenderTrainingArguments`): the arguments.
         train_dataset (`NextItemWindows` or `PackedSequences`, *optional*):
-            Training pairs, or for a model with a causal encoder whole sequences; not needed to evaluate.
+            Training pairs, or for a model with a causal encoder whole sequences, and for a decoder whole sequences
+            with their targets; not needed to evaluate.
         evaluation (`EvaluationData` or `dict[str, EvaluationData]`, *optional*):
             Data of the validation. Several domains give `eval_<domain>_ndcg@10` each and their plain mean as
             `eval_ndcg@10`.
@@ -149,10 +164,8 @@ class RecommenderTrainer(RankingTrainer):
             config, valid = model.config, None
             if config.normalize_over == "items":
                 valid = ValidCodes(train_dataset.token_table, config.level_sizes, config.level_offsets)
-        if isinstance(train_dataset, PackedSequences):
-            collator = PackedCollator(train_dataset, valid)
-        elif train_dataset is not None:
-            collator = NextItemCollator(train_dataset, valid)
+            packed = isinstance(train_dataset, PackedSequences)
+            collator = (PackedCollator if packed else NextItemCollator)(train_dataset, valid)
             callbacks = [EpochCallback(train_dataset), *(callbacks or [])]
         super().__init__(
             model=model,
@@ -168,33 +181,53 @@ class RecommenderTrainer(RankingTrainer):
         if evaluation is not None:
             self._check_validation()
         self.model.config.max_history = args.max_history
+        if not self.model.config.is_encoder_decoder:
+            self.card_facts |= {"auto_class": "AutoModelForCausalLM", "citation": RECBASE_CITATION}
 
     @staticmethod
     def _check_windows(
         windows: NextItemWindows | PackedSequences, model: PreTrainedModel, args: RecommenderTrainingArguments
     ) -> None:
         packed = isinstance(windows, PackedSequences)
-        if packed and not model.config.causal_encoder:
+        if not model.config.is_encoder_decoder:
+            if not (packed and windows.with_targets):
+                raise ValueError(
+                    "A decoder is trained on whole sequences: give it PackedSequences(..., with_targets=True)."
+                )
+        elif packed and (windows.with_targets or not model.config.causal_encoder):
             raise ValueError(
-                "Packed sequences need a model with a causal encoder (causal_encoder=True in its configuration); give "
-                "another model NextItemWindows."
+                "Packed sequences need a model with a causal encoder (causal_encoder=True in its configuration), and "
+                "without their targets, which are for a decoder; give another model NextItemWindows."
             )
         if windows.max_history != args.max_history:
             raise ValueError(
                 f"The training windows have max_history={windows.max_history}, the arguments "
                 f"max_history={args.max_history}: give both the same."
             )
-        if not packed and args.dataloader_persistent_workers and windows.max_targets_per_epoch is not None:
+        temperature = 1.0 if windows.sampling is None else windows.sampling.temperature
+        if temperature != args.domain_temperature:
+            raise ValueError(
+                f"The training windows have the domain temperature {temperature}, the arguments "
+                f"domain_temperature={args.domain_temperature}: give both the same."
+            )
+        if args.dataloader_persistent_workers and windows.draws_by_epoch:
             raise ValueError(
                 "Persistent data loader workers would keep the targets of the first epoch: turn off "
-                "dataloader_persistent_workers or leave out max_targets_per_epoch."
+                "dataloader_persistent_workers or leave out max_targets_per_epoch and the sampling over domains."
             )
-        highest = int(windows.token_table.max())
-        if windows.num_levels != model.config.num_levels or highest >= model.config.vocab_size:
+        config, table = model.config, windows.token_table
+        lowest, highest = table.min(axis=0).tolist(), table.max(axis=0).tolist()
+        ends = [first + size for first, size in zip(config.level_offsets, config.level_sizes, strict=True)]
+        if (
+            windows.num_levels != config.num_levels
+            or any(token < first for token, first in zip(lowest, config.level_offsets, strict=True))
+            or any(token >= end for token, end in zip(highest, ends, strict=True))
+        ):
             raise ValueError(
-                f"The training windows have {windows.num_levels} tokens per item, up to {highest}; the model has "
-                f"{model.config.num_levels} levels and {model.config.vocab_size} tokens. Use the identifiers of the "
-                "item tokenizer that the model is configured for."
+                f"Identifiers and model do not belong together: the training windows have {windows.num_levels} tokens "
+                f"per item, from {lowest} to {highest}; the model has {config.num_levels} levels, from "
+                f"{config.level_offsets} to {[end - 1 for end in ends]}. Use the identifiers of the item tokenizer "
+                "that the model is configured for."
             )
 
     def _recommender(self, data: EvaluationData) -> GenerativeRecommender:

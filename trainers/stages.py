@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState
-from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_utgrec import (
@@ -23,6 +31,7 @@ from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.backbones import TINY, TINY_AUTOENCODER, backbone_commit, load_autoencoder, load_backbone
 from trainers.dataset_card import sizes
+from trainers.domain_sampling import DomainSampling
 from trainers.domains import Domain
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.image_latents import ImageLatents, encode_images
@@ -277,8 +286,33 @@ def new_recommender(
     )
 
 
+def training_windows(
+    config: PreTrainedConfig,
+    interactions: Interactions,
+    token_table: np.ndarray,
+    num_sequences: Sequence[int],
+    training: RecommenderTrainingArguments,
+) -> NextItemWindows | PackedSequences:
+    """What a recommender with this configuration is trained on: whole sequences if it reads in one direction, else
+    pairs of a history and its next item.
+
+    Args:
+        config: the recommender's.
+        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
+            files as they are needed, [`load_sequences`].
+        num_sequences: sequences of each domain.
+        training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
+    """
+    arguments: dict[str, Any] = {"max_history": training.max_history}
+    if training.domain_temperature != 1:
+        arguments["sampling"] = DomainSampling(num_sequences, training.domain_temperature, training.seed)
+    if not config.is_encoder_decoder:
+        return PackedSequences(interactions, token_table, with_targets=True, **arguments)
+    return (PackedSequences if config.causal_encoder else NextItemWindows)(interactions, token_table, **arguments)
+
+
 def train_recommender(
-    recommender: UTGRecForConditionalGeneration,
+    recommender: PreTrainedModel,
     domains: list[Domain],
     tokenizers: dict[str, UniversalItemTokenizer],
     training: RecommenderTrainingArguments,
@@ -286,7 +320,8 @@ def train_recommender(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> RecommenderTrainer:
-    """Trains a recommender in place on the training part of all domains' sequences, mixed; every position is a target.
+    """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
+    part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items.
     """
@@ -298,8 +333,8 @@ def train_recommender(
     for domain in domains:
         tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
         parts.append((domain.interactions.training_part(), tokens))
-    dataset = PackedSequences if recommender.config.causal_encoder else NextItemWindows
-    windows = dataset(*join_domains(parts), max_history=training.max_history)
+    num_sequences = [interactions.num_users for interactions, _ in parts]
+    windows = training_windows(recommender.config, *join_domains(parts), num_sequences, training)
     evaluation = {
         domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
     }
@@ -310,7 +345,8 @@ def train_recommender(
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
         callbacks=list(callbacks),
     )
-    trainer.card_facts |= data_facts("UTGRec recommender", domains)
+    kind = "UTGRec" if recommender.config.is_encoder_decoder else "RecBase"
+    trainer.card_facts |= data_facts(f"{kind} recommender", domains)
     if len(domains) == 1:
         trainer.domain = domains[0].name
     if early_stopping_patience is not None:
@@ -319,11 +355,21 @@ def train_recommender(
     return trainer
 
 
+def gathered_weights(trainer: RecommenderTrainer) -> dict[str, torch.Tensor] | None:
+    """Weights that are sharded over the processes (ZeRO-3), put together on the main one; else `None`, the model has
+    them. Every process calls this."""
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_deepspeed_zero3_enabled() else None
+
+
 def save_recommender(
-    recommender: UTGRecForConditionalGeneration, tokenizer: UniversalItemTokenizer | None, folder: str | Path
+    recommender: PreTrainedModel,
+    tokenizer: UniversalItemTokenizer | None,
+    folder: str | Path,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Saves a recommender, and the index of its items beside it so that recommending needs no network."""
-    recommender.save_pretrained(folder)
+    """Saves a recommender, and the index of its items beside it so that recommending needs no network. `weights` are
+    those of [`gathered_weights`]."""
+    recommender.save_pretrained(folder, state_dict=weights)
     if tokenizer is not None:
         tokenizer.check_recommender(recommender)
         tokenizer.save_pretrained(folder, include_network=False)

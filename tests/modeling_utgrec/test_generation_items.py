@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
-import modeling_utgrec.t5_beam_step as t5_beam_step
+import modeling_utgrec.item_recommendation as item_recommendation
 from modeling_utgrec.configuration_utgrec import UTGRecConfig
 from modeling_utgrec.generation_items import ItemLogitsProcessor, constrained_beam_search, generate_items
 from modeling_utgrec.item_rules import ItemRules
@@ -345,7 +345,7 @@ def test_decoder_only_models_equal_generate(num_items, num_beams):
 
 @pytest.mark.parametrize("rows_per_block", [1, 30, 2048])
 def test_rules_go_with_their_users_into_blocks(monkeypatch, rows_per_block):
-    monkeypatch.setattr(t5_beam_step, "ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr(item_recommendation, "ROWS_PER_BLOCK", rows_per_block)
     model = make_model(root_codebook_size=6, leaf_codebook_size=8)
     trie = make_trie(model.config, 60)
     batch = make_batch(trie, [2, 5, 1, 4])
@@ -376,7 +376,7 @@ def test_rules_of_another_trie_or_batch_are_an_error():
 
 @pytest.mark.parametrize("rows_per_block", [1, 2048])
 def test_scores_of_candidates(monkeypatch, rows_per_block):
-    monkeypatch.setattr(t5_beam_step, "ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr(item_recommendation, "ROWS_PER_BLOCK", rows_per_block)
     model = make_model(root_codebook_size=6, leaf_codebook_size=8)
     trie = make_trie(model.config, 40)
     batch = make_batch(trie, [3, 1, 5])

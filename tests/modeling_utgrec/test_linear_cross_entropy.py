@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_utgrec import linear_cross_entropy as module
-from modeling_utgrec.linear_cross_entropy import linear_cross_entropy
+from modeling_utgrec.linear_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 
 ROWS, VOCABULARY, WIDTH = 23, 11, 5
 
@@ -85,3 +85,23 @@ def test_without_rows_the_loss_and_the_gradients_are_zero():
     loss.backward()
     assert loss.item() == 0
     assert all(tensor.grad.eq(0).all() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_cross_entropy_of_valid_codes(dtype):
+    """Softmax over what exists, by hand; the codes of other levels that the mask has room for are not looked at."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 5, generator=generator).to(dtype)
+    codes = torch.randint(5, (7,), generator=generator)
+    valid = torch.rand(7, 9, generator=generator) < 0.5
+    valid[torch.arange(7), codes] = True
+    found = cross_entropy_of_valid(logits.requires_grad_(), codes, valid)
+    wanted = 0.0
+    for row in range(7):
+        scores = logits[row].detach().double()[valid[row, :5]]
+        wanted -= (logits[row, codes[row]].double() - scores.logsumexp(0)).item()
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    found.backward()
+    assert not logits.grad[~valid[:, :5]].any() and logits.grad.isfinite().all()
+    assert cross_entropy_of_valid(logits[:0], codes[:0], valid[:0]).item() == 0

@@ -44,7 +44,8 @@ for job in json.load(open(sys.argv[1])):
 def small(kind: type[PreTrainedModel]) -> PreTrainedModel:
     """A network of this class with random weights."""
     set_seed(0)
-    return kind(kind.config_class()).eval()
+    config = kind.config_class
+    return kind(config.tiny() if hasattr(config, "tiny") else config()).eval()
 
 
 def inputs_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:

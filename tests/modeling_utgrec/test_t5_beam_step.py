@@ -7,10 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import modeling_utgrec.fused_layers as fused_layers
+import modeling_utgrec.item_recommendation as item_recommendation
 import modeling_utgrec.t5_beam_step as t5_beam_step
 from modeling_utgrec.configuration_utgrec import UTGRecConfig
+from modeling_utgrec.item_recommendation import user_blocks
 from modeling_utgrec.modeling_utgrec import UTGRecForConditionalGeneration
-from modeling_utgrec.t5_beam_step import FusedT5, T5BeamStep, user_blocks
+from modeling_utgrec.t5_beam_step import FusedT5, T5BeamStep
 
 TINY = {"d_model": 32, "d_ff": 48, "num_heads": 3, "d_kv": 8, "num_layers": 2}
 WIDTHS = [4, 7, 5]
@@ -75,7 +78,7 @@ def test_logits_equal_the_models_own(config, lengths):
 
 
 def test_without_the_fused_product(monkeypatch):
-    monkeypatch.setattr(t5_beam_step, "_FUSED_LINEAR", None)
+    monkeypatch.setattr(fused_layers, "_FUSED_LINEAR", None)
     model = make_model()
     batch = make_batch(model, [12, 8])
     check(model, T5BeamStep(model, *batch), *batch, atol=2e-5, rtol=2e-5)
@@ -157,11 +160,11 @@ def test_what_is_kept_for_each_user_and_beam():
     model = make_model()
     step = T5BeamStep(model, *make_batch(model, [12, 8]))
     for _ in walk(step, model.config.vocab_size, 2):
-        kept = [[id(tensor) for tensor in layers] for layers in step.keys_values]
+        kept = [[id(tensor) for tensor in layers] for layers in step.prefixes.keys_values]
     assert [tuple(key.shape) for key, _ in step.cross_keys_values] == [(2 * 3, 12, 8)] * 2
-    assert [layers[0].shape[:2] for layers in step.keys_values] == [(2, width) for width in [1, *WIDTHS]]
+    assert [layers[0].shape[:2] for layers in step.prefixes.keys_values] == [(2, width) for width in [1, *WIDTHS]]
     step.advance(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, dtype=torch.long))
-    assert [[id(tensor) for tensor in layers] for layers in step.keys_values[:-1]] == kept
+    assert [[id(tensor) for tensor in layers] for layers in step.prefixes.keys_values[:-1]] == kept
 
 
 def test_weights_are_read_anew_for_each_search():
@@ -185,7 +188,7 @@ def test_weights_are_read_anew_for_each_search():
 def test_blocks_are_a_partition_of_the_users_that_reads_every_token(lengths, rows_per_user, rows_per_block):
     mask = torch.arange(9) < torch.tensor(lengths)[:, None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(t5_beam_step, "ROWS_PER_BLOCK", rows_per_block)
+        patch.setattr(item_recommendation, "ROWS_PER_BLOCK", rows_per_block)
         blocks = user_blocks(mask, rows_per_user)
     assert sorted(torch.cat([users for users, _ in blocks]).tolist()) == list(range(len(lengths)))
     ends = []

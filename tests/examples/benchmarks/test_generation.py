@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import modeling_utgrec.t5_beam_step as t5_beam_step
+import modeling_utgrec.fused_layers as fused_layers
 from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
@@ -77,7 +77,7 @@ def test_different_results_are_seen(benchmark):
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
 def test_counted_operations_are_those_of_the_search(benchmark, monkeypatch, feed_forward):
     """All products but those of the self-attention, which are done one vector at a time and not counted by torch."""
-    monkeypatch.setattr(t5_beam_step, "_FUSED_LINEAR", None)
+    monkeypatch.setattr(fused_layers, "_FUSED_LINEAR", None)
     config = UTGRecConfig(level_sizes=[6, 6, 6], feed_forward_proj=feed_forward, **TINY)
     model = UTGRecForConditionalGeneration(config).eval()
     codes = torch.cartesian_prod(*[torch.arange(6)] * 3)

@@ -1,0 +1,141 @@
+"""Configuration of the RecBase recommender: a Qwen3 decoder whose vocabulary is the codes of item identifiers."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen3Config
+
+from .checkpoint_format import FORMAT_VERSION, CheckedConfig
+from .configuration_utgrec import NUM_SPECIAL_TOKENS
+
+
+@strict
+class RecBaseConfig(CheckedConfig, Qwen3Config):
+    r"""
+    Configuration of [`RecBaseForCausalLM`]. The defaults are the sizes of the paper's base model (RecBase, Zhou et al.
+    2025), see [`~RecBaseConfig.base`].
+
+    The vocabulary holds the special tokens followed by the codes: pad 0, end-of-sequence 1, code `c` of level `l` is
+    token `level_offsets[l] + c`. Every level has its own range of tokens.
+
+    Args:
+        num_levels (`int`, *optional*):
+            Identifier length L, the number of codes of an item. 4 by default, or the length of `level_sizes`.
+        codebook_size (`int`, *optional*, defaults to 1024):
+            Number of codes of every level. Not used when `level_sizes` is given.
+        level_sizes (`list[int]`, *optional*):
+            Number of codes of each level, where they differ. Always a list of `num_levels` integers once the
+            configuration is built.
+        vocab_size (`int`, *optional*):
+            Derived from the sizes above. May be given (a saved configuration does), must then agree.
+        max_history (`int`, *optional*, defaults to 20):
+            Number of most recent items of a user that the recommender reads; `max_history * num_levels` tokens.
+        normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
+            What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
+            the paper, or the codes that `"items"` of the catalogue have after the same prefix.
+        item_tokenizer_fingerprint (`str`, *optional*):
+            Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
+        format_version (`int`, *optional*):
+            Of the checkpoint, see `checkpoint_format`.
+
+    The remaining arguments are those of [`~transformers.Qwen3Config`], with other defaults.
+
+    Raises:
+        ValueError: if `num_levels`, `level_sizes` and `vocab_size` contradict each other, a history with the item that
+            follows has more than `max_position_embeddings` tokens, or a layer has a sliding window.
+
+    Example:
+
+    ```python
+    >>> from modeling_utgrec import RecBaseConfig
+    >>> config = RecBaseConfig()
+    >>> config.level_sizes, config.level_offsets, config.vocab_size
+    ([1024, 1024, 1024, 1024], [2, 1026, 2050, 3074], 4098)
+    >>> RecBaseConfig.tiny(level_sizes=[8, 8, 4]).level_offsets
+    [2, 10, 18]
+    ```
+    """
+
+    model_type = "recbase"
+
+    num_levels: int | None = None
+    codebook_size: int = 1024
+    level_sizes: list[int] | None = None
+    max_history: int = 20
+    normalize_over: str = "vocabulary"
+    item_tokenizer_fingerprint: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    vocab_size: int | None = None
+    hidden_size: int = 1024
+    intermediate_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    num_key_value_heads: int | None = None
+    max_position_embeddings: int = 2048
+    pad_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 1
+
+    def __post_init__(self, **kwargs):
+        if self.num_levels is None:
+            self.num_levels = 4 if self.level_sizes is None else len(self.level_sizes)
+        if self.level_sizes is None:
+            self.level_sizes = [self.codebook_size] * self.num_levels
+        if self.vocab_size is None:
+            self.vocab_size = NUM_SPECIAL_TOKENS + sum(self.level_sizes)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def tiny(cls, **arguments) -> "RecBaseConfig":
+        """For tests and a first look on a CPU; `arguments` are further ones, or other values."""
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        return cls(**{**sizes, "head_dim": 16, **arguments})
+
+    @classmethod
+    def base(cls, **arguments) -> "RecBaseConfig":
+        """The paper's base model: 0.3 billion parameters, with heads of 128 as Qwen3's."""
+        return cls(**arguments)
+
+    @classmethod
+    def large(cls, **arguments) -> "RecBaseConfig":
+        """The paper's large model: 1.5 billion parameters."""
+        sizes = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+        return cls(**{**sizes, **arguments})
+
+    @property
+    def level_offsets(self) -> list[int]:
+        """First token id of each level."""
+        return [NUM_SPECIAL_TOKENS + sum(self.level_sizes[:level]) for level in range(self.num_levels)]
+
+    def validate_levels(self):
+        """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
+        if self.num_levels < 1:
+            raise ValueError(f"`num_levels` must be at least 1, got {self.num_levels}.")
+        if len(self.level_sizes) != self.num_levels:
+            raise ValueError(
+                f"`level_sizes` {self.level_sizes} has {len(self.level_sizes)} levels, `num_levels` is "
+                f"{self.num_levels}."
+            )
+        if min(self.level_sizes) < 1:
+            raise ValueError(f"every level needs at least one code, got `level_sizes` {self.level_sizes}.")
+        if self.vocab_size != NUM_SPECIAL_TOKENS + sum(self.level_sizes):
+            raise ValueError(
+                f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
+                f"{self.level_sizes} make {NUM_SPECIAL_TOKENS + sum(self.level_sizes)}. Leave `vocab_size` out: it is "
+                "derived."
+            )
+        if self.normalize_over not in ("vocabulary", "items"):
+            raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
+        if self.max_history < 1:
+            raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
+        if set(self.layer_types) - {"full_attention"}:
+            raise ValueError(
+                f"every layer reads the whole history: `layer_types` must be 'full_attention', got {self.layer_types}."
+            )
+        needed = (self.max_history + 1) * self.num_levels
+        if needed > self.max_position_embeddings:
+            raise ValueError(
+                f"`max_position_embeddings` is {self.max_position_embeddings}, but a history of {self.max_history} "
+                f"items and the next one have {needed} tokens."
+            )
+
+
+__all__ = ["RecBaseConfig"]

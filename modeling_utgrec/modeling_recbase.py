@@ -1,0 +1,212 @@
+"""The RecBase recommender: a decoder that reads the identifiers of a user's items and goes on with the next one's."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen3ForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .checkpoint_format import CheckedLoading
+from .configuration_recbase import RecBaseConfig
+from .decoder_beam_step import DecoderBeamStep, FusedDecoder
+from .generation_items import BeamStep
+from .item_recommendation import ItemRecommendation
+from .linear_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
+
+# Attention implementations with this in their name tell packed sequences apart in a batch of one row only.
+ONE_ROW_ATTENTION = "flash"
+
+
+class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
+    """
+    Generative recommender of RecBase (Zhou et al. 2025): a decoder-only transformer over the codes of items, trained
+    from scratch on the next token of whole user sequences.
+
+    The input is the codes of the user's last `config.max_history` items, flattened. Padding may stand on either side.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_utgrec import ItemTrie, RecBaseConfig, RecBaseForCausalLM
+    >>> model = RecBaseForCausalLM(RecBaseConfig.tiny()).eval()
+    >>> codes = torch.tensor([[17, 301, 3, 8], [17, 9, 3, 5], [200, 0, 511, 5]])
+    >>> trie = ItemTrie(codes, model.config.level_sizes, model.config.level_offsets, item_ids=["a", "b", "c"])
+    >>> history = codes[:2].add(torch.tensor(model.config.level_offsets)).view(1, -1)
+    >>> model.recommend(history, torch.ones_like(history), trie, num_items=2).item_rows.shape
+    torch.Size([1, 2])
+    ```
+    """
+
+    config: RecBaseConfig
+    # the loss is a mean over the batch, the Trainer must divide it by the accumulation steps itself
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: RecBaseConfig):
+        super().__init__(config)
+        # identifiers have a fixed length and no end-of-sequence
+        self.generation_config.eos_token_id = None
+        self.generation_config.max_new_tokens = config.num_levels
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        valid_codes: torch.BoolTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """
+        As [`~transformers.Qwen3ForCausalLM.forward`], but that with `labels` nothing but the loss is returned: the
+        mean negative log-likelihood of the labels, each given the tokens before it in the same sequence.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the items as token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`):
+                0 on padding. With `labels`, a row may pack several sequences: the mask then holds the number of each
+                token's sequence, from 1. A sequence reads nothing of another and its positions start at 0.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, in the places of `input_ids` as for any causal language model (the shift is made here);
+                -100 is left out of the loss, and so is the first token of every sequence, which nothing precedes.
+            valid_codes (`torch.BoolTensor` of the shape of `labels` and `max(config.level_sizes)`, *optional*):
+                Which codes an item of the catalogue has after the label's prefix; needed with labels when
+                `config.normalize_over` is `"items"`.
+
+        Raises:
+            ValueError: if `labels` have another shape than `input_ids`, or `valid_codes` are missing.
+        """
+        if labels is None:
+            return super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        if labels.shape != getattr(input_ids, "shape", None):
+            found = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(
+                f"labels must have the shape of input_ids {found}, the sequence with the items to predict, got "
+                f"{tuple(labels.shape)}."
+            )
+        expected = *labels.shape, max(self.config.level_sizes)
+        if self.config.normalize_over == "items" and getattr(valid_codes, "shape", None) != expected:
+            found = None if valid_codes is None else tuple(valid_codes.shape)
+            raise ValueError(f"A loss normalised over items needs valid_codes of shape {expected}, got {found}.")
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        return CausalLMOutputWithPast(loss=self._loss(input_ids, attention_mask.long(), labels, valid_codes))
+
+    def _loss(self, input_ids: Tensor, sequences: Tensor, labels: Tensor, valid_codes: Tensor | None) -> Tensor:
+        """Mean loss of `labels`; `sequences` holds the number of each token's sequence, 0 on padding."""
+        config = self.config
+        begins = F.pad(sequences.diff(dim=1) != 0, (1, 0), value=True)
+        place = torch.arange(sequences.shape[1], device=sequences.device).expand_as(sequences)
+        positions = place - torch.where(begins, place, 0).cummax(dim=1).values
+        predicted = (labels != -100) & ~begins & (sequences != 0)
+        inputs = {"input_ids": input_ids, "position_ids": positions}
+        if ONE_ROW_ATTENTION in config._attn_implementation:
+            inputs = {name: tensor.view(1, -1) for name, tensor in inputs.items()}
+        # Positions that start anew are how transformers' masks know the sequences of a row.
+        states = self.model(**inputs, use_cache=False).last_hidden_state.view(*labels.shape, -1)
+        states = states[:, :-1][predicted[:, 1:]]
+        labels, weight = labels[predicted], self.lm_head.weight
+        if config.normalize_over == "vocabulary":
+            return linear_cross_entropy(states, weight, labels) / len(labels)
+        levels, valid_codes = positions[predicted] % config.num_levels, valid_codes[predicted]
+        total = 0.0
+        for level, (first, size) in enumerate(zip(config.level_offsets, config.level_sizes, strict=True)):
+            of_level = levels == level
+            logits = F.linear(states[of_level], weight[first : first + size])
+            total = total + cross_entropy_of_valid(logits, labels[of_level] - first, valid_codes[of_level])
+        return total / len(labels)
+
+    def generate(self, inputs: Tensor | None = None, *args, **kwargs):
+        """As [`~transformers.GenerationMixin.generate`]. Histories that are padded on the right, as
+        [`UniversalItemTokenizer`] does, are padded on the left first: a decoder goes on where its input ends."""
+        inputs = kwargs.pop("input_ids", inputs)
+        if inputs is not None:
+            mask = kwargs.get("attention_mask")
+            mask = inputs.ne(self.config.pad_token_id).long() if mask is None else mask
+            order = (mask != 0).to(torch.uint8).argsort(dim=1, stable=True)
+            inputs, kwargs["attention_mask"] = inputs.gather(1, order), mask.gather(1, order)
+        return super().generate(inputs, *args, **kwargs)
+
+    @torch.no_grad()
+    def warm_start(self, codebooks: Sequence[Tensor]) -> None:
+        """
+        Sets the input embeddings of the codes to the vectors of the item tokenizer's codebooks, so that codes that
+        are near in content begin near. All levels go through one random rotation into the hidden size and have one
+        scale, so sums of codes keep their distances too; the scale is that of the embeddings' own initialisation.
+
+        Args:
+            codebooks (`Sequence[torch.Tensor]`): for each level the vectors of its codes, `(codes, D)`.
+
+        Raises:
+            ValueError: if the codebooks are not of the configuration's levels, differ in width, or are not finite.
+        """
+        sizes, widths = [len(codes) for codes in codebooks], {codes.shape[1] for codes in codebooks}
+        if sizes != self.config.level_sizes or len(widths) != 1:
+            raise ValueError(
+                f"The codebooks have {sizes} codes of widths {sorted(widths)}, the recommender's levels "
+                f"{self.config.level_sizes}: give the codebooks of its item tokenizer, of one width."
+            )
+        vectors = torch.cat([codes.detach().float().cpu() for codes in codebooks])
+        deviation = vectors.std()
+        if not (torch.isfinite(deviation) and deviation > 0):
+            raise ValueError("The codebooks hold NaN, infinity, or nothing but one value.")
+        rotation = nn.init.orthogonal_(torch.empty(vectors.shape[1], self.config.hidden_size))
+        vectors = vectors @ rotation
+        vectors *= self.config.initializer_range / vectors.std()
+        embeddings = self.get_input_embeddings().weight
+        embeddings[self.config.level_offsets[0] :] = vectors.to(embeddings)
+
+    def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:
+        return partial(DecoderBeamStep, FusedDecoder(self))
+
+    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        config, real = self.config, attention_mask != 0
+        lengths = real.sum(1)
+        if not lengths.all():
+            user = int((lengths == 0).nonzero()[0])
+            raise ValueError(
+                f"The history of user {user} of the batch is empty: a decoder needs an item to go on from."
+            )
+        most = config.max_history * config.num_levels
+        if (lengths > most).any():
+            user = int((lengths > most).nonzero()[0])
+            raise ValueError(
+                f"The history of user {user} of the batch has {int(lengths[user])} tokens, the recommender reads "
+                f"{config.max_history} items of {config.num_levels}: keep the latest, as UniversalItemTokenizer does."
+            )
+        level = (real.cumsum(1) - 1) % config.num_levels
+        first = torch.tensor(config.level_offsets, device=level.device)[level]
+        size = torch.tensor(config.level_sizes, device=level.device)[level]
+        odd = real & ((input_ids < first) | (input_ids >= first + size))
+        if odd.any():
+            user, position = odd.nonzero()[0].tolist()
+            raise ValueError(
+                f"input_ids[{user}, {position}] is {input_ids[user, position].item()}, which is no code of level "
+                f"{level[user, position].item()}: a history is whole identifiers one after the other."
+            )
+        broken = (lengths % config.num_levels).nonzero()
+        if len(broken):
+            user = int(broken[0])
+            raise ValueError(
+                f"The history of user {user} of the batch has {int(lengths[user])} tokens, which is no multiple of "
+                f"{config.num_levels}, the codes of an item."
+            )
+
+
+__all__ = ["RecBaseForCausalLM"]

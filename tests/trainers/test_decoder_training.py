@@ -1,0 +1,294 @@
+"""A decoder with the Trainer of recommenders: packed rows, validation, checkpoints, sampling over domains."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import set_seed
+
+from hub_cards import load_values
+from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from tokenization_items.item_index import ItemIndex
+from trainers import ranking_trainer, stages
+from trainers.domain_sampling import DomainSampling
+from trainers.generative_recommender import GenerativeRecommender, load_model
+from trainers.interactions import Interactions
+from trainers.next_item import NextItemWindows, join_domains
+from trainers.packed_sequences import PackedCollator, PackedSequences
+from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.stages import gathered_weights, save_recommender, training_windows
+from trainers.valid_codes import ValidCodes
+
+SIZES = [6, 6, 6]
+NUM_ITEMS = 20
+
+
+def make_interactions(num_users=150, num_items=NUM_ITEMS, prefix="item"):
+    """Item i is followed by item i + 1: whoever learns that ranks the target first."""
+    rng = np.random.default_rng(0)
+    sequences = [(rng.integers(num_items) + np.arange(rng.integers(5, 16))) % num_items for _ in range(num_users)]
+    ids = [f"{prefix}{row}" for row in range(num_items)]
+    return Interactions.from_sequences([[ids[row] for row in sequence] for sequence in sequences], ids)
+
+
+def make_model(seed=0, **config):
+    set_seed(seed)
+    sizes = dict(hidden_size=32, intermediate_size=64, head_dim=16, num_attention_heads=2)
+    return RecBaseForCausalLM(RecBaseConfig.tiny(**{**sizes, "level_sizes": SIZES, **config}))
+
+
+def make_data(interactions, seed=0):
+    codes = np.random.default_rng(seed).permutation(6**3)[: interactions.num_items]
+    index = ItemIndex(SIZES, RecBaseConfig(level_sizes=SIZES).level_offsets)
+    index.assign(interactions.item_ids, np.stack(np.unravel_index(codes, SIZES), axis=1))
+    return EvaluationData(interactions, index)
+
+
+def make_args(folder, **changes):
+    values = dict(per_device_train_batch_size=16, per_device_eval_batch_size=16, num_beams=10, max_history=5)
+    values |= dict(save_strategy="no", disable_tqdm=True, use_cpu=True, logging_steps=1, seed=7)
+    return RecommenderTrainingArguments(str(folder), dataloader_pin_memory=False, **{**values, **changes})
+
+
+def windows_of(config, parts, args):
+    return training_windows(config, *join_domains(parts), [part.num_users for part, _ in parts], args)
+
+
+def make_trainer(folder, model=None, windows=None, data=None, **changes):
+    data = data or make_data(make_interactions())
+    args = make_args(folder, **changes)
+    model = model or make_model()
+    if windows is None:
+        windows = windows_of(model.config, [(data.interactions.training_part(), data.token_table)], args)
+    return RecommenderTrainer(model, args, windows, data)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    trainer = make_trainer(folder, max_steps=250, learning_rate=0.01, logging_steps=50)
+    trainer.train()
+    trainer.save_model()
+    return trainer, folder
+
+
+# rows
+
+
+@pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
+def test_packed_users_train_as_users_apart(normalize_over):
+    """The loss and every gradient of what the collator makes, against rows of one user each."""
+    interactions = make_interactions(12)
+    table = make_data(interactions).token_table
+    model = make_model(normalize_over=normalize_over).double()
+    valid = ValidCodes(table, SIZES, model.config.level_offsets) if normalize_over == "items" else None
+    packed = PackedSequences(interactions, table, max_history=20, seed=3, with_targets=True)
+    batch = PackedCollator(packed, valid)(range(len(packed)))
+    assert len(packed) < 12 and batch["attention_mask"].max() > 1
+    apart = {"input_ids": [], "labels": []} | ({"valid_codes": []} if valid else {})
+    for user in range(12):
+        rows = interactions.sequence(user)
+        tokens = torch.from_numpy(table[rows])
+        labels = tokens.clone()
+        labels[0] = -100  # the first item has no history
+        row = {"input_ids": tokens.flatten(), "labels": labels.flatten()}
+        if valid:
+            row["valid_codes"] = torch.from_numpy(valid(rows)).flatten(0, 1)
+        for name in apart:
+            apart[name].append(row[name])
+    fills = {"input_ids": 0, "labels": -100, "valid_codes": True}
+    apart = {
+        name: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fills[name])
+        for name, rows in apart.items()
+    }
+    loss, wanted = model(**batch).loss, model(**apart).loss
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-10)
+    found, expected = gradients(model, loss), gradients(model, wanted)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], msg=name)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=12).filter(lambda lengths: max(lengths) > 1),
+    max_history=st.integers(1, 9),
+    seed=st.integers(0, 3),
+)
+def test_every_item_but_the_first_is_a_target_once(lengths, max_history, seed):
+    rng = np.random.default_rng(seed)
+    ids = [str(item) for item in range(12)]
+    sequences = [rng.integers(0, 12, length) for length in lengths]
+    interactions = Interactions.from_sequences([[ids[item] for item in each] for each in sequences], ids)
+    table = np.arange(2, 2 + 36).reshape(12, 3)
+    packed = PackedSequences(interactions, table, max_history, seed, with_targets=True)
+    batch = PackedCollator(packed)(range(len(packed)))
+    inputs, numbers, labels = (
+        batch[name].numpy().reshape(len(packed), -1, 3) for name in ("input_ids", "attention_mask", "labels")
+    )
+    assert inputs.shape[1] <= max_history + 1
+    labelled = labels != -100
+    assert (labels[labelled] == inputs[labelled]).all() and (labelled == labelled[..., :1]).all()
+    pairs = []
+    for row in range(len(packed)):
+        for number in range(1, numbers[row].max() + 1):
+            window = np.flatnonzero(numbers[row, :, 0] == number)
+            assert labelled[row, window, 0].tolist() == [False] + [True] * (len(window) - 1)
+            items = (inputs[row, window, 0] - 2) // 3
+            pairs += list(zip(items[:-1].tolist(), items[1:].tolist(), strict=True))
+        assert not labelled[row, numbers[row, :, 0] == 0].any()
+    wanted = [pair for each in sequences for pair in zip(each[:-1].tolist(), each[1:].tolist(), strict=True)]
+    assert sorted(pairs) == sorted(wanted) and packed.num_targets == len(wanted)
+
+
+# training
+
+
+@pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
+def test_learns_successors(trained, tmp_path, normalize_over):
+    trainer = trained[0]
+    if normalize_over == "items":
+        trainer = make_trainer(
+            tmp_path, make_model(normalize_over="items"), max_steps=150, learning_rate=0.01, logging_steps=50
+        )
+        trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_ndcg@10"] > 0.9 and metrics["eval_num_users"] == 150
+    assert trainer.model.config.max_history == 5
+
+
+def test_checkpoint_ranks_as_the_model_in_memory(trained):
+    trainer, folder = trained
+    data = trainer.eval_dataset
+    histories = data.interactions.cases("test").histories()
+    in_memory = trainer._recommender(data).rank(histories, 10)
+    loaded = GenerativeRecommender.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
+    assert isinstance(loaded.model, RecBaseForCausalLM) and loaded.max_history == 5
+    np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
+    values = load_values(folder)
+    assert values.auto_class == "AutoModelForCausalLM" and "recbase" in values.citation
+    assert values.num_items == NUM_ITEMS
+
+
+def test_gradient_accumulation_equals_a_large_batch(tmp_path):
+    """Of rows with the same number of targets; the loss is the mean of the steps' means."""
+    rng = np.random.default_rng(0)
+    ids = [f"item{row}" for row in range(NUM_ITEMS)]
+    interactions = Interactions.from_sequences([[ids[row] for row in rng.integers(0, 20, 8)] for _ in range(64)], ids)
+    data = make_data(interactions)
+    norms = []
+    for batch_size, accumulation in ((16, 1), (4, 4)):
+        trainer = make_trainer(
+            tmp_path,
+            data=data,
+            max_steps=1,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer.train()
+        norms.append(trainer.state.log_history[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_resumed_run_is_bit_exact_with_sampling_over_domains(tmp_path):
+    """With dropout, each epoch's own draw of rows, and a checkpoint inside of an epoch."""
+    parts, evaluation = [], {}
+    for seed, (name, users) in enumerate({"games": 60, "office": 12}.items()):
+        evaluation[name] = make_data(make_interactions(users, 15 + seed, name), seed)
+        parts.append((evaluation[name].interactions.training_part(), evaluation[name].token_table))
+
+    def trainer():
+        model = make_model(attention_dropout=0.2)
+        args = make_args(
+            tmp_path,
+            num_train_epochs=3,
+            per_device_train_batch_size=16,
+            domain_temperature=3.0,
+            save_strategy="steps",
+            save_steps=10,
+        )
+        return RecommenderTrainer(model, args, windows_of(model.config, parts, args), evaluation)
+
+    whole = trainer()
+    assert isinstance(whole.train_dataset, PackedSequences) and whole.train_dataset.sampling.seed == 7
+    per_epoch = -(-len(whole.train_dataset) // 16)
+    assert per_epoch < 10 < 2 * per_epoch, "the checkpoint is inside of the second epoch"
+    whole.train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    drawn = resumed.train_dataset.drawn.tolist()
+    resumed.train_dataset.set_epoch(2)
+    assert drawn == resumed.train_dataset.drawn.tolist()
+
+
+def test_mismatches_are_errors_before_training(tmp_path):
+    interactions = make_interactions()
+    data = make_data(interactions)
+    part, table = interactions.training_part(), data.token_table
+    with pytest.raises(ValueError, match="decoder is trained on whole sequences"):
+        make_trainer(tmp_path, windows=NextItemWindows(part, table, max_history=5))
+    with pytest.raises(ValueError, match="decoder is trained on whole sequences"):
+        make_trainer(tmp_path, windows=PackedSequences(part, table, max_history=5))
+    with pytest.raises(ValueError, match="max_history=4.*max_history=5"):
+        make_trainer(tmp_path, windows=PackedSequences(part, table, max_history=4, with_targets=True))
+    with pytest.raises(ValueError, match=r"from \[2, 8, 8\] to .* from \[2, 8, 14\] to \[7, 13, 19\]"):
+        shared = np.stack([table[:, 0], table[:, 1], table[:, 2] - 6], axis=1)
+        shared[0], shared[1] = [2, 8, 8], [7, 13, 13]
+        make_trainer(tmp_path, windows=PackedSequences(part, shared, max_history=5, with_targets=True))
+    sampled = PackedSequences(
+        part, table, max_history=5, with_targets=True, sampling=DomainSampling([part.num_users], 2.0)
+    )
+    with pytest.raises(ValueError, match="domain temperature 2.0, the arguments domain_temperature=1.0"):
+        make_trainer(tmp_path, windows=sampled)
+    with pytest.raises(ValueError, match="persistent"):
+        more = dict(dataloader_num_workers=1, dataloader_persistent_workers=True, domain_temperature=2.0)
+        make_trainer(tmp_path, windows=sampled, **more)
+    with pytest.raises(ValueError, match="do not belong together"):
+        make_trainer(tmp_path, make_model(level_sizes=[9, 9, 9]))
+    with pytest.raises(ValueError, match="temperature.*above 0"):
+        make_args(tmp_path, domain_temperature=0.0)
+    encoder = UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=SIZES, num_layers=1, causal_encoder=True))
+    with pytest.raises(ValueError, match="without their targets, which are for a decoder"):
+        make_trainer(tmp_path, encoder, PackedSequences(part, table, max_history=5, with_targets=True))
+
+
+def test_sharded_weights_are_trained_and_saved_but_not_validated(tmp_path, monkeypatch):
+    """As under ZeRO-3, which shards the large model's weights over the processes."""
+    trainer = make_trainer(tmp_path, eval_strategy="epoch")
+    assert gathered_weights(trainer) is None
+    for module in (ranking_trainer, stages):
+        monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="eval_strategy='no'"):
+        make_trainer(tmp_path, eval_strategy="epoch")
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match="whole weights on every process"):
+        trainer.evaluate()
+    weights = {name: tensor + 1 for name, tensor in trainer.model.state_dict().items()}
+    monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda model: weights)
+    save_recommender(trainer.model, None, tmp_path / "saved", gathered_weights(trainer))
+    found = load_model(tmp_path / "saved").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+
+
+def test_each_model_gets_its_windows(tmp_path):
+    interactions = make_interactions(20)
+    data, args = make_data(interactions), make_args(tmp_path, domain_temperature=2.0)
+    parts = [(interactions.training_part(), data.token_table)] * 2
+    for config, kind, with_targets in (
+        (RecBaseConfig.tiny(level_sizes=SIZES), PackedSequences, True),
+        (UTGRecConfig(level_sizes=SIZES, causal_encoder=True), PackedSequences, False),
+        (UTGRecConfig(level_sizes=SIZES), NextItemWindows, None),
+    ):
+        windows = windows_of(config, parts, args)
+        assert type(windows) is kind and getattr(windows, "with_targets", None) == with_targets
+        assert windows.sampling.temperature == 2.0 and windows.max_history == 5
+        assert windows_of(config, parts, make_args(tmp_path)).sampling is None
+    assert join_domains(parts)[0].num_users == 40
