@@ -29,6 +29,7 @@ COLUMNS = {
     "user_id": "identifier of the user",
     "items": "the user's items, oldest first",
     "timestamp": "when; see Preparation for its unit",
+    "rating": "as the source has it, null for an interaction without one",
     "split": "train, validation or test",
 }
 
