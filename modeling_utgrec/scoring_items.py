@@ -24,8 +24,8 @@ def score_candidates(
 
     Returns:
         `torch.FloatTensor` of shape `(B, C)`: sum over the levels of the codes' natural log-probabilities, as
-        [`constrained_beam_search`] scores items; -inf for padding. With `per_level` `(B, C, L)`: the log-probability of
-        each level's code after the history and the codes before it.
+        [`constrained_beam_search`] scores items; -inf for padding. With `per_level` of shape `(B, C, L)`: the
+        log-probability of each level's code after the history and the codes before it.
     """
     path = trie.path(candidates)
     order = path[-1].argsort(dim=1)  # equal prefixes are neighbours; padding comes first and is a prefix of its own
