@@ -131,7 +131,7 @@ class GenerativeRecommender:
             tokenizer.check_config(config)
             index = tokenizer.index
         trie, token_table = item_space(index, item_ids)
-        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        auto_class = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
         model = auto_class.from_pretrained(folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         name = Path(folder).name

@@ -23,7 +23,7 @@ from tokenization_items.item_index import CODES_NAME
 from trainers import title_likelihood
 from trainers.candidate_rows import CandidateRows, score_in_batches
 from trainers.evaluation import Recommender, evaluate
-from trainers.floors import Popularity
+from trainers.floors import NearestItems, Popularity
 from trainers.generative_recommender import GenerativeRecommender
 from trainers.interactions import Interactions
 from trainers.level_scores import context_free, named_scores
@@ -35,7 +35,9 @@ from trainers.title_likelihood import TitleLikelihood
 from trainers.zero_shot_arguments import ZeroShotArguments
 
 RANKING_FACTS = ("split", "part", "seen", "max_history", "ties", "num_beams", "candidates", "num_cases", "num_short")
-TABLE = ("model", "seed", "score", "gauc", "95 %", "recall@10", "ndcg@10", "uses_domain", "labels", "num_rows")
+# Results with the same of these are one line of a table.
+LINE = ("model", "train_users", "uses_domain", "score", "labels", "targets")
+SEEN = {"unseen": "unseen in pre-training", "seen": "seen in pre-training", "unknown": "pre-training not known"}
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,10 @@ def zero_shot_model(
 
         return ZeroShotModel(recommender.name, by_level, recommender, pretrained_on=trained_on, seed=seed)
     if isinstance(recommender, ScoringRecommender):
+        kind = "cosine" if isinstance(recommender, NearestItems) else "score"
         return ZeroShotModel(
             recommender.name,
-            lambda rows: {"score": score_in_batches(recommender.score, rows, **settings)},
+            lambda rows: {kind: score_in_batches(recommender.score, rows, **settings)},
             recommender,
             pretrained_on=() if folder is None else trained_on,
             seed=seed,
@@ -231,30 +234,42 @@ def portable_command(script: str, argv: Sequence[str]) -> str:
     def portable(word: str) -> str:
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         if value and (os.path.isabs(value) or os.path.exists(value)):
-            value = Path(value).resolve().name
+            value = os.path.basename(os.path.abspath(value))
         return f"{flag}{equals}{value}"
 
     return shlex.join(["python", script, *map(portable, argv)])
 
 
 def render_zero_shot(results: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: of every domain the results of models that have not seen it apart from those of models that have."""
+    """Markdown: of every domain the results of models that have not seen it apart from those of models that have.
+    Several seeds of a model share a line: means, and the interval over the users of the first."""
     blocks = []
     for domain in dict.fromkeys(result["domain"] for result in results):
-        for seen in ("unseen", "seen", "unknown"):
-            rows = [r for r in results if (r["domain"], r["seen_in_pretraining"]) == (domain, seen)]
+        for seen, title in SEEN.items():
+            found = [r for r in results if (r["domain"], r["seen_in_pretraining"]) == (domain, seen)]
+            lines = dict.fromkeys(tuple(result.get(name) for name in LINE) for result in found)
+            rows = [
+                _table_row([result for result in found if tuple(result.get(name) for name in LINE) == line])
+                for line in lines
+            ]
             if rows:
-                title = {"unseen": "unseen in pre-training", "seen": "seen in pre-training"}.get(
-                    seen, "pre-training not known"
-                )
-                blocks.append(f"### {domain}, {title}\n\n{render_table([_table_row(row) for row in rows])}")
+                blocks.append(f"### {domain}, {title}\n\n{render_table(rows)}")
     return "\n\n".join(blocks)
 
 
-def _table_row(result: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = result["intervals"].get("gauc", (None, None))
-    shown = dict(result) | {"95 %": None if low is None else f"{low:.4f}–{high:.4f}"}
-    return {name: shown.get(name) for name in TABLE}
+def _table_row(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = seeds[0]
+    low, high = first["intervals"].get("gauc", (None, None))
+    row = {name: first[name] for name in LINE if name in first} | {"seeds": len(seeds)}
+    row |= {"gauc": _mean(seeds, "gauc"), "gauc, 95 %": None if low is None else f"{low:.4f}–{high:.4f}"}
+    row |= {name: _mean(seeds, name) for name in ("recall@10", "ndcg@10") if name in first}
+    others = [name for name in first["gauc_by_score"] if name != first["score"]]
+    row |= {f"gauc {name}": float(np.mean([each["gauc_by_score"][name] for each in seeds])) for name in others}
+    return row | {"rows": first["num_rows"], "users": first["num_users"]}
+
+
+def _mean(seeds: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    return None if any(seed[name] is None for seed in seeds) else float(np.mean([seed[name] for seed in seeds]))
 
 
 def _popularity_of_others(interactions: Interactions, rows: CandidateRows) -> dict[str, np.ndarray]:
