@@ -72,7 +72,7 @@ def context_free(
     num_histories: int = 32,
     max_history: int | None = 20,
     batch_size: int = 64,
-) -> tuple[np.ndarray, int]:
+) -> np.ndarray:
     """Log-probabilities of the rows' items whoever is asked: of each level's code, after the codes before it, under
     the mean over other users' histories.
 
@@ -84,7 +84,7 @@ def context_free(
         max_history, batch_size: as for the rows themselves.
 
     Returns:
-        float64 [R, L], and the number of histories.
+        float64 [R, L].
 
     Raises:
         ValueError: no other user has a history.
@@ -118,7 +118,7 @@ def context_free(
         if not len(others):
             raise ValueError(f"num_histories {num_histories} leaves no other user's history: take more.")
         marginal[mine] = _log_mean(others[:, inverse[mine]])
-    return np.diff(marginal, axis=1, prepend=0.0), len(sample)
+    return np.diff(marginal, axis=1, prepend=0.0)
 
 
 def _log_mean(values: np.ndarray) -> np.ndarray:

@@ -50,6 +50,8 @@ class ZeroShotModel:
         uses_domain (`bool`, *optional*, defaults to `False`): whether it learns from the domain's interactions.
         pretrained_on (`Sequence[str]`, *optional*): domains of the pre-training; None: not known.
         seed (`int`, *optional*): of its training.
+        max_history (`int`, *optional*): last items of a history that it gets; None: all, or that it looks at none.
+        prior_histories (`int`, *optional*): most other users' histories behind its scores that are free of popularity.
     """
 
     name: str
@@ -58,6 +60,8 @@ class ZeroShotModel:
     uses_domain: bool = False
     pretrained_on: Sequence[str] | None = ()
     seed: int | None = None
+    max_history: int | None = None
+    prior_histories: int | None = None
 
 
 def zero_shot_model(
@@ -97,7 +101,7 @@ def zero_shot_model(
                 zip(title_likelihood.SCORES, score_in_batches(recommender.score, rows, **settings).T, strict=True)
             )
 
-        return ZeroShotModel(recommender.name, likelihoods)
+        return ZeroShotModel(recommender.name, likelihoods, max_history=limit)
     trained_on, seed = training_of(folder, arguments.pretrained_on)
     if isinstance(recommender, GenerativeRecommender):
 
@@ -105,13 +109,19 @@ def zero_shot_model(
             levels = score_in_batches(recommender.score, rows, **settings)
             prior = None
             if arguments.prior_histories:
-                prior = context_free(recommender.score, rows, arguments.prior_histories, **settings)[0]
+                prior = context_free(recommender.score, rows, arguments.prior_histories, **settings)
             scores = named_scores(levels, rows.users, prior)
-            if arguments.score not in scores:
-                raise ValueError(f"The score {arguments.score!r} needs prior_histories, got 0.")
             return {arguments.score: scores.pop(arguments.score), **scores}
 
-        return ZeroShotModel(recommender.name, by_level, recommender, pretrained_on=trained_on, seed=seed)
+        return ZeroShotModel(
+            recommender.name,
+            by_level,
+            recommender,
+            pretrained_on=trained_on,
+            seed=seed,
+            max_history=limit,
+            prior_histories=arguments.prior_histories,
+        )
     if isinstance(recommender, ScoringRecommender):
         kind = "cosine" if isinstance(recommender, NearestItems) else "score"
         return ZeroShotModel(
@@ -120,6 +130,7 @@ def zero_shot_model(
             recommender,
             pretrained_on=() if folder is None else trained_on,
             seed=seed,
+            max_history=limit,
         )
     name = getattr(recommender, "name", type(recommender).__name__)
     raise ValueError(f"{name} gives no scores for candidates: zero-shot evaluation cannot judge it.")
@@ -188,7 +199,8 @@ def evaluate_zero_shot(
         "pretrained_on": list(model.pretrained_on) if known else None,
         "seen_in_pretraining": ("seen" if domain in model.pretrained_on else "unseen") if known else "unknown",
         "uses_domain": model.uses_domain,
-        "max_history": max_history,
+        "max_history": model.max_history,
+        "prior_histories": model.prior_histories,
         **rows.facts(),
         "full_ranking": protocol,
     }

@@ -14,7 +14,8 @@ class ZeroShotArguments:
         metadata={"help": f"What a result's gauc is of, for a generative recommender: {', '.join(SCORES)}."},
     )
     prior_histories: int = field(
-        default=32, metadata={"help": "Other users' histories that the context-free probability is the mean over."}
+        default=32,
+        metadata={"help": "Other users' histories that the context-free probability is the mean over; 0: no pmi."},
     )
     items: str | None = field(
         default=None,
@@ -31,3 +32,5 @@ class ZeroShotArguments:
     def __post_init__(self):
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}.")
+        if self.prior_histories < ("pmi" in self.score):
+            raise ValueError(f"The score {self.score!r} needs prior_histories, got {self.prior_histories}.")

@@ -241,7 +241,7 @@ def recommender(
     )
     flags = replace(flags, pretrained_on=trained_on)
     made = zero_shot_model(ranker, domain.interactions, flags, source, batch_size=arguments.batch_size)
-    return replace(made, name=run.model, seed=run.seed)
+    return replace(made, name=run.model, seed=run.seed, uses_domain=run.train_users > 0)
 
 
 def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:

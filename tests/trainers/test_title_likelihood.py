@@ -3,54 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from tokenization_items import Catalogue
 from trainers.title_likelihood import NO_HISTORY, OPENING, SCORES, TitleLikelihood
 
 TITLES = ["red stapler", "a guitar", "x", "stapler refills, 500 of them", "blue paper", "strings for a guitar"]
 LIMIT = 192
-MODELS = {
-    "gpt2": lambda size: GPT2LMHeadModel(
-        GPT2Config(vocab_size=size, n_positions=LIMIT, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
-    ),
-    "llama": lambda size: LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=LIMIT,
-        )
-    ),
-}
-
-
-def make_tokenizer(closed: bool) -> PreTrainedTokenizerFast:
-    """A token for each byte; texts begin with a token of their own and, if `closed`, end with one."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: row for row, token in enumerate(["<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>" if closed else "<s> $A", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(params=[("gpt2", False), ("llama", True)])
-def language_model(request):
-    kind, closed = request.param
-    tokenizer = make_tokenizer(closed)
-    set_seed(0)
-    model = MODELS[kind](len(tokenizer)).eval()
-    with torch.no_grad():  # likelihoods that differ
-        for weight in model.parameters():
-            weight.mul_(4)
-    return model, tokenizer
+def language_model(request, make_language_model):
+    return make_language_model(*request.param, limit=LIMIT)
 
 
 def one_by_one(model, tokenizer, text: str, line: str) -> float:

@@ -84,7 +84,8 @@ def test_a_generative_recommender(interactions, rows, recommender):
     assert low < result["gauc"] < high and result["num_rows"] == len(rows) and result["num_users"] == USERS
     full = evaluate(recommender, interactions, ks=(10,), max_history=6)
     assert (result["recall@10"], result["ndcg@10"]) == (full["recall@10"], full["ndcg@10"])
-    assert result["full_ranking"]["max_history"] == 4 and result["full_ranking"]["num_beams"] == 20
+    assert result["max_history"] == result["full_ranking"]["max_history"] == 4 and result["prior_histories"] == 32
+    assert result["full_ranking"]["num_beams"] == 20
     assert result["pretrained_on"] is None and result["seen_in_pretraining"] == "unknown"
 
 
@@ -132,14 +133,13 @@ def test_two_models_are_compared_user_by_user(interactions, rows, recommender):
         paired_test(results[0]["per_user"], unlike["per_user"])
 
 
-def test_refusals(interactions, recommender, rows):
+def test_refusals(interactions):
     with pytest.raises(ValueError, match="item transitions gives no scores for candidates"):
         zero_shot_model(ItemTransitions(interactions.training_part()), interactions, ZeroShotArguments())
     with pytest.raises(ValueError, match="score must be one of sum, mean"):
         ZeroShotArguments(score="total")
-    model = zero_shot_model(recommender, interactions, ZeroShotArguments("pmi", 0))
-    with pytest.raises(ValueError, match="'pmi' needs prior_histories"):
-        model.score(rows)
+    with pytest.raises(ValueError, match="'pmi' needs prior_histories, got 0"):
+        ZeroShotArguments("pmi", 0)
 
 
 def test_what_a_model_was_trained_on(tmp_path):
