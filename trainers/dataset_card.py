@@ -95,7 +95,7 @@ def sizes(domain: Domain) -> dict[str, Any]:
         "Users": interactions.num_users,
         "Interactions": len(interactions.items),
         "Median per user": float(np.median(interactions.lengths)) if interactions.num_users else None,
-    }
+    } | ({} if interactions.in_training is None else {"Training users": int(interactions.in_training.sum())})
 
 
 def column_names(file: Path) -> list[str]:

@@ -87,7 +87,7 @@ def context_free(
         float64 [R, L].
 
     Raises:
-        ValueError: no other user has a history.
+        ValueError: no other user's history is in the sample.
     """
     interactions = rows.interactions
     cases = interactions.cases("test")
@@ -95,19 +95,18 @@ def context_free(
     shuffled = np.random.default_rng(rows.choices.row_seed).permutation(first)
     shuffled = shuffled[np.argsort(np.isin(cases.users[shuffled], rows.users), kind="stable")][:num_histories]
     sample = np.sort(shuffled)
-    if len(np.unique(np.append(cases.users[sample], rows.users))) < 2 or not len(sample):
-        raise ValueError("No other user has a history: there is nothing to take a context-free probability from.")
+    if len(sample) < 2 and np.isin(cases.users[sample], rows.users).all():
+        raise ValueError(
+            f"Of {len(first)} users with a history {len(sample)} were drawn (num_histories {num_histories}): no other "
+            "user's is left to take a context-free probability from."
+        )
     histories = [h for case in sample for h in cases.histories(case, case + 1, max_history)]
     items, inverse = np.unique(rows.items, return_inverse=True)
     joint = []  # of the codes up to each level: [S, items, L]
     for begin in range(0, len(items), PRIOR_CANDIDATES):
         part = items[begin : begin + PRIOR_CANDIDATES]
-        found = [
-            score(
-                histories[start : start + batch_size], np.tile(part, (len(histories[start : start + batch_size]), 1))
-            )
-            for start in range(0, len(histories), batch_size)
-        ]
+        batches = (histories[start : start + batch_size] for start in range(0, len(histories), batch_size))
+        found = [score(batch, np.tile(part, (len(batch), 1))) for batch in batches]
         joint.append(np.cumsum(np.concatenate(found).astype(np.float64), axis=2))
     joint = np.concatenate(joint, axis=1)
     marginal = _log_mean(joint)[inverse]
@@ -115,8 +114,6 @@ def context_free(
     for user in np.unique(rows.users[own]):
         others = joint[cases.users[sample] != user]
         mine = own[rows.users[own] == user]
-        if not len(others):
-            raise ValueError(f"num_histories {num_histories} leaves no other user's history: take more.")
         marginal[mine] = _log_mean(others[:, inverse[mine]])
     return np.diff(marginal, axis=1, prepend=0.0)
 

@@ -337,6 +337,7 @@ def test_zero_shot_benchmark(workplace, pretrained, tmp_path, capsys):
     for place, (folder, items) in folders.items():
         ranker = GenerativeRecommender.from_pretrained(folder, domain.catalogue.item_ids, 10, items=items)
         assert lines[place]["ndcg@10"] == evaluate(ranker, domain.interactions, ks=(10,))["ndcg@10"]
+    assert load_values(folders[2][0]).training_data[0]["Training users"] == 12  # of 60
     again = script(capsys, "benchmarks/zero_shot.py", *flags, *argv)
     assert again.count("done before") == 3 and lines_of(results) == lines
 
