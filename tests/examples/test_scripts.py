@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
-from tokenization_items import UniversalItemTokenizer
+from tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 from tokenization_items.item_index import UnknownItemError
 from trainers.domains import load_domains
 from trainers.evaluation import evaluate
@@ -281,7 +281,7 @@ def lines_of(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_zero_shot_of_a_pretrained_recommender(run, workplace, pretrained, tmp_path, capsys):
+def test_zero_shot_of_a_pretrained_recommender(workplace, pretrained, finetuned, tmp_path, capsys):
     data, items = workplace / "data" / DOWNSTREAM_DOMAIN, tmp_path / "items"
     flags = ["--zero-shot", "--data", data, "--json", tmp_path / "lines.jsonl", "--intervals", 10]
     flags += ["--recommender", pretrained[0] / "recommender", "--num_beams", 10]
@@ -289,6 +289,8 @@ def test_zero_shot_of_a_pretrained_recommender(run, workplace, pretrained, tmp_p
            items, "--index_only")  # fmt: skip
     with pytest.raises(FileNotFoundError, match="no identifiers of the items of"):
         script(capsys, "evaluate.py", *flags)
+    with pytest.raises(TokenizerMismatchError, match="do not belong together"):
+        script(capsys, "evaluate.py", *flags, "--items", finetuned[0] / "tokenizer")
     script(capsys, "evaluate.py", *flags, "--items", items, "--score", "level-normalised")
     (line,) = lines_of(tmp_path / "lines.jsonl")
     assert line["pretrained_on"] == list(PRETRAINING_DOMAINS) and line["seen_in_pretraining"] == "unseen"
