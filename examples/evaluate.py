@@ -14,6 +14,11 @@ python examples/evaluate.py --recommender runs/seed-* --compare_with item-transi
 # the same with the floor evaluated before
 python examples/evaluate.py --recommender item-transitions --data data/beauty --per_user --json floor.json
 python examples/evaluate.py --recommender runs/beauty --compare_with floor.json --data data/beauty
+# no training on the domain: AUC of each user's candidates (and the full ranking), of a pre-trained recommender, whose
+# tokenizer has not seen the items either, and of the items whose texts are nearest
+python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/beauty --output_dir runs/items
+python examples/evaluate.py --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
+    --embeddings runs/beauty-texts --data data/beauty --json -
 ```
 
 The data folder holds `items.{parquet,jsonl,jsonl.gz,csv}` and `sequences.*` or `interactions.*`; a column `split` in
@@ -26,18 +31,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import HfArgumentParser
+from transformers import AutoConfig, HfArgumentParser
 
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.item_index import CODES_NAME
+from trainers.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation import Recommender, evaluate
 from trainers.floors import ItemTransitions, NearestItems, Popularity
 from trainers.interactions import Interactions
-from trainers.result_tables import load_result, render_report, save_result, to_json
+from trainers.result_tables import load_result, render_report, render_table, save_results, to_json
 from trainers.significance import over_seeds, paired_test
+from trainers.zero_shot_arguments import ZeroShotArguments
 
 COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
-NEAREST = "nearest-items"
+NEAREST, TITLES = "nearest-items", "title-likelihood"
 PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
 
 
@@ -46,10 +52,14 @@ class EvaluationArguments:
     recommender: list[str] = field(
         metadata={
             "help": "`item-transitions`, `popularity` (both counted from the training part), `nearest-items` (needs "
-            "--embeddings) or a model folder. Several model folders: one model with several seeds."
+            "--embeddings) or a model folder. Several model folders: one model with several seeds. With --zero-shot "
+            "also `title-likelihood` (needs --language_model), and each is judged for itself."
         }
     )
     data: str = field(metadata={"help": "Data folder with the items and the interactions."})
+    zero_shot: bool = field(
+        default=False, metadata={"help": "Judge without training on the domain, also by the AUC of each user (GAUC)."}
+    )
     part: Literal["test", "validation"] = field(
         default="test", metadata={"help": "Predict the last item (test) or the second last (validation)."}
     )
@@ -87,8 +97,11 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
     return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
 
 
-def load_recommender(name: str, arguments: EvaluationArguments, interactions: Interactions) -> Recommender:
-    """A floor by its name, or the trained recommender of a folder, for all of the data's items."""
+def load_recommender(
+    name: str, arguments: EvaluationArguments, interactions: Interactions, items: Path | None = None
+) -> Recommender:
+    """A floor by its name, or the trained recommender of a folder, for all of the data's items, whose identifiers are
+    those in the folder `items` if one is given."""
     if name in COUNTED:
         return COUNTED[name](interactions.training_part())
     if name == NEAREST:
@@ -103,15 +116,74 @@ def load_recommender(name: str, arguments: EvaluationArguments, interactions: In
     if not Path(name).is_dir():
         raise SystemExit(f"{name} is no folder and none of {', '.join([*COUNTED, NEAREST])}.")
     # only a folder pays for the import of model code
-    if (Path(name) / CODES_NAME).exists():
+    if is_generative(name):
         from trainers.generative_recommender import GenerativeRecommender
 
         return GenerativeRecommender.from_pretrained(
-            name, interactions.item_ids, num_beams=arguments.num_beams, batch_size=arguments.batch_size
+            name, interactions.item_ids, arguments.num_beams, arguments.batch_size, items=items
         )
     from trainers.sequential_recommender import SequentialRecommender
 
     return SequentialRecommender.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
+
+
+def is_generative(folder: str | Path) -> bool:
+    import modeling_utgrec  # noqa: F401  its configurations are then known
+
+    return hasattr(AutoConfig.from_pretrained(folder), "level_sizes")
+
+
+def judge_zero_shot(
+    arguments: EvaluationArguments, choices: RowChoices, flags: ZeroShotArguments
+) -> list[dict[str, Any]]:
+    """A result for each recommender, all on the same rows; all are loaded before the first is judged."""
+    from trainers import zero_shot
+
+    interactions, limit = load_interactions(arguments), arguments.max_history or None
+    domain, rows, models = Path(arguments.data).resolve().name, draw_rows(interactions, choices), []
+    for name in [*arguments.recommender, *filter(None, [arguments.compare_with])]:
+        folder = Path(name) if Path(name).is_dir() else None
+        if name == TITLES:
+            recommender = load_titles(flags.language_model, arguments, interactions)
+        else:
+            generative = folder is not None and is_generative(folder)
+            items = zero_shot.items_folder(folder, domain, flags.items) if generative else None
+            recommender = load_recommender(name, arguments, interactions, items)
+        models.append(zero_shot.zero_shot_model(recommender, interactions, flags, folder, limit, arguments.batch_size))
+    results = [
+        zero_shot.evaluate_zero_shot(
+            model,
+            domain,
+            interactions,
+            rows,
+            max_history=limit,
+            mask_seen=arguments.mask_seen,
+            ks=arguments.ks,
+            batch_size=arguments.batch_size,
+            intervals=arguments.intervals,
+            full_ranking=flags.full_ranking,
+            per_user=True,
+        )
+        | {"command": zero_shot.portable_command("examples/evaluate.py", sys.argv[1:])}
+        for model in models
+    ]
+    per_user = [result.pop("per_user") for result in results]
+    if arguments.compare_with is not None:
+        for result, each in zip(results[:-1], per_user, strict=False):
+            result["comparison"] = {"with": results[-1]["model"], "metrics": paired_test(each, per_user[-1])}
+    return results
+
+
+def load_titles(language_model: str | None, arguments: EvaluationArguments, interactions: Interactions):
+    """A language model as a recommender, with the titles of the data's items."""
+    if language_model is None:
+        raise SystemExit(f"--recommender {TITLES} needs --language_model: a Hub id or a folder.")
+    from trainers.title_likelihood import TitleLikelihood
+
+    catalogue = Catalogue.from_folder(arguments.data)
+    row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
+    catalogue = catalogue.select([row_of[item_id] for item_id in interactions.item_ids])
+    return TitleLikelihood.from_pretrained(language_model, catalogue)
 
 
 def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
@@ -148,33 +220,56 @@ def load_other(arguments: EvaluationArguments, interactions: Interactions) -> di
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(
-        EvaluationArguments, description=__doc__.split("\n")[0]
+    arguments, choices, zero_shot = HfArgumentParser(
+        (EvaluationArguments, RowChoices, ZeroShotArguments), description=__doc__.split("\n")[0]
     ).parse_args_into_dataclasses()
-    if arguments.per_user and len(arguments.recommender) > 1:
-        raise SystemExit("--per_user keeps the places of one recommender: evaluate the seeds one by one.")
     # stdout carries the result and nothing else
     with contextlib.redirect_stdout(sys.stderr):
-        interactions = load_interactions(arguments)
-        result = evaluate_all(arguments.recommender, arguments, interactions)
-        results = [result]
-        if arguments.compare_with is not None:
-            other = load_other(arguments, interactions)
-            unlike = [flag for flag in PROTOCOL if result.get(flag) != other.get(flag)]
-            if unlike:
-                said = ", ".join(f"{flag} is {result.get(flag)!r} and {other.get(flag)!r}" for flag in unlike)
-                raise SystemExit(f"{result['name']} and {other['name']} were not evaluated alike: {said}.")
-            tests = paired_test(result["per_user"], other["per_user"])
-            result["comparison"] = {"with": other["name"], "metrics": tests}
-            results.append(other)
-        if not arguments.per_user:
-            result.pop("per_user", None)
+        if arguments.zero_shot:
+            results = judge_zero_shot(arguments, choices, zero_shot)
+        else:
+            results = judge(arguments)
     if arguments.json is None:
-        print(render_report(results))
-    elif arguments.json == "-":
-        print(to_json(result))
+        print(render(results) if arguments.zero_shot else render_report(results))
+        return
+    written = results if arguments.zero_shot else results[:1]
+    if arguments.json == "-":
+        print(*map(to_json, written), sep="\n")
     else:
-        save_result(result, arguments.json)
+        save_results(written, arguments.json)
+
+
+def render(results: list[dict[str, Any]]) -> str:
+    """Tables of a zero-shot evaluation, and of what was compared."""
+    from trainers.zero_shot import render_zero_shot
+
+    blocks = [render_zero_shot(results)]
+    for result in results:
+        if "comparison" in result:
+            tests = [{"metric": name, **test} for name, test in result["comparison"]["metrics"].items()]
+            blocks.append(f"{result['model']} against {result['comparison']['with']}\n\n{render_table(tests)}")
+    return "\n\n".join(blocks)
+
+
+def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
+    """The result, and that of the recommender that it was compared with, if any."""
+    if arguments.per_user and len(arguments.recommender) > 1:
+        raise SystemExit("--per_user keeps the places of one recommender: evaluate the seeds one by one.")
+    interactions = load_interactions(arguments)
+    result = evaluate_all(arguments.recommender, arguments, interactions)
+    results = [result]
+    if arguments.compare_with is not None:
+        other = load_other(arguments, interactions)
+        unlike = [flag for flag in PROTOCOL if result.get(flag) != other.get(flag)]
+        if unlike:
+            said = ", ".join(f"{flag} is {result.get(flag)!r} and {other.get(flag)!r}" for flag in unlike)
+            raise SystemExit(f"{result['name']} and {other['name']} were not evaluated alike: {said}.")
+        tests = paired_test(result["per_user"], other["per_user"])
+        result["comparison"] = {"with": other["name"], "metrics": tests}
+        results.append(other)
+    if not arguments.per_user:
+        result.pop("per_user", None)
+    return results
 
 
 if __name__ == "__main__":

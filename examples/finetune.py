@@ -19,13 +19,16 @@ too), `--new_recommender` (no recommender pre-training), no `--pretrained` (no p
 network are the flags `--tokenizer.codebook_structure residual`, `--tokenizer.alignment_weight 0` and
 `--tokenizer.co_reconstruction_weight 0` of pretrain.py: a pre-trained network keeps its losses and architecture.
 
+Few-shot: `--train_users 0.01` trains on a hundredth of the users, drawn by the seed, `--train_users 0` not at all (the
+pre-trained models as they are). Validation and test stay those of all users.
+
 Writes `tokenizer/` (network, processor, the domain's item index), `recommender/` (with an index-only copy of the
 tokenizer) and `results.json` to the output folder.
 """
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,11 +89,21 @@ class FinetuneArguments:
     )
     new_recommender: bool = field(default=False, metadata={"help": "Start the recommender from random weights."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
+    train_users: float = field(
+        default=1.0,
+        metadata={"help": "Share of the users whose training interactions are used; 0: nothing is trained."},
+    )
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
     license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
     name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
+
+    def __post_init__(self):
+        if not 0 <= self.train_users <= 1:
+            raise SystemExit(f"--train_users is a share between 0 and 1, got {self.train_users}.")
+        if self.train_users == 0 and (self.pretrained is None or self.new_recommender):
+            raise SystemExit("--train_users 0 trains nothing: it needs --pretrained, and no --new_recommender.")
 
 
 def main(
@@ -147,8 +160,12 @@ def load_domain(arguments: FinetuneArguments) -> Domain:
     domains = load_domains(arguments.data, builtin=[DOWNSTREAM_DOMAIN], k_core=arguments.k_core)
     if len(domains) != 1:
         raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
-    PartialState().print(domains[0])
-    return domains[0]
+    domain = domains[0]
+    if arguments.train_users < 1:
+        few = domain.interactions.sample_training_users(arguments.train_users, arguments.seed)
+        domain = replace(domain, interactions=few)
+    PartialState().print(domain)
+    return domain
 
 
 def train_and_evaluate(
@@ -162,16 +179,18 @@ def train_and_evaluate(
     pushed: dict[str, str] | None = None,
 ) -> dict[str, Any] | None:
     output = Path(arguments.output_dir)
-    trainer = train_recommender(
-        recommender,
-        [domain],
-        {domain.name: tokenizer},
-        training,
-        recommender_arguments.early_stopping_patience,
-        resume=arguments.resume,
-    )
-    weights = gathered_weights(trainer)
-    if not trainer.is_world_process_zero():
+    trainer, weights = None, None
+    if arguments.train_users:
+        trainer = train_recommender(
+            recommender,
+            [domain],
+            {domain.name: tokenizer},
+            training,
+            recommender_arguments.early_stopping_patience,
+            resume=arguments.resume,
+        )
+        weights = gathered_weights(trainer)
+    if not PartialState().is_main_process:
         return None
     save_recommender(recommender, tokenizer, output / "recommender", weights)
     ranker = GenerativeRecommender.from_pretrained(
@@ -179,9 +198,11 @@ def train_and_evaluate(
     )
     result = evaluate(ranker, domain.interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
     row = {**result, "domain": domain.name, "model": arguments.name or output.name, "seed": arguments.seed}
+    row["train_users"] = arguments.train_users
     write_json(output / "results.json", [row])
-    facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
-    finish_model(trainer, output / "recommender", facts, pushed)
+    if trainer is not None:  # what was not trained here keeps the card of its own training
+        facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
+        finish_model(trainer, output / "recommender", facts, pushed)
     print(render_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
     return row
 
@@ -191,7 +212,7 @@ def finetune_tokenizer(
 ) -> tuple[UniversalItemTokenizer, ItemTokenizerTrainer | None]:
     """The item tokenizer for the new domain: pre-trained and fine-tuned, pre-trained only, or from scratch; and who
     trained it."""
-    if arguments.pretrained and arguments.tokenizer_mode == "frozen":
+    if arguments.pretrained and (arguments.tokenizer_mode == "frozen" or not arguments.train_users):
         return UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer"), None
     catalogue, _ = joint_catalogue(domains)
     latents = image_targets(catalogue, network_arguments)

@@ -97,7 +97,12 @@ class ItemRecommendation:
 
     @torch.no_grad()
     def score_items(
-        self, input_ids: Tensor, attention_mask: Tensor | None, trie: ItemTrie, candidates: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        trie: ItemTrie,
+        candidates: Tensor,
+        per_level: bool = False,
     ) -> Tensor:
         """
         Log-probability of given items for given users: what [`~ItemRecommendation.recommend`] returns as
@@ -106,9 +111,12 @@ class ItemRecommendation:
         Args:
             input_ids, attention_mask, trie: as for `recommend`.
             candidates (`torch.LongTensor` of shape `(batch_size, num_candidates)`): item rows, padded with -1.
+            per_level (`bool`, *optional*, defaults to `False`): whether to give the log-probability of each code
+                instead of their sum.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_candidates)`: scores, -inf where the candidate is -1.
+            `torch.FloatTensor` of shape `(batch_size, num_candidates)`, or `(batch_size, num_candidates, num_levels)`
+            with `per_level`: scores, -inf where the candidate is -1.
 
         Raises:
             ValueError: as for `recommend`.
@@ -120,12 +128,13 @@ class ItemRecommendation:
             )
         check_range("candidates", candidates, -1, trie.num_items, "of items in the trie (-1 is padding)")
         trie, candidates = trie.to(self.device), candidates.to(self.device)
-        scores = torch.empty(candidates.shape, device=self.device)
+        shape = (*candidates.shape, trie.num_levels) if per_level else candidates.shape
+        scores = torch.empty(shape, device=self.device)
         with self._without_dropout():
             make_step = self._search_step()
             for users, columns in user_blocks(attention_mask, candidates.shape[1]):
                 step = make_step(input_ids[users, columns], attention_mask[users, columns])
-                scores[users] = score_candidates(step, trie, candidates[users], self.config.normalize_over)
+                scores[users] = score_candidates(step, trie, candidates[users], self.config.normalize_over, per_level)
         return scores
 
     def _checked_inputs(

@@ -38,7 +38,16 @@ from huggingface_hub import HfApi, constants
 from hypothesis import settings
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 # the same examples in every run: a property that fails for you fails for everyone
@@ -165,6 +174,42 @@ def tiny_bert(tiny_items):
     )
     set_seed(0)
     return BertModel(config).eval(), tokenizer, None
+
+
+LANGUAGE_MODELS = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "llama": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def make_language_model() -> Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerFast]]:
+    """Builds a tiny causal language model that reads `limit` tokens, and its tokenizer with a token for each byte:
+    texts begin with a token of their own and, if `closed`, end with one."""
+
+    def make(kind: str = "gpt2", closed: bool = False, limit: int = 256):
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary = {token: row for row, token in enumerate(["<s>", "</s>", *alphabet])}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>" if closed else "<s> $A", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": limit, "bos_token_id": 0, "eos_token_id": 1}
+        set_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **LANGUAGE_MODELS[kind])).eval()
+        with torch.no_grad():  # likelihoods that differ
+            for weight in model.parameters():
+                weight.mul_(4)
+        return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+    return make
 
 
 def successor(parts, model_type: str):

@@ -230,9 +230,10 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
         """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's identifiers."""
-        self._check_config(recommender.config)
+        self.check_config(recommender.config)
 
-    def _check_config(self, config: PreTrainedConfig) -> None:
+    def check_config(self, config: PreTrainedConfig) -> None:
+        """As [`~UniversalItemTokenizer.check_recommender`], of a recommender's configuration."""
         found = (list(config.level_sizes), list(config.level_offsets), config.item_tokenizer_fingerprint)
         expected = (self.index.level_sizes, self.index.level_offsets, self.fingerprint)
         for name, a, b in zip(("level sizes", "level offsets", "fingerprint"), expected, found, strict=True):
@@ -390,7 +391,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             tokenizer.network_place = NetworkPlace.seen_from(folder, values["network"])
         config = model_config(folder)
         if "item_tokenizer_fingerprint" in config:  # a recommender
-            tokenizer._check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+            tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         elif config.get("model_type") == UTGRecTokenizerConfig.model_type:
             sizes = UTGRecTokenizerConfig.from_pretrained(folder).level_sizes
             if sizes != index.level_sizes:

@@ -16,21 +16,24 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def parse_sections(
-    main: type, sections: dict[str, tuple[type, ...]], description: str, argv: Sequence[str] | None = None
+    main: type | tuple[type, ...],
+    sections: dict[str, tuple[type, ...]],
+    description: str,
+    argv: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
     """Parses a command line into dataclasses.
 
     A YAML file given by `--config` sets defaults, a section's under the section's name; the command line wins.
 
     Args:
-        main: dataclass of the flags without prefix.
+        main: dataclass of the flags without prefix, or several.
         sections: dataclasses of each section; `{"tokenizer": (A, B)}` gives every field of A and B the flag
             `--tokenizer.<field>`.
         description: shown by `--help`.
         argv: the command line, by default the program's.
 
     Returns:
-        An instance of `main`, then the instances of each section in order.
+        An instance of `main`, or of each of its classes, then the instances of each section in order.
 
     Raises:
         SystemExit: on an unknown flag or key, or a value of a wrong type, which is named.

@@ -29,6 +29,7 @@ COLUMNS = {
     "user_id": "identifier of the user",
     "items": "the user's items, oldest first",
     "timestamp": "when; see Preparation for its unit",
+    "rating": "as the source has it, null for an interaction without one",
     "split": "train, validation or test",
 }
 
@@ -94,7 +95,7 @@ def sizes(domain: Domain) -> dict[str, Any]:
         "Users": interactions.num_users,
         "Interactions": len(interactions.items),
         "Median per user": float(np.median(interactions.lengths)) if interactions.num_users else None,
-    }
+    } | ({} if interactions.in_training is None else {"Training users": int(interactions.in_training.sum())})
 
 
 def column_names(file: Path) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from modeling_utgrec import ItemTrie
+from tokenization_items import UniversalItemTokenizer
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex, UnknownItemError
 
@@ -50,8 +51,8 @@ class GenerativeRecommender:
     """Ranks items with a generative recommender: what [`trainers.evaluation.evaluate`] asks of any recommender.
 
     Args:
-        model (`PreTrainedModel`): a model with `recommend`, as [`UTGRecForConditionalGeneration`] or
-            [`RecBaseForCausalLM`]; stays where it is.
+        model (`PreTrainedModel`): a model with `recommend`, and `score_items` for [`~GenerativeRecommender.score`], as
+            [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`]; stays where it is.
         trie (`ItemTrie`): identifiers of the catalogue.
         token_table (`np.ndarray`): int [n, L] token ids of the same items in the same order.
         num_beams (`int`, *optional*, defaults to 50): beams.
@@ -115,6 +116,7 @@ class GenerativeRecommender:
         num_beams: int = 50,
         batch_size: int = 64,
         device: str | torch.device | None = None,
+        items: str | Path | None = None,
     ) -> GenerativeRecommender:
         """Loads a recommender and the item index beside it, for one catalogue.
 
@@ -125,13 +127,22 @@ class GenerativeRecommender:
             num_beams: beams.
             batch_size: users per beam search.
             device: where to run; by default the GPU if there is one.
+            items: an item tokenizer's folder with the index of the catalogue, as examples/tokenize_items.py writes it,
+                for a recommender that was trained on other items; by default the index beside the model.
 
         Raises:
             UnknownItemError: items of the catalogue that the index lacks.
             ItemIndexError: the folder has no item index, or a broken one.
+            TokenizerMismatchError: `items` are not of the item tokenizer that the recommender was trained with.
             ValueError: model and index do not belong together.
         """
-        trie, token_table = item_space(ItemIndex.load(folder), item_ids)
+        if items is None:
+            index = ItemIndex.load(folder)
+        else:
+            tokenizer = UniversalItemTokenizer.from_pretrained(items, index_only=True)
+            tokenizer.check_config(AutoConfig.from_pretrained(folder))
+            index = tokenizer.index
+        trie, token_table = item_space(index, item_ids)
         model = load_model(folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         name = Path(folder).name
@@ -162,6 +173,22 @@ class GenerativeRecommender:
             output = self.model.recommend(input_ids, attention_mask, self.trie, k, self.num_beams, exclude=unwanted)
             ranked[users] = output.item_rows.cpu().numpy()
         return ranked
+
+    def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """Log-probabilities of given items by the levels of their identifiers.
+
+        Args:
+            histories: B arrays of item rows, oldest first, none empty.
+            candidates: int64 [B, C] item rows, -1 for padding.
+
+        Returns:
+            float32 [B, C, L], -inf for padding.
+        """
+        self.trie = self.trie.to(self.model.device)
+        batch = encode_histories(histories, self.token_table, self.max_history)
+        input_ids, attention_mask = map(torch.from_numpy, batch)
+        rows = torch.from_numpy(candidates)
+        return self.model.score_items(input_ids, attention_mask, self.trie, rows, per_level=True).cpu().numpy()
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Interaction files → one frame of (`user_id`, `items`), with errors that name the file and the rows.
 
 Ids become strings; whether the catalogue knows the items is checked in [`~trainers.interactions.Interactions`]. A file
-of single events may say of each to which part of a split it belongs.
+of single events may say of each to which part of a split it belongs, and either kind of file how items were rated.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def read_sequences(folder: Path) -> tuple[pl.DataFrame, str]:
     """Reads the one interaction file of a folder.
 
     Returns:
-        The frame, one row per user with a list of items, oldest first, and, where a file of events has a column
-        `split`, the list `parts` of each item's place in [`PARTS`]; and the file's name for error messages.
+        The frame, one row per user with a list of items, oldest first; where the file has them, the list `ratings`
+        (numbers, null for an item that was not rated) and, where a file of events has a column `split`, the list
+        `parts` of each item's place in [`PARTS`]; and the file's name for error messages.
 
     Raises:
         InteractionError: no file or several, an unreadable file, a missing column, an empty id or timestamp, a `split`
-            that is none of [`PARTS`].
+            that is none of [`PARTS`], a rating that is no number, or another number of ratings than of items.
     """
     found = [name for name in SEQUENCE_FILES + EVENT_FILES if (folder / name).exists()]
     if not found:
@@ -53,7 +54,8 @@ def read_sequences(folder: Path) -> tuple[pl.DataFrame, str]:
     frame = _read_frame(file)
     if found[0] in EVENT_FILES:
         return _group_events(frame, file), str(file)
-    return frame.select(column for column in ("user_id", "items") if column in frame.columns), str(file)
+    frame = frame.select(column for column in ("user_id", "items", "ratings") if column in frame.columns)
+    return (_check_ratings(frame, file) if "ratings" in frame.columns else frame), str(file)
 
 
 def read_split_name(folder: Path) -> str:
@@ -128,7 +130,7 @@ def _bad_line(data: bytes, file: Path) -> str | None:
 def _group_events(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
     """Single events → one sequence per user (in order of first appearance), sorted by time, ties in file order.
 
-    A column `split` becomes the list `parts`.
+    A column `split` becomes the list `parts`, a column `rating` the list `ratings`.
     """
     require_columns(frame, ("user_id", "item_id", "timestamp"), str(file))
     frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String), _as_time(frame["timestamp"], file))
@@ -138,6 +140,9 @@ def _group_events(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
     if "split" in frame.columns:
         frame = frame.with_columns(_as_part(frame["split"], file))
         lists["parts"] = "parts"
+    if "rating" in frame.columns:
+        frame = frame.with_columns(_as_rating(frame["rating"], file))
+        lists["ratings"] = "rating"
     frame = frame.with_row_index("place")
     users = frame.group_by("user_id").agg(first=pl.col("place").min())
     frame = frame.sort("timestamp", maintain_order=True).group_by("user_id", maintain_order=True).agg(**lists)
@@ -154,6 +159,37 @@ def _as_part(split: pl.Series, file: Path) -> pl.Series:
             f"{rows}. Correct it, or rename the column if it means something else."
         )
     return split.cast(pl.Enum(PARTS)).to_physical().cast(pl.Int8).alias("parts")
+
+
+def _as_rating(ratings: pl.Series, file: Path) -> pl.Series:
+    """Numbers, null for an event without a rating; Float32."""
+    if ratings.dtype == pl.String:
+        ratings = ratings.str.strip_chars().replace("", None)
+    numbers = ratings.cast(pl.Float32, strict=False)
+    bad = numbers.is_null() & ratings.is_not_null()
+    if bad.any():
+        rows = named((bad.arg_true() + 1).to_list(), "row")
+        raise InteractionError(
+            f"{file}: rating {ratings.filter(bad)[0]!r} in {rows} is no number; empty means unrated."
+        )
+    return numbers.fill_nan(None).alias("rating")
+
+
+def _check_ratings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """Sequences with their lists `ratings` as Float32, which must be as long as the lists of items."""
+    kind = frame.schema["ratings"]
+    inner = kind.inner if isinstance(kind, pl.List) else None
+    if inner is None or not (inner.is_numeric() or inner == pl.Null):
+        raise InteractionError(f"{file}: ratings must be a list of numbers per row, got {kind}.")
+    if isinstance(frame.schema.get("items"), pl.List):
+        unlike = (pl.col("ratings").list.len() != pl.col("items").list.len()).fill_null(True)
+        bad = frame.select(unlike.arg_true()).to_series()
+        if len(bad):
+            raise InteractionError(
+                f"{file}: another number of ratings than of items in {named((bad + 1).to_list(), 'row')}; write null "
+                "for an item that was not rated."
+            )
+    return frame.with_columns(pl.col("ratings").cast(pl.List(pl.Float32)))
 
 
 def _as_time(times: pl.Series, file: Path) -> pl.Series:

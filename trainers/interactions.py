@@ -7,12 +7,16 @@ validation and test alike and are counted in [`Interactions.num_short`].
 
 A split may also be given with the data (temporal, by ratio, ...): then every interaction of a part is a target of its
 own, whose history is everything of the user before it in time, and training is what the split says.
+
+Either way, training may be cut to some of the users ([`Interactions.sample_training_users`]): validation and test stay
+those of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +80,10 @@ class Interactions:
         parts (`np.ndarray`, *optional*): int8 [total] part of each interaction, its place in `("train", "validation",
             "test")`; None: leave-one-out.
         split (`str`, *optional*, defaults to `"leave-one-out"`): name of the split, stated in results.
+        ratings (`np.ndarray`, *optional*): float32 [total] rating of each interaction, NaN for none; None: the data
+            has no ratings.
+        in_training (`np.ndarray`, *optional*): bool [U] users whose training interactions may be learnt from; None:
+            all.
     """
 
     item_ids: list[str]
@@ -84,6 +92,8 @@ class Interactions:
     offsets: np.ndarray
     parts: np.ndarray | None = None
     split: str = "leave-one-out"
+    ratings: np.ndarray | None = None
+    in_training: np.ndarray | None = None
 
     @classmethod
     def from_folder(cls, path: str | Path, item_ids: Sequence[str]) -> Interactions:
@@ -94,8 +104,8 @@ class Interactions:
                 chronological order) or `interactions.{csv,jsonl,parquet}` (rows `user_id`, `item_id`, `timestamp`;
                 csv and jsonl may be gzipped). Single events are sorted by time for every user; equal timestamps keep
                 the order of the file. Their column `split` (`"train"`, `"validation"`, `"test"`), if there is one, is
-                the split, named by `choices.split` in `prepared.json`. Other columns are ignored; numeric ids become
-                strings.
+                the split, named by `choices.split` in `prepared.json`. Ratings are kept: a column `rating` of events,
+                lists `ratings` beside `items`. Other columns are ignored; numeric ids become strings.
             item_ids: the catalogue's item ids.
 
         Raises:
@@ -105,6 +115,9 @@ class Interactions:
         """
         frame, source = read_sequences(Path(path))
         interactions = cls._from_frame(frame, item_ids, source)
+        if "ratings" in frame.columns:
+            ratings = frame.filter(pl.col("items").list.len() > 0)["ratings"].explode()
+            interactions = replace(interactions, ratings=ratings.to_numpy().astype(np.float32))
         if "parts" in frame.columns:
             parts = frame["parts"].explode().to_numpy()
             if not (parts == PARTS.index("train")).any():
@@ -204,6 +217,10 @@ class Interactions:
             offsets=np.concatenate([*starts, [sum(len(part.items) for part in parts)]]).astype(np.int64),
             parts=None if parts[0].parts is None else np.concatenate([part.parts for part in parts]),
             split=splits[0],
+            ratings=_joined(
+                [part.ratings for part in parts], [np.full(len(p.items), np.nan, np.float32) for p in parts]
+            ),
+            in_training=_joined([part.in_training for part in parts], [np.ones(p.num_users, bool) for p in parts]),
         )
 
     @property
@@ -241,8 +258,15 @@ class Interactions:
         lengths = np.bincount(owners[positions], minlength=self.num_users)[users]
         user_ids = [self.user_ids[user] for user in np.flatnonzero(users)]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        parts = None if self.parts is None else self.parts[positions]
-        return replace(self, user_ids=user_ids, items=self.items[positions], offsets=offsets, parts=parts)
+        return replace(
+            self,
+            user_ids=user_ids,
+            items=self.items[positions],
+            offsets=offsets,
+            parts=None if self.parts is None else self.parts[positions],
+            ratings=None if self.ratings is None else self.ratings[positions],
+            in_training=None if self.in_training is None else self.in_training[users],
+        )
 
     def select_users(self, users: np.ndarray) -> Interactions:
         """The users at rows `users` (ascending), with all their interactions."""
@@ -274,15 +298,42 @@ class Interactions:
         """What may be learnt from; users with nothing in it are left out.
 
         Leave-one-out: all but the last two interactions of every user with at least three. A given split: the
-        interactions of its part `"train"`. The result has no split any more.
+        interactions of its part `"train"`. The result has no split any more. Of users that training was cut off from,
+        see [`~Interactions.sample_training_users`], there is nothing.
         """
+        users, positions = self._training()
+        if self.in_training is not None:
+            users = users & self.in_training
+        return replace(self._keep(users, positions), parts=None, split="leave-one-out", in_training=None)
+
+    def _training(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users [U] with a training part, and its positions [total], as masks."""
         if self.parts is None:
             positions = np.arange(len(self.items)) < np.repeat(self.offsets[1:] - 2, self.lengths)
-            return self._keep(self.lengths >= MIN_INTERACTIONS, positions)
+            return self.lengths >= MIN_INTERACTIONS, positions
         positions = self.parts == PARTS.index("train")
         owners = np.repeat(np.arange(self.num_users), self.lengths)
-        users = np.bincount(owners[positions], minlength=self.num_users) > 0
-        return replace(self._keep(users, positions), parts=None, split="leave-one-out")
+        return np.bincount(owners[positions], minlength=self.num_users) > 0, positions
+
+    def sample_training_users(self, share: float, seed: int = 0) -> Interactions:
+        """The same interactions, of which only a share of the users may be learnt from: few-shot training.
+
+        Validation and test cases, with their histories, stay those of all users. Of one seed, the users of a smaller
+        share are among those of a larger one.
+
+        Args:
+            share: of the users with a training part, in [0, 1]; their number is rounded up, 0 leaves none.
+            seed: of the draw.
+
+        Raises:
+            InteractionError: a share outside of [0, 1].
+        """
+        if not 0 <= share <= 1:
+            raise InteractionError(f"The share of the training users must be between 0 and 1, got {share}.")
+        users = np.random.default_rng(seed).permutation(np.flatnonzero(self._training()[0]))
+        in_training = np.zeros(self.num_users, bool)
+        in_training[users[: ceil(share * len(users))]] = True
+        return replace(self, in_training=in_training)
 
     def cases(self, part: Literal["validation", "test"] = "test") -> Cases:
         """Evaluation cases, user after user; histories are not cut.
@@ -307,6 +358,13 @@ class Interactions:
     def num_held_out(self, part: Literal["validation", "test"]) -> int:
         """Interactions of a part: its cases and, under a given split, those without a history."""
         return len(self.cases(part)) if self.parts is None else int((self.parts == PARTS.index(part)).sum())
+
+
+def _joined(columns: Sequence[np.ndarray | None], absent: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Columns of several domains as one, with `absent` for a domain without; None if none has any."""
+    if all(column is None for column in columns):
+        return None
+    return np.concatenate([b if a is None else a for a, b in zip(columns, absent, strict=True)])
 
 
 class CoOccurrenceGraph:

@@ -10,7 +10,7 @@ The steps, in this order; each counts what it takes away:
 5. k-core: users and items with fewer than k interactions go, to a fixed point;
 6. split.
 
-Ids are strings in the source and are turned into integers while they stream by, so that what is held at once is 28
+Ids are strings in the source and are turned into integers while they stream by, so that what is held at once is 32
 bytes for each interaction.
 """
 
@@ -76,8 +76,8 @@ class PreparationChoices:
 class PreparedLog:
     """
     Args:
-        log (`pl.DataFrame`): `user` and `item` (uint32 rows in the ids), `timestamp` (int64) and, unless the split is
-            leave-one-out, `split`; user after user, oldest first.
+        log (`pl.DataFrame`): `user` and `item` (uint32 rows in the ids), `timestamp` (int64), `rating` (float32) if
+            the source has any and, unless the split is leave-one-out, `split`; user after user, oldest first.
         user_ids, item_ids (`pl.Series`): strings, each in the order of the source.
         counts (`dict`): of the steps, for people.
     """
@@ -153,7 +153,8 @@ def _filter(
         report.drop("interactions", "no rating, and min_rating asks for one", unrated.sum())
         report.drop("interactions", f"rated below {choices.min_rating}", low.sum())
         log = log.filter(~(unrated | low))
-    log = log.drop("rating")
+    if log["rating"].null_count() == log.height:
+        log = log.drop("rating")
     if usable is None:
         return log
     unknown = log["item"].is_null()

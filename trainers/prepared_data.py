@@ -3,7 +3,8 @@
 | file                        | holds                                                                             |
 |-----------------------------|-----------------------------------------------------------------------------------|
 | `items.parquet`             | `item_id`, the chosen text fields, `image` (relative path or null), `image_url`   |
-| `interactions.parquet`      | `user_id`, `item_id`, `timestamp` (int64), and `split` unless it is leave-one-out |
+| `interactions.parquet`      | `user_id`, `item_id`, `timestamp` (int64), `rating` (float32) if there are any,   |
+|                             | and `split` unless it is leave-one-out                                            |
 | `images/`                   | one file for each item with an image                                              |
 | `image_failures.jsonl`      | `item_id`, `image_url`, `reason` of images that could not be had                  |
 | `co_occurrence.safetensors` | `indptr`, `indices`, `counts` of the items' neighbours in the training part (CSR) |
@@ -213,7 +214,7 @@ def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
                 prepared.user_ids.gather(part["user"]).alias("user_id"),
                 prepared.item_ids.gather(part["item"]).alias("item_id"),
                 "timestamp",
-                *(["split"] if "split" in part.columns else []),
+                *(column for column in ("rating", "split") if column in part.columns),
             ).to_arrow(compat_level=pl.CompatLevel.oldest())
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table)

@@ -7,6 +7,8 @@ recommended.
 
 Hits are counted on items, never on identifiers: a tokenizer that gives two items one identifier must not profit.
 [`identifier_groups`] exists to show, in a second column, what counting identifiers would have given.
+
+Of labelled candidates instead of the whole catalogue: [`auc_by_user`], whose mean over the users is GAUC.
 """
 
 from __future__ import annotations
@@ -17,6 +19,51 @@ from typing import Any
 import numpy as np
 
 MEANS = ("recall", "ndcg", "mrr")  # means over cases: those of several shares of the users can be averaged
+
+
+def is_metric(name: str) -> bool:
+    """Whether a result's key names a metric: one with a cut-off, or GAUC."""
+    return "@" in name or name == "gauc"
+
+
+def auc_by_user(users: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve of each user that has candidates of both labels: the share of its pairs of a positive
+    and a negative that the scores order rightly, where equal scores count half (Hanley & McNeil 1982).
+
+    Args:
+        users: int [R] user of each candidate, in any order.
+        scores: float [R], higher is better; infinite ones are allowed.
+        labels: bool [R].
+
+    Returns:
+        The users with both labels, ascending, and float64 AUC of each; the mean of the latter is GAUC, every user
+        weighing the same.
+
+    Raises:
+        ValueError: shapes do not fit, a score is NaN, or no user has both labels.
+    """
+    users, scores, labels = np.asarray(users), np.asarray(scores, np.float64), np.asarray(labels, bool)
+    if users.ndim != 1 or users.shape != scores.shape or users.shape != labels.shape:
+        raise ValueError(f"Expected users, scores, labels [R], got {users.shape}, {scores.shape}, {labels.shape}.")
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN.")
+    order = np.lexsort((scores, users))
+    users, scores, labels = users[order], scores[order], labels[order]
+    distinct, groups = np.unique(users, return_inverse=True)
+    # twice the mean rank, a whole number: equal scores share the ranks that they take together
+    tied = np.zeros(len(users), bool)
+    tied[1:] = (groups[1:] == groups[:-1]) & (scores[1:] == scores[:-1])
+    block = np.cumsum(~tied) - 1
+    first = np.flatnonzero(~tied)
+    last = np.append(first[1:], len(users)) - 1
+    ranks = first[block] + last[block] - 2 * np.searchsorted(users, users) + 2
+    positives = np.bincount(groups, labels, len(distinct)).astype(np.int64)
+    pairs = positives * (np.bincount(groups, minlength=len(distinct)) - positives)
+    both = pairs > 0
+    if not both.any():
+        raise ValueError("No user has candidates of both labels: GAUC is undefined.")
+    right = np.bincount(groups, ranks * labels, len(distinct)) / 2 - positives * (positives + 1) / 2
+    return distinct[both], right[both] / pairs[both]
 
 
 def target_places(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainers.ranking_metrics import gains_at
+from trainers.ranking_metrics import gains_at, is_metric
 
 SLICES = ("long_tail", "history_length", "cold_targets")
 PLACES = ("users", "targets", "places")  # what a file keeps of "per_user": the gains follow from it
@@ -33,7 +33,7 @@ def render_report(results: Sequence[Mapping[str, Any]]) -> str:
     One table of metrics and one of the protocol have a line per result; every slice and comparison has its own.
     """
     metrics = [{"name": result["name"], **_metric_cells(result)} for result in results]
-    protocol = [{key: value for key, value in result.items() if "@" not in key} for result in results]
+    protocol = [{key: value for key, value in result.items() if not is_metric(key)} for result in results]
     blocks = [render_table(metrics), render_table(protocol)]
     for result in results:
         blocks += [f"{result['name']}\n\n{render_table(result[key])}" for key in SLICES if key in result]
@@ -47,7 +47,7 @@ def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
     """`0.0665 [0.0633, 0.0697]` with an interval, `0.0665 ± 0.0012` with a standard deviation over seeds."""
     cells = {}
     for name, value in result.items():
-        if "@" not in name:
+        if not is_metric(name):
             continue
         cells[name] = _cell(value)
         if name in result.get("intervals", {}):
@@ -71,15 +71,15 @@ def to_json(result: Mapping[str, Any]) -> str:
     return json.dumps(result)
 
 
-def save_result(result: Mapping[str, Any], path: str | Path) -> None:
-    """Writes one result as a JSON file."""
+def save_results(results: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Writes results as a file with a line of JSON for each."""
     temporary = f"{path}.tmp"
-    Path(temporary).write_text(to_json(result) + "\n", encoding="utf-8")
+    Path(temporary).write_text("".join(f"{to_json(result)}\n" for result in results), encoding="utf-8")
     os.replace(temporary, path)
 
 
 def load_result(path: str | Path) -> dict[str, Any]:
-    """Reads what [`save_result`] wrote, with the gains of `"per_user"` where it has them.
+    """Reads one result that [`save_results`] wrote, with the gains of `"per_user"` where it has them.
 
     Raises:
         ValueError: the file is no result.

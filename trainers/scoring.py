@@ -88,6 +88,11 @@ class DotProductScorer:
         scores = users @ self.item_embeddings[items].to(self.dtype).T
         return scores if self.bias is None else scores.add_(self.bias[items])
 
+    def candidate_scores(self, users: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, C]` of a few items of each user, int64 `[B, C]`."""
+        scores = torch.einsum("bd,bcd->bc", users, self.item_embeddings[candidates].to(self.dtype))
+        return scores if self.bias is None else scores.add_(self.bias[candidates])
+
 
 class ScoringRecommender:
     """Ranks the catalogue by a scorer's scores; equal scores keep catalogue order, also across chunks.
@@ -148,6 +153,26 @@ class ScoringRecommender:
             users = slice(start, start + self.batch_size)
             ranked[users] = self._rank_batch(histories[users], k, None if exclude is None else exclude[users])
         return ranked
+
+    @torch.inference_mode()
+    def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """Scores of given items, of a scorer with `candidate_scores`.
+
+        Args:
+            histories: B arrays of item rows, oldest first; the last `max_history` of each are used.
+            candidates: int64 [B, C] item rows, -1 for padding.
+
+        Returns:
+            float [B, C], -inf for padding.
+        """
+        if self.max_history is not None:
+            histories = [history[-self.max_history :] for history in histories]
+        users, rows = (
+            self.scorer.encode(histories),
+            torch.from_numpy(candidates).to(self.scorer.item_embeddings.device),
+        )
+        scores = self.scorer.candidate_scores(users, rows.clamp(min=0))
+        return scores.masked_fill(rows < 0, -torch.inf).cpu().numpy()
 
     def _rank_batch(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None) -> np.ndarray:
         scorer, num_items = self.scorer, self.scorer.num_items

@@ -80,6 +80,11 @@ class SequentialRecommender(ScoringRecommender):
         with _without_dropout(self.model):
             return super().rank(histories, k, exclude)
 
+    def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """See [`ScoringRecommender.score`]. Dropout is off whatever the model's mode."""
+        with _without_dropout(self.model):
+            return super().score(histories, candidates)
+
     def _user_states(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
         config = self.model.config
         batch = encode_left_padded(histories, config.num_items, config.max_history)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from trainers.ranking_metrics import is_metric
+
 BLOCK = 2**22  # random numbers held at a time
 
 
@@ -57,7 +59,8 @@ def paired_test(
 
     Args:
         per_user_a, per_user_b: `"per_user"` of two results of [`trainers.evaluation.evaluate`]: `"users"` and
-            `"targets"`, int [C], and float [C] for every metric, each case's share in it.
+            `"targets"`, int [C], and float [C] for every metric, each case's share in it; or of two results of
+            [`trainers.zero_shot.evaluate_zero_shot`], where a case is a user with all its candidates.
         samples: swaps, and bootstrap samples.
         confidence: of the interval.
         seed: of swaps and samples.
@@ -69,7 +72,7 @@ def paired_test(
         ValueError: not the same users with the same targets, no metric in common, or a setting out of range.
     """
     _check_same_cases(per_user_a, per_user_b)
-    shared = [name for name in per_user_a if "@" in name and name in per_user_b]
+    shared = [name for name in per_user_a if is_metric(name) and name in per_user_b]
     if not shared:
         raise ValueError("The two results have no metric in common: evaluate both with the same cut-offs.")
     differences = np.stack([per_user_a[name] - per_user_b[name] for name in shared], axis=1)
@@ -111,8 +114,8 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if not results:
         raise ValueError("No results to average.")
-    names = [name for name in results[0] if "@" in name]
-    if any([name for name in result if "@" in name] != names for result in results):
+    names = [name for name in results[0] if is_metric(name)]
+    if any([name for name in result if is_metric(name)] != names for result in results):
         raise ValueError("The results to average have different metrics: evaluate all seeds with the same cut-offs.")
     values = np.array([[result[name] for name in names] for result in results], np.float64)  # None becomes NaN
     deviations = values.std(axis=0, ddof=1) if len(results) > 1 else np.full(len(names), np.nan)
@@ -139,7 +142,7 @@ def _mean_gains(per_user: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nd
     gains = {
         name: np.mean([cases[name] for cases in per_user], axis=0)
         for name in per_user[0]
-        if "@" in name and all(name in cases for cases in per_user)
+        if is_metric(name) and all(name in cases for cases in per_user)
     }
     return {"users": per_user[0]["users"], "targets": per_user[0]["targets"], **gains}
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainers.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation import evaluate
 from trainers.floors import ItemTransitions, NearestItems, Popularity
 from trainers.interactions import Interactions
+from trainers.item_embeddings import save_embeddings
 from trainers.significance import paired_test
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate.py"
@@ -89,7 +91,6 @@ def test_nearest_items(run, data, tmp_path):
     embeddings = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
     with pytest.raises(SystemExit, match="needs --embeddings"):
         run("--recommender", "nearest-items")
-    save_embeddings = pytest.importorskip("trainers.item_embeddings").save_embeddings
     save_embeddings(tmp_path / "texts", IDS[::-1], embeddings[::-1])  # the file's order is not the catalogue's
     flags = ["--embeddings", str(tmp_path / "texts"), "--query", "mean", "--intervals", "0"]
     interactions = Interactions.from_folder(data, IDS)
@@ -139,3 +140,71 @@ def test_table_and_file(run, tmp_path):
 def test_unknown_recommender(run):
     with pytest.raises(SystemExit, match="nowhere is no folder"):
         run("--recommender", "nowhere")
+
+
+# --- zero-shot
+
+
+@pytest.fixture
+def embedded(tmp_path) -> list[str]:
+    embeddings = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+    save_embeddings(tmp_path / "texts", IDS, embeddings)
+    return ["--zero-shot", "--embeddings", str(tmp_path / "texts"), "--intervals", "20"]
+
+
+def test_zero_shot_lines(run, data, tmp_path, embedded):
+    flags = [*embedded, "--negatives_per_positive", "3", "--max_rows", "100", "--ks", "10", "5"]
+    out = run("--recommender", "nearest-items", "popularity", *flags, "--json", "-")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["model"] for line in lines] == ["nearest items (last)", "popularity"]
+    rows = draw_rows(Interactions.from_folder(data, IDS), RowChoices(negatives_per_positive=3, max_rows=100))
+    for line in lines:
+        assert line.items() >= rows.facts().items() and line["domain"] == data.name and line["num_rows"] <= 100
+        assert 0 <= line["gauc"] <= 1 and line["recall@5"] <= line["recall@10"] and line["seed"] is None
+        assert len(line["intervals"]["gauc"]) == 2 and line["pretrained_on"] == [] and "per_user" not in line
+        assert "--embeddings texts" in line["command"] and str(tmp_path) not in line["command"]
+    interactions = Interactions.from_folder(data, IDS)
+    expected = evaluate(Popularity(interactions.training_part()), interactions, ks=(10, 5))
+    assert lines[1]["ndcg@10"] == expected["ndcg@10"] and lines[1]["uses_domain"] and not lines[0]["uses_domain"]
+    file = tmp_path / "lines.jsonl"
+    assert run("--recommender", "nearest-items", "popularity", *flags, "--json", str(file)) == ""
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["gauc"] for line in again] == [line["gauc"] for line in lines]
+
+
+def test_zero_shot_comparison_and_table(run, embedded):
+    flags = [*embedded, "--compare_with", "popularity", "--no_full_ranking"]
+    line = json.loads(run("--recommender", "nearest-items", *flags, "--json", "-").splitlines()[0])
+    other = json.loads(run("--recommender", "popularity", *embedded, "--json", "-"))
+    assert line["comparison"]["with"] == "popularity" and line["recall@10"] is None
+    test = line["comparison"]["metrics"]["gauc"]
+    assert test["difference"] == pytest.approx(line["gauc"] - other["gauc"]) and test["low"] < test["high"]
+    table = run("--recommender", "nearest-items", *flags)
+    assert "unseen in pre-training" in table and "nearest items (last) against popularity" in table
+
+
+def test_zero_shot_with_ratings(run, data, embedded):
+    records = [json.loads(line) for line in (data / "sequences.jsonl").read_text().splitlines()]
+    for record in records:
+        record["ratings"] = [1 + (IDS.index(item) % 5) for item in record["items"]]
+    (data / "sequences.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    line = json.loads(run("--recommender", "nearest-items", *embedded, "--json", "-"))
+    assert (line["labels"], line["targets"], line["positive_rating"]) == ("ratings", "any", 4.0)
+    line = json.loads(run("--recommender", "nearest-items", *embedded, "--labels", "sampled", "--json", "-"))
+    assert (line["labels"], line["targets"]) == ("sampled", "test")
+
+
+def test_zero_shot_refuses_before_work_starts(run, data, tmp_path, embedded):
+    with pytest.raises(ValueError, match="The data has no ratings"):
+        run("--recommender", "popularity", *embedded, "--labels", "ratings")
+    with pytest.raises(ValueError, match="item transitions gives no scores"):
+        run("--recommender", "item-transitions", *embedded)
+    with pytest.raises(SystemExit, match="needs --language_model"):
+        run("--recommender", "title-likelihood", *embedded)
+    save_embeddings(tmp_path / "texts", IDS[:-2], np.ones((28, 4)))
+    with pytest.raises(ValueError, match=r"no embeddings of 2 of 30 items: \['i28', 'i29'\]"):
+        run("--recommender", "popularity", "nearest-items", *embedded)
+    rows = [{"user_id": str(user), "items": [IDS[user]]} for user in range(5)]
+    (data / "sequences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="No user has rows of both labels: of 5 users 5 have no target"):
+        run("--recommender", "popularity", *embedded)

@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
-from tokenization_items import UniversalItemTokenizer
+from tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
+from tokenization_items.item_index import UnknownItemError
 from trainers.domains import load_domains
 from trainers.evaluation import evaluate
 from trainers.generative_recommender import GenerativeRecommender
@@ -262,6 +263,94 @@ def test_from_scratch_with_validation_and_resume(run, workplace, tmp_path):
     for part in ("tokenizer", "recommender"):
         assert_equal(models[str(tmp_path / part)], again[str(tmp_path / part)])
     assert json.loads((tmp_path / "results.json").read_text()) == [row]
+
+
+def test_no_training_users_leave_the_pretrained_models_as_they_are(run, workplace, pretrained, tmp_path):
+    models = run("finetune.py", *downstream(workplace, tmp_path), "--pretrained", pretrained[0], "--train_users", 0)
+    for part in ("tokenizer", "recommender"):
+        assert_equal(models[str(tmp_path / part)], pretrained[1][str(pretrained[0] / part)])
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    assert row["train_users"] == 0 and row["num_users"] == 60
+    with pytest.raises(SystemExit, match="--train_users 0 trains nothing: it needs --pretrained"):
+        run("finetune.py", *downstream(workplace, tmp_path), "--train_users", 0)
+    with pytest.raises(SystemExit, match="between 0 and 1, got 2"):
+        run("finetune.py", *downstream(workplace, tmp_path), "--train_users", 2)
+
+
+def lines_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_zero_shot_of_a_pretrained_recommender(workplace, pretrained, finetuned, tmp_path, capsys):
+    data, items = workplace / "data" / DOWNSTREAM_DOMAIN, tmp_path / "items"
+    flags = ["--zero-shot", "--data", data, "--json", tmp_path / "lines.jsonl", "--intervals", 10]
+    flags += ["--recommender", pretrained[0] / "recommender", "--num_beams", 10]
+    script(capsys, "tokenize_items.py", "--tokenizer", pretrained[0] / "tokenizer", "--data", data, "--output_dir",
+           items, "--index_only")  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="no identifiers of the items of"):
+        script(capsys, "evaluate.py", *flags)
+    with pytest.raises(TokenizerMismatchError, match="do not belong together"):
+        script(capsys, "evaluate.py", *flags, "--items", finetuned[0] / "tokenizer")
+    script(capsys, "evaluate.py", *flags, "--items", items, "--score", "level-normalised")
+    (line,) = lines_of(tmp_path / "lines.jsonl")
+    assert line["pretrained_on"] == list(PRETRAINING_DOMAINS) and line["seen_in_pretraining"] == "unseen"
+    assert line["score"] == "level-normalised" and len(line["gauc_by_score"]) == 5 and line["seed"] == 0
+    assert line["gauc"] == line["gauc_by_score"]["level-normalised"] and line["num_rows"] == 180
+    # a domain of the pre-training: its items lie beside the recommender
+    flags[2] = workplace / "data" / PRETRAINING_DOMAINS[0]
+    script(capsys, "evaluate.py", *flags)
+    assert lines_of(tmp_path / "lines.jsonl")[0]["seen_in_pretraining"] == "seen"
+    with pytest.raises(UnknownItemError, match="the index"):
+        script(capsys, "evaluate.py", *flags, "--items", items)
+
+
+def script(capsys, name, *argv):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, argv)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_zero_shot_benchmark(workplace, pretrained, tmp_path, capsys):
+    data, results = workplace / "data" / DOWNSTREAM_DOMAIN, tmp_path / "results.jsonl"
+    flags = ["--config", workplace / "tiny.yaml", "--domains", data, "--results", results]
+    flags += ["--work_dir", tmp_path / "work", "--num_beams", 10, "--prior_histories", 4]
+    argv = ["--models", "popularity", "--pretrained", pretrained[0], "--train_users", 0, 0.2, "--seeds", 5]
+    out = script(capsys, "benchmarks/zero_shot.py", *flags, *argv)
+    lines = lines_of(results)
+    assert [(line["model"], line["train_users"], line["seed"]) for line in lines] == [
+        ("popularity", 0, None), ("pretrained", 0, 0), ("pretrained", 0.2, 5)
+    ]  # fmt: skip
+    assert len({line["rows_digest"] for line in lines}) == 1 and "unseen in pre-training" in out
+    for line in lines:
+        assert str(tmp_path) not in line["command"] and str(workplace) not in line["command"]
+        assert line["pretrained_on"] == ([] if line["model"] == "popularity" else list(PRETRAINING_DOMAINS))
+    assert lines[2]["command"] == (
+        f"python examples/benchmarks/zero_shot.py --domains {DOWNSTREAM_DOMAIN} --models none --pretrained pretrained "
+        "--train_users 0.2 --seeds 5 --prior_histories 4 --config tiny.yaml"
+    )
+    # what the line says is what the saved recommender does
+    work = tmp_path / "work" / DOWNSTREAM_DOMAIN
+    domain = domain_of(workplace, DOWNSTREAM_DOMAIN)
+    folders = {
+        1: (pretrained[0] / "recommender", work / "pretrained-users-0-seed-0" / "items"),
+        2: (work / "pretrained-users-0.2-seed-5" / "recommender", None),
+    }
+    for place, (folder, items) in folders.items():
+        ranker = GenerativeRecommender.from_pretrained(folder, domain.catalogue.item_ids, 10, items=items)
+        assert lines[place]["ndcg@10"] == evaluate(ranker, domain.interactions, ks=(10,))["ndcg@10"]
+    assert load_values(folders[2][0]).training_data[0]["Training users"] == 12  # of 60
+    again = script(capsys, "benchmarks/zero_shot.py", *flags, *argv)
+    assert again.count("done before") == 3 and lines_of(results) == lines
+
+    script(capsys, "benchmarks/zero_shot.py", *flags, "--models", "scratch", "--train_users", 0, 1, "--seeds", 0)
+    line = lines_of(results)[3]
+    assert (line["model"], line["train_users"], line["pretrained_on"]) == ("scratch", 1, [])
+    assert "| scratch | 1" in script(capsys, "benchmarks/zero_shot.py", "--table_only", "--results", results)
+    with pytest.raises(SystemExit, match="no folder recommender in it"):
+        script(capsys, "benchmarks/zero_shot.py", *flags, "--pretrained", tmp_path)
+    with pytest.raises(SystemExit, match="unknown utgrek"):
+        script(capsys, "benchmarks/zero_shot.py", *flags, "--models", "utgrek")
 
 
 @pytest.mark.hub

@@ -385,7 +385,11 @@ def test_scores_of_candidates(monkeypatch, rows_per_block):
     expected = every.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -torch.inf)
     scores = model.train().score_items(*batch, trie, candidates)
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+    levels = model.score_items(*batch, trie, candidates, per_level=True)
+    assert levels.shape == (3, 15, model.config.num_levels)
+    torch.testing.assert_close(levels.sum(2), scores, atol=1e-5, rtol=0)
     assert model.training and model.score_items(*batch, trie, candidates[:, :0]).shape == (3, 0)
+    assert model.score_items(*batch, trie, candidates[:, :0], per_level=True).shape == (3, 0, 3)
     with pytest.raises(ValueError, match=r"candidates\[0, 1\] is 40"):
         model.score_items(*batch, trie, torch.tensor([[0, 40]]).expand(3, -1))
     with pytest.raises(ValueError, match=r"candidates must have shape \(3, num_candidates\), got \(2, 15\)"):

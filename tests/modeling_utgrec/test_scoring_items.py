@@ -31,7 +31,17 @@ def test_equals_scoring_items_one_by_one(prefix_step, sizes, num_candidates, see
     step = prefix_step(USERS, 2 + sum(sizes), seed)
     every = step.score(trie.codes + torch.tensor(trie.level_offsets))
     expected = every.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -torch.inf)
-    torch.testing.assert_close(score_candidates(step, trie, candidates), expected, atol=1e-4, rtol=0)
+    scores = score_candidates(step, trie, candidates)
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+    levels = score_candidates(step, trie, candidates, per_level=True)
+    assert levels.shape == (*candidates.shape, len(sizes)) and torch.equal(levels.sum(2) == -torch.inf, candidates < 0)
+    torch.testing.assert_close(levels.sum(2), scores, atol=1e-5, rtol=0)
+    # the first levels of an item are the score of that prefix
+    tokens = trie.codes + torch.tensor(trie.level_offsets)
+    for depth in range(1, len(sizes) + 1):
+        prefix = step.score(tokens[:, :depth]).gather(1, candidates.clamp(min=0))
+        prefix.masked_fill_(candidates < 0, -torch.inf)
+        torch.testing.assert_close(levels[..., :depth].sum(2), prefix, atol=1e-4, rtol=0)
 
 
 def test_each_distinct_prefix_is_read_once(prefix_step):
@@ -51,3 +61,5 @@ def test_only_padding(prefix_step, shape):
     trie = make_trie([3, 3], 5, 0)
     scores = score_candidates(prefix_step(USERS, 10), trie, torch.full(shape, -1))
     assert scores.shape == shape and (scores == -torch.inf).all()
+    levels = score_candidates(prefix_step(USERS, 10), trie, torch.full(shape, -1), per_level=True)
+    assert levels.shape == (*shape, 2) and (levels == -torch.inf).all()

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import math
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -394,3 +396,83 @@ def test_k_core_on_real_data():
         core = Interactions.from_folder(folder.parent, Catalogue.from_folder(folder.parent).item_ids).k_core(5)
         found = {"users": core.num_users, "items": int((core.popularity > 0).sum()), "interactions": len(core.items)}
         assert found == {name: expected[name] for name in found}, folder.parent.name
+
+
+# --- ratings, and training on some of the users
+
+
+@pytest.mark.parametrize("name", ["interactions.csv", "interactions.jsonl"])
+def test_reads_ratings_of_events(tmp_path, name):
+    events = [("u", "a", 3, "4.5"), ("v", "b", 1, ""), ("u", "b", 1, "2"), ("u", "c", 2, "")]
+    if name.endswith("csv"):
+        text = "user_id,item_id,timestamp,rating\n" + "".join(",".join(map(str, event)) + "\n" for event in events)
+    else:
+        names = ("user_id", "item_id", "timestamp", "rating")
+        text = lines(*({**dict(zip(names, e, strict=True)), "rating": float(e[3]) if e[3] else None} for e in events))
+    found = Interactions.from_folder(write(tmp_path, name, text), IDS)
+    assert as_ids(found) == [["b", "c", "a"], ["b"]] and found.ratings.dtype == np.float32
+    np.testing.assert_array_equal(found.ratings, [2, np.nan, 4.5, np.nan])
+
+
+def test_reads_ratings_of_sequences(tmp_path):
+    records = [
+        {"user_id": "u", "items": ["c", "a"], "ratings": [5, None]},
+        {"user_id": "v", "items": [], "ratings": []},
+        {"user_id": "w", "items": ["b"], "ratings": [1.5]},
+    ]
+    found = Interactions.from_folder(write(tmp_path, "sequences.jsonl", lines(*records)), IDS)
+    np.testing.assert_array_equal(found.ratings, [5, np.nan, 1.5])
+    both = Interactions.concatenate([found, Interactions.from_sequences([["a"], ["b"]], IDS)])
+    np.testing.assert_array_equal(both.ratings, [5, np.nan, 1.5, np.nan, np.nan])
+    np.testing.assert_array_equal(found.select_users(np.array([2])).ratings, [1.5])
+    assert Interactions.from_sequences([["a"]], IDS).ratings is None
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "interactions.csv",
+            "user_id,item_id,timestamp,rating\nu,a,1,4\nu,b,2,good\n",
+            "'good' in row 2 is no number",
+        ),
+        ("sequences.jsonl", lines({"user_id": "u", "items": ["a", "b"], "ratings": [1]}), "than of items in row 1"),
+        ("sequences.jsonl", lines({"user_id": "u", "items": ["a"], "ratings": ["x"]}), "a list of numbers"),
+    ],
+)
+def test_refuses_ratings(tmp_path, name, content, message):
+    with pytest.raises(InteractionError, match=message):
+        Interactions.from_folder(write(tmp_path, name, content), IDS)
+
+
+@checked
+@given(SEQUENCES, st.floats(0, 1), st.floats(0, 1), st.integers(0, 5), st.booleans())
+def test_training_users_are_a_share_and_nested(sequences, share, larger, seed, given_split):
+    interactions = Interactions.from_sequences(sequences, IDS)
+    if given_split:
+        parts = np.random.default_rng(seed).integers(0, 3, len(interactions.items)).astype(np.int8)
+        interactions = replace(interactions, parts=parts, split="mine")
+    share, larger = sorted((share, larger))
+    few, more = interactions.sample_training_users(share, seed), interactions.sample_training_users(larger, seed)
+    every, trained, trained_more = (set(each.training_part().user_ids) for each in (interactions, few, more))
+    assert trained <= trained_more <= every and len(trained) == math.ceil(share * len(every))
+    assert interactions.sample_training_users(1).training_part().items.tolist() == (
+        interactions.training_part().items.tolist()
+    )
+    # what is learnt from a user is what would have been learnt from it, and what is held out stays
+    part, whole = few.training_part(), interactions.training_part()
+    for row, user in enumerate(part.user_ids):
+        assert part.sequence(row).tolist() == whole.sequence(whole.user_ids.index(user)).tolist()
+    for name in ("validation", "test"):
+        cases, expected = few.cases(name), interactions.cases(name)
+        assert (
+            cases.targets.tolist() == expected.targets.tolist() and cases.starts.tolist() == expected.starts.tolist()
+        )
+    assert few.sample_training_users(share, seed).in_training.tolist() == few.in_training.tolist()
+    joined = Interactions.concatenate([few, interactions])
+    assert len(joined.training_part().user_ids) == len(trained) + len(every)
+
+
+def test_share_of_training_users_out_of_range():
+    with pytest.raises(InteractionError, match="between 0 and 1, got 1.5"):
+        Interactions.from_sequences([["a", "b", "c"]], IDS).sample_training_users(1.5)

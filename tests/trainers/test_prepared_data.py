@@ -91,6 +91,19 @@ def test_the_folder_and_its_account(source, tmp_path):
     assert check_prepared(tmp_path / "out") == document
 
 
+def test_ratings_stay_with_their_interactions(source, tmp_path):
+    log = pl.read_csv(tmp_path / "shop" / "log.csv")
+    rating = pl.col("item_id").str.slice(1).cast(pl.Float64, strict=False) / 2
+    log = log.with_columns(rating=pl.when(pl.col("user_id") != "u3").then(rating))
+    log.write_csv(tmp_path / "shop" / "log.csv")
+    prepare(source, tmp_path / "out", split="ratio")
+    assert pl.read_parquet(tmp_path / "out" / "interactions.parquet").columns[-2:] == ["rating", "split"]
+    found = Interactions.from_folder(tmp_path / "out", [f"i{item}" for item in range(NUM_ITEMS)])
+    unrated = np.repeat(np.array(found.user_ids) == "u3", found.lengths)
+    assert unrated.sum() == NUM_ITEMS
+    np.testing.assert_array_equal(found.ratings, np.where(unrated, np.nan, found.items / 2))
+
+
 def test_it_is_read_by_catalogue_and_interactions(source, tmp_path):
     prepare(source, tmp_path / "out", co_occurrence=True)
     catalogue = Catalogue.from_folder(tmp_path / "out")
@@ -109,6 +122,8 @@ def test_it_is_read_by_catalogue_and_interactions(source, tmp_path):
     written = pl.read_parquet(tmp_path / "out" / "interactions.parquet")
     assert written.columns == ["user_id", "item_id", "timestamp"] and written["timestamp"].dtype == pl.Int64
     assert written["timestamp"].max() > 1_600_000_000_000_000  # microseconds
+
+    assert interactions.ratings is None
 
     graph = load_file(tmp_path / "out" / "co_occurrence.safetensors")
     neighbours = CoOccurrenceGraph.from_interactions(interactions.training_part())

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.ranking_metrics import (
+    auc_by_user,
     catalogue_metrics,
     group_means,
     identifier_groups,
+    is_metric,
     ranking_gains,
     ranking_metrics,
     recommendation_counts,
@@ -133,3 +135,37 @@ def test_slices_equal_plain_python():
         assert {name: group[name] for name in expected} == pytest.approx(expected)
     empty = group_means(ranking_gains(ranked, targets), users, values, (2000,), "popularity")[0]
     assert empty["num_cases"] == 0 and empty["recall@5"] is None
+
+
+# --- AUC of labelled candidates
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([-np.inf, -1.5, 0.0, 0.25, 2.0]), st.booleans()), max_size=25
+    )
+)
+def test_auc_equals_counting_pairs(rows):
+    users, scores, labels = (np.array(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    expected = {}
+    for user in sorted(set(users)):
+        mine = [(score, label) for u, score, label in rows if u == user]
+        pairs = [(a > b) + 0.5 * (a == b) for a, good in mine if good for b, bad in mine if not bad]
+        if pairs:
+            expected[user] = sum(pairs) / len(pairs)
+    if not expected:
+        with pytest.raises(ValueError, match="No user has candidates of both labels"):
+            auc_by_user(users, scores, labels)
+        return
+    found_users, auc = auc_by_user(users, scores, labels)
+    assert found_users.tolist() == list(expected) and auc.tolist() == pytest.approx(list(expected.values()), abs=1e-12)
+    np.testing.assert_allclose(auc_by_user(users, -np.array(scores), labels)[1], 1 - auc, atol=1e-12)
+
+
+def test_auc_refuses():
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
+        auc_by_user([0, 0], [1.0, np.nan], [True, False])
+    with pytest.raises(ValueError, match=r"got \(2,\), \(1,\), \(2,\)"):
+        auc_by_user([0, 0], [1.0], [True, False])
+    assert is_metric("gauc") and is_metric("ndcg@10") and not is_metric("num_users")

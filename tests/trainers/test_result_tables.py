@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainers.ranking_metrics import gains_at
-from trainers.result_tables import load_result, render_report, render_table, save_result, to_json
+from trainers.result_tables import load_result, render_report, render_table, save_results, to_json
 
 PLACES = np.array([0, -1, 7])
 RESULT = {
@@ -44,7 +44,7 @@ def test_report_says_everything():
 
 
 def test_files_keep_the_cases(tmp_path):
-    save_result(RESULT, tmp_path / "r.json")
+    save_results([RESULT], tmp_path / "r.json")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
     stored = json.loads((tmp_path / "r.json").read_text())
     assert stored["per_user"] == {"users": [0, 1, 2], "targets": [5, 6, 7], "places": [0, -1, 7]}

@@ -1,0 +1,308 @@
+"""Pre-trained recommenders on domains that they never trained on, beside what needs no training; and with a little.
+
+Copy and paste:
+
+```bash
+# what needs no training
+python examples/benchmarks/zero_shot.py --domains data/office data/beauty
+# a pre-trained recommender as it is, and fine-tuned on 1, 10, 100 % of the users; two seeds of fine-tuning
+python examples/benchmarks/zero_shot.py --domains data/office --pretrained runs/pretrained \
+    --train_users 0 0.01 0.1 1 --seeds 0 1
+# the same model from scratch, for comparison
+python examples/benchmarks/zero_shot.py --domains data/office --models scratch --train_users 0.01 0.1 1 --seeds 0 1
+# the table of what was measured so far
+python examples/benchmarks/zero_shot.py --table_only
+```
+
+A line of JSON for each run: GAUC on the same rows for every model of a domain, and Recall and NDCG over the whole
+catalogue (leave-one-out, seen items kept). What has a line already is not run again. Domains of the pre-training are
+told apart by the model's card, or by `--pretrained_on`. A recommender's identifiers of a domain are looked for in
+`items/<domain>` of its folder; where there are none, its item tokenizer makes them.
+"""
+
+import copy
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import finetune  # noqa: E402
+
+from tokenization_items import UniversalItemTokenizer  # noqa: E402
+from trainers.arguments import parse_sections  # noqa: E402
+from trainers.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
+from trainers.content_encoders import TextEncoder  # noqa: E402
+from trainers.domains import Domain, domain_folders  # noqa: E402
+from trainers.floors import NearestItems, Popularity  # noqa: E402
+from trainers.generative_recommender import GenerativeRecommender  # noqa: E402
+from trainers.item_embeddings import embed_items, load_embeddings  # noqa: E402
+from trainers.stages import SECTIONS, tokenize  # noqa: E402
+from trainers.title_likelihood import TitleLikelihood  # noqa: E402
+from trainers.zero_shot import (  # noqa: E402
+    ZeroShotModel,
+    evaluate_zero_shot,
+    items_folder,
+    portable_command,
+    render_zero_shot,
+    training_of,
+    zero_shot_model,
+)
+from trainers.zero_shot_arguments import ZeroShotArguments  # noqa: E402
+
+BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "title-likelihood")
+SCRATCH = "scratch"
+
+
+@dataclass
+class BenchmarkArguments:
+    domains: list[str] = field(default_factory=list, metadata={"help": "Folders with items and interactions."})
+    pretrained: list[str] = field(default_factory=list, metadata={"help": "Output folders of pretrain.py."})
+    models: list[str] = field(
+        default_factory=lambda: list(BASELINES),
+        metadata={"help": f"Beside --pretrained: of {', '.join(BASELINES)}, {SCRATCH}; or none."},
+    )
+    train_users: list[float] = field(
+        default_factory=lambda: [0.0], metadata={"help": "Shares of the domain's users to fine-tune on; 0: zero-shot."}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of fine-tuning."})
+    text_encoder: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id or folder of the text encoder."}
+    )
+    results: str = field(
+        default=str(HERE / "results" / "zero_shot.jsonl"), metadata={"help": "File that a line per run goes to."}
+    )
+    work_dir: str = field(default="runs/zero_shot", metadata={"help": "Where models, items and embeddings go."})
+    num_beams: int = field(default=50, metadata={"help": "Beams of the full ranking."})
+    batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    table_only: bool = field(default=False, metadata={"help": "Only print the table of the results so far."})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line: a model with a seed, on a domain, trained on a share of its users."""
+
+    domain: Domain
+    rows: CandidateRows
+    model: str
+    pretrained: Path | None = None
+    train_users: float = 0.0
+    seed: int | None = None
+
+    def key(self) -> dict[str, Any]:
+        """What tells its line from others."""
+        named = {"domain": self.domain.name, "model": self.model, "train_users": self.train_users, "seed": self.seed}
+        return named | asdict(self.rows.choices)
+
+    def folder(self, arguments: BenchmarkArguments) -> Path:
+        share = f"{self.model}-users-{self.train_users:g}-seed-{self.seed}"
+        return Path(arguments.work_dir) / self.domain.name / share
+
+
+def main(arguments: BenchmarkArguments, choices: RowChoices, flags: ZeroShotArguments, *sections: Any) -> None:
+    results = Path(arguments.results)
+    if not arguments.table_only:
+        for run in list(planned(arguments, choices)):  # every domain is read and drawn from before the first run
+            key = run.key()
+            name = " ".join(str(value) for value in list(key.values())[:4])
+            if any(all(line.get(k) == value for k, value in key.items()) for line in read_lines(results)):
+                print(f"{name}: done before")
+                continue
+            print(f"{name} ...", flush=True)
+            try:
+                line = judge(run, arguments, flags, sections)
+            except Exception:  # the other runs are hours of work: go on with them
+                traceback.print_exc()
+                continue
+            append(results, line)
+            print(f"  gauc {line['gauc']:.4f}, ndcg@10 {line['ndcg@10']}", flush=True)
+    lines = read_lines(results)
+    if lines:
+        print(render_zero_shot(lines))
+
+
+def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]:
+    """All runs, baselines first.
+
+    Raises:
+        SystemExit: an unknown model, no domain, or a share that nothing can be trained with.
+    """
+    models = [name for name in arguments.models if name != "none"]
+    unknown = set(models) - {*BASELINES, SCRATCH}
+    if unknown:
+        raise SystemExit(
+            f"--models: unknown {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}, {SCRATCH}."
+        )
+    if not arguments.domains:
+        raise SystemExit("--domains: give at least one folder, or --table_only.")
+    for folder in arguments.pretrained:
+        if not (Path(folder) / "recommender").is_dir():
+            raise SystemExit(
+                f"--pretrained {folder}: no folder recommender in it; make one with examples/pretrain.py."
+            )
+    for share in arguments.train_users:
+        if not 0 <= share <= 1:
+            raise SystemExit(f"--train_users: shares between 0 and 1, got {share}.")
+    for folder in domain_folders(arguments.domains):
+        domain = Domain.from_folder(folder, check_images=False)
+        rows = draw_rows(domain.interactions, choices)
+        print(f"{domain}: {len(rows):,} rows of {rows.num_users:,} users, labels {rows.choices.labels}")
+        for model in models:
+            if model in BASELINES:
+                yield Run(domain, rows, model)
+        for pretrained in [*map(Path, arguments.pretrained), *([None] if SCRATCH in models else [])]:
+            model = SCRATCH if pretrained is None else pretrained.resolve().name
+            for share in arguments.train_users:
+                if share:
+                    yield from (Run(domain, rows, model, pretrained, share, seed) for seed in arguments.seeds)
+                elif pretrained is not None:
+                    seed = training_of(pretrained / "recommender")[1]
+                    yield Run(domain, rows, model, pretrained, 0.0, seed)
+
+
+def judge(
+    run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments, sections: tuple[Any, ...]
+) -> dict[str, Any]:
+    """The line of a run."""
+    start = time.perf_counter()
+    model = baseline(run, arguments, flags) if run.model in BASELINES else recommender(run, arguments, flags, sections)
+    seconds = time.perf_counter() - start
+    line = evaluate_zero_shot(
+        model,
+        run.domain.name,
+        run.domain.interactions,
+        run.rows,
+        batch_size=arguments.batch_size,
+        full_ranking=flags.full_ranking,
+    )
+    return {
+        **line,
+        **run.key(),
+        "train_seconds": round(seconds, 1) if run.train_users else 0.0,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
+        "command": command(run, arguments, flags),
+    }
+
+
+def baseline(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -> ZeroShotModel:
+    """What needs no training."""
+    domain = run.domain
+    if run.model == "popularity":
+        found = Popularity(domain.interactions.training_part())
+    elif run.model == "title-likelihood":
+        if flags.language_model is None:
+            raise ValueError("title-likelihood needs --language_model: a Hub id or a folder.")
+        found = TitleLikelihood.from_pretrained(flags.language_model, domain.catalogue)
+    else:
+        folder = Path(arguments.work_dir) / domain.name / "text-embeddings"
+        embed_items(domain.catalogue, TextEncoder.from_pretrained(arguments.text_encoder), folder)
+        query = run.model.rpartition("-")[2]
+        found = NearestItems(load_embeddings(folder, domain.catalogue.item_ids), query)
+    return zero_shot_model(found, domain.interactions, flags, batch_size=arguments.batch_size)
+
+
+def recommender(
+    run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments, sections: tuple[Any, ...]
+) -> ZeroShotModel:
+    """The pre-trained recommender as it is, or fine-tuned, or one from scratch."""
+    domain, folder, items = run.domain, run.folder(arguments), None
+    trained_on = flags.pretrained_on
+    if run.pretrained is None:
+        trained_on = ["none"]
+    elif trained_on is None:
+        trained_on = training_of(run.pretrained / "recommender")[0]
+    if run.train_users:
+        # the folder of a domain has its name; sections are changed by a training
+        data = next(path for path in domain_folders(arguments.domains) if path.resolve().name == domain.name)
+        finetune.main(
+            finetune.FinetuneArguments(
+                data=[str(data)],
+                output_dir=str(folder),
+                pretrained=None if run.pretrained is None else str(run.pretrained),
+                train_users=run.train_users,
+                seed=run.seed,
+            ),
+            *copy.deepcopy(sections),
+        )
+        source = folder / "recommender"
+    else:
+        source = run.pretrained / "recommender"
+        items = made_items(run, arguments)
+    ranker = GenerativeRecommender.from_pretrained(
+        source, domain.catalogue.item_ids, arguments.num_beams, arguments.batch_size, items=items
+    )
+    flags = replace(flags, pretrained_on=trained_on)
+    made = zero_shot_model(ranker, domain.interactions, flags, source, batch_size=arguments.batch_size)
+    return replace(made, name=run.model, seed=run.seed, uses_domain=run.train_users > 0)
+
+
+def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
+    """Where the pre-trained recommender's identifiers of the domain's items are; made if there are none."""
+    try:
+        return items_folder(run.pretrained / "recommender", run.domain.name)
+    except FileNotFoundError:
+        folder = run.folder(arguments) / "items"
+        if not folder.is_dir():
+            tokenizer, report = tokenize(
+                UniversalItemTokenizer.from_pretrained(run.pretrained / "tokenizer"), run.domain
+            )
+            print(f"  {report}")
+            tokenizer.save_pretrained(folder, include_network=False)
+        return folder
+
+
+def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -> str:
+    """The command that repeats one run; folders by their names alone."""
+    words = ["--domains", run.domain.name]
+    if run.pretrained is None:
+        words += ["--models", run.model]
+    else:
+        words += ["--models", "none", "--pretrained", str(run.pretrained)]
+    if run.model not in BASELINES:
+        words += ["--train_users", f"{run.train_users:g}"]
+        words += ["--seeds", str(run.seed)] if run.train_users else []
+    if run.model.startswith("nearest-items"):
+        words += ["--text_encoder", arguments.text_encoder]
+    if run.model == "title-likelihood":
+        words += ["--language_model", flags.language_model]
+    drawn = RowChoices().resolve(run.domain.interactions)
+    for given, defaults in (
+        (run.rows.choices, drawn),
+        (flags, ZeroShotArguments(language_model=flags.language_model)),
+    ):
+        for name, value in asdict(given).items():
+            if value != getattr(defaults, name):
+                words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    of_section = False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
+        words += [word] if of_section and run.train_users else []
+    return portable_command("examples/benchmarks/zero_shot.py", words)
+
+
+def append(results: Path, line: dict[str, Any]) -> None:
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_lines(results: Path) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+if __name__ == "__main__":
+    argv = sys.argv[1:]
+    if not any(word.partition("=")[0] == "--config" for word in argv):
+        argv = ["--config", str(HERE.parent / "configs" / "text_encoder.yaml"), *argv]
+    main(*parse_sections((BenchmarkArguments, RowChoices, ZeroShotArguments), SECTIONS, __doc__, argv))
