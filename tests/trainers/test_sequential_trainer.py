@@ -84,7 +84,7 @@ def test_every_model_learns_successors(tmp_path, name):
     sizes, training = {}, dict(max_steps=60, learning_rate=0.02)
     if name == "BERT4Rec":  # learns slowly: few of a window's items are labelled
         sizes = dict(hidden_size=32, initializer_range=0.3, mask_ratio=0.4, last_item_ratio=0.3)
-        training = dict(max_steps=150, learning_rate=0.01)
+        training = dict(max_steps=400, learning_rate=0.01)
     trainer = make_trainer(tmp_path, make_model(name, **sizes), [Recorder()], logging_steps=50, **training)
     trainer.train()
     metrics = trainer.evaluate(metric_key_prefix="test", part="test")
