@@ -7,6 +7,7 @@ from .configuration_bsarec import BSARecConfig
 from .configuration_fmlprec import FMLPRecConfig
 from .configuration_gru4rec import GRU4RecConfig
 from .configuration_hstu import HSTUConfig
+from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
 from .configuration_rqvae import RQVAEConfig
 from .configuration_sasrec import SASRecConfig
 from .configuration_sequential import SequentialConfig
@@ -20,6 +21,7 @@ from .modeling_bsarec import BSARecForNextItem, BSARecModel
 from .modeling_fmlprec import FMLPRecForNextItem, FMLPRecModel
 from .modeling_gru4rec import GRU4RecForNextItem, GRU4RecModel
 from .modeling_hstu import HSTUForNextItem, HSTUModel
+from .modeling_recbase_tokenizer import RecBaseTokenizerModel, RecBaseTokenizerOutput
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .modeling_sasrec import SASRecForNextItem, SASRecModel
 from .modeling_sequential import NextItemOutput, SequentialForNextItem
@@ -36,6 +38,7 @@ for _config, _models in (
     (FMLPRecConfig, {AutoModel: FMLPRecModel, AutoModelForCausalLM: FMLPRecForNextItem}),
     (GRU4RecConfig, {AutoModel: GRU4RecModel, AutoModelForCausalLM: GRU4RecForNextItem}),
     (HSTUConfig, {AutoModel: HSTUModel, AutoModelForCausalLM: HSTUForNextItem}),
+    (RecBaseTokenizerConfig, {AutoModel: RecBaseTokenizerModel}),
     (RQVAEConfig, {AutoModel: RQVAEModel}),
     (SASRecConfig, {AutoModel: SASRecModel, AutoModelForCausalLM: SASRecForNextItem}),
     (UTGRecConfig, {AutoModel: UTGRecForConditionalGeneration, AutoModelForSeq2SeqLM: UTGRecForConditionalGeneration}),
@@ -72,6 +75,9 @@ __all__ = [
     "RQVAEConfig",
     "RQVAEModel",
     "RQVAEOutput",
+    "RecBaseTokenizerConfig",
+    "RecBaseTokenizerModel",
+    "RecBaseTokenizerOutput",
     "RecommendOutput",
     "SASRecConfig",
     "SASRecForNextItem",

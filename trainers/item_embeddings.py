@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
-from trainers.content_encoders import ImageEncoder, TextEncoder
+from tokenization_items.text_encoders import TextEncoder
+from trainers.image_encoders import ImageEncoder
 
 EMBEDDINGS_NAME = "embeddings.safetensors"
 IDS_NAME = "item_ids.json"
@@ -134,12 +136,15 @@ def embed_items(
         `bool`: whether anything was computed.
 
     Raises:
-        EmbeddingError: if no item has an image (for an image encoder), or an embedding is not finite or zero.
+        EmbeddingError: if no item has an image (for an image encoder) or a text (for a catalogue with a template), or
+            an embedding is not finite or zero.
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
     if isinstance(encoder, TextEncoder):
         rows, inputs = range(len(catalogue)), catalogue.texts
         record |= {"input": "text", "text_fields": list(text_fields)}
+        if catalogue.template is not None:
+            record |= {"template": asdict(catalogue.template), "items_without_text": _without_text(catalogue)}
     else:
         rows = [row for row in range(len(catalogue)) if catalogue.has_image(row)]
         if not rows:
@@ -159,6 +164,20 @@ def embed_items(
     return True
 
 
+def _without_text(catalogue: Catalogue) -> list[str]:
+    """The items whose text is the template's introduction alone.
+
+    Raises:
+        EmbeddingError: if that are all of them.
+    """
+    rows = [row for row, text in enumerate(catalogue.texts) if catalogue.template.is_bare(text)]
+    if len(rows) == len(catalogue):
+        raise EmbeddingError(
+            f"{catalogue.name}: none of the {len(catalogue)} items has a text: give the fields that hold one"
+        )
+    return [catalogue.item_ids[row] for row in rows]
+
+
 def _image_digests(catalogue: Catalogue, rows: Sequence[int]) -> list[str]:
     def digest(row: int) -> str:
         image = catalogue.image(row)
@@ -173,7 +192,7 @@ def _holds(folder: Path, record: dict[str, Any]) -> bool:
     try:
         stored = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
         # Not by the encoder's name or the fields' names: the digests of encoder and inputs say what they stand for.
-        decisive = record.keys() - {"encoder", "text_fields"}
+        decisive = record.keys() - {"encoder", "text_fields", "template", "items_without_text"}
         if any(stored.get(name) != record[name] for name in decisive):
             return False
         _read(folder)
