@@ -3,13 +3,14 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checkpoint_format import FORMAT_VERSION, CheckedConfig
 from .configuration_utgrec import UTGRecConfig
 
 DISTANCES = ("euclidean", "cosine")
 
 
 @strict
-class RecBaseTokenizerConfig(PreTrainedConfig):
+class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
     """
     Configuration of [`RecBaseTokenizerModel`]. The defaults are RecBase's (Zhou et al. 2025) where it names a value.
 
@@ -43,6 +44,7 @@ class RecBaseTokenizerConfig(PreTrainedConfig):
         introduction (`str`, *optional*, defaults to `"Describe an item:"`): how the texts of items begin, see
             `TextTemplate`; a domain may have its own.
         max_field_characters (`int`, *optional*, defaults to 2000): where each field of a text is cut.
+        format_version (`int`, *optional*): of the checkpoint, see `checkpoint_format`.
     """
 
     model_type = "recbase_tokenizer"
@@ -65,6 +67,7 @@ class RecBaseTokenizerConfig(PreTrainedConfig):
     text_encoder_settings: dict | None = None
     introduction: str = "Describe an item:"
     max_field_characters: int = 2000
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
         if self.hidden_sizes is None:

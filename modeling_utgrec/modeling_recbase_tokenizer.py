@@ -9,6 +9,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .checkpoint_format import CheckedLoading
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
 from .embedding_autoencoder import EmbeddingAutoencoder
 
@@ -52,7 +53,7 @@ class RecBaseTokenizerOutput(ModelOutput):
     reconstruction: torch.FloatTensor | None = None
 
 
-class RecBaseTokenizerModel(EmbeddingAutoencoder):
+class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
     """
     RecBase's item tokenizer (Zhou et al. 2025): content embeddings of any encoder and domain to codes of `num_levels`
     levels, by residual quantization.

@@ -10,16 +10,16 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
-from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_encoders import TextEncoder, TextSettings
 from trainers.image_encoders import ImageEncoder
 
 EMBEDDINGS_NAME = "embeddings.safetensors"
@@ -27,6 +27,23 @@ IDS_NAME = "item_ids.json"
 RECORD_NAME = "embeddings.json"
 FORMAT_VERSION = 1
 MAX_NAMED = 10  # items that an error message names
+
+
+class ContentEmbeddings(NamedTuple):
+    """
+    One vector for each item of a domain, and where they come from.
+
+    Args:
+        item_ids (`Sequence[str]`): the items.
+        embeddings (`np.ndarray` of shape `(items, E)`): their vectors.
+        encoder (`dict`, *optional*): `name`, `fingerprint` and `settings` of the text encoder, if they are known.
+        without_text (`Sequence[str]`): items of which nothing but the template's introduction was embedded.
+    """
+
+    item_ids: Sequence[str]
+    embeddings: np.ndarray
+    encoder: dict[str, Any] | None = None
+    without_text: Sequence[str] = ()
 
 
 class EmbeddingError(ValueError):
@@ -70,6 +87,27 @@ def load_embeddings(
     result = np.full((len(rows), embeddings.shape[1]), np.nan, dtype=np.float32)
     result[rows >= 0] = wanted
     return result
+
+
+def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
+    """All embeddings of a folder that [`embed_items`] wrote, with the text encoder that its record names.
+
+    Raises:
+        EmbeddingError: as [`load_embeddings`], or if the embeddings are not those of texts by a template, which all
+            domains of one tokenizer share.
+    """
+    folder = Path(folder)
+    item_ids, embeddings = _read(folder)
+    _check_values(folder, embeddings, item_ids)
+    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+    if "template" not in record:
+        raise EmbeddingError(
+            f"{folder}: the embeddings are not of texts by a template: make them with examples/embed_items.py "
+            "--introduction 'Describe an item:', or the domain's own"
+        )
+    settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
+    encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}
+    return ContentEmbeddings(item_ids, embeddings, encoder, record["items_without_text"])
 
 
 def save_embeddings(

@@ -285,7 +285,7 @@ def test_training_tells_items_apart_and_uses_all_codes(config):
     codes = model.eval()(embeddings).codes
     assert losses[-1] < 0.7 * losses[0]
     assert all(codes[:, level].unique().numel() == 8 for level in range(3))
-    assert len(codes.unique(dim=0)) > 80
+    assert len(codes.unique(dim=0)) > 70
 
 
 @pytest.mark.parametrize("config", VARIANTS)
