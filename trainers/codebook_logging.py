@@ -69,7 +69,7 @@ def collision_rate(codes: torch.LongTensor) -> float:
 
 
 def codebook_health(codes: torch.LongTensor, sizes: Sequence[int]) -> dict[str, float]:
-    """What codes `[items, levels]` of levels of these sizes are like: `collision_rate`, `used_<l>` and `perplexity_<l>`
+    """What codes `[items, levels]` of levels of these sizes are like: `collision_rate`, `used_<l>`, `perplexity_<l>`
     of each level, and `entropy_pairs` and `entropy_triples` of the first two and three codes, in nats."""
     health = {"collision_rate": collision_rate(codes)}
     for length, name in ((2, "pairs"), (3, "triples")):
