@@ -211,7 +211,7 @@ def identify_domain(
     width = np.shape(content.embeddings)[1]
     if width != network.config.input_dim:
         raise EncoderMismatchError(
-            f"{name}: the embeddings have width {width}, the network {network.config.input_dim}."
+            f"{name}: the embeddings have width {width}, the network reads {network.config.input_dim}."
         )
     if encoder is not None:
         check_encoder(network.config, encoder["name"], encoder["fingerprint"], encoder["settings"])

@@ -61,6 +61,9 @@ class TokenizersArguments:
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id or folder of the text encoder."}
     )
+    text_encoder_name: str | None = field(
+        default=None, metadata={"help": "Hub id of an encoder that --text_encoder has in a folder, for the record."}
+    )
     introduction: str = field(default="Describe an item:", metadata={"help": "How the items' texts begin."})
     introductions: list[str] = field(
         default_factory=list, metadata={"help": "The same for single domains: 'films=Describe a movie:'."}
@@ -113,7 +116,8 @@ def main(arguments: TokenizersArguments) -> None:
 
 def embedded(arguments: TokenizersArguments) -> dict[str, ContentEmbeddings]:
     """The domains' embeddings, computed unless they are there."""
-    own = dict(value.split("=", 1) for value in arguments.introductions)
+    own = introductions(arguments)
+    other = own.pop("")
     folders = {folder.resolve().name: folder for folder in domain_folders(arguments.domains)}
     unknown = sorted(own.keys() - folders.keys())
     if unknown:
@@ -121,7 +125,7 @@ def embedded(arguments: TokenizersArguments) -> dict[str, ContentEmbeddings]:
     encoder = TextEncoder.from_pretrained(arguments.text_encoder)
     domains = {}
     for name, folder in folders.items():
-        template = TextTemplate(own.get(name, arguments.introduction))
+        template = TextTemplate(own.get(name, other))
         target = Path(arguments.embeddings) / name
         embed_items(Catalogue.from_folder(folder, template=template), encoder, target, batch_tokens=2048)
         domains[name] = load_content(target)
@@ -241,18 +245,37 @@ SETTINGS = ("steps", "batch_size", "learning_rate", "curriculum_epochs", "entrop
 
 
 def settings(arguments: TokenizersArguments) -> dict[str, Any]:
-    return network_settings(arguments) | {name: getattr(arguments, name) for name in SETTINGS}
+    values = network_settings(arguments) | {name: getattr(arguments, name) for name in SETTINGS}
+    return values | {"text_encoder": encoder_name(arguments), "introductions": introductions(arguments)}
+
+
+def encoder_name(arguments: TokenizersArguments) -> str:
+    return arguments.text_encoder_name or arguments.text_encoder
+
+
+def introductions(arguments: TokenizersArguments) -> dict[str, str]:
+    """How the items' texts begin, for the domains that have something of their own, and else ("")."""
+    return {"": arguments.introduction, **dict(value.split("=", 1) for value in arguments.introductions)}
 
 
 def command(method: str, arguments: TokenizersArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
     words = ["python", "examples/benchmarks/item_tokenizers.py", "--domains"]
     words += [Path(folder).resolve().name for folder in arguments.domains]
-    words += ["--methods", method]
+    words += ["--methods", method, "--text_encoder", encoder_name(arguments)]
     for name, value in dataclasses.asdict(arguments).items():
         entry = TokenizersArguments.__dataclass_fields__[name]
         default = entry.default_factory() if entry.default is dataclasses.MISSING else entry.default
-        kept = (*SETTINGS, "seed", "hidden_sizes", "codebook_dim", "num_levels", "codebook_size", "introductions")
+        kept = (
+            *SETTINGS,
+            "seed",
+            "hidden_sizes",
+            "codebook_dim",
+            "num_levels",
+            "codebook_size",
+            "introduction",
+            "introductions",
+        )
         if name in kept and value != default:
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
