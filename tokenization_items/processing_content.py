@@ -1,12 +1,11 @@
 """From items to the inputs of RecBase's tokenizer: one template for the texts, and the vectors of a frozen encoder."""
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from modeling_utgrec import RecBaseTokenizerConfig
+from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_files import CatalogueError
 from tokenization_items.text_encoders import TextEncoder
@@ -65,15 +64,19 @@ class ContentProcessor:
         check_encoder(self.config, encoder.name, encoder.fingerprint, encoder.settings)
         return encoder
 
-    def batches(
-        self, catalogue: Catalogue, batch_tokens: int, progress: bool | None = None
-    ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
-        """Rows of a catalogue, and for them the `embeddings` `[rows, input_dim]`.
+    def compute_codes(
+        self, network: RecBaseTokenizerModel, catalogue: Catalogue, batch_tokens: int, progress: bool | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The codes that the network gives to items, before conflicts are resolved.
 
         Args:
+            network: the network.
             catalogue: the items, with texts by a [`TextTemplate`].
             batch_tokens: tokens of one batch of the text encoder.
             progress: whether to show the text encoder's bar; by default if the output is a terminal.
+
+        Returns:
+            Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
 
         Raises:
             CatalogueError: if the texts are not by a template, no item has a text, or a vector is not finite or zero.
@@ -97,9 +100,16 @@ class ContentProcessor:
                 f"{self.encoder.name} gives vectors of width {embeddings.shape[1]}, the network reads "
                 f"{self.config.input_dim}."
             )
+        config = self.config
+        codes = np.empty((len(embeddings), config.num_levels), dtype=np.int64)
+        residuals = np.empty((len(embeddings), config.num_levels, config.codebook_dim), dtype=np.float32)
         for start in range(0, len(embeddings), ROWS_AT_A_TIME):
-            rows = np.arange(start, min(start + ROWS_AT_A_TIME, len(embeddings)))
-            yield rows, {"embeddings": torch.from_numpy(embeddings[rows])}
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            with torch.inference_mode():
+                output = network.eval()(torch.from_numpy(embeddings[rows]).to(network.device))
+            codes[rows] = output.codes.cpu().numpy()
+            residuals[rows] = output.residuals.float().cpu().numpy()
+        return codes, residuals
 
     def save_pretrained(self, folder) -> None:
         """Writes nothing: all that it needs is in the network's configuration."""

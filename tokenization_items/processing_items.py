@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,7 @@ from transformers.utils import PROCESSOR_NAME, cached_file
 
 from modeling_utgrec import UTGRecTokenizerConfig
 from modeling_utgrec.safe_loading import errors_that_say_why
-from tokenization_items.batching import length_batches
-from tokenization_items.catalogue import Catalogue
 from tokenization_items.settings_files import read_settings
-from tokenization_items.text_template import TextTemplate
 
 PROCESSOR_FILE = "item_processor_config.json"
 SETTINGS = {
@@ -54,7 +51,7 @@ class ItemProcessor:
             read and has to pay for.
     """
 
-    template: TextTemplate | None = None  # the prompt introduces the text
+    template = None  # the prompt introduces the text
 
     def __init__(
         self,
@@ -179,25 +176,6 @@ class ItemProcessor:
             batch["pixel_values"] = torch.cat([patches for patches, _ in present]).float()
             batch["image_grid_thw"] = torch.stack([grid for _, grid in present])
         return batch
-
-    def batches(
-        self, catalogue: Catalogue, batch_tokens: int, progress: bool | None = None
-    ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
-        """Rows of a catalogue, of like length, so that little is padded, and the network's inputs for them.
-
-        Args:
-            catalogue: the items; images are opened batch by batch.
-            batch_tokens: input tokens of one batch, with padding; an image counts as the largest one would.
-            progress: not needed here.
-        """
-        texts = self.encode_texts(catalogue.texts)
-        lengths = [len(text) + catalogue.has_image(row) * self.max_image_tokens for row, text in enumerate(texts)]
-        for rows in length_batches(lengths, self.prompt_length, batch_tokens):
-            images = None
-            if self.image_processor is not None:
-                opened = [catalogue.image(row) for row in rows]
-                images = [None if image is None else self.encode_image(image) for image in opened]
-            yield rows, self.collate([texts[row] for row in rows], images)
 
     def text_labels(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Tokens that the text decoder reconstructs, `[items, longest text]`, -100 at padding."""

@@ -14,6 +14,7 @@ from transformers.utils import PushToHubMixin
 
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
+from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_index import CODES_NAME, AssignmentReport, ItemIndex
@@ -199,7 +200,7 @@ class UniversalItemTokenizer(PushToHubMixin):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that the network gives to items, before conflicts are resolved.
 
-        The batches don't influence the codes.
+        Items of like length share a batch, so that little is padded; the batches don't influence the codes.
 
         Args:
             catalogue: the items; images are opened batch by batch.
@@ -209,13 +210,25 @@ class UniversalItemTokenizer(PushToHubMixin):
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
         """
-        network, num_items = self.network.eval(), len(catalogue)
+        network, processor = self.network.eval(), self.processor
+        if isinstance(processor, ContentProcessor):
+            return processor.compute_codes(network, catalogue, batch_tokens, progress)
+        texts = processor.encode_texts(catalogue.texts)
         config = network.config
-        codes = np.empty((num_items, config.num_levels), dtype=np.int64)
-        residuals = np.empty((num_items, config.num_levels, config.codebook_dim), dtype=np.float32)
-        bar = tqdm(total=num_items, desc="Tokenizing", unit="item", disable=None if progress is None else not progress)
+        codes = np.empty((len(texts), config.num_levels), dtype=np.int64)
+        residuals = np.empty((len(texts), config.num_levels, config.codebook_dim), dtype=np.float32)
+        bar = tqdm(
+            total=len(texts), desc="Tokenizing", unit="item", disable=None if progress is None else not progress
+        )
         with torch.inference_mode(), bar:
-            for rows, batch in self.processor.batches(catalogue, batch_tokens, progress):
+            images = [catalogue.has_image(row) * processor.max_image_tokens for row in range(len(texts))]
+            lengths = [len(text) + image for text, image in zip(texts, images, strict=True)]
+            for rows in length_batches(lengths, processor.prompt_length, batch_tokens):
+                images = None
+                if processor.image_processor is not None:
+                    opened = [catalogue.image(row) for row in rows]
+                    images = [None if image is None else processor.encode_image(image) for image in opened]
+                batch = processor.collate([texts[row] for row in rows], images)
                 output = network(**{name: value.to(network.device) for name, value in batch.items()})
                 codes[rows] = output.codes.cpu().numpy()
                 residuals[rows] = output.residuals.float().cpu().numpy()
