@@ -5,6 +5,11 @@
     python examples/embed_items.py --data data/beauty --encoder openai/clip-vit-base-patch32 --images \
         --output_dir runs/embeddings/beauty-images
 
+With `--introduction` the texts of all domains follow one template, as RecBase's tokenizer needs them:
+
+    python examples/embed_items.py --data data/films --encoder sentence-transformers/all-MiniLM-L6-v2 \
+        --introduction "Describe a movie:" --output_dir runs/embeddings/films
+
 A second call with the same items, encoder and settings finds its work done and leaves the folder as it is.
 """
 
@@ -14,8 +19,10 @@ from typing import Literal
 from transformers import HfArgumentParser
 
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from trainers.arguments import HelpFormatter
-from trainers.content_encoders import ImageEncoder, TextEncoder
+from trainers.image_encoders import ImageEncoder
 from trainers.item_embeddings import embed_items
 
 
@@ -29,6 +36,13 @@ class EmbedArguments:
     images: bool = field(default=False, metadata={"help": "Embed the images, of the items that have one."})
     text_fields: list[str] = field(
         default_factory=lambda: list(TEXT_FIELDS), metadata={"help": "Fields of an item's text, in order."}
+    )
+    introduction: str | None = field(
+        default=None,
+        metadata={"help": "Said before the fields, which then have a line each; default: full stops between."},
+    )
+    max_field_characters: int = field(
+        default=MAX_FIELD_CHARACTERS, metadata={"help": "Where each field is cut, with an introduction."}
     )
     pooling: Literal["mean", "cls", "last"] | None = field(
         default=None, metadata={"help": "Of the tokens' states; default: as the encoder's files say, or mean."}
@@ -50,7 +64,10 @@ class EmbedArguments:
 
 def main(arguments: EmbedArguments) -> bool:
     """Embeds, prints what it did and returns whether it did anything."""
-    catalogue = Catalogue.from_folder(arguments.data, text_fields=arguments.text_fields)
+    template = None
+    if arguments.introduction is not None:
+        template = TextTemplate(arguments.introduction, arguments.max_field_characters)
+    catalogue = Catalogue.from_folder(arguments.data, text_fields=arguments.text_fields, template=template)
     catalogue.check(images=arguments.images)
     settings = {"dtype": arguments.dtype, "revision": arguments.revision}
     if arguments.images:

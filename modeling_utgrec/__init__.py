@@ -8,6 +8,7 @@ from .configuration_fmlprec import FMLPRecConfig
 from .configuration_gru4rec import GRU4RecConfig
 from .configuration_hstu import HSTUConfig
 from .configuration_recbase import RecBaseConfig
+from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
 from .configuration_rqvae import RQVAEConfig
 from .configuration_sasrec import SASRecConfig
 from .configuration_sequential import SequentialConfig
@@ -22,6 +23,7 @@ from .modeling_fmlprec import FMLPRecForNextItem, FMLPRecModel
 from .modeling_gru4rec import GRU4RecForNextItem, GRU4RecModel
 from .modeling_hstu import HSTUForNextItem, HSTUModel
 from .modeling_recbase import RecBaseForCausalLM
+from .modeling_recbase_tokenizer import RecBaseTokenizerModel, RecBaseTokenizerOutput
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .modeling_sasrec import SASRecForNextItem, SASRecModel
 from .modeling_sequential import NextItemOutput, SequentialForNextItem
@@ -38,6 +40,7 @@ for _config, _models in (
     (FMLPRecConfig, {AutoModel: FMLPRecModel, AutoModelForCausalLM: FMLPRecForNextItem}),
     (GRU4RecConfig, {AutoModel: GRU4RecModel, AutoModelForCausalLM: GRU4RecForNextItem}),
     (HSTUConfig, {AutoModel: HSTUModel, AutoModelForCausalLM: HSTUForNextItem}),
+    (RecBaseTokenizerConfig, {AutoModel: RecBaseTokenizerModel}),
     (RQVAEConfig, {AutoModel: RQVAEModel}),
     (RecBaseConfig, {AutoModel: RecBaseForCausalLM, AutoModelForCausalLM: RecBaseForCausalLM}),
     (SASRecConfig, {AutoModel: SASRecModel, AutoModelForCausalLM: SASRecForNextItem}),
@@ -77,6 +80,9 @@ __all__ = [
     "RQVAEOutput",
     "RecBaseConfig",
     "RecBaseForCausalLM",
+    "RecBaseTokenizerConfig",
+    "RecBaseTokenizerModel",
+    "RecBaseTokenizerOutput",
     "RecommendOutput",
     "SASRecConfig",
     "SASRecForNextItem",

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 # Spread of the copies that stand in for missing points, relative to the points' own.
 JITTER = 1e-2
@@ -25,12 +26,36 @@ def kmeans(points: torch.Tensor, num_clusters: int) -> torch.Tensor:
     values = points.detach().float().cpu().numpy()
     distinct = np.unique(values, axis=0)
     if len(distinct) > num_clusters:
-        centroids = kmeans2(values.astype(np.float64), num_clusters, minit="++", seed=rng)[0]
+        values = values.astype(np.float64)
+        centroids = kmeans2(values, plus_plus_seeds(values, num_clusters, rng), minit="matrix")[0]
     else:
         copies = distinct[rng.integers(len(distinct), size=num_clusters - len(distinct))]
         spread = values.std() or 1.0
         centroids = np.concatenate([distinct, copies + JITTER * spread * rng.standard_normal(copies.shape)])
     return torch.from_numpy(centroids).to(points.device, torch.float32)
+
+
+def plus_plus_seeds(values: np.ndarray, num_seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """
+    Seeds of k-means++ (Arthur & Vassilvitskii 2007): each a point, drawn by its squared distance to those before it.
+    The same that scipy draws, which looks at all earlier seeds again for each one: with a thousand that takes minutes.
+
+    Args:
+        values (`np.ndarray` of shape `(n, dim)`): the points.
+        num_seeds (`int`): number of seeds.
+        rng (`np.random.Generator`): draws them.
+
+    Returns:
+        `np.ndarray` of shape `(num_seeds, dim)`.
+    """
+    seeds = np.empty((num_seeds, values.shape[1]))
+    seeds[0] = values[rng.integers(len(values))]
+    nearest = np.full(len(values), np.inf)
+    for number in range(1, num_seeds):
+        np.minimum(nearest, cdist(seeds[number - 1 : number], values, "sqeuclidean")[0], out=nearest)
+        place = np.searchsorted((nearest / nearest.sum()).cumsum(), rng.uniform())
+        seeds[number] = values[min(place, len(values) - 1)]
+    return seeds
 
 
 def balanced_clusters(vectors: torch.Tensor, num_clusters: int, iterations: int = 10) -> torch.LongTensor:

@@ -1,23 +1,16 @@
-"""RQ-VAE: the embedding of an item in, its codes out (TIGER), with LETTER's regularisations as options.
-
-embedding -> standardise -> encoder MLP -> residual quantization -> codes
-                                             quantized -> decoder MLP -> standardised embedding
-"""
+"""RQ-VAE: the embedding of an item in, its codes out (TIGER), with LETTER's regularisations as options."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .clustering import balanced_clusters, kmeans
+from .clustering import balanced_clusters
 from .configuration_rqvae import RQVAEConfig
-from .contrastive import world_size
-from .quantization import ResidualCodebooks, SimVQCodebook
+from .embedding_autoencoder import EmbeddingAutoencoder, of_first_process
 
 
 @dataclass
@@ -51,15 +44,7 @@ class RQVAEOutput(ModelOutput):
     reconstruction: torch.FloatTensor | None = None
 
 
-def mlp(sizes: list[int]) -> nn.Sequential:
-    """Linear layers of these widths, with ReLU between them."""
-    layers = []
-    for width, following in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(width, following), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-class RQVAEModel(PreTrainedModel):
+class RQVAEModel(EmbeddingAutoencoder):
     """
     Residual-quantized variational autoencoder of item embeddings (TIGER: Rajput et al. 2023, section 3.1), and with
     `collaborative_weight` and `diversity_weight` LETTER's tokenizer (Wang et al. 2024).
@@ -84,59 +69,24 @@ class RQVAEModel(PreTrainedModel):
 
     config: RQVAEConfig
     base_model_prefix = "rqvae"
-    main_input_name = "embeddings"
-    accepts_loss_kwargs = False  # the losses are means over the batch
 
     def __init__(self, config: RQVAEConfig):
-        super().__init__(config)
-        sizes = [config.input_dim, *config.hidden_sizes, config.codebook_dim]
-        self.encoder = mlp(sizes)
-        self.decoder = mlp(sizes[::-1])
-        self.quantizer = ResidualCodebooks(config.level_sizes, config.codebook_dim, config.commitment_weight)
+        super().__init__(config, encoder_width=config.codebook_dim)
         # The paper's widths are equal and need no projection.
         self.to_collaborative = nn.Identity()
         if config.collaborative_dim not in (None, config.codebook_dim):
             self.to_collaborative = nn.Linear(config.codebook_dim, config.collaborative_dim, bias=False)
-        levels = (config.num_levels, config.codebook_size)
-        self.register_buffer("input_mean", torch.zeros(config.input_dim))
-        self.register_buffer("input_scale", torch.ones(()))
-        self.register_buffer("training_passes", torch.zeros((), dtype=torch.long))
-        self.register_buffer("idle_passes", torch.zeros(levels, dtype=torch.long))  # since an item chose the code
-        self.register_buffer("restarts", torch.zeros((), dtype=torch.long))  # codes that started anew so far
-        self.register_buffer("code_clusters", torch.zeros(levels, dtype=torch.long))
+        self.register_buffer("code_clusters", torch.zeros(config.num_levels, config.codebook_size, dtype=torch.long))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            # He et al. 2015, as the layers are separated by ReLU: activations keep their size through any depth.
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, SimVQCodebook):
-            module.reset_parameters()
-        elif isinstance(module, RQVAEModel):
-            init.ones_(module.input_scale)
-            for name in ("input_mean", "training_passes", "idle_passes", "restarts", "code_clusters"):
-                init.zeros_(getattr(module, name))
-
-    @torch.no_grad()
-    def set_input_statistics(self, embeddings: torch.Tensor) -> None:
-        """
-        Sets the mean that is subtracted from embeddings and the one factor that then gives them a mean squared length
-        of 1: the reconstruction loss becomes the share of the variance that is lost, and codebooks, whose steps have
-        the size of the learning rate, keep up with representations of any encoder.
-
-        Args:
-            embeddings (`torch.FloatTensor` of shape `(items, input_dim)`): those to train on.
-        """
-        mean = embeddings.mean(0, dtype=torch.float64)
-        spread = (embeddings.double() - mean).square().sum(-1).mean().sqrt()
-        self.input_mean.copy_(mean)
-        self.input_scale.copy_(1.0 / spread if spread > 0 else torch.ones(()))
+        super()._init_weights(module)
+        if isinstance(module, RQVAEModel):
+            init.zeros_(module.code_clusters)
 
     def encode(self, embeddings: torch.FloatTensor) -> torch.Tensor:
         """Continuous representations `(items, codebook_dim)` of embeddings `(items, input_dim)`."""
-        return self.encoder((embeddings - self.input_mean) * self.input_scale)
+        return self.encoder(self.standardise(embeddings))
 
     def forward(self, embeddings: torch.FloatTensor, collaborative: torch.FloatTensor | None = None) -> RQVAEOutput:
         """
@@ -149,14 +99,15 @@ class RQVAEModel(PreTrainedModel):
             ValueError: in training, if the configuration has a collaborative weight and `collaborative` is missing.
         """
         config = self.config
-        standardised = (embeddings - self.input_mean) * self.input_scale
+        standardised = self.standardise(embeddings)
         z = self.encoder(standardised)
         if self.training:
-            self._renew_codebooks(z)
+            first = bool(self.training_passes == 0)
+            self._renew_codebooks(z, config.num_levels, range(config.num_levels) if first else ())
+            self._renew_clusters()
         quantized = self.quantizer(z[:, None].expand(-1, config.num_levels, -1))
         if self.training:
-            self._count_idle(quantized.codes)
-            self.training_passes += 1
+            self._count_pass(quantized.codes, config.num_levels)
         last = quantized.quantized[:, -1]
         decoded = self.decoder(last)
         output = RQVAEOutput(
@@ -192,42 +143,11 @@ class RQVAEModel(PreTrainedModel):
         return output
 
     @torch.no_grad()
-    def _renew_codebooks(self, z: torch.Tensor) -> None:
-        """Sets codebooks from the batch's residuals: all vectors in the first pass, those of unused codes later."""
-        config, first = self.config, bool(self.training_passes == 0)
-        unused = self.idle_passes >= config.restart_passes if config.restart_passes else self.idle_passes < 0
-        if first or unused.any():
-            residuals = z.float()
-            for level, codebook in enumerate(self.quantizer.codebooks):
-                vectors = codebook.vectors.clone()
-                if first:
-                    vectors = kmeans(residuals, len(vectors)).to(vectors)
-                else:
-                    far = (residuals - vectors[codebook.nearest(residuals, vectors)]).square().sum(-1)
-                    # As k-means++ seeds: far residuals are the likelier the farther they are.
-                    places = unused[level].nonzero()[:, 0][: len(far)]  # a small batch leaves some for the next pass
-                    if len(places):
-                        self.idle_passes[level, places] = 0
-                        self.restarts += len(places)
-                        vectors[places] = residuals[torch.multinomial(far + 1e-12, len(places))].to(vectors)
-                codebook.set_vectors(_of_first_process(vectors))
-                residuals = residuals - codebook.vectors[codebook.nearest(residuals, codebook.vectors)]
+    def _renew_clusters(self) -> None:
+        config = self.config
         if config.diversity_weight and self.training_passes % config.cluster_refresh_passes == 0:
             clusters = [balanced_clusters(v, config.diversity_clusters) for v in self.quantizer.level_vectors()]
-            self.code_clusters.copy_(_of_first_process(torch.stack(clusters)))
-
-    @torch.no_grad()
-    def _count_idle(self, codes: torch.LongTensor) -> None:
-        self.idle_passes += 1
-        self.idle_passes.scatter_(1, codes.T, 0)
-
-
-def _of_first_process(values: torch.Tensor) -> torch.Tensor:
-    """The first process' values on all processes."""
-    if world_size() > 1:
-        values = values.contiguous()
-        dist.broadcast(values, 0)
-    return values
+            self.code_clusters.copy_(of_first_process(torch.stack(clusters)))
 
 
 def collaborative_alignment(quantized: torch.Tensor, collaborative: torch.Tensor) -> torch.Tensor:

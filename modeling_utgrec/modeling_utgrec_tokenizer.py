@@ -4,6 +4,7 @@ backbone with LoRA -> states at the code tokens -> adapter MLP -> prefix residua
                                                                quantized -> text decoder, image decoder
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -175,6 +176,16 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         self.backbone.config.get_text_config().use_cache = False
         if self.config.lora_config is not None:
             add_lora(self.backbone, self.config.lora_config)
+
+    def code_tensors(self) -> Iterator[torch.Tensor]:
+        """What an item's codes depend on: codebooks, adapter and the backbone's trained weights."""
+        yield from self.quantizer.parameters()
+        yield from self.adapter.parameters()
+        # With LoRA the backbone's own weights are whoever published them's, and large.
+        adapted = self.config.lora_config is not None
+        for name, parameter in self.backbone.named_parameters():
+            if not adapted or is_adaptation(name):
+                yield parameter
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()

@@ -75,6 +75,13 @@ class SimVQCodebook(nn.Module):
             x, vectors = x.detach().float(), vectors.detach().float()
             return (vectors.square().sum(-1) - 2 * x @ vectors.T).argmin(-1)
 
+    def distances(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """What `nearest` makes smallest, with gradient: `x` `[N, D]` and `vectors` `[K, D]` to `[N, K]`, float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            x, vectors = x.float(), vectors.float()
+            squares = x.square().sum(-1, keepdim=True) + vectors.square().sum(-1)
+            return (squares - 2 * x @ vectors.T).clamp_min(0.0)
+
 
 def codebook_loss(x: torch.Tensor, quantized: torch.Tensor, commitment_weight: float) -> torch.Tensor:
     """`||sg[x] - e||^2 + beta ||x - sg[e]||^2`, each a mean over elements (Eq. 6-7)."""
@@ -135,13 +142,21 @@ class TreeCodebooks(nn.Module):
 class ResidualCodebooks(nn.Module):
     """Ablation "w/o TreeCode": one codebook per level and residual quantization. Each level quantizes what the
     quantized levels above left of its representation, `z_l - ẑ_{l-1}`, and plain codebooks take SimVQ's place.
+
+    Args:
+        level_sizes (`list[int]`): number of codes of each level.
+        dim (`int`): width D of the vectors.
+        commitment_weight (`float`): beta of the commitment loss.
+        distance (`str`, *optional*, defaults to `"euclidean"`): which code is the nearest, the one at the least
+            distance or (`"cosine"`) at the smallest angle.
     """
 
-    def __init__(self, level_sizes: list[int], dim: int, commitment_weight: float):
+    def __init__(self, level_sizes: list[int], dim: int, commitment_weight: float, distance: str = "euclidean"):
         super().__init__()
         self.level_sizes = list(level_sizes)
         self.commitment_weight = commitment_weight
-        self.codebooks = nn.ModuleList([PlainCodebook(size, dim) for size in level_sizes])
+        kind = CosineCodebook if distance == "cosine" else PlainCodebook
+        self.codebooks = nn.ModuleList([kind(size, dim) for size in level_sizes])
 
     def levels_of(self, codebook: int) -> list[int]:
         return [codebook]
@@ -153,10 +168,11 @@ class ResidualCodebooks(nn.Module):
         vectors = self.level_vectors()
         return torch.stack([v[codes[:, i]] for i, v in enumerate(vectors)], dim=1).cumsum(dim=1)
 
-    def forward(self, representations: torch.Tensor) -> QuantizerOutput:
+    def forward(self, representations: torch.Tensor, num_levels: int | None = None) -> QuantizerOutput:
+        """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels."""
         codes, residuals, quantized, losses = [], [], [], []
         above = torch.zeros_like(representations[:, 0])
-        for level, codebook in enumerate(self.codebooks):
+        for level, codebook in enumerate(self.codebooks[:num_levels]):
             residual = representations[:, level] - above
             code = codebook.nearest(residual, codebook.vectors)
             chosen = codebook.vectors[code]
@@ -192,6 +208,18 @@ class PlainCodebook(SimVQCodebook):
     @torch.no_grad()
     def set_vectors(self, vectors: torch.Tensor) -> None:
         self.codes.copy_(vectors)
+
+
+class CosineCodebook(PlainCodebook):
+    """A plain codebook whose nearest code is the one at the smallest angle."""
+
+    def nearest(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.LongTensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return (x.detach().float() @ F.normalize(vectors.detach().float(), dim=-1).T).argmax(-1)
+
+    def distances(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return 1.0 - F.normalize(x.float(), dim=-1) @ F.normalize(vectors.float(), dim=-1).T
 
 
 def code_usage(codes: torch.Tensor, num_codes: int) -> dict[str, float]:

@@ -7,7 +7,10 @@ from modeling_utgrec import RecBaseConfig, UTGRecConfig, UTGRecTokenizerConfig
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import AssignmentReport, CapacityError, ItemIndex, ItemIndexError, UnknownItemError
 from tokenization_items.pipeline_item_recommendation import ItemRecommendationPipeline
+from tokenization_items.processing_content import ContentProcessor, EncoderMismatchError
 from tokenization_items.processing_items import ItemProcessor
+from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_template import TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 
 AutoProcessor.register(UTGRecTokenizerConfig, ItemProcessor, exist_ok=True)
@@ -24,10 +27,14 @@ __all__ = [
     "CapacityError",
     "Catalogue",
     "CatalogueError",
+    "ContentProcessor",
+    "EncoderMismatchError",
     "ItemIndex",
     "ItemIndexError",
     "ItemProcessor",
     "ItemRecommendationPipeline",
+    "TextEncoder",
+    "TextTemplate",
     "TokenizerMismatchError",
     "UniversalItemTokenizer",
     "UnknownItemError",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tokenization_items.item_files import CatalogueError, read_items
 from tokenization_items.item_images import ImageColumn, ImageError, is_missing
+from tokenization_items.text_template import TextTemplate
 
 # Fields of an item's text, in the order in which they are joined.
 TEXT_FIELDS = ("title", "brand", "features", "categories", "description")
@@ -37,10 +38,12 @@ class Catalogue:
 
     Args:
         item_ids (`list[str]`): Identifier of each item in its shop.
-        texts (`list[str]`): Text of each item, in one line; may be empty for an item with an image.
+        texts (`list[str]`): Text of each item, in one line unless a template says otherwise; may be empty for an item
+            with an image.
         titles (`list[str]`): Title of each item, for people; may be empty.
         images (`ImageColumn`, *optional*): References to images, opened one at a time.
         name (`str`): Name of the domain.
+        template (`TextTemplate`, *optional*): What the texts were put together with, if not joined by full stops.
     """
 
     item_ids: list[str]
@@ -48,6 +51,7 @@ class Catalogue:
     titles: list[str]
     images: ImageColumn | None = None
     name: str = "catalogue"
+    template: TextTemplate | None = None
 
     def __post_init__(self):
         lengths = {"texts": len(self.texts), "titles": len(self.titles)}
@@ -63,6 +67,7 @@ class Catalogue:
         text_fields: Sequence[str] = TEXT_FIELDS,
         name: str | None = None,
         allow_remote_images: bool = False,
+        template: TextTemplate | None = None,
     ) -> "Catalogue":
         """
         Reads `items.parquet`, `items.jsonl`, `items.jsonl.gz` or `items.csv` of a folder.
@@ -77,6 +82,8 @@ class Catalogue:
                 Name of the domain.
             allow_remote_images (`bool`, *optional*, defaults to `False`):
                 Whether to fetch images of https addresses, see `from_records`.
+            template (`TextTemplate`, *optional*):
+                Puts the fields together; by default they are joined by full stops.
 
         Raises:
             CatalogueError: If the folder holds none or several of the files, or the file cannot be read.
@@ -90,7 +97,7 @@ class Catalogue:
         name = folder.resolve().name if name is None else name
         records = read_items(file, {"item_id", "title", "image", *text_fields})
         try:
-            return cls.from_records(records, text_fields, folder, name, allow_remote_images)
+            return cls.from_records(records, text_fields, folder, name, allow_remote_images, template)
         except CatalogueError as error:
             raise CatalogueError(f"{file}: {error}") from error
 
@@ -102,6 +109,7 @@ class Catalogue:
         image_root: str | os.PathLike | None = None,
         name: str = "catalogue",
         allow_remote_images: bool = False,
+        template: TextTemplate | None = None,
     ) -> "Catalogue":
         """
         Takes items from a `datasets.Dataset`, a polars or pandas `DataFrame`, a `pyarrow.Table` or dictionaries.
@@ -115,6 +123,7 @@ class Catalogue:
             allow_remote_images (`bool`, *optional*, defaults to `False`): Whether to fetch images of https addresses,
                 from public addresses only, each time that they are asked for. To fetch many once, see
                 `examples/prepare_data.py`.
+            template (`TextTemplate`, *optional*): Puts the fields together; by default they are joined by full stops.
 
         Raises:
             CatalogueError: If the item ids, or all text fields and images, are absent, or a value has a wrong type.
@@ -129,13 +138,14 @@ class Catalogue:
             raise CatalogueError(f"neither an image column nor one of the text fields {list(text_fields)}")
         item_ids = [_item_id(value, row) for row, value in enumerate(_values(columns.get("item_id", [])))]
         fields = [_texts(columns[field], field) for field in text_fields if field in columns]
-        texts = [". ".join(filter(None, parts)) for parts in zip(*fields, strict=True)] or [""] * num_items
+        rows = list(zip(*fields, strict=True)) or [()] * num_items
+        texts = [". ".join(filter(None, row)) if template is None else template.render(row) for row in rows]
         titles = _texts(columns.get("title", [None] * num_items), "title")
         try:
             images = ImageColumn(columns["image"], image_root, allow_remote_images) if "image" in columns else None
         except ImageError as error:
             raise CatalogueError(f"column image: {error}") from error
-        return cls(item_ids=item_ids, texts=texts, titles=titles, images=images, name=name)
+        return cls(item_ids=item_ids, texts=texts, titles=titles, images=images, name=name, template=template)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -238,6 +248,7 @@ class Catalogue:
             titles=[self.titles[row] for row in picked],
             images=None if self.images is None else self.images.select(rows),
             name=self.name,
+            template=self.template,
         )
 
     @staticmethod
@@ -251,6 +262,7 @@ class Catalogue:
             titles=[title for part in catalogues for title in part.titles],
             images=ImageColumn.concatenate(columns) if has_images else None,
             name="+".join(part.name for part in catalogues),
+            template=catalogues[0].template if len({part.template for part in catalogues}) == 1 else None,
         )
 
 

@@ -9,16 +9,22 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
-from modeling_utgrec import UTGRecTokenizerModel
-from modeling_utgrec.backbone_weights import is_adaptation
+from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items.item_index import CODES_NAME
+from tokenization_items.processing_content import ContentProcessor
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.settings_files import read_json_object
 
 INDEX_FILES = ("*.json", CODES_NAME)
 PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
+
+Network = UTGRecTokenizerModel | RecBaseTokenizerModel
+Processor = ItemProcessor | ContentProcessor
+# The networks that make identifiers, by the model type that their configuration states.
+NETWORK_CONFIGS = {config.model_type: config for config in (UTGRecTokenizerConfig, RecBaseTokenizerConfig)}
 
 
 class TokenizerMismatchError(ValueError):
@@ -67,7 +73,7 @@ class NetworkPlace:
             name = os.path.normpath(folder / name)
         return cls(name, values.get("revision"), values.get("subfolder") or "")
 
-    def load(self, **hub_arguments) -> tuple[UTGRecTokenizerModel, ItemProcessor]:
+    def load(self, **hub_arguments) -> tuple[Network, Processor]:
         """
         Loads network and processor.
 
@@ -81,6 +87,10 @@ class NetworkPlace:
         if self.name_or_path.startswith((".", os.sep)) and not Path(self.name_or_path).is_dir():
             raise FileNotFoundError(f"{self} was to hold the item tokenizer's network, but there is no such folder.")
         arguments = {"revision": self.revision, "subfolder": self.subfolder, **hub_arguments}
+        kind = PreTrainedConfig.get_config_dict(self.name_or_path, **arguments)[0].get("model_type")
+        if kind == RecBaseTokenizerConfig.model_type:
+            network = RecBaseTokenizerModel.from_pretrained(self.name_or_path, **arguments)
+            return network, ContentProcessor(network.config)
         network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **arguments)
         return network, ItemProcessor.from_pretrained(self.name_or_path, **arguments)
 
@@ -108,16 +118,11 @@ def model_config(folder: Path) -> dict[str, Any]:
     return read_json_object(file) if file.is_file() else {}
 
 
-def network_fingerprint(network: UTGRecTokenizerModel, processor: ItemProcessor) -> str:
-    """A digest of what identifiers are made of: codebooks, adapter, the backbone's trained weights, levels, prompt."""
+def network_fingerprint(network: Network, processor: Processor) -> str:
+    """A digest of what identifiers are made of: the levels, the prompt or template, and what of the network codes
+    depend on."""
     digest = hashlib.sha256(json.dumps([network.config.level_sizes, network.config.level_offsets]).encode())
     digest.update(processor.prompt_key().encode())
-    tensors = [*network.quantizer.parameters(), *network.adapter.parameters()]
-    # With LoRA the backbone's own weights are whoever published them's, and large.
-    adapted = network.config.lora_config is not None
-    tensors += [
-        parameter for name, parameter in network.backbone.named_parameters() if not adapted or is_adaptation(name)
-    ]
-    for tensor in tensors:
+    for tensor in network.code_tensors():
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -51,6 +51,8 @@ class ItemProcessor:
             read and has to pay for.
     """
 
+    template = None  # the prompt introduces the text
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,

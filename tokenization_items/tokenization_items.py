@@ -12,19 +12,23 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin
 
-from modeling_utgrec import ItemTrie, UTGRecTokenizerConfig, UTGRecTokenizerModel
+from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_index import CODES_NAME, AssignmentReport, ItemIndex
 from tokenization_items.network_place import (
+    NETWORK_CONFIGS,
+    Network,
     NetworkPlace,
+    Processor,
     TokenizerMismatchError,
     fetch_items,
     model_config,
     network_fingerprint,
 )
+from tokenization_items.processing_content import ContentProcessor
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 from tokenization_items.settings_files import read_json_object, read_settings
 
@@ -38,7 +42,7 @@ BATCH_TOKENS = 8192
 
 class UniversalItemTokenizer(PushToHubMixin):
     """
-    Turns items into identifiers and back (UTGRec, sections 2.2 and 2.4.1).
+    Turns items into identifiers and back (UTGRec, sections 2.2 and 2.4.1), with UTGRec's network or RecBase's.
 
     It holds an item index, and for tokenizing new items a network with its processor. A copy without them (an
     *index-only* copy, as a recommender's folder carries) encodes and decodes the items it knows; it may know where the
@@ -48,8 +52,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         index ([`ItemIndex`]): item ids and their identifiers.
         fingerprint (`str`): ties index, network and recommender together, see [`network_fingerprint`].
         max_history (`int`, *optional*, defaults to 20): items of a history that the recommender sees.
-        network ([`UTGRecTokenizerModel`], *optional*): the item tokenizer network.
-        processor ([`ItemProcessor`], *optional*): the network's processor.
+        network ([`UTGRecTokenizerModel`] or [`RecBaseTokenizerModel`], *optional*): the item tokenizer network.
+        processor ([`ItemProcessor`] or [`ContentProcessor`], *optional*): the network's processor.
 
     Example:
 
@@ -74,8 +78,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         index: ItemIndex,
         fingerprint: str,
         max_history: int = 20,
-        network: UTGRecTokenizerModel | None = None,
-        processor: ItemProcessor | None = None,
+        network: Network | None = None,
+        processor: Processor | None = None,
     ):
         self.index = index
         self.fingerprint = fingerprint
@@ -87,15 +91,13 @@ class UniversalItemTokenizer(PushToHubMixin):
         self._hub_arguments: dict[str, Any] = {}
 
     @classmethod
-    def from_network(
-        cls, network: UTGRecTokenizerModel, processor: ItemProcessor, max_history: int = 20
-    ) -> "UniversalItemTokenizer":
+    def from_network(cls, network: Network, processor: Processor, max_history: int = 20) -> "UniversalItemTokenizer":
         """A tokenizer of a trained network, with an empty index."""
         index = ItemIndex(network.config.level_sizes, network.config.level_offsets)
         return cls(index, network_fingerprint(network, processor), max_history, network, processor)
 
     @property
-    def network(self) -> UTGRecTokenizerModel:
+    def network(self) -> Network:
         """The item tokenizer network, loaded when it is first asked for.
 
         Raises:
@@ -110,6 +112,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                     "repository that holds its network (config.json and model.safetensors) too."
                 )
             network, processor = self.network_place.load(**self._hub_arguments)
+            processor = self.processor or processor
             found = network_fingerprint(network, processor)
             if found != self.fingerprint:
                 raise TokenizerMismatchError(
@@ -167,14 +170,16 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Args:
             catalogue: a [`Catalogue`], or what [`Catalogue.from_records`] takes: a `datasets.Dataset`, a data frame,
-                or dicts with `item_id`, text fields and `image`.
+                or dicts with `item_id`, text fields and `image`. For RecBase's network a catalogue must have been made
+                with a template ([`TextTemplate`]); other records get the processor's.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
             [`AssignmentReport`]: how many items shared codes, how many moved how far, and the codebooks' usage.
         """
         if not isinstance(catalogue, Catalogue):
-            catalogue = Catalogue.from_records(catalogue)
+            _ = self.network  # its processor comes with it
+            catalogue = Catalogue.from_records(catalogue, template=self.processor.template)
         catalogue.check(images=False)
         known = [item_id for item_id in catalogue.item_ids if item_id in self.index]
         if known:
@@ -206,6 +211,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
         """
         network, processor = self.network.eval(), self.processor
+        if isinstance(processor, ContentProcessor):
+            return processor.compute_codes(network, catalogue, batch_tokens, progress)
         texts = processor.encode_texts(catalogue.texts)
         config = network.config
         codes = np.empty((len(texts), config.num_levels), dtype=np.int64)
@@ -258,7 +265,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             save_directory: the folder; made if need be.
             include_network: `False` for an index-only copy. By default the network is written if this copy has it
                 and the folder is not a recommender's.
-            save_backbone, without_decoders: how much of the network, see [`UTGRecTokenizerModel.save_pretrained`].
+            save_backbone, without_decoders: how much of UTGRec's network, see
+                [`UTGRecTokenizerModel.save_pretrained`]; RecBase's is small, and whole always.
             push_to_hub: whether to push it too, to the repository `repo_id`, by default the folder's name; further
                 `kwargs` are those of [`~UniversalItemTokenizer.push_to_hub`].
 
@@ -268,16 +276,18 @@ class UniversalItemTokenizer(PushToHubMixin):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         place, kind = self.network_place, model_config(folder).get("model_type")
-        is_other = kind not in (None, UTGRecTokenizerConfig.model_type)
+        is_other = kind is not None and kind not in NETWORK_CONFIGS
         if include_network is None:
             include_network = self.has_network and not is_other
         if include_network:
-            if is_other:
+            own = self.network.config.model_type
+            if kind not in (None, own):
                 raise ValueError(
                     f"{folder} holds a model of type {kind}, which the item tokenizer's network would replace: save "
                     "it to another folder, or with include_network=False."
                 )
-            self.network.save_pretrained(folder, save_backbone=save_backbone, without_decoders=without_decoders)
+            choices = {"save_backbone": save_backbone, "without_decoders": without_decoders}
+            self.network.save_pretrained(folder, **({} if own == RecBaseTokenizerConfig.model_type else choices))
             self.processor.save_pretrained(folder)
             self.network_place, place = NetworkPlace(str(folder.absolute())), None
         self.index.save(folder)
@@ -315,7 +325,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         """
         include_network = self.has_network if include_network is None else include_network
         if include_network and save_backbone is None:
-            save_backbone = os.path.isdir(self.network.config.backbone_name_or_path or "") or None
+            save_backbone = os.path.isdir(getattr(self.network.config, "backbone_name_or_path", None) or "") or None
         place = self.network_place
         if not include_network and place is not None and Path(place.name_or_path).is_dir():
             self.network_place = None  # nobody else has the folder
@@ -363,8 +373,12 @@ class UniversalItemTokenizer(PushToHubMixin):
         tokenizer._hub_arguments = hub
         if index_only:
             tokenizer.network_place = None
+            return tokenizer
+        if model_config(folder).get("model_type") == RecBaseTokenizerConfig.model_type:
+            tokenizer.processor = ContentProcessor(RecBaseTokenizerConfig.from_pretrained(folder))
         elif (folder / PROCESSOR_FILE).is_file():
             tokenizer.processor = ItemProcessor.from_pretrained(folder)
+        if tokenizer.processor is not None:
             tokenizer.has_network = True
             tokenizer.network_place = NetworkPlace(name, revision, subfolder)
         return tokenizer
@@ -392,8 +406,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         config = model_config(folder)
         if "item_tokenizer_fingerprint" in config:  # a recommender
             tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        elif config.get("model_type") == UTGRecTokenizerConfig.model_type:
-            sizes = UTGRecTokenizerConfig.from_pretrained(folder).level_sizes
+        elif config.get("model_type") in NETWORK_CONFIGS:
+            sizes = NETWORK_CONFIGS[config["model_type"]].from_pretrained(folder).level_sizes
             if sizes != index.level_sizes:
                 raise TokenizerMismatchError(
                     f"{folder}: the index has the level sizes {index.level_sizes}, the network {sizes}."

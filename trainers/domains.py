@@ -1,6 +1,6 @@
 """Domains: a catalogue and its users' interactions, read from a folder and checked before any work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 from accelerate import PartialState
 
 from tokenization_items.catalogue import FILE_NAMES, Catalogue
+from tokenization_items.text_template import TextTemplate
 from trainers.interactions import Interactions
 from trainers.synthetic import write_all
 
@@ -29,7 +30,9 @@ class Domain:
     interactions: Interactions
 
     @classmethod
-    def from_folder(cls, folder: str | Path, k_core: int = 0, check_images: bool = True) -> "Domain":
+    def from_folder(
+        cls, folder: str | Path, k_core: int = 0, check_images: bool = True, template: TextTemplate | None = None
+    ) -> "Domain":
         """Reads and checks a domain.
 
         Args:
@@ -37,8 +40,9 @@ class Domain:
                 [`Interactions.from_folder`].
             k_core: keeps users and items with at least so many interactions, to a fixed point; 0 keeps all.
             check_images: whether to open every image, so that a broken one is named before training starts.
+            template: puts the items' fields together, as RecBase needs; see [`Catalogue.from_folder`].
         """
-        catalogue = Catalogue.from_folder(folder)
+        catalogue = Catalogue.from_folder(folder, template=template)
         catalogue.check(images=check_images)
         interactions = Interactions.from_folder(folder, catalogue.item_ids)
         if k_core:
@@ -61,7 +65,11 @@ class Domain:
 
 
 def load_domains(
-    folders: list[str], builtin: Sequence[str] = (), k_core: int = 0, check_images: bool = True
+    folders: list[str],
+    builtin: Sequence[str] = (),
+    k_core: int = 0,
+    check_images: bool = True,
+    templates: Mapping[str, TextTemplate] | None = None,
 ) -> list[Domain]:
     """Domains of several folders; a folder without items of its own stands for the domains in it, by name.
 
@@ -70,12 +78,24 @@ def load_domains(
             in `data/builtin` if it is not there.
         builtin: names of built-in domains.
         k_core, check_images: see [`Domain.from_folder`].
+        templates: the template of each domain's texts, by its name; "" for those that have none of their own.
+
+    Raises:
+        ValueError: a template is for a domain that is not there, or as [`domain_folders`].
     """
     if list(folders) == [BUILTIN]:
         with PartialState().main_process_first():  # the others find it written
             written = write_all(BUILTIN_FOLDER)
         folders = [written[name] for name in builtin]
-    return [Domain.from_folder(path, k_core, check_images) for path in domain_folders(folders)]
+    paths, templates = domain_folders(folders), templates or {}
+    names = [path.resolve().name for path in paths]
+    unknown = sorted(templates.keys() - {"", *names})
+    if unknown:
+        raise ValueError(f"Templates for {unknown}, which are none of the domains {names}.")
+    return [
+        Domain.from_folder(path, k_core, check_images, templates.get(name, templates.get("")))
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def domain_folders(folders: Sequence[str]) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Training of an RQ-VAE on a matrix of item embeddings."""
+"""Training of an RQ-VAE or RecBase's tokenizer on a matrix of item embeddings."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from modeling_utgrec import RQVAEModel
-from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, loss_parts
+from modeling_utgrec.embedding_autoencoder import EmbeddingAutoencoder
+from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, collision_rate, loss_parts
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096
@@ -43,20 +43,34 @@ class EmbeddingRows(Dataset):
     Args:
         embeddings (`np.ndarray` of shape `(items, E)`): content embeddings.
         collaborative (`np.ndarray` of shape `(items, d)`, *optional*): collaborative embeddings of the same items.
+        domains (`Mapping[str, int]`, *optional*): the domains, and how many rows each has, one after the other.
 
     Raises:
-        ValueError: if a matrix is not finite or the two differ in rows.
+        ValueError: if a matrix is not finite or the two differ in rows, or the domains have not all the rows.
     """
 
-    def __init__(self, embeddings: np.ndarray, collaborative: np.ndarray | None = None):
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        collaborative: np.ndarray | None = None,
+        domains: Mapping[str, int] | None = None,
+    ):
         self.columns = {"embeddings": _matrix("embeddings", embeddings)}
         if collaborative is not None:
             self.columns["collaborative"] = _matrix("collaborative embeddings", collaborative)
             if len(collaborative) != len(embeddings):
                 raise ValueError(f"{len(embeddings)} items, but {len(collaborative)} collaborative embeddings.")
+        self.domains = dict(domains or {})
+        if self.domains and sum(self.domains.values()) != len(self):
+            raise ValueError(f"{len(self)} items, but the domains have {self.domains}.")
 
     def __len__(self) -> int:
         return len(self.columns["embeddings"])
+
+    def rows_of_domains(self) -> dict[str, slice]:
+        """The rows of each domain."""
+        ends = np.cumsum(list(self.domains.values())).tolist()
+        return {name: slice(end - size, end) for (name, size), end in zip(self.domains.items(), ends, strict=True)}
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         return {name: values[row] for name, values in self.columns.items()}
@@ -73,17 +87,22 @@ class EmbeddingRows(Dataset):
 
 class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
     """
-    Trains an [`RQVAEModel`] on item embeddings.
+    Trains an [`RQVAEModel`] or a [`RecBaseTokenizerModel`] on item embeddings.
 
     Args:
-        model ([`RQVAEModel`]): the network; a fresh one gets the embeddings' mean and scale.
+        model ([`RQVAEModel`] or [`RecBaseTokenizerModel`]): the network; a fresh one gets the embeddings' mean and
+            scale.
         args ([`EmbeddingTokenizerTrainingArguments`]): the arguments.
         train_dataset ([`EmbeddingRows`]): the items, also those of the evaluation.
         kwargs: passed on to [`~transformers.Trainer`].
     """
 
     def __init__(
-        self, model: RQVAEModel, args: EmbeddingTokenizerTrainingArguments, train_dataset: EmbeddingRows, **kwargs
+        self,
+        model: EmbeddingAutoencoder,
+        args: EmbeddingTokenizerTrainingArguments,
+        train_dataset: EmbeddingRows,
+        **kwargs,
     ):
         super().__init__(
             model=model,
@@ -107,8 +126,9 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
 
         Returns:
             `eval_loss` and its parts, `eval_collision_rate` (items that share their codes with another item, as a
-            share of all), `eval_restarts` (codes that started anew so far) and for each level `eval_used_<l>` and
-            `eval_perplexity_<l>`.
+            share of all), `eval_collision_rate_<domain>` (of each domain alone), `eval_entropy_pairs` and
+            `eval_entropy_triples` (of the first codes, in nats), `eval_restarts` (codes that started anew so far) and
+            for each level `eval_used_<l>` and `eval_perplexity_<l>`.
         """
         sums, codes = defaultdict(float), []
         for rows, output in forward_all(self.model, self.train_dataset):
@@ -116,7 +136,10 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
                 sums[name] += value.item() * len(rows)
             codes.append(output.codes.cpu())
         metrics = {name: total / len(self.train_dataset) for name, total in sums.items()}
-        metrics |= codebook_health(torch.cat(codes), self.model)
+        codes = torch.cat(codes)
+        metrics |= codebook_health(codes, self.model.config.level_sizes)
+        for domain, rows in self.train_dataset.rows_of_domains().items():
+            metrics[f"collision_rate_{domain}"] = collision_rate(codes[rows])
         metrics["restarts"] = int(self.model.restarts)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(metrics))
@@ -125,7 +148,7 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
 
 
 @torch.no_grad()
-def forward_all(model: RQVAEModel, items: EmbeddingRows):
+def forward_all(model: EmbeddingAutoencoder, items: EmbeddingRows):
     """Rows and outputs of a model in evaluation mode, part by part, for all items in order."""
     was_training = model.training
     model.eval()
@@ -137,7 +160,7 @@ def forward_all(model: RQVAEModel, items: EmbeddingRows):
         model.train(was_training)
 
 
-def compute_codes(model: RQVAEModel, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_codes(model: EmbeddingAutoencoder, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes, int64 `[items, num_levels]`, and the residuals that were quantized, float32 `[items, levels, dim]`."""
     outputs = [output for _, output in forward_all(model, EmbeddingRows(embeddings))]
     codes = torch.cat([output.codes for output in outputs]).cpu().numpy()

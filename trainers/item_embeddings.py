@@ -10,21 +10,40 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
-from trainers.content_encoders import ImageEncoder, TextEncoder
+from tokenization_items.text_encoders import TextEncoder, TextSettings
+from trainers.image_encoders import ImageEncoder
 
 EMBEDDINGS_NAME = "embeddings.safetensors"
 IDS_NAME = "item_ids.json"
 RECORD_NAME = "embeddings.json"
 FORMAT_VERSION = 1
 MAX_NAMED = 10  # items that an error message names
+
+
+class ContentEmbeddings(NamedTuple):
+    """
+    One vector for each item of a domain, and where they come from.
+
+    Args:
+        item_ids (`Sequence[str]`): the items.
+        embeddings (`np.ndarray` of shape `(items, E)`): their vectors.
+        encoder (`dict`, *optional*): `name`, `fingerprint` and `settings` of the text encoder, if they are known.
+        without_text (`Sequence[str]`): items of which nothing but the template's introduction was embedded.
+    """
+
+    item_ids: Sequence[str]
+    embeddings: np.ndarray
+    encoder: dict[str, Any] | None = None
+    without_text: Sequence[str] = ()
 
 
 class EmbeddingError(ValueError):
@@ -68,6 +87,27 @@ def load_embeddings(
     result = np.full((len(rows), embeddings.shape[1]), np.nan, dtype=np.float32)
     result[rows >= 0] = wanted
     return result
+
+
+def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
+    """All embeddings of a folder that [`embed_items`] wrote, with the text encoder that its record names.
+
+    Raises:
+        EmbeddingError: as [`load_embeddings`], or if the embeddings are not those of texts by a template, which all
+            domains of one tokenizer share.
+    """
+    folder = Path(folder)
+    item_ids, embeddings = _read(folder)
+    _check_values(folder, embeddings, item_ids)
+    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+    if "template" not in record:
+        raise EmbeddingError(
+            f"{folder}: the embeddings are not of texts by a template: make them with examples/embed_items.py "
+            "--introduction 'Describe an item:', or the domain's own"
+        )
+    settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
+    encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}
+    return ContentEmbeddings(item_ids, embeddings, encoder, record["items_without_text"])
 
 
 def save_embeddings(
@@ -134,12 +174,15 @@ def embed_items(
         `bool`: whether anything was computed.
 
     Raises:
-        EmbeddingError: if no item has an image (for an image encoder), or an embedding is not finite or zero.
+        EmbeddingError: if no item has an image (for an image encoder) or a text (for a catalogue with a template), or
+            an embedding is not finite or zero.
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
     if isinstance(encoder, TextEncoder):
         rows, inputs = range(len(catalogue)), catalogue.texts
         record |= {"input": "text", "text_fields": list(text_fields)}
+        if catalogue.template is not None:
+            record |= {"template": asdict(catalogue.template), "items_without_text": _without_text(catalogue)}
     else:
         rows = [row for row in range(len(catalogue)) if catalogue.has_image(row)]
         if not rows:
@@ -159,6 +202,20 @@ def embed_items(
     return True
 
 
+def _without_text(catalogue: Catalogue) -> list[str]:
+    """The items whose text is the template's introduction alone.
+
+    Raises:
+        EmbeddingError: if that are all of them.
+    """
+    rows = [row for row, text in enumerate(catalogue.texts) if catalogue.template.is_bare(text)]
+    if len(rows) == len(catalogue):
+        raise EmbeddingError(
+            f"{catalogue.name}: none of the {len(catalogue)} items has a text: give the fields that hold one"
+        )
+    return [catalogue.item_ids[row] for row in rows]
+
+
 def _image_digests(catalogue: Catalogue, rows: Sequence[int]) -> list[str]:
     def digest(row: int) -> str:
         image = catalogue.image(row)
@@ -173,7 +230,7 @@ def _holds(folder: Path, record: dict[str, Any]) -> bool:
     try:
         stored = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
         # Not by the encoder's name or the fields' names: the digests of encoder and inputs say what they stand for.
-        decisive = record.keys() - {"encoder", "text_fields"}
+        decisive = record.keys() - {"encoder", "text_fields", "template", "items_without_text"}
         if any(stored.get(name) != record[name] for name in decisive):
             return False
         _read(folder)

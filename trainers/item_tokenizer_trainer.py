@@ -219,7 +219,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         # Several processes may have evaluated an item twice to fill their last batches.
         first = np.unique(torch.cat(items).numpy(), return_index=True)[1]
         codes = torch.cat(codes)[first]
-        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in codebook_health(codes, model).items()})
+        health = codebook_health(codes, self.model.config.level_sizes)
+        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in health.items()})
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

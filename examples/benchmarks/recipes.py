@@ -32,8 +32,8 @@ from modeling_utgrec import (
     UTGRecForConditionalGeneration,
 )
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.text_encoders import TextEncoder
 from trainers.callbacks import TimeLimitCallback
-from trainers.content_encoders import ImageEncoder, TextEncoder
 from trainers.domains import Domain
 from trainers.embedding_tokenizers import (
     letter_tokenizer,
@@ -45,6 +45,7 @@ from trainers.embedding_tokenizers import (
 from trainers.evaluation import Recommender
 from trainers.floors import ItemTransitions, NearestItems, Popularity
 from trainers.generative_recommender import GenerativeRecommender
+from trainers.image_encoders import ImageEncoder
 from trainers.item_embeddings import embed_items, load_embeddings, save_embeddings
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.ranking_trainer import RankingTrainingArguments

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenization_items import Catalogue
-from trainers.content_encoders import TextEncoder
+from tokenization_items.text_encoders import TextEncoder
 from trainers.item_embeddings import load_embeddings
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "embed_items.py"

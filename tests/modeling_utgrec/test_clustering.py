@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.vq import kmeans2
 
-from modeling_utgrec.clustering import balanced_clusters, kmeans
+from modeling_utgrec.clustering import balanced_clusters, kmeans, plus_plus_seeds
 
 
 def blobs(num_blobs: int, per_blob: int, dim: int = 3, spread: float = 0.01) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,6 +27,15 @@ def test_kmeans_finds_separate_blobs():
     nearest = torch.cdist(means, centroids)
     assert nearest.argmin(1).unique().numel() == 5
     torch.testing.assert_close(nearest.amin(1), torch.zeros(5), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kmeans_starts_from_the_seeds_that_scipy_draws(seed):
+    values = np.random.default_rng(seed).standard_normal((80, 3))
+    values = np.concatenate([values, values[:20]])  # some points twice
+    expected = kmeans2(values, 30, minit="++", seed=np.random.default_rng(seed))[0]
+    seeds = plus_plus_seeds(values, 30, np.random.default_rng(seed))
+    np.testing.assert_array_equal(kmeans2(values, seeds, minit="matrix")[0], expected)
 
 
 def test_kmeans_is_a_fixed_point_of_lloyds_algorithm_and_follows_torchs_seed():

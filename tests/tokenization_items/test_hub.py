@@ -12,8 +12,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, pipeline, set_seed
 
-from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRecTokenizerModel
-from tokenization_items import ItemProcessor, UniversalItemTokenizer
+from modeling_utgrec import (
+    RecBaseTokenizerConfig,
+    RecBaseTokenizerModel,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+    UTGRecTokenizerModel,
+)
+from tokenization_items import ContentProcessor, ItemProcessor, TextEncoder, TextTemplate, UniversalItemTokenizer
 from tokenization_items.catalogue import Catalogue
 
 pytestmark = pytest.mark.hub
@@ -279,3 +285,39 @@ def test_two_processes_at_once(hub, tokenizer, tmp_path):
         output, errors = process.communicate()
         assert process.returncode == 0, errors[-3000:]
         assert json.loads(output) == tokenizer.encode("late")
+
+
+def test_recbase_names_its_text_encoder_by_repo_id(hub, tiny_bert, records):
+    backbone, text_tokenizer, _ = tiny_bert
+    backbone.push_to_hub(encoder_id := hub.new_repo("encoder"))
+    text_tokenizer.push_to_hub(encoder_id)
+    encoder = TextEncoder.from_pretrained(encoder_id)
+    records = [{"item_id": record["item_id"], "title": record["title"]} for record in records]
+    catalogue = Catalogue.from_records(records, template=TextTemplate())
+    embeddings = torch.from_numpy(encoder.embed(catalogue.texts))
+    set_seed(0)
+    config = RecBaseTokenizerConfig(
+        input_dim=embeddings.shape[1],
+        hidden_sizes=[8],
+        codebook_dim=4,
+        codebook_size=4,
+        text_encoder=encoder_id,
+        text_encoder_fingerprint=encoder.fingerprint,
+        text_encoder_settings=encoder.settings,
+    )
+    network = RecBaseTokenizerModel(config)
+    network.train()(embeddings)
+    tokenizer = UniversalItemTokenizer.from_network(network, ContentProcessor(config, encoder))
+    tokenizer.add_items(records)
+
+    tokenizer.push_to_hub(repo_id := hub.new_repo("recbase-tokenizer"))
+    tokenizer.push_to_hub(items_id := hub.new_repo("recbase-items"), include_network=False)
+    assert type(AutoModel.from_pretrained(repo_id)) is RecBaseTokenizerModel
+    assert "model.safetensors" not in files_of(items_id)
+    late = [{"item_id": "late", "title": "red steel"}]
+    for pulled in map(UniversalItemTokenizer.from_pretrained, (repo_id, items_id)):
+        np.testing.assert_array_equal(pulled.index.codes, tokenizer.index.codes)
+        assert pulled.fingerprint == tokenizer.fingerprint
+        pulled.add_items(late)  # network and encoder come from their repositories
+        assert pulled.decode(pulled.encode("late")) == "late"
+        assert pulled.processor.encoder.name == encoder_id

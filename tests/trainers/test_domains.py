@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tokenization_items.catalogue import CatalogueError
+from tokenization_items.text_template import TextTemplate
 from trainers import domains as module
 from trainers.domains import Domain, load_domains
 
@@ -118,3 +119,14 @@ def test_builtin_domains_by_name(tmp_path, monkeypatch):
     written = {name: write(tmp_path / name) for name in ("kitchen", "garden", "office")}
     monkeypatch.setattr(module, "write_all", lambda folder: written)
     assert [domain.name for domain in load_domains(["builtin"], builtin=["garden", "office"])] == ["garden", "office"]
+
+
+def test_templates_of_domains(tmp_path):
+    folders = [str(write(tmp_path / name)) for name in ("films", "toys")]
+    templates = {"": TextTemplate(), "films": TextTemplate("Describe a movie:")}
+    films, toys = load_domains(folders, templates=templates)
+    assert films.catalogue.texts[0] == "Describe a movie: thing g"
+    assert toys.catalogue.texts[0] == "Describe an item: thing g"
+    assert load_domains(folders)[0].catalogue.texts[0] == "thing g"
+    with pytest.raises(ValueError, match=r"\['filns'\], which are none of the domains \['films', 'toys'\]"):
+        load_domains(folders, templates={"filns": TextTemplate()})

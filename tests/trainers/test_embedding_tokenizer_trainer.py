@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import set_seed
 
-from modeling_utgrec import RQVAEConfig, RQVAEModel
+from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
     EmbeddingTokenizerTrainer,
@@ -24,6 +24,7 @@ from trainers.embedding_tokenizer_trainer import (
 )
 
 SIZES = {"input_dim": 6, "hidden_sizes": [8], "codebook_dim": 4, "num_levels": 2, "codebook_size": 6}
+RECBASE = {**SIZES, "curriculum_passes": 3, "restart_passes": 2, "entropy_weight": 0.1, "kl_weight": 1e-3}
 LETTER = {"collaborative_weight": 0.1, "collaborative_dim": 3, "diversity_weight": 1e-2, "diversity_clusters": 2}
 
 
@@ -33,11 +34,14 @@ def make_items(num_items: int = 50, collaborative: bool = False) -> EmbeddingRow
     return EmbeddingRows(*(matrix.astype(np.float32) for matrix in matrices[: 1 + collaborative]))
 
 
-def make_trainer(folder, items=None, config=None, seed=0, **changes) -> EmbeddingTokenizerTrainer:
+def make_trainer(folder, items=None, config=None, seed=0, model=None, **changes) -> EmbeddingTokenizerTrainer:
     values = {"max_steps": 12, "per_device_train_batch_size": 16, "logging_steps": 4, "learning_rate": 1e-2}
     values |= {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "seed": seed}
     set_seed(seed)
-    model = RQVAEModel(RQVAEConfig(**SIZES, **(config or {})))
+    if model == "recbase":
+        model = RecBaseTokenizerModel(RecBaseTokenizerConfig(**RECBASE))
+    else:
+        model = RQVAEModel(RQVAEConfig(**SIZES, **(config or {})))
     arguments = EmbeddingTokenizerTrainingArguments(**{**values, **changes})
     return EmbeddingTokenizerTrainer(model, arguments, make_items() if items is None else items)
 
@@ -105,6 +109,27 @@ def test_evaluation_covers_all_items_and_changes_nothing(tmp_path):
     assert metrics["eval_restarts"] == int(model.restarts)
 
 
+def test_evaluation_of_several_domains(tmp_path):
+    embeddings = make_items().columns["embeddings"].numpy().copy()
+    embeddings[45:] = embeddings[:5]  # items of the second domain like some of the first
+    items = EmbeddingRows(embeddings, domains={"toys": 40, "films": 10})
+    assert items.rows_of_domains() == {"toys": slice(0, 40), "films": slice(40, 50)}
+    trainer = make_trainer(tmp_path, items, model="recbase", max_steps=10)
+    trainer.train()
+    metrics = trainer.evaluate()
+    codes = [tuple(row) for row in compute_codes(trainer.model, embeddings)[0].tolist()]
+    for name, rows in (("", codes), ("_toys", codes[:40]), ("_films", codes[40:])):
+        expected = np.mean([rows.count(row) > 1 for row in rows])
+        assert metrics[f"eval_collision_rate{name}"] == pytest.approx(expected)
+    shares = np.array([codes.count(code) / 50 for code in set(codes)])
+    assert metrics["eval_entropy_pairs"] == pytest.approx(-(shares * np.log(shares)).sum())
+    assert "eval_entropy_triples" not in metrics  # of two levels
+    assert metrics.keys() >= {"eval_entropy", "eval_kl", "eval_reconstruction", "eval_used_1", "eval_perplexity_1"}
+    assert trainer.model.training_passes == 10  # the evaluation counted nothing
+    with pytest.raises(ValueError, match="50 items, but the domains have {'toys': 40}"):
+        EmbeddingRows(embeddings, domains={"toys": 40})
+
+
 def test_codes_do_not_depend_on_the_parts_they_are_computed_in(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     trainer.train()
@@ -149,15 +174,16 @@ def test_defaults_are_those_documented():
 
 
 @pytest.mark.distributed
-def test_two_processes_have_one_set_of_codebooks(tmp_path):
-    """k-means, restarts and clusters are drawn on each process, and one's are taken."""
+@pytest.mark.parametrize("kind", ["letter", "recbase"])
+def test_two_processes_have_one_set_of_codebooks(tmp_path, kind):
+    """k-means, restarts and clusters are drawn on each process, and one's are taken; levels start in step."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
-        [*command, __file__, str(tmp_path)],
+        [*command, __file__, str(tmp_path), kind],
         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         cwd=root,
         capture_output=True,
@@ -172,10 +198,10 @@ def test_two_processes_have_one_set_of_codebooks(tmp_path):
     assert reports[0]["restarts"] > 0 and reports[0]["metrics"] == reports[1]["metrics"]
 
 
-def run_worker(output: Path) -> None:
+def run_worker(output: Path, kind: str) -> None:
     config = {**LETTER, "restart_passes": 2, "cluster_refresh_passes": 5}
-    items = make_items(collaborative=True)
-    trainer = make_trainer(output / "training", items, config, per_device_train_batch_size=8)
+    items = make_items(collaborative=kind == "letter")
+    trainer = make_trainer(output / "training", items, config, model=kind, per_device_train_batch_size=8)
     rank = trainer.accelerator.process_index
     torch.manual_seed(rank)  # k-means then differs between the processes
     trainer.train()
@@ -188,4 +214,4 @@ def run_worker(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_worker(Path(sys.argv[1]))
+    run_worker(Path(sys.argv[1]), sys.argv[2])

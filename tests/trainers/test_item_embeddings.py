@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tokenization_items.catalogue import Catalogue
-from trainers.content_encoders import ImageEncoder, TextEncoder, TextSettings
+from tokenization_items.text_encoders import TextEncoder, TextSettings
+from trainers.image_encoders import ImageEncoder
 from trainers.item_embeddings import EmbeddingError, embed_items, load_embeddings, save_embeddings
 
 IDS = ["b", "a", "10", "é"]

@@ -1,4 +1,4 @@
-"""Frozen encoders of item content: any text encoder or vision encoder of transformers, by Hub id or local folder.
+"""Frozen encoders of item texts: any text encoder of transformers, by Hub id or local folder.
 
 A sentence-transformers folder is read without that package: its pooling, dense layers, normalisation, prompt and
 length limit are taken from its configuration files.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,6 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
@@ -32,8 +30,7 @@ from transformers import (
 )
 
 from modeling_utgrec.safe_loading import SAFELY
-from tokenization_items.catalogue import Catalogue
-from tokenization_items.tokenization_items import length_batches
+from tokenization_items.batching import length_batches
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS = ("mean", "cls", "last")
@@ -159,7 +156,7 @@ class TextEncoder:
         """Vectors of texts.
 
         Texts of like length share a batch, so that little is padded; the batches do not influence the vectors beyond
-        rounding.
+        rounding. A text that occurs more than once is read once: equal texts have equal vectors, to the last bit.
 
         Args:
             texts: the texts. One without any token (an empty one, if the tokenizer adds none) gets a row of zeros.
@@ -170,12 +167,18 @@ class TextEncoder:
             float32 `[len(texts), E]`.
         """
         settings = self.text_settings
+        place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        if len(place_of) < len(texts):
+            vectors = self.embed(list(place_of), batch_tokens, progress)
+            return vectors[[place_of[text] for text in texts]]
         texts = [settings.prefix + (text.lower() if settings.lower_case else text) for text in texts]
         cut = {"truncation": True, "max_length": settings.max_length}
         lengths = np.array([len(tokens) for tokens in self.tokenizer(texts, **cut)["input_ids"]]) if texts else []
         readable = np.flatnonzero(lengths)
         result = None
-        bar = tqdm(total=len(texts), desc="Embedding texts", unit="text", disable=_hidden(progress))
+        bar = tqdm(
+            total=len(texts), desc="Embedding texts", unit="text", disable=None if progress is None else not progress
+        )
         with bar:
             for batch in length_batches(lengths[readable], 0, batch_tokens) if len(readable) else ():
                 rows = readable[batch]
@@ -201,67 +204,6 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
         return states[torch.arange(len(states), device=states.device), attention_mask.sum(1) - 1]
     weights = attention_mask[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
-
-
-class ImageEncoder:
-    """
-    A vision encoder with its image processor; made by [`~ImageEncoder.from_pretrained`].
-
-    An image's vector is the model's `get_image_features` (CLIP, SigLIP), else its pooled output, else its first token.
-
-    Args:
-        model (`PreTrainedModel`): the encoder.
-        processor: its image processor.
-        name (`str`): where the encoder came from.
-        fingerprint (`str`): digest of its files.
-    """
-
-    def __init__(self, model: PreTrainedModel, processor: Any, name: str = "", fingerprint: str = ""):
-        self.model = model.eval()
-        self.processor = processor
-        self.name, self.fingerprint = name, fingerprint
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"dtype": str(self.model.dtype).removeprefix("torch.")}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        device: str | torch.device | None = None,
-        revision: str | None = None,
-    ) -> ImageEncoder:
-        """Loads a vision encoder of `AutoModel` by Hub id or folder; see [`~TextEncoder.from_pretrained`]."""
-        folder = local_folder(name_or_path, revision)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **SAFELY).to(device)
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        return cls(model, processor, str(name_or_path), files_fingerprint(folder))
-
-    @torch.inference_mode()
-    def embed(
-        self, catalogue: Catalogue, rows: Sequence[int], batch_images: int = 64, progress: bool | None = None
-    ) -> np.ndarray:
-        """Vectors, float32 `[len(rows), E]`, of the images of the items `rows`, which must have one."""
-        parts = []
-        bar = tqdm(total=len(rows), desc="Embedding images", unit="image", disable=_hidden(progress))
-        with ThreadPoolExecutor() as pool, bar:
-            for start in range(0, len(rows), batch_images):
-                images = list(pool.map(catalogue.image, rows[start : start + batch_images]))
-                pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
-                vectors = self._forward(pixels.to(self.model.device, self.model.dtype))
-                parts.append(vectors.flatten(1).float().cpu().numpy())
-                bar.update(len(images))
-        return np.concatenate(parts)
-
-    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        if hasattr(self.model, "get_image_features"):
-            return self.model.get_image_features(pixel_values=pixels).pooler_output
-        output = self.model(pixel_values=pixels)
-        pooled = getattr(output, "pooler_output", None)
-        return output.last_hidden_state[:, 0] if pooled is None else pooled
 
 
 @dataclass
@@ -349,7 +291,3 @@ def files_fingerprint(folder: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress

@@ -1,0 +1,161 @@
+"""RecBase's network in `UniversalItemTokenizer`: text encoder by name, codes, index, files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import set_seed
+
+from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
+from tokenization_items import (
+    Catalogue,
+    CatalogueError,
+    ContentProcessor,
+    EncoderMismatchError,
+    TextEncoder,
+    TextTemplate,
+    TokenizerMismatchError,
+    UniversalItemTokenizer,
+)
+
+WORDS = ["red", "blue", "oak", "steel", "guitar", "drum", "violin", "amp", "string", "bow", "case", "strap"]
+
+
+def make_items(num_items: int = 24, start: int = 0) -> list[dict]:
+    rng = np.random.default_rng(start)
+    return [
+        {"item_id": f"i{start + row}", "title": " ".join(rng.choice(WORDS, 3)), "brand": "oak" if row % 2 else ""}
+        for row in range(num_items)
+    ]
+
+
+@pytest.fixture
+def encoder_folder(tmp_path, tiny_bert):
+    backbone, tokenizer, _ = tiny_bert
+    backbone.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.fixture
+def folder(tmp_path, encoder_folder):
+    """A trained tokenizer of RecBase on disk."""
+    encoder = TextEncoder.from_pretrained(encoder_folder)
+    embeddings = torch.from_numpy(encoder.embed(Catalogue.from_records(make_items(), template=TextTemplate()).texts))
+    set_seed(0)
+    config = RecBaseTokenizerConfig(
+        input_dim=embeddings.shape[1],
+        hidden_sizes=[12],
+        codebook_dim=4,
+        num_levels=3,
+        codebook_size=6,
+        text_encoder=str(encoder_folder),
+        text_encoder_fingerprint=encoder.fingerprint,
+        text_encoder_settings=encoder.settings,
+    )
+    network = RecBaseTokenizerModel(config)
+    network.set_input_statistics(embeddings)
+    network.train()(embeddings)
+    UniversalItemTokenizer.from_network(network, ContentProcessor(network.config)).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_add_items_encode_decode_and_files(folder, tmp_path, encoder_folder):
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    assert tokenizer.has_network and tokenizer._network is None and tokenizer.processor._encoder is None  # lazily
+    report = tokenizer.add_items(make_items())
+    assert report.num_items == 24 and len(tokenizer) == 24
+    assert [tokenizer.decode(tokenizer.encode(f"i{row}")) for row in range(24)] == [f"i{row}" for row in range(24)]
+
+    catalogue = Catalogue.from_records(make_items(), template=TextTemplate())
+    embeddings = TextEncoder.from_pretrained(encoder_folder).embed(catalogue.texts)
+    expected = tokenizer.network.eval()(torch.from_numpy(embeddings)).codes.numpy()
+    codes, residuals = tokenizer.compute_codes(catalogue)
+    np.testing.assert_array_equal(codes, expected)
+    assert residuals.shape == (24, 3, 4)
+
+    tokenizer.save_pretrained(tmp_path / "items", include_network=False)
+    assert not (tmp_path / "items" / "config.json").exists()
+    bare = UniversalItemTokenizer.from_pretrained(tmp_path / "items")
+    assert bare.encode("i5") == tokenizer.encode("i5") and not bare.has_network
+    bare.add_items(make_items(5, start=100))  # fetches network and encoder
+    assert len(bare) == 29 and bare.encode("i5") == tokenizer.encode("i5")
+    tokenizer.save_pretrained(tmp_path / "again")
+    again = UniversalItemTokenizer.from_pretrained(tmp_path / "again")
+    assert again.fingerprint == tokenizer.fingerprint and again.encode("i7") == tokenizer.encode("i7")
+
+
+def test_domains_may_have_an_introduction_of_their_own(folder):
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    tokenizer.add_items(Catalogue.from_records(make_items(), template=TextTemplate("Describe a violin:")))
+    assert len(tokenizer) == 24
+
+
+def test_items_with_identical_or_no_text_get_identifiers_of_their_own(folder):
+    items = [{"item_id": f"same{row}", "title": "red amp"} for row in range(4)]
+    items += [{"item_id": f"empty{row}", "title": ""} for row in range(3)]
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    report = tokenizer.add_items(items)
+    assert report.collisions_before == 7 and report.items_moved >= 5
+    assert len({tuple(tokenizer.encode(item["item_id"])) for item in items}) == 7
+
+
+def test_bad_items_are_named_before_anything_is_added(folder):
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    with pytest.raises(CatalogueError, match=r"reads texts by a template.*template=TextTemplate"):
+        tokenizer.add_items(Catalogue.from_records(make_items()))
+    with pytest.raises(CatalogueError, match="none of the 2 items has a text"):
+        tokenizer.add_items([{"item_id": "a", "title": ""}, {"item_id": "b", "title": " "}])
+    tokenizer.processor.encoder.embed = lambda texts, *_: np.zeros((len(texts), 32), dtype=np.float32)
+    with pytest.raises(CatalogueError, match=r"24 items have vectors with NaN or only zeros: \['i0', "):
+        tokenizer.add_items(make_items())
+    tokenizer.processor.encoder.embed = lambda texts, *_: np.ones((len(texts), 5), dtype=np.float32)
+    with pytest.raises(EncoderMismatchError, match="vectors of width 5, the network reads 32"):
+        tokenizer.add_items(make_items())
+    assert not len(tokenizer)
+
+
+def test_a_changed_encoder_and_a_changed_network_are_noticed(folder, encoder_folder):
+    config = RecBaseTokenizerConfig.from_pretrained(folder)
+    encoder = TextEncoder.from_pretrained(encoder_folder)
+    ContentProcessor(config, encoder)
+    with pytest.raises(EncoderMismatchError, match="not {'pooling': 'cls'"):
+        ContentProcessor(config, TextEncoder.from_pretrained(encoder_folder, pooling="cls"))
+    settings = json.loads((encoder_folder / "tokenizer_config.json").read_text())
+    (encoder_folder / "tokenizer_config.json").write_text(json.dumps(settings | {"note": "changed"}))
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    with pytest.raises(EncoderMismatchError, match="was trained on embeddings of"):
+        tokenizer.add_items(make_items())
+    network = RecBaseTokenizerModel.from_pretrained(folder)
+    with torch.no_grad():
+        network.encoder[0].bias.add_(1.0)
+    network.save_pretrained(folder)
+    with pytest.raises(TokenizerMismatchError, match="fingerprint"):
+        _ = UniversalItemTokenizer.from_pretrained(folder).network
+
+
+def test_without_a_named_encoder_one_can_be_given(folder, encoder_folder):
+    config = RecBaseTokenizerConfig.from_pretrained(folder)
+    config.text_encoder = config.text_encoder_fingerprint = None
+    with pytest.raises(ValueError, match="names no text encoder"):
+        _ = ContentProcessor(config).encoder
+    encoder = TextEncoder.from_pretrained(encoder_folder)
+    assert ContentProcessor(config, encoder).encoder is encoder
+    # one that lies elsewhere than the configuration says, with the same files
+    config = RecBaseTokenizerConfig.from_pretrained(folder)
+    encoder.name = "somewhere/else"
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    tokenizer.processor = ContentProcessor(config, encoder)
+    tokenizer.add_items(make_items())
+    assert len(tokenizer) == 24 and tokenizer.processor.encoder is encoder
+
+
+def test_catalogue_order_does_not_matter(folder):
+    catalogue = Catalogue.from_records(make_items(), template=TextTemplate())
+    tokenizers = []
+    for rows in (np.arange(24), np.arange(24)[::-1]):
+        tokenizers.append(UniversalItemTokenizer.from_pretrained(folder))
+        tokenizers[-1].add_items(replace(catalogue.select(rows), name="turned"))
+    assert all(tokenizers[0].encode(f"i{row}") == tokenizers[1].encode(f"i{row}") for row in range(24))
