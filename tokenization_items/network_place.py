@@ -67,11 +67,12 @@ class NetworkPlace:
             name = os.path.normpath(folder / name)
         return cls(name, values.get("revision"), values.get("subfolder") or "")
 
-    def load(self, **hub_arguments) -> tuple[UTGRecTokenizerModel, ItemProcessor]:
+    def load(self, without_decoders: bool = False, **hub_arguments) -> tuple[UTGRecTokenizerModel, ItemProcessor]:
         """
         Loads network and processor.
 
         Args:
+            without_decoders: leaves out what only training uses.
             hub_arguments: `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
@@ -81,7 +82,8 @@ class NetworkPlace:
         if self.name_or_path.startswith((".", os.sep)) and not Path(self.name_or_path).is_dir():
             raise FileNotFoundError(f"{self} was to hold the item tokenizer's network, but there is no such folder.")
         arguments = {"revision": self.revision, "subfolder": self.subfolder, **hub_arguments}
-        network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **arguments)
+        parts = {"with_decoders": False} if without_decoders else {}
+        network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **parts, **arguments)
         return network, ItemProcessor.from_pretrained(self.name_or_path, **arguments)
 
 
