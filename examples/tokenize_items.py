@@ -52,10 +52,9 @@ def main(arguments: TokenizeArguments) -> dict:
         # What is saved has decoders too.
         network = tokenizer.encoding_network if arguments.index_only else tokenizer.network
     network.to(state.device)
-    if state.is_main_process:
-        counts = catalogue.check()
-        print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")
-    state.wait_for_everyone()
+    counts = catalogue.check(images=False)
+    state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")
+    catalogue.select(range(state.process_index, len(catalogue), state.num_processes)).check()  # a share of the images
     if arguments.only_new:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")

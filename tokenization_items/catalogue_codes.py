@@ -63,13 +63,31 @@ def compute_codes(
     state: PartialState | None = None,
     progress: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and residuals of a catalogue's items, see [`UniversalItemTokenizer.compute_codes`].
+    """
+    The codes that a network gives to items, before conflicts are resolved.
+
+    Items of like length share a batch, so that little is padded. Nothing but the items and the network influences the
+    codes; batches and cached features change the residuals by rounding. No logits are computed, and no decoder runs.
 
     Args:
-        network: in evaluation mode. Nothing is asked of its decoders, and no logits are computed.
+        network: in evaluation mode.
         processor: the network's.
-        catalogue, batch_tokens, num_workers, feature_cache, resume_folder, state, progress: as there.
+        catalogue: the items; images are opened as they are needed.
         fingerprint: of the network.
+        batch_tokens: input tokens of one batch, with padding; an image counts as the largest one would.
+        num_workers: threads that open and resize images while the network computes; 0 for none.
+        feature_cache: folder for what the vision tower makes of images, see [`VisualFeatureCache`].
+        resume_folder: folder for the codes of finished parts, which a later call with the same items and network takes
+            up, the same to the bit; what another network left is not found. Delete it when the codes are saved.
+        state: with several processes, `PartialState()` or an `Accelerator`: each process tokenizes a share, and all
+            get the whole. All must call this.
+        progress: whether to show a bar; by default if the output is a terminal.
+
+    Returns:
+        Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
+
+    Raises:
+        CatalogueError: if an image cannot be opened; the item is named.
     """
     texts = processor.encode_texts(catalogue.texts)
     images = catalogue if processor.image_processor is not None else None

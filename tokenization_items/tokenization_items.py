@@ -212,38 +212,17 @@ class UniversalItemTokenizer(PushToHubMixin):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that the network gives to items, before conflicts are resolved.
 
-        Items of like length share a batch, so that little is padded; neither the batches nor what follows here
-        influence the codes.
-
         Args:
-            catalogue: the items; images are opened as they are needed.
-            batch_tokens: input tokens of one batch, with padding; an image counts as the largest one would.
-            progress: whether to show a bar; by default if the output is a terminal.
-            num_workers: threads that open and resize images while the network computes; 0 for none.
-            feature_cache: folder for what the vision tower makes of images, see [`VisualFeatureCache`].
-            resume_folder: folder for the codes of finished parts, which a later call with the same items and network
-                takes up to the bit. Delete it when the codes are saved.
-            state: with several processes, `PartialState()` or an `Accelerator`: each process tokenizes a share and all
-                get the whole. All must call this.
+            catalogue, ...: see [`~tokenization_items.catalogue_codes.compute_codes`].
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
 
         Raises:
-            CatalogueError: if an image cannot be opened (the item is named).
+            CatalogueError: if an image cannot be opened; the item is named.
         """
-        return compute_codes(
-            self.encoding_network.eval(),
-            self.processor,
-            catalogue,
-            self.fingerprint,
-            batch_tokens,
-            num_workers,
-            feature_cache,
-            resume_folder,
-            state,
-            progress,
-        )
+        network, settings = self.encoding_network.eval(), (batch_tokens, num_workers, feature_cache, resume_folder)
+        return compute_codes(network, self.processor, catalogue, self.fingerprint, *settings, state, progress)
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
         """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's identifiers."""

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-# Below, products on a CPU have too few rows; and more parts save little.
-LEAST_ROWS = 64
+# Below, products on a CPU have too few rows. With 8 parts, batches of Amazon Beauty hold 1.2 times the tokens that are
+# no padding, undivided 3 times.
+LEAST_ROWS = 32
 MOST_PARTS = 8
 
 
