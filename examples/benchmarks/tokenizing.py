@@ -238,7 +238,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", help="Hub id or folder of the encoder for the texts.")
     parser.add_argument("--items", type=int, default=128, help="Items drawn from the data, at most (%(default)s).")
     parser.add_argument("--images", type=int, default=64, help="Items with images, at most (%(default)s).")
-    parser.add_argument("--batch_tokens", type=int, default=8192, help="Tokens of our batches (%(default)s).")
+    parser.add_argument(
+        "--batch_tokens",
+        type=int,
+        default=2048,
+        help="Tokens of our batches (%(default)s; compute_codes has 8192 for a whole catalogue, in which neighbours by "
+        "length are nearer to each other than in a sample).",
+    )
     parser.add_argument("--workers", type=int, default=4, help="Threads that open images (%(default)s).")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
