@@ -242,8 +242,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--batch_tokens",
         type=int,
         default=2048,
-        help="Tokens of our batches (%(default)s; compute_codes has 8192 for a whole catalogue, in which neighbours by "
-        "length are nearer to each other than in a sample).",
+        help="Tokens of our batches (%(default)s; compute_codes has 8192 by default, for whole catalogues, in which "
+        "neighbours by length are nearer to each other than in a sample).",
     )
     parser.add_argument("--workers", type=int, default=4, help="Threads that open images (%(default)s).")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

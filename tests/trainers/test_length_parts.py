@@ -27,7 +27,7 @@ def make_batch(rows, longest=8, seed=0):
 @pytest.mark.parametrize(("rows", "num_parts"), [(1, 1), (9, 1), (10, 2), (23, 4), (500, 6)])
 def test_rows_and_columns(rows, num_parts):
     batch = make_batch(rows)
-    parts = length_parts(batch, least_rows=5, most_parts=6)
+    parts = length_parts(batch, least_rows=5, least_tokens=1, most_parts=6)
     assert len(parts) == num_parts and sum(share for share, _ in parts) == pytest.approx(1)
     found, longest = [], 0
     for share, part in parts:
@@ -43,6 +43,13 @@ def test_rows_and_columns(rows, num_parts):
     assert sorted(found) == sorted((tuple(i[m > 0].tolist()), tuple(t.tolist())) for i, m, t in expected)
 
 
+def test_small_batches_stay_whole():
+    batch = make_batch(100)
+    num_tokens = batch["attention_mask"].numel()
+    for least_tokens, num_parts in ((num_tokens, 1), (num_tokens // 2, 2), (num_tokens // 3, 3), (num_tokens + 1, 1)):
+        assert len(length_parts(batch, least_rows=5, least_tokens=least_tokens)) == num_parts
+
+
 def test_gradients_add_up_to_those_of_the_batch():
     set_seed(0)
     sizes = dict(d_model=16, d_ff=24, num_heads=2, d_kv=8, num_layers=2, dropout_rate=0.0)
@@ -51,7 +58,7 @@ def test_gradients_add_up_to_those_of_the_batch():
     loss = model(**batch).loss
     loss.backward()
     total = 0.0
-    for share, part in length_parts(batch, least_rows=4):
+    for share, part in length_parts(batch, least_rows=4, least_tokens=1):
         part_loss = share * other(**part).loss
         part_loss.backward()
         total += part_loss.detach()

@@ -381,7 +381,7 @@ def test_parts_of_a_batch_train_as_the_whole(tmp_path, monkeypatch, accumulation
     parts, shapes = recommender_trainer.length_parts, []
 
     def small_parts(batch):
-        found = parts(batch, least_rows=6)
+        found = parts(batch, least_rows=6, least_tokens=1)
         shapes.append([part["input_ids"].shape[1] for _, part in found])
         return found
 
@@ -445,7 +445,7 @@ def run_worker(folder, output):
         "one_user": {name: limited[name] for name in names},
     }
     (output / f"rank{rank}.json").write_text(json.dumps(report))
-    recommender_trainer.length_parts = partial(recommender_trainer.length_parts, least_rows=3)
+    recommender_trainer.length_parts = partial(recommender_trainer.length_parts, least_rows=3, least_tokens=1)
     trainer = make_trainer(output / "training", **two_process_training(per_device_train_batch_size=8))
     trainer.train()
     torch.save(weights(trainer.model), output / f"rank{rank}.pt")
