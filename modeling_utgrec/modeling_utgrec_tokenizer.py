@@ -246,6 +246,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         anchor_rows: torch.LongTensor | None = None,
         positive_rows: torch.LongTensor | None = None,
         excluded_negatives: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict | None = None,
     ) -> UTGRecTokenizerOutput:
         """
         Args:
@@ -262,6 +263,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
                 Without them every item is an anchor and there is no co-occurrence loss.
             excluded_negatives (`torch.BoolTensor` of shape `(batch, batch * processes)`, *optional*):
                 see [`info_nce`].
+            mm_encoder_outputs (`dict`, *optional*):
+                what the vision tower gave, in place of `pixel_values`; see transformers' multimodal models.
 
         Raises:
             ValueError: for labels, if the network was saved without decoders.
@@ -271,6 +274,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             "pixel_values": pixel_values,
             "image_grid_thw": image_grid_thw,
             "mm_token_type_ids": mm_token_type_ids,
+            "mm_encoder_outputs": mm_encoder_outputs,
         }
         z = self.encode(input_ids, attention_mask, **{k: v for k, v in images.items() if v is not None})
         if text_labels is None:

@@ -1,8 +1,14 @@
-"""Batches of items of like length."""
+"""Batches of items of like length, and their images made ready ahead of the network."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+
+# Batches that threads make ready while the network computes.
+BATCHES_AHEAD = 2
 
 
 def length_batches(lengths: Sequence[int], prompt_length: int, batch_tokens: int) -> Iterator[np.ndarray]:
@@ -14,3 +20,33 @@ def length_batches(lengths: Sequence[int], prompt_length: int, batch_tokens: int
         size = max(1, batch_tokens // (lengths[order[start]] + prompt_length))
         yield order[start : start + size]
         start += size
+
+
+def prepared(
+    function: Callable[[int], Any], batches: Iterable[np.ndarray], num_workers: int
+) -> Iterator[tuple[np.ndarray, list]]:
+    """
+    Batches with what `function` gives for each of their rows, in order; an error comes up at its row's batch.
+
+    Args:
+        function: from a row to anything, called in threads.
+        batches: arrays of rows.
+        num_workers: threads, which work on this batch and the next two; 0 for none, one row after the other.
+    """
+    if num_workers == 0:
+        for rows in batches:
+            yield rows, [function(row) for row in rows.tolist()]
+        return
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="items")
+    ahead: deque = deque()
+    try:
+        for rows in batches:
+            ahead.append((rows, [pool.submit(function, row) for row in rows.tolist()]))
+            if len(ahead) > BATCHES_AHEAD:
+                first, futures = ahead.popleft()
+                yield first, [future.result() for future in futures]
+        while ahead:
+            first, futures = ahead.popleft()
+            yield first, [future.result() for future in futures]
+    finally:  # also after an error, or when nobody asks for the rest
+        pool.shutdown(cancel_futures=True)

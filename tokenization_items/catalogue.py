@@ -172,6 +172,20 @@ class Catalogue:
         except ImageError as error:
             raise CatalogueError(f"{self.name}: item {self.item_ids[row]!r}: {error}") from error
 
+    def image_digest(self, row: int) -> str | None:
+        """
+        Digest of the content of the item's image, which is read and not decoded; `None` without one.
+
+        Raises:
+            CatalogueError: If the image is remote, missing or outside of the catalogue's folder.
+        """
+        if not self.has_image(row):
+            return None
+        try:
+            return self.images.digest(row)
+        except ImageError as error:
+            raise CatalogueError(f"{self.name}: item {self.item_ids[row]!r}: {error}") from error
+
     def check(self, images: bool = True) -> dict[str, int]:
         """
         Looks for items that cannot be tokenized.

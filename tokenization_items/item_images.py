@@ -1,5 +1,6 @@
 """The images of a catalogue: references that are opened one at a time, and their decoding to RGB."""
 
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -70,11 +71,29 @@ class ImageColumn:
 
     def __getitem__(self, row: int) -> Image.Image | None:
         """RGB image, its longest side at most 1024 pixels; `None` for an item without one. Raises `ImageError`."""
+        return open_image(*self._reference(row)) if self.present[row] else None
+
+    def digest(self, row: int) -> str | None:
+        """Digest of the content: of the file, or the pixels of a `PIL.Image.Image`. Raises `ImageError`."""
         if not self.present[row]:
             return None
+        source, shown = _source(*self._reference(row))
+        if isinstance(source, Image.Image):
+            image = _decode(source)
+            return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+        if isinstance(source, io.BytesIO):
+            return hashlib.sha256(source.getbuffer()).hexdigest()
+        try:
+            with open(source, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ImageError(f"image {shown} cannot be read: {error}") from error
+
+    def _reference(self, row: int) -> tuple[object, Path | None, bool]:
+        """What [`open_image`] takes."""
         values, root, allow_remote = self._sources[self._source[row]]
         value = values[int(self._row[row])]
-        return open_image(value.as_py() if isinstance(value, pa.Scalar) else value, root, allow_remote)
+        return value.as_py() if isinstance(value, pa.Scalar) else value, root, allow_remote
 
     def select(self, rows: np.ndarray) -> "ImageColumn":
         return self._like(self._sources, self._source[rows], self._row[rows], self.present[rows])
@@ -156,10 +175,28 @@ def open_image(value: object, root: Path | None = None, allow_remote: bool = Fal
         ImageError: If the image is remote, outside of `root`, missing, broken, truncated, of a format other than
             `FORMATS`, or larger than 89 MPixel.
     """
+    source, shown = _source(value, root, allow_remote)
+    if isinstance(source, Image.Image):
+        return _decode(source)
+    try:
+        with Image.open(source, formats=_formats()) as image:
+            return _decode(image)
+    except ImageError as error:
+        raise ImageError(f"{error} ({shown})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"huge image: {error} ({shown})") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image, or not in one of the formats {', '.join(FORMATS)} ({shown})") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
+        raise ImageError(f"broken or truncated image: {error} ({shown})") from error
+
+
+def _source(value: object, root: Path | None, allow_remote: bool) -> tuple[Path | io.BytesIO | Image.Image, str]:
+    """Where an image's content is, and what to call it in an error."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
-        return _decode(value.copy())
+        return value.copy(), "PIL image"
     if isinstance(value, (str, os.PathLike)):
         shown = str(value)
         if "://" not in shown:
@@ -175,17 +212,7 @@ def open_image(value: object, root: Path | None = None, allow_remote: bool = Fal
         source, shown = io.BytesIO(value), "image bytes"
     else:
         raise ImageError(f"an image is a path, bytes or a PIL image, got {type(value).__name__}")
-    try:
-        with Image.open(source, formats=_formats()) as image:
-            return _decode(image)
-    except ImageError as error:
-        raise ImageError(f"{error} ({shown})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"huge image: {error} ({shown})") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not an image, or not in one of the formats {', '.join(FORMATS)} ({shown})") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
-        raise ImageError(f"broken or truncated image: {error} ({shown})") from error
+    return source, shown
 
 
 @cache

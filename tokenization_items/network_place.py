@@ -73,11 +73,12 @@ class NetworkPlace:
             name = os.path.normpath(folder / name)
         return cls(name, values.get("revision"), values.get("subfolder") or "")
 
-    def load(self, **hub_arguments) -> tuple[Network, Processor]:
+    def load(self, without_decoders: bool = False, **hub_arguments) -> tuple[Network, Processor]:
         """
         Loads network and processor.
 
         Args:
+            without_decoders: leaves out what only training uses.
             hub_arguments: `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
@@ -91,7 +92,8 @@ class NetworkPlace:
         if kind == RecBaseTokenizerConfig.model_type:
             network = RecBaseTokenizerModel.from_pretrained(self.name_or_path, **arguments)
             return network, ContentProcessor(network.config)
-        network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **arguments)
+        parts = {"with_decoders": False} if without_decoders else {}
+        network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **parts, **arguments)
         return network, ItemProcessor.from_pretrained(self.name_or_path, **arguments)
 
 

@@ -157,7 +157,7 @@ class ItemRecommendationPipeline(Pipeline):
         known = np.setdiff1d(np.arange(len(history)), new)
         tokens[known] = index.encode_batch([_item_id(history[at]) for at in known])
         if new:
-            self.tokenizer.network.to(self.device)
+            self.tokenizer.encoding_network.to(self.device)
             catalogue = Catalogue.from_records([{**history[at], "item_id": str(at)} for at in new], name="history")
             catalogue.check(images=False)
             tokens[new] = self.tokenizer.compute_codes(catalogue, progress=False)[0] + np.asarray(index.level_offsets)

@@ -138,13 +138,14 @@ class ItemProcessor:
     def collate(
         self,
         texts: Sequence[Sequence[int]],
-        images: Sequence[tuple[torch.Tensor, torch.Tensor] | None] | None = None,
+        images: Sequence[tuple[torch.Tensor | None, torch.Tensor] | None] | None = None,
     ) -> dict[str, torch.Tensor]:
         """One batch of backbone inputs.
 
         Args:
             texts: what [`~ItemProcessor.encode_texts`] gave for each item.
-            images: what [`~ItemProcessor.encode_image`] gave for each item, `None` for an item without image.
+            images: what [`~ItemProcessor.encode_image`] gave for each item, `None` for an item without image; the
+                patches may be `None`, and are then left out of `pixel_values`.
 
         Returns:
             `input_ids` and `attention_mask` `[items, length]`, and if an item has an image `pixel_values`,
@@ -172,9 +173,11 @@ class ItemProcessor:
             for row, first, last in image_spans:
                 types[row, first:last] = 1
             present = [image for image in images if image is not None]
+            patches = [patches for patches, _ in present if patches is not None]
             batch["mm_token_type_ids"] = types
-            batch["pixel_values"] = torch.cat([patches for patches, _ in present]).float()
             batch["image_grid_thw"] = torch.stack([grid for _, grid in present])
+            if patches:
+                batch["pixel_values"] = torch.cat(patches).float()
         return batch
 
     def text_labels(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:

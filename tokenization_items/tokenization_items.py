@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from accelerate import PartialState
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin
 
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
-from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS, compute_codes
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_index import CODES_NAME, AssignmentReport, ItemIndex
 from tokenization_items.network_place import (
@@ -36,8 +36,6 @@ TOKENIZER_FILE = "item_tokenizer_config.json"
 SETTINGS = {"fingerprint": (str,), "max_history": (int,)}
 SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
-# Input tokens of one batch when tokenizing a catalogue: enough to keep two CPU cores busy, little enough for memory.
-BATCH_TOKENS = 8192
 
 
 class UniversalItemTokenizer(PushToHubMixin):
@@ -87,6 +85,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.processor = processor
         self.has_network = network is not None
         self._network = network
+        self._lacks_decoders = False
         self.network_place: NetworkPlace | None = None
         self._hub_arguments: dict[str, Any] = {}
 
@@ -105,13 +104,23 @@ class UniversalItemTokenizer(PushToHubMixin):
             OSError: if the network is not where it should be.
             TokenizerMismatchError: if the network is not the one that gave the index its identifiers.
         """
-        if self._network is None:
+        return self._loaded(without_decoders=False)
+
+    @property
+    def encoding_network(self) -> Network:
+        """The network, without its decoders if it has to be loaded; errors as those of `network`."""
+        return self._loaded(without_decoders=True)
+
+    def _loaded(self, without_decoders: bool) -> Network:
+        if self._network is None or (self._lacks_decoders and not without_decoders):
             if self.network_place is None:
                 raise ValueError(
                     "This tokenizer holds an item index only and cannot tokenize new items: load the folder or "
                     "repository that holds its network (config.json and model.safetensors) too."
                 )
-            network, processor = self.network_place.load(**self._hub_arguments)
+            device = None if self._network is None else self._network.device
+            self._network = None  # there is room for one
+            network, processor = self.network_place.load(without_decoders, **self._hub_arguments)
             processor = self.processor or processor
             found = network_fingerprint(network, processor)
             if found != self.fingerprint:
@@ -119,7 +128,8 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{self.network_place}: the index was made by the network with fingerprint {self.fingerprint}, "
                     f"the network there has {found}."
                 )
-            self._network, self.processor = network, processor
+            self._network, self.processor = network.to(device), processor
+            self._lacks_decoders = without_decoders
         return self._network
 
     @property
@@ -178,7 +188,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             [`AssignmentReport`]: how many items shared codes, how many moved how far, and the codebooks' usage.
         """
         if not isinstance(catalogue, Catalogue):
-            _ = self.network  # its processor comes with it
+            _ = self.encoding_network  # its processor comes with it
             catalogue = Catalogue.from_records(catalogue, template=self.processor.template)
         catalogue.check(images=False)
         known = [item_id for item_id in catalogue.item_ids if item_id in self.index]
@@ -188,7 +198,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             )
         codes, residuals = self.compute_codes(catalogue, **arguments)
         with torch.no_grad():
-            vectors = [vectors.float().cpu().numpy() for vectors in self.network.quantizer.level_vectors()]
+            vectors = [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
         return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles=catalogue.titles)
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
@@ -196,44 +206,31 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.index.remove(item_ids)
 
     def compute_codes(
-        self, catalogue: Catalogue, batch_tokens: int = BATCH_TOKENS, progress: bool | None = None
+        self,
+        catalogue: Catalogue,
+        batch_tokens: int = BATCH_TOKENS,
+        progress: bool | None = None,
+        num_workers: int = NUM_WORKERS,
+        feature_cache: str | os.PathLike | None = None,
+        resume_folder: str | os.PathLike | None = None,
+        state: PartialState | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that the network gives to items, before conflicts are resolved.
 
-        Items of like length share a batch, so that little is padded; the batches don't influence the codes.
-
         Args:
-            catalogue: the items; images are opened batch by batch.
-            batch_tokens: input tokens of one batch, with padding; an image counts as the largest one would.
-            progress: whether to show a bar; by default if the output is a terminal.
+            catalogue, ...: see [`~tokenization_items.catalogue_codes.compute_codes`].
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
+
+        Raises:
+            CatalogueError: if an image cannot be opened; the item is named.
         """
-        network, processor = self.network.eval(), self.processor
-        if isinstance(processor, ContentProcessor):
-            return processor.compute_codes(network, catalogue, batch_tokens, progress)
-        texts = processor.encode_texts(catalogue.texts)
-        config = network.config
-        codes = np.empty((len(texts), config.num_levels), dtype=np.int64)
-        residuals = np.empty((len(texts), config.num_levels, config.codebook_dim), dtype=np.float32)
-        bar = tqdm(
-            total=len(texts), desc="Tokenizing", unit="item", disable=None if progress is None else not progress
-        )
-        with torch.inference_mode(), bar:
-            images = [catalogue.has_image(row) * processor.max_image_tokens for row in range(len(texts))]
-            lengths = [len(text) + image for text, image in zip(texts, images, strict=True)]
-            for rows in length_batches(lengths, processor.prompt_length, batch_tokens):
-                images = None
-                if processor.image_processor is not None:
-                    opened = [catalogue.image(row) for row in rows]
-                    images = [None if image is None else processor.encode_image(image) for image in opened]
-                batch = processor.collate([texts[row] for row in rows], images)
-                output = network(**{name: value.to(network.device) for name, value in batch.items()})
-                codes[rows] = output.codes.cpu().numpy()
-                residuals[rows] = output.residuals.float().cpu().numpy()
-                bar.update(len(rows))
-        return codes, residuals
+        network = self.encoding_network.eval()
+        if isinstance(self.processor, ContentProcessor):
+            return self.processor.compute_codes(network, catalogue, batch_tokens, progress)
+        settings = (batch_tokens, num_workers, feature_cache, resume_folder)
+        return compute_codes(network, self.processor, catalogue, self.fingerprint, *settings, state, progress)
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
         """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's identifiers."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
@@ -15,9 +17,11 @@ from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
+from trainers.cpu_dropout import use_cpu_dropout
 from trainers.domain_sampling import check_temperature
 from trainers.generative_recommender import GenerativeRecommender, item_space
 from trainers.interactions import Interactions
+from trainers.length_parts import length_parts
 from trainers.next_item import NextItemCollator, NextItemWindows
 from trainers.packed_sequences import PackedCollator, PackedSequences
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
@@ -112,6 +116,9 @@ class RecommenderTrainer(RankingTrainer):
     Validation ranks the whole catalogue for the users' validation items by constrained beam search, see
     [`RankingTrainer`].
 
+    On a CPU a batch of windows is worked on in parts of like length, which saves most of its padding, and dropout
+    draws its random numbers four at a time ([`CpuDropout`]). The gradients are the same, up to rounding and the draw.
+
     A checkpoint with a single domain holds the item index too, ready for [`GenerativeRecommender.from_pretrained`] and
     [`UniversalItemTokenizer.from_pretrained`].
 
@@ -178,6 +185,11 @@ class RecommenderTrainer(RankingTrainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False  # no counting of labels over processes either
+        self._share = 1.0  # of the batch that the next loss is the mean over
+        self._in_parts = False
+        if self.args.device.type == "cpu":
+            use_cpu_dropout(self.model)
+            self._in_parts = isinstance(train_dataset, NextItemWindows) and not self.is_deepspeed_enabled
         if evaluation is not None:
             self._check_validation()
         self.model.config.max_history = args.max_history
@@ -229,6 +241,24 @@ class RecommenderTrainer(RankingTrainer):
                 f"{config.level_offsets} to {[end - 1 for end in ends]}. Use the identifiers of the item tokenizer "
                 "that the model is configured for."
             )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """As the Trainer's; on a CPU in parts of like length, whose gradients add up to the batch's."""
+        parts = length_parts(inputs) if self._in_parts else [(1.0, inputs)]
+        total = 0.0
+        for number, (share, part) in enumerate(parts, start=1):
+            self._share = share
+            # processes exchange gradients once
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
+                total = total + super().training_step(model, part, num_items_in_batch)
+        self._share = 1.0
+        return total
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs):
+        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        return result if return_outputs else result * self._share
 
     def _recommender(self, data: EvaluationData) -> GenerativeRecommender:
         args = self.args

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallbac
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.item_index import ItemIndex, UnknownItemError
+from trainers import recommender_trainer
 from trainers.evaluation import evaluate
 from trainers.generative_recommender import GenerativeRecommender, item_space
 from trainers.interactions import Interactions
@@ -371,6 +373,29 @@ def test_mismatches_are_errors_before_training(tmp_path):
         GenerativeRecommender(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_parts_of_a_batch_train_as_the_whole(tmp_path, monkeypatch, accumulation):
+    values = two_process_training(per_device_train_batch_size=30, gradient_accumulation_steps=accumulation)
+    whole = make_trainer(tmp_path / "whole", **values)
+    whole.train()
+    parts, shapes = recommender_trainer.length_parts, []
+
+    def small_parts(batch):
+        found = parts(batch, least_rows=6, least_tokens=1)
+        shapes.append([part["input_ids"].shape[1] for _, part in found])
+        return found
+
+    monkeypatch.setattr(recommender_trainer, "length_parts", small_parts)
+    in_parts = make_trainer(tmp_path / "parts", **values)
+    in_parts.train()
+    assert len(shapes) == 3 * accumulation and all(len(columns) == 5 for columns in shapes)
+    assert all(columns[0] < columns[-1] for columns in shapes)
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, in_parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, weight in whole.model.state_dict().items():
+        torch.testing.assert_close(in_parts.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.distributed
 def test_two_processes(trained, tmp_path):
     """Two processes evaluate as one does, train to the same weights on both, and to those of one process."""
@@ -420,6 +445,7 @@ def run_worker(folder, output):
         "one_user": {name: limited[name] for name in names},
     }
     (output / f"rank{rank}.json").write_text(json.dumps(report))
+    recommender_trainer.length_parts = partial(recommender_trainer.length_parts, least_rows=3, least_tokens=1)
     trainer = make_trainer(output / "training", **two_process_training(per_device_train_batch_size=8))
     trainer.train()
     torch.save(weights(trainer.model), output / f"rank{rank}.pt")
