@@ -3,8 +3,8 @@
     accelerate launch examples/finetune.py --config examples/configs/small.yaml --pretrained runs/pretrained \
         --data builtin --output_dir runs/office
 
-RecBase's item tokenizer stays as it is for every domain: the recommender is fine-tuned on the identifiers that are in
-items/<domain>/ of the pre-trained folder.
+RecBase's item tokenizer stays as it is for every domain: it gives the domain's items identifiers without training,
+unless items/<domain>/ of the pre-trained folder has them.
 
     accelerate launch examples/finetune.py --config examples/configs/recbase_small.yaml --pretrained runs/recbase \
         --data data/beauty --output_dir runs/recbase-beauty
@@ -43,12 +43,23 @@ from modeling_utgrec import (
     UTGRecTokenizerConfig,
 )
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.item_index import CODES_NAME
+from tokenization_items.text_template import TextTemplate
 from trainers.arguments import given_value, parse_sections
 from trainers.domains import Domain, load_domains
 from trainers.evaluation import evaluate, render_table
 from trainers.generative_recommender import GenerativeRecommender
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.recbase_stages import RECBASE_SECTIONS, RecBaseArguments, load_identifiers, new_recbase
+from trainers.recbase_stages import (
+    RECBASE_SECTIONS,
+    RecBaseArguments,
+    RecBaseTokenizerArguments,
+    codebooks_of,
+    load_identifiers,
+    new_recbase,
+    train_recbase_tokenizer,
+)
+from trainers.recbase_tokenizers import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
     SECTIONS,
@@ -141,23 +152,62 @@ def main(
 
 
 def main_recbase(
-    arguments: FinetuneArguments, recommender_arguments: RecBaseArguments, training: RecommenderTrainingArguments
+    arguments: FinetuneArguments,
+    tokenizer_arguments: RecBaseTokenizerArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
+    recommender_arguments: RecBaseArguments,
+    training: RecommenderTrainingArguments,
 ) -> dict[str, Any] | None:
-    """As `main`, on identifiers that are there."""
+    """As `main`; a tokenizer that is there stays as it is."""
     output = Path(arguments.output_dir)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
-    domain = load_domain(arguments)
-    tokenizer = load_identifiers(arguments.pretrained or output, [domain])[domain.name]
+    domain = load_domain(arguments, tokenizer_arguments.templates())
+    tokenizer = recbase_identifiers(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
     if arguments.pretrained is None or arguments.new_recommender:
-        recommender = new_recbase(recommender_arguments, tokenizer, arguments.seed)
+        folder = arguments.pretrained or output
+        codebooks = codebooks_of(folder) if recommender_arguments.warm_start else None
+        recommender = new_recbase(recommender_arguments, tokenizer, arguments.seed, codebooks)
     else:
         recommender = RecBaseForCausalLM.from_pretrained(Path(arguments.pretrained) / "recommender")
     facts = {"license": arguments.license, "num_items": len(tokenizer)}
     return train_and_evaluate(recommender, tokenizer, domain, recommender_arguments, training, arguments, facts)
 
 
-def load_domain(arguments: FinetuneArguments) -> Domain:
-    domains = load_domains(arguments.data, builtin=[DOWNSTREAM_DOMAIN], k_core=arguments.k_core)
+def recbase_identifiers(
+    domain: Domain,
+    arguments: FinetuneArguments,
+    tokenizer_arguments: RecBaseTokenizerArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
+    max_history: int,
+) -> UniversalItemTokenizer:
+    """The domain's identifiers: those that the pre-trained folder or the output folder has, or new ones by the
+    pre-trained tokenizer, or by one trained on the domain."""
+    output, state = Path(arguments.output_dir), PartialState()
+    for folder in filter(None, (arguments.pretrained, arguments.output_dir)):
+        if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
+            return load_identifiers(folder, [domain])[domain.name]
+    if arguments.pretrained is None:
+        train_recbase_tokenizer(
+            tokenizer_arguments, tokenizer_training, [domain], output, arguments.seed, arguments.resume, max_history
+        )
+    elif state.is_main_process:
+        tokenizer, report = tokenize(
+            UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / TOKENIZER_FOLDER), domain
+        )
+        print(f"{domain.name}: {report}")
+        tokenizer.save_pretrained(output / ITEMS_FOLDER / domain.name, include_network=False)
+    state.wait_for_everyone()
+    return load_identifiers(output, [domain])[domain.name]
+
+
+def load_domain(arguments: FinetuneArguments, templates: dict[str, TextTemplate] | None = None) -> Domain:
+    domains = load_domains(
+        arguments.data,
+        builtin=[DOWNSTREAM_DOMAIN],
+        k_core=arguments.k_core,
+        check_images=not templates,
+        templates=templates,
+    )
     if len(domains) != 1:
         raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
     domain = domains[0]

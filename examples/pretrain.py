@@ -24,10 +24,11 @@ One stage alone (tokenizer, tokenize, recommender), going on where a stopped tra
 
     accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained --stage recommender --resume
 
-RecBase's decoder on identifiers that are in items/<domain>/ of the output folder, small domains with more weight:
+RecBase: one tokenizer on the embeddings of all domains' texts, and a decoder; small domains with more weight:
 
     accelerate launch examples/pretrain.py --model recbase --config examples/configs/recbase_small.yaml \
-        --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2
+        --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2 \
+        --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2
 
 Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and optimizer; ZeRO-2 all but the weights):
 
@@ -43,6 +44,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
+from hub_cards import RECBASE_CITATION
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import given_value, parse_sections
@@ -51,16 +53,20 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recbase_stages import (
     RECBASE_SECTIONS,
     RecBaseArguments,
+    RecBaseTokenizerArguments,
+    codebooks_of,
     load_identifiers,
     new_recbase,
-    write_recbase_identifiers,
+    train_recbase_tokenizer,
 )
+from trainers.recbase_tokenizers import RecBaseTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.stages import (
     SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
+    data_facts,
     finish_model,
     gathered_weights,
     image_targets,
@@ -105,10 +111,7 @@ def main(
     recommender_training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
-    if arguments.push_to_hub:
-        for kind, training in (("tokenizer", tokenizer_training), ("recommender", recommender_training)):
-            training.push_to_hub = True
-            training.hub_model_id = f"{arguments.hub_model_id or output.absolute().name}-{kind}"
+    name_repositories(arguments, tokenizer_training, recommender_training)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = load_domains(arguments.data, builtin=PRETRAINING_DOMAINS, k_core=arguments.k_core)
@@ -179,26 +182,58 @@ def train_and_save(output, recommender, domains, tokenizers, recommender_argumen
 
 
 def main_recbase(
-    arguments: PretrainArguments, recommender_arguments: RecBaseArguments, training: RecommenderTrainingArguments
+    arguments: PretrainArguments,
+    tokenizer_arguments: RecBaseTokenizerArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
+    recommender_arguments: RecBaseArguments,
+    training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
-    if arguments.push_to_hub:
-        training.push_to_hub = True
-        training.hub_model_id = f"{arguments.hub_model_id or output.absolute().name}-recommender"
+    name_repositories(arguments, tokenizer_training, training)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
-    domains = load_domains(arguments.data, builtin=PRETRAINING_DOMAINS, k_core=arguments.k_core, check_images=False)
+    domains = load_domains(
+        arguments.data,
+        builtin=PRETRAINING_DOMAINS,
+        k_core=arguments.k_core,
+        check_images=False,
+        templates=tokenizer_arguments.templates(),
+    )
     state = PartialState()
     for domain in domains:
         state.print(domain)
 
-    if arguments.stage != "recommender":
+    if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
+        items = train_recbase_tokenizer(
+            tokenizer_arguments,
+            tokenizer_training,
+            domains,
+            output,
+            arguments.seed,
+            arguments.resume,
+            training.max_history,
+        )
         if state.is_main_process:
-            write_recbase_identifiers(output, domains)
+            fingerprint = items.tokenizers[domains[0].name].fingerprint
+            items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains)
+            facts = {"license": arguments.license, "fingerprint": fingerprint, "citation": RECBASE_CITATION}
+            finish_model(items.trainer, output / "tokenizer", facts)
+    if arguments.stage == "tokenize":
+        if state.is_main_process:
+            write_identifiers(output, domains)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         tokenizers = load_identifiers(output, domains)
-        recommender = new_recbase(recommender_arguments, tokenizers[domains[0].name], arguments.seed)
+        codebooks = codebooks_of(output) if recommender_arguments.warm_start else None
+        recommender = new_recbase(recommender_arguments, tokenizers[domains[0].name], arguments.seed, codebooks)
         train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments)
+
+
+def name_repositories(arguments: PretrainArguments, tokenizer_training, recommender_training) -> None:
+    if arguments.push_to_hub:
+        name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
+        for kind, training in (("tokenizer", tokenizer_training), ("recommender", recommender_training)):
+            training.push_to_hub = True
+            training.hub_model_id = f"{name}-{kind}"
 
 
 if __name__ == "__main__":

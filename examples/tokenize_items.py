@@ -15,7 +15,7 @@ If it is stopped, the same command goes on where it was.
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +40,27 @@ class TokenizeArguments:
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder for what the vision tower makes of images, for the next time."}
     )
+    introduction: str | None = field(
+        default=None,
+        metadata={"help": "How the texts of items begin (RecBase), as 'Describe a movie:'; default: the tokenizer's."},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
 
 def main(arguments: TokenizeArguments) -> dict:
     """Tokenizes, saves, prints a report and returns it."""
     state = PartialState(cpu=arguments.use_cpu)
-    catalogue = Catalogue.from_folder(arguments.data)
     with state.main_process_first():  # the others find what was downloaded
         tokenizer = UniversalItemTokenizer.from_pretrained(arguments.tokenizer)
         # What is saved has decoders too.
         network = tokenizer.encoding_network if arguments.index_only else tokenizer.network
     network.to(state.device)
+    template = tokenizer.processor.template
+    if arguments.introduction is not None:
+        if template is None:
+            raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
+        template = replace(template, introduction=arguments.introduction)
+    catalogue = Catalogue.from_folder(arguments.data, template=template)
     counts = catalogue.check(images=False)
     state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")
     catalogue.select(range(state.process_index, len(catalogue), state.num_processes)).check()  # a share of the images
@@ -75,7 +84,7 @@ def main(arguments: TokenizeArguments) -> dict:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
         os.replace(temporary, path)
-        shutil.rmtree(output_dir / UNFINISHED)
+        shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
     state.wait_for_everyone()
     return report.to_dict()
 

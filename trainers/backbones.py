@@ -4,14 +4,18 @@ The small ones have random weights and a tokenizer trained on the catalogue's ow
 whole method runs on a laptop without the Hub; a pretrained backbone knows far more.
 """
 
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -129,6 +133,39 @@ def tiny_backbone(
     least = min(image_pixels, 56 * 56)
     image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": least, "longest_edge": image_pixels})
     return AutoModel.from_config(config), tokenizer, image_processor
+
+
+def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hidden_size: int = 128) -> None:
+    """Writes a text encoder of one BERT layer with random weights, and a tokenizer trained on `texts`, to a folder.
+
+    The mean of its states is a random projection of the words that a text has, so like texts have like vectors."""
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer()
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=8192, special_tokens=special, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    tokenizer.model_max_length = 256
+    set_seed(seed)
+    encoder = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+        ),
+        add_pooling_layer=False,
+    )
+    # Where a word stands is not what tells items apart.
+    torch.nn.init.zeros_(encoder.embeddings.position_embeddings.weight)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def load_autoencoder(name_or_path: str, seed: int = 0) -> AutoencoderKL:

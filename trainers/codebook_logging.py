@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from transformers.utils import ModelOutput
 
+from hub_cards import TokenizerCardValues
 from modeling_utgrec import code_usage
 from trainers.hub_trainer import HubTrainer
 
@@ -16,6 +17,8 @@ class CodebookLoggingTrainer(HubTrainer):
     and perplexity since the last entry; a part that is not finite ends the training with its name. The model's
     outputs, handed to `track`, have `codes` and parts named `<part>_loss`; its configuration has `level_sizes`.
     """
+
+    card_class = TokenizerCardValues
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from hub_cards import TokenizerCardValues
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
@@ -74,8 +73,6 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
     Raises:
         ValueError: if there are fewer items than one global batch on several processes, or loader workers persist.
     """
-
-    card_class = TokenizerCardValues
 
     def __init__(
         self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs

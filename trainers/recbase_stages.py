@@ -7,16 +7,72 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from accelerate import PartialState
 from torch import Tensor
 from transformers import set_seed
 
-from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM
+from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, RecBaseTokenizerConfig
 from tokenization_items.item_index import CODES_NAME
+from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
+from trainers.backbones import write_tiny_text_encoder
 from trainers.domains import Domain
+from trainers.recbase_tokenizers import (
+    ITEMS_FOLDER,
+    TOKENIZER_FOLDER,
+    RecBaseItems,
+    RecBaseTokenizerTrainingArguments,
+    recbase_tokenizer_of_catalogues,
+)
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
-ITEMS_FOLDER = "items"
+TINY_TEXT_ENCODER = "tiny"
+ENCODER_FOLDER = "text_encoder"
+
+
+@dataclass
+class RecBaseTokenizerArguments:
+    """The item tokenizer's text encoder, template and network."""
+
+    text_encoder: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        metadata={
+            "help": "Hub id or folder of a sentence-transformers model or any text encoder of AutoModel; 'tiny': one "
+            "with random weights, whose vectors say which words a text has."
+        },
+    )
+    text_encoder_revision: str | None = field(default=None, metadata={"help": "Its revision on the Hub."})
+    introduction: str = field(default="Describe an item:", metadata={"help": "How the texts of items begin."})
+    introductions: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Introductions of single domains, as 'movies=Describe a movie:'."},
+    )
+    max_field_characters: int = field(default=MAX_FIELD_CHARACTERS, metadata={"help": "Where a field is cut."})
+    num_levels: int = field(default=4, metadata={"help": "Codes of an identifier."})
+    codebook_size: int = field(default=1024, metadata={"help": "Codes of each level."})
+    codebook_dim: int = field(default=32, metadata={"help": "Width of the codebook vectors."})
+    hidden_sizes: list[int] = field(
+        default_factory=lambda: [2048, 1024, 512, 256, 128], metadata={"help": "Widths of the encoder's layers."}
+    )
+    distance: Literal["euclidean", "cosine"] = field(default="euclidean", metadata={"help": "Of residuals and codes."})
+    entropy_weight: float = field(default=0.01, metadata={"help": "Weight of the usage entropy; 0: ablation."})
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL divergence; 0: not variational."})
+    restart_passes: int = field(default=20, metadata={"help": "Steps before an unused code starts anew; 0: never."})
+
+    def templates(self) -> dict[str, TextTemplate]:
+        """The template of each domain, and under "" that of the others; see [`load_domains`].
+
+        Raises:
+            ValueError: an introduction names no domain.
+        """
+        templates = {"": TextTemplate(self.introduction, self.max_field_characters)}
+        for each in self.introductions:
+            domain, equals, introduction = each.partition("=")
+            if not (domain and equals):
+                raise ValueError(f"introductions are domain=text, such as 'movies=Describe a movie:', got {each!r}.")
+            templates[domain] = TextTemplate(introduction, self.max_field_characters)
+        return templates
 
 
 @dataclass
@@ -34,6 +90,9 @@ class RecBaseArguments:
     head_dim: int | None = field(default=None, metadata={"help": "Width of a head."})
     attention_dropout: float = field(default=0.0, metadata={"help": "Dropout of the attention's weights."})
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and written."})
+    warm_start: bool = field(
+        default=False, metadata={"help": "Start the code embeddings from the item tokenizer's codebooks."}
+    )
     normalize_over: str = field(
         default="vocabulary", metadata={"help": "'vocabulary', or 'items': the codes that exist after a prefix."}
     )
@@ -43,19 +102,54 @@ class RecBaseArguments:
 
 
 # What the flags `--recommender.<flag>` of the examples set, see `trainers.arguments`.
-RECBASE_SECTIONS = {"recommender": (RecBaseArguments, RecommenderTrainingArguments)}
-# The arguments that are the configuration's.
+RECBASE_SECTIONS = {
+    "tokenizer": (RecBaseTokenizerArguments, RecBaseTokenizerTrainingArguments),
+    "recommender": (RecBaseArguments, RecommenderTrainingArguments),
+}
+# The arguments that are the configurations'.
 ARCHITECTURE = {each.name for each in fields(RecBaseArguments)} & {each.name for each in fields(RecBaseConfig)}
+NETWORK = {each.name for each in fields(RecBaseTokenizerArguments)} & {
+    each.name for each in fields(RecBaseTokenizerConfig)
+} - {"text_encoder"}
 
 
-def write_recbase_identifiers(output: Path, domains: list[Domain]) -> None:
-    """The stages before the recommender, which end with the identifiers of every domain in `items/<domain>/` of the
-    output folder. Those that are there are kept.
+def train_recbase_tokenizer(
+    arguments: RecBaseTokenizerArguments,
+    training: RecBaseTokenizerTrainingArguments,
+    domains: list[Domain],
+    output: Path,
+    seed: int,
+    resume: bool = False,
+    max_history: int = 20,
+) -> RecBaseItems:
+    """Embeds the items of all domains, trains one tokenizer on them, and writes `embeddings/<domain>/`, `tokenizer/`
+    and `items/<domain>/` to the output folder. Embeddings that are there are kept.
+
+    Args:
+        domains: with texts by the templates of `arguments`.
+        max_history: items of a history that the recommender will read.
 
     Raises:
-        ValueError, UnknownItemError, TokenizerMismatchError: as [`load_identifiers`].
+        EmbeddingError, CapacityError, ValueError: as [`recbase_tokenizer`].
     """
-    load_identifiers(output, domains)
+    name = arguments.text_encoder
+    if name == TINY_TEXT_ENCODER:
+        name = str(output / ENCODER_FOLDER)
+        with PartialState().main_process_first():
+            if PartialState().is_main_process and not (output / ENCODER_FOLDER / "config.json").exists():
+                write_tiny_text_encoder([text for domain in domains for text in domain.catalogue.texts], name, seed)
+    encoder = TextEncoder.from_pretrained(name, revision=arguments.text_encoder_revision)
+    config = {key: getattr(arguments, key) for key in NETWORK}
+    return recbase_tokenizer_of_catalogues(
+        [domain.catalogue for domain in domains],
+        encoder,
+        output,
+        training=training,
+        seed=seed,
+        resume=resume,
+        max_history=max_history,
+        **config,
+    )
 
 
 def load_identifiers(folder: str | Path, domains: list[Domain]) -> dict[str, UniversalItemTokenizer]:
@@ -107,3 +201,8 @@ def new_recbase(
     if codebooks is not None:
         recommender.warm_start(codebooks)
     return recommender
+
+
+def codebooks_of(folder: str | Path) -> list[Tensor]:
+    """The vectors of each level's codes, `(codes, D)`, of the item tokenizer in `tokenizer/` of a folder."""
+    return UniversalItemTokenizer.from_pretrained(Path(folder) / TOKENIZER_FOLDER).network.quantizer.level_vectors()

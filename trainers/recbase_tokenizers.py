@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +68,20 @@ class RecBaseItems:
         raw_codes (`dict[str, np.ndarray]`): for each domain the codes before conflicts were resolved, int64
             `[items, levels]`, rows as the index's.
         report (`dict`): what `tokenizer_report.json` holds.
+        trainer ([`EmbeddingTokenizerTrainer`], *optional*): of the network, if it was trained here.
     """
 
     network: RecBaseTokenizerModel
     tokenizers: dict[str, UniversalItemTokenizer]
     raw_codes: dict[str, np.ndarray]
     report: dict[str, Any]
+    trainer: EmbeddingTokenizerTrainer | None = None
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `tokenizer/` and `items/<domain>/`."""
         folder = Path(folder)
-        bare = UniversalItemTokenizer.from_network(self.network, next(iter(self.tokenizers.values())).processor)
+        any_domain = next(iter(self.tokenizers.values()))
+        bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
         bare.save_pretrained(folder / TOKENIZER_FOLDER)
         for name, tokenizer in self.tokenizers.items():
             tokenizer.network_place = bare.network_place
@@ -94,6 +97,7 @@ def recbase_tokenizer(
     training: RecBaseTokenizerTrainingArguments | None = None,
     seed: int = 0,
     resume: bool = False,
+    max_history: int = 20,
     **config,
 ) -> RecBaseItems:
     """
@@ -107,6 +111,7 @@ def recbase_tokenizer(
         training ([`RecBaseTokenizerTrainingArguments`], *optional*): by default RecBase's.
         seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
         resume (`bool`, *optional*, defaults to `False`): goes on from the last checkpoint.
+        max_history (`int`, *optional*, defaults to 20): of the tokenizers, items that a recommender will read.
         config: further arguments of [`RecBaseTokenizerConfig`].
 
     Returns:
@@ -151,7 +156,7 @@ def recbase_tokenizer(
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
     }
-    items = identify(network, ContentProcessor(network.config), domains, report)
+    items = replace(identify(network, ContentProcessor(network.config), domains, report, max_history), trainer=trainer)
     if PartialState().is_main_process:
         items.save(output_dir)
     PartialState().wait_for_everyone()
@@ -216,7 +221,7 @@ def identify_domain(
     if encoder is not None:
         check_encoder(network.config, encoder["name"], encoder["fingerprint"], encoder["settings"])
     check_capacity(network.config, {name: len(content.item_ids)}, training=False)
-    items = identify(network, tokenizer.processor, {name: content}, {})
+    items = identify(network, tokenizer.processor, {name: content}, {}, tokenizer.max_history)
     return items.tokenizers[name], items.report["domains"][name]
 
 
@@ -225,13 +230,14 @@ def identify(
     processor: ContentProcessor,
     domains: Mapping[str, ContentEmbeddings],
     report: dict[str, Any],
+    max_history: int = 20,
 ) -> RecBaseItems:
     """An index for each domain, by the codes that a network gives its items; adds what came out to the report."""
     vectors = [vectors.detach().float().cpu().numpy() for vectors in network.quantizer.level_vectors()]
     tokenizers, raw_codes, reports = {}, {}, {}
     for name, content in domains.items():
         raw_codes[name], residuals = compute_codes(network, content.embeddings)
-        tokenizer = UniversalItemTokenizer.from_network(network, processor)
+        tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
         tokenizer.index, reports[name] = resolve(
             content.item_ids, raw_codes[name], network.config.level_sizes, "assign", residuals, vectors
         )

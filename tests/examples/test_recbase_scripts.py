@@ -17,22 +17,32 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoTokenizer, pipeline
 
 from hub_cards import load_values
-from modeling_utgrec import RecBaseForCausalLM
+from modeling_utgrec import RecBaseForCausalLM, RecBaseTokenizerModel
 from tokenization_items import ItemIndex, TokenizerMismatchError, UniversalItemTokenizer
 from trainers.arguments import given_value, parse_sections
 from trainers.domains import load_domains
 from trainers.embedding_tokenizers import rq_kmeans_tokenizer
 from trainers.evaluation import evaluate
 from trainers.generative_recommender import GenerativeRecommender, load_model
-from trainers.recbase_stages import RECBASE_SECTIONS, RecBaseArguments, load_identifiers, new_recbase
+from trainers.recbase_stages import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
 from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES / "configs"
 TINY = """
 model: recbase
+tokenizer:
+  text_encoder: tiny
+  num_levels: 3
+  codebook_size: 8
+  codebook_dim: 8
+  hidden_sizes: [16]
+  num_train_epochs: 2
+  use_cpu: true
+  disable_tqdm: true
 recommender:
   size: tiny
+  warm_start: true
   hidden_size: 16
   intermediate_size: 16
   head_dim: 8
@@ -82,9 +92,10 @@ def run(workplace):
 @pytest.fixture(scope="module")
 def pretrained(run, workplace):
     folder = workplace / "pretrained"
-    shutil.copytree(workplace / "identifiers", folder)
     data = [workplace / "data" / name for name in PRETRAINING_DOMAINS]
-    run("pretrain.py", "--data", *data, "--output_dir", folder, "--recommender.domain_temperature", 2)
+    introduction = f"{PRETRAINING_DOMAINS[0]}=Describe a thing:"
+    more = ("--recommender.domain_temperature", 2, "--tokenizer.introductions", introduction)
+    run("pretrain.py", "--data", *data, "--output_dir", folder, *more)
     return folder
 
 
@@ -110,9 +121,24 @@ def test_pretraining_writes_a_recommender_of_the_identifiers(pretrained):
     assert [row["Domain"] for row in values.training_data] == list(PRETRAINING_DOMAINS)
 
 
-def test_zero_shot_folders_recommend(pretrained, workplace):
+def test_pretraining_writes_a_tokenizer_of_all_domains(pretrained):
+    tokenizer = UniversalItemTokenizer.from_pretrained(pretrained / "tokenizer")
+    assert type(tokenizer.network) is RecBaseTokenizerModel and len(tokenizer) == 0
+    report = json.loads((pretrained / "tokenizer" / "tokenizer_report.json").read_text())
+    assert set(report["domains"]) == set(PRETRAINING_DOMAINS) and report["num_items"] == 64 * len(PRETRAINING_DOMAINS)
+    card = ModelCard.load(pretrained / "tokenizer" / "README.md")
+    assert "RecBase item tokenizer for" in card.text and "zhou2025recbase" in card.text
+    first = json.loads((pretrained / "embeddings" / PRETRAINING_DOMAINS[0] / "embeddings.json").read_text())
+    assert first["template"]["introduction"] == "Describe a thing:"
+
+
+def test_zero_shot_folders_recommend(run, pretrained, workplace, tmp_path, monkeypatch):
     """The pre-trained decoder and the identifiers of a domain that it has not seen."""
-    tokenizer = UniversalItemTokenizer.from_pretrained(pretrained / "items" / DOWNSTREAM_DOMAIN)
+    argv = ["tokenize_items.py", "--tokenizer", pretrained / "tokenizer", "--output_dir", tmp_path, "--use_cpu"]
+    argv += ["--data", workplace / "data" / DOWNSTREAM_DOMAIN, "--index_only", "--introduction", "Describe a tool:"]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    runpy.run_path(str(EXAMPLES / "tokenize_items.py"), run_name="__main__")
+    tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path)
     recommender = load_model(pretrained / "recommender")
     histories = [tokenizer.index.item_ids[:3], tokenizer.index.item_ids[7:8]]
     output = recommender.recommend(**tokenizer(histories, return_tensors="pt"), trie=tokenizer.trie, num_items=4)
@@ -218,13 +244,15 @@ def test_a_pushed_recommender_comes_back_whole(run, workplace, pretrained, tmp_p
 
 def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_path):
     shutil.copytree(workplace / "identifiers", tmp_path, dirs_exist_ok=True)
-    run("finetune.py", *downstream(workplace, tmp_path), "--seed", 3)
+    run("finetune.py", *downstream(workplace, tmp_path), "--seed", 3, "--recommender.warm_start", "false")
     assert json.loads((tmp_path / "results.json").read_text())[0]["seed"] == 3
 
 
 def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
     with pytest.raises(ValueError, match=f"holds no identifiers of {DOWNSTREAM_DOMAIN}"):
-        run("pretrain.py", *downstream(workplace, tmp_path))
+        run("pretrain.py", *downstream(workplace, tmp_path), "--stage", "recommender")
+    with pytest.raises(ValueError, match="domain=text"):
+        run("pretrain.py", *downstream(workplace, tmp_path), "--tokenizer.introductions", "Describe:")
     domain = load_domains([str(workplace / "data" / DOWNSTREAM_DOMAIN)])[0]
     other = load_domains([str(workplace / "data" / PRETRAINING_DOMAINS[0])])[0]
     shutil.copytree(workplace / "identifiers", tmp_path, dirs_exist_ok=True)
@@ -241,6 +269,14 @@ def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="'bert', which is no generative recommender"):
         load_model(tmp_path)
+
+
+def test_from_scratch_trains_a_tokenizer_too(run, workplace, tmp_path):
+    run("finetune.py", *downstream(workplace, tmp_path))
+    tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path / "tokenizer")
+    tokenizer.check_recommender(load_model(tmp_path / "recommender"))
+    vectors = tokenizer.network.quantizer.level_vectors()
+    assert all(torch.equal(a, b) for a, b in zip(codebooks_of(tmp_path), vectors, strict=True))
 
 
 def test_warm_start_from_codebooks(workplace):
@@ -261,9 +297,12 @@ def test_configurations_are_read(name, size):
     assert values.pop("model") == "recbase"
     # on a machine without GPU, bf16 is only accepted for the CPU
     argv = ["--config", str(CONFIGS / name), "--data", "x", "--output_dir", "y", "--recommender.use_cpu"]
+    argv += ["--tokenizer.use_cpu"]
     assert given_value("model", argv) == "recbase"
     pretrain = runpy.run_path(str(EXAMPLES / "pretrain.py"))
-    main, arguments, training = parse_sections(pretrain["PretrainArguments"], RECBASE_SECTIONS, "", argv)
+    main, _, tokenizer_training, arguments, training = parse_sections(
+        pretrain["PretrainArguments"], RECBASE_SECTIONS, "", argv
+    )
     assert (main.model, arguments.size) == ("recbase", size)
     assert training.learning_rate == float(values["recommender"]["learning_rate"])
 
