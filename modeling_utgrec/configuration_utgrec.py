@@ -46,6 +46,11 @@ class UTGRecConfig(CheckedConfig, T5Config):
             What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
             the paper, or the codes that `"items"` of the catalogue have after the same prefix. The latter does not
             have to learn which identifiers exist, which takes a small model most of its training.
+        embedding_std (`float`, *optional*, defaults to 1.0):
+            Standard deviation of new code embeddings, times `initializer_factor`. T5's 1.0 suits Adafactor, whose
+            steps grow with the weights; AdamW moves such embeddings slowly. With 0.05, and without the factor
+            `d_model^-0.5` before the output embeddings (`scale_decoder_outputs=False`), a small T5 needs a fraction of
+            the epochs.
         item_tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
         decoder_start_token_id (`int`, *optional*, defaults to 0):
@@ -81,6 +86,7 @@ class UTGRecConfig(CheckedConfig, T5Config):
     causal_encoder: bool = False
     normalize_over: str = "vocabulary"
     loss_temperature: float | int = 1.0
+    embedding_std: float | int = 1.0
     item_tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
@@ -143,8 +149,9 @@ class UTGRecConfig(CheckedConfig, T5Config):
                 f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
                 f"{self.level_sizes} make {self._derived_vocab_size()}. Leave `vocab_size` out: it is derived."
             )
-        if self.loss_temperature <= 0:
-            raise ValueError(f"`loss_temperature` must be positive, got {self.loss_temperature}.")
+        for name in ("loss_temperature", "embedding_std"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         if self.normalize_over not in ("vocabulary", "items"):
             raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if self.max_history < 1:

@@ -5,8 +5,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
@@ -71,6 +72,13 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         # identifiers have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # transformers asks for this module, not for the model as T5 would have it: the model has no weight of its own
+        sizes = self.config.vocab_size, self.config.d_model
+        if isinstance(module, nn.Embedding) and module.weight.shape == sizes and self.config.embedding_std != 1:
+            init.normal_(module.weight, std=self.config.initializer_factor * self.config.embedding_std)
 
     def forward(
         self,

@@ -1,5 +1,6 @@
 """The stages of UTGRec, as the examples run them: train an item tokenizer, tokenize, train a recommender."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,9 +103,21 @@ class RecommenderArguments:
     normalize_over: str = field(
         default="vocabulary", metadata={"help": "'vocabulary', or 'items': the codes that exist after a prefix."}
     )
+    embedding_std: float = field(
+        default=1.0, metadata={"help": "Of new code embeddings; T5's 1.0 learns slowly with AdamW, 0.05 fast."}
+    )
+    scale_decoder_outputs: bool = field(
+        default=True, metadata={"help": "T5's factor d_model^-0.5 before the output embeddings; false learns faster."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
     )
+
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of [`UTGRecConfig`] among these."""
+        values = dataclasses.asdict(self)
+        values.pop("early_stopping_patience")
+        return values | {"num_decoder_layers": self.num_layers}
 
 
 # What the flags `--tokenizer.<flag>` and `--recommender.<flag>` of the examples set, see `trainers.arguments`.
@@ -273,15 +286,7 @@ def new_recommender(
             **config.level_layout(),
             max_history=tokenizer.max_history,
             item_tokenizer_fingerprint=tokenizer.fingerprint,
-            d_model=arguments.d_model,
-            d_ff=arguments.d_ff,
-            d_kv=arguments.d_kv,
-            num_heads=arguments.num_heads,
-            num_layers=arguments.num_layers,
-            num_decoder_layers=arguments.num_layers,
-            dropout_rate=arguments.dropout_rate,
-            causal_encoder=arguments.causal_encoder,
-            normalize_over=arguments.normalize_over,
+            **arguments.architecture(),
         )
     )
 

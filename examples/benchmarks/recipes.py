@@ -178,11 +178,7 @@ def generative(make_tokenizer: Callable[[Setting], tuple[UniversalItemTokenizer,
             max_history=setting.training.max_history,
             item_tokenizer_fingerprint=tokenizer.fingerprint,
             loss_temperature=temperature,
-            num_decoder_layers=setting.recommender.num_layers,
-            **{
-                name: getattr(setting.recommender, name)
-                for name in "d_model d_ff d_kv num_heads num_layers dropout_rate causal_encoder normalize_over".split()
-            },
+            **setting.recommender.architecture(),
         )
         set_seed(setting.seed)
         model = UTGRecForConditionalGeneration(config)

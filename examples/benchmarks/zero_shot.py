@@ -10,6 +10,9 @@ python examples/benchmarks/zero_shot.py --domains data/office --pretrained runs/
     --train_users 0 0.01 0.1 1 --seeds 0 1
 # the same model from scratch, for comparison
 python examples/benchmarks/zero_shot.py --domains data/office --models scratch --train_users 0.01 0.1 1 --seeds 0 1
+# RecBase: its own configuration for fine-tuning
+python examples/benchmarks/zero_shot.py --domains data/office --models none --pretrained runs/recbase \
+    --config examples/configs/recbase_small.yaml --train_users 0 0.01 0.1 1
 # the table of what was measured so far
 python examples/benchmarks/zero_shot.py --table_only
 ```
@@ -29,7 +32,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,13 +41,14 @@ sys.path.insert(0, str(HERE.parent))
 import finetune  # noqa: E402
 
 from tokenization_items import UniversalItemTokenizer  # noqa: E402
-from trainers.arguments import parse_sections  # noqa: E402
+from tokenization_items.text_encoders import TextEncoder  # noqa: E402
+from trainers.arguments import given_value, parse_sections  # noqa: E402
 from trainers.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
-from trainers.content_encoders import TextEncoder  # noqa: E402
 from trainers.domains import Domain, domain_folders  # noqa: E402
 from trainers.floors import NearestItems, Popularity  # noqa: E402
 from trainers.generative_recommender import GenerativeRecommender  # noqa: E402
 from trainers.item_embeddings import embed_items, load_embeddings  # noqa: E402
+from trainers.recbase_stages import RECBASE_SECTIONS  # noqa: E402
 from trainers.stages import SECTIONS, tokenize  # noqa: E402
 from trainers.title_likelihood import TitleLikelihood  # noqa: E402
 from trainers.zero_shot import (  # noqa: E402
@@ -66,6 +70,9 @@ SCRATCH = "scratch"
 class BenchmarkArguments:
     domains: list[str] = field(default_factory=list, metadata={"help": "Folders with items and interactions."})
     pretrained: list[str] = field(default_factory=list, metadata={"help": "Output folders of pretrain.py."})
+    model: Literal["utgrec", "recbase"] = field(
+        default="utgrec", metadata={"help": f"What --pretrained and {SCRATCH} are."}
+    )
     models: list[str] = field(
         default_factory=lambda: list(BASELINES),
         metadata={"help": f"Beside --pretrained: of {', '.join(BASELINES)}, {SCRATCH}; or none."},
@@ -159,7 +166,7 @@ def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]
             if model in BASELINES:
                 yield Run(domain, rows, model)
         for pretrained in [*map(Path, arguments.pretrained), *([None] if SCRATCH in models else [])]:
-            model = SCRATCH if pretrained is None else pretrained.resolve().name
+            model = f"{SCRATCH}-{arguments.model}" if pretrained is None else pretrained.resolve().name
             for share in arguments.train_users:
                 if share:
                     yield from (Run(domain, rows, model, pretrained, share, seed) for seed in arguments.seeds)
@@ -222,8 +229,10 @@ def recommender(
     if run.train_users:
         # the folder of a domain has its name; sections are changed by a training
         data = next(path for path in domain_folders(arguments.domains) if path.resolve().name == domain.name)
-        finetune.main(
+        train = finetune.main_recbase if arguments.model == "recbase" else finetune.main
+        train(
             finetune.FinetuneArguments(
+                model=arguments.model,
                 data=[str(data)],
                 output_dir=str(folder),
                 pretrained=None if run.pretrained is None else str(run.pretrained),
@@ -251,9 +260,12 @@ def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
     except FileNotFoundError:
         folder = run.folder(arguments) / "items"
         if not folder.is_dir():
-            tokenizer, report = tokenize(
-                UniversalItemTokenizer.from_pretrained(run.pretrained / "tokenizer"), run.domain
-            )
+            tokenizer = UniversalItemTokenizer.from_pretrained(run.pretrained / "tokenizer")
+            domain, template = run.domain, tokenizer.encoding_network and tokenizer.processor.template
+            if template is not None:  # RecBase's texts are put together by one
+                data = next(path for path in domain_folders(arguments.domains) if path.resolve().name == domain.name)
+                domain = Domain.from_folder(data, check_images=False, template=template)
+            tokenizer, report = tokenize(tokenizer, domain)
             print(f"  {report}")
             tokenizer.save_pretrained(folder, include_network=False)
         return folder
@@ -263,7 +275,7 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
     """The command that repeats one run; folders by their names alone."""
     words = ["--domains", run.domain.name]
     if run.pretrained is None:
-        words += ["--models", run.model]
+        words += ["--models", SCRATCH if run.model.startswith(SCRATCH) else run.model]
     else:
         words += ["--models", "none", "--pretrained", str(run.pretrained)]
     if run.model not in BASELINES:
@@ -304,5 +316,7 @@ def read_lines(results: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     argv = sys.argv[1:]
     if not any(word.partition("=")[0] == "--config" for word in argv):
-        argv = ["--config", str(HERE.parent / "configs" / "text_encoder.yaml"), *argv]
-    main(*parse_sections((BenchmarkArguments, RowChoices, ZeroShotArguments), SECTIONS, __doc__, argv))
+        name = "recbase_small.yaml" if given_value("model", argv) == "recbase" else "text_encoder.yaml"
+        argv = ["--config", str(HERE.parent / "configs" / name), *argv]
+    chosen = RECBASE_SECTIONS if given_value("model", argv) == "recbase" else SECTIONS
+    main(*parse_sections((BenchmarkArguments, RowChoices, ZeroShotArguments), chosen, __doc__, argv))

@@ -345,8 +345,8 @@ def test_zero_shot_benchmark(workplace, pretrained, tmp_path, capsys):
 
     script(capsys, "benchmarks/zero_shot.py", *flags, "--models", "scratch", "--train_users", 0, 1, "--seeds", 0)
     line = lines_of(results)[3]
-    assert (line["model"], line["train_users"], line["pretrained_on"]) == ("scratch", 1, [])
-    assert "| scratch | 1" in script(capsys, "benchmarks/zero_shot.py", "--table_only", "--results", results)
+    assert (line["model"], line["train_users"], line["pretrained_on"]) == ("scratch-utgrec", 1, [])
+    assert "| scratch-utgrec | 1" in script(capsys, "benchmarks/zero_shot.py", "--table_only", "--results", results)
     with pytest.raises(SystemExit, match="no folder recommender in it"):
         script(capsys, "benchmarks/zero_shot.py", *flags, "--pretrained", tmp_path)
     with pytest.raises(SystemExit, match="unknown utgrek"):

@@ -216,6 +216,22 @@ def test_labels_need_no_cache_and_inference_may_have_one():
     assert isinstance(model(**batch, labels=labels, return_dict=False), tuple)
 
 
+def test_embeddings_and_outputs_may_leave_t5s_scales(tmp_path):
+    plain = make_model()
+    model = make_model(embedding_std=0.05, scale_decoder_outputs=False)
+    assert plain.shared.weight.std().item() == pytest.approx(1, rel=0.05)
+    assert model.shared.weight.std().item() == pytest.approx(0.05, rel=0.05)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+    assert (again.config.embedding_std, again.config.scale_decoder_outputs) == (0.05, False)
+    assert torch.equal(again.shared.weight, model.shared.weight)  # loaded, not drawn anew
+    batch = make_batch(model.config)
+    with torch.no_grad():
+        logits = again(**batch).logits
+        again.config.scale_decoder_outputs = True
+        assert torch.allclose(again(**batch).logits * again.config.d_model**0.5, logits, atol=1e-5)
+
+
 def test_every_parameter_gets_a_gradient():
     model = make_model().train()
     model(**make_batch(model.config)).loss.backward()
