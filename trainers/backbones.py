@@ -159,8 +159,7 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
             num_hidden_layers=1,
             num_attention_heads=4,
             max_position_embeddings=256,
-        ),
-        add_pooling_layer=False,
+        )
     )
     # Where a word stands is not what tells items apart.
     torch.nn.init.zeros_(encoder.embeddings.position_embeddings.weight)
