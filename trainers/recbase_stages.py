@@ -51,7 +51,7 @@ class RecBaseTokenizerArguments:
     max_field_characters: int = field(default=MAX_FIELD_CHARACTERS, metadata={"help": "Where a field is cut."})
     num_levels: int = field(default=4, metadata={"help": "Codes of an identifier."})
     codebook_size: int = field(default=1024, metadata={"help": "Codes of each level."})
-    codebook_dim: int = field(default=32, metadata={"help": "Width of the codebook vectors."})
+    codebook_dim: int = field(default=8, metadata={"help": "Width of the codebook vectors."})
     hidden_sizes: list[int] = field(
         default_factory=lambda: [2048, 1024, 512, 256, 128], metadata={"help": "Widths of the encoder's layers."}
     )

@@ -1,0 +1,68 @@
+"""RecBase from end to end in small: pre-trained on some domains, it ranks another one's items better than what needs no
+training."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BASELINES = ("nearest-items-last", "nearest-items-mean")
+SMALLER = {
+    "tokenizer.codebook_size": 32,
+    "tokenizer.num_train_epochs": 30,
+    "tokenizer.curriculum_epochs": 3,
+    "tokenizer.use_cpu": "true",
+    "recommender.num_train_epochs": 4,
+    "recommender.use_cpu": "true",
+    "recommender.disable_tqdm": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("domains")
+    write_all(folder, num_items=300, num_users=700)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def call(script, **flags):
+        argv = [script, "--config", str(EXAMPLES / "configs" / "recbase_small.yaml")]
+        for name, value in flags.items():
+            argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        monkeypatch.setattr(sys, "argv", argv)
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+    return call
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
+    pretrained, results = tmp_path / "recbase", tmp_path / "zero_shot.jsonl"
+    domains = [data / name for name in PRETRAINING_DOMAINS]
+    run("pretrain.py", data=domains, output_dir=pretrained, seed=seed, **SMALLER)
+    run(
+        "benchmarks/zero_shot.py",
+        domains=data / DOWNSTREAM_DOMAIN,
+        pretrained=pretrained,
+        models=list(BASELINES),
+        text_encoder=pretrained / "text_encoder",
+        results=results,
+        work_dir=tmp_path / "work",
+        num_beams=20,
+    )
+    lines = {line["model"]: line for line in map(json.loads, results.read_text().splitlines())}
+    ours = lines["recbase"]
+    assert set(lines) == {"recbase", *BASELINES}
+    assert ours["seen_in_pretraining"] == "unseen" and ours["pretrained_on"] == list(PRETRAINING_DOMAINS)
+    assert ours["seed"] == seed
+    for name in BASELINES:
+        assert ours["num_rows"] == lines[name]["num_rows"]
+        assert ours["gauc"] > lines[name]["gauc"] + 0.05
+        assert ours["ndcg@10"] > lines[name]["ndcg@10"]
