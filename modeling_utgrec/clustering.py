@@ -2,9 +2,13 @@
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
+from transformers.utils import is_scipy_available, requires_backends
+
+# Only training clusters: a checkpoint gives codes where there is no scipy.
+if is_scipy_available():
+    from scipy.cluster.vq import kmeans2
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
 
 # Spread of the copies that stand in for missing points, relative to the points' own.
 JITTER = 1e-2
@@ -21,7 +25,11 @@ def kmeans(points: torch.Tensor, num_clusters: int) -> torch.Tensor:
 
     Returns:
         `torch.FloatTensor` of shape `(num_clusters, dim)`.
+
+    Raises:
+        ImportError: without scipy.
     """
+    requires_backends(kmeans, "scipy")
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
     values = points.detach().float().cpu().numpy()
     distinct = np.unique(values, axis=0)

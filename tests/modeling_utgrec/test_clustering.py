@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.vq import kmeans2
+from transformers.utils import import_utils
 
 from modeling_utgrec.clustering import balanced_clusters, kmeans, plus_plus_seeds
 
@@ -88,3 +89,10 @@ def test_a_round_of_balanced_clusters_is_the_best_of_all_balanced_partitions():
         cost(tuple(torch.where(balanced_clusters(points, 2) == 0)[0].tolist())) for _ in range(20)
     )  # a local optimum from each seed
     assert found == pytest.approx(min(cost(members) for members in itertools.combinations(range(6), 3)))
+
+
+def test_missing_scipy_is_named(monkeypatch):
+    message = import_utils.BACKENDS_MAPPING["scipy"][1]
+    monkeypatch.setitem(import_utils.BACKENDS_MAPPING, "scipy", (lambda: False, message))
+    with pytest.raises(ImportError, match="pip install scipy"):
+        kmeans(torch.zeros(3, 2), 2)
