@@ -28,6 +28,9 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
             Derived from the sizes above. May be given (a saved configuration does), must then agree.
         max_history (`int`, *optional*, defaults to 20):
             Number of most recent items of a user that the recommender reads; `max_history * num_levels` tokens.
+        embedding_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of the code embeddings and of the last states in training. The paper's large corpus needs none; on
+            a small domain the decoder overfits within a few epochs without it.
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
             What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
             the paper, or the codes that `"items"` of the catalogue have after the same prefix.
@@ -60,6 +63,7 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
     codebook_size: int = 1024
     level_sizes: list[int] | None = None
     max_history: int = 20
+    embedding_dropout: float | int = 0.0
     normalize_over: str = "vocabulary"
     item_tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
@@ -122,6 +126,8 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
                 f"{self.level_sizes} make {NUM_SPECIAL_TOKENS + sum(self.level_sizes)}. Leave `vocab_size` out: it is "
                 "derived."
             )
+        if not 0 <= self.embedding_dropout < 1:
+            raise ValueError(f"`embedding_dropout` must be at least 0 and below 1, got {self.embedding_dropout}.")
         if self.normalize_over not in ("vocabulary", "items"):
             raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if self.max_history < 1:

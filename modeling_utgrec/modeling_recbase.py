@@ -118,8 +118,10 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         inputs = {"input_ids": input_ids, "position_ids": positions}
         if ONE_ROW_ATTENTION in config._attn_implementation:
             inputs = {name: tensor.view(1, -1) for name, tensor in inputs.items()}
+        inputs["inputs_embeds"] = self._dropout(self.get_input_embeddings()(inputs.pop("input_ids")))
         # Positions that start anew are how transformers' masks know the sequences of a row.
         states = self.model(**inputs, use_cache=False).last_hidden_state.view(*labels.shape, -1)
+        states = self._dropout(states)
         states = states[:, :-1][predicted[:, 1:]]
         labels, weight = labels[predicted], self.lm_head.weight
         if config.normalize_over == "vocabulary":
@@ -131,6 +133,9 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
             logits = F.linear(states[of_level], weight[first : first + size])
             total = total + cross_entropy_of_valid(logits, labels[of_level] - first, valid_codes[of_level])
         return total / len(labels)
+
+    def _dropout(self, states: Tensor) -> Tensor:
+        return F.dropout(states, self.config.embedding_dropout, self.training)
 
     def generate(self, inputs: Tensor | None = None, *args, **kwargs):
         """As [`~transformers.GenerationMixin.generate`]. Histories that are padded on the right, as

@@ -89,6 +89,9 @@ class RecBaseArguments:
     num_key_value_heads: int | None = field(default=None, metadata={"help": "Heads of keys and values."})
     head_dim: int | None = field(default=None, metadata={"help": "Width of a head."})
     attention_dropout: float = field(default=0.0, metadata={"help": "Dropout of the attention's weights."})
+    embedding_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout of code embeddings and last states; small domains need some."}
+    )
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and written."})
     warm_start: bool = field(
         default=False, metadata={"help": "Start the code embeddings from the item tokenizer's codebooks."}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 
 from modeling_utgrec import (
     BERT4RecConfig,
@@ -49,6 +49,8 @@ from trainers.image_encoders import ImageEncoder
 from trainers.item_embeddings import embed_items, load_embeddings, save_embeddings
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.ranking_trainer import RankingTrainingArguments
+from trainers.recbase_stages import RecBaseArguments, new_recbase
+from trainers.recbase_tokenizers import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_recommender import SequentialRecommender
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
@@ -166,22 +168,46 @@ def sequential(model_class: type, config_class: type, **values) -> Recipe:
     return recipe
 
 
-def generative(make_tokenizer: Callable[[Setting], tuple[UniversalItemTokenizer, dict, np.ndarray | None]]) -> Recipe:
-    """UTGRec's recommender on the identifiers of `make_tokenizer`, which also gives facts about them and the codes
-    before conflicts were resolved."""
+def t5(setting: Setting, tokenizer: UniversalItemTokenizer, facts: dict[str, Any]) -> PreTrainedModel:
+    """UTGRec's recommender, which the generative models share."""
+    config = UTGRecConfig(
+        **facts.pop("level_layout"),
+        max_history=setting.training.max_history,
+        item_tokenizer_fingerprint=tokenizer.fingerprint,
+        loss_temperature=facts.pop("loss_temperature", 1.0),
+        **setting.recommender.architecture(),
+    )
+    set_seed(setting.seed)
+    return UTGRecForConditionalGeneration(config)
+
+
+def decoder(setting: Setting, tokenizer: UniversalItemTokenizer, facts: dict[str, Any]) -> PreTrainedModel:
+    """RecBase's recommender, in the size of the T5 of the configuration; the paper's is for millions of users."""
+    facts.pop("level_layout"), facts.pop("loss_temperature", None)
+    sizes = setting.recommender
+    arguments = RecBaseArguments(
+        size="tiny",
+        hidden_size=sizes.d_model,
+        intermediate_size=sizes.d_ff,
+        num_hidden_layers=sizes.num_layers + 1,
+        num_attention_heads=sizes.num_heads,
+        head_dim=sizes.d_kv,
+        attention_dropout=sizes.dropout_rate,
+        embedding_dropout=2 * sizes.dropout_rate,
+        normalize_over=sizes.normalize_over,
+    )
+    return new_recbase(arguments, tokenizer, setting.seed)
+
+
+def generative(
+    make_tokenizer: Callable[[Setting], tuple[UniversalItemTokenizer, dict, np.ndarray | None]], new_model=t5
+) -> Recipe:
+    """A recommender on the identifiers of `make_tokenizer`, which also gives facts about them and the codes before
+    conflicts were resolved."""
 
     def recipe(setting: Setting) -> Ranker:
         tokenizer, facts, raw_codes = make_tokenizer(setting)
-        temperature = facts.pop("loss_temperature", 1.0)
-        config = UTGRecConfig(
-            **facts.pop("level_layout"),
-            max_history=setting.training.max_history,
-            item_tokenizer_fingerprint=tokenizer.fingerprint,
-            loss_temperature=temperature,
-            **setting.recommender.architecture(),
-        )
-        set_seed(setting.seed)
-        model = UTGRecForConditionalGeneration(config)
+        model = new_model(setting, tokenizer, facts)
         args = dataclasses.replace(setting.training, **_evaluated_each_epoch())
         place_training(args, setting.folder / "checkpoints", setting.seed)
         trainer = train_recommender(
@@ -220,6 +246,19 @@ def tiger_m(setting: Setting):
     images = setting.image_embeddings  # first: not every domain has them
     made = tiger_m_tokenizer(setting.text_embeddings, images, setting.item_ids, folder, seed=setting.seed)
     return _from_embeddings(setting, made)
+
+
+def recbase(setting: Setting):
+    """RecBase's tokenizer on the domain alone, with fewer steps and narrower layers than the paper's."""
+    folder = setting.folder / "tokenizer"
+    training = RecBaseTokenizerTrainingArguments(learning_rate=1e-3, per_device_train_batch_size=1024, max_steps=300)
+    domains = {setting.domain.name: (setting.item_ids, setting.text_embeddings)}
+    sizes = {"codebook_size": 256, "hidden_sizes": [512, 256, 128]}
+    max_history = setting.training.max_history
+    made = recbase_tokenizer(domains, folder, training, setting.seed, max_history=max_history, **sizes)
+    tokenizer = made.tokenizers[setting.domain.name]
+    facts = {"level_layout": {}, "collision_rate": made.report["collision_rate"]}
+    return tokenizer, facts, made.raw_codes[setting.domain.name]
 
 
 def utgrec(setting: Setting):
@@ -283,7 +322,9 @@ RECIPES: dict[str, Recipe] = {
     "hstu": sequential(HSTUForNextItem, HSTUConfig),
     "rq-kmeans": generative(rq_kmeans),
     "tiger": generative(tiger),
+    "tiger-decoder": generative(tiger, decoder),
     "letter": generative(letter),
     "tiger-m": generative(tiger_m),
     "utgrec": generative(utgrec),
+    "recbase": generative(recbase, decoder),
 }

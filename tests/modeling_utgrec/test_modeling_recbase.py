@@ -432,3 +432,16 @@ def test_level_log_probs_of_the_decoder_are_normalised_over_the_vocabulary(trie)
     logits = model(HISTORY).logits[:, -1:].detach()
     found = level_log_probs(logits, trie, 0, torch.zeros(1, 1, dtype=torch.long), "vocabulary")
     torch.testing.assert_close(found, logits.log_softmax(-1)[..., 2:8])
+
+
+def test_embedding_dropout_acts_in_training_alone():
+    plain, model = make_model(), make_model(embedding_dropout=0.5)
+    batch = make_batch(model.config, [3, 5])
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    expected = plain.eval()(**batch).loss
+    assert torch.equal(model.eval()(**batch).loss, expected)
+    torch.manual_seed(0)
+    first, second = model.train()(**batch).loss, model(**batch).loss
+    assert not torch.equal(first, expected) and not torch.equal(first, second)
+    with pytest.raises(StrictDataclassClassValidationError, match="embedding_dropout"):
+        RecBaseConfig.tiny(embedding_dropout=1.0)
