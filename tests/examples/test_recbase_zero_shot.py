@@ -1,5 +1,4 @@
-"""RecBase from end to end in small: pre-trained on some domains, it ranks another one's items better than what needs no
-training."""
+"""RecBase from end to end in small: pre-trained on some domains, it ranks the items of another one."""
 
 import json
 import runpy
