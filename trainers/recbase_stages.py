@@ -133,9 +133,15 @@ def train_recbase_tokenizer(
         max_history: items of a history that the recommender will read.
 
     Raises:
+        ValueError: if the tokenizer is to be pushed, and its text encoder is a folder of this machine.
         EmbeddingError, CapacityError, ValueError: as [`recbase_tokenizer`].
     """
     name = arguments.text_encoder
+    if training.push_to_hub and (name == TINY_TEXT_ENCODER or Path(name).is_dir()):
+        raise ValueError(
+            f"A tokenizer on the Hub names its text encoder, and {name!r} is on this machine alone: give a Hub id as "
+            "text_encoder, or do not push."
+        )
     if name == TINY_TEXT_ENCODER:
         name = str(output / ENCODER_FOLDER)
         with PartialState().main_process_first():

@@ -251,6 +251,8 @@ def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_pa
 def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
     with pytest.raises(ValueError, match=f"holds no identifiers of {DOWNSTREAM_DOMAIN}"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--stage", "recommender")
+    with pytest.raises(ValueError, match="'tiny' is on this machine alone"):
+        run("pretrain.py", *downstream(workplace, tmp_path), "--push_to_hub", "--hub_model_id", "someone/recbase")
     with pytest.raises(ValueError, match="domain=text"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--tokenizer.introductions", "Describe:")
     domain = load_domains([str(workplace / "data" / DOWNSTREAM_DOMAIN)])[0]
