@@ -274,6 +274,7 @@ def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
 def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
     words = ["--domains", run.domain.name]
+    words += ["--model", arguments.model] if arguments.model != "utgrec" and run.model not in BASELINES else []
     if run.pretrained is None:
         words += ["--models", SCRATCH if run.model.startswith(SCRATCH) else run.model]
     else:
