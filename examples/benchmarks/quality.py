@@ -19,7 +19,6 @@ have their published settings, but for the T5 of the generative ones, which is t
 import dataclasses
 import json
 import os
-import shlex
 import sys
 import time
 import traceback
@@ -35,6 +34,7 @@ from trainers.domains import Domain
 from trainers.evaluation import evaluate
 from trainers.result_tables import render_table
 from trainers.stages import SECTIONS
+from trainers.zero_shot import portable_command
 
 HERE = Path(__file__).parent
 FLOORS = ["popularity", "item-transitions", "nearest-items"]
@@ -160,14 +160,18 @@ def judge(
 
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
-    words = ["python", "examples/benchmarks/quality.py", "--domains", run["domain"], "--models", run["model"]]
+    words = ["--domains", run["domain"], "--models", run["model"]]
     words += ["--seeds", str(run["seed"])]
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
         if name in ("minutes", "patience") and value != default.default:
             words += [f"--{name}", str(value)]
-    words += [word for word in sys.argv[1:] if "recommender." in word or "tokenizer." in word or "config" in word]
-    return shlex.join(words)
+    of_section = False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
+        words += [word] if of_section else []
+    return portable_command("examples/benchmarks/quality.py", words)
 
 
 def append(results: Path, lines: list[dict[str, Any]]) -> None:
