@@ -84,13 +84,16 @@ def text_backbone(texts: list[str]) -> tuple[BertModel, PreTrainedTokenizerFast,
     pieces.train_from_iterator(texts, vocab_size=8000, show_progress=False)
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, **special)
-    return BertModel(BertConfig(**MINILM)), tokenizer, None
+    # Wider than the usual 0.02: with random weights, rounding would else not tell items apart.
+    return BertModel(BertConfig(**MINILM, initializer_range=0.2)), tokenizer, None
 
 
 def make_tokenizer(backbone: tuple, catalogue: Catalogue, device: str, dtype: torch.dtype) -> UniversalItemTokenizer:
     """A tokenizer with random weights whose codebooks are residuals of the catalogue's items."""
     model, tokenizer, image_processor = backbone
-    config = UTGRecTokenizerConfig(backbone_config=model.config, with_decoders=False)
+    # no more codes than residuals: which of two equal codes is nearer is a matter of rounding
+    sizes = {"root_codebook_size": min(256, len(catalogue)), "leaf_codebook_size": min(512, 2 * len(catalogue))}
+    config = UTGRecTokenizerConfig(backbone_config=model.config, with_decoders=False, **sizes)
     network = UTGRecTokenizerModel(config, backbone=model).eval().to(device, dtype)
     processor = ItemProcessor.for_model(config, tokenizer, image_processor, instruct=image_processor is None)
     items = UniversalItemTokenizer.from_network(network, processor)
