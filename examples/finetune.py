@@ -185,6 +185,7 @@ def recbase_identifiers(
     output, state = Path(arguments.output_dir), PartialState()
     for folder in filter(None, (arguments.pretrained, arguments.output_dir)):
         if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
+            state.print(f"{domain.name}: identifiers of {folder} are taken as they are")
             return load_identifiers(folder, [domain])[domain.name]
     if arguments.pretrained is None:
         train_recbase_tokenizer(

@@ -218,7 +218,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         """The codes that the network gives to items, before conflicts are resolved.
 
         Args:
-            catalogue, ...: see [`~tokenization_items.catalogue_codes.compute_codes`].
+            catalogue, ...: see [`~tokenization_items.catalogue_codes.compute_codes`]. RecBase's network takes
+                `batch_tokens` and `progress` alone: its texts are embedded by each process, without a cache.
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.

@@ -34,7 +34,9 @@ def test_methods_agree(benchmark, capsys):
         others = {name for name in part["items_per_second"]} - {benchmark["OURS"]}
         assert set(part["speedup"]) == set(part["equal_codes"]) == others
         assert min(part["equal_codes"].values()) >= 0.95
-        assert part["fraction_of_limit"] > 0
+        rate = part["items_per_second"][benchmark["OURS"]]
+        assert part["items_per_second_limit"] > 0
+        assert part["fraction_of_limit"] == pytest.approx(rate / part["items_per_second_limit"], rel=0.01)
     assert result["images"]["images"] == 9 and result["text"]["images"] == 0
     assert len(result["images"]["speedup"]) == 5
 
