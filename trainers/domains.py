@@ -58,9 +58,11 @@ class Domain:
 
     def __str__(self) -> str:
         images = sum(self.catalogue.has_image(row) for row in range(len(self.catalogue)))
+        short = self.interactions.num_short if self.interactions.split == "leave-one-out" else 0
         return (
             f"{self.name}: {len(self.catalogue):,} items ({images:,} with image), "
             f"{self.interactions.num_users:,} users, {len(self.interactions.items):,} interactions"
+            + (f"; {short:,} users with fewer than three interactions are left out" if short else "")
         )
 
 

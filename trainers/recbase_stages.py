@@ -149,7 +149,7 @@ def train_recbase_tokenizer(
                 write_tiny_text_encoder([text for domain in domains for text in domain.catalogue.texts], name, seed)
     encoder = TextEncoder.from_pretrained(name, revision=arguments.text_encoder_revision)
     config = {key: getattr(arguments, key) for key in NETWORK}
-    return recbase_tokenizer_of_catalogues(
+    items = recbase_tokenizer_of_catalogues(
         [domain.catalogue for domain in domains],
         encoder,
         output,
@@ -159,6 +159,8 @@ def train_recbase_tokenizer(
         max_history=max_history,
         **config,
     )
+    PartialState().print(items)
+    return items
 
 
 def load_identifiers(folder: str | Path, domains: list[Domain]) -> dict[str, UniversalItemTokenizer]:

@@ -77,6 +77,15 @@ class RecBaseItems:
     report: dict[str, Any]
     trainer: EmbeddingTokenizerTrainer | None = None
 
+    def __str__(self) -> str:
+        report = self.report
+        lines = [f"{report['num_items']:,} items, {report['collision_rate']:.1%} share their codes with another item"]
+        for name, what in (("without_text", "have no text"), ("identical_content", "have another item's content")):
+            found = report[name]
+            if found["items"]:
+                lines.append(f"{found['items']:,} {what}, so only the index tells them apart: {found['first']}")
+        return "; ".join(lines)
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `tokenizer/` and `items/<domain>/`."""
         folder = Path(folder)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,7 +56,11 @@ def test_reads_catalogue_and_sequences(tmp_path):
     domain = Domain.from_folder(write(tmp_path / "toys"))
     assert (domain.name, len(domain.catalogue), domain.interactions.num_users) == ("toys", 7, 5)
     assert by_name(domain) == SEQUENCES
-    assert str(domain) == "toys: 7 items (0 with image), 5 users, 19 interactions"
+    sizes = "toys: 7 items (0 with image), 5 users, 19 interactions"
+    assert str(domain) == f"{sizes}; 1 users with fewer than three interactions are left out"
+    assert str(replace(domain, interactions=domain.interactions.select_users(np.array([0, 1])))).endswith(
+        "interactions"
+    )
 
 
 @pytest.mark.parametrize("k", [2, 3])
