@@ -132,7 +132,12 @@ def tiny_backbone(
     )
     least = min(image_pixels, 56 * 56)
     image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": least, "longest_edge": image_pixels})
-    return AutoModel.from_config(config), tokenizer, image_processor
+    backbone = AutoModel.from_config(config)
+    # The text decoder's logits are products with the embeddings, which so few channels would keep close to each other:
+    # it would learn how often words are and hardly anything of the item.
+    with torch.no_grad():
+        backbone.get_input_embeddings().weight.mul_(3)
+    return backbone, tokenizer, image_processor
 
 
 def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hidden_size: int = 128) -> None:

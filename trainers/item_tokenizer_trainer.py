@@ -17,6 +17,7 @@ from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, loss_parts
+from trainers.cpu_dropout import use_cpu_dropout
 from trainers.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -89,6 +90,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             **kwargs,
         )
         model.set_trainable(freeze_codes=args.freeze_codes)
+        if args.device.type == "cpu":
+            use_cpu_dropout(model)
         if args.codebook_warmup_steps is not None:
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self.add_callback(EpochCallback(train_dataset))

@@ -23,16 +23,7 @@ PALETTES = (
     ((40, 160, 90), (240, 220, 60), (230, 90, 110)),
     ((70, 140, 205), (236, 244, 250), (24, 60, 120)),
 )
-FILLERS = (
-    "gift box included",
-    "two year warranty",
-    "easy to assemble",
-    "lightweight",
-    "tested by hand",
-    "compact size",
-    "recycled packaging",
-    "pack of two",
-)
+FILLERS = ("two year warranty", "easy to assemble", "tested by hand")
 
 # Two nouns for each purpose, in the order of PURPOSES.
 NOUNS = {
@@ -61,9 +52,10 @@ NOUNS = {
         ("file box", "drawer unit"),
     ),
 }
-BRANDS = ("Brothwell", "Fernwick", "Mossgate", "Octavia", "Paperlane", "Tempora")
+BRANDS = ("Brothwell", "Fernwick", "Mossgate")
 
 IMAGE_SIZE = 64
+PERIOD = 12  # of a pattern, in pixels
 WITHOUT_IMAGE_SHARE, NEAR_DUPLICATE_SHARE = 0.08, 0.03
 
 
@@ -110,17 +102,18 @@ def draw_attributes(num_items: int, rng: np.random.Generator) -> ItemAttributes:
     return ItemAttributes(purpose, material, price, style, popularity, duplicate_of, has_image)
 
 
-def _draw_pattern(draw: ImageDraw.ImageDraw, style: int, ink: tuple[int, ...], phase: int, period: int) -> None:
-    ticks = range(phase - 2 * period, IMAGE_SIZE + period, period)
-    half, end = period // 2, IMAGE_SIZE
+def _draw_pattern(draw: ImageDraw.ImageDraw, style: int, ink: tuple[int, ...]) -> None:
+    # The same in every picture: shifted patterns would fill an autoencoder's latents with what no taste is about.
+    ticks = range(0, IMAGE_SIZE + PERIOD, PERIOD)
+    half, end = PERIOD // 2, IMAGE_SIZE
     if style == 0:  # thin upright lines
         for x in ticks:
             draw.line((x, 0, x, end), fill=ink, width=2)
     elif style == 1:  # rings around the centre
-        for radius in range(half + phase // 2, end, period):
+        for radius in range(half, end, PERIOD):
             draw.ellipse((32 - radius, 32 - radius, 32 + radius, 32 + radius), outline=ink, width=3)
     elif style == 2:  # slanting bands
-        for x in range(phase - end - period, end, period):
+        for x in range(-end, end, PERIOD):
             draw.line((x, 0, x + end, end), fill=ink, width=4)
     else:  # dots
         for x in ticks:
@@ -129,15 +122,15 @@ def _draw_pattern(draw: ImageDraw.ImageDraw, style: int, ink: tuple[int, ...], p
 
 
 def _draw_picture(style: int, shape: int, jitter: np.ndarray) -> Image.Image:
-    """A pattern in the style's palette behind one plain shape; `jitter` holds 8 numbers in [0, 1)."""
+    """A pattern in the style's palette behind one plain shape; `jitter` holds 6 numbers in [0, 1)."""
     shift = np.rint((jitter[:3] - 0.5) * 40).astype(int)
     ground, ink, accent = (
         tuple(int(c) for c in np.clip(np.array(colour) + shift, 0, 255)) for colour in PALETTES[style]
     )
     image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), ground)
     draw = ImageDraw.Draw(image)
-    _draw_pattern(draw, style, ink, phase=int(jitter[3] * 8), period=10 + int(jitter[4] * 5))
-    x, y, r = 32 + (jitter[5] - 0.5) * 12, 32 + (jitter[6] - 0.5) * 12, 13 + jitter[7] * 7
+    _draw_pattern(draw, style, ink)
+    x, y, r = 32 + (jitter[3] - 0.5) * 4, 32 + (jitter[4] - 0.5) * 4, 14 + jitter[5] * 4
     box = (x - r, y - r, x + r, y + r)
     if shape == 0:
         draw.ellipse(box, fill=accent, outline=ink)
@@ -154,12 +147,12 @@ def draw_items(name: str, attributes: ItemAttributes, rng: np.random.Generator) 
     """Texts and pictures of domain `name`: dicts with item_id, title, features, categories and image."""
     size = len(attributes.purpose)
     noun, brand = rng.integers(2, size=size), rng.integers(len(BRANDS), size=size)
-    filler, shape, jitter = rng.integers(len(FILLERS), size=size), rng.integers(4, size=size), rng.random((size, 8))
+    filler, shape, jitter = rng.integers(len(FILLERS), size=size), rng.integers(4, size=size), rng.random((size, 6))
     copies = np.flatnonzero(attributes.duplicate_of >= 0)
     originals = attributes.duplicate_of[copies]
     for values in (noun, brand, filler, shape):
         values[copies] = values[originals]
-    jitter[copies] = np.clip(jitter[originals] + rng.uniform(-0.15, 0.15, size=(len(copies), 8)), 0, 0.999)
+    jitter[copies] = np.clip(jitter[originals] + rng.uniform(-0.15, 0.15, size=(len(copies), 6)), 0, 0.999)
 
     items = []
     for row in range(size):

@@ -97,3 +97,12 @@ def test_autoencoder_is_frozen_reproducible_and_loads_from_a_folder(tmp_path):
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         load_backbone(str(tmp_path / "nowhere"))
+
+
+def test_words_of_a_tiny_backbone_are_far_enough_apart_for_a_decoder(tiny):
+    """Logits are products of layer-normalised states with the embeddings: a state that is a word's direction tells it
+    from the others."""
+    embeddings = tiny[0].get_input_embeddings().weight
+    states = torch.nn.functional.layer_norm(embeddings, embeddings.shape[1:])
+    probabilities = (states @ embeddings.T).softmax(-1).diagonal()
+    assert probabilities.median() > 0.99

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.processing_items import ItemProcessor
 from trainers import callbacks
 from trainers.backbones import load_autoencoder, tiny_backbone
+from trainers.cpu_dropout import CpuDropout
 from trainers.image_latents import encode_images
 from trainers.interactions import CoOccurrenceGraph, Interactions
 from trainers.item_pairs import ItemPairs
@@ -259,6 +261,13 @@ def test_kmeans_centroids_are_means_of_their_residuals(tmp_path):
         for code in np.unique(owners):
             np.testing.assert_allclose(table[code], points[owners == code].mean(0), atol=0.3 * spread)
         assert ((points - table[owners]) ** 2).mean() < 0.3 * points.var(axis=0).mean()
+
+
+def test_dropout_of_a_cpu(tmp_path):
+    """Of adapter, decoders and LoRA."""
+    model = make_trainer(tmp_path, config={"lora_dropout": 0.1}).model
+    kinds = Counter(type(module) for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    assert kinds[CpuDropout] > 3 and not kinds[torch.nn.Dropout]
 
 
 def test_kmeans_with_fewer_items_than_codes(tmp_path):

@@ -195,7 +195,7 @@ def test_sequences(downstream):
     assert len(set(ids)) == 1000 and ids[17] == "office-00017"
     assert len({sequence["user_id"] for sequence in downstream.sequences}) == 3000
     for sequence, rows in zip(downstream.sequences, _sequences(downstream), strict=True):
-        assert 5 <= len(sequence["items"]) <= 12
+        assert 4 <= len(sequence["items"]) <= 10
         assert len(set(sequence["items"])) == len(sequence["items"])
         assert sequence["items"] == [ids[row] for row in rows]
 
