@@ -44,7 +44,8 @@ class HSTUBlock(nn.Module):
         """
         gate, value, query, key = F.silu(self.projection(self.norm(states))).chunk(4, dim=-1)
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
-        weights = F.silu(query @ key.transpose(-1, -2) + self.relative_bias[distances]) / self.max_history
+        bias = F.embedding(distances, self.relative_bias[:, None]).squeeze(-1)
+        weights = F.silu(query @ key.transpose(-1, -2) + bias) / self.max_history
         attended = (weights * mask.to(weights.dtype)) @ value
         attended = self.attended_norm(attended.transpose(1, 2).flatten(2))
         return states + self.output(self.dropout(attended * gate))

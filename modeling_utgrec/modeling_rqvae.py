@@ -181,4 +181,4 @@ def code_diversity(vectors: torch.Tensor, clusters: torch.LongTensor, codes: tor
     losses = -logits.log_softmax(-1).masked_fill(itself, 0.0)
     mates = (clusters[:, None] == clusters) & ~itself
     per_code = (losses * mates).sum(-1) / mates.sum(-1)
-    return per_code[codes].mean()
+    return per_code.index_select(0, codes).mean()

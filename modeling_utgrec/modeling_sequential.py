@@ -218,7 +218,7 @@ class SequentialForNextItem(SequentialPreTrainedModel):
         items = torch.stack([labels[labelled], sample_negatives(input_ids, labels, self.config.num_items)]) - 1
         scores = (states * F.embedding(items, self.item_embeddings)).sum(-1)
         if self.item_bias is not None:
-            scores = scores + self.item_bias[items]
+            scores = scores + F.embedding(items, self.item_bias[:, None]).squeeze(-1)
         return F.softplus(-scores[0]).sum() + F.softplus(scores[1]).sum()
 
     def scoring_states(self, states: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -72,7 +73,7 @@ class CodeTokenEmbedding(nn.Module):
         vocabulary = self.tokens.num_embeddings
         is_code = input_ids >= vocabulary
         embeddings = self.tokens(input_ids.masked_fill(is_code, 0))
-        codes = self.code_tokens[(input_ids - vocabulary).clamp(min=0)]
+        codes = F.embedding((input_ids - vocabulary).clamp(min=0), self.code_tokens)
         return torch.where(is_code[..., None], codes, embeddings)
 
 
@@ -286,9 +287,10 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             )
 
         anchors = torch.arange(len(z), device=z.device) if anchor_rows is None else anchor_rows
-        quantized = self.quantizer(z[anchors])
+        anchored = z.index_select(0, anchors)  # not `z[anchors]`, whose gradient depends on the order of CPU threads
+        quantized = self.quantizer(anchored)
         warmup = self.in_warmup
-        decoded = z[anchors] if warmup else quantized.quantized
+        decoded = anchored if warmup else quantized.quantized
         if self.training:
             self.training_passes += 1
         hidden = self.expand(decoded)
@@ -299,7 +301,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             image_loss=self._image_loss(hidden, anchors, image_latents, has_image),
             quantization_loss=quantized.loss,
             codes=quantized.codes,
-            representations=z[anchors],
+            representations=anchored,
             residuals=quantized.residuals,
         )
         loss = output.text_loss + config.image_weight * output.image_loss
@@ -307,7 +309,9 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         quantization_weight = 0.0 if warmup and config.codebook_init == "kmeans" else config.quantization_weight
         loss = loss + quantization_weight * output.quantization_loss
         if positive_rows is not None and config.alignment_weight > 0:
-            output.alignment_loss = info_nce(z[anchors], z[positive_rows], config.temperature, excluded_negatives)
+            output.alignment_loss = info_nce(
+                anchored, z.index_select(0, positive_rows), config.temperature, excluded_negatives
+            )
             loss = loss + config.alignment_weight * output.alignment_loss
         if positive_rows is not None and config.co_reconstruction_weight > 0:
             output.co_text_loss = self.text_decoder.loss(hidden, text_labels[positive_rows], embeddings)

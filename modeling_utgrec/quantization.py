@@ -122,12 +122,13 @@ class TreeCodebooks(nn.Module):
         residuals = prefix_residual(representations)
         root_vectors = self.root.vectors
         codes = [self.root.nearest(residuals[:, :1], root_vectors)]
-        chosen = [root_vectors[codes[0]]]
+        # Not `vectors[codes]`: on CPU its gradient adds rows in the order in which the threads come.
+        chosen = [F.embedding(codes[0], root_vectors)]
         loss = codebook_loss(residuals[:, :1], chosen[0], self.commitment_weight)
         if self.leaf is not None:
             leaf_vectors = self.leaf.vectors
             codes.append(self.leaf.nearest(residuals[:, 1:], leaf_vectors))
-            chosen.append(leaf_vectors[codes[1]])
+            chosen.append(F.embedding(codes[1], leaf_vectors))
             loss = (loss + codebook_loss(residuals[:, 1:], chosen[1], self.commitment_weight)) / 2
         chosen = torch.cat(chosen, dim=1)
         straight_through = residuals + (chosen - residuals).detach()
@@ -175,7 +176,7 @@ class ResidualCodebooks(nn.Module):
         for level, codebook in enumerate(self.codebooks[:num_levels]):
             residual = representations[:, level] - above
             code = codebook.nearest(residual, codebook.vectors)
-            chosen = codebook.vectors[code]
+            chosen = F.embedding(code, codebook.vectors)
             losses.append(codebook_loss(residual, chosen, self.commitment_weight))
             quantized.append(above + residual + (chosen - residual).detach())
             # Detached: the decoders' gradient goes straight through to the representations, not to the codes above.
