@@ -58,9 +58,10 @@ def test_reads_catalogue_and_sequences(tmp_path):
     assert by_name(domain) == SEQUENCES
     sizes = "toys: 7 items (0 with image), 5 users, 19 interactions"
     assert str(domain) == f"{sizes}; 1 users with fewer than three interactions are left out"
-    assert str(replace(domain, interactions=domain.interactions.select_users(np.array([0, 1])))).endswith(
-        "interactions"
-    )
+    interactions = domain.interactions
+    assert str(replace(domain, interactions=replace(interactions, split="temporal"))) == sizes  # it leaves out nobody
+    long = interactions.select_users(np.array([0, 1]))
+    assert long.num_short == 0 and str(replace(domain, interactions=long)).endswith(" interactions")
 
 
 @pytest.mark.parametrize("k", [2, 3])

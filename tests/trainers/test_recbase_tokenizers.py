@@ -82,7 +82,12 @@ def test_one_network_and_an_index_for_each_domain(tmp_path):
     }
     assert report["domains"]["toys"]["identical_content"]["items"] == 0
     assert report["without_text"] == {"items": 1, "first": ["films/i3"]}
-    assert "1 have no text, so only the index tells them apart: ['films/i3']" in str(items)
+    assert str(items) == (
+        f"70 items, {report['collision_rate']:.1%} share their codes with another item; "
+        "1 have no text, so only the index tells them apart: ['films/i3']; "
+        "5 have another item's content, so only the index tells them apart: "
+        "['toys/i2', 'films/i5', 'films/i6', 'films/i7', 'films/i8']"
+    )
     config = model.config
     assert (config.text_encoder, config.text_encoder_fingerprint) == ("org/encoder", "f" * 8)
     assert config.curriculum_passes == 2 and model.num_active_levels == 3  # half of the 5 steps of an epoch

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tokenization_items.catalogue import Catalogue
 from trainers import synthetic
+from trainers.backbones import load_autoencoder
+from trainers.image_latents import encode_images
 from trainers.synthetic import (
     DOWNSTREAM_DOMAIN,
     MATERIALS,
@@ -245,6 +248,15 @@ def test_picture_shows_style_also_across_domains(downstream):
     features, rows = _colour_features(downstream)
     predicted = np.square(features[:, None] - centres).sum(-1).argmin(1)
     assert (predicted == downstream.attributes.style[rows]).mean() > 0.85
+
+
+def test_latents_of_a_tiny_autoencoder_say_style(downstream):
+    """What the image reconstruction asks of the codes: much of the latents' variance is the style's."""
+    images = encode_images(Catalogue.from_records(downstream.items), load_autoencoder("tiny"), 32, progress=False)
+    rows = np.flatnonzero(images.rows >= 0)
+    latents, style = images.latents[images.rows[rows]].astype(np.float32), downstream.attributes.style[rows]
+    within = np.mean([latents[style == each].var(axis=0).mean() for each in range(len(STYLES))])
+    assert within < 0.7 * latents.var(axis=0).mean()
 
 
 def test_text_says_nothing_of_style(downstream):
