@@ -6,10 +6,10 @@ from torch import Tensor, nn
 # oneDNN's product, which torch.compile uses too: on some processors more than twice the rate of the BLAS behind
 # `torch.nn.functional.linear` in float32, and ReLU costs nothing.
 _FUSED_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+FUSED_DTYPES: tuple[torch.dtype, ...] = () if _FUSED_LINEAR is None else (torch.float32,)
 # It has none in bfloat16 for processors without such instructions.
-_FUSED_DTYPES = (torch.float32,)
 if _FUSED_LINEAR is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    _FUSED_DTYPES += (torch.bfloat16,)
+    FUSED_DTYPES += (torch.bfloat16,)
 
 # The C library of Linux keeps freed memory for the next request up to a limit that it learns from the largest block
 # that was freed, if that is below 32 MiB. Every layer takes and frees the same memory: given back to the system in
@@ -50,8 +50,8 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _linear(states: Tensor, weight: Tensor, relu: bool) -> Tensor:
-    fits = states.dtype in _FUSED_DTYPES and states.device.type == "cpu"
-    if fits and _FUSED_LINEAR is not None and not torch.is_autocast_enabled("cpu"):
+    fits = states.dtype in FUSED_DTYPES and states.device.type == "cpu"
+    if fits and not torch.is_autocast_enabled("cpu"):
         return _FUSED_LINEAR(states, weight, None, "relu" if relu else "none", [], "")
     output = nn.functional.linear(states, weight)
     return output.relu_() if relu else output

@@ -92,7 +92,7 @@ def test_logits_equal_the_models_own(config, lengths, side):
 
 
 def test_without_the_fused_product(monkeypatch):
-    monkeypatch.setattr(fused_layers, "_FUSED_LINEAR", None)
+    monkeypatch.setattr(fused_layers, "FUSED_DTYPES", ())
     model = make_model()
     batch = make_batch(model, [3, 2])
     check(model, DecoderBeamStep(model, *batch), *batch, atol=5e-5, rtol=5e-5)

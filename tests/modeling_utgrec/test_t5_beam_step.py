@@ -78,7 +78,7 @@ def test_logits_equal_the_models_own(config, lengths):
 
 
 def test_without_the_fused_product(monkeypatch):
-    monkeypatch.setattr(fused_layers, "_FUSED_LINEAR", None)
+    monkeypatch.setattr(fused_layers, "FUSED_DTYPES", ())
     model = make_model()
     batch = make_batch(model, [12, 8])
     check(model, T5BeamStep(model, *batch), *batch, atol=2e-5, rtol=2e-5)

@@ -45,6 +45,15 @@ def test_compares_with_generate(benchmark, capsys):
     assert all(times["min"] <= times["median"] for times in result["seconds"].values())
 
 
+def test_bfloat16_runs_on_every_processor(benchmark, capsys):
+    result = run(benchmark, capsys, "--items", "40", "--methods", "recommend", "--dtype", "bfloat16")
+    # the search of an identical model in float32 is compared elsewhere; here that each product times what it can
+    assert set(result["fraction_of_limit_by_product"]) == {
+        "product",
+        *(["product (oneDNN)"] if torch.bfloat16 in fused_layers.FUSED_DTYPES else []),
+    }
+
+
 def test_growth_with_the_catalogue(benchmark, capsys):
     result = run(benchmark, capsys, "--items", "10", "200", "--methods", "recommend", "--levels", "4")
     assert set(result["growth"]) == {"recommend", "recommend, 200 items"}
@@ -77,7 +86,7 @@ def test_different_results_are_seen(benchmark):
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
 def test_counted_operations_are_those_of_the_search(benchmark, monkeypatch, feed_forward):
     """All products but those of the self-attention, which are done one vector at a time and not counted by torch."""
-    monkeypatch.setattr(fused_layers, "_FUSED_LINEAR", None)
+    monkeypatch.setattr(fused_layers, "FUSED_DTYPES", ())
     config = UTGRecConfig(level_sizes=[6, 6, 6], feed_forward_proj=feed_forward, **TINY)
     model = UTGRecForConditionalGeneration(config).eval()
     codes = torch.cartesian_prod(*[torch.arange(6)] * 3)
