@@ -1,7 +1,9 @@
 """Callbacks of our trainers."""
 
 import time
+from collections.abc import Callable
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -36,6 +38,9 @@ class TimeLimitCallback(TrainerCallback):
     """Ends a training after so many seconds, evaluations included, at the end of the step that passes the limit. The
     model is then evaluated and saved as at the end of an epoch.
 
+    The learning rate's schedule follows the time where that is further than the steps, so that it ends with the
+    training: a model that the limit stops in the middle of a cosine is worse than one that had a whole, shorter one.
+
     Args:
         seconds (`float`): the limit.
     """
@@ -44,8 +49,17 @@ class TimeLimitCallback(TrainerCallback):
         self.seconds = seconds
         self.start: float | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
         self.start = time.monotonic()
+        if isinstance(lr_scheduler, LambdaLR):
+            lr_scheduler.lr_lambdas = [self._in_time(f, state.max_steps) for f in lr_scheduler.lr_lambdas]
+
+    def _in_time(self, schedule: Callable[[int], float], max_steps: int) -> Callable[[int], float]:
+        def factor(step: int) -> float:
+            spent = (time.monotonic() - self.start) / self.seconds
+            return schedule(max(step, int(min(spent, 1.0) * max_steps)))
+
+        return factor
 
     def on_step_end(self, args, state, control, **kwargs):
         if time.monotonic() - self.start > self.seconds:
