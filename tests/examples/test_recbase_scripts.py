@@ -242,9 +242,10 @@ def test_a_pushed_recommender_comes_back_whole(run, workplace, pretrained, tmp_p
     assert len(pipeline("item-recommendation", model=name)(items.index.item_ids[:2], top_k=3)) == 3
 
 
-def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_path):
+def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_path, capsys):
     shutil.copytree(workplace / "identifiers", tmp_path, dirs_exist_ok=True)
     run("finetune.py", *downstream(workplace, tmp_path), "--seed", 3, "--recommender.warm_start", "false")
+    assert f"{DOWNSTREAM_DOMAIN}: identifiers of {tmp_path} are taken as they are" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text())[0]["seed"] == 3
 
 
@@ -273,8 +274,9 @@ def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
         load_model(tmp_path)
 
 
-def test_from_scratch_trains_a_tokenizer_too(run, workplace, tmp_path):
+def test_from_scratch_trains_a_tokenizer_too(run, workplace, tmp_path, capsys):
     run("finetune.py", *downstream(workplace, tmp_path))
+    assert "64 items, " in capsys.readouterr().out  # how many of them share their codes, and which have no text
     tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path / "tokenizer")
     tokenizer.check_recommender(load_model(tmp_path / "recommender"))
     vectors = tokenizer.network.quantizer.level_vectors()
