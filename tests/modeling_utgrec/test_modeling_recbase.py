@@ -436,6 +436,17 @@ def test_level_log_probs_of_the_decoder_are_normalised_over_the_vocabulary(trie)
     torch.testing.assert_close(found, logits.log_softmax(-1)[..., 2:8])
 
 
+def test_embedding_dropout_is_on_the_input_and_on_what_is_compared_with_the_codes(monkeypatch):
+    model, dropped, states = make_model(embedding_dropout=0.5).train(), [], []
+    batch = make_batch(model.config, [3, 5])
+    model.model.register_forward_hook(lambda module, inputs, output: states.append(output.last_hidden_state))
+    monkeypatch.setattr(modeling_recbase.F, "dropout", lambda x, p, training: dropped.append((x, p, training)) or x)
+    model(**batch)
+    inputs, outputs = (x for x, _, _ in dropped)
+    assert torch.equal(inputs, model.get_input_embeddings()(batch["input_ids"])) and torch.equal(outputs, states[0])
+    assert [setting for _, *setting in dropped] == [[0.5, True]] * 2
+
+
 def test_embedding_dropout_acts_in_training_alone():
     plain, model = make_model(), make_model(embedding_dropout=0.5)
     batch = make_batch(model.config, [3, 5])
