@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import finetune
-import numpy as np
 import pretrain
 import recommend
 from transformers import HfArgumentParser
@@ -25,6 +24,7 @@ from trainers.arguments import HelpFormatter, parse_sections
 from trainers.domains import Domain
 from trainers.evaluation import evaluate, render_table
 from trainers.floors import ItemTransitions, Popularity
+from trainers.significance import over_seeds
 from trainers.stages import SECTIONS
 from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 
@@ -112,11 +112,11 @@ def floor_row(folder: str, floor: type, seed: int) -> dict:
 
 
 def seed_means(rows: list[dict]) -> list[dict]:
-    """Mean and standard deviation of each model over the seeds."""
+    """Mean and sample standard deviation of each model over the seeds."""
     means = []
     for model in dict.fromkeys(row["model"] for row in rows):
-        values = {name: [row[name] for row in rows if row["model"] == model] for name in METRICS}
-        cells = {name: f"{np.mean(value):.4f} ± {np.std(value):.4f}" for name, value in values.items()}
+        mean = over_seeds([row for row in rows if row["model"] == model])
+        cells = {name: f"{mean[name]:.4f} ± {mean['sd'][name]:.4f}" for name in METRICS}
         means.append({"domain": DOWNSTREAM_DOMAIN, "model": model, **cells})
     return means
 
