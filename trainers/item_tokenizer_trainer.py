@@ -18,7 +18,6 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, loss_parts
 from trainers.cpu_dropout import use_cpu_dropout
-from trainers.cpu_memory import KeptMemoryCallback
 from trainers.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -93,7 +92,6 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         model.set_trainable(freeze_codes=args.freeze_codes)
         if args.device.type == "cpu":
             use_cpu_dropout(model)
-            self.add_callback(KeptMemoryCallback)
         if args.codebook_warmup_steps is not None:
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self.add_callback(EpochCallback(train_dataset))
