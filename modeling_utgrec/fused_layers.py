@@ -94,4 +94,4 @@ def _clamp_half(states: Tensor) -> Tensor:
     return states.clamp(min=-bound, max=bound)
 
 
-__all__ = ["Projection", "additive", "keep_freed_memory", "rms_norm", "split_heads"]
+__all__ = ["FUSED_DTYPES", "Projection", "additive", "keep_freed_memory", "rms_norm", "split_heads"]
