@@ -50,7 +50,9 @@ def test_gradients_reach_all_that_learns_and_nothing_frozen(
 ):
     network, processor = make_network(backbones[kind])
     disturb(network).train()
-    loss = network(**make_batch(processor, network, tiny_items[:6])).loss
+    batch = make_batch(processor, network, tiny_items[:6])
+    batch["anchor_rows"][-1], batch["positive_rows"][:3] = 0, 4  # an anchor twice, a positive three times
+    loss = network(**batch).loss
     with ordered_sums():
         found = gradients(network, loss)
     for name, parameter in network.named_parameters():
