@@ -144,16 +144,20 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
     """Writes a text encoder of one BERT layer with random weights, and a tokenizer trained on `texts`, to a folder.
 
     The mean of its states is a random projection of the words that a text has, so like texts have like vectors."""
-    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # Not WordPiece: its trainer numbers the pieces in the order of a hash map, which each process has its own.
+    words = Tokenizer(models.BPE())
     words.normalizer = normalizers.BertNormalizer()
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     words.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=8192, special_tokens=special, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=8192,
+            special_tokens=["[PAD]"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
     tokenizer.model_max_length = 256
     set_seed(seed)
     encoder = BertModel(

@@ -25,7 +25,7 @@ SMALLER = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("domains")
-    write_all(folder, num_items=300, num_users=700)
+    write_all(folder, num_items=300, num_users=1400)
     return folder
 
 

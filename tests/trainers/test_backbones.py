@@ -2,9 +2,17 @@
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
-from trainers.backbones import SPECIAL_TOKENS, TINY, load_autoencoder, load_backbone, tiny_backbone
+from trainers.backbones import (
+    SPECIAL_TOKENS,
+    TINY,
+    load_autoencoder,
+    load_backbone,
+    tiny_backbone,
+    write_tiny_text_encoder,
+)
 
 TEXTS = ["red guitar strap", "blue steel drum", "guitar stand. {braces} <|image_pad|>"]
 
@@ -106,3 +114,12 @@ def test_words_of_a_tiny_backbone_are_far_enough_apart_for_a_decoder(tiny):
     states = torch.nn.functional.layer_norm(embeddings, embeddings.shape[1:])
     probabilities = (states @ embeddings.T).softmax(-1).diagonal()
     assert probabilities.median() > 0.99
+
+
+def test_tiny_text_encoder_depends_on_texts_and_seed_alone(tmp_path):
+    """Down to the numbers of its words, which a tokenizer's trainer may take from a hash map's order."""
+    for name in ("a", "b"):
+        write_tiny_text_encoder(TEXTS, tmp_path / name, seed=3)
+    for name in ("tokenizer.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "a").tokenize("Red drum") == ["Ġred", "Ġdrum"]
