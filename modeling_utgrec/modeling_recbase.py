@@ -149,18 +149,28 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         return super().generate(inputs, *args, **kwargs)
 
     @torch.no_grad()
-    def warm_start(self, codebooks: Sequence[Tensor]) -> None:
+    def warm_start(self, codebooks: Sequence[Tensor], freeze: bool = False) -> None:
         """
         Sets the input embeddings of the codes to the vectors of the item tokenizer's codebooks, so that codes that
-        are near in content begin near. All levels go through one random rotation into the hidden size and have one
-        scale, so sums of codes keep their distances too; the scale is that of the embeddings' own initialisation.
+        are near in content begin near; tied embeddings write codes by them too. All levels go through one random
+        rotation into the hidden size and have one scale, so sums of codes keep their distances too; the scale is that
+        of the embeddings' own initialisation, or of vectors of norm 1 if they are to stay.
 
         Args:
             codebooks (`Sequence[torch.Tensor]`): for each level the vectors of its codes, `(codes, D)`.
+            freeze (`bool`, *optional*, defaults to `False`):
+                trains them no further. What is learnt about codes is then learnt about content, and holds for codes
+                that no interaction of the training had, as those of another domain.
 
         Raises:
-            ValueError: if the codebooks are not of the configuration's levels, differ in width, or are not finite.
+            ValueError: if the codebooks are not of the configuration's levels, differ in width, or are not finite; or
+                if they are to be frozen and the embeddings are not tied.
         """
+        if freeze and not self.config.tie_word_embeddings:
+            raise ValueError(
+                "Frozen code embeddings must be tied (tie_word_embeddings=True): in a matrix of its own, a code "
+                "that no interaction has would stay as random as it began."
+            )
         sizes, widths = [len(codes) for codes in codebooks], {codes.shape[1] for codes in codebooks}
         if sizes != self.config.level_sizes or len(widths) != 1:
             raise ValueError(
@@ -173,9 +183,11 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
             raise ValueError("The codebooks hold NaN, infinity, or nothing but one value.")
         rotation = nn.init.orthogonal_(torch.empty(vectors.shape[1], self.config.hidden_size))
         vectors = vectors @ rotation
-        vectors *= self.config.initializer_range / vectors.std()
+        deviation = self.config.hidden_size**-0.5 if freeze else self.config.initializer_range
+        vectors *= deviation / vectors.std()
         embeddings = self.get_input_embeddings().weight
         embeddings[self.config.level_offsets[0] :] = vectors.to(embeddings)
+        embeddings.requires_grad_(not freeze)
 
     def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:
         return partial(DecoderBeamStep, FusedDecoder(self))

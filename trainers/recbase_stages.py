@@ -96,12 +96,26 @@ class RecBaseArguments:
     warm_start: bool = field(
         default=False, metadata={"help": "Start the code embeddings from the item tokenizer's codebooks."}
     )
+    freeze_codes: bool = field(
+        default=False,
+        metadata={
+            "help": "With warm_start and tie_word_embeddings: train them no further, so that what is learnt holds for "
+            "codes that no interaction had, as those of another domain. Fine-tuning trains them."
+        },
+    )
     normalize_over: str = field(
         default="vocabulary", metadata={"help": "'vocabulary', or 'items': the codes that exist after a prefix."}
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
     )
+
+    def __post_init__(self):
+        if self.freeze_codes and not (self.warm_start and self.tie_word_embeddings):
+            raise ValueError(
+                "freeze_codes keeps what warm_start makes, for codes read and written: turn warm_start and "
+                "tie_word_embeddings on, too."
+            )
 
 
 # What the flags `--recommender.<flag>` of the examples set, see `trainers.arguments`.
@@ -210,7 +224,7 @@ def new_recbase(
     recommender = RecBaseForCausalLM(config)
     tokenizer.check_recommender(recommender)
     if codebooks is not None:
-        recommender.warm_start(codebooks)
+        recommender.warm_start(codebooks, arguments.freeze_codes)
     return recommender
 
 

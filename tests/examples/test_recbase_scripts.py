@@ -292,6 +292,22 @@ def test_warm_start_from_codebooks(workplace):
     assert not torch.equal(cold.get_input_embeddings().weight, warm.get_input_embeddings().weight)
 
 
+def test_frozen_codes_are_the_codebooks_until_fine_tuning(run, workplace, tmp_path):
+    data = [workplace / "data" / name for name in PRETRAINING_DOMAINS]
+    frozen = ("--recommender.tie_word_embeddings", "true", "--recommender.freeze_codes", "true")
+    run("pretrain.py", "--data", *data, "--output_dir", tmp_path / "pretrained", *frozen)
+    codes = [load_model(tmp_path / "pretrained" / "recommender").get_input_embeddings().weight.detach()[2:]]
+    books = torch.cat(codebooks_of(tmp_path / "pretrained"))
+    ratio = torch.cdist(codes[0], codes[0]) / torch.cdist(books, books).clamp(min=1e-6)
+    apart = ~torch.eye(len(books), dtype=torch.bool)
+    torch.testing.assert_close(ratio[apart], ratio[apart].median().expand(apart.sum()), rtol=1e-3, atol=0)
+    run("finetune.py", *downstream(workplace, tmp_path), "--pretrained", tmp_path / "pretrained")
+    codes.append(load_model(tmp_path / "recommender").get_input_embeddings().weight.detach()[2:])
+    assert not torch.equal(*codes)
+    with pytest.raises(ValueError, match="turn warm_start and tie_word_embeddings on"):
+        run("pretrain.py", "--data", *data, "--output_dir", tmp_path, "--recommender.freeze_codes", "true")
+
+
 # configurations
 
 

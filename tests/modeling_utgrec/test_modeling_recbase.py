@@ -353,6 +353,25 @@ def test_warm_start_of_wider_and_of_half_precision_codebooks():
     assert torch.isfinite(model.get_input_embeddings().weight).all()
 
 
+def test_frozen_codes_stay_while_the_rest_learns():
+    model = make_model(tie_word_embeddings=True)
+    model.warm_start([torch.randn(size, 16) for size in SIZES], freeze=True)
+    codes = model.get_input_embeddings().weight
+    assert model.lm_head.weight is codes
+    assert codes[2:].square().sum(1).mean().item() == pytest.approx(1, rel=0.05)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model.train()(**make_batch(model.config, [4, 3])).loss.backward()
+    optimizer.step()
+    same = {name for name, tensor in model.named_parameters() if torch.equal(before[name], tensor)}
+    assert same == {"model.embed_tokens.weight"}
+    # starting anew without freezing trains them again
+    model.warm_start([torch.randn(size, 16) for size in SIZES])
+    assert codes.requires_grad and codes[2:].std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
+    with pytest.raises(ValueError, match="must be tied"):
+        make_model().warm_start([torch.randn(size, 16) for size in SIZES], freeze=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
