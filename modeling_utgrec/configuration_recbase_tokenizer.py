@@ -40,6 +40,10 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
         restart_passes (`int`, *optional*, defaults to 20):
             training forward passes that a code of an active level may go without any item before it starts anew as a
             residual of the batch; 0 for no restarts.
+        centre_domains (`bool`, *optional*, defaults to `False`):
+            whether the embeddings that the network reads are without the mean of their domain, which is what all its
+            items share: codes then say in what items of a domain differ, and domains have codes in common. Not in the
+            paper; `UniversalItemTokenizer` takes the mean off and keeps it.
         text_encoder (`str`, *optional*): Hub id or folder of the text encoder whose embeddings the network reads.
         text_encoder_fingerprint (`str`, *optional*): digest of the encoder's files.
         text_encoder_settings (`dict`, *optional*): how the encoder makes a vector of a text.
@@ -64,6 +68,7 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
     kl_weight: float | int = 0.0
     curriculum_passes: int = 0
     restart_passes: int = 20
+    centre_domains: bool = False
     text_encoder: str | None = None
     text_encoder_fingerprint: str | None = None
     text_encoder_settings: dict | None = None

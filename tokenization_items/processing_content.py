@@ -64,19 +64,13 @@ class ContentProcessor:
         check_encoder(self.config, encoder.name, encoder.fingerprint, encoder.settings)
         return encoder
 
-    def compute_codes(
-        self, network: RecBaseTokenizerModel, catalogue: Catalogue, batch_tokens: int, progress: bool | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The codes that the network gives to items, before conflicts are resolved.
+    def embed(self, catalogue: Catalogue, batch_tokens: int, progress: bool | None = None) -> np.ndarray:
+        """The content embeddings of items, `float32 [items, input_dim]`.
 
         Args:
-            network: the network.
             catalogue: the items, with texts by a [`TextTemplate`].
             batch_tokens: tokens of one batch of the text encoder.
             progress: whether to show the text encoder's bar; by default if the output is a terminal.
-
-        Returns:
-            Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
 
         Raises:
             CatalogueError: if the texts are not by a template, no item has a text, or a vector is not finite or zero.
@@ -100,6 +94,14 @@ class ContentProcessor:
                 f"{self.encoder.name} gives vectors of width {embeddings.shape[1]}, the network reads "
                 f"{self.config.input_dim}."
             )
+        return embeddings
+
+    def compute_codes(self, network: RecBaseTokenizerModel, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The codes that the network gives to embeddings `float32 [items, input_dim]`, before conflicts are resolved.
+
+        Returns:
+            Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
+        """
         config = self.config
         codes = np.empty((len(embeddings), config.num_levels), dtype=np.int64)
         residuals = np.empty((len(embeddings), config.num_levels, config.codebook_dim), dtype=np.float32)
@@ -118,7 +120,9 @@ class ContentProcessor:
         """What the identifiers depend on besides the network: goes into the fingerprint."""
         config = self.config
         encoder = [config.text_encoder_fingerprint or config.text_encoder, config.text_encoder_settings]
-        return json.dumps([encoder, config.introduction, config.max_field_characters], sort_keys=True)
+        key = [encoder, config.introduction, config.max_field_characters]
+        key += ["centre_domains"] if config.centre_domains else []
+        return json.dumps(key, sort_keys=True)
 
 
 def check_encoder(config: RecBaseTokenizerConfig, name: str, fingerprint: str | None, settings: dict | None) -> None:

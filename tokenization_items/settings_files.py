@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def read_settings(file: Path, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
     """
@@ -28,6 +30,19 @@ def read_settings(file: Path, kinds: Mapping[str, tuple[type, ...]]) -> dict[str
             raise ValueError(f"{file}: {name} must be of type {expected}, found {str(value)[:60]!r}.")
         settings[name] = value
     return settings
+
+
+def read_numbers(file: Path, name: str, values: list) -> np.ndarray:
+    """The entry `name` of a file as a vector, float32.
+
+    Raises:
+        ValueError: if it is anything but finite numbers.
+    """
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    vector = np.asarray(numbers, dtype=np.float32)
+    if not values or len(numbers) < len(values) or not np.isfinite(vector).all():
+        raise ValueError(f"{file}: {name} must be finite numbers, found {str(values)[:60]}.")
+    return vector
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

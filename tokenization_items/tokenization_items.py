@@ -30,11 +30,11 @@ from tokenization_items.network_place import (
 )
 from tokenization_items.processing_content import ContentProcessor
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
-from tokenization_items.settings_files import read_json_object, read_settings
+from tokenization_items.settings_files import read_json_object, read_numbers, read_settings
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
 SETTINGS = {"fingerprint": (str,), "max_history": (int,)}
-SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None))}
+SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None)), "domain_mean": (list, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -66,6 +66,8 @@ class UniversalItemTokenizer(PushToHubMixin):
     Attributes:
         has_network (`bool`): whether this copy holds the network, and saves it by default.
         network_place ([`NetworkPlace`], *optional*): where the network is; index-only copies that are saved name it.
+        domain_mean (`np.ndarray`, *optional*): float32 `[input_dim]`, what RecBase's network with `centre_domains` has
+            taken off the embeddings of the items: the mean of the first that were tokenized, which are the domain's.
     """
 
     pad_token_id = PAD_TOKEN_ID  # of the histories; these two are what a transformers pipeline asks a tokenizer for
@@ -87,6 +89,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self._network = network
         self._lacks_decoders = False
         self.network_place: NetworkPlace | None = None
+        self.domain_mean: np.ndarray | None = None
         self._hub_arguments: dict[str, Any] = {}
 
     @classmethod
@@ -226,12 +229,26 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Raises:
             CatalogueError: if an image cannot be opened; the item is named.
+            ValueError: if the network reads embeddings without the mean of their domain, and one item is all of it.
         """
         network = self.encoding_network.eval()
         if isinstance(self.processor, ContentProcessor):
-            return self.processor.compute_codes(network, catalogue, batch_tokens, progress)
+            embeddings = self.processor.embed(catalogue, batch_tokens, progress)
+            if network.config.centre_domains:
+                embeddings = self._centred(embeddings)
+            return self.processor.compute_codes(network, embeddings)
         settings = (batch_tokens, num_workers, feature_cache, resume_folder)
         return compute_codes(network, self.processor, catalogue, self.fingerprint, *settings, state, progress)
+
+    def _centred(self, embeddings: np.ndarray) -> np.ndarray:
+        if self.domain_mean is None:
+            if len(embeddings) < 2:
+                raise ValueError(
+                    "The network codes in what an item differs from the others of its domain: tokenize the domain's "
+                    "catalogue first, then new items."
+                )
+            self.domain_mean = embeddings.mean(axis=0)
+        return embeddings - self.domain_mean
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
         """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's identifiers."""
@@ -296,6 +313,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             "max_history": self.max_history,
             "network": None if place is None else place.as_seen_from(folder),
         }
+        if self.domain_mean is not None:
+            values["domain_mean"] = self.domain_mean.tolist()
         temporary = folder / f".{TOKENIZER_FILE}.tmp"
         temporary.write_text(json.dumps(values, indent=2) + "\n")
         os.replace(temporary, folder / TOKENIZER_FILE)
@@ -401,6 +420,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         tokenizer = cls(index, values["fingerprint"], values["max_history"])
         if values["network"] is not None:
             tokenizer.network_place = NetworkPlace.seen_from(folder, values["network"])
+        if values["domain_mean"] is not None:
+            tokenizer.domain_mean = read_numbers(file, "domain_mean", values["domain_mean"])
         config = model_config(folder)
         if "item_tokenizer_fingerprint" in config:  # a recommender
             tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))

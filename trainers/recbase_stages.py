@@ -58,6 +58,10 @@ class RecBaseTokenizerArguments:
     distance: Literal["euclidean", "cosine"] = field(default="euclidean", metadata={"help": "Of residuals and codes."})
     entropy_weight: float = field(default=0.01, metadata={"help": "Weight of the usage entropy; 0: ablation."})
     kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL divergence; 0: not variational."})
+    centre_domains: bool = field(
+        default=False,
+        metadata={"help": "Code in what items differ from the mean of their domain; domains then share codes."},
+    )
     restart_passes: int = field(default=20, metadata={"help": "Steps before an unused code starts anew; 0: never."})
 
     def templates(self) -> dict[str, TextTemplate]:

@@ -137,7 +137,8 @@ def recbase_tokenizer(
     """
     domains = {name: ContentEmbeddings(*content) for name, content in domains.items()}
     encoder = check_domains(domains)
-    embeddings = np.concatenate([np.asarray(content.embeddings, dtype=np.float32) for content in domains.values()])
+    centre = config.get("centre_domains", False)
+    embeddings = np.concatenate([network_inputs(content, centre)[0] for content in domains.values()])
     training = RecBaseTokenizerTrainingArguments() if training is None else training
     place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
     values = {"input_dim": embeddings.shape[1], "curriculum_passes": curriculum_passes(training, len(embeddings))}
@@ -245,8 +246,9 @@ def identify(
     vectors = [vectors.detach().float().cpu().numpy() for vectors in network.quantizer.level_vectors()]
     tokenizers, raw_codes, reports = {}, {}, {}
     for name, content in domains.items():
-        raw_codes[name], residuals = compute_codes(network, content.embeddings)
         tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
+        embeddings, tokenizer.domain_mean = network_inputs(content, network.config.centre_domains)
+        raw_codes[name], residuals = compute_codes(network, embeddings)
         tokenizer.index, reports[name] = resolve(
             content.item_ids, raw_codes[name], network.config.level_sizes, "assign", residuals, vectors
         )
@@ -255,6 +257,15 @@ def identify(
     report = report | codes_report(np.concatenate(list(raw_codes.values())), network)
     report |= content_report(domains) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
     return RecBaseItems(network, tokenizers, raw_codes, report)
+
+
+def network_inputs(content: ContentEmbeddings, centre: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a network reads of a domain's items, float32 `[items, E]`, and the domain's mean if it was taken off."""
+    embeddings = np.asarray(content.embeddings, dtype=np.float32)
+    if not centre:
+        return embeddings, None
+    mean = embeddings.mean(axis=0)
+    return embeddings - mean, mean
 
 
 def codes_report(codes: np.ndarray, network: RecBaseTokenizerModel) -> dict[str, Any]:

@@ -87,6 +87,45 @@ def test_add_items_encode_decode_and_files(folder, tmp_path, encoder_folder):
     assert again.fingerprint == tokenizer.fingerprint and again.encode("i7") == tokenizer.encode("i7")
 
 
+@pytest.fixture
+def centred(folder):
+    """The tokenizer of `folder`, with a network that reads embeddings without the mean of their domain."""
+    network = RecBaseTokenizerModel.from_pretrained(folder)
+    network.config.centre_domains = True
+    return UniversalItemTokenizer.from_network(network, ContentProcessor(network.config))
+
+
+def test_the_first_items_set_what_is_taken_off_all(folder, centred, tmp_path):
+    assert centred.fingerprint != UniversalItemTokenizer.from_pretrained(folder).fingerprint
+    with pytest.raises(ValueError, match="tokenize the domain's catalogue first"):
+        centred.add_items(make_items(1))
+    catalogue = Catalogue.from_records(make_items(), template=TextTemplate())
+    embeddings = centred.processor.embed(catalogue, batch_tokens=512)
+    expected = centred.network.eval()(torch.from_numpy(embeddings - embeddings.mean(0))).codes.numpy()
+    np.testing.assert_array_equal(centred.compute_codes(catalogue)[0], expected)
+    np.testing.assert_array_equal(centred.domain_mean, embeddings.mean(0))
+    centred.add_items(catalogue)
+    centred.save_pretrained(tmp_path / "whole")
+    centred.save_pretrained(tmp_path / "items", include_network=False)
+    new = Catalogue.from_records(make_items(1, start=100), template=TextTemplate())
+    vector = centred.processor.embed(new, batch_tokens=512)
+    expected = centred.network(torch.from_numpy(vector - embeddings.mean(0))).codes.numpy()
+    for name in ("whole", "items"):
+        again = UniversalItemTokenizer.from_pretrained(tmp_path / name)
+        np.testing.assert_array_equal(again.domain_mean, centred.domain_mean)
+        np.testing.assert_array_equal(again.compute_codes(new)[0], expected)
+
+
+@pytest.mark.parametrize("value", [[], ["a"], [float("nan")], [True], "x"])
+def test_a_broken_domain_mean_is_named(centred, tmp_path, value):
+    centred.add_items(make_items())
+    centred.save_pretrained(tmp_path / "items", include_network=False)
+    file = tmp_path / "items" / "item_tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"domain_mean": value}))
+    with pytest.raises(ValueError, match="domain_mean must be"):
+        UniversalItemTokenizer.from_pretrained(tmp_path / "items")
+
+
 def test_domains_may_have_an_introduction_of_their_own(folder):
     tokenizer = UniversalItemTokenizer.from_pretrained(folder)
     tokenizer.add_items(Catalogue.from_records(make_items(), template=TextTemplate("Describe a violin:")))

@@ -93,6 +93,27 @@ def test_one_network_and_an_index_for_each_domain(tmp_path):
     assert config.curriculum_passes == 2 and model.num_active_levels == 3  # half of the 5 steps of an epoch
 
 
+def test_domains_that_differ_by_their_means_alone_share_their_codes(tmp_path):
+    toys = make_domain(40, 0)
+    films = toys._replace(embeddings=toys.embeddings - 4)
+    domains = {"toys": toys, "films": films}
+    apart = train(tmp_path / "apart", domains).raw_codes
+    assert np.isin(apart["toys"][:, 0], apart["films"][:, 0]).mean() < 0.2
+    items = train(tmp_path / "centred", domains, config={"centre_domains": True})
+    network = UniversalItemTokenizer.from_pretrained(tmp_path / "centred" / "tokenizer").network
+    assert network.config.centre_domains
+    for name, content in domains.items():
+        tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path / "centred" / "items" / name)
+        np.testing.assert_array_equal(tokenizer.domain_mean, content.embeddings.mean(0))
+        codes = network.eval()(torch.from_numpy(content.embeddings - content.embeddings.mean(0))).codes
+        np.testing.assert_array_equal(items.raw_codes[name], codes)
+    same = (items.raw_codes["films"] == items.raw_codes["toys"]).all(1)
+    assert same.mean() > 0.9  # but for the rounding of the difference
+    new, _ = identify_domain(items.tokenizers["toys"], "books", films)
+    np.testing.assert_array_equal(new.index.codes, items.tokenizers["films"].index.codes)
+    np.testing.assert_array_equal(new.domain_mean, films.embeddings.mean(0))
+
+
 def test_a_domain_that_the_network_never_saw(tmp_path):
     train(tmp_path, {"toys": make_domain(40, 0, encoder=ENCODER)})
     tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path / "tokenizer")
