@@ -30,6 +30,15 @@ RecBase: one tokenizer on the embeddings of all domains' texts, and a decoder; s
         --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2 \
         --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2
 
+Its codes for domains whose interactions nobody has read: the tokenizer on the texts of all, in what they differ from
+their domain's mean, and a decoder that learns what codes mean by their content:
+
+    accelerate launch examples/pretrain.py --config examples/configs/recbase_small.yaml --stage tokenizer \
+        --data data/sports data/games data/beauty --output_dir runs/recbase --tokenizer.centre_domains true
+    accelerate launch examples/pretrain.py --config examples/configs/recbase_small.yaml --stage recommender \
+        --data data/sports data/games --output_dir runs/recbase --recommender.warm_start true \
+        --recommender.tie_word_embeddings true --recommender.freeze_codes true
+
 Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and optimizer; ZeRO-2 all but the weights):
 
     accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/pretrain.py --model recbase \

@@ -13,6 +13,9 @@ python examples/benchmarks/zero_shot.py --domains data/office --models scratch -
 # RecBase: its own configuration for fine-tuning
 python examples/benchmarks/zero_shot.py --domains data/office --models none --pretrained runs/recbase \
     --config examples/configs/recbase_small.yaml --train_users 0 0.01 0.1 1
+# how much of the items' content its identifiers keep: the cosine of the vectors that their codes stand for
+python examples/benchmarks/zero_shot.py --domains data/office --model recbase --pretrained runs/recbase \
+    --models nearest-codes
 # the table of what was measured so far
 python examples/benchmarks/zero_shot.py --table_only
 ```
@@ -48,7 +51,7 @@ from trainers.domains import Domain, domain_folders  # noqa: E402
 from trainers.floors import NearestItems, Popularity  # noqa: E402
 from trainers.generative_recommender import GenerativeRecommender  # noqa: E402
 from trainers.item_embeddings import embed_items, load_embeddings  # noqa: E402
-from trainers.recbase_stages import RECBASE_SECTIONS  # noqa: E402
+from trainers.recbase_stages import RECBASE_SECTIONS, codebooks_of  # noqa: E402
 from trainers.stages import SECTIONS, tokenize  # noqa: E402
 from trainers.title_likelihood import TitleLikelihood  # noqa: E402
 from trainers.zero_shot import (  # noqa: E402
@@ -64,6 +67,7 @@ from trainers.zero_shot_arguments import ZeroShotArguments  # noqa: E402
 
 BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "title-likelihood")
 SCRATCH = "scratch"
+NEAREST_CODES = "nearest-codes"
 
 
 @dataclass
@@ -75,7 +79,10 @@ class BenchmarkArguments:
     )
     models: list[str] = field(
         default_factory=lambda: list(BASELINES),
-        metadata={"help": f"Beside --pretrained: of {', '.join(BASELINES)}, {SCRATCH}; or none."},
+        metadata={
+            "help": f"Beside --pretrained: of {', '.join(BASELINES)}, {SCRATCH}, {NEAREST_CODES} (nearest items by "
+            "the identifiers of each --pretrained); or none."
+        },
     )
     train_users: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "Shares of the domain's users to fine-tune on; 0: zero-shot."}
@@ -143,11 +150,14 @@ def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]
         SystemExit: an unknown model, no domain, or a share that nothing can be trained with.
     """
     models = [name for name in arguments.models if name != "none"]
-    unknown = set(models) - {*BASELINES, SCRATCH}
+    unknown = set(models) - {*BASELINES, SCRATCH, NEAREST_CODES}
     if unknown:
         raise SystemExit(
-            f"--models: unknown {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}, {SCRATCH}."
+            f"--models: unknown {', '.join(sorted(unknown))}; there are {', '.join(BASELINES)}, {SCRATCH}, "
+            f"{NEAREST_CODES}."
         )
+    if NEAREST_CODES in models and not arguments.pretrained:
+        raise SystemExit(f"--models {NEAREST_CODES}: say whose codes, by --pretrained.")
     if not arguments.domains:
         raise SystemExit("--domains: give at least one folder, or --table_only.")
     for folder in arguments.pretrained:
@@ -167,6 +177,9 @@ def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]
                 yield Run(domain, rows, model)
         for pretrained in [*map(Path, arguments.pretrained), *([None] if SCRATCH in models else [])]:
             model = f"{SCRATCH}-{arguments.model}" if pretrained is None else pretrained.resolve().name
+            if pretrained is not None and NEAREST_CODES in models:
+                seed = training_of(pretrained / "recommender")[1]
+                yield Run(domain, rows, f"{model}-{NEAREST_CODES}", pretrained, 0.0, seed)
             for share in arguments.train_users:
                 if share:
                     yield from (Run(domain, rows, model, pretrained, share, seed) for seed in arguments.seeds)
@@ -180,7 +193,12 @@ def judge(
 ) -> dict[str, Any]:
     """The line of a run."""
     start = time.perf_counter()
-    model = baseline(run, arguments, flags) if run.model in BASELINES else recommender(run, arguments, flags, sections)
+    if run.model in BASELINES:
+        model = baseline(run, arguments, flags)
+    elif run.model.endswith(NEAREST_CODES):
+        model = nearest_codes(run, arguments, flags)
+    else:
+        model = recommender(run, arguments, flags, sections)
     seconds = time.perf_counter() - start
     line = evaluate_zero_shot(
         model,
@@ -214,6 +232,16 @@ def baseline(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) 
         query = run.model.rpartition("-")[2]
         found = NearestItems(load_embeddings(folder, domain.catalogue.item_ids), query)
     return zero_shot_model(found, domain.interactions, flags, batch_size=arguments.batch_size)
+
+
+def nearest_codes(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -> ZeroShotModel:
+    """Nearest items by the sums of their codes' vectors: a bound for what can be learnt from the codes' content."""
+    items = UniversalItemTokenizer.from_pretrained(made_items(run, arguments) or run.pretrained / "recommender")
+    codes = torch.from_numpy(items.index.codes[items.index.rows(run.domain.catalogue.item_ids)])
+    vectors = sum(book[codes[:, level]] for level, book in enumerate(codebooks_of(run.pretrained)))
+    found = NearestItems(vectors.detach().float().cpu().numpy(), "mean")
+    made = zero_shot_model(found, run.domain.interactions, flags, batch_size=arguments.batch_size)
+    return replace(made, name=run.model, seed=run.seed)
 
 
 def recommender(
@@ -278,8 +306,9 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
     if run.pretrained is None:
         words += ["--models", SCRATCH if run.model.startswith(SCRATCH) else run.model]
     else:
-        words += ["--models", "none", "--pretrained", str(run.pretrained)]
-    if run.model not in BASELINES:
+        of_codes = run.model.endswith(NEAREST_CODES)
+        words += ["--models", NEAREST_CODES if of_codes else "none", "--pretrained", str(run.pretrained)]
+    if run.model not in BASELINES and not run.model.endswith(NEAREST_CODES):
         words += ["--train_users", f"{run.train_users:g}"]
         words += ["--seeds", str(run.seed)] if run.train_users else []
     if run.model.startswith("nearest-items"):

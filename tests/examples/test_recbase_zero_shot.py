@@ -5,8 +5,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tokenization_items import UniversalItemTokenizer
+from trainers.candidate_rows import RowChoices, draw_rows
+from trainers.domains import Domain
+from trainers.recbase_stages import codebooks_of
 from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,6 +46,29 @@ def run(monkeypatch):
     return call
 
 
+def gauc_of_codes(pretrained: Path, data: Path, folder: Path) -> float:
+    """Of the cosine of a candidate's code vectors, summed, with the mean of the history's unit vectors."""
+    interactions = Domain.from_folder(data / DOWNSTREAM_DOMAIN).interactions
+    items = UniversalItemTokenizer.from_pretrained(next(folder.glob("work/*/recbase-*/items")))
+    books = [book.detach().numpy() for book in codebooks_of(pretrained)]
+    vectors = np.stack(
+        [
+            sum(book[code] for book, code in zip(books, items.index.codes[items.index.rows([item])[0]], strict=True))
+            for item in interactions.item_ids
+        ]
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = draw_rows(interactions, RowChoices())
+    wins = []
+    for user in np.unique(rows.users):
+        own = np.flatnonzero(rows.users == user)
+        history = vectors[rows.history(own[0], 20)].mean(0)
+        scores, labels = vectors[rows.items[own]] @ history, rows.labels[own].astype(bool)
+        pairs = scores[labels][:, None] - scores[~labels]
+        wins.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    return float(np.mean(wins))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
     pretrained, results = tmp_path / "recbase", tmp_path / "zero_shot.jsonl"
@@ -50,7 +78,7 @@ def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
         "benchmarks/zero_shot.py",
         domains=data / DOWNSTREAM_DOMAIN,
         pretrained=pretrained,
-        models=list(BASELINES),
+        models=[*BASELINES, "nearest-codes"],
         text_encoder=pretrained / "text_encoder",
         results=results,
         work_dir=tmp_path / "work",
@@ -58,7 +86,8 @@ def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
     )
     lines = {line["model"]: line for line in map(json.loads, results.read_text().splitlines())}
     ours = lines["recbase"]
-    assert set(lines) == {"recbase", *BASELINES}
+    assert set(lines) == {"recbase", "recbase-nearest-codes", *BASELINES}
+    assert lines["recbase-nearest-codes"]["gauc"] == pytest.approx(gauc_of_codes(pretrained, data, tmp_path))
     assert ours["seen_in_pretraining"] == "unseen" and ours["pretrained_on"] == list(PRETRAINING_DOMAINS)
     assert ours["seed"] == seed
     for name in BASELINES:
