@@ -164,7 +164,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     words += ["--seeds", str(run["seed"])]
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
-        if name in ("minutes", "patience") and value != default.default:
+        if name in ("minutes", "patience", "image_encoder") and value != default.default:
             words += [f"--{name}", str(value)]
     of_section = False
     for word in sys.argv[1:]:

@@ -65,7 +65,8 @@ from trainers.zero_shot import (  # noqa: E402
 )
 from trainers.zero_shot_arguments import ZeroShotArguments  # noqa: E402
 
-BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "title-likelihood")
+# centred: the mean of the history's embeddings, all without the mean of the domain's
+BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "nearest-items-centred", "title-likelihood")
 SCRATCH = "scratch"
 NEAREST_CODES = "nearest-codes"
 
@@ -229,8 +230,10 @@ def baseline(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) 
     else:
         folder = Path(arguments.work_dir) / domain.name / "text-embeddings"
         embed_items(domain.catalogue, TextEncoder.from_pretrained(arguments.text_encoder), folder)
-        query = run.model.rpartition("-")[2]
-        found = NearestItems(load_embeddings(folder, domain.catalogue.item_ids), query)
+        embeddings = load_embeddings(folder, domain.catalogue.item_ids)
+        if run.model == "nearest-items-centred":
+            embeddings = embeddings - embeddings.mean(axis=0)
+        found = NearestItems(embeddings, "last" if run.model == "nearest-items-last" else "mean")
     return zero_shot_model(found, domain.interactions, flags, batch_size=arguments.batch_size)
 
 

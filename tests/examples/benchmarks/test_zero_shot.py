@@ -8,6 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainers.candidate_rows import draw_rows
+from trainers.domains import Domain
+from trainers.floors import NearestItems
+from trainers.item_embeddings import load_embeddings
+from trainers.zero_shot import evaluate_zero_shot, zero_shot_model
+from trainers.zero_shot_arguments import ZeroShotArguments
+
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 COLOURS, THINGS = ("red", "blue", "green"), ("stapler", "guitar", "paper", "lamp")
 
@@ -50,10 +57,10 @@ def test_what_needs_no_training(domain, encoders, tmp_path, monkeypatch, capsys)
     flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", *encoders]
     out = run(monkeypatch, capsys, *flags)
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    models = ["popularity", "nearest-items-last", "nearest-items-mean", "title-likelihood"]
+    models = ["popularity", *(f"nearest-items-{kind}" for kind in ("last", "mean", "centred")), "title-likelihood"]
     assert [line["model"] for line in lines] == models
-    assert [line["score"] for line in lines] == ["count", "cosine", "cosine", "sum"]
-    assert [line["uses_domain"] for line in lines] == [True, False, False, False]
+    assert [line["score"] for line in lines] == ["count", "cosine", "cosine", "cosine", "sum"]
+    assert [line["uses_domain"] for line in lines] == [True, False, False, False, False]
     for line in lines:
         assert (line["domain"], line["num_rows"], line["num_users"], line["num_without_history"]) == (
             "tiny",
@@ -64,14 +71,20 @@ def test_what_needs_no_training(domain, encoders, tmp_path, monkeypatch, capsys)
         assert 0 <= line["gauc"] <= 1 and line["row_seed"] == 2024 and line["seen_in_pretraining"] == "unseen"
         assert str(tmp_path) not in line["command"] and line["device"]
         assert (line["ndcg@10"] is None) == (line["model"] == "title-likelihood")
-    assert set(lines[3]["gauc_by_score"]) == {"sum", "mean", "pmi"}
-    assert lines[3]["command"].endswith("--models title-likelihood --language_model language_model")
+    loaded = Domain.from_folder(domain, check_images=False)
+    embeddings = load_embeddings(tmp_path / "work" / "tiny" / "text-embeddings", loaded.catalogue.item_ids)
+    centred = NearestItems(embeddings - embeddings.mean(0), "mean", max_history=20)
+    model = zero_shot_model(centred, loaded.interactions, ZeroShotArguments())
+    expected = evaluate_zero_shot(model, "tiny", loaded.interactions, draw_rows(loaded.interactions))
+    assert [lines[3][name] for name in ("gauc", "ndcg@10")] == [expected[name] for name in ("gauc", "ndcg@10")]
+    assert set(lines[4]["gauc_by_score"]) == {"sum", "mean", "pmi"}
+    assert lines[4]["command"].endswith("--models title-likelihood --language_model language_model")
     assert "### tiny, unseen in pre-training" in out and "| gauc pmi |" in out
 
-    assert run(monkeypatch, capsys, *flags).count("done before") == 4
+    assert run(monkeypatch, capsys, *flags).count("done before") == 5
     # other rows are other runs
     run(monkeypatch, capsys, *flags, "--models", "popularity", "--row_seed", 1)
-    other = json.loads(results.read_text().splitlines()[4])
+    other = json.loads(results.read_text().splitlines()[5])
     assert other["row_seed"] == 1 and other["command"].endswith("--models popularity --row_seed 1")
 
 
