@@ -311,7 +311,9 @@ def test_frozen_codes_are_the_codebooks_until_fine_tuning(run, workplace, tmp_pa
 # configurations
 
 
-@pytest.mark.parametrize(("name", "size"), [("recbase.yaml", "base"), ("recbase_small.yaml", "tiny")])
+@pytest.mark.parametrize(
+    ("name", "size"), [("recbase.yaml", "base"), ("recbase_small.yaml", "tiny"), ("recbase_minilm.yaml", "tiny")]
+)
 def test_configurations_are_read(name, size):
     values = yaml.safe_load((CONFIGS / name).read_text())
     assert values.pop("model") == "recbase"
