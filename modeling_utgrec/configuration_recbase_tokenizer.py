@@ -20,8 +20,8 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
             hidden widths of the encoder; the decoder has the same in reverse.
         codebook_dim (`int`, *optional*, defaults to 8): width of the codebook vectors, which the paper does not say.
             The fewer dimensions, the finer four levels resolve them: on 51,419 items of five domains, 957 of them with
-            the text of another item, 22 others shared their codes with 8 dimensions, and 94 with 16 or 32. More of them
-            keep more of the content of domains that the network was not trained on.
+            the text of another item, 22 others shared their codes with 8 dimensions, and 94 with 16 or 32. More
+            dimensions keep more of the content of domains that the network was not trained on.
         num_levels (`int`, *optional*, defaults to 4): number of codes of an item.
         codebook_size (`int`, *optional*, defaults to 1024): number of codes of each level.
         distance (`str`, *optional*, defaults to `"euclidean"`): `"euclidean"` or `"cosine"`, of residuals and codes.
