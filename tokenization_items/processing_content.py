@@ -125,6 +125,20 @@ class ContentProcessor:
         return json.dumps(key, sort_keys=True)
 
 
+def domain_mean(embeddings: np.ndarray) -> np.ndarray:
+    """What a network with `centre_domains` has taken off the content embeddings `[items, E]` of a domain: their mean.
+
+    Raises:
+        ValueError: one item is all of the domain, and differs from its mean in nothing.
+    """
+    if len(embeddings) < 2:
+        raise ValueError(
+            "The network codes in what an item differs from the others of its domain, and there is one item: "
+            "tokenize the domain's catalogue first, then new items."
+        )
+    return np.asarray(embeddings, dtype=np.float32).mean(axis=0)
+
+
 def check_encoder(config: RecBaseTokenizerConfig, name: str, fingerprint: str | None, settings: dict | None) -> None:
     """
     Raises [`EncoderMismatchError`] unless a text encoder is the one whose embeddings a network was trained on. The

@@ -28,7 +28,7 @@ from tokenization_items.network_place import (
     model_config,
     network_fingerprint,
 )
-from tokenization_items.processing_content import ContentProcessor
+from tokenization_items.processing_content import ContentProcessor, domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 from tokenization_items.settings_files import read_json_object, read_numbers, read_settings
 
@@ -67,7 +67,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         has_network (`bool`): whether this copy holds the network, and saves it by default.
         network_place ([`NetworkPlace`], *optional*): where the network is; index-only copies that are saved name it.
         domain_mean (`np.ndarray`, *optional*): float32 `[input_dim]`, what RecBase's network with `centre_domains` has
-            taken off the embeddings of the items: the mean of the first that were tokenized, which are the domain's.
+            taken off the embeddings of the items, see [`~UniversalItemTokenizer.centre`].
     """
 
     pad_token_id = PAD_TOKEN_ID  # of the histories; these two are what a transformers pipeline asks a tokenizer for
@@ -229,25 +229,34 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Raises:
             CatalogueError: if an image cannot be opened; the item is named.
-            ValueError: if the network reads embeddings without the mean of their domain, and one item is all of it.
+            ValueError, TokenizerMismatchError: as [`~UniversalItemTokenizer.centre`].
         """
         network = self.encoding_network.eval()
         if isinstance(self.processor, ContentProcessor):
             embeddings = self.processor.embed(catalogue, batch_tokens, progress)
-            if network.config.centre_domains:
-                embeddings = self._centred(embeddings)
-            return self.processor.compute_codes(network, embeddings)
+            return self.processor.compute_codes(network, self.centre(embeddings))
         settings = (batch_tokens, num_workers, feature_cache, resume_folder)
         return compute_codes(network, self.processor, catalogue, self.fingerprint, *settings, state, progress)
 
-    def _centred(self, embeddings: np.ndarray) -> np.ndarray:
-        if self.domain_mean is None:
-            if len(embeddings) < 2:
-                raise ValueError(
-                    "The network codes in what an item differs from the others of its domain: tokenize the domain's "
-                    "catalogue first, then new items."
-                )
-            self.domain_mean = embeddings.mean(axis=0)
+    def centre(self, embeddings: np.ndarray) -> np.ndarray:
+        """Content embeddings `[items, input_dim]` as RecBase's network reads them: with `centre_domains`, without the
+        mean of the domain. The first items that get identifiers are the domain.
+
+        Raises:
+            ValueError: one item is all of the domain.
+            TokenizerMismatchError: the index has items, but not the mean that was taken off them.
+        """
+        config = self.encoding_network.config
+        if not config.centre_domains:
+            return embeddings
+        if not len(self.index):
+            self.domain_mean = domain_mean(embeddings)
+        elif self.domain_mean is None or self.domain_mean.shape != (config.input_dim,):
+            found = None if self.domain_mean is None else len(self.domain_mean)
+            raise TokenizerMismatchError(
+                f"{TOKENIZER_FILE}: domain_mean must be the {config.input_dim} numbers that were taken off the "
+                f"embeddings of the {len(self.index)} items of the index, found {found}: load the copy that has them."
+            )
         return embeddings - self.domain_mean
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:

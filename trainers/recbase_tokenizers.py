@@ -23,7 +23,12 @@ from transformers import set_seed
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import CapacityError
-from tokenization_items.processing_content import ContentProcessor, EncoderMismatchError, check_encoder
+from tokenization_items.processing_content import (
+    ContentProcessor,
+    EncoderMismatchError,
+    check_encoder,
+    domain_mean,
+)
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.code_resolution import resolve
@@ -133,12 +138,15 @@ def recbase_tokenizer(
     Raises:
         EmbeddingError: for embeddings that are not finite, zero, of several widths, or by several encoders.
         CapacityError: if a domain has more items than there are identifiers.
-        ValueError: for domains without items, or fewer items than codes of a level.
+        ValueError: for domains without items, or of one item with `centre_domains`, or fewer items than codes of a
+            level.
     """
     domains = {name: ContentEmbeddings(*content) for name, content in domains.items()}
     encoder = check_domains(domains)
-    centre = config.get("centre_domains", False)
-    embeddings = np.concatenate([network_inputs(content, centre)[0] for content in domains.values()])
+    inputs = [np.asarray(content.embeddings, dtype=np.float32) for content in domains.values()]
+    if config.get("centre_domains"):
+        inputs = [embeddings - domain_mean(embeddings) for embeddings in inputs]
+    embeddings = np.concatenate(inputs)
     training = RecBaseTokenizerTrainingArguments() if training is None else training
     place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
     values = {"input_dim": embeddings.shape[1], "curriculum_passes": curriculum_passes(training, len(embeddings))}
@@ -247,8 +255,7 @@ def identify(
     tokenizers, raw_codes, reports = {}, {}, {}
     for name, content in domains.items():
         tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
-        embeddings, tokenizer.domain_mean = network_inputs(content, network.config.centre_domains)
-        raw_codes[name], residuals = compute_codes(network, embeddings)
+        raw_codes[name], residuals = compute_codes(network, tokenizer.centre(np.asarray(content.embeddings)))
         tokenizer.index, reports[name] = resolve(
             content.item_ids, raw_codes[name], network.config.level_sizes, "assign", residuals, vectors
         )
@@ -257,15 +264,6 @@ def identify(
     report = report | codes_report(np.concatenate(list(raw_codes.values())), network)
     report |= content_report(domains) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
     return RecBaseItems(network, tokenizers, raw_codes, report)
-
-
-def network_inputs(content: ContentEmbeddings, centre: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """What a network reads of a domain's items, float32 `[items, E]`, and the domain's mean if it was taken off."""
-    embeddings = np.asarray(content.embeddings, dtype=np.float32)
-    if not centre:
-        return embeddings, None
-    mean = embeddings.mean(axis=0)
-    return embeddings - mean, mean
 
 
 def codes_report(codes: np.ndarray, network: RecBaseTokenizerModel) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class BenchmarkArguments:
 
 @dataclass(frozen=True)
 class Run:
-    """One line: a model with a seed, on a domain, trained on a share of its users."""
+    """One line: a model with a seed, on a domain, trained on a share of its users; or nearest items by its codes."""
 
     domain: Domain
     rows: CandidateRows
@@ -111,10 +111,15 @@ class Run:
     pretrained: Path | None = None
     train_users: float = 0.0
     seed: int | None = None
+    of_codes: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{NEAREST_CODES}" if self.of_codes else self.model
 
     def key(self) -> dict[str, Any]:
         """What tells its line from others."""
-        named = {"domain": self.domain.name, "model": self.model, "train_users": self.train_users, "seed": self.seed}
+        named = {"domain": self.domain.name, "model": self.name, "train_users": self.train_users, "seed": self.seed}
         return named | asdict(self.rows.choices)
 
     def folder(self, arguments: BenchmarkArguments) -> Path:
@@ -180,7 +185,7 @@ def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]
             model = f"{SCRATCH}-{arguments.model}" if pretrained is None else pretrained.resolve().name
             if pretrained is not None and NEAREST_CODES in models:
                 seed = training_of(pretrained / "recommender")[1]
-                yield Run(domain, rows, f"{model}-{NEAREST_CODES}", pretrained, 0.0, seed)
+                yield Run(domain, rows, model, pretrained, seed=seed, of_codes=True)
             for share in arguments.train_users:
                 if share:
                     yield from (Run(domain, rows, model, pretrained, share, seed) for seed in arguments.seeds)
@@ -196,7 +201,7 @@ def judge(
     start = time.perf_counter()
     if run.model in BASELINES:
         model = baseline(run, arguments, flags)
-    elif run.model.endswith(NEAREST_CODES):
+    elif run.of_codes:
         model = nearest_codes(run, arguments, flags)
     else:
         model = recommender(run, arguments, flags, sections)
@@ -238,13 +243,13 @@ def baseline(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) 
 
 
 def nearest_codes(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -> ZeroShotModel:
-    """Nearest items by the sums of their codes' vectors: a bound for what can be learnt from the codes' content."""
+    """Nearest items by the sums of their codes' vectors: what of the items' content a decoder gets to read."""
     items = UniversalItemTokenizer.from_pretrained(made_items(run, arguments) or run.pretrained / "recommender")
     codes = torch.from_numpy(items.index.codes[items.index.rows(run.domain.catalogue.item_ids)])
     vectors = sum(book[codes[:, level]] for level, book in enumerate(codebooks_of(run.pretrained)))
     found = NearestItems(vectors.detach().float().cpu().numpy(), "mean")
     made = zero_shot_model(found, run.domain.interactions, flags, batch_size=arguments.batch_size)
-    return replace(made, name=run.model, seed=run.seed)
+    return replace(made, name=run.name, seed=run.seed)
 
 
 def recommender(
@@ -309,9 +314,8 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
     if run.pretrained is None:
         words += ["--models", SCRATCH if run.model.startswith(SCRATCH) else run.model]
     else:
-        of_codes = run.model.endswith(NEAREST_CODES)
-        words += ["--models", NEAREST_CODES if of_codes else "none", "--pretrained", str(run.pretrained)]
-    if run.model not in BASELINES and not run.model.endswith(NEAREST_CODES):
+        words += ["--models", NEAREST_CODES if run.of_codes else "none", "--pretrained", str(run.pretrained)]
+    if run.model not in BASELINES and not run.of_codes:
         words += ["--train_users", f"{run.train_users:g}"]
         words += ["--seeds", str(run.seed)] if run.train_users else []
     if run.model.startswith("nearest-items"):

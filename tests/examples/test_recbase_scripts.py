@@ -304,8 +304,9 @@ def test_frozen_codes_are_the_codebooks_until_fine_tuning(run, workplace, tmp_pa
     run("finetune.py", *downstream(workplace, tmp_path), "--pretrained", tmp_path / "pretrained")
     codes.append(load_model(tmp_path / "recommender").get_input_embeddings().weight.detach()[2:])
     assert not torch.equal(*codes)
-    with pytest.raises(ValueError, match="turn warm_start and tie_word_embeddings on"):
-        run("pretrain.py", "--data", *data, "--output_dir", tmp_path, "--recommender.freeze_codes", "true")
+    for lacking in ({"warm_start": True}, {"tie_word_embeddings": True}):
+        with pytest.raises(ValueError, match="turn warm_start and tie_word_embeddings on"):
+            RecBaseArguments(freeze_codes=True, **lacking)
 
 
 # configurations

@@ -116,6 +116,19 @@ def test_the_first_items_set_what_is_taken_off_all(folder, centred, tmp_path):
         np.testing.assert_array_equal(again.compute_codes(new)[0], expected)
 
 
+def test_the_domain_is_what_the_index_holds(centred, tmp_path):
+    # gives no identifiers
+    centred.compute_codes(Catalogue.from_records(make_items(5, start=50), template=TextTemplate()))
+    centred.add_items(make_items())
+    mean = centred.processor.embed(Catalogue.from_records(make_items(), template=TextTemplate()), 512).mean(0)
+    np.testing.assert_array_equal(centred.domain_mean, mean)
+    for found in (None, np.zeros(1, np.float32)):  # a vector of one number would fit any embedding
+        centred.domain_mean = found
+        centred.save_pretrained(tmp_path / "items")
+        with pytest.raises(TokenizerMismatchError, match=r"must be the 32 numbers .* 24 items of the index, found"):
+            UniversalItemTokenizer.from_pretrained(tmp_path / "items").add_items(make_items(2, start=100))
+
+
 @pytest.mark.parametrize("value", [[], ["a"], [float("nan")], [True], "x"])
 def test_a_broken_domain_mean_is_named(centred, tmp_path, value):
     centred.add_items(make_items())

@@ -37,7 +37,8 @@ def run(monkeypatch, capsys, *argv) -> str:
 def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
     results = tmp_path / "quality.jsonl"
     flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", "--minutes", "0.02"]
-    run(monkeypatch, capsys, *flags, "--models", "popularity", "sasrec", "--seeds", "0", "1")
+    encoder = ("--image_encoder", tmp_path / "resnet")
+    run(monkeypatch, capsys, *flags, *encoder, "--models", "popularity", "sasrec", "--seeds", "0", "1")
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     runs = [(line["model"], line["seed"], line["mask_seen"]) for line in lines]
     # a floor has no seeds
@@ -47,6 +48,7 @@ def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
         assert line["domain"] == "tiny" and 0 <= line["recall@5"] <= line["recall@10"] <= 1
         assert line["validation"].keys() >= {"recall@10", "ndcg@10"} and len(line["intervals"]["ndcg@10"]) == 2
         assert str(tmp_path) not in line["command"] and line["device"]
+        assert line["command"].endswith("--minutes 0.02 --image_encoder resnet")
     assert lines[2]["parameters"] > 0 and lines[0]["parameters"] == 0
 
     before = results.read_text()
