@@ -157,8 +157,9 @@ class ItemRecommendationPipeline(Pipeline):
         known = np.setdiff1d(np.arange(len(history)), new)
         tokens[known] = index.encode_batch([_item_id(history[at]) for at in known])
         if new:
-            self.tokenizer.encoding_network.to(self.device)
-            catalogue = Catalogue.from_records([{**history[at], "item_id": str(at)} for at in new], name="history")
+            self.tokenizer.encoding_network.to(self.device)  # its processor comes with it
+            records = [{**history[at], "item_id": str(at)} for at in new]
+            catalogue = Catalogue.from_records(records, name="history", template=self.tokenizer.processor.template)
             catalogue.check(images=False)
             tokens[new] = self.tokenizer.compute_codes(catalogue, progress=False)[0] + np.asarray(index.level_offsets)
         return torch.from_numpy(tokens.reshape(1, -1))

@@ -125,16 +125,17 @@ class ContentProcessor:
         return json.dumps(key, sort_keys=True)
 
 
-def domain_mean(embeddings: np.ndarray) -> np.ndarray:
-    """What a network with `centre_domains` has taken off the content embeddings `[items, E]` of a domain: their mean.
+def domain_mean(embeddings: np.ndarray, name: str) -> np.ndarray:
+    """What a network with `centre_domains` has taken off the content embeddings `[items, E]` of the domain `name`:
+    their mean.
 
     Raises:
         ValueError: one item is all of the domain, and differs from its mean in nothing.
     """
     if len(embeddings) < 2:
         raise ValueError(
-            "The network codes in what an item differs from the others of its domain, and there is one item: "
-            "tokenize the domain's catalogue first, then new items."
+            f"{name}: the network codes in what an item differs from the others of its domain, and there is one "
+            "item: tokenize the domain's catalogue first, then new items."
         )
     return np.asarray(embeddings, dtype=np.float32).mean(axis=0)
 

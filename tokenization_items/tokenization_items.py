@@ -234,13 +234,13 @@ class UniversalItemTokenizer(PushToHubMixin):
         network = self.encoding_network.eval()
         if isinstance(self.processor, ContentProcessor):
             embeddings = self.processor.embed(catalogue, batch_tokens, progress)
-            return self.processor.compute_codes(network, self.centre(embeddings))
+            return self.processor.compute_codes(network, self.centre(embeddings, catalogue.name))
         settings = (batch_tokens, num_workers, feature_cache, resume_folder)
         return compute_codes(network, self.processor, catalogue, self.fingerprint, *settings, state, progress)
 
-    def centre(self, embeddings: np.ndarray) -> np.ndarray:
-        """Content embeddings `[items, input_dim]` as RecBase's network reads them: with `centre_domains`, without the
-        mean of the domain. The first items that get identifiers are the domain.
+    def centre(self, embeddings: np.ndarray, name: str) -> np.ndarray:
+        """Content embeddings `[items, input_dim]` of the catalogue `name` as RecBase's network reads them: with
+        `centre_domains`, without the mean of the domain. The first items that get identifiers are the domain.
 
         Raises:
             ValueError: one item is all of the domain.
@@ -250,7 +250,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         if not config.centre_domains:
             return embeddings
         if not len(self.index):
-            self.domain_mean = domain_mean(embeddings)
+            self.domain_mean = domain_mean(embeddings, name)
         elif self.domain_mean is None or self.domain_mean.shape != (config.input_dim,):
             found = None if self.domain_mean is None else len(self.domain_mean)
             raise TokenizerMismatchError(

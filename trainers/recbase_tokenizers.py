@@ -143,10 +143,10 @@ def recbase_tokenizer(
     """
     domains = {name: ContentEmbeddings(*content) for name, content in domains.items()}
     encoder = check_domains(domains)
-    inputs = [np.asarray(content.embeddings, dtype=np.float32) for content in domains.values()]
+    inputs = {name: np.asarray(content.embeddings, dtype=np.float32) for name, content in domains.items()}
     if config.get("centre_domains"):
-        inputs = [embeddings - domain_mean(embeddings) for embeddings in inputs]
-    embeddings = np.concatenate(inputs)
+        inputs = {name: values - domain_mean(values, name) for name, values in inputs.items()}
+    embeddings = np.concatenate(list(inputs.values()))
     training = RecBaseTokenizerTrainingArguments() if training is None else training
     place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
     values = {"input_dim": embeddings.shape[1], "curriculum_passes": curriculum_passes(training, len(embeddings))}
@@ -255,7 +255,7 @@ def identify(
     tokenizers, raw_codes, reports = {}, {}, {}
     for name, content in domains.items():
         tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
-        raw_codes[name], residuals = compute_codes(network, tokenizer.centre(np.asarray(content.embeddings)))
+        raw_codes[name], residuals = compute_codes(network, tokenizer.centre(np.asarray(content.embeddings), name))
         tokenizer.index, reports[name] = resolve(
             content.item_ids, raw_codes[name], network.config.level_sizes, "assign", residuals, vectors
         )

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import set_seed
+from transformers import pipeline, set_seed
 
-from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
+from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items import (
     Catalogue,
     CatalogueError,
@@ -114,6 +114,22 @@ def test_the_first_items_set_what_is_taken_off_all(folder, centred, tmp_path):
         again = UniversalItemTokenizer.from_pretrained(tmp_path / name)
         np.testing.assert_array_equal(again.domain_mean, centred.domain_mean)
         np.testing.assert_array_equal(again.compute_codes(new)[0], expected)
+
+
+def test_a_pipeline_reads_items_that_the_index_does_not_know(centred, tmp_path):
+    centred.add_items(make_items())
+    centred.save_pretrained(tmp_path / "tokenizer")
+    sizes = {"level_sizes": centred.index.level_sizes, "item_tokenizer_fingerprint": centred.fingerprint}
+    set_seed(0)
+    model = RecBaseForCausalLM(RecBaseConfig.tiny(**sizes)).eval()
+    model.save_pretrained(tmp_path / "recommender")
+    centred.save_pretrained(tmp_path / "recommender", include_network=False)
+    new = {"title": "blue drum case"}
+    found = pipeline("item-recommendation", model=str(tmp_path / "recommender"))(["i3", new], top_k=4)
+    codes, _ = centred.compute_codes(Catalogue.from_records([{"item_id": "new", **new}], template=TextTemplate()))
+    tokens = torch.tensor([[*centred.encode("i3"), *(codes[0] + centred.index.level_offsets)]])
+    expected = model.recommend(tokens, torch.ones_like(tokens), centred.trie, num_items=4, exclude=torch.tensor([[3]]))
+    assert [item["item_id"] for item in found] == expected.item_ids[0]
 
 
 def test_the_domain_is_what_the_index_holds(centred, tmp_path):
