@@ -13,6 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import speed_metrics
 
 from hub_cards import Evaluation, ModelCardValues
+from trainers.cpu_dropout import use_cpu_dropout
 from trainers.evaluation import Recommender, evaluate
 from trainers.hub_trainer import HubTrainer
 from trainers.interactions import Interactions
@@ -73,6 +74,8 @@ class RankingTrainer(HubTrainer):
     def __init__(self, *args, **kwargs):
         self._tests: list[dict[str, Any]] = []  # entries of the log that are no validation
         super().__init__(*args, **kwargs)
+        if self.args.device.type == "cpu":
+            use_cpu_dropout(self.model)
 
     def card_values(self) -> ModelCardValues:
         values, entry = super().card_values(), self._validation()

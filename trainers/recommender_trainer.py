@@ -17,7 +17,6 @@ from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
-from trainers.cpu_dropout import use_cpu_dropout
 from trainers.domain_sampling import check_temperature
 from trainers.generative_recommender import GenerativeRecommender, item_space
 from trainers.interactions import Interactions
@@ -186,10 +185,8 @@ class RecommenderTrainer(RankingTrainer):
         )
         self.model_accepts_loss_kwargs = False  # no counting of labels over processes either
         self._share = 1.0  # of the batch that the next loss is the mean over
-        self._in_parts = False
-        if self.args.device.type == "cpu":
-            use_cpu_dropout(self.model)
-            self._in_parts = isinstance(train_dataset, NextItemWindows) and not self.is_deepspeed_enabled
+        windows_on_cpu = self.args.device.type == "cpu" and isinstance(train_dataset, NextItemWindows)
+        self._in_parts = windows_on_cpu and not self.is_deepspeed_enabled
         if evaluation is not None:
             self._check_validation()
         self.model.config.max_history = args.max_history

@@ -9,6 +9,7 @@ import torch
 from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, set_seed
 
 import modeling_utgrec
+from trainers.cpu_dropout import CpuDropout
 from trainers.evaluation import evaluate
 from trainers.interactions import Interactions
 from trainers.sequential_recommender import SequentialRecommender
@@ -182,6 +183,13 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     trainer.train()
     assert trainer.state.epoch == 4 and trainer.state.best_metric == 0.5
     assert_equal(weights(trainer.model), after_epoch[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_of_a_cpu(tmp_path, name):
+    model = make_trainer(tmp_path, make_model(name, dropout=0.2), evaluation=False).model
+    kinds = {type(module) for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert kinds == {CpuDropout}
 
 
 def test_training_without_validation(tmp_path):
