@@ -109,6 +109,13 @@ def test_domains_that_differ_by_their_means_alone_share_their_codes(tmp_path):
         np.testing.assert_array_equal(items.raw_codes[name], codes)
     same = (items.raw_codes["films"] == items.raw_codes["toys"]).all(1)
     assert same.mean() > 0.9  # but for the rounding of the difference
+    centred = {
+        name: content._replace(embeddings=content.embeddings - content.embeddings.mean(0))
+        for name, content in domains.items()
+    }
+    as_trained = train(tmp_path / "centred_before", centred).raw_codes
+    for name, codes in as_trained.items():
+        np.testing.assert_array_equal(items.raw_codes[name], codes)
     new, _ = identify_domain(items.tokenizers["toys"], "books", films)
     np.testing.assert_array_equal(new.index.codes, items.tokenizers["films"].index.codes)
     np.testing.assert_array_equal(new.domain_mean, films.embeddings.mean(0))
