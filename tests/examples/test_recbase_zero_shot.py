@@ -88,6 +88,8 @@ def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
     ours = lines["recbase"]
     assert set(lines) == {"recbase", "recbase-nearest-codes", *BASELINES}
     assert lines["recbase-nearest-codes"]["gauc"] == pytest.approx(gauc_of_codes(pretrained, data, tmp_path))
+    assert "--models nearest-codes --pretrained" in lines["recbase-nearest-codes"]["command"]
+    assert "--models none --pretrained" in ours["command"]
     assert ours["seen_in_pretraining"] == "unseen" and ours["pretrained_on"] == list(PRETRAINING_DOMAINS)
     assert ours["seed"] == seed
     for name in BASELINES:

@@ -25,7 +25,7 @@ def domain(tmp_path) -> Path:
     folder.mkdir()
     titles = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
     items = [{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     users = [
         {"user_id": f"u{user}", "items": [f"i{item}" for item in rng.choice(12, 5, replace=False)]}
         for user in range(20)
@@ -77,6 +77,7 @@ def test_what_needs_no_training(domain, encoders, tmp_path, monkeypatch, capsys)
     model = zero_shot_model(centred, loaded.interactions, ZeroShotArguments())
     expected = evaluate_zero_shot(model, "tiny", loaded.interactions, draw_rows(loaded.interactions))
     assert [lines[3][name] for name in ("gauc", "ndcg@10")] == [expected[name] for name in ("gauc", "ndcg@10")]
+    assert lines[3]["gauc"] != lines[2]["gauc"]
     assert set(lines[4]["gauc_by_score"]) == {"sum", "mean", "pmi"}
     assert lines[4]["command"].endswith("--models title-likelihood --language_model language_model")
     assert "### tiny, unseen in pre-training" in out and "| gauc pmi |" in out
@@ -92,6 +93,8 @@ def test_refuses(domain, tmp_path, monkeypatch, capsys):
     flags = ["--domains", domain, "--results", tmp_path / "none"]
     with pytest.raises(SystemExit, match="--domains: give at least one folder"):
         run(monkeypatch, capsys, *flags[2:])
+    with pytest.raises(SystemExit, match="nearest-codes: say whose codes, by --pretrained"):
+        run(monkeypatch, capsys, *flags, "--models", "nearest-codes")
     with pytest.raises(SystemExit, match="shares between 0 and 1, got 2"):
         run(monkeypatch, capsys, *flags, "--train_users", 2)
     with pytest.raises(ValueError, match="The data has no ratings"):
