@@ -136,7 +136,7 @@ def main(
         domains, arguments, network_arguments, tokenizer_training, recommender_training
     )
     if state.is_main_process:
-        tokenizer, report = tokenize(tokenizer, domains[0])
+        tokenizer, report = tokenize(tokenizer, domains[0].catalogue)
         print(f"{domains[0].name}: {report}")
         tokenizer.save_pretrained(output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
@@ -186,19 +186,25 @@ def recbase_identifiers(
     for folder in filter(None, (arguments.pretrained, arguments.output_dir)):
         if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
             state.print(f"{domain.name}: identifiers of {folder} are taken as they are")
-            return load_identifiers(folder, [domain])[domain.name]
+            return load_identifiers(folder, [domain.catalogue])[domain.name]
     if arguments.pretrained is None:
         train_recbase_tokenizer(
-            tokenizer_arguments, tokenizer_training, [domain], output, arguments.seed, arguments.resume, max_history
+            tokenizer_arguments,
+            tokenizer_training,
+            [domain.catalogue],
+            output,
+            arguments.seed,
+            arguments.resume,
+            max_history,
         )
     elif state.is_main_process:
         tokenizer, report = tokenize(
-            UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / TOKENIZER_FOLDER), domain
+            UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / TOKENIZER_FOLDER), domain.catalogue
         )
         print(f"{domain.name}: {report}")
         tokenizer.save_pretrained(output / ITEMS_FOLDER / domain.name, include_network=False)
     state.wait_for_everyone()
-    return load_identifiers(output, [domain])[domain.name]
+    return load_identifiers(output, [domain.catalogue])[domain.name]
 
 
 def load_domain(arguments: FinetuneArguments, templates: dict[str, TextTemplate] | None = None) -> Domain:

@@ -30,14 +30,11 @@ RecBase: one tokenizer on the embeddings of all domains' texts, and a decoder; s
         --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2 \
         --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2
 
-Its codes for domains whose interactions nobody has read: the tokenizer on the texts of all, in what they differ from
-their domain's mean, and a decoder that learns what codes mean by their content:
+For domains whose interactions nobody has: the tokenizer learns their texts too, and the decoder which of their items
+are alike:
 
-    accelerate launch examples/pretrain.py --config examples/configs/recbase_small.yaml --stage tokenizer \
-        --data data/sports data/games data/beauty --output_dir runs/recbase --tokenizer.centre_domains true
-    accelerate launch examples/pretrain.py --config examples/configs/recbase_small.yaml --stage recommender \
-        --data data/sports data/games --output_dir runs/recbase --recommender.warm_start true \
-        --recommender.tie_word_embeddings true --recommender.freeze_codes true
+    accelerate launch examples/pretrain.py --config examples/configs/recbase_minilm.yaml \
+        --data data/sports data/games --catalogues data/beauty --output_dir runs/recbase
 
 Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and optimizer; ZeRO-2 all but the weights):
 
@@ -55,9 +52,10 @@ from accelerate import PartialState
 
 from hub_cards import RECBASE_CITATION
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
-from tokenization_items import UniversalItemTokenizer
+from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import given_value, parse_sections
-from trainers.domains import Domain, load_domains
+from trainers.content_walks import walking_domain
+from trainers.domains import load_catalogues, load_domains
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recbase_stages import (
     RECBASE_SECTIONS,
@@ -98,6 +96,13 @@ class PretrainArguments:
     )
     output_dir: str = field(metadata={"help": "Where the results go."})
     model: Literal["utgrec", "recbase"] = field(default="utgrec", metadata={"help": "What to pre-train."})
+    catalogues: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Folders of more domains, of which RecBase reads the items alone: those to recommend from without "
+            "their interactions. The tokenizer learns them, and the recommender which are alike."
+        },
+    )
     stage: Literal["all", "tokenizer", "tokenize", "recommender"] = field(
         default="all", metadata={"help": "One stage alone; it takes what the earlier ones wrote to output_dir."}
     )
@@ -119,6 +124,8 @@ def main(
     recommender_arguments: RecommenderArguments,
     recommender_training: RecommenderTrainingArguments,
 ) -> None:
+    if arguments.catalogues:
+        raise SystemExit("--catalogues is for --model recbase: UTGRec's tokenizer learns from interactions, too.")
     output = Path(arguments.output_dir)
     name_repositories(arguments, tokenizer_training, recommender_training)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
@@ -132,7 +139,7 @@ def main(
         pretrain_tokenizer(output, domains, network_arguments, tokenizer_training, arguments, recommender_training)
     if arguments.stage in ("all", "tokenize"):
         if state.is_main_process:
-            write_identifiers(output, domains)
+            write_identifiers(output, [domain.catalogue for domain in domains])
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         pretrain_recommender(output, domains, recommender_arguments, recommender_training, arguments)
@@ -151,13 +158,14 @@ def pretrain_tokenizer(output, domains, network_arguments, training, arguments, 
         finish_model(trainer, output / "tokenizer", facts)
 
 
-def write_identifiers(output: Path, domains: list[Domain]) -> None:
+def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
     tokenizers = {}
-    for domain in domains:
-        tokenizers[domain.name], report = tokenize(tokenizer, domain)
-        print(f"{domain.name}: {report}")
-        tokenizers[domain.name].save_pretrained(output / "items" / domain.name, include_network=False)
+    for catalogue in catalogues:
+        name = catalogue.name
+        tokenizers[name], report = tokenize(tokenizer, catalogue)
+        print(f"{name}: {report}")
+        tokenizers[name].save_pretrained(output / "items" / name, include_network=False)
     print(f"{shared_identifiers(tokenizers):,} items have an identifier that an item of another domain has too.")
 
 
@@ -175,7 +183,9 @@ def pretrain_recommender(output, domains, recommender_arguments, training, argum
     train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments)
 
 
-def train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments) -> None:
+def train_and_save(
+    output, recommender, domains, tokenizers, recommender_arguments, training, arguments, walks=()
+) -> None:
     trainer = train_recommender(
         recommender,
         domains,
@@ -183,6 +193,7 @@ def train_and_save(output, recommender, domains, tokenizers, recommender_argumen
         training,
         recommender_arguments.early_stopping_patience,
         resume=arguments.resume,
+        walks=walks,
     )
     weights = gathered_weights(trainer)
     if trainer.is_world_process_zero():
@@ -200,22 +211,30 @@ def main_recbase(
     output = Path(arguments.output_dir)
     name_repositories(arguments, tokenizer_training, training)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    templates = tokenizer_arguments.templates()
+    more = load_catalogues(arguments.catalogues, templates) if arguments.catalogues else []
     domains = load_domains(
         arguments.data,
         builtin=PRETRAINING_DOMAINS,
         k_core=arguments.k_core,
         check_images=False,
-        templates=tokenizer_arguments.templates(),
+        templates={name: template for name, template in templates.items() if name not in {each.name for each in more}},
     )
+    twice = {each.name for each in more} & {domain.name for domain in domains}
+    if twice:
+        raise SystemExit(f"--catalogues: {', '.join(sorted(twice))} in --data, too; a domain is one or the other.")
+    catalogues = [*(domain.catalogue for domain in domains), *more]
     state = PartialState()
     for domain in domains:
         state.print(domain)
+    for catalogue in more:
+        state.print(f"{catalogue.name}: {len(catalogue):,} items, and no interactions")
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
         items = train_recbase_tokenizer(
             tokenizer_arguments,
             tokenizer_training,
-            domains,
+            catalogues,
             output,
             arguments.seed,
             arguments.resume,
@@ -223,18 +242,30 @@ def main_recbase(
         )
         if state.is_main_process:
             fingerprint = items.tokenizers[domains[0].name].fingerprint
-            items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains)
+            items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains, more)
             facts = {"license": arguments.license, "fingerprint": fingerprint, "citation": RECBASE_CITATION}
             finish_model(items.trainer, output / "tokenizer", facts)
     if arguments.stage == "tokenize":
         if state.is_main_process:
-            write_identifiers(output, domains)
+            write_identifiers(output, catalogues)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
-        tokenizers = load_identifiers(output, domains)
+        tokenizers = load_identifiers(output, catalogues)
         codebooks = codebooks_of(output) if recommender_arguments.warm_start else None
         recommender = new_recbase(recommender_arguments, tokenizers[domains[0].name], arguments.seed, codebooks)
-        train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments)
+        walks = []
+        if recommender_arguments.walks_per_item:
+            walks = [
+                walking_domain(
+                    each,
+                    tokenizers[each.name],
+                    output / "embeddings" / each.name,
+                    arguments.seed,
+                    walks_per_item=recommender_arguments.walks_per_item,
+                )
+                for each in more
+            ]
+        train_and_save(output, recommender, domains, tokenizers, recommender_arguments, training, arguments, walks)
 
 
 def name_repositories(arguments: PretrainArguments, tokenizer_training, recommender_training) -> None:

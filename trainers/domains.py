@@ -100,6 +100,24 @@ def load_domains(
     ]
 
 
+def load_catalogues(folders: Sequence[str], templates: Mapping[str, TextTemplate]) -> list[Catalogue]:
+    """The items alone of several folders, as [`load_domains`] finds them; what else is there is not read.
+
+    Args:
+        folders: the folders.
+        templates: the template of each domain's texts, by its name; "" for those that have none of their own.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`domain_folders`].
+    """
+    catalogues = []
+    for path in domain_folders(folders):
+        template = templates.get(path.resolve().name, templates.get(""))
+        catalogues.append(Catalogue.from_folder(path, template=template))
+        catalogues[-1].check(images=False)
+    return catalogues
+
+
 def domain_folders(folders: Sequence[str]) -> list[Path]:
     """The folders of domains that these are or hold.
 

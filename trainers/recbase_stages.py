@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, RecBaseTokenizerConfig
+from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import CODES_NAME
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 from trainers.backbones import write_tiny_text_encoder
-from trainers.domains import Domain
 from trainers.recbase_tokenizers import (
     ITEMS_FOLDER,
     TOKENIZER_FOLDER,
@@ -113,6 +113,10 @@ class RecBaseArguments:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
     )
+    walks_per_item: int = field(
+        default=3,
+        metadata={"help": "Sequences of alike items to pre-train on, from each item of --catalogues; 0: none."},
+    )
 
     def __post_init__(self):
         if self.freeze_codes and not (self.warm_start and self.tie_word_embeddings):
@@ -137,7 +141,7 @@ NETWORK = {each.name for each in fields(RecBaseTokenizerArguments)} & {
 def train_recbase_tokenizer(
     arguments: RecBaseTokenizerArguments,
     training: RecBaseTokenizerTrainingArguments,
-    domains: list[Domain],
+    catalogues: list[Catalogue],
     output: Path,
     seed: int,
     resume: bool = False,
@@ -147,7 +151,7 @@ def train_recbase_tokenizer(
     and `items/<domain>/` to the output folder. Embeddings that are there are kept.
 
     Args:
-        domains: with texts by the templates of `arguments`.
+        catalogues: the domains' items, with texts by the templates of `arguments`.
         max_history: items of a history that the recommender will read.
 
     Raises:
@@ -164,11 +168,11 @@ def train_recbase_tokenizer(
         name = str(output / ENCODER_FOLDER)
         with PartialState().main_process_first():
             if PartialState().is_main_process and not (output / ENCODER_FOLDER / "config.json").exists():
-                write_tiny_text_encoder([text for domain in domains for text in domain.catalogue.texts], name, seed)
+                write_tiny_text_encoder([text for catalogue in catalogues for text in catalogue.texts], name, seed)
     encoder = TextEncoder.from_pretrained(name, revision=arguments.text_encoder_revision)
     config = {key: getattr(arguments, key) for key in NETWORK}
     items = recbase_tokenizer_of_catalogues(
-        [domain.catalogue for domain in domains],
+        catalogues,
         encoder,
         output,
         training=training,
@@ -181,7 +185,7 @@ def train_recbase_tokenizer(
     return items
 
 
-def load_identifiers(folder: str | Path, domains: list[Domain]) -> dict[str, UniversalItemTokenizer]:
+def load_identifiers(folder: str | Path, catalogues: Sequence[Catalogue]) -> dict[str, UniversalItemTokenizer]:
     """The identifiers in `items/<domain>/` of a folder, all made by one item tokenizer.
 
     Raises:
@@ -190,16 +194,17 @@ def load_identifiers(folder: str | Path, domains: list[Domain]) -> dict[str, Uni
         TokenizerMismatchError: the domains' identifiers are of different item tokenizers.
     """
     folder = Path(folder) / ITEMS_FOLDER
-    lacking = [domain.name for domain in domains if not (folder / domain.name / CODES_NAME).is_file()]
+    names = [catalogue.name for catalogue in catalogues]
+    lacking = [name for name in names if not (folder / name / CODES_NAME).is_file()]
     if lacking:
         raise ValueError(
             f"{folder} holds no identifiers of {', '.join(lacking)}: tokenize the domain's items into a folder of its "
             "name there first."
         )
-    tokenizers = {domain.name: UniversalItemTokenizer.from_pretrained(folder / domain.name) for domain in domains}
-    for domain in domains:
-        tokenizers[domain.name].index.rows(domain.catalogue.item_ids)
-    first = domains[0].name
+    tokenizers = {name: UniversalItemTokenizer.from_pretrained(folder / name) for name in names}
+    for catalogue in catalogues:
+        tokenizers[catalogue.name].index.rows(catalogue.item_ids)
+    first = names[0]
     for name, tokenizer in tokenizers.items():
         if tokenizer.fingerprint != tokenizers[first].fingerprint:
             raise TokenizerMismatchError(

@@ -152,10 +152,11 @@ def last_checkpoint(training: TrainingArguments) -> str | None:
     return found
 
 
-def data_facts(kind: str, domains: list[Domain]) -> dict[str, Any]:
-    """What the card of a model says of the data that it was trained on."""
+def data_facts(kind: str, domains: list[Domain], catalogues: Sequence[Catalogue] = ()) -> dict[str, Any]:
+    """What the card of a model says of the data that it was trained on; of `catalogues` it read the items alone."""
     rows = [{"Domain": domain.name, **sizes(domain)} for domain in domains]
-    return {"name": f"{kind} for {', '.join(domain.name for domain in domains)}", "training_data": rows}
+    rows += [{"Domain": each.name, "Items": len(each), "Users": 0, "Interactions": 0} for each in catalogues]
+    return {"name": f"{kind} for {', '.join(row['Domain'] for row in rows)}", "training_data": rows}
 
 
 def joint_catalogue(domains: list[Domain]) -> tuple[Catalogue, CoOccurrenceGraph]:
@@ -258,14 +259,16 @@ def train_item_tokenizer(
     return trainer
 
 
-def tokenize(tokenizer: UniversalItemTokenizer, domain: Domain) -> tuple[UniversalItemTokenizer, AssignmentReport]:
+def tokenize(
+    tokenizer: UniversalItemTokenizer, catalogue: Catalogue
+) -> tuple[UniversalItemTokenizer, AssignmentReport]:
     """A tokenizer with the same network and an index of one domain's items."""
     if torch.cuda.is_available():
         tokenizer.network.to("cuda")
     domain_tokenizer = UniversalItemTokenizer.from_network(
         tokenizer.network, tokenizer.processor, tokenizer.max_history
     )
-    report = domain_tokenizer.add_items(domain.catalogue)
+    report = domain_tokenizer.add_items(catalogue)
     return domain_tokenizer, report
 
 
@@ -324,18 +327,20 @@ def train_recommender(
     early_stopping_patience: int | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    walks: Sequence[Domain] = (),
 ) -> RecommenderTrainer:
     """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
     part of all domains' sequences, mixed; every position is a target.
 
-    Validation, if `training.eval_strategy` asks for it, is on each domain's validation items.
+    Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
+    interactions that nobody made, see [`trainers.content_walks`]: they are trained on, too.
     """
     # The process' first training fixed its precision; this one may have another (bf16 for the backbone, fp32 here).
     AcceleratorState._reset_state()
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
     parts = []
-    for domain in domains:
+    for domain in [*domains, *walks]:
         tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
         parts.append((domain.interactions.training_part(), tokens))
     num_sequences = [interactions.num_users for interactions, _ in parts]
@@ -351,7 +356,7 @@ def train_recommender(
         callbacks=list(callbacks),
     )
     kind = "UTGRec" if recommender.config.is_encoder_decoder else "RecBase"
-    trainer.card_facts |= data_facts(f"{kind} recommender", domains)
+    trainer.card_facts |= data_facts(f"{kind} recommender", domains, [domain.catalogue for domain in walks])
     if len(domains) == 1:
         trainer.domain = domains[0].name
     if early_stopping_patience is not None:

@@ -210,14 +210,14 @@ def evaluate_zero_shot(
 
 
 def training_of(folder: str | Path | None, given: Sequence[str] | None = None) -> tuple[list[str] | None, int | None]:
-    """Domains that a model was trained on, as given (`["none"]`: on none) or as the card's values in its folder say,
-    None if they do not; and the seed that they tell."""
+    """Domains whose interactions a model was trained on, as given (`["none"]`: on none) or as the card's values in
+    its folder say, None if they do not; and the seed that they tell."""
     values = None if folder is None else load_values(folder)
     seed = None if values is None else dict(getattr(values, "hyperparameters", {})).get("seed")
     if given is not None:
         return [name for name in given if name != "none"], seed
     rows = () if values is None else getattr(values, "training_data", ())
-    return [row["Domain"] for row in rows if "Domain" in row] or None, seed
+    return [row["Domain"] for row in rows if "Domain" in row and row.get("Interactions") != 0] or None, seed
 
 
 def items_folder(folder: str | Path, domain: str, given: str | Path | None = None) -> Path | None:

@@ -270,7 +270,7 @@ def utgrec(setting: Setting):
     trainer = train_item_tokenizer(model, processor, [setting.domain], None, training)
     health = trainer.evaluate()
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
-    tokenizer, report = tokenize(tokenizer, setting.domain)
+    tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
     facts = {
         "level_layout": model.config.level_layout(),
         "tokenizer_steps": trainer.state.global_step,

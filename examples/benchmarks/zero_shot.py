@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import finetune  # noqa: E402
 
-from tokenization_items import UniversalItemTokenizer  # noqa: E402
+from tokenization_items import Catalogue, UniversalItemTokenizer  # noqa: E402
 from tokenization_items.text_encoders import TextEncoder  # noqa: E402
 from trainers.arguments import given_value, parse_sections  # noqa: E402
 from trainers.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
@@ -297,11 +297,13 @@ def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
         folder = run.folder(arguments) / "items"
         if not folder.is_dir():
             tokenizer = UniversalItemTokenizer.from_pretrained(run.pretrained / "tokenizer")
-            domain, template = run.domain, tokenizer.encoding_network and tokenizer.processor.template
+            catalogue, template = run.domain.catalogue, tokenizer.encoding_network and tokenizer.processor.template
             if template is not None:  # RecBase's texts are put together by one
-                data = next(path for path in domain_folders(arguments.domains) if path.resolve().name == domain.name)
-                domain = Domain.from_folder(data, check_images=False, template=template)
-            tokenizer, report = tokenize(tokenizer, domain)
+                data = next(
+                    path for path in domain_folders(arguments.domains) if path.resolve().name == catalogue.name
+                )
+                catalogue = Catalogue.from_folder(data, template=template)
+            tokenizer, report = tokenize(tokenizer, catalogue)
             print(f"  {report}")
             tokenizer.save_pretrained(folder, include_network=False)
         return folder

@@ -26,6 +26,7 @@ from trainers.evaluation import evaluate
 from trainers.generative_recommender import GenerativeRecommender, load_model
 from trainers.recbase_stages import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
 from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.zero_shot import training_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES / "configs"
@@ -130,6 +131,38 @@ def test_pretraining_writes_a_tokenizer_of_all_domains(pretrained):
     assert "RecBase item tokenizer for" in card.text and "zhou2025recbase" in card.text
     first = json.loads((pretrained / "embeddings" / PRETRAINING_DOMAINS[0] / "embeddings.json").read_text())
     assert first["template"]["introduction"] == "Describe a thing:"
+
+
+def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp_path, capsys, monkeypatch):
+    data, name = workplace / "data", DOWNSTREAM_DOMAIN
+    (tmp_path / name).mkdir()
+    for file in (data / name).glob("items.*"):  # no interactions
+        shutil.copy(file, tmp_path / name)
+    flags = ["--data", data / PRETRAINING_DOMAINS[0], "--output_dir", tmp_path / "out", "--catalogues"]
+    introduction = ("--tokenizer.introductions", f"{name}=Describe a tool:")
+    run("pretrain.py", *flags, tmp_path / name, *introduction, "--tokenizer.centre_domains", "true")
+    assert f"{name}: 64 items, and no interactions" in capsys.readouterr().out
+    recommender = tmp_path / "out" / "recommender"
+    items = UniversalItemTokenizer.from_pretrained(tmp_path / "out" / "items" / name)
+    items.check_recommender(load_model(recommender))
+    assert len(items) == 64 and len(items.domain_mean)
+    embeddings = json.loads((tmp_path / "out" / "embeddings" / name / "embeddings.json").read_text())
+    assert embeddings["template"]["introduction"] == "Describe a tool:"
+    for values in map(load_values, (tmp_path / "out" / "tokenizer", recommender)):
+        first, second = values.training_data
+        assert first["Interactions"] and (second["Domain"], second["Interactions"]) == (name, 0)
+    assert training_of(recommender)[0] == [PRETRAINING_DOMAINS[0]]
+    walked = load_model(recommender).state_dict()
+    run("pretrain.py", *flags, tmp_path / name, "--stage", "recommender", "--recommender.walks_per_item", 0)
+    without = load_model(recommender).state_dict()
+    assert not any(torch.equal(walked[key], without[key]) for key in ("model.norm.weight", "lm_head.weight"))
+
+    for folder, message in ((data / PRETRAINING_DOMAINS[0], "in --data, too"), (tmp_path / "no", "No data folder")):
+        with pytest.raises((SystemExit, FileNotFoundError), match=message):
+            run("pretrain.py", *flags, folder)
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, flags), str(tmp_path / name)])
+    with pytest.raises(SystemExit, match="--catalogues is for --model recbase"):
+        runpy.run_path(str(EXAMPLES / "pretrain.py"), run_name="__main__")
 
 
 def test_zero_shot_folders_recommend(run, pretrained, workplace, tmp_path, monkeypatch):
@@ -264,7 +297,7 @@ def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
     tokenizer.fingerprint = "another"
     tokenizer.save_pretrained(folder)
     with pytest.raises(TokenizerMismatchError, match=f"{other.name} of another"):
-        load_identifiers(tmp_path, [domain, other])
+        load_identifiers(tmp_path, [domain.catalogue, other.catalogue])
     shared = ItemIndex([8, 8, 8], [2, 10, 10])
     shared.assign(["a"], np.zeros((1, 3), int))
     with pytest.raises(TokenizerMismatchError, match="level offsets"):

@@ -97,7 +97,7 @@ def test_last_checkpoint(tmp_path):
 
 def test_shared_identifiers_are_counted_over_domains(tiny_network, domains):
     tokenizer = UniversalItemTokenizer.from_network(*tiny_network)
-    tokenizers = {domain.name: stages.tokenize(tokenizer, domain)[0] for domain in domains}
+    tokenizers = {domain.name: stages.tokenize(tokenizer, domain.catalogue)[0] for domain in domains}
     codes = [tuple(code) for t in tokenizers.values() for code in t.index.codes.tolist()]
     assert shared_identifiers(tokenizers) == sum(codes.count(code) > 1 for code in codes)
     assert len(tokenizer) == 0, "the shared tokenizer's own index stays empty"
