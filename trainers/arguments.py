@@ -107,15 +107,17 @@ def _take_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _parse(parser: HfArgumentParser, defaults: dict[str, Any], argv: list[str], prefix: str) -> tuple[Any, ...]:
-    known = {action.dest for action in parser._actions}
-    unknown = sorted(set(defaults) - known)
+    actions = {action.dest: action for action in parser._actions}
+    unknown = sorted(set(defaults) - set(actions))
     if unknown:
         raise SystemExit(f"Unknown in the configuration file: {', '.join(prefix + name for name in unknown)}.")
     # Through argparse's own conversion, so that 3e-4, which YAML reads as text, becomes a number.
     texts = []
-    preset = {action.dest: action.default for action in parser._actions}
+    preset = {name: action.default for name, action in actions.items()}
     for name, value in defaults.items():
         if isinstance(value, list):
+            if not value and not actions[name].required:
+                actions[name].nargs = "*"
             texts += [f"--{name}", *map(str, value)]
         elif isinstance(value, dict):
             texts += [f"--{name}", json.dumps(value)]

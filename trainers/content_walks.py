@@ -21,7 +21,7 @@ WALKS = "content walks"  # the split of their interactions: all are for training
 
 
 def content_walks(
-    embeddings: np.ndarray, walks_per_item: int = 3, length: int = 8, neighbours: int = 50, seed: int = 0
+    embeddings: np.ndarray, walks_per_item: int = 3, length: int = 8, neighbours: int = 20, seed: int = 0
 ) -> np.ndarray:
     """
     Walks from every item. Each next item is drawn from the `neighbours` nearest, by cosine, of an item that is drawn
@@ -31,7 +31,7 @@ def content_walks(
         embeddings (`np.ndarray`): float `[items, E]`.
         walks_per_item (`int`, *optional*, defaults to 3): walks from each item.
         length (`int`, *optional*, defaults to 8): items of a walk; fewer in a catalogue that has fewer.
-        neighbours (`int`, *optional*, defaults to 50): of how many nearest items the next one is drawn; all others in
+        neighbours (`int`, *optional*, defaults to 20): of how many nearest items the next one is drawn; all others in
             a catalogue that has fewer.
         seed (`int`, *optional*, defaults to 0): of the draws.
 

@@ -101,6 +101,14 @@ def test_values_of_the_file_keep_their_meaning(config):
     assert recommender.scale is None
 
 
+def test_an_empty_list_of_the_file(config, capsys):
+    assert parse("--data", "a", "--config", config("tokenizer:\n  names: []\n"))[2].names == []
+    assert parse("--data", "a")[2].names is None
+    with pytest.raises(SystemExit):
+        parse("--config", config("data: []\n"))
+    assert "argument --data: expected at least one argument" in capsys.readouterr().err
+
+
 def test_booleans_on_the_command_line():
     assert parse("--data", "a", "--resume")[0].resume is True
     assert parse("--data", "a", "--resume", "false")[0].resume is False
