@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipes import RECIPES, NotApplicable, Ranker, Setting
+from recipes import RECIPES, SEQUENTIAL, NotApplicable, Ranker, Setting
 
 from trainers.arguments import parse_sections
 from trainers.domains import Domain
@@ -51,6 +51,10 @@ class QualityArguments:
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; floors run once."})
     minutes: float = field(default=30.0, metadata={"help": "Most time to train a recommender, the same for each."})
     patience: int = field(default=10, metadata={"help": "Epochs without a better validation NDCG@10 before the end."})
+    dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout of the sequential models, a row of its own; default: each one's published."},
+    )
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id or folder of the text encoder."}
     )
@@ -68,6 +72,8 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
         raise SystemExit(
             f"--models: unknown {', '.join(sorted(unknown))}; there are all, floors, {', '.join(RECIPES)}."
         )
+    if arguments.dropout is not None and not 0 <= arguments.dropout < 1:
+        raise SystemExit(f"--dropout: at least 0 and below 1, got {arguments.dropout}.")
     results = Path(arguments.results)
     if not arguments.table_only:
         if not arguments.domains:
@@ -85,23 +91,26 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
     """Trains and judges every model of the domain that has no lines yet."""
     for model in chosen(arguments.models):
         for seed in arguments.seeds[:1] if model in FLOORS else arguments.seeds:
-            run = {"domain": domain.name, "model": model, "seed": seed}
+            tuned = arguments.dropout is not None and model in SEQUENTIAL
+            name = f"{model}-dropout-{arguments.dropout:g}" if tuned else model
+            run = {"domain": domain.name, "model": name, "seed": seed}
             if any(all(line[key] == value for key, value in run.items()) for line in read_lines(results)):
-                print(f"{domain.name} {model} seed {seed}: done before")
+                print(f"{domain.name} {name} seed {seed}: done before")
                 continue
             shared = Path(arguments.work_dir) / domain.name
             setting = Setting(
                 domain,
                 seed,
-                shared / f"{model}-seed-{seed}",
+                shared / f"{name}-seed-{seed}",
                 shared,
                 arguments.text_encoder,
                 arguments.image_encoder,
                 arguments.minutes,
                 arguments.patience,
+                arguments.dropout,
                 *sections,
             )
-            print(f"{domain.name} {model} seed {seed} ...", flush=True)
+            print(f"{domain.name} {name} seed {seed} ...", flush=True)
             start = time.perf_counter()
             try:
                 ranker = RECIPES[model](setting)
@@ -160,11 +169,14 @@ def judge(
 
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
-    words = ["--domains", run["domain"], "--models", run["model"]]
+    model, tuned, _ = run["model"].partition("-dropout-")
+    words = ["--domains", run["domain"], "--models", model]
     words += ["--seeds", str(run["seed"])]
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
-        if name in ("minutes", "patience", "image_encoder") and value != default.default:
+        if name == "dropout" and not tuned:
+            continue
+        if name in ("minutes", "patience", "dropout", "image_encoder") and value != default.default:
             words += [f"--{name}", str(value)]
     of_section = False
     for word in sys.argv[1:]:

@@ -81,6 +81,7 @@ class Setting:
         text_encoder, image_encoder: Hub ids or folders.
         minutes: most time of a recommender's training, the same for every model.
         patience: evaluations without a better validation NDCG@10 before a training stops.
+        dropout: of a sequential model; None: its published one.
         network, tokenizer: UTGRec's item tokenizer.
         recommender, training: the T5 of every generative model.
     """
@@ -93,6 +94,7 @@ class Setting:
     image_encoder: str | None
     minutes: float
     patience: int
+    dropout: float | None
     network: NetworkArguments
     tokenizer: ItemTokenizerTrainingArguments
     recommender: RecommenderArguments
@@ -150,12 +152,14 @@ Recipe = Callable[[Setting], Ranker]
 
 
 def sequential(model_class: type, config_class: type, **values) -> Recipe:
-    """A sequential model with its published settings but for `values`."""
+    """A sequential model with its published settings but for `values`, and the dropout if one is given."""
 
     def recipe(setting: Setting) -> Ranker:
-        interactions = setting.domain.interactions
+        interactions, given = setting.domain.interactions, values
+        if setting.dropout is not None:
+            given = values | {"hidden_dropout": setting.dropout, "attention_dropout": setting.dropout}
         set_seed(setting.seed)
-        model = model_class(config_class(num_items=interactions.num_items, max_history=20, **values))
+        model = model_class(config_class(num_items=interactions.num_items, max_history=20, **given))
         args = SequentialTrainingArguments(str(setting.folder), **_evaluated_each_epoch(), report_to=[])
         place_training(args, setting.folder / "checkpoints", setting.seed)
         trainer = SequentialTrainer(
@@ -163,7 +167,7 @@ def sequential(model_class: type, config_class: type, **values) -> Recipe:
         )
         trainer.train()
         ranker = SequentialRecommender(model, name=model.config.model_type)
-        return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | values)
+        return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | given)
 
     return recipe
 
@@ -309,10 +313,7 @@ def _training_facts(trainer, args: RankingTrainingArguments) -> dict[str, Any]:
     }
 
 
-RECIPES: dict[str, Recipe] = {
-    "popularity": lambda setting: Ranker(Popularity(setting.domain.interactions.training_part())),
-    "item-transitions": lambda setting: Ranker(ItemTransitions(setting.domain.interactions.training_part())),
-    "nearest-items": lambda setting: Ranker(NearestItems(setting.text_embeddings)),
+SEQUENTIAL: dict[str, Recipe] = {
     "sasrec": sequential(SASRecForNextItem, SASRecConfig),
     "sasrec-bce": sequential(SASRecForNextItem, SASRecConfig, loss="bce"),
     "gru4rec": sequential(GRU4RecForNextItem, GRU4RecConfig),
@@ -320,6 +321,12 @@ RECIPES: dict[str, Recipe] = {
     "fmlp-rec": sequential(FMLPRecForNextItem, FMLPRecConfig),
     "bsarec": sequential(BSARecForNextItem, BSARecConfig),
     "hstu": sequential(HSTUForNextItem, HSTUConfig),
+}
+RECIPES: dict[str, Recipe] = {
+    "popularity": lambda setting: Ranker(Popularity(setting.domain.interactions.training_part())),
+    "item-transitions": lambda setting: Ranker(ItemTransitions(setting.domain.interactions.training_part())),
+    "nearest-items": lambda setting: Ranker(NearestItems(setting.text_embeddings)),
+    **SEQUENTIAL,
     "rq-kmeans": generative(rq_kmeans),
     "tiger": generative(tiger),
     "tiger-decoder": generative(tiger, decoder),

@@ -59,6 +59,20 @@ def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
     assert "### tiny" in table and "| sasrec | 2 |" in table and "| item-transitions | 1 |" in table
 
 
+def test_another_dropout_is_another_row(domain, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "quality.jsonl"
+    flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", "--minutes", "0.02"]
+    for dropout in ([], ["--dropout", "0.25"]):
+        run(monkeypatch, capsys, *flags, "--models", "hstu", "popularity", *dropout)
+    lines = [json.loads(line) for line in results.read_text().splitlines()][::2]
+    assert [line["model"] for line in lines] == ["hstu", "popularity", "hstu-dropout-0.25"]
+    assert lines[2]["details"]["hidden_dropout"] == lines[2]["details"]["attention_dropout"] == 0.25
+    assert lines[2]["command"].endswith("--models hstu --seeds 0 --minutes 0.02 --dropout 0.25")
+    assert "dropout" not in lines[0]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
+    with pytest.raises(SystemExit, match="--dropout: at least 0 and below 1, got 1"):
+        run(monkeypatch, capsys, *flags, "--dropout", "1")
+
+
 def test_unknown_model(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="unknown sasrek"):
         run(monkeypatch, capsys, "--models", "sasrek", "--results", tmp_path / "none")
