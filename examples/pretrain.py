@@ -212,7 +212,10 @@ def main_recbase(
     name_repositories(arguments, tokenizer_training, training)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     templates = tokenizer_arguments.templates()
-    more = load_catalogues(arguments.catalogues, templates) if arguments.catalogues else []
+    more = load_catalogues(arguments.catalogues, templates)
+    for catalogue in more:
+        if len(catalogue) < 2 and recommender_arguments.walks_per_item:
+            raise SystemExit(f"--catalogues: {catalogue.name} has one item, and none that is like it.")
     domains = load_domains(
         arguments.data,
         builtin=PRETRAINING_DOMAINS,

@@ -119,6 +119,8 @@ class RecBaseArguments:
     )
 
     def __post_init__(self):
+        if self.walks_per_item < 0:
+            raise ValueError(f"walks_per_item must be at least 0, got {self.walks_per_item}.")
         if self.freeze_codes and not (self.warm_start and self.tie_word_embeddings):
             raise ValueError(
                 "freeze_codes keeps what warm_start makes, for codes read and written: turn warm_start and "

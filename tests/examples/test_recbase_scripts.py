@@ -157,9 +157,17 @@ def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp
     without = load_model(recommender).state_dict()
     assert not any(torch.equal(walked[key], without[key]) for key in ("model.norm.weight", "lm_head.weight"))
 
-    for folder, message in ((data / PRETRAINING_DOMAINS[0], "in --data, too"), (tmp_path / "no", "No data folder")):
+    (tmp_path / "lonely").mkdir()
+    (tmp_path / "lonely" / "items.jsonl").write_text('{"item_id": "a", "title": "drum"}\n')
+    for folder, message in (
+        (data / PRETRAINING_DOMAINS[0], "in --data, too"),
+        (tmp_path / "no", "No data folder"),
+        (tmp_path / "lonely", "lonely has one item"),
+    ):
         with pytest.raises((SystemExit, FileNotFoundError), match=message):
             run("pretrain.py", *flags, folder)
+    with pytest.raises(ValueError, match="walks_per_item must be at least 0, got -1"):
+        run("pretrain.py", *flags, tmp_path / name, "--recommender.walks_per_item", -1)
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, flags), str(tmp_path / name)])
     with pytest.raises(SystemExit, match="--catalogues is for --model recbase"):
         runpy.run_path(str(EXAMPLES / "pretrain.py"), run_name="__main__")

@@ -15,7 +15,7 @@ from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from modeling_utgrec.modeling_recbase_tokenizer import kl_divergence, usage_shortfall
 
 TINY = {"input_dim": 10, "hidden_sizes": [12, 9], "codebook_dim": 4, "num_levels": 3, "codebook_size": 8}
-VARIANTS = [{}, {"distance": "cosine"}, {"kl_weight": 1e-3}, {"entropy_weight": 0}]
+VARIANTS = [{}, {"distance": "cosine"}, {"kl_weight": 1e-3}, {"entropy_weight": 0}, {"hidden_sizes": []}]
 
 
 def make_model(seed: int = 0, **config) -> RecBaseTokenizerModel:
@@ -42,6 +42,14 @@ def vectors_of(model: RecBaseTokenizerModel) -> list[np.ndarray]:
 
 
 # losses
+
+
+def test_without_hidden_layers_encoder_and_decoder_are_affine():
+    model, embeddings = trained(hidden_sizes=[])
+    first, second, third = embeddings.split([13, 13, 14])
+    z = [model(part).representations for part in (first, second, third[:13], first + second - third[:13])]
+    torch.testing.assert_close(z[0] + z[1] - z[2], z[3], rtol=1e-4, atol=1e-4)
+    assert [tuple(layer.weight.shape) for layer in (*model.encoder, *model.decoder)] == [(4, 10), (10, 4)]
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
