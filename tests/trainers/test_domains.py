@@ -11,7 +11,7 @@ from PIL import Image
 from tokenization_items.catalogue import CatalogueError
 from tokenization_items.text_template import TextTemplate
 from trainers import domains as module
-from trainers.domains import Domain, load_domains
+from trainers.domains import Domain, load_catalogues, load_domains
 
 ITEMS = "gfadbec"  # rare items come first, so that the rows of the rest change without them
 SEQUENCES = {
@@ -136,3 +136,15 @@ def test_templates_of_domains(tmp_path):
     assert load_domains(folders)[0].catalogue.texts[0] == "thing g"
     with pytest.raises(ValueError, match=r"\['filns'\], which are none of the domains \['films', 'toys'\]"):
         load_domains(folders, templates={"filns": TextTemplate()})
+
+
+def test_catalogues_are_checked_and_their_interactions_are_not_read(tmp_path):
+    for name in ("films", "toys"):
+        (write(tmp_path / name) / "sequences.jsonl").write_text("broken")
+    templates = {"": TextTemplate(), "films": TextTemplate("Describe a movie:")}
+    films, toys = load_catalogues([str(tmp_path)], templates)
+    assert (films.name, films.texts[0]) == ("films", "Describe a movie: thing g")
+    assert toys.texts[0] == "Describe an item: thing g"
+    twice = write(tmp_path / "twice" / "toys", item_ids="aba")
+    with pytest.raises(CatalogueError, match="item 'a': duplicate item_id, 2 times"):
+        load_catalogues([str(twice)], templates)
