@@ -62,13 +62,13 @@ def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
 def test_another_dropout_is_another_row(domain, tmp_path, monkeypatch, capsys):
     results = tmp_path / "quality.jsonl"
     flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", "--minutes", "0.02"]
-    for dropout in ([], ["--dropout", "0.25"]):
-        run(monkeypatch, capsys, *flags, "--models", "hstu", "popularity", *dropout)
+    for models in (["hstu", "popularity"], ["hstu", "popularity", "item-transitions", "--dropout", "0.25"]):
+        run(monkeypatch, capsys, *flags, "--models", *models)
     lines = [json.loads(line) for line in results.read_text().splitlines()][::2]
-    assert [line["model"] for line in lines] == ["hstu", "popularity", "hstu-dropout-0.25"]
+    assert [line["model"] for line in lines] == ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions"]
     assert lines[2]["details"]["hidden_dropout"] == lines[2]["details"]["attention_dropout"] == 0.25
     assert lines[2]["command"].endswith("--models hstu --seeds 0 --minutes 0.02 --dropout 0.25")
-    assert "dropout" not in lines[0]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
+    assert "dropout" not in lines[0]["command"] + lines[3]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
     with pytest.raises(SystemExit, match="--dropout: at least 0 and below 1, got 1"):
         run(monkeypatch, capsys, *flags, "--dropout", "1")
 
