@@ -21,12 +21,12 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from trainers.arguments import HelpFormatter, parse_sections
-from trainers.domains import Domain
-from trainers.evaluation import evaluate, render_table
-from trainers.floors import ItemTransitions, Popularity
-from trainers.significance import over_seeds
-from trainers.stages import SECTIONS
-from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.data.domains import Domain
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.evaluation.protocol import evaluate, render_table
+from trainers.evaluation.significance import over_seeds
+from trainers.methods.utgrec import SECTIONS
+from trainers.rankers.nearest_items import ItemTransitions, Popularity
 
 CONFIG = Path(__file__).parent / "configs" / "small.yaml"
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")

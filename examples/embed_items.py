@@ -19,11 +19,11 @@ from typing import Literal
 from transformers import HfArgumentParser
 
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.image_encoders import ImageEncoder
+from tokenization_items.item_embeddings import embed_items
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from trainers.arguments import HelpFormatter
-from trainers.image_encoders import ImageEncoder
-from trainers.item_embeddings import embed_items
 
 
 @dataclass

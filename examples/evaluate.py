@@ -34,13 +34,13 @@ from typing import Any, Literal
 from transformers import AutoConfig, HfArgumentParser
 
 from tokenization_items.catalogue import Catalogue
-from trainers.candidate_rows import RowChoices, draw_rows
-from trainers.evaluation import Recommender, evaluate
-from trainers.floors import ItemTransitions, NearestItems, Popularity
-from trainers.interactions import Interactions
-from trainers.result_tables import load_result, render_report, render_table, save_results, to_json
-from trainers.significance import over_seeds, paired_test
-from trainers.zero_shot_arguments import ZeroShotArguments
+from trainers.data.interactions import Interactions
+from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.evaluation.protocol import Recommender, evaluate
+from trainers.evaluation.significance import over_seeds, paired_test
+from trainers.evaluation.tables import load_result, render_report, render_table, save_results, to_json
+from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
+from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
 
 COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
 NEAREST, TITLES = "nearest-items", "title-likelihood"
@@ -91,7 +91,7 @@ class EvaluationArguments:
 
 def load_interactions(arguments: EvaluationArguments) -> Interactions:
     if arguments.k_core:
-        from trainers.domains import Domain
+        from trainers.data.domains import Domain
 
         return Domain.from_folder(arguments.data, arguments.k_core, check_images=False).interactions
     return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
@@ -109,7 +109,7 @@ def load_recommender(
             raise SystemExit(
                 f"--recommender {NEAREST} needs --embeddings: make a folder with examples/embed_items.py."
             )
-        from trainers.item_embeddings import load_embeddings
+        from tokenization_items.item_embeddings import load_embeddings
 
         embeddings = load_embeddings(arguments.embeddings, interactions.item_ids)
         return NearestItems(embeddings, arguments.query, batch_size=arguments.batch_size)
@@ -117,12 +117,12 @@ def load_recommender(
         raise SystemExit(f"{name} is no folder and none of {', '.join([*COUNTED, NEAREST])}.")
     # only a folder pays for the import of model code
     if is_generative(name):
-        from trainers.generative_recommender import GenerativeRecommender
+        from trainers.rankers.generative import GenerativeRecommender
 
         return GenerativeRecommender.from_pretrained(
             name, interactions.item_ids, arguments.num_beams, arguments.batch_size, items=items
         )
-    from trainers.sequential_recommender import SequentialRecommender
+    from trainers.rankers.sequential import SequentialRecommender
 
     return SequentialRecommender.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
 
@@ -137,7 +137,7 @@ def judge_zero_shot(
     arguments: EvaluationArguments, choices: RowChoices, flags: ZeroShotArguments
 ) -> list[dict[str, Any]]:
     """A result for each recommender, all on the same rows; all are loaded before the first is judged."""
-    from trainers import zero_shot
+    from trainers.evaluation.protocol import zero_shot
 
     interactions, limit = load_interactions(arguments), arguments.max_history or None
     domain, rows, models = Path(arguments.data).resolve().name, draw_rows(interactions, choices), []
@@ -178,7 +178,7 @@ def load_titles(language_model: str | None, arguments: EvaluationArguments, inte
     """A language model as a recommender, with the titles of the data's items."""
     if language_model is None:
         raise SystemExit(f"--recommender {TITLES} needs --language_model: a Hub id or a folder.")
-    from trainers.title_likelihood import TitleLikelihood
+    from trainers.rankers.title_likelihood import TitleLikelihood
 
     catalogue = Catalogue.from_folder(arguments.data)
     row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
@@ -241,7 +241,7 @@ def main() -> None:
 
 def render(results: list[dict[str, Any]]) -> str:
     """Tables of a zero-shot evaluation, and of what was compared."""
-    from trainers.zero_shot import render_zero_shot
+    from trainers.evaluation.zero_shot import render_zero_shot
 
     blocks = [render_zero_shot(results)]
     for result in results:

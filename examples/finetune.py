@@ -46,11 +46,12 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_index import CODES_NAME
 from tokenization_items.text_template import TextTemplate
 from trainers.arguments import given_value, parse_sections
-from trainers.domains import Domain, load_domains
-from trainers.evaluation import evaluate, render_table
-from trainers.generative_recommender import GenerativeRecommender
+from trainers.data.domains import Domain, load_domains
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN
+from trainers.evaluation.protocol import evaluate, render_table
+from trainers.hub.model_facts import assignment_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.recbase_stages import (
+from trainers.methods.recbase import (
     RECBASE_SECTIONS,
     RecBaseArguments,
     RecBaseTokenizerArguments,
@@ -59,9 +60,8 @@ from trainers.recbase_stages import (
     new_recbase,
     train_recbase_tokenizer,
 )
-from trainers.recbase_tokenizers import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
-from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.stages import (
+from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
+from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
     RecommenderArguments,
@@ -77,8 +77,8 @@ from trainers.stages import (
     train_item_tokenizer,
     train_recommender,
 )
-from trainers.synthetic import DOWNSTREAM_DOMAIN
-from trainers.training_record import assignment_facts
+from trainers.rankers.generative import GenerativeRecommender
+from trainers.recommender_trainer import RecommenderTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")

@@ -34,9 +34,9 @@ from typing import Literal
 from transformers import HfArgumentParser
 
 from trainers.arguments import HelpFormatter
-from trainers.preparation import PreparationChoices
-from trainers.prepared_data import PreparedDataError, check_prepared, prepare_data_set
-from trainers.readers import (
+from trainers.data.preparation import PreparationChoices
+from trainers.data.prepared_folder import PreparedDataError, check_prepared, prepare_data_set
+from trainers.data.readers import (
     AmazonHubReader,
     AmazonReader,
     LetterReader,
@@ -48,7 +48,7 @@ from trainers.readers import (
     TabularReader,
     UTGRecFilesReader,
 )
-from trainers.readers.survey import survey
+from trainers.data.readers.survey import survey
 
 AMAZON = {"amazon-2014": 2014, "amazon-2018": 2018, "amazon-2023": 2023}
 FOLDERS = {

@@ -54,10 +54,11 @@ from hub_cards import RECBASE_CITATION
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import given_value, parse_sections
-from trainers.content_walks import walking_domain
-from trainers.domains import load_catalogues, load_domains
+from trainers.data.domains import load_catalogues, load_domains
+from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.recbase_stages import (
+from trainers.methods.content_walks import walking_domain
+from trainers.methods.recbase import (
     RECBASE_SECTIONS,
     RecBaseArguments,
     RecBaseTokenizerArguments,
@@ -66,9 +67,8 @@ from trainers.recbase_stages import (
     new_recbase,
     train_recbase_tokenizer,
 )
-from trainers.recbase_tokenizers import RecBaseTokenizerTrainingArguments
-from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.stages import (
+from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
+from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
     RecommenderArguments,
@@ -86,7 +86,7 @@ from trainers.stages import (
     train_item_tokenizer,
     train_recommender,
 )
-from trainers.synthetic import PRETRAINING_DOMAINS
+from trainers.recommender_trainer import RecommenderTrainingArguments
 
 
 @dataclass

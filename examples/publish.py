@@ -23,9 +23,9 @@ from transformers import HfArgumentParser
 from hub_cards import Card, CardError, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import HelpFormatter
-from trainers.dataset_card import dataset_card_values
-from trainers.publications import Publication, publish
-from trainers.publishing import PublishingError
+from trainers.hub.data_facts import dataset_card_values
+from trainers.hub.publish import Publication, publish
+from trainers.hub.upload import PublishingError
 
 
 @dataclass

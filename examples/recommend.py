@@ -12,8 +12,8 @@ from transformers import HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import HelpFormatter
-from trainers.generative_recommender import load_model
-from trainers.interactions import Interactions
+from trainers.data.interactions import Interactions
+from trainers.rankers.generative import load_model
 
 
 @dataclass

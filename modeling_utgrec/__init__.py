@@ -15,7 +15,7 @@ from .configuration_sequential import SequentialConfig
 from .configuration_utgrec import UTGRecConfig
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 from .generation_items import ItemLogitsProcessor, RecommendOutput, generate_items
-from .item_rules import ItemRules
+from .generation_rules import ItemRules
 from .item_trie import ItemTrie
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
 from .modeling_bsarec import BSARecForNextItem, BSARecModel

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from safetensors import SafetensorError
 from transformers.utils import PushToHubMixin
 
-from .safe_loading import check_sizes, errors_that_say_why, only_safetensors
+from .checkpoint_safety import check_sizes, errors_that_say_why, only_safetensors
 
 FORMAT_VERSION = 1
 

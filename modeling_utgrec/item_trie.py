@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .trie_level import DENSE_LIMIT, TrieLevel
+from .item_trie_level import DENSE_LIMIT, TrieLevel
 
 
 class ItemTrie:

@@ -12,10 +12,10 @@ from transformers.utils import can_return_tuple
 
 from .checkpoint_format import CheckedLoading
 from .configuration_recbase import RecBaseConfig
-from .decoder_beam_step import DecoderBeamStep, FusedDecoder
 from .generation_items import BeamStep
-from .item_recommendation import ItemRecommendation
-from .linear_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
+from .generation_mixin import ItemRecommendation
+from .generation_qwen3 import DecoderBeamStep, FusedDecoder
+from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 
 # Attention implementations with this in their name tell packed sequences apart in a batch of one row only.
 ONE_ROW_ATTENTION = "flash"

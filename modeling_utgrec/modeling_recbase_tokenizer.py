@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from .checkpoint_format import CheckedLoading
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
-from .embedding_autoencoder import EmbeddingAutoencoder
+from .modeling_embedding_autoencoder import EmbeddingAutoencoder
 
 # Where the logarithm of the variance starts (a standard deviation of 0.05, of representations with length 1) and ends.
 LOG_VARIANCE_START = -6.0

@@ -8,9 +8,9 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .clustering import balanced_clusters
 from .configuration_rqvae import RQVAEConfig
-from .embedding_autoencoder import EmbeddingAutoencoder, of_first_process
+from .modeling_embedding_autoencoder import EmbeddingAutoencoder, of_first_process
+from .quantization_kmeans import balanced_clusters
 
 
 @dataclass

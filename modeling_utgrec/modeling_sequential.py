@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_sequential import SequentialConfig
-from .linear_cross_entropy import linear_cross_entropy
+from .loss_cross_entropy import linear_cross_entropy
 
 
 @dataclass

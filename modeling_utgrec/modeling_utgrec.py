@@ -11,13 +11,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from .attention_masks import as_scores, causal_item_mask, target_masks
 from .checkpoint_format import CheckedLoading
 from .configuration_utgrec import UTGRecConfig
 from .generation_items import BeamStep
-from .item_masks import as_scores, causal_item_mask, target_masks
-from .item_recommendation import ItemRecommendation
-from .linear_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
-from .t5_beam_step import FusedT5, T5BeamStep
+from .generation_mixin import ItemRecommendation
+from .generation_t5 import FusedT5, T5BeamStep
+from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 
 
 class CausalItemEncoder(T5Stack):

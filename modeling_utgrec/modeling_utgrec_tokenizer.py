@@ -14,11 +14,11 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .adapter_checkpoints import AdapterCheckpoints
-from .backbone_weights import add_lora, fingerprint_weights, is_adaptation, merge_lora
+from .checkpoint_adapters import AdapterCheckpoints
+from .checkpoint_backbone import add_lora, fingerprint_weights, is_adaptation, merge_lora
 from .checkpoint_format import CheckedLoading
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
-from .contrastive import info_nce
+from .loss_contrastive import info_nce
 from .quantization import ResidualCodebooks, SimVQCodebook, TreeCodebooks
 from .reconstruction import ImageDecoder, MaskedDecoder, TextDecoder, ZeroLinear
 

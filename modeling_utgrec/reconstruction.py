@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from .linear_cross_entropy import linear_cross_entropy
+from .loss_cross_entropy import linear_cross_entropy
 
 try:
     from diffusers import DDPMScheduler

@@ -57,7 +57,7 @@ settings.load_profile("deterministic")
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items.processing_items import ItemProcessor
-from trainers.backbones import tiny_backbone
+from trainers.methods.backbones import tiny_backbone
 
 BERT_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY_NETWORK = {

@@ -17,8 +17,8 @@ from transformers.utils import logging
 
 from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items.batching import length_batches, prepared
+from tokenization_items.caches import FinishedShards, shards_of
 from tokenization_items.catalogue import Catalogue, CatalogueError
-from tokenization_items.finished_shards import FinishedShards, shards_of
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.visual_features import Features, VisualFeatureCache
 

@@ -8,7 +8,7 @@ import torch
 from transformers import Pipeline, PreTrainedModel
 
 from modeling_utgrec import ItemTrie
-from modeling_utgrec.item_rules import ItemRules
+from modeling_utgrec.generation_rules import ItemRules
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.tokenization_items import UniversalItemTokenizer

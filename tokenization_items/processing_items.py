@@ -12,8 +12,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerB
 from transformers.utils import PROCESSOR_NAME, cached_file
 
 from modeling_utgrec import UTGRecTokenizerConfig
-from modeling_utgrec.safe_loading import errors_that_say_why
-from tokenization_items.settings_files import read_settings
+from modeling_utgrec.checkpoint_safety import errors_that_say_why
+from tokenization_items.files import read_settings
 
 PROCESSOR_FILE = "item_processor_config.json"
 SETTINGS = {

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from modeling_utgrec.safe_loading import SAFELY
+from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.batching import length_batches
 
 Pooling = Literal["mean", "cls", "last"]

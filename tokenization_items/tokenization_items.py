@@ -16,9 +16,10 @@ from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS, compute_codes
+from tokenization_items.files import read_json_object, read_numbers, read_settings
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_index import CODES_NAME, AssignmentReport, ItemIndex
-from tokenization_items.network_place import (
+from tokenization_items.network_reference import (
     NETWORK_CONFIGS,
     Network,
     NetworkPlace,
@@ -30,7 +31,6 @@ from tokenization_items.network_place import (
 )
 from tokenization_items.processing_content import ContentProcessor, domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
-from tokenization_items.settings_files import read_json_object, read_numbers, read_settings
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
 SETTINGS = {"fingerprint": (str,), "max_history": (int,)}

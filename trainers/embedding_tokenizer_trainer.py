@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from modeling_utgrec.embedding_autoencoder import EmbeddingAutoencoder
-from trainers.codebook_logging import CodebookLoggingTrainer, codebook_health, collision_rate, loss_parts
+from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
+from trainers.codebook_trainer import CodebookLoggingTrainer, codebook_health, collision_rate, loss_parts
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096

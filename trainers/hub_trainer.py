@@ -27,9 +27,9 @@ from transformers.utils import PushInProgress, logging
 
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
-from modeling_utgrec.safe_loading import only_safetensors
-from trainers.publishing import ALLOWED, LEFT_OUT, published_files, send_folder
-from trainers.training_record import codebook_rows, hardware, hyperparameters, last_entry, versions
+from modeling_utgrec.checkpoint_safety import only_safetensors
+from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, versions
+from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
 
 logger = logging.get_logger(__name__)
 
@@ -126,7 +126,7 @@ class HubTrainer(Trainer):
         Sends a finished folder to the training's repository, which is made if need be.
 
         Args:
-            folder, network: see [`~trainers.publishing.send_folder`].
+            folder, network: see [`~trainers.hub.upload.send_folder`].
             commit_message: of the commit.
 
         Raises:

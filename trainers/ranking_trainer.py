@@ -13,11 +13,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import speed_metrics
 
 from hub_cards import Evaluation, ModelCardValues
-from trainers.cpu_dropout import use_cpu_dropout
-from trainers.evaluation import Recommender, evaluate
+from trainers.cpu_training import use_cpu_dropout
+from trainers.data.interactions import Interactions
+from trainers.evaluation.metrics import MEANS
+from trainers.evaluation.protocol import Recommender, evaluate
 from trainers.hub_trainer import HubTrainer
-from trainers.interactions import Interactions
-from trainers.ranking_metrics import MEANS
 
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
 

@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 from hub_cards import SequentialCardValues
 from modeling_utgrec import SequentialForNextItem
 from trainers.callbacks import EpochCallback
-from trainers.interactions import Interactions
+from trainers.data.interactions import Interactions
+from trainers.rankers.sequential import SequentialRecommender, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
-from trainers.sequential_data import SequenceCollator, SequenceWindows
-from trainers.sequential_recommender import SequentialRecommender, check_catalogue
+from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
 
 
 @dataclass

@@ -23,7 +23,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from trie import random_codes
 
 from modeling_utgrec import ItemLogitsProcessor, ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
-from modeling_utgrec.item_rules import ItemRules
+from modeling_utgrec.generation_rules import ItemRules
 
 METHODS = ("recommend", "recommend, seen excluded", "recommend, 99 % denied", "score given items")
 GENERATE = ("generate, prefix_allowed_tokens_fn", "generate, vectorised processor", "generate, hash map")

@@ -33,23 +33,23 @@ from transformers import HfArgumentParser, set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, load_content
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
 from trainers.arguments import HelpFormatter
-from trainers.codebook_logging import codebook_health, collision_rate
-from trainers.domains import domain_folders
+from trainers.codebook_trainer import codebook_health, collision_rate
+from trainers.data.domains import domain_folders
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer, compute_codes
-from trainers.item_embeddings import ContentEmbeddings, embed_items, load_content
-from trainers.principal_components import principal_components
-from trainers.recbase_tokenizers import (
+from trainers.evaluation.tables import render_table
+from trainers.methods.principal_components import principal_components
+from trainers.methods.recbase_tokenizer import (
     RecBaseTokenizerTrainingArguments,
     check_domains,
     content_report,
     curriculum_passes,
 )
-from trainers.result_tables import render_table
-from trainers.rq_kmeans import rq_kmeans
-from trainers.stages import place_training
+from trainers.methods.rq_kmeans import rq_kmeans
+from trainers.methods.utgrec import place_training
 
 HERE = Path(__file__).parent
 

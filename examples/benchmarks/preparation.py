@@ -83,9 +83,9 @@ def prepare_with_package(folder: Path, output: Path) -> None:
     """This package."""
     from datetime import datetime
 
-    from trainers.preparation import PreparationChoices
-    from trainers.prepared_data import prepare_data_set
-    from trainers.readers import TabularReader
+    from trainers.data.preparation import PreparationChoices
+    from trainers.data.prepared_folder import prepare_data_set
+    from trainers.data.readers import TabularReader
 
     reader = TabularReader(folder / "log.csv", folder / "items.jsonl")
     choices = PreparationChoices(k_core=K_CORE)
@@ -97,7 +97,7 @@ def prepare_with_pandas(folder: Path, output: Path) -> None:
     import pandas as pd
     from safetensors.numpy import save_file
 
-    from trainers.readers.html_text import REPLACEMENTS
+    from trainers.data.readers.html_text import REPLACEMENTS
 
     def clean(texts):
         texts = texts.map(html.unescape).map(html.unescape)
@@ -162,7 +162,7 @@ def measure(program: str, folder: Path) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     import pandas  # noqa: F401  (both programs start with everything imported)
 
-    import trainers.prepared_data  # noqa: F401
+    import trainers.data.prepared_folder  # noqa: F401
 
     start, cpu = time.perf_counter(), time.process_time()
     PROGRAMS[program](folder, folder / program)

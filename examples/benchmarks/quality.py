@@ -30,11 +30,11 @@ import torch
 from recipes import RECIPES, SEQUENTIAL, NotApplicable, Ranker, Setting
 
 from trainers.arguments import parse_sections
-from trainers.domains import Domain
-from trainers.evaluation import evaluate
-from trainers.result_tables import render_table
-from trainers.stages import SECTIONS
-from trainers.zero_shot import portable_command
+from trainers.data.domains import Domain
+from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.tables import render_table
+from trainers.evaluation.zero_shot import portable_command
+from trainers.methods.utgrec import SECTIONS
 
 HERE = Path(__file__).parent
 FLOORS = ["popularity", "item-transitions", "nearest-items"]

@@ -32,29 +32,23 @@ from modeling_utgrec import (
     UTGRecForConditionalGeneration,
 )
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.image_encoders import ImageEncoder
+from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from trainers.callbacks import TimeLimitCallback
-from trainers.domains import Domain
-from trainers.embedding_tokenizers import (
+from trainers.data.domains import Domain
+from trainers.evaluation.protocol import Recommender
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.methods.recbase import RecBaseArguments, new_recbase
+from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
+from trainers.methods.semantic_ids import (
     letter_tokenizer,
     load_raw_codes,
     rq_kmeans_tokenizer,
     tiger_m_tokenizer,
     tiger_tokenizer,
 )
-from trainers.evaluation import Recommender
-from trainers.floors import ItemTransitions, NearestItems, Popularity
-from trainers.generative_recommender import GenerativeRecommender
-from trainers.image_encoders import ImageEncoder
-from trainers.item_embeddings import embed_items, load_embeddings, save_embeddings
-from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.ranking_trainer import RankingTrainingArguments
-from trainers.recbase_stages import RecBaseArguments, new_recbase
-from trainers.recbase_tokenizers import RecBaseTokenizerTrainingArguments, recbase_tokenizer
-from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.sequential_recommender import SequentialRecommender
-from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
-from trainers.stages import (
+from trainers.methods.utgrec import (
     NetworkArguments,
     RecommenderArguments,
     build_network,
@@ -63,6 +57,12 @@ from trainers.stages import (
     train_item_tokenizer,
     train_recommender,
 )
+from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.sequential import SequentialRecommender
+from trainers.ranking_trainer import RankingTrainingArguments
+from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 
 class NotApplicable(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from modeling_utgrec.fused_layers import FUSED_DTYPES
+from modeling_utgrec.generation_layers import FUSED_DTYPES
 
 # Products of this size are what a processor does best; copies of this size come from memory, not from caches.
 PRODUCT_SIZE = 2048

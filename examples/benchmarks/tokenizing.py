@@ -34,7 +34,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_see
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import Catalogue, ItemProcessor, UniversalItemTokenizer
-from trainers.backbones import load_backbone, tiny_backbone
+from trainers.methods.backbones import load_backbone, tiny_backbone
 
 NAIVE_BATCH = 16
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}

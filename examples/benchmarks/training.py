@@ -38,13 +38,13 @@ from trie import random_codes
 
 from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items import Catalogue
-from trainers.evaluation import evaluate
-from trainers.generative_recommender import GenerativeRecommender
-from trainers.interactions import Interactions
-from trainers.next_item import NextItemWindows
-from trainers.packed_sequences import PackedSequences
+from trainers.data.interactions import Interactions
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, generate_domain
+from trainers.evaluation.protocol import evaluate
+from trainers.rankers.generative import GenerativeRecommender
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
-from trainers.synthetic import DOWNSTREAM_DOMAIN, generate_domain
+from trainers.training_data.next_item_windows import NextItemWindows
+from trainers.training_data.packed_sequences import PackedSequences
 
 PLAIN, WINDOWS, PACKED = METHODS = ("plain", "windows", "packed")
 TRAINING = {"learning_rate": 3e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.01}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from modeling_utgrec import ItemTrie
-from modeling_utgrec.item_rules import ItemRules
+from modeling_utgrec.generation_rules import ItemRules
 
 
 def random_codes(num_items: int, sizes: list[int], generator: torch.Generator) -> Tensor:

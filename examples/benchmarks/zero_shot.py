@@ -44,17 +44,12 @@ sys.path.insert(0, str(HERE.parent))
 import finetune  # noqa: E402
 
 from tokenization_items import Catalogue, UniversalItemTokenizer  # noqa: E402
+from tokenization_items.item_embeddings import embed_items, load_embeddings  # noqa: E402
 from tokenization_items.text_encoders import TextEncoder  # noqa: E402
 from trainers.arguments import given_value, parse_sections  # noqa: E402
-from trainers.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
-from trainers.domains import Domain, domain_folders  # noqa: E402
-from trainers.floors import NearestItems, Popularity  # noqa: E402
-from trainers.generative_recommender import GenerativeRecommender  # noqa: E402
-from trainers.item_embeddings import embed_items, load_embeddings  # noqa: E402
-from trainers.recbase_stages import RECBASE_SECTIONS, codebooks_of  # noqa: E402
-from trainers.stages import SECTIONS, tokenize  # noqa: E402
-from trainers.title_likelihood import TitleLikelihood  # noqa: E402
-from trainers.zero_shot import (  # noqa: E402
+from trainers.data.domains import Domain, domain_folders  # noqa: E402
+from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
+from trainers.evaluation.zero_shot import (  # noqa: E402
     ZeroShotModel,
     evaluate_zero_shot,
     items_folder,
@@ -63,7 +58,12 @@ from trainers.zero_shot import (  # noqa: E402
     training_of,
     zero_shot_model,
 )
-from trainers.zero_shot_arguments import ZeroShotArguments  # noqa: E402
+from trainers.evaluation.zero_shot_arguments import ZeroShotArguments  # noqa: E402
+from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of  # noqa: E402
+from trainers.methods.utgrec import SECTIONS, tokenize  # noqa: E402
+from trainers.rankers.generative import GenerativeRecommender  # noqa: E402
+from trainers.rankers.nearest_items import NearestItems, Popularity  # noqa: E402
+from trainers.rankers.title_likelihood import TitleLikelihood  # noqa: E402
 
 # centred: the mean of the history's embeddings, all without the mean of the domain's
 BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "nearest-items-centred", "title-likelihood")

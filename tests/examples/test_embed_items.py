@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tokenization_items import Catalogue
+from tokenization_items.item_embeddings import load_embeddings
 from tokenization_items.text_encoders import TextEncoder
-from trainers.item_embeddings import load_embeddings
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "embed_items.py"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers.candidate_rows import RowChoices, draw_rows
-from trainers.evaluation import evaluate
-from trainers.floors import ItemTransitions, NearestItems, Popularity
-from trainers.interactions import Interactions
-from trainers.item_embeddings import save_embeddings
-from trainers.significance import paired_test
+from tokenization_items.item_embeddings import save_embeddings
+from trainers.data.interactions import Interactions
+from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.significance import paired_test
+from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate.py"
 IDS = [f"i{n}" for n in range(30)]

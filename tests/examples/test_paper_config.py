@@ -12,8 +12,8 @@ from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items import ItemIndex, UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, network_config, new_recommender
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.stages import NetworkArguments, RecommenderArguments, network_config, new_recommender
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 SECTIONS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenization_items.catalogue import Catalogue
-from trainers.interactions import Interactions
+from trainers.data.interactions import Interactions
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_data.py"
 NUM_USERS, NUM_ITEMS = 6, 5

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import UniversalItemTokenizer
-from trainers.synthetic import PRETRAINING_DOMAINS, write_all
+from trainers.data.synthetic import PRETRAINING_DOMAINS, write_all
 
 ROOT = Path(__file__).parents[2]
 TINY = """

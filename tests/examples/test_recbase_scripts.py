@@ -21,13 +21,13 @@ from hub_cards import load_values
 from modeling_utgrec import RecBaseForCausalLM, RecBaseTokenizerModel
 from tokenization_items import ItemIndex, TokenizerMismatchError, UniversalItemTokenizer
 from trainers.arguments import given_value, parse_sections
-from trainers.domains import load_domains
-from trainers.embedding_tokenizers import rq_kmeans_tokenizer
-from trainers.evaluation import evaluate
-from trainers.generative_recommender import GenerativeRecommender, load_model
-from trainers.recbase_stages import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
-from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
-from trainers.zero_shot import training_of
+from trainers.data.domains import load_domains
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.zero_shot import training_of
+from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
+from trainers.methods.semantic_ids import rq_kmeans_tokenizer
+from trainers.rankers.generative import GenerativeRecommender, load_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES / "configs"
@@ -273,7 +273,7 @@ def test_a_pushed_recommender_comes_back_whole(run, workplace, pretrained, tmp_p
     push = ("--recommender.push_to_hub", "true", "--recommender.hub_model_id", name, "--license", "mit")
     run("finetune.py", *downstream(workplace, tmp_path), "--pretrained", pretrained, *push)
     files = set(HfApi().list_repo_files(name))
-    assert {"config.json", "model.safetensors", "modeling_recbase.py", "decoder_beam_step.py"} <= files
+    assert {"config.json", "model.safetensors", "modeling_recbase.py", "generation_qwen3.py"} <= files
     assert not [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
     card = ModelCard.load(name)
     assert card.data.license == "mit" and f'AutoModelForCausalLM.from_pretrained("{name}")' in card.text

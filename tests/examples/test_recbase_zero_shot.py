@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tokenization_items import UniversalItemTokenizer
-from trainers.candidate_rows import RowChoices, draw_rows
-from trainers.domains import Domain
-from trainers.recbase_stages import codebooks_of
-from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.data.domains import Domain
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.methods.recbase import codebooks_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BASELINES = ("nearest-items-last", "nearest-items-mean")

@@ -16,10 +16,10 @@ from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 from tokenization_items.item_index import UnknownItemError
-from trainers.domains import load_domains
-from trainers.evaluation import evaluate
-from trainers.generative_recommender import GenerativeRecommender
-from trainers.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.data.domains import load_domains
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.evaluation.protocol import evaluate
+from trainers.rankers.generative import GenerativeRecommender
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = """

@@ -216,7 +216,7 @@ def test_numbers_of_numpy_become_plain_yaml():
 @pytest.mark.parametrize("cls", [*MODELS, DatasetCardValues])
 def test_the_usage_snippet_runs_as_it_stands(cls, monkeypatch):
     known = "modeling_utgrec tokenization_items tokenization_items.catalogue transformers huggingface_hub trainers"
-    for name in [*known.split(), "trainers.sequential_recommender", "trainers.interactions"]:
+    for name in [*known.split(), "trainers.rankers.sequential", "trainers.data.interactions"]:
         monkeypatch.setitem(sys.modules, name, MagicMock())
     sys.modules["transformers"].AutoConfig.from_pretrained.return_value.num_items = 3
     sys.modules["huggingface_hub"].snapshot_download.return_value = "folder"

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
-import modeling_utgrec.item_recommendation as item_recommendation
+import modeling_utgrec.generation_mixin as item_recommendation
 from modeling_utgrec.configuration_utgrec import UTGRecConfig
 from modeling_utgrec.generation_items import ItemLogitsProcessor, constrained_beam_search, generate_items
-from modeling_utgrec.item_rules import ItemRules
+from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_trie import ItemTrie
 from modeling_utgrec.modeling_utgrec import UTGRecForConditionalGeneration
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel
 
 import modeling_utgrec
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel, reconstruction
-from modeling_utgrec.contrastive import info_nce
+from modeling_utgrec.loss_contrastive import info_nce
 from modeling_utgrec.modeling_utgrec_tokenizer import decoder_heads
 
 BACKBONES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "bert"]

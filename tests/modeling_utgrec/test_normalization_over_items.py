@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
-from modeling_utgrec.item_rules import ItemRules
-from trainers.interactions import Interactions
-from trainers.next_item import NextItemCollator, NextItemWindows
-from trainers.packed_sequences import PackedCollator, PackedSequences
-from trainers.valid_codes import ValidCodes
+from modeling_utgrec.generation_rules import ItemRules
+from trainers.data.interactions import Interactions
+from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows
+from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
+from trainers.training_data.valid_codes import ValidCodes
 
 CODES = np.array([[0, 0, 0], [0, 0, 4], [0, 3, 1], [2, 3, 1], [2, 1, 5], [2, 1, 0], [2, 1, 1], [3, 4, 2]])
 

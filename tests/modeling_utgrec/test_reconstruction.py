@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import linear_cross_entropy
+from modeling_utgrec import loss_cross_entropy
 from modeling_utgrec.reconstruction import AdaLNBlock, DiffusionLoss, ImageDecoder, TextDecoder
 
 WIDTH, VOCABULARY, LEVELS, MOST = 16, 23, 3, 9
@@ -116,7 +116,7 @@ def test_chunks_of_logits_change_nothing(text_decoder, text_inputs, monkeypatch,
     hidden, labels, embeddings = text_inputs
     inputs = [hidden.requires_grad_(), embeddings.requires_grad_(), *text_decoder.parameters()]
     whole = text_decoder.loss(hidden, labels, embeddings)
-    monkeypatch.setitem(linear_cross_entropy.MOST_LOGITS, "cpu", chunk * len(embeddings))
+    monkeypatch.setitem(loss_cross_entropy.MOST_LOGITS, "cpu", chunk * len(embeddings))
     chunked = text_decoder.loss(hidden, labels, embeddings)
     assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
     for got, wanted in zip(gradients(chunked, *inputs), gradients(whole, *inputs), strict=True):

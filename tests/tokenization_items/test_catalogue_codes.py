@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from modeling_utgrec import UTGRecTokenizerModel
-from tokenization_items import catalogue_codes, finished_shards
+from tokenization_items import caches, catalogue_codes
 from tokenization_items.batching import BATCHES_AHEAD, prepared
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -179,7 +179,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("when", [0, 1, 3])
 def test_a_resumed_run_is_the_same_to_the_bit(tokenizer, catalogue, expected, tmp_path, monkeypatch, caplog, when):
-    save, saved = finished_shards.save_file, []
+    save, saved = caches.save_file, []
 
     def killed(tensors, path):
         if len(saved) == when:
@@ -189,7 +189,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tokenizer, catalogue, expected, tm
         saved.append(len(tensors["codes"]))
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(finished_shards, "save_file", killed)
+        patch.setattr(caches, "save_file", killed)
         tokenizer.compute_codes(catalogue, resume_folder=tmp_path, **SMALL)
     counts = forwards(monkeypatch, tokenizer.network)
     assert_identical(tokenizer.compute_codes(catalogue, resume_folder=tmp_path, **SMALL), expected)
@@ -242,11 +242,11 @@ def test_a_broken_shard_is_computed_anew(tokenizer, catalogue, expected, tmp_pat
 
 def test_shards_of_a_large_catalogue_have_many_batches():
     batches = [np.array([number]) for number in range(5000)]
-    shards = finished_shards.shards_of(batches)
+    shards = caches.shards_of(batches)
     assert [len(shard) for shard in shards] == [16] * 312 + [8]
     assert [rows[0] for shard in shards for rows in shard] == list(range(5000))
-    assert [len(shard) for shard in finished_shards.shards_of(batches[:60])] == [1] * 60
-    assert finished_shards.shards_of([]) == []
+    assert [len(shard) for shard in caches.shards_of(batches[:60])] == [1] * 60
+    assert caches.shards_of([]) == []
 
 
 # Decoders
@@ -293,7 +293,7 @@ def test_two_processes_give_the_codes_of_one(tokenizer, catalogue, expected, tmp
         if len(num_shards) == 2:
             raise Killed
         num_shards.append(path)
-        finished_shards.save_file(tensors, path)
+        caches.save_file(tensors, path)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(catalogue_codes.FinishedShards, "save", lambda self, key, c, r: killed(

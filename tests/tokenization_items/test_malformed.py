@@ -21,10 +21,10 @@ from PIL import Image
 
 from tokenization_items import item_files
 from tokenization_items.catalogue import Catalogue, CatalogueError
+from tokenization_items.files import read_settings
 from tokenization_items.item_images import ImageError, open_image
 from tokenization_items.item_index import CODES_NAME, IDS_NAME, ItemIndex, ItemIndexError
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
-from tokenization_items.settings_files import read_settings
 
 MANY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -16,7 +16,7 @@ from tokenization_items import tokenization_items as module
 from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import ItemIndexError, UnknownItemError
-from tokenization_items.network_place import NetworkPlace, network_fingerprint
+from tokenization_items.network_reference import NetworkPlace, network_fingerprint
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import TOKENIZER_FILE, TokenizerMismatchError, UniversalItemTokenizer
 

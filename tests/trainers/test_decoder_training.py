@@ -10,15 +10,16 @@ from transformers import set_seed
 from hub_cards import load_values
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.item_index import ItemIndex
-from trainers import ranking_trainer, stages
-from trainers.domain_sampling import DomainSampling
-from trainers.generative_recommender import GenerativeRecommender, load_model
-from trainers.interactions import Interactions
-from trainers.next_item import NextItemWindows, join_domains
-from trainers.packed_sequences import PackedCollator, PackedSequences
+from trainers import ranking_trainer
+from trainers.data.interactions import Interactions
+from trainers.methods import utgrec
+from trainers.methods.utgrec import gathered_weights, save_recommender, training_windows
+from trainers.rankers.generative import GenerativeRecommender, load_model
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.stages import gathered_weights, save_recommender, training_windows
-from trainers.valid_codes import ValidCodes
+from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.next_item_windows import NextItemWindows, join_domains
+from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
+from trainers.training_data.valid_codes import ValidCodes
 
 SIZES = [6, 6, 6]
 NUM_ITEMS = 20
@@ -264,7 +265,7 @@ def test_sharded_weights_are_trained_and_saved_but_not_validated(tmp_path, monke
     """As under ZeRO-3, which shards the large model's weights over the processes."""
     trainer = make_trainer(tmp_path, eval_strategy="epoch")
     assert gathered_weights(trainer) is None
-    for module in (ranking_trainer, stages):
+    for module in (ranking_trainer, utgrec):
         monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="eval_strategy='no'"):
         make_trainer(tmp_path, eval_strategy="epoch")

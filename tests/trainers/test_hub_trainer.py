@@ -16,13 +16,13 @@ from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRe
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.data.interactions import CoOccurrenceGraph, Interactions
 from trainers.hub_trainer import hub_checkpoint
-from trainers.interactions import CoOccurrenceGraph, Interactions
-from trainers.item_pairs import ItemPairs
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.next_item import NextItemWindows
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
+from trainers.training_data.item_pairs import ItemPairs
+from trainers.training_data.next_item_windows import NextItemWindows
 
 IDS = [f"item{row}" for row in range(10)]
 QUIET = {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "dataloader_pin_memory": False}

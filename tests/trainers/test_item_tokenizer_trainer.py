@@ -19,12 +19,12 @@ from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.processing_items import ItemProcessor
 from trainers import callbacks
-from trainers.backbones import load_autoencoder, tiny_backbone
-from trainers.cpu_dropout import CpuDropout
-from trainers.image_latents import encode_images
-from trainers.interactions import CoOccurrenceGraph, Interactions
-from trainers.item_pairs import ItemPairs
+from trainers.cpu_training import CpuDropout
+from trainers.data.interactions import CoOccurrenceGraph, Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+from trainers.methods.backbones import load_autoencoder, tiny_backbone
+from trainers.training_data.image_latents import encode_images
+from trainers.training_data.item_pairs import ItemPairs
 
 NUM_ITEMS = 24
 ROOT = Path(__file__).parents[2]

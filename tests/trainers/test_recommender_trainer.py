@@ -15,11 +15,11 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallbac
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.item_index import ItemIndex, UnknownItemError
 from trainers import recommender_trainer
-from trainers.evaluation import evaluate
-from trainers.generative_recommender import GenerativeRecommender, item_space
-from trainers.interactions import Interactions
-from trainers.next_item import NextItemWindows, join_domains
+from trainers.data.interactions import Interactions
+from trainers.evaluation.protocol import evaluate
+from trainers.rankers.generative import GenerativeRecommender, item_space
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.training_data.next_item_windows import NextItemWindows, join_domains
 
 NUM_USERS, NUM_ITEMS, CODES = 150, 20, 6
 METRICS = {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}

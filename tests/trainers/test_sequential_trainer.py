@@ -9,10 +9,10 @@ import torch
 from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, set_seed
 
 import modeling_utgrec
-from trainers.cpu_dropout import CpuDropout
-from trainers.evaluation import evaluate
-from trainers.interactions import Interactions
-from trainers.sequential_recommender import SequentialRecommender
+from trainers.cpu_training import CpuDropout
+from trainers.data.interactions import Interactions
+from trainers.evaluation.protocol import evaluate
+from trainers.rankers.sequential import SequentialRecommender
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 NUM_USERS, NUM_ITEMS = 60, 12

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import modeling_utgrec.fused_layers as fused_layers
+import modeling_utgrec.generation_layers as fused_layers
 from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"

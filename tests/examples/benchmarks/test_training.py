@@ -58,7 +58,7 @@ def test_plain_examples_are_the_windows(benchmark):
     examples = data.examples()
     assert len(examples) == len(data.windows) == data.packed.num_targets
     batch = benchmark.pad(examples[5:40])
-    from trainers.next_item import NextItemCollator
+    from trainers.training_data.next_item_windows import NextItemCollator
 
     expected = NextItemCollator(data.windows)(data.windows.__getitems__(np.arange(5, 40)))
     for name, tensor in expected.items():

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers.candidate_rows import draw_rows
-from trainers.domains import Domain
-from trainers.floors import NearestItems
-from trainers.item_embeddings import load_embeddings
-from trainers.zero_shot import evaluate_zero_shot, zero_shot_model
-from trainers.zero_shot_arguments import ZeroShotArguments
+from tokenization_items.item_embeddings import load_embeddings
+from trainers.data.domains import Domain
+from trainers.evaluation.candidate_rows import draw_rows
+from trainers.evaluation.zero_shot import evaluate_zero_shot, zero_shot_model
+from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
+from trainers.rankers.nearest_items import NearestItems
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 COLOURS, THINGS = ("red", "blue", "green"), ("stapler", "guitar", "paper", "lamp")

@@ -1,0 +1,190 @@
+"""Tables with named columns."""
+
+import gzip
+import json
+from datetime import datetime
+
+import polars as pl
+import pytest
+
+from trainers.data.readers import ReadError, TabularReader
+
+SECOND = 1_000_000
+LOG = pl.DataFrame(
+    {
+        "user_id": ["01", "1", "01"],
+        "item_id": ["a", "b", "c"],
+        "timestamp": [1_600_000_003, 1_600_000_002, 1_600_000_001],
+        "rating": [5.0, None, 3.5],
+    }
+)
+EXPECTED = [
+    ("01", "a", 1_600_000_003 * SECOND, 5.0),
+    ("1", "b", 1_600_000_002 * SECOND, None),
+    ("01", "c", 1_600_000_001 * SECOND, 3.5),
+]
+ITEMS = [
+    {"item_id": "a", "title": "A &amp; B", "features": ["x", ["y<br>", None]], "categories": [], "image": "a.jpg"},
+    {"item_id": "b", "title": None, "brand": "Maker", "features": None, "image_url": "https://x/b.jpg", "price": 3},
+]
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.csv.gz", "l.tsv", "l.tsv.gz", "l.jsonl", "l.jsonl.gz", "l.parquet"])
+def test_interactions(read, write, tmp_path, name):
+    if name.endswith("parquet"):
+        LOG.write_parquet(tmp_path / name)
+    elif "jsonl" in name:
+        write(name, LOG.write_ndjson())
+    else:
+        write(name, LOG.write_csv(separator="\t" if "tsv" in name else ","))
+    log, items, _ = read(TabularReader(tmp_path / name))
+    assert log == EXPECTED and items is None
+
+
+def test_other_names_and_no_rating(read, write, tmp_path):
+    path = write("l.csv", "when,sku,buyer,extra\n1600000000,a,u,x\n")
+    reader = TabularReader(path, columns={"user_id": "buyer", "item_id": "sku", "timestamp": "when"})
+    assert read(reader)[0] == [("u", "a", 1600000000 * SECOND, None)]
+    assert reader.settings()["columns"]["user_id"] == "buyer"
+    with pytest.raises(ReadError, match=r"l.csv lacks the columns \['user_id', 'item_id', 'timestamp'\]; it has"):
+        read(TabularReader(path))
+    with pytest.raises(ReadError, match="lacks the columns .'stars'"):
+        read(TabularReader(path, columns=reader.columns | {"rating": "stars"}))
+    with pytest.raises(ReadError, match="no column .'user'"):
+        TabularReader(path, columns={"user": "buyer"})
+
+
+@pytest.mark.parametrize("name", ["i.jsonl", "i.jsonl.gz", "i.parquet"])
+def test_items(read, write, tmp_path, name):
+    path = tmp_path / "shop" / name
+    if name.endswith("parquet"):
+        path.parent.mkdir()
+        flat = ITEMS[0] | {"features": ["x", "y<br>", None]}
+        schema = {"features": pl.List(pl.String), "categories": pl.List(pl.String)}
+        pl.DataFrame([flat, ITEMS[1]], schema_overrides=schema, infer_schema_length=None).write_parquet(path)
+    else:
+        write(f"shop/{name}", "".join(json.dumps(item) + "\n" for item in ITEMS))
+    _, items, _ = read(TabularReader(write("l.csv", LOG.write_csv()), path))
+    assert items["a"]["title"] == "A & B" and items["a"]["features"] == ["x", "y"]
+    assert items["a"]["image"] == str(tmp_path / "shop" / "a.jpg") and items["a"]["image_url"] is None
+    assert items["b"]["title"] == "" and items["b"]["brand"] == "Maker" and items["b"]["features"] == []
+    assert items["b"]["image"] is None and items["b"]["image_url"] == "https://x/b.jpg"
+
+
+def test_items_in_csv(read, write, examples_of):
+    content = 'sku,name,features\na,"A, and ""B""",red\n,nameless,\nb,"two\nlines",\na,again,\n'
+    reader = TabularReader(
+        write("l.csv", LOG.write_csv()), write("i.csv", content), item_columns={"item_id": "sku", "title": "name"}
+    )
+    _, items, report = read(reader)
+    assert list(items) == ["a", "b"] and items["a"]["title"] == 'A, and "B"' and items["a"]["features"] == ["red"]
+    assert items["b"]["title"] == "two lines"
+    assert "i.csv, line 3: item_id" in examples_of(report, "items", "item_id is missing")
+    assert "'a'" in examples_of(report, "items", "item_id is there already")
+
+
+@pytest.mark.parametrize(
+    "unit, values, expected",
+    [
+        ("s", ["1600000000", "1600000000.25"], [1_600_000_000_000_000, 1_600_000_000_250_000]),
+        ("ms", ["1600000000123", "1600000000124"], [1_600_000_000_123_000, 1_600_000_000_124_000]),
+        ("us", ["1600000000123456", "1"], [1_600_000_000_123_456, 1]),
+        ("ns", ["1600000000123456789", "1600000000000000000"], [1_600_000_000_123_456, 1_600_000_000_000_000]),
+        ("iso", ["2020-09-13T12:26:40Z", "2020-09-13"], [1_600_000_000_000_000, 1_599_955_200_000_000]),
+        ("order", ["7", "-2"], [7, -2]),
+    ],
+)
+def test_units_of_time(read, write, unit, values, expected):
+    path = write("l.csv", "user_id,item_id,timestamp\n" + "".join(f"u,i,{value}\n" for value in values))
+    assert [row[2] for row in read(TabularReader(path, time_unit=unit))[0]] == expected
+
+
+def test_dates_in_parquet(read, tmp_path):
+    times = [datetime(2020, 9, 13, 12, 26, 40), None]
+    pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4], "timestamp": times}).write_parquet(tmp_path / "l.parquet")
+    log, _, report = read(TabularReader(tmp_path / "l.parquet"))
+    assert log == [("1", "3", 1_600_000_000 * SECOND, None)]
+    assert report.count("interactions", "timestamp is missing") == 1
+
+
+def test_a_log_with_every_fault(read, write, examples_of):
+    rows = [
+        ("u", "i", "1600000000"),
+        ("", "i", "1600000000"),
+        ("u", " ", "1600000000"),
+        ("u", "i", ""),
+        ("u", "i", "NaN"),
+        ("u", "i", "inf"),
+        ("u", "i", "soon"),
+        ("u", "i", "0"),
+        ("u", "i", "-5"),
+        ("u", "i", "99999999999"),
+    ]
+    path = write("l.csv", "user_id,item_id,timestamp\n" + "".join(f"{','.join(row)}\n" for row in rows) + "u,i\n")
+    log, _, report = read(TabularReader(path))
+    assert len(log) == 1
+    for reason, lines in [
+        ("user_id is missing", [3]),
+        ("item_id is missing", [4]),
+        ("timestamp is missing", [5, 12]),
+        ("timestamp is NaN", [6]),
+        ("timestamp is infinite", [7]),
+        ("timestamp is no number", [8]),
+        ("timestamp is not after 1970-01-01", [9, 10]),
+        ("timestamp is in the future", [11]),
+    ]:
+        assert report.count("interactions", reason) == len(lines)
+        for line in lines:
+            assert f"l.csv, line {line}:" in examples_of(report, "interactions", reason)
+
+
+def test_at_most_five_examples(read, write):
+    path = write("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\n" + "u,i,x\n" * 9)
+    _, _, report = read(TabularReader(path))
+    entry = report.to_dict()["dropped"]["interactions"]["timestamp is no number"]
+    assert entry["count"] == 9 and len(entry["examples"]) == 5
+
+
+def test_a_table_in_parts_keeps_its_order_and_lines(read, write, monkeypatch, examples_of):
+    monkeypatch.setattr("trainers.data.readers.text_lines.TABLE_ROWS", 7)
+    rows = "".join(f"u{row},i,{'x' if row == 50 else 1600000000 + row}\n" for row in range(100))
+    log, _, report = read(TabularReader(write("l.csv", "user_id,item_id,timestamp\n" + rows)))
+    assert [row[0] for row in log] == [f"u{row}" for row in range(100) if row != 50]
+    assert "line 52" in examples_of(report, "interactions", "timestamp is no number")
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\nu,a,b,1600000000\n", ["line 3 has 4 fields", "3"]),
+        ("l.csv", b"user_id,item_id,timestamp\nu,i,1600000000\nu,\xe9,1600000000\n", ["line 3", "UTF-8"]),
+        ("l.csv", 'user_id,item_id,timestamp\nu,i,1600000000\nu,"i,1600000000\n', ["line 3", "unexpected end"]),
+        ("l.csv", "user_id,item_id,timestamp\n", ["No interaction is left"]),
+        (
+            "l.csv.gz",
+            gzip.compress(b"user_id,item_id,timestamp\n" + b"u,i,1600000000\n" * 999, mtime=0)[:-12],
+            ["complete"],
+        ),
+        ("l.parquet", "not parquet", ["l.parquet cannot be read"]),
+        ("l.xlsx", "x", [".csv, .tsv, .jsonl, .parquet"]),
+        ("l.csv", "user_id,item_id,timestamp\nu,i,1600000\n", ["1970-01-19", "'s'"]),
+    ],
+)
+def test_files_that_cannot_be_read(read, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ReadError) as error:
+        read(TabularReader(tmp_path / name))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_types_that_are_no_ids_and_no_paths(read, tmp_path):
+    LOG.with_columns(user_id=pl.Series([1.0, 2.0, float("nan")])).write_parquet(tmp_path / "l.parquet")
+    with pytest.raises(ReadError, match="user_id holds values of type Float64"):
+        read(TabularReader(tmp_path / "l.parquet"))
+    LOG.write_parquet(tmp_path / "l.parquet")
+    pl.DataFrame({"item_id": ["a"], "image": [b"bytes"]}).write_parquet(tmp_path / "i.parquet")
+    with pytest.raises(ReadError, match="not paths of files"):
+        read(TabularReader(tmp_path / "l.parquet", tmp_path / "i.parquet"))
+    with pytest.raises(ReadError, match="'weeks'"):
+        read(TabularReader(tmp_path / "l.parquet", time_unit="weeks"))

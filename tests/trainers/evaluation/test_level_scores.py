@@ -1,0 +1,88 @@
+"""Scores by level against plain loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.data.interactions import Interactions
+from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.evaluation.level_scores import SCORES, context_free, named_scores
+
+ITEMS, LEVELS = 14, 3
+
+
+def make_rows(num_users=5):
+    rng = np.random.default_rng(0)
+    sequences = [[f"i{item}" for item in rng.choice(ITEMS, 5, replace=False)] for _ in range(num_users)]
+    interactions = Interactions.from_sequences(sequences, [f"i{item}" for item in range(ITEMS)])
+    return draw_rows(interactions, RowChoices())
+
+
+def score(histories, candidates):
+    """A made-up model: log-probabilities from the last item of the history and the candidate."""
+    table = -np.random.default_rng(1).exponential(1.0, (ITEMS, ITEMS, LEVELS))
+    return np.stack([table[history[-1]][row] for history, row in zip(histories, candidates, strict=True)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20))
+def test_named_scores_equal_loops(seed, num_rows):
+    rng = np.random.default_rng(seed)
+    levels = -rng.exponential(2.0, (num_rows, LEVELS))
+    levels[:, 1] = -0.7  # the same for all
+    prior, users = -rng.exponential(2.0, levels.shape), rng.integers(0, 3, num_rows)
+    scores = named_scores(levels, users, prior)
+    assert tuple(scores) == SCORES
+    for row in range(num_rows):
+        assert scores["sum"][row] == pytest.approx(sum(levels[row]))
+        assert scores["mean"][row] == pytest.approx(sum(levels[row]) / LEVELS)
+        assert scores["pmi"][row] == pytest.approx(sum(levels[row]) - sum(prior[row]))
+        for name, values in (("level-normalised", levels), ("level-normalised-pmi", levels - prior)):
+            mine = values[users == users[row]]
+            parts = [
+                (values[row, level] - mine[:, level].mean()) / mine[:, level].std()
+                for level in range(LEVELS)
+                if np.ptp(mine[:, level]) > 1e-9
+            ]
+            assert scores[name][row] == pytest.approx(sum(parts), abs=1e-6)
+    assert tuple(named_scores(levels, users)) == SCORES[:3]
+
+
+@pytest.mark.parametrize("num_users, num_histories", [(5, 32), (5, 3), (40, 8)])
+def test_context_free_is_the_mean_over_other_users(num_users, num_histories):
+    rows = make_rows(num_users)
+    prior = context_free(score, rows, num_histories, batch_size=2)
+    assert prior.shape == (len(rows), LEVELS)
+    again = context_free(score, rows, num_histories, batch_size=7)
+    np.testing.assert_allclose(again, prior)
+    if num_histories < num_users:
+        return
+    cases = rows.interactions.cases("test")
+    for row in range(len(rows)):
+        others = [cases.histories(c, c + 1)[0] for c in range(num_users) if cases.users[c] != rows.users[row]]
+        joint = np.exp(np.cumsum([score([h], rows.items[row : row + 1][None])[0, 0] for h in others], axis=1))
+        np.testing.assert_allclose(np.cumsum(prior[row]), np.log(joint.mean(axis=0)))
+
+
+def test_histories_of_users_without_rows_come_first():
+    rng = np.random.default_rng(0)
+    sequences = [[f"i{item}" for item in rng.choice(ITEMS, 5, replace=False)] for _ in range(20)]
+    interactions = Interactions.from_sequences(sequences, [f"i{item}" for item in range(ITEMS)])
+    rows = draw_rows(interactions, RowChoices(max_rows=30))
+    asked = []
+
+    def remember(histories, candidates):
+        asked.extend(tuple(history) for history in histories)
+        return score(histories, candidates)
+
+    context_free(remember, rows, 10)
+    own = {tuple(interactions.sequence(user)[:-1]) for user in rows.users}
+    assert rows.num_users == 10 and len(asked) == 10 and not own & set(asked)
+
+
+def test_nobody_else_to_ask():
+    with pytest.raises(ValueError, match="Of 1 users with a history 1 were drawn"):
+        context_free(score, make_rows(1))
+    with pytest.raises(ValueError, match=r"1 were drawn \(num_histories 1\): no other"):
+        context_free(score, make_rows(5), 1)

@@ -1,0 +1,117 @@
+"""The stages of the examples, where the scripts' own tests do not look."""
+
+import numpy as np
+import pytest
+import torch
+
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.data.domains import Domain
+from trainers.data.interactions import Interactions
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.methods import utgrec
+from trainers.methods.utgrec import (
+    NetworkArguments,
+    RecommenderArguments,
+    build_network,
+    image_targets,
+    joint_catalogue,
+    last_checkpoint,
+    new_recommender,
+    shared_identifiers,
+    train_item_tokenizer,
+)
+from trainers.training_data.image_latents import ImageLatents
+
+SIZES = {"root_codebook_size": 4, "leaf_codebook_size": 4, "codebook_dim": 8, "denoiser_width": 16, "image_size": 16}
+
+
+def make_domain(name, tiny_items, rows, sequences):
+    records = [
+        {"item_id": f"{name}-{row}", "title": tiny_items[row]["text"], "image": tiny_items[row]["image"]}
+        for row in rows
+    ]
+    catalogue = Catalogue.from_records(records, name=name)
+    sequences = [[f"{name}-{row}" for row in sequence] for sequence in sequences]
+    return Domain(name, catalogue, Interactions.from_sequences(sequences, catalogue.item_ids))
+
+
+@pytest.fixture(scope="module")
+def domains(tiny_items):
+    return [
+        make_domain("a", tiny_items, range(6), [[0, 1, 2, 3, 5], [5, 3, 1]]),
+        make_domain("b", tiny_items, range(3, 9), [[3, 4, 6, 7, 8]]),
+    ]
+
+
+def test_joint_catalogue_links_items_of_the_training_part_within_domains(domains):
+    catalogue, graph = joint_catalogue(domains)
+    assert catalogue.item_ids == domains[0].catalogue.item_ids + domains[1].catalogue.item_ids
+    edges = {frozenset(edge) for edge in np.argwhere(graph.adjacency.toarray()).tolist()}
+    # Of a: 0 1 2 | 3 5 and 5 | 3 1; of b, whose rows start at 6: 3 4 6 | 7 8, which are its rows 0 1 3.
+    assert edges == {frozenset(edge) for edge in [(0, 1), (1, 2), (6, 7), (7, 9)]}
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_build_network_follows_the_arguments(domains, lora_r):
+    catalogue, _ = joint_catalogue(domains)
+    arguments = NetworkArguments(**SIZES, lora_r=lora_r, max_text_tokens=9, quantization_weight=7.0)
+    latents = image_targets(catalogue, arguments)
+    network, processor = build_network(arguments, catalogue, latents, seed=1)
+    config = network.config
+    assert (config.latent_channels, config.latent_size) == (latents.channels, latents.size) == (16, 2)
+    assert config.level_sizes == [4, 4, 4] and config.quantization_weight == 7 and config.codebook_init == "kmeans"
+    assert processor.max_text_tokens == 9 and not processor.instruct
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    assert bool(frozen) == bool(lora_r) and (config.lora_config is None) == (lora_r == 0)
+    again, _ = build_network(arguments, catalogue, latents, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("autoencoder", [None, "none", ""])
+def test_without_autoencoder_there_is_no_image_decoder(domains, autoencoder):
+    arguments = NetworkArguments(**SIZES, autoencoder=autoencoder)
+    assert image_targets(domains[0].catalogue, arguments) is None
+    network, processor = build_network(arguments, domains[0].catalogue, None, seed=0)
+    assert network.image_decoder is None and processor.image_processor is not None
+
+
+def test_latents_of_another_autoencoder(domains, tmp_path):
+    arguments = NetworkArguments(**SIZES)
+    network, processor = build_network(
+        arguments, domains[0].catalogue, image_targets(domains[0].catalogue, arguments), seed=0
+    )
+    other = ImageLatents(np.zeros((1, 16, 4, 4), np.float16), np.array([0, -1, -1, -1, -1, -1]))
+    training = ItemTokenizerTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="16 channels and side 4, .* made for 16 and 2"):
+        train_item_tokenizer(network, processor, domains[:1], other, training)
+
+
+def test_last_checkpoint(tmp_path):
+    training = ItemTokenizerTrainingArguments(str(tmp_path / "none"), use_cpu=True)
+    assert last_checkpoint(training) is None
+    for step in (9, 10):
+        (tmp_path / "none" / f"checkpoint-{step}").mkdir(parents=True)
+    assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-10")
+
+
+def test_shared_identifiers_are_counted_over_domains(tiny_network, domains):
+    tokenizer = UniversalItemTokenizer.from_network(*tiny_network)
+    tokenizers = {domain.name: utgrec.tokenize(tokenizer, domain.catalogue)[0] for domain in domains}
+    codes = [tuple(code) for t in tokenizers.values() for code in t.index.codes.tolist()]
+    assert shared_identifiers(tokenizers) == sum(codes.count(code) > 1 for code in codes)
+    assert len(tokenizer) == 0, "the shared tokenizer's own index stays empty"
+    doubled = {"x": tokenizers["a"], "y": tokenizers["a"]}
+    assert shared_identifiers(doubled) == 12
+
+
+@pytest.mark.parametrize("structure, offsets", [("tree", [2, 9, 9]), ("residual", [2, 9, 18])])
+def test_new_recommender_belongs_to_its_tokenizer(make_network, tiny_bert, structure, offsets):
+    network, processor = make_network(tiny_bert, codebook_structure=structure)
+    tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history=4)
+    arguments = RecommenderArguments(d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=2)
+    recommender = new_recommender(arguments, tokenizer, network.config, seed=0)
+    tokenizer.check_recommender(recommender)
+    config = recommender.config
+    assert config.level_offsets == offsets and config.max_history == 4
+    assert (config.num_layers, config.num_decoder_layers) == (2, 2)

@@ -1,0 +1,130 @@
+"""Where an item tokenizer's network is, and what tells that it is the one that made an index."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
+
+from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, UTGRecTokenizerConfig, UTGRecTokenizerModel
+from tokenization_items.files import read_json_object
+from tokenization_items.item_index import CODES_NAME
+from tokenization_items.processing_content import ContentProcessor
+from tokenization_items.processing_items import ItemProcessor
+
+INDEX_FILES = ("*.json", CODES_NAME)
+PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
+
+Network = UTGRecTokenizerModel | RecBaseTokenizerModel
+Processor = ItemProcessor | ContentProcessor
+# The networks that make identifiers, by the model type that their configuration states.
+NETWORK_CONFIGS = {config.model_type: config for config in (UTGRecTokenizerConfig, RecBaseTokenizerConfig)}
+
+
+class TokenizerMismatchError(ValueError):
+    """A recommender, an item index and a network do not belong together."""
+
+
+@dataclass(frozen=True)
+class NetworkPlace:
+    """
+    A folder, or a repository of the Hub, that holds a network and its processor.
+
+    Args:
+        name_or_path (`str`): the folder or the repository.
+        revision (`str`, *optional*): commit of the repository.
+        subfolder (`str`): folder within.
+    """
+
+    name_or_path: str
+    revision: str | None = None
+    subfolder: str = ""
+
+    def __str__(self) -> str:
+        place = "/".join(filter(None, (self.name_or_path, self.subfolder)))
+        return place + (f" at revision {self.revision}" if self.revision else "")
+
+    def as_seen_from(self, folder: Path) -> dict[str, Any]:
+        """Values for a file in `folder`; a folder is relative to it, so that both may move together."""
+        values = asdict(self)
+        if Path(self.name_or_path).is_dir():
+            values["name_or_path"] = os.path.join(".", os.path.relpath(self.name_or_path, folder))
+        return values
+
+    @classmethod
+    def seen_from(cls, folder: Path, values: dict[str, Any]) -> "NetworkPlace":
+        """The place that a file in `folder` names.
+
+        Raises:
+            ValueError: if it names none.
+        """
+        keys = ("name_or_path", "revision", "subfolder")
+        places = [values.get(key) for key in keys] if isinstance(values, dict) else [None]
+        if not isinstance(places[0], str) or not all(isinstance(part, str | None) for part in places):
+            raise ValueError(f"{folder}: the place of the network must be texts, found {str(values)[:60]!r}.")
+        name = places[0]
+        if name.startswith("."):  # no repository does
+            name = os.path.normpath(folder / name)
+        return cls(name, values.get("revision"), values.get("subfolder") or "")
+
+    def load(self, without_decoders: bool = False, **hub_arguments) -> tuple[Network, Processor]:
+        """
+        Loads network and processor.
+
+        Args:
+            without_decoders: leaves out what only training uses.
+            hub_arguments: `token`, `cache_dir`, `local_files_only`, `force_download`.
+
+        Raises:
+            OSError: if there is no network, or a file is missing.
+            ValueError: if the network cannot be read, or the place holds another kind of model.
+        """
+        if self.name_or_path.startswith((".", os.sep)) and not Path(self.name_or_path).is_dir():
+            raise FileNotFoundError(f"{self} was to hold the item tokenizer's network, but there is no such folder.")
+        arguments = {"revision": self.revision, "subfolder": self.subfolder, **hub_arguments}
+        kind = PreTrainedConfig.get_config_dict(self.name_or_path, **arguments)[0].get("model_type")
+        if kind == RecBaseTokenizerConfig.model_type:
+            network = RecBaseTokenizerModel.from_pretrained(self.name_or_path, **arguments)
+            return network, ContentProcessor(network.config)
+        parts = {"with_decoders": False} if without_decoders else {}
+        network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **parts, **arguments)
+        return network, ItemProcessor.from_pretrained(self.name_or_path, **arguments)
+
+
+def fetch_items(repo_id: str, subfolder: str, index_only: bool, **hub_arguments) -> Path:
+    """Downloads an item index and, unless it is all that is asked for, the files of a processor, but no network.
+
+    Returns:
+        A folder that has the commit's name.
+
+    Raises:
+        OSError: if there is no such repository, or one that may not be read.
+    """
+    files = INDEX_FILES if index_only else INDEX_FILES + PROCESSOR_FILES
+    patterns = [str(Path(subfolder) / file) for file in files]
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, **hub_arguments))
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository: {error}") from error
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the model that a folder holds; empty if it holds none."""
+    file = folder / CONFIG_NAME
+    return read_json_object(file) if file.is_file() else {}
+
+
+def network_fingerprint(network: Network, processor: Processor) -> str:
+    """A digest of what identifiers are made of: the levels, the prompt or template, and what of the network codes
+    depend on."""
+    digest = hashlib.sha256(json.dumps([network.config.level_sizes, network.config.level_offsets]).encode())
+    digest.update(processor.prompt_key().encode())
+    for tensor in network.code_tensors():
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

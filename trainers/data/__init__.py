@@ -1,0 +1,1 @@
+"""Interactions, domains and raw data."""

@@ -1,0 +1,144 @@
+"""Domains: a catalogue and its users' interactions, read from a folder and checked before any work starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+
+from tokenization_items.catalogue import FILE_NAMES, Catalogue
+from tokenization_items.text_template import TextTemplate
+from trainers.data.interactions import Interactions
+from trainers.data.synthetic import write_all
+
+BUILTIN = "builtin"
+BUILTIN_FOLDER = Path("data/builtin")
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """
+    Args:
+        name (`str`): the folder's name.
+        catalogue ([`Catalogue`]): the items.
+        interactions ([`Interactions`]): all users' sequences; rows as in `catalogue`.
+    """
+
+    name: str
+    catalogue: Catalogue
+    interactions: Interactions
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, k_core: int = 0, check_images: bool = True, template: TextTemplate | None = None
+    ) -> "Domain":
+        """Reads and checks a domain.
+
+        Args:
+            folder: holds `items.*` and `sequences.*` or `interactions.*`, see [`Catalogue.from_folder`] and
+                [`Interactions.from_folder`].
+            k_core: keeps users and items with at least so many interactions, to a fixed point; 0 keeps all.
+            check_images: whether to open every image, so that a broken one is named before training starts.
+            template: puts the items' fields together, as RecBase needs; see [`Catalogue.from_folder`].
+        """
+        catalogue = Catalogue.from_folder(folder, template=template)
+        catalogue.check(images=check_images)
+        interactions = Interactions.from_folder(folder, catalogue.item_ids)
+        if k_core:
+            interactions = interactions.k_core(k_core)
+            kept = np.flatnonzero(interactions.popularity)
+            if not len(kept):
+                raise ValueError(f"{folder}: no user and item with {k_core} interactions each: lower k_core.")
+            new_row = np.full(len(catalogue), -1, dtype=np.int32)
+            new_row[kept] = np.arange(len(kept), dtype=np.int32)
+            catalogue = catalogue.select(kept)
+            interactions = replace(interactions, item_ids=catalogue.item_ids, items=new_row[interactions.items])
+        return cls(catalogue.name, catalogue, interactions)
+
+    def __str__(self) -> str:
+        images = sum(self.catalogue.has_image(row) for row in range(len(self.catalogue)))
+        short = self.interactions.num_short if self.interactions.split == "leave-one-out" else 0
+        return (
+            f"{self.name}: {len(self.catalogue):,} items ({images:,} with image), "
+            f"{self.interactions.num_users:,} users, {len(self.interactions.items):,} interactions"
+            + (f"; {short:,} users with fewer than three interactions are left out" if short else "")
+        )
+
+
+def load_domains(
+    folders: list[str],
+    builtin: Sequence[str] = (),
+    k_core: int = 0,
+    check_images: bool = True,
+    templates: Mapping[str, TextTemplate] | None = None,
+) -> list[Domain]:
+    """Domains of several folders; a folder without items of its own stands for the domains in it, by name.
+
+    Args:
+        folders: the folders, or `"builtin"` for the domains `builtin` of the built-in catalogue, which is generated
+            in `data/builtin` if it is not there.
+        builtin: names of built-in domains.
+        k_core, check_images: see [`Domain.from_folder`].
+        templates: the template of each domain's texts, by its name; "" for those that have none of their own.
+
+    Raises:
+        ValueError: a template is for a domain that is not there, or as [`domain_folders`].
+    """
+    if list(folders) == [BUILTIN]:
+        with PartialState().main_process_first():  # the others find it written
+            written = write_all(BUILTIN_FOLDER)
+        folders = [written[name] for name in builtin]
+    paths, templates = domain_folders(folders), templates or {}
+    names = [path.resolve().name for path in paths]
+    unknown = sorted(templates.keys() - {"", *names})
+    if unknown:
+        raise ValueError(f"Templates for {unknown}, which are none of the domains {names}.")
+    return [
+        Domain.from_folder(path, k_core, check_images, templates.get(name, templates.get("")))
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def load_catalogues(folders: Sequence[str], templates: Mapping[str, TextTemplate]) -> list[Catalogue]:
+    """The items alone of several folders, as [`load_domains`] finds them; what else is there is not read.
+
+    Args:
+        folders: the folders.
+        templates: the template of each domain's texts, by its name; "" for those that have none of their own.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`domain_folders`].
+    """
+    catalogues = []
+    for path in domain_folders(folders):
+        template = templates.get(path.resolve().name, templates.get(""))
+        catalogues.append(Catalogue.from_folder(path, template=template))
+        catalogues[-1].check(images=False)
+    return catalogues
+
+
+def domain_folders(folders: Sequence[str]) -> list[Path]:
+    """The folders of domains that these are or hold.
+
+    Raises:
+        FileNotFoundError: a folder is not there or holds no domain.
+        ValueError: two domains have one name.
+    """
+    paths = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"No data folder {folder}.")
+        inner = [folder] if _holds_items(folder) else sorted(path for path in folder.iterdir() if _holds_items(path))
+        if not inner:
+            raise FileNotFoundError(f"{folder} holds no domain: a folder with one of {', '.join(FILE_NAMES)}.")
+        paths += inner
+    names = [path.resolve().name for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Domains are told apart by their folders' names, and these occur twice: {twice}.")
+    return paths
+
+
+def _holds_items(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILE_NAMES)

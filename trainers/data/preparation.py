@@ -1,0 +1,297 @@
+"""A raw log → the log that models are trained and judged on: duplicates, ties in time, k-core, splits, co-occurrence.
+
+The steps, in this order; each counts what it takes away:
+
+1. interactions rated below `min_rating`, or not rated, if one is given;
+2. interactions with items that are unknown or have neither text nor image;
+3. order: users by first appearance; a user's interactions by time, ties as in the source (a stable sort);
+4. duplicates: the same user, item and time; then, by default, a user's later interactions with the same item (as the
+   published benchmarks of Amazon Reviews do);
+5. k-core: users and items with fewer than k interactions go, to a fixed point;
+6. split.
+
+Ids are strings in the source and are turned into integers while they stream by, so that what is held at once is 32
+bytes for each interaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from tokenization_items.catalogue import TEXT_FIELDS
+from trainers.data.interaction_files import PARTS
+from trainers.data.interactions import MIN_INTERACTIONS
+from trainers.data.readers.base import MAX_EXAMPLES, RawData, ReadError, ReadingReport
+
+Split = Literal["leave-one-out", "temporal", "ratio"]
+MAX_LABEL_ERROR = 1e-9  # of a share times a number: 0.29 * 100 is 28.999999999999996
+
+
+@dataclass(frozen=True)
+class PreparationChoices:
+    """
+    What there is to choose; all of it goes into `prepared.json`.
+
+    Args:
+        k_core (`int`, *optional*, defaults to 5): users and items with at least so many interactions stay; 0: all do,
+            items without any interaction included.
+        repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the `"first"`
+            or `"all"`. The same user, item and time is one interaction in any case.
+        min_rating (`float`, *optional*): lower ratings are no interactions. Without it, all are.
+        text_fields (`tuple[str, ...]`, *optional*): the items' text; other fields are not written.
+        split (`str`, *optional*, defaults to `"leave-one-out"`): `"leave-one-out"` (last item: test, second last:
+            validation; follows from the order, no column is written), `"temporal"` (the whole log is cut at two
+            points in time; interactions of one time are in one part) or `"ratio"` (each user's sequence is cut).
+        ratios (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): training, validation and test
+            in the latter two. In `"ratio"`, validation and test of a user with at least three interactions get the
+            share of its interactions, rounded down, but at least one each; shorter users are training.
+    """
+
+    k_core: int = 5
+    repeats: Literal["first", "all"] = "first"
+    min_rating: float | None = None
+    text_fields: tuple[str, ...] = TEXT_FIELDS
+    split: Split = "leave-one-out"
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+    def __post_init__(self):
+        if self.k_core < 0:
+            raise ValueError(f"k_core is 0 or more, got {self.k_core}.")
+        if self.repeats not in ("first", "all"):
+            raise ValueError(f"repeats is 'first' or 'all', got {self.repeats!r}.")
+        if self.split not in ("leave-one-out", "temporal", "ratio"):
+            raise ValueError(f"split is 'leave-one-out', 'temporal' or 'ratio', got {self.split!r}.")
+        if len(self.ratios) != 3 or min(self.ratios) <= 0 or abs(sum(self.ratios) - 1) > 1e-6:
+            raise ValueError(f"ratios are three positive numbers that sum to 1, got {self.ratios}.")
+        if unknown := [name for name in self.text_fields if name not in TEXT_FIELDS]:
+            raise ValueError(f"text_fields are some of {', '.join(TEXT_FIELDS)}, got {unknown}.")
+
+
+@dataclass
+class PreparedLog:
+    """
+    Args:
+        log (`pl.DataFrame`): `user` and `item` (uint32 rows in the ids), `timestamp` (int64), `rating` (float32) if
+            the source has any and, unless the split is leave-one-out, `split`; user after user, oldest first.
+        user_ids, item_ids (`pl.Series`): strings, each in the order of the source.
+        counts (`dict`): of the steps, for people.
+    """
+
+    log: pl.DataFrame
+    user_ids: pl.Series
+    item_ids: pl.Series
+    counts: dict = field(default_factory=dict)
+
+
+def prepare_log(
+    raw: RawData, choices: PreparationChoices, report: ReadingReport, usable: pl.DataFrame | None = None
+) -> PreparedLog:
+    """
+    Args:
+        raw: as a reader gives it.
+        choices: see [`PreparationChoices`].
+        report: counts every interaction that is dropped.
+        usable: `item_id` and `usable` (bool: has text or an image) of the items; `None` for a log without items.
+
+    Raises:
+        ReadError: if no interaction is left, or the split is one in time and there are no times.
+    """
+    if choices.split == "temporal" and not raw.has_time:
+        raise ReadError("A temporal split needs times; this source has none: choose leave-one-out or ratio.")
+    log, user_ids, item_ids = _encode(raw.log, usable)
+    log = _filter(log, choices, report, usable, raw)
+    log, counts = _order(log)
+    log = _without_duplicates(log, choices, report, len(item_ids))
+    ties = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
+    counts["ties_in_time"] = log.select(ties.sum()).item()
+    if choices.k_core:
+        kept, rounds = k_core(log["user"].to_numpy(), log["item"].to_numpy(), choices.k_core)
+        report.drop("interactions", f"not in the {choices.k_core}-core", log.height - len(kept))
+        log, counts["k_core_rounds"] = log[kept], rounds
+    if log.is_empty():
+        raise ReadError(f"No interaction is left.\n{report}")
+    log, user_ids = _compact(log, "user", user_ids)
+    if choices.k_core or usable is None:
+        log, item_ids = _compact(log, "item", item_ids)
+    else:
+        log, item_ids = _compact(log, "item", item_ids, usable["usable"].to_numpy())
+    if choices.split != "leave-one-out":
+        log = log.with_columns(split_labels(log["user"], log["timestamp"], choices.split, choices.ratios))
+        counts["split"] = dict(log["split"].value_counts().sort("split").iter_rows())
+    return PreparedLog(log, user_ids, item_ids, counts)
+
+
+def _encode(log: pl.LazyFrame, usable: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Ids as rows (null for an item that is not among the items), by streaming over the log."""
+
+    def appearing(name: str) -> pl.Series:
+        return log.select(pl.col(name).unique(maintain_order=True)).collect(engine="streaming")[name]
+
+    user_ids = appearing("user_id")
+    item_ids = appearing("item_id") if usable is None else usable["item_id"]
+    codes = log.select(
+        pl.col("user_id").cast(pl.Enum(user_ids)).to_physical().cast(pl.UInt32).alias("user"),
+        pl.col("item_id").cast(pl.Enum(item_ids), strict=False).to_physical().cast(pl.UInt32).alias("item"),
+        "timestamp",
+        pl.col("rating").cast(pl.Float32),
+    )
+    return codes.collect(engine="streaming"), user_ids, item_ids
+
+
+def _filter(
+    log: pl.DataFrame, choices: PreparationChoices, report: ReadingReport, usable: pl.DataFrame | None, raw: RawData
+) -> pl.DataFrame:
+    """Without interactions that are rated too low, or whose item is unknown or cannot be tokenized."""
+    if choices.min_rating is not None:
+        unrated = log["rating"].is_null()
+        low = (log["rating"] < choices.min_rating).fill_null(False)
+        report.drop("interactions", "no rating, and min_rating asks for one", unrated.sum())
+        report.drop("interactions", f"rated below {choices.min_rating}", low.sum())
+        log = log.filter(~(unrated | low))
+    if log["rating"].null_count() == log.height:
+        log = log.drop("rating")
+    if usable is None:
+        return log
+    unknown = log["item"].is_null()
+    if unknown.any():
+        examples = raw.log.filter(~pl.col("item_id").is_in(usable["item_id"].implode())).head(MAX_EXAMPLES).collect()
+        named = [f"user {user!r}, item {item!r}" for user, item in examples.select("user_id", "item_id").iter_rows()]
+        report.drop("interactions", "its item is not among the items", unknown.sum(), named)
+        log = log.filter(~unknown)
+    empty = ~usable["usable"].gather(log["item"])
+    if empty.any():
+        items = log["item"].filter(empty).unique(maintain_order=True).head(MAX_EXAMPLES)
+        named = [f"item {item!r}" for item in usable["item_id"].gather(items)]
+        report.drop("interactions", "its item has neither text nor image", empty.sum(), named)
+        log = log.filter(~empty)
+    return log
+
+
+def _order(log: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
+    """Sorts; counts the interactions that came before an older one of their user in the source."""
+    log = log.with_row_index("place")
+    # two stable sorts: a third of the time of one by both columns
+    log = log.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
+    early = (pl.col("user") == pl.col("user").shift()) & (pl.col("place") < pl.col("place").shift())
+    return log.drop("place"), {"out_of_order": log.select(early.sum()).item()}
+
+
+def _without_duplicates(
+    log: pl.DataFrame, choices: PreparationChoices, report: ReadingReport, num_items: int
+) -> pl.DataFrame:
+    pair = log["user"].cast(pl.Int64) * num_items + log["item"].cast(pl.Int64)
+    repeated = pair.is_duplicated()
+    suspects = pl.DataFrame({"pair": pair.filter(repeated), "timestamp": log["timestamp"].filter(repeated)})
+    same_time = ~suspects.select(pl.struct("pair", "timestamp").is_first_distinct()).to_series()
+    again = ~suspects["pair"].is_first_distinct()
+    report.drop("interactions", "the same user, item and time again", same_time.sum())
+    dropped = same_time
+    if choices.repeats == "first":
+        report.drop("interactions", "the same user and item again", (again & ~same_time).sum())
+        dropped = again
+    kept = np.ones(log.height, bool)
+    kept[repeated.arg_true().to_numpy()] = ~dropped.to_numpy()
+    return log.filter(kept)
+
+
+def k_core(users: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, int]:
+    """
+    Largest part of a log in which every user and every item that is left has at least `k` interactions.
+
+    Args:
+        users, items: int [N] row of the user and of the item of each interaction.
+
+    Returns:
+        Positions that are left, int64, ascending; and the number of rounds until nothing changed.
+    """
+    kept, rounds = np.arange(len(users)), 0
+    while len(kept):
+        rounds += 1
+        frequent = (np.bincount(users) >= k)[users] & (np.bincount(items) >= k)[items]
+        if frequent.all():
+            break
+        kept, users, items = kept[frequent], users[frequent], items[frequent]
+    return kept, rounds
+
+
+def _compact(
+    log: pl.DataFrame, column: str, ids: pl.Series, also: np.ndarray | None = None
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Renumbers a column so that only ids that occur, and those of the mask `also`, are left, in their order."""
+    used = np.zeros(len(ids), bool) if also is None else also.copy()
+    rows = log[column].to_numpy()
+    used[rows] = True
+    new = np.cumsum(used, dtype=np.uint32) - np.uint32(1)
+    return log.with_columns(pl.Series(column, new[rows])), ids.filter(used)
+
+
+def split_labels(users: pl.Series, times: pl.Series, split: Split, ratios: tuple[float, float, float]) -> pl.Series:
+    """
+    "train", "validation" or "test" for each interaction, see [`PreparationChoices`].
+
+    Args:
+        users, times: sorted by user, then by time.
+        split: `"temporal"` or `"ratio"`.
+
+    Raises:
+        ReadError: if too many interactions share one time for a temporal split.
+    """
+    if split == "temporal":
+        cuts = [int(len(times) * share + MAX_LABEL_ERROR) for share in (ratios[0], ratios[0] + ratios[1])]
+        ordered = times.sort()
+        starts = [ordered[cut] for cut in cuts]  # first time of validation and of test
+        part = (times >= starts[0]).cast(pl.UInt8) + (times >= starts[1]).cast(pl.UInt8)
+        if part.n_unique() != len(PARTS):
+            raise ReadError("Too few different times for a temporal split: a part would be empty.")
+    else:
+        frame = users.alias("user").to_frame().with_row_index("place")
+        held_out = [(pl.len() * share + MAX_LABEL_ERROR).floor().cast(pl.Int64).clip(1) for share in ratios[1:]]
+        frame = frame.with_columns(
+            last=pl.col("place").max().over("user").cast(pl.Int64),
+            validation=held_out[0].over("user"),
+            test=held_out[1].over("user"),
+            length=pl.len().over("user"),
+        )
+        from_end = pl.col("last") - pl.col("place")
+        long = pl.col("length") >= MIN_INTERACTIONS
+        in_test, held = from_end < pl.col("test"), from_end < pl.col("test") + pl.col("validation")
+        part = frame.select((long & held).cast(pl.UInt8) + (long & in_test).cast(pl.UInt8)).to_series()
+    return part.replace_strict(list(range(len(PARTS))), list(PARTS), return_dtype=pl.String).alias("split")
+
+
+def training_part(log: pl.DataFrame) -> pl.DataFrame:
+    """What models may learn from; of leave-one-out: all but the last two interactions of users with three or more."""
+    if "split" in log.columns:
+        return log.filter(pl.col("split") == PARTS[0])
+    users = log["user"].to_numpy()
+    lengths = np.bincount(users)
+    last = np.cumsum(lengths)[users]
+    return log.filter((np.arange(log.height) < last - 2) & (lengths[users] >= MIN_INTERACTIONS))
+
+
+def co_occurrence_counts(training: pl.DataFrame, num_items: int) -> sparse.csr_array:
+    """
+    How often two items follow each other, in either order, in the users' sequences (UTGRec, "Co-occurrence").
+
+    The places that are not zero are those of [`~trainers.data.interactions.CoOccurrenceGraph`].
+
+    Args:
+        training: `user` and `item`, user after user, oldest first.
+
+    Returns:
+        `scipy.sparse.csr_array`: int32 [num_items, num_items], symmetric, empty diagonal.
+    """
+    users, items = training["user"].to_numpy(), training["item"].to_numpy().astype(np.int64)
+    edge = (users[:-1] == users[1:]) & (items[:-1] != items[1:])
+    first, second = items[:-1][edge], items[1:][edge]
+    pairs, counts = np.unique(np.minimum(first, second) * num_items + np.maximum(first, second), return_counts=True)
+    low, high, counts = pairs // num_items, pairs % num_items, counts.astype(np.int32)
+    rows, columns = np.concatenate([low, high]), np.concatenate([high, low])
+    graph = sparse.coo_array((np.tile(counts, 2), (rows, columns)), shape=(num_items, num_items)).tocsr()
+    graph.sort_indices()
+    return graph

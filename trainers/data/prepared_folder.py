@@ -1,0 +1,229 @@
+"""A raw source → a data folder: `items.parquet`, `interactions.parquet`, images, and `prepared.json`, which says how.
+
+| file                        | holds                                                                             |
+|-----------------------------|-----------------------------------------------------------------------------------|
+| `items.parquet`             | `item_id`, the chosen text fields, `image` (relative path or null), `image_url`   |
+| `interactions.parquet`      | `user_id`, `item_id`, `timestamp` (int64), `rating` (float32) if there are any,   |
+|                             | and `split` unless it is leave-one-out                                            |
+| `images/`                   | one file for each item with an image                                              |
+| `image_failures.jsonl`      | `item_id`, `image_url`, `reason` of images that could not be had                  |
+| `co_occurrence.safetensors` | `indptr`, `indices`, `counts` of the items' neighbours in the training part (CSR) |
+| `prepared.json`             | source, choices, counts, what was dropped and why, checksums; written last        |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from safetensors.numpy import save
+
+from hub_cards import CARD_FILE, VALUES_FILE
+from trainers.data.interaction_files import RECORD_FILE
+from trainers.data.interactions import MIN_INTERACTIONS
+from trainers.data.output_folder import fresh_folder, sha256_of
+from trainers.data.preparation import PreparationChoices, PreparedLog, co_occurrence_counts, prepare_log, training_part
+from trainers.data.prepared_images import FOLDER as IMAGES
+from trainers.data.prepared_images import decodable_images, fetch_images, place_images
+from trainers.data.readers.base import ITEM_SCHEMA, RawData, Reader, ReadingReport
+
+FORMAT_VERSION = 1
+ITEMS, INTERACTIONS, GRAPH = "items.parquet", "interactions.parquet", "co_occurrence.safetensors"
+UNCHECKED = (RECORD_FILE, CARD_FILE, VALUES_FILE)  # a card may be written, and edited, later
+WRITTEN_ROWS = 1_000_000  # interactions that become strings again at once
+_PLACED = {"item_id": pl.String, "image": pl.String}
+RULES = {  # that leave no choice
+    "text": "entities decoded, HTML removed, blanks collapsed; of categories and features each once",
+    "order_of_users": "by first appearance in the source",
+    "order_of_items": "as in the source",
+    "order_of_interactions": "user after user, by time; ties in time stay in the order of the source",
+    "duplicates": "the same user, item and time is one interaction",
+    "k_core": "of the whole log, before it is split",
+}
+
+
+class PreparedDataError(ValueError):
+    """A prepared folder that is not what its `prepared.json` says."""
+
+
+def prepare_data_set(
+    reader: Reader,
+    output_dir: str | os.PathLike,
+    choices: PreparationChoices | None = None,
+    latest_time: datetime | None = None,
+    download: bool = False,
+    image_cache: str | os.PathLike | None = None,
+    image_workers: int = 16,
+    co_occurrence: bool = False,
+    overwrite: bool = False,
+) -> dict:
+    """
+    Reads a source, prepares it and writes the data folder, which appears when it is complete and not before.
+
+    Args:
+        reader ([`~trainers.data.readers.base.Reader`]): the source.
+        output_dir: the folder to make.
+        choices ([`PreparationChoices`], *optional*): see there.
+        latest_time (`datetime`, *optional*, defaults to now): later interactions are dropped; in UTC, no time zone.
+        download: whether to fetch the images of addresses. Otherwise nothing is fetched.
+        image_cache (*optional*, defaults to `.image_cache` beside `output_dir`): where fetched images are kept.
+        image_workers: images fetched at once.
+        co_occurrence: whether to write the co-occurrence graph.
+        overwrite: whether to replace a prepared folder that is there.
+
+    Returns:
+        The content of `prepared.json`.
+
+    Raises:
+        ReadError: if the source cannot be read or nothing of it is left.
+        FileExistsError: if the folder is there.
+    """
+    output = Path(output_dir).absolute()
+    choices = choices or PreparationChoices()
+    latest_time = latest_time or datetime.now(UTC).replace(tzinfo=None)
+    inside = [path for path in reader.files() if path.absolute().is_relative_to(output)]
+    if inside:
+        raise FileExistsError(f"{inside[0]} lies in {output}, which would be replaced: give another folder.")
+    report = ReadingReport()
+    with fresh_folder(output, RECORD_FILE, overwrite) as working:
+        folder = working / "data"
+        files = [
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in reader.files()
+        ]
+        raw = reader.read(working / "scratch", report, latest_time)
+        usable = None if raw.items is None else _usable_items(raw.items, choices.text_fields, report)
+        prepared = prepare_log(raw, choices, report, usable)
+        images = {}
+        if usable is not None:
+            kept = usable.filter(pl.col("item_id").is_in(prepared.item_ids.implode()))
+            images = place_images(kept, folder)
+            if download:
+                cache = Path(image_cache) if image_cache else output.with_name(".image_cache")
+                wanted = kept.filter(pl.col("image").is_null() & pl.col("image_url").is_not_null())
+                images |= fetch_images(wanted, folder, cache, image_workers, report)
+        counts = _write_items(raw, prepared.item_ids, images, choices.text_fields, folder / ITEMS)
+        counts |= _write_interactions(prepared, folder / INTERACTIONS) | prepared.counts
+        if usable is not None:
+            empty = int((~usable["usable"]).sum())
+            report.drop("items", "neither text nor image", empty)
+            report.drop("items", "not enough interactions", usable.height - empty - counts["items"])
+        if co_occurrence:
+            graph = co_occurrence_counts(training_part(prepared.log), counts["items"])
+            counts["co_occurring_pairs"] = graph.nnz // 2
+            arrays = {"indptr": graph.indptr.astype(np.int64), "indices": graph.indices, "counts": graph.data}
+            (folder / GRAPH).write_bytes(save(arrays))
+        document = {
+            "format_version": FORMAT_VERSION,
+            "name": output.name,
+            "source": {"format": reader.format, "files": files, "settings": reader.settings()},
+            "choices": asdict(choices)
+            | {
+                "latest_time": latest_time.isoformat(),
+                "timestamp_unit": "microseconds since 1970-01-01, UTC" if raw.has_time else "place in the order",
+                "rules": RULES,
+                "download_images": download,
+                "co_occurrence": co_occurrence,
+            },
+            "counts": counts,
+            **report.to_dict(),
+            "checksums": _checksums(folder),
+            "versions": {name: metadata.version(name) for name in ("utgrec", "polars")},
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+    return json.loads(text)
+
+
+def check_prepared(folder: str | os.PathLike) -> dict:
+    """
+    Compares a prepared folder with the checksums in its `prepared.json`, whose content is returned.
+
+    Raises:
+        PreparedDataError: if the document or a file is missing, was changed, or is not named in it.
+    """
+    folder = Path(folder)
+    try:
+        document = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        expected = document["checksums"]
+    except (OSError, ValueError, KeyError) as error:
+        raise PreparedDataError(f"{folder} is no prepared data folder: {error!r}") from error
+    found = _checksums(folder)
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise PreparedDataError(f"{folder}: {', '.join(wrong)} differ from {RECORD_FILE}; prepare the data set anew.")
+    return document
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file; the images have one together, of their names and checksums."""
+    sums = {
+        path.name: sha256_of(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in UNCHECKED
+    }
+    images = sorted((folder / IMAGES).iterdir()) if (folder / IMAGES).is_dir() else []
+    if images:
+        with ThreadPoolExecutor() as pool:
+            lines = [f"{path.name} {each}\n" for path, each in zip(images, pool.map(sha256_of, images), strict=True)]
+        sums[f"{IMAGES}/"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return sums
+
+
+def _usable_items(items: pl.LazyFrame, text_fields: tuple[str, ...], report: ReadingReport) -> pl.DataFrame:
+    """`item_id`, `image` (path of a file that can be decoded), `image_url` and `usable`: has text or such an image."""
+    has_text = pl.any_horizontal(
+        pl.col(name).list.len() > 0 if ITEM_SCHEMA[name] == pl.List(pl.String) else pl.col(name) != ""
+        for name in text_fields
+    )
+    frame = items.select("item_id", "image", "image_url", usable=has_text.fill_null(False))
+    frame = decodable_images(frame.collect(engine="streaming"), report)
+    return frame.with_columns(pl.col("usable") | pl.col("image").is_not_null())
+
+
+def _write_items(
+    raw: RawData, item_ids: pl.Series, images: dict[str, str], text_fields: tuple[str, ...], path: Path
+) -> dict:
+    """Writes the items that are left, in the order of `item_ids`; returns counts."""
+    placed = pl.DataFrame({"item_id": list(images), "image": list(images.values())}, schema=_PLACED)
+    kept = item_ids.alias("item_id").to_frame().join(placed, on="item_id", how="left", maintain_order="left")
+    if raw.items is None:
+        empty = [pl.lit(None, ITEM_SCHEMA[name]).alias(name) for name in (*text_fields, "image_url")]
+        items = kept.lazy().with_columns(empty)
+    else:
+        fields = raw.items.select("item_id", *text_fields, "image_url")
+        items = fields.join(kept.lazy(), on="item_id", how="inner", maintain_order="left")
+    items.select("item_id", *text_fields, "image", "image_url").sink_parquet(path)
+    return {"items": len(item_ids), "items_with_image": len(images)}
+
+
+def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
+    """Writes the log with its ids, a part at a time; returns counts."""
+    log, writer = prepared.log, None
+    try:
+        for part in log.iter_slices(WRITTEN_ROWS):
+            table = part.select(
+                prepared.user_ids.gather(part["user"]).alias("user_id"),
+                prepared.item_ids.gather(part["item"]).alias("item_id"),
+                "timestamp",
+                *(column for column in ("rating", "split") if column in part.columns),
+            ).to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    lengths = np.bincount(log["user"].to_numpy())
+    return {
+        "users": len(prepared.user_ids),
+        "interactions": log.height,
+        "users_too_short_to_split": int((lengths < MIN_INTERACTIONS).sum()),
+    }

@@ -1,0 +1,108 @@
+"""The images of a prepared data set: those of the source that can be decoded, and those that are fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import polars as pl
+from PIL import Image
+from tqdm.auto import tqdm
+
+from tokenization_items.item_images import ImageError, open_image
+from trainers.data.image_downloads import download_images
+from trainers.data.readers.base import MAX_EXAMPLES, ReadingReport
+
+FOLDER, FAILURES = "images", "image_failures.jsonl"
+LONGEST_NAME = 150  # bytes of an item id in a file's name; file systems allow 255 in all
+
+
+def decodable_images(items: pl.DataFrame, report: ReadingReport) -> pl.DataFrame:
+    """`items` with null for each `image` (a file's path) that cannot be decoded; these are counted."""
+    named = items.filter(pl.col("image").is_not_null()).select("item_id", "image")
+    if named.is_empty():
+        return items
+    report.read["images"] += named.height
+    problems = []
+    with (
+        ThreadPoolExecutor() as pool,  # Pillow decodes without holding the interpreter's lock
+        tqdm(total=named.height, desc="Checking images", unit="image", disable=None) as bar,
+    ):
+        for problem in pool.map(_problem, named["image"]):
+            problems.append(problem)
+            bar.update()
+    broken = named.with_columns(problem=pl.Series(problems, dtype=pl.String)).drop_nulls("problem")
+    examples = [f"item {item!r}: {problem}" for item, _, problem in broken.head(MAX_EXAMPLES).iter_rows()]
+    report.drop("images", "the file is missing or cannot be decoded", broken.height, examples)
+    fine = ~pl.col("item_id").is_in(broken["item_id"].implode())
+    return items.with_columns(image=pl.when(fine).then(pl.col("image")))
+
+
+def _problem(path: str) -> str | None:
+    try:
+        open_image(path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def place_images(items: pl.DataFrame, folder: Path) -> dict[str, str]:
+    """
+    Puts the images of `items` (`item_id`, `image`) into the folder, as links where the file system allows it.
+
+    Returns:
+        `dict[str, str]`: item id → path relative to the folder.
+    """
+    named = items.filter(pl.col("image").is_not_null())
+    return {item: _place(Path(path), item, folder) for item, path in named.select("item_id", "image").iter_rows()}
+
+
+def fetch_images(
+    items: pl.DataFrame, folder: Path, cache: Path, workers: int, report: ReadingReport
+) -> dict[str, str]:
+    """
+    Fetches the images of `items` (`item_id`, `image_url`; without null) and puts them into the folder.
+
+    Images that cannot be had are counted in the report and listed in `image_failures.jsonl`.
+
+    Returns:
+        `dict[str, str]`: item id → path relative to the folder.
+    """
+    report.read["images"] += items.height
+    downloads = download_images(items["image_url"].to_list(), cache, workers)
+    placed, failed = {}, []
+    for item, address in items.select("item_id", "image_url").iter_rows():
+        if address in downloads.paths:
+            placed[item] = _place(downloads.paths[address], item, folder)
+        else:
+            reason = downloads.failures[address]
+            failed.append({"item_id": item, "image_url": address, "reason": reason})
+            report.drop("images", "could not be fetched", 1, [f"item {item!r}: {address}: {reason}"])
+    if failed:
+        _write_lines(failed, folder / FAILURES)
+    return placed
+
+
+def _place(source: Path, item: str, folder: Path) -> str:
+    name = quote(item, safe="")
+    if len(name) > LONGEST_NAME:
+        name = hashlib.sha256(item.encode()).hexdigest()
+    with Image.open(source) as image:
+        name += f".{(image.format or 'image').lower().replace('jpeg', 'jpg')}"
+    target = folder / FOLDER / name
+    target.parent.mkdir(exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+    return f"{FOLDER}/{name}"
+
+
+def _write_lines(records: Sequence[dict], path: Path) -> None:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

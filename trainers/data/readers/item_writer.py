@@ -1,0 +1,104 @@
+"""Items of any source → one table on disk, cleaned a part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import polars as pl
+
+from trainers.data.readers.base import ITEM_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport
+from trainers.data.readers.html_text import clean_html
+from trainers.data.readers.text_lines import plain_text
+
+PART_ROWS = 20_000  # items that are held at once
+TEXT = ("title", "brand", "features", "categories", "description")
+
+
+class ItemSpool:
+    """
+    Takes items as dictionaries, cleans their text and keeps them in files.
+
+    Items without id are dropped and counted; of several with one id the first stays.
+
+    Args:
+        folder (`Path`): where the files go.
+        report (`ReadingReport`): counts what is dropped.
+    """
+
+    def __init__(self, folder: Path, report: ReadingReport):
+        self.folder = folder / "items"
+        self.folder.mkdir(parents=True)
+        self.report = report
+        self.files: list[Path] = []
+        self._part: list[dict] = []
+
+    def add(self, items: Iterable[tuple[str, Mapping]]) -> None:
+        """
+        Args:
+            items: where each stands in its source (for messages, such as "meta.json.gz, line 7") and its fields:
+                `item_id` and any of `title`, `brand`, `features`, `categories`, `description`, `image`, `image_url`.
+                Values may be strings, numbers, `None`, or lists of these, however nested.
+        """
+        for place, fields in items:
+            self._part.append(
+                {
+                    name: strings(fields.get(name)) if kind == pl.List(pl.String) else string(fields.get(name))
+                    for name, kind in ITEM_SCHEMA.items()
+                }
+                | {"place": place}
+            )
+            if len(self._part) == PART_ROWS:
+                self._write()
+
+    def finish(self) -> pl.LazyFrame:
+        """All items, in the order in which they were added. Raises `ReadError` if there is none."""
+        self._write()
+        if not self.files:
+            raise ReadError(f"No item is left of the items.\n{self.report}")
+        items = pl.scan_ipc(self.files)
+        several = items.group_by("item_id").agg(count=pl.len(), place=pl.col("place").get(1, null_on_oob=True))
+        several = several.filter(pl.col("count") > 1).collect(engine="streaming").sort("place")
+        if several.height:
+            examples = [f"{place}: item_id {name!r}" for name, _, place in several.head(MAX_EXAMPLES).iter_rows()]
+            extra = several["count"].sum() - several.height
+            self.report.drop("items", "item_id is there already", extra, examples)
+            items = items.unique("item_id", keep="first", maintain_order=True)
+        return items.select(list(ITEM_SCHEMA))
+
+    def _write(self) -> None:
+        if not self._part:
+            return
+        part = pl.DataFrame(self._part, schema=ITEM_SCHEMA | {"place": pl.String})
+        self._part = []
+        part = part.with_columns(pl.col("item_id").str.strip_chars())
+        nameless = part.filter(pl.col("item_id") == "")
+        places = [f"{place}: item_id" for place in nameless["place"].head(MAX_EXAMPLES)]
+        self.report.drop("items", "item_id is missing", nameless.height, places)
+        part = part.filter(pl.col("item_id") != "")
+        part = part.with_columns(clean_html(part[name]) for name in TEXT)
+        # the same category in several branches of a tree is one category
+        part = part.with_columns(pl.col("features", "categories").list.unique(maintain_order=True))
+        part = part.with_columns(
+            pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in ("image", "image_url")
+        )
+        self.files.append(self.folder / f"{len(self.files):06d}.arrow")
+        part.write_ipc(self.files[-1], compression="lz4")
+
+
+def string(value: object) -> str:
+    """One text of a value that should be one: lists are joined by blanks, `None` and NaN are empty."""
+    if isinstance(value, str):
+        return plain_text(value)
+    return " ".join(strings(value))
+
+
+def strings(value: object) -> list[str]:
+    """The texts in a value that should be a list: nested lists flattened, single values alone, `None` and NaN none."""
+    if value is None or value != value:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [text for entry in value for text in strings(entry)]
+    if isinstance(value, Mapping):
+        return [f"{key}: {text}" for key, entry in value.items() for text in strings(entry)]
+    return [plain_text(str(value))]

@@ -1,0 +1,100 @@
+"""Interactions of any source → one log on disk, checked and typed a part at a time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from trainers.data.readers.base import LOG_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport
+from trainers.data.readers.timestamps import EPOCH, PER_SECOND, TimeUnit, parse_times, to_microseconds
+
+# A log that ends before this is in another unit: 2020 in seconds, read as milliseconds, is in January 1970.
+EARLIEST_END = datetime(1980, 1, 1)
+
+
+class LogSpool:
+    """
+    Takes the parts of a log, drops and counts the rows that cannot be used, and keeps the rest in files.
+
+    A row is dropped if its user, item or timestamp is missing, if its timestamp is no number (or no date), NaN or
+    infinite, not after 1970-01-01 or after `latest_time`, or if its rating is no number (a missing or NaN rating is
+    null). Timestamps become int64 microseconds in UTC; those of unit "order" only have to be integers.
+
+    Args:
+        folder (`Path`): where the files go.
+        report (`ReadingReport`): counts what is dropped.
+        unit (`str`): of the timestamps: "s", "ms", "us", "ns", "iso" or "order".
+        latest_time (`datetime`): in UTC, without time zone.
+    """
+
+    def __init__(self, folder: Path, report: ReadingReport, unit: TimeUnit, latest_time: datetime):
+        if unit not in ("iso", "order", *PER_SECOND):
+            raise ReadError(f"No unit of time {unit!r}: choose s, ms, us, ns, iso or order.")
+        self.folder = folder / "log"
+        self.folder.mkdir(parents=True)
+        self.report = report
+        self.unit = unit
+        self.latest = to_microseconds(latest_time)
+        self.files: list[Path] = []
+        self.newest = 0
+
+    def add(self, part: pl.DataFrame, file: str) -> None:
+        """
+        Args:
+            part: `user_id`, `item_id`, `timestamp` and, optionally, `rating` and `line`; strings are parsed. Without
+                `line`, messages name the user and the timestamp, which then is the place in the user's sequence.
+            file: the source's name in messages.
+        """
+        for name in ("user_id", "item_id"):
+            if part.schema[name].is_float() or part.schema[name].is_nested():
+                raise ReadError(f"{file}: {name} holds values of type {part.schema[name]}; make them strings.")
+        if "rating" not in part.columns:
+            part = part.with_columns(rating=pl.lit(None, pl.String))
+        part = part.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+        part = part.with_columns(_filled(pl.col(name)) for name, kind in part.schema.items() if kind == pl.String)
+        rating = pl.col("rating").cast(pl.Float64, strict=False).fill_nan(None)
+        parsed = part.hstack(parse_times(part["timestamp"], self.unit, self.latest)).with_columns(
+            problem=pl.when(pl.col("user_id").is_null())
+            .then(pl.lit("user_id is missing"))
+            .when(pl.col("item_id").is_null())
+            .then(pl.lit("item_id is missing"))
+            .when(pl.col("problem").is_not_null())
+            .then("problem")
+            .when(pl.col("rating").cast(pl.Float64, strict=False).is_null() & pl.col("rating").is_not_null())
+            .then(pl.lit("rating is no number"))
+        )
+        self._drop(parsed.filter(pl.col("problem").is_not_null()), file)
+        good = parsed.filter(pl.col("problem").is_null())
+        if good.height:
+            self.newest = max(self.newest, good["time"].max())
+            self.files.append(self.folder / f"{len(self.files):06d}.arrow")
+            good = good.select("user_id", "item_id", timestamp="time", rating=rating).cast(LOG_SCHEMA)
+            good.write_ipc(self.files[-1], compression="lz4")
+
+    def finish(self) -> pl.LazyFrame:
+        """The whole log, in the order in which it was added. Raises `ReadError` if nothing is left of it."""
+        if not self.files:
+            raise ReadError(f"No interaction is left of the log.\n{self.report}")
+        if self.unit != "order" and (newest := EPOCH + self.newest * datetime.resolution) < EARLIEST_END:
+            raise ReadError(f"The newest interaction is of {newest}: its unit of time can hardly be {self.unit!r}.")
+        return pl.scan_ipc(self.files)
+
+    def _drop(self, bad: pl.DataFrame, file: str) -> None:
+        for reason in bad["problem"].unique().sort():
+            rows = bad.filter(pl.col("problem") == reason)
+            field = reason.split()[0]
+            examples = []
+            for row in rows.head(MAX_EXAMPLES).iter_rows(named=True):
+                place = (
+                    f"line {row['line']}" if "line" in row else f"user {row['user_id']!r}, place {row['timestamp']}"
+                )
+                examples.append(f"{file}, {place}: {field} {row[field]!r}")
+            self.report.drop("interactions", reason, rows.height, examples)
+
+
+def _filled(text: pl.Expr) -> pl.Expr:
+    """Text without blanks around it, null if nothing is left."""
+    text = text.str.strip_chars()
+    return pl.when(text != "").then(text)

@@ -1,0 +1,163 @@
+"""Plain tables with named columns: csv (also tab-separated), JSON lines, parquet; text files gzipped or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadError, ReadingReport
+from trainers.data.readers.item_writer import PART_ROWS, ItemSpool
+from trainers.data.readers.log_writer import LogSpool
+from trainers.data.readers.text_lines import (
+    TABLE_ROWS,
+    json_columns,
+    json_records,
+    line_chunks,
+    require_files,
+    table_batches,
+)
+from trainers.data.readers.timestamps import TimeUnit
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NEEDED = ("user_id", "item_id", "timestamp")
+
+
+@dataclass
+class TabularReader:
+    """
+    One file of interactions and, optionally, one of items: `.csv`, `.tsv`, `.jsonl` (each also `.gz`) or `.parquet`.
+
+    Args:
+        interactions (`Path`): with the columns `user_id`, `item_id`, `timestamp` and, if there, `rating`.
+        items (`Path`, *optional*): with the column `item_id` and any of `title`, `brand`, `features`, `categories`,
+            `description`, `image` (a path, relative to the file's folder) and `image_url`.
+        columns (`dict[str, str]`, *optional*): names in the interactions where they differ: `{"user_id": "buyer"}`.
+        item_columns (`dict[str, str]`, *optional*): the same for the items.
+        time_unit (`str`, *optional*, defaults to `"s"`): of the timestamps: "s", "ms", "us", "ns", "iso" (dates as
+            text) or "order" (no time, just integers that increase).
+    """
+
+    interactions: Path
+    items: Path | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    item_columns: dict[str, str] = field(default_factory=dict)
+    time_unit: TimeUnit = "s"
+    format = "tabular"
+
+    def __post_init__(self):
+        for given, ours in ((self.columns, LOG_SCHEMA), (self.item_columns, ITEM_SCHEMA)):
+            if unknown := sorted(set(given) - set(ours)):
+                raise ReadError(f"There is no column {unknown} to name: choose from {list(ours)}.")
+
+    def files(self) -> list[Path]:
+        return require_files(*(Path(path) for path in (self.interactions, self.items) if path is not None))
+
+    def settings(self) -> dict:
+        return {"columns": self.columns, "item_columns": self.item_columns, "time_unit": self.time_unit}
+
+    def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
+        self.files()
+        path = Path(self.interactions)
+        log = LogSpool(scratch, report, self.time_unit, latest_time)
+        for part in self._log_parts(path, report):
+            log.add(part, path.name)
+        items = None
+        if self.items is not None:
+            spool = ItemSpool(scratch, report)
+            spool.add(self._item_records(Path(self.items), report))
+            items = spool.finish()
+        return RawData(log.finish(), items, has_time=self.time_unit != "order")
+
+    def _log_parts(self, path: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
+        kind = _kind(path)
+        if kind == ".jsonl":
+            names = {self.columns.get(ours, ours): ours for ours in LOG_SCHEMA}
+            for first_line, chunk in line_chunks(path):
+                yield json_columns(chunk, first_line, list(names), path.name, report).rename(names)
+        elif kind == ".parquet":
+            file = _open_parquet(path)
+            names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, file.schema_arrow.names)
+            for table in file.iter_batches(batch_size=TABLE_ROWS, columns=list(names)):
+                part = pl.from_arrow(pa.table(table)).rename(names)
+                rows = pl.int_range(report.read["interactions"] + 1, pl.len() + report.read["interactions"] + 1)
+                yield part.with_columns(line=rows)
+                report.read["interactions"] += part.height
+        else:
+            separator = _SEPARATORS[kind]
+            names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, _header(path, separator))
+            yield from table_batches(path, names, report, separator=separator)
+
+    def _item_records(self, path: Path, report: ReadingReport) -> Iterator[tuple[str, Mapping]]:
+        kind = _kind(path)
+        if kind == ".jsonl":
+            names = {self.item_columns.get(ours, ours): ours for ours in ITEM_SCHEMA}
+            for first_line, chunk in line_chunks(path):
+                for line, record in json_records(chunk, first_line, path.name, report, "items"):
+                    yield self._placed(path, line, {ours: record.get(theirs) for theirs, ours in names.items()})
+        elif kind == ".parquet":
+            file = _open_parquet(path)
+            names = _present(path, ITEM_SCHEMA, self.item_columns, ("item_id",), file.schema_arrow.names)
+            for theirs, ours in names.items():
+                if ours == "image" and not _is_text(found := file.schema_arrow.field(theirs).type):
+                    raise ReadError(
+                        f"{path}: the images of column {theirs!r} are of type {found}, not paths of files."
+                    )
+            for table in file.iter_batches(batch_size=PART_ROWS, columns=list(names)):
+                for record in table.to_pylist():
+                    report.read["items"] += 1
+                    fields = {names[theirs]: value for theirs, value in record.items()}
+                    yield self._placed(path, report.read["items"], fields)
+        else:
+            separator = _SEPARATORS[kind]
+            names = _present(path, ITEM_SCHEMA, self.item_columns, ("item_id",), _header(path, separator))
+            for part in table_batches(path, names, report, "items", separator):
+                for record in part.iter_rows(named=True):
+                    yield self._placed(path, record["line"], record)
+
+    def _placed(self, path: Path, line: int, fields: dict) -> tuple[str, Mapping]:
+        if fields.get("image"):
+            fields = fields | {"image": str(path.parent / str(fields["image"]))}
+        return f"{path.name}, line {line}", fields
+
+
+def _kind(path: Path) -> str:
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    kinds = (*_SEPARATORS, ".jsonl", ".parquet")
+    if suffix not in kinds or (suffix == ".parquet" and path.suffix == ".gz"):
+        raise ReadError(f"{path}: no table that can be read: its name should end in {', '.join(kinds)}.")
+    return suffix
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ReadError(f"{path} cannot be read: {error}") from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    try:
+        return pl.scan_csv(path, separator=separator, infer_schema=False).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
+
+
+def _present(
+    path: Path, ours: Mapping, given: Mapping[str, str], needed: tuple[str, ...], found: list[str]
+) -> dict[str, str]:
+    """`{theirs: ours}` of the columns that are there; those that are needed or were named must be."""
+    names = {given.get(name, name): name for name in ours}
+    missing = [theirs for theirs, name in names.items() if theirs not in found and (name in needed or name in given)]
+    if missing:
+        raise ReadError(f"{path} lacks the columns {missing}; it has {found}. Say which columns are meant.")
+    return {theirs: name for theirs, name in names.items() if theirs in found}

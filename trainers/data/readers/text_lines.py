@@ -1,0 +1,235 @@
+"""Files of lines, gzipped or not, a part at a time: JSON lines, Python literals, tables; files of one JSON object."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+from tqdm.auto import tqdm
+
+from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
+
+CHUNK_BYTES = 32 * 2**20  # of text that is held at once
+MAX_LINE_BYTES = 256 * 2**20
+TABLE_ROWS = 500_000  # rows of a table that are held at once
+SHOWN = 80  # characters of an offending line in a message
+
+
+def require_files(*paths: Path) -> list[Path]:
+    """The paths, if each is a file that is not empty."""
+    for path in paths:
+        if not path.is_file():
+            raise ReadError(f"{path}: no such file.")
+        if not path.stat().st_size:
+            raise ReadError(f"{path} is empty.")
+    return list(paths)
+
+
+def line_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:
+    """
+    Complete lines of a file (`.gz`: decompressed on the way): number of the first line, from 1, and the bytes.
+
+    Raises:
+        ReadError: if the file is truncated or no gzip file.
+    """
+    number, rest = 1, b""
+    with (
+        open(path, "rb") as raw,
+        gzip.open(raw) if path.suffix == ".gz" else raw as file,
+        tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        while True:
+            try:
+                block = file.read(chunk_bytes)
+            except (EOFError, OSError, zlib.error) as error:
+                raise ReadError(f"{path}, after line {number - 1}: {error}. Is the file complete?") from error
+            bar.update(raw.tell() - bar.n)
+            block = rest + block
+            end = block.rfind(b"\n") + 1
+            if len(block) == len(rest):  # nothing was added: the end of the file
+                if rest:
+                    yield number, rest
+                return
+            if end:
+                yield number, block[:end]
+                number += block.count(b"\n", 0, end)
+            rest = block[end:]
+            if len(rest) > MAX_LINE_BYTES:
+                raise ReadError(f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes: no file of lines.")
+
+
+def json_columns(
+    chunk: bytes,
+    first_line: int,
+    fields: Sequence[str],
+    file: str,
+    report: ReadingReport,
+    literals: bool = False,
+) -> pl.DataFrame:
+    """
+    Fields of interactions in JSON lines as strings (null where absent), with the number of each `line`.
+
+    Lines that are no JSON object, or have a list or an object in one of these fields, are dropped and counted.
+
+    Args:
+        literals: also takes lines that are Python literals.
+    """
+    num_lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
+    schema = dict.fromkeys(fields, pl.String)
+    try:
+        frame = pl.read_ndjson(io.BytesIO(chunk), schema=schema)
+    except pl.exceptions.PolarsError:
+        frame = None  # some line is no JSON
+    if frame is not None and frame.height == num_lines:
+        report.read["interactions"] += num_lines
+        frame = frame.with_columns(pl.int_range(first_line, first_line + num_lines, dtype=pl.Int64).alias("line"))
+    else:  # blank lines are left out: which ones?
+        records = json_records(chunk, first_line, file, report, "interactions", literals)
+        rows = [(*(_as_text(record.get(field)) for field in fields), line) for line, record in records]
+        frame = pl.DataFrame(rows, schema=schema | {"line": pl.Int64}, orient="row")
+    nested = pl.any_horizontal(pl.col(field).str.contains(r"^[\[{]") for field in fields).fill_null(False)
+    examples = [f"{file}, line {row[-1]}: {row[:-1]}" for row in frame.filter(nested).head(MAX_EXAMPLES).iter_rows()]
+    reason = f"a list or an object in one of {', '.join(fields)}"
+    report.drop("interactions", reason, frame.select(nested.sum()).item(), examples)
+    return frame.filter(~nested)
+
+
+def json_records(
+    chunk: bytes, first_line: int, file: str, report: ReadingReport, kind: str, literals: bool = False
+) -> Iterator[tuple[int, dict]]:
+    """The objects of JSON lines, with their line numbers; other lines are dropped and counted, blank ones skipped."""
+    for line, text in enumerate(chunk.split(b"\n"), first_line):
+        if not text.strip():
+            continue
+        report.read[kind] += 1
+        try:
+            record = _parse(text, literals)
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            reason = "the line is neither JSON nor a Python literal" if literals else "the line is not JSON"
+            report.drop(kind, reason, 1, [f"{file}, line {line}: {error}: {text[:SHOWN]!r}"])
+            continue
+        if not isinstance(record, dict):
+            report.drop(kind, "the line is no object", 1, [f"{file}, line {line}: {text[:SHOWN]!r}"])
+            continue
+        yield line, record
+
+
+def _parse(text: bytes, literals: bool) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        if not literals:
+            raise
+        return ast.literal_eval(text.decode("utf-8").strip())
+
+
+def _as_text(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    return plain_text(str(value))
+
+
+def plain_text(text: str) -> str:
+    """The text without lone surrogates, which no encoder takes ("\\ud83d" of a pair that was cut)."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def load_json(path: Path) -> dict:
+    """
+    One JSON object in one file.
+
+    Raises:
+        ReadError: if it is not JSON, no object, or an object names the same key twice.
+    """
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ReadError(f"{path}: the key {twice!r} occurs twice in one object; keep the one that is meant.")
+        return found
+
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise ReadError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}.") from error
+    except UnicodeDecodeError as error:
+        raise ReadError(f"{path}: not UTF-8: {error}.") from error
+    if not isinstance(content, dict):
+        raise ReadError(f"{path}: expected an object, found {type(content).__name__}.")
+    return content
+
+
+def table_batches(
+    path: Path,
+    columns: Mapping[str | int, str],
+    report: ReadingReport,
+    kind: str = "interactions",
+    separator: str = ",",
+    quote: str | None = '"',
+    header: bool = True,
+) -> Iterator[pl.DataFrame]:
+    """
+    Rows of a table as strings, `TABLE_ROWS` at a time, with the number of each `line` (not counting line breaks within
+    quotes). Lines without any of the values are dropped and counted in `report`; short lines have nulls.
+
+    Args:
+        columns: our names of the file's columns, `{theirs: ours}`; without a header, theirs are their places, from 0.
+        separator: one character; "::" is read as ":" with empty columns between.
+
+    Raises:
+        ReadError: if a column is missing, a line has more fields than the first, or the file is cut or not UTF-8.
+    """
+    frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
+    try:
+        found = frame.collect_schema().names()
+        known = found if header else range(len(found))
+        if missing := [name for name in columns if name not in known]:
+            raise ReadError(f"{path} lacks the columns {missing}; it has {list(known)}.")
+        names = columns if header else {found[place]: ours for place, ours in columns.items()}
+        frame = frame.select(pl.col(theirs).alias(ours) for theirs, ours in names.items())
+        frame = frame.with_row_index("line", offset=2 if header else 1).with_columns(pl.col("line").cast(pl.Int64))
+        for batch in frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True):
+            empty = batch.select(pl.all_horizontal(pl.col(list(columns.values())).is_null())).to_series()
+            report.read[kind] += batch.height
+            examples = [f"{path.name}, line {line}" for line in batch["line"].filter(empty).head(MAX_EXAMPLES)]
+            report.drop(kind, "the line is empty", empty.sum(), examples)
+            yield batch.filter(~empty)
+    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+        raise ReadError(f"{path} cannot be read: {_bad_line(path, separator, quote) or error}") from error
+
+
+def _bad_line(path: Path, separator: str, quote: str | None) -> str | None:
+    """Names the first line of a table that cannot be read (slow; runs after a failure only)."""
+    quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
+    first = number = 0  # lines on which a row starts and ends
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
+            rows = csv.reader(
+                (line.decode("utf-8") for line in lines), delimiter=separator, quoting=quoting, strict=True
+            )
+            width = None
+            for row in rows:
+                first, number = number + 1, rows.line_num
+                width = width or len(row)
+                if len(row) > width:
+                    return f"line {first} has {len(row)} fields, the first line has {width}: {row}."
+    except UnicodeDecodeError as error:
+        return f"line {rows.line_num + 1} is not UTF-8: {error}."
+    except csv.Error as error:
+        return f"the row that starts on line {number + 1}: {error}."
+    except (EOFError, OSError, zlib.error) as error:
+        return f"after line {number}: {error}. Is the file complete?"
+    return None

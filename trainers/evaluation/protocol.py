@@ -1,0 +1,195 @@
+"""The evaluation protocol: full ranking over the catalogue for every held-out item.
+
+What counts is in [`trainers.evaluation.metrics`], the only place where a metric is computed. The choices that move a
+result (split, seen items kept or masked, length of the history, tie order, beams, candidates) are stated in every
+result. Memory is a number for each case and for each item, never users × items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from trainers.data.interactions import Interactions
+from trainers.evaluation.metrics import (
+    catalogue_metrics,
+    check_cutoffs,
+    gains_at,
+    group_means,
+    identifier_groups,
+    means,
+    ranking_gains,
+    ranking_metrics,
+    recommendation_counts,
+    target_places,
+)
+from trainers.evaluation.significance import bootstrap_intervals
+from trainers.evaluation.tables import render_table
+
+__all__ = ["Recommender", "evaluate", "ranking_gains", "ranking_metrics", "render_table"]
+
+# First value of each slice; the last one is open.
+LONG_TAIL_BOUNDS = (0, 20, 40, 60)  # training popularity of the target
+HISTORY_BOUNDS = (1, 5, 10, 20, 50)  # items before the target, before the history is cut
+COLD_BOUNDS = (0, 1)  # training popularity of the target: none, any
+
+
+class Recommender(Protocol):
+    """What [`evaluate`] needs; [`trainers.rankers.scoring.ScoringRecommender`] makes one of a model that gives scores.
+
+    Optional attributes: `name`, `max_history` (items it looks at, None: no limit), `ties` and `num_beams`; what is
+    there is stated in the result.
+    """
+
+    def rank(self, histories: list[np.ndarray], k: int, exclude: list[np.ndarray] | None = None) -> np.ndarray:
+        """B histories of item rows (oldest first) → int [B, k] distinct item rows, best first, padded with -1.
+
+        No item of `exclude` (B arrays of item rows, or None) may be ranked.
+        """
+        ...
+
+
+def evaluate(
+    recommender: Recommender,
+    interactions: Interactions,
+    part: Literal["validation", "test"] = "test",
+    mask_seen: bool = False,
+    max_history: int | None = 20,
+    ks: Sequence[int] = (5, 10),
+    batch_size: int = 256,
+    long_tail: bool = True,
+    identifiers: np.ndarray | None = None,
+    intervals: int = 0,
+    per_user: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluates a recommender under the split of the interactions: leave-one-out, or the one given with the data.
+
+    Metrics are means over the cases, see [`Interactions.cases`]: one for each user under leave-one-out, one for each
+    held-out item under a given split.
+
+    Args:
+        recommender: any object with `rank(histories, k, exclude)`, see [`Recommender`].
+        interactions: all interactions (not the training part).
+        part: `"test"` or `"validation"`.
+        mask_seen: forbid the items of the *whole* history, however long. A target that the user had before is then
+            lost, as it is for everyone.
+        max_history: the recommender gets the last so many items of a history; None: all of them. Where the
+            recommender's own `max_history` is smaller, that one holds.
+        ks: cut-offs of the metrics.
+        batch_size: cases per call of `rank`.
+        long_tail: also give what needs the popularity in the training part: metrics by popularity and novelty of the
+            target and by history length, and coverage, Gini and novelty of the recommendations.
+        identifiers: int [n, L] codes of the items before conflicts were resolved: also give the metrics that counting
+            identifiers would have given, for comparison with work that does.
+        intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
+            have none: they are no means over users, and a bootstrap sample misses a third of the users.
+        per_user: also give each case's gains, for [`trainers.evaluation.significance.paired_test`].
+        seed: of the bootstrap.
+
+    Returns:
+        `dict` of plain values: `"name"`, for each k `"recall@k"`, `"ndcg@k"`, `"mrr@k"` and, as asked for,
+        `"coverage@k"`, `"gini@k"`, `"novelty@k"`, `"identifier_recall@k"`, ...; the counts `"num_users"`,
+        `"num_cases"`, `"num_short"` (users without a case) and `"num_without_history"` (items of the part that are
+        left out because nothing of their user precedes them); the flags `"split"`, `"part"`, `"seen"`,
+        `"max_history"` (as applied), `"ties"`, `"num_beams"` (None: no beam search), `"candidates"`.
+        Nested, as asked for: `"long_tail"`, `"history_length"` and `"cold_targets"`, lists of
+        `{"popularity": "[0,20)", "num_users": ..., "num_cases": ..., metrics}` with None for the metrics of an empty
+        slice; `"intervals"`, (low, high) for each metric that has one, and `"num_bootstrap"`; `"per_user"`, the only
+        arrays: `"users"` (user rows), `"targets"` (item rows), `"places"` (of the target, -1: not in the first
+        `max(ks)`) and the gains by metric, each [C].
+
+    Raises:
+        ValueError: no case, or the recommender broke its contract (shape, rows outside the catalogue, an item ranked
+            twice, an excluded item ranked).
+    """
+    check_cutoffs(ks)
+    limits = [limit for limit in (max_history, getattr(recommender, "max_history", None)) if limit is not None]
+    if any(limit < 1 for limit in limits) or batch_size < 1:
+        raise ValueError(f"max_history and batch_size must be positive, got {max_history} and {batch_size}.")
+    limit, depth, num_items = min(limits, default=None), max(ks), interactions.num_items
+    groups = None if identifiers is None else identifier_groups(identifiers)
+    if groups is not None and len(groups) != num_items:
+        raise ValueError(f"Expected identifiers of all {num_items} items of the catalogue, got {len(groups)}.")
+    cases = interactions.cases(part)
+    num_users = len(np.unique(cases.users))
+    if not len(cases):
+        raise ValueError(_nobody(interactions, part))
+    name = getattr(recommender, "name", type(recommender).__name__)
+
+    places, group_places = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
+    counts = {k: np.zeros(num_items, np.int64) for k in ks if long_tail}
+    # disable=None: a bar on a terminal, silence in logs
+    with tqdm(total=len(cases), desc=f"{name} ({part})", unit="case", disable=None) as progress:
+        for start in range(0, len(cases), batch_size):
+            stop = min(start + batch_size, len(cases))
+            seen = cases.histories(start, stop) if mask_seen else None
+            ranked = np.asarray(recommender.rank(cases.histories(start, stop, limit), depth, seen))
+            _check_ranking(ranked, (stop - start, depth), num_items, seen, name)
+            targets = cases.targets[start:stop]
+            places[start:stop] = target_places(ranked, targets)
+            if groups is not None:
+                group_places[start:stop] = target_places(np.where(ranked < 0, -1, groups[ranked]), groups[targets])
+            for k, count in counts.items():
+                count += recommendation_counts(ranked[:, :k], num_items)
+            progress.update(stop - start)
+
+    gains = gains_at(places, ks)
+    if groups is not None:
+        gains |= {f"identifier_{metric}": gain for metric, gain in gains_at(group_places, ks).items()}
+    result = {"name": name, **means(gains)}
+    if long_tail:
+        popularity = interactions.training_part().popularity
+        for k, count in counts.items():
+            result |= {f"{metric}@{k}": value for metric, value in catalogue_metrics(count, popularity).items()}
+    result |= {
+        "num_users": num_users,
+        "num_cases": len(cases),
+        "num_short": interactions.num_users - num_users,
+        "num_without_history": interactions.num_held_out(part) - len(cases),
+        "split": interactions.split,
+        "part": part,
+        "seen": "masked" if mask_seen else "kept",
+        "max_history": limit,
+        "ties": getattr(recommender, "ties", "recommender's order"),
+        "num_beams": getattr(recommender, "num_beams", None),
+        "candidates": f"all {num_items} items",
+    }
+    if long_tail:
+        popular, lengths = popularity[cases.targets], cases.ends - cases.starts
+        result["long_tail"] = group_means(gains, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")
+        result["history_length"] = group_means(gains, cases.users, lengths, HISTORY_BOUNDS, "history_length")
+        result["cold_targets"] = group_means(gains, cases.users, popular, COLD_BOUNDS, "training_interactions")
+    if intervals:
+        bounds = bootstrap_intervals(gains, cases.users, intervals, seed=seed)
+        result |= {"num_bootstrap": intervals, "intervals": {metric: list(pair) for metric, pair in bounds.items()}}
+    if per_user:
+        result["per_user"] = {"users": cases.users, "targets": cases.targets, "places": places, **gains}
+    return result
+
+
+def _nobody(interactions: Interactions, part: str) -> str:
+    if interactions.parts is None:
+        return f"No user has three interactions or more ({interactions.num_short} users are shorter)."
+    return f"The split has no interaction in {part!r} that follows another one of its user."
+
+
+def _check_ranking(
+    ranked: np.ndarray, shape: tuple[int, int], num_items: int, exclude: list[np.ndarray] | None, name: str
+) -> None:
+    """Raises ValueError where a batch of rankings would give a wrong metric without anyone noticing."""
+    if ranked.shape != shape or not np.issubdtype(ranked.dtype, np.integer):
+        raise ValueError(f"{name}: rank() must return integers {shape}, got {ranked.dtype} {ranked.shape}.")
+    if ranked.min() < -1 or ranked.max() >= num_items:
+        raise ValueError(f"{name}: rank() returned rows outside the catalogue of {num_items} items.")
+    ordered = np.sort(ranked, axis=1)
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+        raise ValueError(f"{name}: rank() ranked an item twice for one user.")
+    if exclude is not None:
+        users = np.arange(len(ranked)) * num_items
+        keys = np.repeat(users, [len(rows) for rows in exclude]) + np.concatenate(exclude)
+        if np.isin((users[:, None] + ranked)[ranked >= 0], keys).any():
+            raise ValueError(f"{name}: rank() ranked an excluded item although seen items are masked.")

@@ -1,0 +1,97 @@
+"""Results of [`trainers.evaluation.protocol.evaluate`] as Markdown tables and as JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainers.evaluation.metrics import gains_at, is_metric
+
+SLICES = ("long_tail", "history_length", "cold_targets")
+PLACES = ("users", "targets", "places")  # what a file keeps of "per_user": the gains follow from it
+
+
+def render_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown table with a line per result and a column per plain value (nested ones are left out).
+
+    Floats get four decimals, missing values a dash.
+    """
+    plain = [{key: value for key, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+    columns = list(dict.fromkeys(key for row in plain for key in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in plain)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def render_report(results: Sequence[Mapping[str, Any]]) -> str:
+    """All that results say, as Markdown: metrics with intervals or deviations, protocol, slices, comparisons.
+
+    One table of metrics and one of the protocol have a line per result; every slice and comparison has its own.
+    """
+    metrics = [{"name": result["name"], **_metric_cells(result)} for result in results]
+    protocol = [{key: value for key, value in result.items() if not is_metric(key)} for result in results]
+    blocks = [render_table(metrics), render_table(protocol)]
+    for result in results:
+        blocks += [f"{result['name']}\n\n{render_table(result[key])}" for key in SLICES if key in result]
+        if "comparison" in result:
+            tests = [{"metric": name, **test} for name, test in result["comparison"]["metrics"].items()]
+            blocks.append(f"{result['name']} against {result['comparison']['with']}\n\n{render_table(tests)}")
+    return "\n\n".join(blocks)
+
+
+def _metric_cells(result: Mapping[str, Any]) -> dict[str, str]:
+    """`0.0665 [0.0633, 0.0697]` with an interval, `0.0665 ± 0.0012` with a standard deviation over seeds."""
+    cells = {}
+    for name, value in result.items():
+        if not is_metric(name):
+            continue
+        cells[name] = _cell(value)
+        if name in result.get("intervals", {}):
+            low, high = result["intervals"][name]
+            cells[name] += f" [{_cell(low)}, {_cell(high)}]"
+        elif result.get("sd", {}).get(name) is not None:
+            cells[name] += f" ± {_cell(result['sd'][name])}"
+    return cells
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def to_json(result: Mapping[str, Any]) -> str:
+    """A result as one line of JSON. Of `"per_user"` the cases and places stay, [`load_result`] computes the gains."""
+    if "per_user" in result:
+        result = {**result, "per_user": {name: result["per_user"][name].tolist() for name in PLACES}}
+    return json.dumps(result)
+
+
+def save_results(results: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Writes results as a file with a line of JSON for each."""
+    temporary = f"{path}.tmp"
+    Path(temporary).write_text("".join(f"{to_json(result)}\n" for result in results), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def load_result(path: str | Path) -> dict[str, Any]:
+    """Reads one result that [`save_results`] wrote, with the gains of `"per_user"` where it has them.
+
+    Raises:
+        ValueError: the file is no result.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(result, dict) or "name" not in result:
+            raise ValueError("it has no name")
+        if "per_user" in result:
+            cases = {name: np.array(result["per_user"][name], np.int64) for name in PLACES}
+            ks = sorted({int(name.partition("@")[2]) for name in result if name.startswith("recall@")})
+            result["per_user"] = {**cases, **gains_at(cases["places"], ks)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of examples/evaluate.py: {error}.") from error
+    return result

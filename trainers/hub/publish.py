@@ -1,0 +1,107 @@
+"""Folders with their cards, and the repositories that they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, values_text, write_file
+from hub_cards.plots import FOLDER as PLOTS
+from hub_cards.plots import TITLES as PLOT_TITLES
+from trainers.hub.upload import Plan, PublishingError, format_bytes, plan_folder, send_folder
+
+
+@dataclass
+class Publication:
+    """
+    A folder and the repository that it goes to.
+
+    Args:
+        folder (`str`): the folder.
+        repo_id (`str`): the repository.
+        values ([`~hub_cards.Card`]): what the card says.
+        plan ([`Plan`]): what would be sent, the card among it.
+        card (`str`): the card as it would be sent now.
+    """
+
+    folder: str
+    repo_id: str
+    values: Card
+    plan: Plan = field(init=False)
+    card: str = field(init=False)
+
+    def __post_init__(self):
+        self.plan = plan_folder(self.folder)
+        path = Path(self.folder) / CARD_FILE
+        self.card = self.render(path.read_text(encoding="utf-8") if path.is_file() else None)
+        texts = {CARD_FILE: self.card, VALUES_FILE: values_text(self.values)}
+        sizes = dict(self.plan.files) | {name: len(text.encode()) for name, text in texts.items()}
+        self.plan.files = sorted(sizes.items())
+
+    def render(self, old: str | None) -> str:
+        """The card, with what people changed in `old`. Raises [`CardError`] if the Hub would not take it."""
+        plots = {title: f"{PLOTS}/{name}" for name, title in PLOT_TITLES.items()}
+        plots = {title: path for title, path in plots.items() if (Path(self.folder) / path).is_file()}
+        return render_card(self.values, plots, old)
+
+    def __str__(self) -> str:
+        return f"{self.folder} -> {self.values.repo_type} {self.repo_id}\n{self.plan}"
+
+
+def publish(
+    publication: Publication, public: bool, message: str, network: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """
+    Sends a folder; run again after an interruption, it goes on with what is not there yet.
+
+    Args:
+        publication: what and where.
+        public: whether the world may see the repository. A private repository that is there stays private.
+        message: of the commit.
+        network: see [`send_folder`].
+
+    Returns:
+        What happened, in a line, and the commit.
+
+    Raises:
+        PublishingError: if nobody is logged in, the repository is not to be had, or is public and should not be.
+    """
+    api, kind = HfApi(), publication.values.repo_type
+    target = {"repo_id": publication.repo_id, "repo_type": kind}
+    try:
+        url = api.create_repo(**target, private=not public, exist_ok=True)
+        private = api.repo_info(**target).private
+        if not private and not public:
+            raise PublishingError(f"{publication.repo_id} is there and public: give --public, or another name.")
+        text = publication.render(_card_to_keep(api, publication))
+        write_file(Path(publication.folder) / CARD_FILE, text)
+        write_file(Path(publication.folder) / VALUES_FILE, values_text(publication.values))
+        plan = plan_folder(publication.folder)
+        send_folder(publication.folder, message=message, network=network, **target)
+        info = api.repo_info(**target)
+        missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings}
+    except HfHubHTTPError as error:
+        raise PublishingError(
+            f"{publication.repo_id} could not be written: {error}. Log in with `hf auth login` as somebody who may."
+        ) from error
+    if missing:
+        raise PublishingError(f"{publication.repo_id} lacks {sorted(missing)[:10]} after the push: push again.")
+    seen_by = "private" if private else "public"
+    return f"{url} ({seen_by}): {len(plan.files)} files, {format_bytes(plan.num_bytes)}", info.sha
+
+
+def _card_to_keep(api: HfApi, publication: Publication) -> str | None:
+    """The card whose changes are kept: the folder's if it has any, else the repository's."""
+    path = Path(publication.folder) / CARD_FILE
+    local = path.read_text(encoding="utf-8") if path.is_file() else None
+    if local is not None and is_edited(local):
+        return local
+    try:
+        target = {"repo_id": publication.repo_id, "repo_type": publication.values.repo_type}
+        return Path(api.hf_hub_download(**target, filename=CARD_FILE)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        return local

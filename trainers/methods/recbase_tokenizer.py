@@ -1,0 +1,348 @@
+"""RecBase's unified tokenizer: one network for the items of several domains, and an index for each.
+
+From content embeddings to a folder laid out as `examples/pretrain.py` writes UTGRec's: `tokenizer/` with the network
+and `tokenizer_report.json`, and `items/<domain>/` with the identifiers. A network that is there gives identifiers to
+the items of a new domain without training.
+"""
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from transformers import set_seed
+
+from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_embeddings import MAX_NAMED, ContentEmbeddings, EmbeddingError, embed_items, load_content
+from tokenization_items.item_index import CapacityError
+from tokenization_items.processing_content import (
+    ContentProcessor,
+    EncoderMismatchError,
+    check_encoder,
+    domain_mean,
+)
+from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.codebook_trainer import codebook_health
+from trainers.embedding_tokenizer_trainer import (
+    EmbeddingRows,
+    EmbeddingTokenizerTrainer,
+    EmbeddingTokenizerTrainingArguments,
+    compute_codes,
+)
+from trainers.methods.collisions import resolve
+from trainers.methods.utgrec import last_checkpoint, place_training, shared_identifiers
+
+REPORT_NAME = "tokenizer_report.json"
+TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
+
+
+@dataclass
+class RecBaseTokenizerTrainingArguments(EmbeddingTokenizerTrainingArguments):
+    """
+    Arguments of [`EmbeddingTokenizerTrainer`] as RecBase has them (AdamW, learning rate 1e-4, weight decay 1e-4, batch
+    2048, 100 epochs), and its curriculum: the next of the levels becomes active every 5 epochs.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps; -1: num_train_epochs decides."})
+    num_train_epochs: float = field(default=100.0, metadata={"help": "Epochs."})
+    per_device_train_batch_size: int = field(default=2048, metadata={"help": "Items per device and step."})
+    curriculum_epochs: float = field(
+        default=5.0, metadata={"help": "Epochs after which the next level becomes active; 0: all from the start."}
+    )
+
+
+@dataclass(frozen=True)
+class RecBaseItems:
+    """
+    A trained tokenizer, and the identifiers of its domains' items.
+
+    Args:
+        network ([`RecBaseTokenizerModel`]): the network.
+        tokenizers (`dict[str, UniversalItemTokenizer]`): for each domain a tokenizer with the index of its items.
+        raw_codes (`dict[str, np.ndarray]`): for each domain the codes before conflicts were resolved, int64
+            `[items, levels]`, rows as the index's.
+        report (`dict`): what `tokenizer_report.json` holds.
+        trainer ([`EmbeddingTokenizerTrainer`], *optional*): of the network, if it was trained here.
+    """
+
+    network: RecBaseTokenizerModel
+    tokenizers: dict[str, UniversalItemTokenizer]
+    raw_codes: dict[str, np.ndarray]
+    report: dict[str, Any]
+    trainer: EmbeddingTokenizerTrainer | None = None
+
+    def __str__(self) -> str:
+        report = self.report
+        lines = [f"{report['num_items']:,} items, {report['collision_rate']:.1%} share their codes with another item"]
+        for name, what in (("without_text", "have no text"), ("identical_content", "have another item's content")):
+            found = report[name]
+            if found["items"]:
+                lines.append(f"{found['items']:,} {what}, so only the index tells them apart: {found['first']}")
+        return "; ".join(lines)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `tokenizer/` and `items/<domain>/`."""
+        folder = Path(folder)
+        any_domain = next(iter(self.tokenizers.values()))
+        bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
+        bare.save_pretrained(folder / TOKENIZER_FOLDER)
+        for name, tokenizer in self.tokenizers.items():
+            tokenizer.network_place = bare.network_place
+            tokenizer.save_pretrained(folder / ITEMS_FOLDER / name, include_network=False)
+        temporary = folder / TOKENIZER_FOLDER / f".{REPORT_NAME}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / TOKENIZER_FOLDER / REPORT_NAME)
+
+
+def recbase_tokenizer(
+    domains: Mapping[str, ContentEmbeddings | tuple],
+    output_dir: str | os.PathLike,
+    training: RecBaseTokenizerTrainingArguments | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    max_history: int = 20,
+    **config,
+) -> RecBaseItems:
+    """
+    Trains one tokenizer on the items of several domains (Zhou et al. 2025, unified item tokenizer) and gives the items
+    of each domain identifiers of their own.
+
+    Args:
+        domains (`Mapping[str, ContentEmbeddings]`): for each domain its items, see [`load_content`]; a pair of item
+            ids and embeddings `(items, E)` will do.
+        output_dir (`str` or `os.PathLike`): where tokenizer, identifiers and checkpoints go.
+        training ([`RecBaseTokenizerTrainingArguments`], *optional*): by default RecBase's.
+        seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
+        resume (`bool`, *optional*, defaults to `False`): goes on from the last checkpoint.
+        max_history (`int`, *optional*, defaults to 20): of the tokenizers, items that a recommender will read.
+        config: further arguments of [`RecBaseTokenizerConfig`].
+
+    Returns:
+        [`RecBaseItems`]. The report has for all domains together `collision_rate` (before conflicts were resolved),
+        `used` and `perplexity` of each level, `entropy_pairs`, `entropy_triples`, `shared_identifiers` (items whose
+        identifier an item of another domain has too), `identical_content` (items with the very embedding of another
+        item: no network tells them apart, the index does) and `without_text`; under `domains` those of each alone; and
+        under `metrics` the losses.
+
+    Raises:
+        EmbeddingError: for embeddings that are not finite, zero, of several widths, or by several encoders.
+        CapacityError: if a domain has more items than there are identifiers.
+        ValueError: for domains without items, or of one item with `centre_domains`, or fewer items than codes of a
+            level.
+    """
+    domains = {name: ContentEmbeddings(*content) for name, content in domains.items()}
+    encoder = check_domains(domains)
+    inputs = {name: np.asarray(content.embeddings, dtype=np.float32) for name, content in domains.items()}
+    if config.get("centre_domains"):
+        inputs = {name: values - domain_mean(values, name) for name, values in inputs.items()}
+    embeddings = np.concatenate(list(inputs.values()))
+    training = RecBaseTokenizerTrainingArguments() if training is None else training
+    place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
+    values = {"input_dim": embeddings.shape[1], "curriculum_passes": curriculum_passes(training, len(embeddings))}
+    if encoder is not None:
+        values |= {f"text_encoder_{key}": encoder[key] for key in ("fingerprint", "settings")}
+        values["text_encoder"] = encoder["name"]
+    network_config = RecBaseTokenizerConfig(**values | config)
+    check_capacity(network_config, {name: len(content.item_ids) for name, content in domains.items()})
+
+    started = time.perf_counter()
+    AcceleratorState._reset_state()  # the process' first training fixed its precision, and this one may have another
+    set_seed(seed)
+    sizes = {name: len(content.item_ids) for name, content in domains.items()}
+    trainer = EmbeddingTokenizerTrainer(
+        RecBaseTokenizerModel(network_config), training, EmbeddingRows(embeddings, domains=sizes)
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
+    metrics = trainer.evaluate(metric_key_prefix="final")
+    network: RecBaseTokenizerModel = trainer.model
+    report = {
+        "method": "recbase",
+        "seed": seed,
+        "settings": network.config.to_diff_dict(),
+        "steps": trainer.state.global_step,
+        "seconds": round(time.perf_counter() - started, 1),
+        "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
+    }
+    items = replace(identify(network, ContentProcessor(network.config), domains, report, max_history), trainer=trainer)
+    if PartialState().is_main_process:
+        items.save(output_dir)
+    PartialState().wait_for_everyone()
+    return items
+
+
+def recbase_tokenizer_of_catalogues(
+    catalogues: Sequence[Catalogue],
+    encoder: TextEncoder,
+    output_dir: str | os.PathLike,
+    embeddings_dir: str | os.PathLike | None = None,
+    **arguments,
+) -> RecBaseItems:
+    """
+    [`recbase_tokenizer`] from items: embeds the catalogues first, unless that was done before.
+
+    Args:
+        catalogues (`Sequence[Catalogue]`): the domains, with texts by a [`TextTemplate`].
+        encoder ([`TextEncoder`]): the text encoder.
+        output_dir (`str` or `os.PathLike`): where all goes.
+        embeddings_dir (`str` or `os.PathLike`, *optional*): where the embeddings go, a folder for each domain; by
+            default `embeddings` in the output folder.
+        arguments: further arguments of [`recbase_tokenizer`].
+    """
+    folder = Path(output_dir) / "embeddings" if embeddings_dir is None else Path(embeddings_dir)
+    for catalogue in catalogues:
+        if catalogue.template is None:
+            raise ValueError(f"{catalogue.name}: read the catalogue with a template, so that all domains share it.")
+    with PartialState().main_process_first():  # the others find it done
+        for catalogue in catalogues:
+            embed_items(catalogue, encoder, folder / catalogue.name)
+    domains = {catalogue.name: load_content(folder / catalogue.name) for catalogue in catalogues}
+    return recbase_tokenizer(domains, output_dir, **arguments)
+
+
+def identify_domain(
+    tokenizer: UniversalItemTokenizer, name: str, content: ContentEmbeddings | tuple
+) -> tuple[UniversalItemTokenizer, dict[str, Any]]:
+    """
+    Identifiers for the items of a domain that the network never saw, without training.
+
+    Args:
+        tokenizer ([`UniversalItemTokenizer`]): has the trained network; its own index stays as it is.
+        name (`str`): of the domain, for the report.
+        content ([`ContentEmbeddings`]): its items, or a pair of item ids and embeddings `(items, E)`.
+
+    Returns:
+        A tokenizer with the same network and an index of the domain's items, and the domain's report.
+
+    Raises:
+        EmbeddingError: as [`recbase_tokenizer`].
+        EncoderMismatchError: if the embeddings have another width, or are by another encoder, than the network's.
+    """
+    content = ContentEmbeddings(*content)
+    network = tokenizer.network
+    encoder = check_domains({name: content})
+    width = np.shape(content.embeddings)[1]
+    if width != network.config.input_dim:
+        raise EncoderMismatchError(
+            f"{name}: the embeddings have width {width}, the network reads {network.config.input_dim}."
+        )
+    if encoder is not None:
+        check_encoder(network.config, encoder["name"], encoder["fingerprint"], encoder["settings"])
+    check_capacity(network.config, {name: len(content.item_ids)}, training=False)
+    items = identify(network, tokenizer.processor, {name: content}, {}, tokenizer.max_history)
+    return items.tokenizers[name], items.report["domains"][name]
+
+
+def identify(
+    network: RecBaseTokenizerModel,
+    processor: ContentProcessor,
+    domains: Mapping[str, ContentEmbeddings],
+    report: dict[str, Any],
+    max_history: int = 20,
+) -> RecBaseItems:
+    """An index for each domain, by the codes that a network gives its items; adds what came out to the report."""
+    vectors = [vectors.detach().float().cpu().numpy() for vectors in network.quantizer.level_vectors()]
+    tokenizers, raw_codes, reports = {}, {}, {}
+    for name, content in domains.items():
+        tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
+        raw_codes[name], residuals = compute_codes(network, tokenizer.centre(np.asarray(content.embeddings), name))
+        tokenizer.index, reports[name] = resolve(
+            content.item_ids, raw_codes[name], network.config.level_sizes, "assign", residuals, vectors
+        )
+        reports[name] |= content_report({name: content})
+        tokenizers[name] = tokenizer
+    report = report | codes_report(np.concatenate(list(raw_codes.values())), network)
+    report |= content_report(domains) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
+    return RecBaseItems(network, tokenizers, raw_codes, report)
+
+
+def codes_report(codes: np.ndarray, network: RecBaseTokenizerModel) -> dict[str, Any]:
+    """What [`codebook_health`] says of codes `[items, levels]`, with a list for the levels."""
+    health = codebook_health(torch.from_numpy(codes), network.config.level_sizes)
+    levels = range(network.config.num_levels)
+    lists = {name: [health.pop(f"{name}_{level}") for level in levels] for name in ("used", "perplexity")}
+    return {"num_items": len(codes), **health, **lists}
+
+
+def content_report(domains: Mapping[str, ContentEmbeddings]) -> dict[str, Any]:
+    """Items that no network tells apart: those with the embedding of another item, and those without text; their
+    number, and the first ten as "domain/item"."""
+    named = [f"{name}/{item_id}" for name, content in domains.items() for item_id in content.item_ids]
+    keys = [row.tobytes() for content in domains.values() for row in np.ascontiguousarray(content.embeddings)]
+    counts = Counter(keys)
+    identical = [item for item, key in zip(named, keys, strict=True) if counts[key] > 1]
+    empty = [f"{name}/{item_id}" for name, content in domains.items() for item_id in content.without_text]
+    return {
+        name: {"items": len(items), "first": items[:MAX_NAMED]}
+        for name, items in (("identical_content", identical), ("without_text", empty))
+    }
+
+
+def check_domains(domains: Mapping[str, ContentEmbeddings]) -> dict[str, Any] | None:
+    """The text encoder of all domains, `None` if it is not known for all; raises as [`recbase_tokenizer`]."""
+    if not domains:
+        raise ValueError("Give at least one domain.")
+    widths, encoders = {}, {}
+    for name, content in domains.items():
+        values = np.asarray(content.embeddings)
+        if values.ndim != 2 or len(values) != len(content.item_ids):
+            raise EmbeddingError(
+                f"{name}: {len(content.item_ids)} items need a matrix of as many rows, got shape {values.shape}"
+            )
+        if not len(values):
+            raise ValueError(f"{name}: the domain has no items.")
+        twice = [item_id for item_id, count in Counter(content.item_ids).items() if count > 1]
+        if twice:
+            raise EmbeddingError(f"{name}: {len(twice)} item ids occur more than once: {twice[:MAX_NAMED]}")
+        for broken, what in ((~np.isfinite(values).all(1), "NaN or infinity"), (~values.any(1), "only zeros")):
+            if broken.any():
+                first = [content.item_ids[row] for row in np.flatnonzero(broken)[:MAX_NAMED]]
+                raise EmbeddingError(f"{name}: {int(broken.sum())} items have embeddings with {what}: {first}")
+        if len(content.without_text) == len(content.item_ids):
+            raise EmbeddingError(f"{name}: none of the {len(values)} items has a text")
+        widths[name] = values.shape[1]
+        if content.encoder is not None:
+            encoders[name] = content.encoder
+    if len(set(widths.values())) > 1:
+        raise EmbeddingError(f"One tokenizer reads embeddings of one width, and these have {widths}")
+    if not encoders:
+        return None
+    first, encoder = next(iter(encoders.items()))
+    for name, other in encoders.items():
+        if (other["fingerprint"], other["settings"]) != (encoder["fingerprint"], encoder["settings"]):
+            raise EmbeddingError(
+                f"One tokenizer reads embeddings of one encoder; {first} has those of {encoder}, {name} of {other}"
+            )
+    return encoder if len(encoders) == len(domains) else None
+
+
+def check_capacity(config: RecBaseTokenizerConfig, sizes: Mapping[str, int], training: bool = True) -> None:
+    """Raises unless the levels have room for each domain's items, and k-means points for its centroids."""
+    capacity = math.prod(config.level_sizes)
+    full = {name: size for name, size in sizes.items() if size > capacity}
+    if full:
+        raise CapacityError(
+            f"{config.num_levels} levels of {config.codebook_size} codes make {capacity} identifiers, too few for the "
+            f"items of {full}: raise num_levels or codebook_size."
+        )
+    if training and sum(sizes.values()) < config.codebook_size:
+        raise ValueError(
+            f"{sum(sizes.values())} items are fewer than the {config.codebook_size} codes of a level: lower "
+            "codebook_size."
+        )
+
+
+def curriculum_passes(training: RecBaseTokenizerTrainingArguments, num_items: int) -> int:
+    """Forward passes of each process after which the next level becomes active."""
+    batch = training.per_device_train_batch_size * max(1, training.n_gpu) * training.world_size
+    return round(training.curriculum_epochs * math.ceil(num_items / batch))

@@ -1,0 +1,267 @@
+"""Item tokenizers made from one embedding for each item: TIGER, LETTER, TIGER-M and RQ-k-means.
+
+Each function goes from embeddings to the folder of an index-only [`UniversalItemTokenizer`], which UTGRec's
+recommender, trainer, trie and evaluation take like any other: only the tokenizer differs. Every level has its own
+tokens. Besides the tokenizer's files the folder holds
+
+- `raw_codes.safetensors`: tensor "codes", int32 [items, levels], before conflicts were resolved, in the order of
+  `item_ids.json` (for what is measured on identifiers rather than items);
+- `tokenizer_report.json`: method, settings, collisions, usage and perplexity of each level, losses, seconds;
+- `network/`: the trained RQ-VAE, if there is one.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.state import AcceleratorState, PartialState
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from transformers import set_seed
+
+from modeling_utgrec import RQVAEConfig, RQVAEModel
+from tokenization_items.item_index import ItemIndex
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.embedding_tokenizer_trainer import (
+    EmbeddingRows,
+    EmbeddingTokenizerTrainer,
+    EmbeddingTokenizerTrainingArguments,
+    compute_codes,
+)
+from trainers.methods.collisions import Resolution, resolve
+from trainers.methods.principal_components import principal_components
+from trainers.methods.rq_kmeans import rq_kmeans
+from trainers.methods.utgrec import place_training
+
+RAW_CODES_NAME = "raw_codes.safetensors"
+REPORT_NAME = "tokenizer_report.json"
+NETWORK_FOLDER = "network"
+
+
+@dataclass(frozen=True)
+class TokenizedItems:
+    """
+    A catalogue's identifiers and where they come from.
+
+    Args:
+        tokenizer ([`UniversalItemTokenizer`]): the identifiers, index-only.
+        raw_codes (`np.ndarray` of shape `(items, levels)`): codes before conflicts were resolved; rows as the index's.
+        report (`dict`): what `tokenizer_report.json` holds.
+        network ([`RQVAEModel`], *optional*): the trained network.
+    """
+
+    tokenizer: UniversalItemTokenizer
+    raw_codes: np.ndarray
+    report: dict[str, Any] = field(default_factory=dict)
+    network: RQVAEModel | None = None
+
+    def level_layout(self) -> dict[str, list[int]]:
+        """The arguments of [`UTGRecConfig`] that describe these identifiers."""
+        return {"level_sizes": self.tokenizer.index.level_sizes}
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the files that the module's description names."""
+        folder = Path(folder)
+        self.tokenizer.save_pretrained(folder, include_network=False)
+        if self.network is not None:
+            self.network.save_pretrained(folder / NETWORK_FOLDER)
+        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (RAW_CODES_NAME, REPORT_NAME)}
+        save_file({"codes": self.raw_codes.astype(np.int32)}, temporary[RAW_CODES_NAME])
+        temporary[REPORT_NAME].write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
+        for name, path in temporary.items():
+            os.replace(path, folder / name)
+
+
+def load_raw_codes(folder: str | os.PathLike) -> np.ndarray:
+    """Codes of a saved tokenizer before conflicts were resolved, int32 `[items, levels]`, rows as its index's."""
+    with safe_open(Path(folder) / RAW_CODES_NAME, framework="numpy") as file:
+        return file.get_tensor("codes")
+
+
+def tiger_tokenizer(
+    embeddings: np.ndarray,
+    item_ids: Sequence[str],
+    output_dir: str | os.PathLike,
+    training: EmbeddingTokenizerTrainingArguments | None = None,
+    resolution: Resolution = "digit",
+    seed: int = 0,
+    **config,
+) -> TokenizedItems:
+    """
+    TIGER (Rajput et al. 2023): RQ-VAE on text embeddings, and a digit that tells items with the same codes apart.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(items, E)`): text embeddings, see [`load_embeddings`].
+        item_ids (`Sequence[str]`): the items.
+        output_dir (`str` or `os.PathLike`): where the tokenizer goes.
+        training ([`EmbeddingTokenizerTrainingArguments`], *optional*): by default 1,000 steps.
+        resolution (`str`, *optional*, defaults to `"digit"`): see [`resolve`].
+        seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
+        config: further arguments of [`RQVAEConfig`].
+    """
+    return _rqvae_tokenizer("tiger", embeddings, None, item_ids, output_dir, training, resolution, seed, config)
+
+
+def letter_tokenizer(
+    embeddings: np.ndarray,
+    collaborative: np.ndarray,
+    item_ids: Sequence[str],
+    output_dir: str | os.PathLike,
+    training: EmbeddingTokenizerTrainingArguments | None = None,
+    resolution: Resolution = "assign",
+    seed: int = 0,
+    **config,
+) -> TokenizedItems:
+    """
+    LETTER (Wang et al. 2024): TIGER's RQ-VAE with four levels, collaborative alignment (weight 0.02) and diversity
+    regularisation (weight 1e-4). Its ranking-guided loss is the recommender's, `UTGRecConfig(loss_temperature=...)`.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
+        collaborative (`np.ndarray` of shape `(items, d)`): item embeddings of a recommender that was trained on the
+            training interactions only: one that saw the test items would leak them into the identifiers.
+        item_ids, output_dir, training, resolution, seed, config: see [`tiger_tokenizer`].
+    """
+    own = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
+    own["collaborative_dim"] = np.shape(collaborative)[-1]
+    return _rqvae_tokenizer(
+        "letter", embeddings, collaborative, item_ids, output_dir, training, resolution, seed, {**own, **config}
+    )
+
+
+def tiger_m_tokenizer(
+    text_embeddings: np.ndarray,
+    image_embeddings: np.ndarray,
+    item_ids: Sequence[str],
+    output_dir: str | os.PathLike,
+    num_components: int = 128,
+    training: EmbeddingTokenizerTrainingArguments | None = None,
+    resolution: Resolution = "digit",
+    seed: int = 0,
+    **config,
+) -> TokenizedItems:
+    """
+    TIGER-M: TIGER on text and image embeddings, each whitened, side by side.
+
+    Args:
+        text_embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
+        image_embeddings (`np.ndarray` of shape `(items, F)`): image embeddings; rows of NaN for items without image
+            (`load_embeddings(..., allow_missing=True)`), which take the mean of those with one.
+        num_components (`int`, *optional*, defaults to 128): principal components that are kept of each.
+        item_ids, output_dir, training, resolution, seed, config: see [`tiger_tokenizer`].
+    """
+    parts = [principal_components(part, num_components, whiten=True) for part in (text_embeddings, image_embeddings)]
+    both = np.concatenate(parts, axis=1)
+    return _rqvae_tokenizer("tiger-m", both, None, item_ids, output_dir, training, resolution, seed, config)
+
+
+def rq_kmeans_tokenizer(
+    embeddings: np.ndarray,
+    item_ids: Sequence[str],
+    output_dir: str | os.PathLike,
+    num_levels: int = 3,
+    codebook_size: int = 256,
+    num_components: int | None = 32,
+    resolution: Resolution = "digit",
+    seed: int = 0,
+) -> TokenizedItems:
+    """
+    RQ-k-means of the embeddings' principal components.
+
+    Args:
+        embeddings, item_ids, output_dir, resolution, seed: see [`tiger_tokenizer`].
+        num_levels (`int`, *optional*, defaults to 3): codes of an item.
+        codebook_size (`int`, *optional*, defaults to 256): centroids of each level.
+        num_components (`int`, *optional*, defaults to 32, the width of TIGER's codebooks):
+            principal components that are quantized; `None` for the embeddings themselves. In hundreds of dimensions
+            most residuals are nearer to the mean than to any other centroid, so one code takes them: a quarter of
+            the items of two Amazon domains then shared their codes, against a tenth with 32 components.
+    """
+    item_ids = _check_items(item_ids, embeddings)
+    started = time.perf_counter()
+    points = np.asarray(embeddings, dtype=np.float32)
+    if num_components is not None:
+        points = principal_components(points, num_components)
+    codes, residuals, codebooks = rq_kmeans(points, num_levels, codebook_size, seed=seed)
+    settings = {"num_components": num_components, "num_levels": num_levels, "codebook_size": codebook_size}
+    report = {"method": "rq-kmeans", "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
+    index, resolved = resolve(item_ids, codes, [codebook_size] * num_levels, resolution, residuals, codebooks)
+    tokenizer = UniversalItemTokenizer(index, _fingerprint(index, resolution, codebooks))
+    return _saved(TokenizedItems(tokenizer, codes, report | resolved), output_dir)
+
+
+def train_rqvae(
+    config: RQVAEConfig,
+    embeddings: np.ndarray,
+    collaborative: np.ndarray | None,
+    training: EmbeddingTokenizerTrainingArguments,
+) -> EmbeddingTokenizerTrainer:
+    """Trains a fresh RQ-VAE on all items' embeddings; its seed is the training's."""
+    # The process' first training fixed its precision, and this one may have another.
+    AcceleratorState._reset_state()
+    set_seed(training.seed)
+    trainer = EmbeddingTokenizerTrainer(RQVAEModel(config), training, EmbeddingRows(embeddings, collaborative))
+    trainer.train()
+    return trainer
+
+
+def _rqvae_tokenizer(
+    method: str,
+    embeddings: np.ndarray,
+    collaborative: np.ndarray | None,
+    item_ids: Sequence[str],
+    output_dir: str | os.PathLike,
+    training: EmbeddingTokenizerTrainingArguments | None,
+    resolution: Resolution,
+    seed: int,
+    config: dict[str, Any],
+) -> TokenizedItems:
+    item_ids = _check_items(item_ids, embeddings)
+    started = time.perf_counter()
+    training = EmbeddingTokenizerTrainingArguments() if training is None else training
+    place_training(training, Path(output_dir) / "training", seed)
+    trainer = train_rqvae(
+        RQVAEConfig(input_dim=np.shape(embeddings)[1], **config), embeddings, collaborative, training
+    )
+    network: RQVAEModel = trainer.model
+    metrics = trainer.evaluate(metric_key_prefix="final")
+    codes, residuals = compute_codes(network, embeddings)
+    vectors = [vectors.detach().float().cpu().numpy() for vectors in network.quantizer.level_vectors()]
+    report = {
+        "method": method,
+        "seed": seed,
+        "settings": network.config.to_diff_dict(),
+        "steps": trainer.state.global_step,
+        "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
+        "seconds": time.perf_counter() - started,
+    }
+    index, resolved = resolve(item_ids, codes, network.config.level_sizes, resolution, residuals, vectors)
+    tensors = [value.detach().float().cpu().numpy() for value in network.state_dict().values()]
+    tokenizer = UniversalItemTokenizer(index, _fingerprint(index, resolution, tensors))
+    return _saved(TokenizedItems(tokenizer, codes, report | resolved, network), output_dir)
+
+
+def _check_items(item_ids: Sequence[str], embeddings: np.ndarray) -> list[str]:
+    if len(item_ids) != len(embeddings):
+        raise ValueError(f"{len(item_ids)} items, but {len(embeddings)} embeddings; give one for each, in order.")
+    return list(item_ids)
+
+
+def _fingerprint(index: ItemIndex, resolution: Resolution, tensors: Sequence[np.ndarray]) -> str:
+    """A digest of what identifiers are made of: levels, resolution, and the network or codebooks."""
+    digest = hashlib.sha256(json.dumps([index.level_sizes, index.level_offsets, resolution]).encode())
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _saved(items: TokenizedItems, folder: str | os.PathLike) -> TokenizedItems:
+    if PartialState().is_main_process:
+        items.save(folder)
+    return items

@@ -1,0 +1,100 @@
+"""Sequential models as rankers: from histories of item rows to the best item rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from modeling_utgrec import SequentialForNextItem
+from modeling_utgrec.checkpoint_safety import SAFELY
+from trainers.rankers.scoring import DotProductScorer, ScoringRecommender
+from trainers.training_data.sequence_windows import encode_left_padded
+
+
+@contextmanager
+def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+class SequentialRecommender(ScoringRecommender):
+    """Ranks items with a sequential model: what [`trainers.evaluation.protocol.evaluate`] asks of any recommender.
+
+    Item embeddings are taken when it is made: make another one after further training.
+
+    Args:
+        model (`SequentialForNextItem`): the model, whose catalogue is the one to rank; stays where it is.
+        batch_size (`int`, *optional*, defaults to 256): users at a time.
+        name (`str`, *optional*): name in result tables, by default the model type.
+
+    Example:
+
+    ```python
+    >>> recommender = SequentialRecommender.from_pretrained("beauty-sasrec", interactions.item_ids)
+    >>> evaluate(recommender, interactions, part="test")["ndcg@10"]
+    ```
+    """
+
+    def __init__(self, model: SequentialForNextItem, batch_size: int = 256, name: str | None = None):
+        self.model = model
+        with torch.no_grad(), _without_dropout(model):
+            scorer = DotProductScorer(self._user_states, model.item_embeddings, model.item_bias)
+        super().__init__(scorer, name or model.config.model_type, model.config.max_history, batch_size)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        item_ids: Sequence[str],
+        batch_size: int = 256,
+        device: str | torch.device | None = None,
+    ) -> SequentialRecommender:
+        """Loads a model for the catalogue that it was trained on.
+
+        Args:
+            folder: a checkpoint of [`SequentialTrainer`].
+            item_ids: the catalogue, in the order of the training.
+            batch_size: users at a time.
+            device: where to run; by default the GPU if there is one.
+
+        Raises:
+            ValueError: catalogue and model differ in size.
+        """
+        model = AutoModelForCausalLM.from_pretrained(folder, **SAFELY)
+        check_catalogue(model, len(item_ids))
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model, batch_size, Path(folder).name)
+
+    def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """See [`ScoringRecommender.rank`]. Dropout is off whatever the model's mode."""
+        with _without_dropout(self.model):
+            return super().rank(histories, k, exclude)
+
+    def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """See [`ScoringRecommender.score`]. Dropout is off whatever the model's mode."""
+        with _without_dropout(self.model):
+            return super().score(histories, candidates)
+
+    def _user_states(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
+        config = self.model.config
+        batch = encode_left_padded(histories, config.num_items, config.max_history)
+        return self.model.user_states(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
+
+
+def check_catalogue(model: SequentialForNextItem, num_items: int) -> None:
+    """Raises ValueError unless the model was made for as many items."""
+    if model.config.num_items != num_items:
+        raise ValueError(
+            f"The model has {model.config.num_items} items, the catalogue {num_items}: a model of item ids works for "
+            "the catalogue that it was trained on, in the same order."
+        )

@@ -1,0 +1,95 @@
+"""Training data of item tokenizers: every item once an epoch, paired with a sampled co-occurring item."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.processing_items import ItemProcessor
+from trainers.data.interactions import CoOccurrenceGraph
+from trainers.training_data.image_latents import ImageLatents
+
+# Patches of this many bytes of images are kept after their first use, then images are opened anew each time.
+IMAGE_CACHE_BYTES = 2 * 2**30
+
+
+class ItemPairs(Dataset):
+    """
+    Pairs of items that follow each other in training sequences (UTGRec, section 2.3.2). An element is an item's row
+    and its positive's; an item without neighbour is its own positive.
+
+    Args:
+        catalogue ([`Catalogue`]): the items of all domains.
+        graph ([`CoOccurrenceGraph`]): neighbours in the *training* part of the sequences, rows as in `catalogue`.
+        processor ([`ItemProcessor`]): the network's.
+        latents ([`ImageLatents`], *optional*): targets of the image reconstruction.
+        seed (`int`, *optional*, defaults to 0): of the positives; they depend on it and on the epoch alone, so that a
+            resumed training sees the same ones.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        graph: CoOccurrenceGraph,
+        processor: ItemProcessor,
+        latents: ImageLatents | None = None,
+        seed: int = 0,
+    ):
+        if len(catalogue) != graph.num_items:
+            raise ValueError(f"The catalogue has {len(catalogue)} items, the co-occurrence graph {graph.num_items}.")
+        self.catalogue = catalogue
+        self.graph = graph
+        self.processor = processor
+        self.latents = latents
+        self.seed = seed
+        self.texts = processor.encode_texts(catalogue.texts)
+        self._images: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._image_bytes = 0
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Samples the positives of an epoch."""
+        generator = np.random.default_rng([self.seed, epoch])
+        self.positives = self.graph.sample(np.arange(len(self)), generator)
+
+    def __len__(self) -> int:
+        return len(self.catalogue)
+
+    def __getitem__(self, row: int) -> tuple[int, int]:
+        return row, int(self.positives[row])
+
+    def image(self, row: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Patches and grid of an item's image, `None` for an item without."""
+        if row in self._images:
+            return self._images[row]
+        image = self.catalogue.image(row)
+        if image is None:
+            return None
+        patches, grid = self.processor.encode_image(image)
+        patches = patches.half()
+        if self._image_bytes + patches.nbytes <= IMAGE_CACHE_BYTES:
+            self._images[row] = (patches, grid)
+            self._image_bytes += patches.nbytes
+        return patches, grid
+
+    def encoder_inputs(self, items: np.ndarray) -> dict[str, torch.Tensor]:
+        """The backbone's inputs for items, given by row."""
+        images = None
+        if self.processor.image_processor is not None:
+            images = [self.image(int(row)) for row in items]
+        return self.processor.collate([self.texts[row] for row in items], images)
+
+    def collate(self, pairs: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """A batch of pairs as inputs of [`UTGRecTokenizerModel`]; an item that occurs twice is there once.
+
+        Besides, `anchor_items` and `positive_items` `[batch]` name the pairs' items by row of the catalogue.
+        """
+        anchors, positives = np.asarray(pairs, dtype=np.int64).T
+        items, places = np.unique(np.concatenate([anchors, positives]), return_inverse=True)
+        batch = self.encoder_inputs(items)
+        batch["text_labels"] = self.processor.text_labels([self.texts[row] for row in items])
+        if self.latents is not None:
+            batch["image_latents"], batch["has_image"] = self.latents.batch(items)
+        batch["anchor_rows"], batch["positive_rows"] = torch.from_numpy(places).view(2, -1)
+        batch["anchor_items"], batch["positive_items"] = torch.from_numpy(anchors), torch.from_numpy(positives)
+        return batch

@@ -1,0 +1,197 @@
+"""Training pairs of generative recommenders: every position of every training sequence, gathered on the fly.
+
+A pair is a target (the item at a position ≥ 1 of a sequence) and its history (the items before it in the same
+sequence, cut to the most recent ones). Nothing is copied: a pair is a position in the flat array of interactions, and
+a batch of positions becomes tokens in one gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tokenization_items.histories import PAD_TOKEN_ID, encode_windows
+from trainers.data.interactions import Interactions
+from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.valid_codes import ValidCodes
+
+
+class NextItemWindows(Dataset):
+    """Dataset of next-item targets (UTGRec, section 2: "every position of every training sequence").
+
+    Element `i` is an integer, the target's position in `interactions.items`; [`NextItemCollator`] makes tokens of it.
+    Memory: the interactions (shared), the token table (shared) and one integer per sequence.
+
+    Args:
+        interactions (`Interactions`): the *training part*, `Interactions.training_part()`. Sequences of one item or
+            none have no target and are passed over.
+        token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers (`ItemIndex.token_table`, in the
+            order of `interactions.item_ids`).
+        max_history (`int`, *optional*, defaults to 20): items of history.
+        max_targets_per_epoch (`int`, *optional*): draw this many targets anew for each epoch instead of all (without
+            replacement within an epoch); [`RecommenderTrainer`] announces the epochs by `set_epoch`.
+        seed (`int`, *optional*, defaults to 0): of that draw.
+        sampling (`DomainSampling`, *optional*): makes each epoch draw its targets anew, of each domain so many. By
+            default every target counts once.
+
+    Raises:
+        ValueError: table and catalogue differ in size, tokens that are padding, no targets, a size below 1, or the
+            domains to sample from have another number of sequences.
+
+    Example:
+
+    ```python
+    >>> windows = NextItemWindows(interactions.training_part(), index.token_table)
+    >>> batch = NextItemCollator(windows)([windows[0], windows[1]])
+    >>> batch["labels"].shape
+    torch.Size([2, 3])
+    ```
+    """
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        token_table: np.ndarray,
+        max_history: int = 20,
+        max_targets_per_epoch: int | None = None,
+        seed: int = 0,
+        sampling: DomainSampling | None = None,
+    ):
+        token_table = np.asarray(token_table)
+        if token_table.ndim != 2 or len(token_table) != interactions.num_items:
+            raise ValueError(
+                f"Expected a token table [{interactions.num_items}, L] for the {interactions.num_items} items of the "
+                f"catalogue, got shape {token_table.shape}: take ItemIndex.token_table in the order of the catalogue."
+            )
+        if (token_table <= PAD_TOKEN_ID).any():
+            row = int(np.flatnonzero((token_table <= PAD_TOKEN_ID).any(axis=1))[0])
+            raise ValueError(
+                f"Row {row} of the token table holds {token_table[row].tolist()}: tokens must be above "
+                f"{PAD_TOKEN_ID}, the padding (did you pass level-local codes?)."
+            )
+        if max_history < 1 or (max_targets_per_epoch is not None and max_targets_per_epoch < 1):
+            raise ValueError(
+                f"max_history and max_targets_per_epoch must be at least 1, got {max_history} and "
+                f"{max_targets_per_epoch}."
+            )
+        self.items = interactions.items
+        self.offsets = interactions.offsets
+        self.token_table = token_table
+        self.max_history = max_history
+        self.seed = seed
+        # target i of all belongs to the sequence s with first_targets[s] <= i < first_targets[s + 1]
+        counts = np.maximum(np.diff(self.offsets) - 1, 0)
+        self.first_targets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        if not self.num_targets:
+            raise ValueError("No training targets: no sequence has two items or more.")
+        self.max_targets_per_epoch = max_targets_per_epoch
+        self.sampling = sampling
+        if sampling is not None:
+            sampling.check(interactions.num_users)
+        self.drawn: np.ndarray | None = None  # int64 [targets of an epoch] targets of this epoch
+        self.set_epoch(0)
+
+    @property
+    def num_targets(self) -> int:
+        """All targets, whatever `max_targets_per_epoch`."""
+        return int(self.first_targets[-1])
+
+    @property
+    def num_levels(self) -> int:
+        return self.token_table.shape[1]
+
+    @property
+    def draws_by_epoch(self) -> bool:
+        """Whether epochs differ in their targets."""
+        return self.drawn is not None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the targets of an epoch; there is nothing to do when every target is used in every epoch."""
+        if self.sampling is not None:
+            firsts = self.first_targets[self.sampling.first_sequences]
+            counts = self.sampling.counts(np.diff(firsts), self.max_targets_per_epoch or self.num_targets)
+            self.drawn = self.sampling.draw(firsts, counts, epoch)
+        elif self.max_targets_per_epoch is not None and self.max_targets_per_epoch < self.num_targets:
+            rng = np.random.default_rng((self.seed, epoch))
+            self.drawn = rng.choice(self.num_targets, self.max_targets_per_epoch, replace=False, shuffle=False)
+            self.drawn.sort()
+
+    def __len__(self) -> int:
+        return self.num_targets if self.drawn is None else len(self.drawn)
+
+    def __getitem__(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"target {index} of {len(self)}")
+        return int(self.__getitems__([index % len(self)])[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
+        """Positions of a batch of targets, int64 [B] (PyTorch's data loader calls this instead of `__getitem__`)."""
+        targets = np.asarray(indices, np.int64)
+        if self.drawn is not None:
+            targets = self.drawn[targets]
+        sequences = np.searchsorted(self.first_targets, targets, side="right") - 1
+        return self.offsets[sequences] + 1 + targets - self.first_targets[sequences]
+
+    def history_starts(self, positions: np.ndarray) -> np.ndarray:
+        """First positions of the targets' histories, int64 [B]: never before the start of the target's sequence."""
+        sequences = np.searchsorted(self.offsets, positions, side="right") - 1
+        return np.maximum(self.offsets[sequences], positions - self.max_history)
+
+
+class NextItemCollator:
+    """Makes a batch of a list of target positions.
+
+    Args:
+        windows (`NextItemWindows`): the dataset that the positions are from.
+        valid_codes (`ValidCodes`, *optional*): for a model that normalises over items.
+
+    Returns:
+        `dict` of int64 tensors: `input_ids` and `attention_mask` of shape `(B, H·L)`, padded on the right with 0 to
+        the longest history of the batch, and `labels` of shape `(B, L)`, the target's tokens. With `valid_codes` also
+        these, bool `(B, L, codes)`.
+    """
+
+    def __init__(self, windows: NextItemWindows, valid_codes: ValidCodes | None = None):
+        self.windows = windows
+        self.valid_codes = valid_codes
+
+    def __call__(self, positions: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
+        windows = self.windows
+        targets = np.asarray(positions, np.int64)
+        input_ids, attention_mask = encode_windows(
+            windows.items, windows.history_starts(targets), targets, windows.token_table
+        )
+        labels = windows.token_table[windows.items[targets]].astype(np.int64)
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.valid_codes is not None:
+            batch["valid_codes"] = self.valid_codes(windows.items[targets])
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def join_domains(domains: Sequence[tuple[Interactions, np.ndarray]]) -> tuple[Interactions, np.ndarray]:
+    """Catalogues and sequences of several domains one after the other, for pre-training.
+
+    Every target of every domain counts once, so larger domains have more weight (UTGRec mixes all domains alike).
+
+    Args:
+        domains: training part and token table [n_d, L] of each domain. Identifiers may occur in several domains.
+
+    Returns:
+        Training part and token table [Σ n_d, L] of all.
+
+    Raises:
+        ValueError: no domains, or (naming the domain) different identifier lengths or a table that does not fit.
+    """
+    if not domains:
+        raise ValueError("No domains to mix: give at least one.")
+    tables = [np.asarray(table) for _, table in domains]
+    for number, (interactions, table) in enumerate(domains):
+        if np.shape(table) != (interactions.num_items, tables[0].shape[-1]):
+            raise ValueError(
+                f"Domain {number}: expected a token table [{interactions.num_items}, {tables[0].shape[-1]}] (all "
+                f"domains share one item tokenizer), got {np.shape(table)}."
+            )
+    return Interactions.concatenate([interactions for interactions, _ in domains]), np.concatenate(tables)
