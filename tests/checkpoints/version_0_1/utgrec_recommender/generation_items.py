@@ -1,0 +1,243 @@
+"""Generation of items: beam search over the identifiers that exist, and the same constraint for `generate`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
+from transformers.utils import ModelOutput
+
+from .item_rules import ItemRules
+from .item_trie import ItemTrie
+
+
+@dataclass
+class RecommendOutput(ModelOutput):
+    """
+    Recommended items of a batch of users, best first.
+
+    Args:
+        item_rows (`torch.LongTensor` of shape `(batch_size, num_items)`):
+            Rows of the items in the trie; -1 where fewer items were found.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_items)`):
+            Sum over the levels of the code's natural log-probability, normalised as the model was trained (by default
+            over the full vocabulary); -inf where `item_rows` is -1.
+        item_ids (`list[list[str]]`, *optional*):
+            Item ids, when the trie has them. Users with fewer items found have shorter lists.
+    """
+
+    item_rows: Tensor | None = None
+    scores: Tensor | None = None
+    item_ids: list[list[str]] | None = None
+
+
+class BeamStep(Protocol):
+    """What the beam search needs of a network. It holds the state (caches) of B users."""
+
+    def start(self) -> Tensor:
+        """Reads the users' context. Returns the logits of the first code, `[B, 1, vocab_size]`."""
+
+    def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """
+        Appends `tokens` `[B, W]`, where beam `w` continues beam `parents[:, w]` of the call before. Returns the logits
+        of the next code, `[B, W, vocab_size]`.
+        """
+
+
+def level_log_probs(logits: Tensor, trie: ItemTrie, depth: int, nodes: Tensor, normalize_over: str) -> Tensor:
+    """
+    Log-probabilities of a level's codes, in float32 whatever the weights.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, W, vocab_size)`): of the next code.
+        trie ([`ItemTrie`]): the valid identifiers.
+        depth (`int`): the level.
+        nodes (`torch.LongTensor` of shape `(B, W)`): nodes of the beams at that depth.
+        normalize_over (`str`): `"vocabulary"`, or `"items"`: the codes that exist after the beam's prefix.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, W, codes of the level)`; without meaning where a code does not exist.
+    """
+    level, first = trie.levels[depth], trie.level_offsets[depth]
+    if normalize_over == "vocabulary":
+        return logits.log_softmax(-1, dtype=torch.float32)[..., first : first + level.size]
+    codes, exists = level.children(nodes)[:2]
+    if codes is not None:
+        of_code = torch.zeros(*nodes.shape, level.size, dtype=torch.uint8, device=nodes.device)
+        exists = of_code.scatter_reduce_(-1, codes, exists.to(torch.uint8), "amax").bool()
+    return logits[..., first : first + level.size].float().masked_fill(~exists, -torch.inf).log_softmax(-1)
+
+
+@torch.no_grad()
+def constrained_beam_search(
+    step: BeamStep,
+    trie: ItemTrie,
+    num_items: int,
+    num_beams: int,
+    rules: ItemRules | None = None,
+    normalize_over: str = "vocabulary",
+) -> tuple[Tensor, Tensor]:
+    """
+    Beam search over the identifiers of a trie: the items and scores that `generate` gives with `num_beams`,
+    [`ItemLogitsProcessor`] and `length_penalty=0`, and where the network is normalised over items
+    `renormalize_logits=True`. The order of exactly equal scores is not defined.
+
+    With rules, it is the search over a trie of the items that each user may get. With `num_beams >= num_items`, as
+    many items come back as were asked for, whenever there are so many (see `item_rules.py`).
+
+    Args:
+        step ([`BeamStep`]): the network with B users.
+        trie ([`ItemTrie`]): the valid identifiers, on the device of the network.
+        num_items (`int`): items to return per user.
+        num_beams (`int`): prefixes kept per user and level.
+        rules ([`ItemRules`], *optional*): what each user may get, on the same device and of the same trie.
+        normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
+            What a code's probability is normalised over, as the network was trained: the `"vocabulary"` or `"items"`,
+            the codes that exist after the prefix whatever the rules.
+
+    Returns:
+        `tuple[torch.LongTensor, torch.FloatTensor]`: item rows and float32 scores, both of shape `(B, num_items)`,
+        best first; -1 and -inf where there are no more items.
+    """
+    logits = step.start()
+    nodes = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+    scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
+    rules_of_level = None if rules is None else rules.start(len(logits))
+    for depth, (level, first) in enumerate(zip(trie.levels, trie.level_offsets, strict=True)):
+        is_last = depth == trie.num_levels - 1
+        log_probs = level_log_probs(logits, trie, depth, nodes, normalize_over)
+        codes, exists = level.children(nodes)[:2] if rules_of_level is None else rules_of_level(depth, nodes)
+        if codes is not None:
+            log_probs = log_probs.gather(-1, codes)
+        candidates = torch.where(exists, log_probs + scores[..., None], -torch.inf).flatten(1)
+        scores, best = candidates.topk(min(num_items if is_last else num_beams, candidates.shape[1]))
+        parents, columns = best // level.width, best % level.width
+        # a beam without continuation has edge -1 and score -inf from here on
+        codes, nodes = level.child(nodes.gather(1, parents), columns)
+        if not is_last:
+            logits = step.advance(codes + first, parents)
+
+    missing = num_items - scores.shape[1]
+    scores = nn.functional.pad(scores, (0, missing), value=-torch.inf)
+    rows = nn.functional.pad(trie.rows_at(nodes), (0, missing), value=-1)
+    return rows.masked_fill(scores == -torch.inf, -1), scores
+
+
+class ItemLogitsProcessor(LogitsProcessor):
+    """
+    Restricts `generate` to the identifiers of a trie, for use of the constraint with other generation strategies;
+    `recommend` gives the same result as beam search with it, faster. A sequence that is no prefix of an identifier, or
+    is a whole one, may only go on with a fallback token.
+
+    Args:
+        trie ([`ItemTrie`]): the valid identifiers, on the device of the model.
+        prompt_length (`int`, *optional*, defaults to 1):
+            Tokens before the first code: the start token of an encoder-decoder, the whole prompt of a decoder.
+        fallback_token_ids (`Sequence[int]`, *optional*, defaults to `(0, 1)`): padding and end-of-sequence.
+
+    Example:
+
+    ```python
+    >>> processors = LogitsProcessorList([ItemLogitsProcessor(trie)])
+    >>> model.generate(**batch, num_beams=50, num_return_sequences=10, length_penalty=0.0, logits_processor=processors)
+    ```
+    """
+
+    def __init__(self, trie: ItemTrie, prompt_length: int = 1, fallback_token_ids: Sequence[int] = (0, 1)):
+        self.trie = trie
+        self.prompt_length = prompt_length
+        self.fallback_token_ids = list(fallback_token_ids)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Sets the scores `[N, vocab_size]` of tokens that may not follow `input_ids` `[N, T]` to -inf."""
+        trie = self.trie
+        codes = input_ids[:, self.prompt_length :]
+        level = codes.shape[1]
+        nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        for depth in range(min(level, trie.num_levels)):
+            nodes = trie.step(depth, nodes, codes[:, depth] - trie.level_offsets[depth])
+        masked = torch.full_like(scores, -torch.inf)
+        if level < trie.num_levels:
+            columns = slice(trie.level_offsets[level], trie.level_offsets[level] + trie.level_sizes[level])
+            masked[:, columns] = scores[:, columns].masked_fill(~trie.allowed(level, nodes), -torch.inf)
+            at_end = nodes < 0
+        else:
+            at_end = torch.ones_like(nodes, dtype=torch.bool)
+        fallback = self.fallback_token_ids
+        masked[:, fallback] = scores[:, fallback].masked_fill(~at_end[:, None], -torch.inf)
+        return masked
+
+
+def generate_items(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    inputs_tensor: Tensor,
+    trie: ItemTrie,
+    exclude: Tensor | None = None,
+    rules: ItemRules | None = None,
+    **model_kwargs,
+) -> Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
+    """
+    `custom_generate` of a model that has `recommend`, such as [`UTGRecForConditionalGeneration`]: `generate` then
+    returns what it would with [`ItemLogitsProcessor`], from the faster search. Calling `recommend` saves what
+    `generate` prepares: it runs the encoder and repeats its states for every beam before it comes here.
+
+    Args:
+        trie, exclude, rules: as for `recommend`; arguments of `generate`, like `num_beams` and `num_return_sequences`.
+
+    Returns:
+        As `generate`: token ids `(batch_size * num_return_sequences, 1 + num_levels)`, for a decoder with the history
+        in place of the start token, or with `return_dict_in_generate` also `sequences_scores`. Where there are fewer
+        items, padding and -inf.
+
+    Raises:
+        ValueError: if sampling or further logits processors are asked for, and as `recommend`.
+
+    Example:
+
+    ```python
+    >>> model.generate(**batch, custom_generate=generate_items, trie=trie, num_beams=50, num_return_sequences=10)
+    ```
+    """
+    if generation_config.do_sample or len(logits_processor) > 0:
+        raise ValueError(
+            "generate_items is a beam search over items: it takes neither do_sample nor logits processors, which "
+            f"would have no effect (got {[type(each).__name__ for each in logits_processor]}). Use `rules`, or "
+            "`generate` with ItemLogitsProcessor."
+        )
+    num_items = generation_config.num_return_sequences
+    expansion = max(generation_config.num_beams, num_items)  # `generate` has repeated all but `inputs_tensor`
+    attention_mask = model_kwargs.get("attention_mask")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(inputs_tensor)
+    elif len(attention_mask) != len(inputs_tensor):
+        attention_mask = attention_mask[::expansion]
+    output = model.recommend(
+        inputs_tensor, attention_mask, trie, num_items, generation_config.num_beams, exclude=exclude, rules=rules
+    )
+    rows = output.item_rows.flatten()
+    trie = trie.to(rows.device)
+    tokens = trie.codes_of(rows) + torch.tensor(trie.level_offsets, device=rows.device)
+    tokens = tokens.masked_fill(rows[:, None] < 0, model.config.pad_token_id)
+    sequences = torch.cat((input_ids[::expansion].repeat_interleave(num_items, dim=0), tokens), dim=1)
+    if not generation_config.return_dict_in_generate:
+        return sequences
+    scores = output.scores.flatten() / trie.num_levels**generation_config.length_penalty
+    kind = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
+    return kind(sequences=sequences, sequences_scores=scores)
+
+
+__all__ = [
+    "BeamStep",
+    "ItemLogitsProcessor",
+    "RecommendOutput",
+    "constrained_beam_search",
+    "generate_items",
+    "level_log_probs",
+]

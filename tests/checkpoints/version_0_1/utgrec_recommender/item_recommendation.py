@@ -1,0 +1,204 @@
+"""What generative recommenders share: recommending items and scoring given ones, whatever the network."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .generation_items import BeamStep, RecommendOutput, constrained_beam_search
+from .item_rules import ItemRules, check_range
+from .item_trie import ItemTrie
+from .scoring_items import score_candidates
+
+# Rows of the network (users × beams) that a CPU works on at a time; from 1,000 to 3,000 there is little difference.
+ROWS_PER_BLOCK = 2048
+
+
+class ItemRecommendation:
+    """
+    `recommend` and `score_items` of a [`~transformers.PreTrainedModel`] whose configuration has `level_sizes`,
+    `level_offsets` and `normalize_over`. The model says in `_search_step` how it is read.
+    """
+
+    def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:
+        """Prepares the network for one search. Returns what makes the step of users from their histories `[B, S]` and
+        the histories' mask, 0 on padding."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        trie: ItemTrie,
+        num_items: int = 10,
+        num_beams: int = 50,
+        exclude: Tensor | None = None,
+        rules: ItemRules | None = None,
+    ) -> RecommendOutput:
+        """
+        Recommends items by beam search over the identifiers that exist (UTGRec, section 2.4). Dropout is off whatever
+        the model's mode.
+
+        With `exclude` or `rules` it is the search over the items that a user may get: as many of them come back as
+        were asked for, whenever there are so many.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                0 on padding; by default every token but the padding token is read.
+            trie ([`ItemTrie`]): identifiers of the catalogue. Moved to the model's device if it is elsewhere: keep it
+                there to save the copy.
+            num_items (`int`, *optional*, defaults to 10): items to return per user.
+            num_beams (`int`, *optional*, defaults to 50): width of the beam, raised to `num_items` if below.
+            exclude (`torch.LongTensor` of shape `(batch_size, num_excluded)`, *optional*):
+                Item rows never to return, for instance those seen; padded with -1.
+            rules ([`ItemRules`], *optional*): what each user may get, made for this trie.
+
+        Returns:
+            [`RecommendOutput`]: item rows, scores and, when the trie has them, item ids.
+
+        Raises:
+            ValueError: if the trie is not of this model's vocabulary, the rules are not of the trie, a token id or an
+                item row is out of range, or shapes disagree.
+        """
+        if num_items < 1 or num_beams < 1:
+            raise ValueError(f"num_items and num_beams must be at least 1, got {num_items} and {num_beams}.")
+        input_ids, attention_mask = self._checked_inputs(input_ids, attention_mask, trie)
+        batch_size, num_beams = len(input_ids), max(num_beams, num_items)
+        trie = trie.to(self.device)
+        rules = None if rules is None else rules.on(trie)
+        if exclude is not None:
+            if exclude.ndim != 2 or len(exclude) != batch_size:
+                raise ValueError(f"exclude must have shape ({batch_size}, num_excluded), got {tuple(exclude.shape)}.")
+            if exclude.shape[1]:
+                rules = (ItemRules(trie) if rules is None else rules).excluding(exclude)
+        if rules is not None and rules.num_users not in (1, batch_size):
+            raise ValueError(
+                f"the rules are for {rules.num_users} users, the batch has {batch_size}: `select` a row for each user."
+            )
+        rows = torch.empty(batch_size, num_items, dtype=torch.long, device=self.device)
+        scores = torch.empty(batch_size, num_items, device=self.device)
+        with self._without_dropout():
+            make_step = self._search_step()
+            for users, columns in user_blocks(attention_mask, num_beams):
+                step = make_step(input_ids[users, columns], attention_mask[users, columns])
+                rules_of_users = rules
+                if rules is not None and isinstance(users, Tensor):
+                    rules_of_users = rules.select(users)
+                rows[users], scores[users] = constrained_beam_search(
+                    step, trie, num_items, num_beams, rules_of_users, self.config.normalize_over
+                )
+        item_ids = None
+        if trie.item_ids is not None:
+            item_ids = [[trie.item_ids[row] for row in user if row >= 0] for user in rows.tolist()]
+        return RecommendOutput(item_rows=rows, scores=scores, item_ids=item_ids)
+
+    @torch.no_grad()
+    def score_items(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        trie: ItemTrie,
+        candidates: Tensor,
+        per_level: bool = False,
+    ) -> Tensor:
+        """
+        Log-probability of given items for given users: what [`~ItemRecommendation.recommend`] returns as
+        scores, of every candidate. The network reads each distinct prefix of a user's candidates once.
+
+        Args:
+            input_ids, attention_mask, trie: as for `recommend`.
+            candidates (`torch.LongTensor` of shape `(batch_size, num_candidates)`): item rows, padded with -1.
+            per_level (`bool`, *optional*, defaults to `False`): whether to give the log-probability of each code
+                instead of their sum.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_candidates)`, or `(batch_size, num_candidates, num_levels)`
+            with `per_level`: scores, -inf where the candidate is -1.
+
+        Raises:
+            ValueError: as for `recommend`.
+        """
+        input_ids, attention_mask = self._checked_inputs(input_ids, attention_mask, trie)
+        if candidates.ndim != 2 or len(candidates) != len(input_ids):
+            raise ValueError(
+                f"candidates must have shape ({len(input_ids)}, num_candidates), got {tuple(candidates.shape)}."
+            )
+        check_range("candidates", candidates, -1, trie.num_items, "of items in the trie (-1 is padding)")
+        trie, candidates = trie.to(self.device), candidates.to(self.device)
+        shape = (*candidates.shape, trie.num_levels) if per_level else candidates.shape
+        scores = torch.empty(shape, device=self.device)
+        with self._without_dropout():
+            make_step = self._search_step()
+            for users, columns in user_blocks(attention_mask, candidates.shape[1]):
+                step = make_step(input_ids[users, columns], attention_mask[users, columns])
+                scores[users] = score_candidates(step, trie, candidates[users], self.config.normalize_over, per_level)
+        return scores
+
+    def _checked_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None, trie: ItemTrie
+    ) -> tuple[Tensor, Tensor]:
+        """Histories and mask on the model's device; looked at where they are, so as not to wait for a GPU."""
+        self._check_trie(trie)
+        if input_ids.ndim != 2 or input_ids.numel() == 0:
+            raise ValueError(f"input_ids must have shape (batch_size, sequence_length), got {tuple(input_ids.shape)}.")
+        check_range("input_ids", input_ids, 0, self.config.vocab_size, "of the vocabulary")
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}."
+            )
+        self._check_histories(input_ids, attention_mask)
+        return input_ids.to(self.device), attention_mask.to(self.device)
+
+    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """Raises ValueError for a history that the network cannot read, where some cannot be read."""
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """Eval mode inside, and each module's own mode after it."""
+        in_training = [module for module in self.modules() if module.training]
+        for module in in_training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in in_training:
+                module.training = True
+
+    def _check_trie(self, trie: ItemTrie) -> None:
+        expected = list(self.config.level_sizes), list(self.config.level_offsets)
+        found = list(trie.level_sizes), list(trie.level_offsets)
+        if expected != found:
+            raise ValueError(
+                f"the trie is not of this model's vocabulary: expected level_sizes {expected[0]} with level_offsets "
+                f"{expected[1]}, found {found[0]} with {found[1]}. Build it with the item tokenizer that the model "
+                "was trained with."
+            )
+
+
+def user_blocks(attention_mask: Tensor, rows_per_user: int) -> list[tuple[Tensor | slice, slice]]:
+    """
+    Users to search together: on a CPU few enough for their states to stay in its caches, and alike in length, so that
+    little padding is read. On other devices one block of all users, without a look at the mask.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding.
+        rows_per_user (`int`): rows of the network per user, such as the beams.
+
+    Returns:
+        `list[tuple]`: users of a block, and the columns up to the end of their longest history.
+    """
+    if attention_mask.device.type != "cpu":
+        return [(slice(None), slice(None))]
+    batch_size, length = attention_mask.shape
+    ends = torch.where(attention_mask != 0, torch.arange(1, length + 1), 1).amax(1)
+    users_per_block = max(1, ROWS_PER_BLOCK // max(rows_per_user, length))
+    blocks = ends.argsort(stable=True).tensor_split(-(-batch_size // users_per_block))
+    return [(users, slice(int(ends[users].max()))) for users in blocks]
+
+
+__all__ = ["ItemRecommendation", "user_blocks"]

@@ -1,0 +1,289 @@
+"""The valid identifiers as tensors: which codes may follow which prefix.
+
+Nodes of the trie are integers. At depth 0 there is one node, the root, number 0. The nodes of a depth `l` with
+`0 < l < L` are the distinct prefixes of length `l`, numbered in lexicographic order. The nodes of depth `L` are the
+items themselves, numbered by their row in the table of codes. `-1` stands for "no such prefix" and stays `-1` further
+down.
+
+An edge of level `l` leads from a node of depth `l` to one of depth `l + 1`. Edges are numbered in lexicographic order
+too, so an edge of an inner level has the number of the node that it leads to, and an edge of the last level is a
+*position*: the place of an item among the sorted identifiers. The items below a node are a range of positions.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .trie_level import DENSE_LIMIT, TrieLevel
+
+
+class ItemTrie:
+    """
+    The identifiers of a catalogue as a prefix tree in tensors, for constrained beam search.
+
+    Each level is a [`TrieLevel`]: sorted edges, so memory follows the number of items, and a dense table for the first
+    levels. Neither needs Python code per beam, data-dependent shapes or a transfer between devices. A trie never
+    changes: searches may use it while the next one is made by `add_items`.
+
+    Args:
+        codes (`torch.Tensor` or `np.ndarray` of shape `(num_items, num_levels)`):
+            Integer codes, local to their level (`0 <= codes[:, l] < level_sizes[l]`). Row `i` belongs to item `i`.
+        level_sizes (`Sequence[int]`):
+            Number of codes of each level.
+        level_offsets (`Sequence[int]`):
+            First token id of each level in the recommender's vocabulary.
+        item_ids (`Sequence[str]`, *optional*):
+            Names of the items, in the order of `codes`.
+        dense_limit (`int`, *optional*, defaults to `DENSE_LIMIT`):
+            Largest number of entries (nodes × codes, one byte each) of a level's dense table; 0 keeps all levels
+            sparse.
+
+    Raises:
+        ValueError: If `codes` is empty, has another number of levels than `level_sizes`, holds a code outside its
+            level, or gives two items the same identifier (the message names the rows).
+
+    Example:
+
+    ```python
+    >>> trie = ItemTrie(torch.tensor([[0, 1], [0, 2], [2, 0]]), level_sizes=[3, 4], level_offsets=[2, 5])
+    >>> trie.step(0, torch.tensor([0]), torch.tensor([2]))  # the root and code 2: the second prefix there is
+    tensor([1])
+    >>> trie.step(1, torch.tensor([1]), torch.tensor([0]))  # which code 0 makes item 2
+    tensor([2])
+    >>> trie.add_items(torch.tensor([[1, 3]])).num_items
+    4
+    ```
+    """
+
+    def __init__(
+        self,
+        codes: Tensor | np.ndarray,
+        level_sizes: Sequence[int],
+        level_offsets: Sequence[int],
+        item_ids: Sequence[str] | None = None,
+        dense_limit: int = DENSE_LIMIT,
+    ):
+        self.level_sizes = [int(size) for size in level_sizes]
+        self.level_offsets = [int(offset) for offset in level_offsets]
+        if len(self.level_offsets) != len(self.level_sizes):
+            raise ValueError(f"{len(self.level_sizes)} level_sizes but {len(self.level_offsets)} level_offsets")
+        self.item_ids = None if item_ids is None else list(item_ids)
+        self._codes = self._checked(codes, item_ids)
+        if len(self._codes) == 0:
+            raise ValueError("an item trie needs at least one item")
+        self._identity = object()  # the same in copies on other devices
+        self._build(dense_limit)
+
+    def _checked(self, codes: Tensor | np.ndarray, item_ids: Sequence[str] | None) -> Tensor:
+        """The codes in the smallest integer type that holds them."""
+        codes = torch.as_tensor(codes)
+        if codes.dim() != 2 or codes.shape[1] != self.num_levels:
+            raise ValueError(f"codes must have shape (num_items, {self.num_levels}), got {tuple(codes.shape)}")
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"codes must be integers, got {codes.dtype}")
+        if item_ids is not None and len(item_ids) != len(codes):
+            raise ValueError(f"{len(codes)} rows of codes but {len(item_ids)} item_ids")
+        sizes = torch.tensor(self.level_sizes, device=codes.device)
+        bad = ((codes < 0) | (codes >= sizes)).any(dim=1).nonzero().flatten()
+        if bad.numel():
+            rows = bad[:10].tolist()
+            raise ValueError(
+                f"{bad.numel()} items have codes outside the level sizes {self.level_sizes}: rows {rows}, "
+                f"codes {codes[rows].tolist()}"
+            )
+        return codes.to(torch.int16 if max(self.level_sizes) <= 2**15 else torch.int32)
+
+    def _build(self, dense_limit: int):
+        num_items, device = len(self._codes), self._codes.device
+        order = lexicographic_order(self._codes, self.level_sizes)
+        self.levels: list[TrieLevel] = []
+        nodes = torch.zeros(num_items, dtype=torch.long, device=device)  # of each position, at this depth
+        is_new = torch.zeros(num_items, dtype=torch.bool, device=device)  # first position of a prefix
+        is_new[0] = True
+        num_nodes = 1
+        for level, size in enumerate(self.level_sizes):
+            column = self._codes[:, level][order]
+            is_new[1:] |= column[1:] != column[:-1]
+            first = is_new.nonzero().flatten()
+            parents = nodes[first]
+            fan_outs = torch.bincount(parents, minlength=num_nodes)
+            counts = first.diff(append=first.new_tensor([num_items]))
+            self.levels.append(TrieLevel(size, parents * size + column[first], fan_outs, counts, dense_limit))
+            nodes = is_new.cumsum(0) - 1
+            num_nodes = len(first)
+        if num_nodes != num_items:
+            second = (~is_new).nonzero().flatten()
+            pairs = torch.stack([order[second - 1], order[second]], dim=1)[:10].tolist()
+            raise ValueError(f"{second.numel()} identifiers belong to more than one item; equal rows: {pairs}")
+        self._rows = order.to(torch.int32)  # item row of each position
+
+    @property
+    def codes(self) -> Tensor:
+        """Codes of all items, int64 `(num_items, num_levels)`; a new tensor at every call."""
+        return self._codes.long()
+
+    @property
+    def num_items(self) -> int:
+        return self._codes.shape[0]
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.level_sizes)
+
+    @property
+    def device(self) -> torch.device:
+        return self._codes.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensors in bytes."""
+        return self._codes.nbytes + self._rows.nbytes + sum(level.nbytes for level in self.levels)
+
+    def num_nodes(self, depth: int) -> int:
+        """Number of nodes at a depth (`1` at depth 0, `num_items` at depth `num_levels`)."""
+        return 1 if depth == 0 else self.levels[depth - 1].num_edges
+
+    def is_copy_of(self, other: "ItemTrie") -> bool:
+        """Whether both are the same trie, on whatever devices."""
+        return self._identity is other._identity
+
+    def to(self, device: torch.device | str) -> "ItemTrie":
+        """Returns the trie with its tensors on `device` (itself, if it is there already)."""
+        if torch.empty(0, device=device).device == self.device:
+            return self
+        moved = copy.copy(self)
+        moved._codes, moved._rows = self._codes.to(device), self._rows.to(device)
+        moved.levels = [level.to(device) for level in self.levels]
+        return moved
+
+    def codes_of(self, rows: Tensor) -> Tensor:
+        """Codes of items, int64 `(*rows.shape, num_levels)`; row -1 gives those of item 0."""
+        return self._codes[rows.clamp(min=0)].long()
+
+    def rows_at(self, positions: Tensor) -> Tensor:
+        """Item rows of positions, int64 of the same shape; -1 for position -1."""
+        return self._rows[positions.clamp(min=0)].long().masked_fill_(positions < 0, -1)
+
+    def allowed(self, level: int, nodes: Tensor) -> Tensor:
+        """
+        Which codes may follow each prefix.
+
+        Args:
+            level (`int`):
+                Depth of `nodes`, which is also the level of the codes asked for (`0 <= level < num_levels`).
+            nodes (`torch.LongTensor` of any shape):
+                Nodes at depth `level`; `-1` allows nothing.
+
+        Returns:
+            `torch.BoolTensor` of shape `(*nodes.shape, level_sizes[level])`.
+        """
+        codes, exists, _ = self.levels[level].children(nodes)
+        if codes is None:
+            return exists
+        size = self.level_sizes[level]
+        allowed = torch.zeros(*nodes.shape, size + 1, dtype=torch.bool, device=nodes.device)
+        allowed.scatter_(-1, codes.masked_fill_(~exists, size), True)  # padding lands in the extra column
+        return allowed[..., :size]
+
+    def step(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
+        """
+        Children of nodes.
+
+        Args:
+            level (`int`):
+                Depth of `nodes` and level of `codes`.
+            nodes (`torch.LongTensor`):
+                Nodes at depth `level`; children of `-1` are `-1`.
+            codes (`torch.LongTensor`, broadcastable with `nodes`):
+                Level-local codes; a code outside the level leads to `-1`.
+
+        Returns:
+            `torch.LongTensor` of the broadcast shape: nodes at depth `level + 1` (item rows when `level` is the last
+            one), `-1` where the prefix does not exist.
+        """
+        edges = self.levels[level].edge(nodes, codes)
+        return edges if level < self.num_levels - 1 else self.rows_at(edges)
+
+    def path(self, rows: Tensor) -> list[Tensor]:
+        """
+        The edges from the root to items, a tensor of the shape of `rows` for each level; the last has the positions.
+
+        Args:
+            rows (`torch.LongTensor` of any shape): Item rows; all edges of row -1 are -1.
+        """
+        codes, edges = self.codes_of(rows), []
+        nodes = rows.clamp(max=0)  # the root, or none
+        for level, column in zip(self.levels, codes.unbind(-1), strict=True):
+            nodes = level.edge(nodes, column)
+            edges.append(nodes)
+        return edges
+
+    def add_items(self, codes: Tensor | np.ndarray, item_ids: Sequence[str] | None = None) -> "ItemTrie":
+        """
+        A trie with more items: the new ones have the rows after those of this trie, which stays as it is. The sorted
+        edges are merged with the new ones, level by level, which is linear in the number of items; a search that
+        follows needs the new trie, rules and trie go together.
+
+        Args:
+            codes (`torch.Tensor` or `np.ndarray` of shape `(num_new, num_levels)`): Codes of the new items.
+            item_ids (`Sequence[str]`, *optional*): Their names; to be given if and only if this trie has names.
+
+        Raises:
+            ValueError: As for the constructor; also if an identifier is taken, or names are missing or unexpected.
+        """
+        if (item_ids is None) != (self.item_ids is None):
+            expected = "no item_ids" if self.item_ids is None else "item_ids"
+            raise ValueError(f"the items of this trie have {expected}, so must the new ones")
+        codes = self._checked(codes, item_ids).to(self.device)
+        if len(codes) == 0:
+            return self
+        added = copy.copy(self)
+        added._identity = object()
+        added.levels = []
+        order = lexicographic_order(codes, self.level_sizes)
+        old_nodes = torch.zeros(1, dtype=torch.long, device=self.device)  # new number of each old node at this depth
+        nodes = torch.zeros(len(codes), dtype=torch.long, device=self.device)  # node of each new item, sorted
+        num_nodes = 1
+        for level, column in zip(self.levels, codes[order].long().unbind(1), strict=True):
+            level, old_nodes, nodes = level.merge(old_nodes, num_nodes, nodes, column)
+            added.levels.append(level)
+            num_nodes = level.num_edges
+        if num_nodes != self.num_items + len(codes):
+            taken = added.levels[-1].counts[nodes] > 1
+            rows = order[taken][:10].sort().values.tolist()
+            raise ValueError(
+                f"{int(taken.sum())} new identifiers are taken or given twice: rows {rows} of the new codes, "
+                f"{codes[rows].tolist()}"
+            )
+        added._codes = torch.cat((self._codes, codes))
+        added._rows = torch.empty(num_nodes, dtype=torch.int32, device=self.device)
+        added._rows[old_nodes] = self._rows
+        added._rows[nodes] = (order + self.num_items).to(torch.int32)
+        if item_ids is not None:
+            added.item_ids = [*self.item_ids, *item_ids]
+        return added
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def __repr__(self) -> str:
+        return f"ItemTrie(num_items={self.num_items}, level_sizes={self.level_sizes}, device={str(self.device)!r})"
+
+
+def lexicographic_order(codes: Tensor, level_sizes: Sequence[int]) -> Tensor:
+    """The stable order that sorts rows of codes `[n, L]`: one sort for as many levels as fit into 63 bits."""
+    order, level = None, len(level_sizes)
+    while level > 0:
+        key, capacity = 0, 1
+        while level > 0 and capacity * level_sizes[level - 1] < 2**63:
+            level -= 1
+            key = key + codes[:, level].long() * capacity
+            capacity *= level_sizes[level]
+        order = torch.argsort(key, stable=True) if order is None else order[torch.argsort(key[order], stable=True)]
+    return order
+
+
+__all__ = ["ItemTrie", "lexicographic_order"]

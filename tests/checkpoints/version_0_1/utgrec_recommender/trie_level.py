@@ -1,0 +1,153 @@
+"""One level of an item trie: its edges as sorted keys and, where it is dense, as a table."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+# A level may be kept as a dense table of nodes × codes up to this many entries (one byte each).
+DENSE_LIMIT = 4 * 2**20
+# Below this share of the codes, the children of a node are listed rather than looked up among all codes.
+DENSE_FAN_OUT = 1 / 8
+
+
+class TrieLevel:
+    """
+    The edges from the nodes of one depth of a trie to those of the next, numbered in lexicographic order.
+
+    Edges are kept as sorted keys `node * K + code` and the first edge of each node (compressed sparse rows, after Su
+    et al. 2026). If the table nodes × codes is small and a node has many of the possible children, it is kept as well.
+
+    Args:
+        size (`int`): Number K of codes.
+        keys (`torch.LongTensor` of shape `(edges,)`): Sorted, distinct `node * K + code`.
+        fan_outs (`torch.LongTensor` of shape `(nodes,)`): Number of edges of each node.
+        counts (`torch.Tensor` of shape `(edges,)`): Number of items below each edge.
+        dense_limit (`int`): Largest number of entries (nodes × codes) of a table; 0 for none.
+    """
+
+    def __init__(self, size: int, keys: Tensor, fan_outs: Tensor, counts: Tensor, dense_limit: int):
+        self.size = size
+        self.dense_limit = dense_limit
+        self.num_nodes, self.num_edges = len(fan_outs), len(keys)
+        capacity = self.num_nodes * size
+        self.keys = keys.to(torch.int32 if capacity < 2**31 else torch.int64)
+        self.starts = torch.nn.functional.pad(fan_outs.cumsum(0), (1, 0)).to(torch.int32)
+        self.counts = counts.to(torch.int32)
+        self.fan_out = int(fan_outs.max())  # of the widest node
+        self.table: Tensor | None = None
+        if capacity <= dense_limit and self.fan_out >= size * DENSE_FAN_OUT:
+            self.table = torch.zeros(capacity, dtype=torch.bool, device=keys.device).index_fill_(0, keys, True)
+            self.table = self.table.view(self.num_nodes, size)
+
+    @property
+    def width(self) -> int:
+        """Number of columns of `children`."""
+        return self.fan_out if self.table is None else self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensors in bytes."""
+        tables = [] if self.table is None else [self.table]
+        return sum(each.nbytes for each in (self.keys, self.starts, self.counts, *tables))
+
+    def to(self, device: torch.device | str) -> "TrieLevel":
+        """The level with its tensors on `device`."""
+        moved = copy.copy(self)
+        for name in ("keys", "starts", "counts", "table"):
+            tensor = getattr(self, name)
+            setattr(moved, name, None if tensor is None else tensor.to(device))
+        return moved
+
+    def children(self, nodes: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """
+        The children of nodes side by side: `width` columns, one for each code if the level is dense, else one for each
+        edge of the widest node. Static shapes, no synchronisation.
+
+        Args:
+            nodes (`torch.LongTensor` of any shape): Nodes; `-1` has no children.
+
+        Returns:
+            `tuple`: codes of the columns (None if dense: a column is its code), whether there is a child, and edges of
+            the columns (None if dense), each of shape `(*nodes.shape, width)`.
+        """
+        known, safe = (nodes >= 0).unsqueeze(-1), nodes.clamp(min=0)
+        if self.table is not None:
+            return None, self.table[safe] & known, None
+        edges = self.starts[safe].long().unsqueeze(-1) + torch.arange(self.fan_out, device=nodes.device)
+        exists = (edges < self.starts[safe + 1].unsqueeze(-1)) & known
+        edges = edges.clamp_(max=self.num_edges - 1)
+        codes = (self.keys[edges] - (safe * self.size).unsqueeze(-1)).masked_fill_(~exists, 0)
+        return codes, exists, edges
+
+    def child(self, nodes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and edges of the children in given columns, `0 <= columns < width`; 0 and -1 where there is none."""
+        if self.table is not None:
+            return columns, self.edge(nodes, columns)
+        safe = nodes.clamp(min=0)
+        edges = self.starts[safe].long() + columns
+        missing = (edges >= self.starts[safe + 1]) | (nodes < 0)
+        edges = edges.masked_fill_(missing, 0)
+        codes = (self.keys[edges] - safe * self.size).masked_fill_(missing, 0)
+        return codes, edges.masked_fill_(missing, -1)
+
+    def columns(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        """Columns of `children` in which the edges from nodes stand; both of the same shape and not negative."""
+        return edges - self.starts[nodes] if self.table is None else self.keys[edges] - nodes * self.size
+
+    def edge(self, nodes: Tensor, codes: Tensor) -> Tensor:
+        """Edges from nodes with codes, `-1` where there is none; of the shape to which both broadcast."""
+        nodes, codes = torch.broadcast_tensors(nodes, codes)
+        wanted = nodes * self.size + codes
+        edges = torch.searchsorted(self.keys, wanted.to(self.keys.dtype)).clamp_(max=self.num_edges - 1)
+        found = (self.keys[edges] == wanted) & (nodes >= 0) & (codes >= 0) & (codes < self.size)
+        return edges.masked_fill_(~found, -1)
+
+    def split(self, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes from which edges leave, and their codes."""
+        keys = self.keys[edges].long()
+        return keys // self.size, keys % self.size
+
+    def merge(
+        self, old_nodes: Tensor, num_nodes: int, nodes: Tensor, codes: Tensor
+    ) -> tuple["TrieLevel", Tensor, Tensor]:
+        """
+        The level with the edges of more items: linear in the edges there are, nothing is sorted.
+
+        Args:
+            old_nodes (`torch.LongTensor` of shape `(nodes,)`): New number of each node of this level, increasing.
+            num_nodes (`int`): Number of nodes with the new ones.
+            nodes, codes (`torch.LongTensor` of shape `(new_items,)`):
+                New number of the node that each new item comes from and its code, sorted.
+
+        Returns:
+            `tuple`: the new level, the new number of each edge of this level, and the edge of each new item.
+        """
+        device = self.keys.device
+        old_fan_outs = self.starts.diff().long()
+        shifts = (old_nodes - torch.arange(self.num_nodes, device=device)) * self.size
+        old_keys = self.keys + torch.repeat_interleave(shifts, old_fan_outs)
+        keys, key_of_item = torch.unique_consecutive(nodes * self.size + codes, return_inverse=True)
+        places = torch.searchsorted(old_keys, keys)
+        is_old = old_keys[places.clamp(max=self.num_edges - 1)] == keys
+        added, before = keys[~is_old], places[~is_old]  # an added edge goes before the old one `before`
+        shifts = torch.zeros(self.num_edges + 1, dtype=torch.long, device=device)
+        shifts.index_add_(0, before, torch.ones_like(before))
+        old_edges = torch.arange(self.num_edges, device=device) + shifts.cumsum(0)[:-1]
+        added_edges = before + torch.arange(len(before), device=device)
+        edges = torch.empty_like(keys)
+        edges[~is_old], edges[is_old] = added_edges, old_edges[places[is_old]]
+
+        merged = torch.empty(self.num_edges + len(added), dtype=torch.long, device=device)
+        merged[old_edges], merged[added_edges] = old_keys, added
+        counts = torch.zeros(len(merged), dtype=torch.int32, device=device)
+        counts[old_edges] = self.counts
+        counts.index_add_(0, edges, torch.bincount(key_of_item, minlength=len(keys)).to(torch.int32))
+        fan_outs = torch.zeros(num_nodes, dtype=torch.long, device=device)
+        fan_outs[old_nodes] = old_fan_outs
+        fan_outs.index_add_(0, added // self.size, torch.ones_like(added))
+        level = TrieLevel(self.size, merged, fan_outs, counts, self.dense_limit)
+        return level, old_edges, edges[key_of_item]
+
+
+__all__ = ["DENSE_LIMIT", "TrieLevel"]

@@ -1,0 +1,60 @@
+"""Alignment of co-occurring items: InfoNCE over the batches of all processes (UTGRec, Eq. 11)."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenates equally shaped tensors of all processes; the gradient flows back to the process it came from."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.rows
+        return gradient[start : start + ctx.rows]
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def info_nce(
+    anchors: torch.Tensor,
+    positives: torch.Tensor,
+    temperature: float,
+    excluded: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean over levels and anchors of InfoNCE on L2-normalised continuous representations.
+
+    Args:
+        anchors (`torch.FloatTensor` of shape `(batch, num_levels, dim)`): representations of the items.
+        positives (`torch.FloatTensor` of shape `(batch, num_levels, dim)`): representations of one co-occurring item
+            each. The negatives of an anchor are the other positives of the batches of all processes, which must be of
+            one size; their gradient is gathered too.
+        temperature (`float`): divides the cosine similarities.
+        excluded (`torch.BoolTensor` of shape `(batch, batch * processes)`, *optional*): positives that are no
+            negatives of an anchor, such as its own neighbours; an anchor's own positive is never left out.
+    """
+    batch, rank = len(anchors), 0
+    anchors = F.normalize(anchors.float(), dim=-1)
+    positives = F.normalize(positives.float(), dim=-1)
+    if world_size() > 1:
+        rank = dist.get_rank()
+        positives = _GatherWithGradient.apply(positives)
+    labels = torch.arange(batch, device=anchors.device) + rank * batch
+    with torch.autocast(anchors.device.type, enabled=False):  # in bfloat16, the temperature blows up the rounding
+        logits = torch.einsum("bld,cld->lbc", anchors, positives) / temperature
+    if excluded is not None:
+        excluded = excluded.clone()
+        excluded[torch.arange(batch, device=labels.device), labels] = False
+        logits = logits.masked_fill(excluded, float("-inf"))
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))

@@ -1,0 +1,203 @@
+"""Decoders that reconstruct an item's text and image from its quantized representations (UTGRec, section 2.3.1).
+
+Both are weak on purpose: one bidirectional transformer layer that sees the representations and mask vectors only, so
+what they can tell of the item must stand in the codes.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+
+from .linear_cross_entropy import linear_cross_entropy
+
+try:
+    from diffusers import DDPMScheduler
+except ImportError:  # only training with images needs it
+    DDPMScheduler = None
+
+
+class MaskedDecoder(nn.Module):
+    """`[Ĥ; M + positions]` through one bidirectional transformer layer; returns the states at the mask positions."""
+
+    def __init__(self, width: int, num_heads: int, max_positions: int, dropout: float):
+        super().__init__()
+        self.mask = nn.Parameter(torch.empty(width))
+        self.positions = nn.Embedding(max_positions, width)
+        self.layer = nn.TransformerEncoderLayer(
+            width, num_heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.normal_(self.mask, std=0.02)
+        init.xavier_uniform_(self.layer.self_attn.in_proj_weight)
+        init.zeros_(self.layer.self_attn.in_proj_bias)
+
+    def forward(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden (`torch.FloatTensor` of shape `(batch, num_levels, width)`): projected quantized representations.
+            valid (`torch.BoolTensor` of shape `(batch, length)`): which target positions exist.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, length, width)`.
+        """
+        batch, length = valid.shape
+        masks = (self.mask + self.positions.weight[:length]).to(hidden.dtype).expand(batch, -1, -1)
+        padding = torch.cat([valid.new_zeros(batch, hidden.shape[1]), ~valid], dim=1)
+        states = self.layer(torch.cat([hidden, masks], dim=1), src_key_padding_mask=padding)
+        return self.norm(states[:, hidden.shape[1] :])
+
+
+def no_loss(decoder: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Zero. Every parameter gets a (zero) gradient, as distributed training expects of every batch."""
+    return hidden.sum() * 0.0 + sum(parameter.sum() * 0.0 for parameter in decoder.parameters())
+
+
+class TextDecoder(MaskedDecoder):
+    """Cross-entropy of every text token given the representations alone: mask rate 100 % (Eq. 8)."""
+
+    def loss(self, hidden: torch.Tensor, labels: torch.LongTensor, output_embeddings: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden (`torch.FloatTensor` of shape `(batch, num_levels, width)`): projected quantized representations.
+            labels (`torch.LongTensor` of shape `(batch, length)`): text tokens, -100 where there is none.
+            output_embeddings (`torch.FloatTensor` of shape `(vocabulary, width)`): the backbone's token embeddings.
+
+        Returns:
+            Mean negative log-likelihood over the text tokens; 0 when the batch has none.
+        """
+        valid = labels != -100
+        if not valid.any():
+            return no_loss(self, hidden)
+        states = self(hidden, valid)[valid]
+        return linear_cross_entropy(states, output_embeddings, labels[valid]) / len(states)
+
+
+class ImageDecoder(MaskedDecoder):
+    """Diffusion loss on the latents of a frozen autoencoder, one token for each latent position (Eq. 9)."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        dropout: float,
+        latent_channels: int,
+        latent_size: int,
+        denoiser_width: int,
+        denoiser_depth: int,
+        num_steps: int,
+        repeats: int,
+    ):
+        super().__init__(width, num_heads, latent_size**2, dropout)
+        self.repeats = repeats
+        self.diffusion = DiffusionLoss(latent_channels, width, denoiser_width, denoiser_depth, num_steps)
+
+    def loss(self, hidden: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden (`torch.FloatTensor` of shape `(images, num_levels, width)`): representations of items with image.
+            latents (`torch.FloatTensor` of shape `(images, channels, size, size)`): scaled latents of their images.
+
+        Returns:
+            Mean squared error of the predicted noise; 0 when there is no image.
+        """
+        if len(latents) == 0:
+            return no_loss(self, hidden)
+        targets = latents.flatten(2).transpose(1, 2)
+        valid = torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
+        states = self(hidden, valid)
+        return self.diffusion(
+            states.flatten(0, 1).repeat(self.repeats, 1), targets.flatten(0, 1).repeat(self.repeats, 1)
+        )
+
+
+class DiffusionLoss(nn.Module):
+    """`E ||eps - eps_theta(x_t | t, z)||^2` for a small conditional denoiser (Li et al. 2024, "Autoregressive Image
+    Generation without Vector Quantization"); the noise schedule is a diffusers scheduler.
+    """
+
+    def __init__(self, channels: int, condition_width: int, width: int, depth: int, num_steps: int):
+        super().__init__()
+        if DDPMScheduler is None:
+            raise ImportError("Reconstructing images needs diffusers: pip install diffusers")
+        # Built on the CPU even when the model is built on the meta device: the schedule is not a saved weight.
+        with torch.device("cpu"):
+            self.scheduler = DDPMScheduler(
+                num_train_timesteps=num_steps, beta_schedule="squaredcos_cap_v2", clip_sample=False
+            )
+        self.denoiser = Denoiser(channels, condition_width, width, depth)
+
+    def forward(self, condition: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """`condition` `[n, condition_width]`, `targets` `[n, channels]`; returns a scalar."""
+        # The schedule in float32: bfloat16 would round the noise of the first timesteps to none.
+        targets = targets.float()
+        steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(targets),), device=targets.device)
+        noise = torch.randn_like(targets)
+        noisy = self.scheduler.add_noise(targets, noise, steps).to(condition.dtype)
+        return F.mse_loss(self.denoiser(noisy, steps, condition).float(), noise)
+
+
+class Denoiser(nn.Module):
+    """MLP of residual blocks whose layer norms are modulated by timestep and condition (AdaLN)."""
+
+    def __init__(self, channels: int, condition_width: int, width: int, depth: int, frequencies: int = 256):
+        super().__init__()
+        self.frequencies = frequencies
+        self.time = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.condition = nn.Linear(condition_width, width)
+        self.input = nn.Linear(channels, width)
+        self.blocks = nn.ModuleList([AdaLNBlock(width) for _ in range(depth)])
+        self.output = AdaLNOutput(width, channels)
+
+    def forward(self, x: torch.Tensor, steps: torch.LongTensor, condition: torch.Tensor) -> torch.Tensor:
+        half = self.frequencies // 2
+        rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=x.device, dtype=torch.float32) / half)
+        angles = steps[:, None].float() * rates
+        time = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x.dtype))
+        condition = F.silu(time + self.condition(condition))
+        x = self.input(x)
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.output(x, condition)
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero. It needs a class of its own: transformers initialises the linear layers of a
+    module and never asks about the module itself if it has no parameters besides."""
+
+    def reset_parameters(self) -> None:
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)
+
+
+class AdaLNBlock(nn.Module):
+    """`x + gate * MLP(LN(x) * (1 + scale) + shift)`; modulation starts at zero, so the block starts as identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulation = ZeroLinear(width, 3 * width)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class AdaLNOutput(nn.Module):
+    """Modulated layer norm and a linear map to the channels; starts at zero."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = ZeroLinear(width, 2 * width)
+        self.linear = ZeroLinear(width, channels)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        shift, scale = self.modulation(condition).chunk(2, dim=-1)
+        return self.linear(self.norm(x) * (1 + scale) + shift)
