@@ -25,6 +25,17 @@ MAY_IMPORT = {
     "trainers": {"modeling_utgrec", "hub_cards", "tokenization_items"},
     "examples": set(PACKAGES),
 }
+# Within trainers/: from the ground up; a file imports only what is on its own floor or below.
+FLOORS = (
+    {"data"},
+    {"training_data"},
+    {"rankers"},
+    {"evaluation"},
+    {"hub"},
+    {""},  # the files of trainers/ itself: the Trainers and what they share
+    {"methods"},
+    {"commands"},
+)
 IMPORT_NAMES = {"faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml"}  # where it is not the distribution's
 
 
@@ -73,6 +84,42 @@ def room_violations(root: Path) -> list[str]:
                         f"{path.relative_to(root)}:{entry.line}: {room} may not import {entry.module or '..'}"
                     )
     return found
+
+
+def floor_violations(root: Path) -> list[str]:
+    """Imports within trainers/ that run upwards. `trainers/__init__.py` names what is public, and is not looked at."""
+    height = {floor: number for number, floors in enumerate(FLOORS) for floor in floors}
+    found = []
+    for path in modules("trainers", root):
+        parts = path.relative_to(root / "trainers").parts
+        if parts in (("__init__.py",), ("__main__.py",)):
+            continue
+        floor = parts[0] if len(parts) > 1 else ""
+        for entry in imports_of(path, root):
+            room, *names = entry.module.split(".")
+            if room != "trainers":
+                continue
+            target = names[0] if names and names[0] in height else ""
+            if floor not in height or height[target] > height[floor] or not (names or entry.level):
+                found.append(
+                    f"{path.relative_to(root)}:{entry.line}: {floor or 'trainers'} may not import {entry.module}"
+                )
+    return found
+
+
+def reader_violations(root: Path) -> list[str]:
+    """Readers of raw data that import another one: what two of them need has a file of its own."""
+    readers = root / "trainers" / "data" / "readers"
+    if not (readers / "__init__.py").is_file():
+        return []
+    names = {entry.module for entry in imports_of(readers / "__init__.py", root)} - {"trainers.data.readers.base"}
+    return [
+        f"{path.relative_to(root)}:{entry.line}: a reader may not import {entry.module}"
+        for path in modules("trainers/data/readers", root)
+        if path.name != "__init__.py"
+        for entry in imports_of(path, root)
+        if entry.module in names
+    ]
 
 
 def remote_code_violations(root: Path) -> list[str]:
@@ -128,6 +175,17 @@ def test_imports_run_one_way():
     assert room_violations(ROOT) == []
 
 
+def test_floors_of_trainers_are_climbed_one_way():
+    assert {path.name for path in (ROOT / "trainers").iterdir() if (path / "__init__.py").is_file()} <= set.union(
+        *FLOORS
+    )
+    assert floor_violations(ROOT) == []
+
+
+def test_no_reader_imports_a_reader():
+    assert reader_violations(ROOT) == []
+
+
 def test_modeling_files_can_travel_as_remote_code():
     assert remote_code_violations(ROOT) == []
 
@@ -151,6 +209,13 @@ def planted_dependencies(root: Path) -> list[str]:
         ("trainers/a.py", "from examples import demo", room_violations),
         ("trainers/a.py", "from ..examples import demo", room_violations),
         ("trainers/a.py", "import tests.helpers", room_violations),
+        ("trainers/data/a.py", "from trainers.rankers.b import c", floor_violations),
+        ("trainers/data/readers/a.py", "def f():\n    import trainers.methods.x", floor_violations),
+        ("trainers/rankers/a.py", "from trainers.hub_trainer import HubTrainer", floor_violations),
+        ("trainers/a.py", "from trainers.methods.b import c", floor_violations),
+        ("trainers/methods/a.py", "from trainers import evaluate", floor_violations),
+        ("trainers/attic/a.py", "from trainers.data.b import c", floor_violations),
+        ("trainers/data/readers/letter.py", "from trainers.data.readers.amazon import Amazon", reader_violations),
         ("modeling_utgrec/a.py", "from . import b", remote_code_violations),
         ("modeling_utgrec/a.py", "from modeling_utgrec.b import c", remote_code_violations),
         ("modeling_utgrec/a.py", "from .absent import c", remote_code_violations),
@@ -170,9 +235,13 @@ def test_the_checks_find_a_planted_violation(tmp_path, file, line, check):
         "import os\nfrom . import a\nfrom modeling_utgrec.b import nn\nfrom hub_cards import a\n"
     )
     (tmp_path / "trainers" / "lazy.py").write_text("def f():\n    import deepspeed\n")
-    for clean in (room_violations, remote_code_violations, planted_dependencies):
+    readers = tmp_path / "trainers" / "data" / "readers"
+    readers.mkdir(parents=True)
+    (readers / "__init__.py").write_text("from trainers.data.readers.amazon import A\n")
+    (readers / "amazon.py").write_text("from trainers.data.readers.base import B\n")
+    for clean in (room_violations, floor_violations, reader_violations, remote_code_violations, planted_dependencies):
         assert clean(tmp_path) == []
-    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(line + "\n")
     assert len(check(tmp_path)) == 1
 
