@@ -3,7 +3,7 @@
 Pre-trains item tokenizer and recommender on three domains, fine-tunes both on a fourth, trains the same from scratch
 on it, evaluates them beside popularity and item transitions, loads the result back and recommends.
 
-    python examples/demo.py --output_dir runs/demo --seeds 1
+    utgrec demo --output_dir runs/demo --seeds 1
 
 Writes `results.json` (a row for each model and seed) to the output folder, and for each seed what pretrain.py and
 finetune.py write.
@@ -11,16 +11,14 @@ finetune.py write.
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import finetune
-import pretrain
-import recommend
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from trainers.arguments import HelpFormatter, parse_sections
+from trainers.arguments import parse_sections
+from trainers.commands import finetune, pretrain, recommend
 from trainers.data.domains import Domain
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate, render_table
@@ -28,7 +26,6 @@ from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.nearest_items import ItemTransitions, Popularity
 
-CONFIG = Path(__file__).parent / "configs" / "small.yaml"
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 # Three domains' targets fill larger batches, which a CPU works through faster.
 PRETRAINING = ["--recommender.per_device_train_batch_size", "128"]
@@ -51,7 +48,7 @@ class DemoArguments:
     seeds: int = field(default=1, metadata={"help": "Trainings, with seeds 0, 1, ...; their mean is shown too."})
 
 
-def main(arguments: DemoArguments) -> None:
+def run(arguments: DemoArguments) -> None:
     output = Path(arguments.output_dir)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -67,7 +64,7 @@ def main(arguments: DemoArguments) -> None:
     if arguments.seeds > 1:
         print(f"\nMean over {arguments.seeds} seeds\n\n" + render_table(seed_means(rows)))
     print("\nRecommendations for the first user:\n")
-    recommend.main(
+    recommend.run(
         recommend.RecommendArguments(
             recommender=str(output / "seed-0" / "pretrained-finetuned" / "recommender"),
             data=folders[DOWNSTREAM_DOMAIN],
@@ -79,13 +76,13 @@ def main(arguments: DemoArguments) -> None:
 def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
     """Rows of the table for one seed."""
     announce(f"Seed {seed}: pre-training on {', '.join(PRETRAINING_DOMAINS)}")
-    common = ["--config", str(CONFIG), "--seed", str(seed)]
+    common = ["--config", "small", "--seed", str(seed)]
     common += ["--tokenizer.logging_steps", "60", "--recommender.logging_steps", "1000"]
     common += [] if sys.stdout.isatty() else ["--tokenizer.disable_tqdm", "true", "--recommender.disable_tqdm", "true"]
     pretrained, target = output / "pretrained", folders[DOWNSTREAM_DOMAIN]
     data = [folders[name] for name in PRETRAINING_DOMAINS]
     pretraining = [*common, *PRETRAINING, "--data", *data, "--output_dir", str(pretrained)]
-    pretrain.main(*parse(pretrain.PretrainArguments, pretraining))
+    pretrain.run(*parse(pretrain.PretrainArguments, pretraining))
 
     rows = [floor_row(target, floor, seed) for floor in (Popularity, ItemTransitions)]
     common += ["--data", target, *BEST_EPOCH]
@@ -98,7 +95,7 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
 
 
 def train(output: Path, name: str, argv: list[str]) -> dict:
-    return finetune.main(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+    return finetune.run(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
 
 
 def parse(main_arguments: type, argv: list[str]) -> tuple:
@@ -125,9 +122,6 @@ def announce(title: str) -> None:
     print(f"\n== {title}", flush=True)
 
 
-if __name__ == "__main__":
-    main(
-        HfArgumentParser(
-            DemoArguments, description=__doc__, formatter_class=HelpFormatter
-        ).parse_args_into_dataclasses()[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(DemoArguments, {}, __doc__, argv))

@@ -1,29 +1,28 @@
 """Embeds the texts or the images of a catalogue with a frozen encoder, into a folder that other scripts read.
 
-    python examples/embed_items.py --data data/beauty --encoder sentence-transformers/all-MiniLM-L6-v2 \
+    utgrec embed --data data/beauty --encoder sentence-transformers/all-MiniLM-L6-v2 \
         --output_dir runs/embeddings/beauty
-    python examples/embed_items.py --data data/beauty --encoder openai/clip-vit-base-patch32 --images \
+    utgrec embed --data data/beauty --encoder openai/clip-vit-base-patch32 --images \
         --output_dir runs/embeddings/beauty-images
 
 With `--introduction` the texts of all domains follow one template, as RecBase's tokenizer needs them:
 
-    python examples/embed_items.py --data data/films --encoder sentence-transformers/all-MiniLM-L6-v2 \
+    utgrec embed --data data/films --encoder sentence-transformers/all-MiniLM-L6-v2 \
         --introduction "Describe a movie:" --output_dir runs/embeddings/films
 
 A second call with the same items, encoder and settings finds its work done and leaves the folder as it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-
-from transformers import HfArgumentParser
 
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
-from trainers.arguments import HelpFormatter
+from trainers.arguments import parse_sections
 
 
 @dataclass
@@ -62,7 +61,7 @@ class EmbedArguments:
     batch_images: int = field(default=64, metadata={"help": "Images of one batch."})
 
 
-def main(arguments: EmbedArguments) -> bool:
+def run(arguments: EmbedArguments) -> bool:
     """Embeds, prints what it did and returns whether it did anything."""
     template = None
     if arguments.introduction is not None:
@@ -92,9 +91,6 @@ def main(arguments: EmbedArguments) -> bool:
     return done
 
 
-if __name__ == "__main__":
-    main(
-        HfArgumentParser(
-            EmbedArguments, description=__doc__, formatter_class=HelpFormatter
-        ).parse_args_into_dataclasses()[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(EmbedArguments, {}, __doc__, argv))

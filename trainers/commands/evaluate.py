@@ -4,20 +4,20 @@ Copy and paste:
 
 ```bash
 # a floor: what any trained model has to beat
-python examples/evaluate.py --recommender item-transitions --data data/beauty
+utgrec evaluate --recommender item-transitions --data data/beauty
 # a trained recommender, seen items masked, one JSON line on stdout
-python examples/evaluate.py --recommender runs/beauty --data data/beauty --mask-seen --json -
-# the items whose texts are nearest to the last one's (embeddings of examples/embed_items.py)
-python examples/evaluate.py --recommender nearest-items --embeddings runs/beauty-texts --data data/beauty
+utgrec evaluate --recommender runs/beauty --data data/beauty --mask-seen --json -
+# the items whose texts are nearest to the last one's (embeddings of utgrec embed)
+utgrec evaluate --recommender nearest-items --embeddings runs/beauty-texts --data data/beauty
 # is it better than the floor? three seeds against it, with a paired test
-python examples/evaluate.py --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
+utgrec evaluate --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
 # the same with the floor evaluated before
-python examples/evaluate.py --recommender item-transitions --data data/beauty --per_user --json floor.json
-python examples/evaluate.py --recommender runs/beauty --compare_with floor.json --data data/beauty
+utgrec evaluate --recommender item-transitions --data data/beauty --per_user --json floor.json
+utgrec evaluate --recommender runs/beauty --compare_with floor.json --data data/beauty
 # no training on the domain: AUC of each user's candidates (and the full ranking), of a pre-trained recommender, whose
 # tokenizer has not seen the items either, and of the items whose texts are nearest
-python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/beauty --output_dir runs/items
-python examples/evaluate.py --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
+utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/beauty --output_dir runs/items
+utgrec evaluate --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
     --embeddings runs/beauty-texts --data data/beauty --json -
 ```
 
@@ -27,13 +27,15 @@ the latter is the split.
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig
 
 from tokenization_items.catalogue import Catalogue
+from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.protocol import Recommender, evaluate
@@ -77,7 +79,7 @@ class EvaluationArguments:
     query: Literal["last", "mean", "last+mean"] = field(
         default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
     )
-    intervals: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 % intervals; 0: none."})
+    intervals: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."})
     compare_with: str | None = field(
         default=None,
         metadata={"help": "Paired test against another recommender, or a result written with --per_user --json FILE."},
@@ -134,10 +136,10 @@ def is_generative(folder: str | Path) -> bool:
 
 
 def judge_zero_shot(
-    arguments: EvaluationArguments, choices: RowChoices, flags: ZeroShotArguments
+    arguments: EvaluationArguments, choices: RowChoices, flags: ZeroShotArguments, argv: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A result for each recommender, all on the same rows; all are loaded before the first is judged."""
-    from trainers.evaluation.protocol import zero_shot
+    from trainers.evaluation import zero_shot
 
     interactions, limit = load_interactions(arguments), arguments.max_history or None
     domain, rows, models = Path(arguments.data).resolve().name, draw_rows(interactions, choices), []
@@ -164,7 +166,7 @@ def judge_zero_shot(
             full_ranking=flags.full_ranking,
             per_user=True,
         )
-        | {"command": zero_shot.portable_command("examples/evaluate.py", sys.argv[1:])}
+        | {"command": zero_shot.portable_command("examples/evaluate.py", argv)}
         for model in models
     ]
     per_user = [result.pop("per_user") for result in results]
@@ -219,14 +221,16 @@ def load_other(arguments: EvaluationArguments, interactions: Interactions) -> di
     return other
 
 
-def main() -> None:
-    arguments, choices, zero_shot = HfArgumentParser(
-        (EvaluationArguments, RowChoices, ZeroShotArguments), description=__doc__.split("\n")[0]
-    ).parse_args_into_dataclasses()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments, choices, zero_shot = parse_sections(
+        (EvaluationArguments, RowChoices, ZeroShotArguments), {}, __doc__, argv
+    )
     # stdout carries the result and nothing else
     with contextlib.redirect_stdout(sys.stderr):
         if arguments.zero_shot:
-            results = judge_zero_shot(arguments, choices, zero_shot)
+            results = judge_zero_shot(arguments, choices, zero_shot, argv)
         else:
             results = judge(arguments)
     if arguments.json is None:
@@ -270,7 +274,3 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
     if not arguments.per_user:
         result.pop("per_user", None)
     return results
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,17 @@
 """Fine-tunes a pre-trained UTGRec, or RecBase, on a new domain, or trains one from scratch on it, and evaluates it.
 
-    accelerate launch examples/finetune.py --config examples/configs/small.yaml --pretrained runs/pretrained \
+    accelerate launch -m trainers finetune --config small --pretrained runs/pretrained \
         --data builtin --output_dir runs/office
 
 RecBase's item tokenizer stays as it is for every domain: it gives the domain's items identifiers without training,
 unless items/<domain>/ of the pre-trained folder has them.
 
-    accelerate launch examples/finetune.py --config examples/configs/recbase_small.yaml --pretrained runs/recbase \
+    accelerate launch -m trainers finetune --config recbase_small --pretrained runs/recbase \
         --data data/beauty --output_dir runs/recbase-beauty
 
 From scratch, for comparison (network and recommender are described by the configuration):
 
-    accelerate launch examples/finetune.py --config examples/configs/small.yaml --data builtin \
+    accelerate launch -m trainers finetune --config small --data builtin \
         --output_dir runs/office-scratch
 
 The paper's ablations: `--tokenizer_mode frozen` (no tokenizer fine-tuning), `--tokenizer_mode full` (codebook matrices
@@ -28,6 +28,7 @@ tokenizer) and `results.json` to the output folder.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +118,7 @@ class FinetuneArguments:
             raise SystemExit("--train_users 0 trains nothing: it needs --pretrained, and no --new_recommender.")
 
 
-def main(
+def run(
     arguments: FinetuneArguments,
     network_arguments: NetworkArguments,
     tokenizer_training: ItemTokenizerTrainingArguments,
@@ -151,14 +152,14 @@ def main(
     )
 
 
-def main_recbase(
+def run_recbase(
     arguments: FinetuneArguments,
     tokenizer_arguments: RecBaseTokenizerArguments,
     tokenizer_training: RecBaseTokenizerTrainingArguments,
     recommender_arguments: RecBaseArguments,
     training: RecommenderTrainingArguments,
 ) -> dict[str, Any] | None:
-    """As `main`; a tokenizer that is there stays as it is."""
+    """As `run`; a tokenizer that is there stays as it is."""
     output = Path(arguments.output_dir)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
@@ -300,15 +301,17 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def is_recbase(pretrained: str | None) -> bool:
-    """Whether a folder is what `pretrain.py --model recbase` wrote."""
+def is_recbase(argv: Sequence[str] | None) -> bool:
+    """Whether RecBase is to be trained: the folder of --pretrained says so, or else --model."""
+    pretrained = given_value("pretrained", argv)
     if pretrained is None:
-        return given_value("model") == "recbase"
+        return given_value("model", argv) == "recbase"
     return AutoConfig.from_pretrained(Path(pretrained) / "recommender").model_type == RecBaseConfig.model_type
 
 
-if __name__ == "__main__":
-    if is_recbase(given_value("pretrained")):
-        main_recbase(*parse_sections(FinetuneArguments, RECBASE_SECTIONS, __doc__))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    if is_recbase(argv):
+        run_recbase(*parse_sections(FinetuneArguments, RECBASE_SECTIONS, __doc__, argv))
     else:
-        main(*parse_sections(FinetuneArguments, SECTIONS, __doc__))
+        run(*parse_sections(FinetuneArguments, SECTIONS, __doc__, argv))

@@ -1,24 +1,24 @@
 r"""Prepares a data folder for training from Amazon Reviews, MovieLens, RecBole, LETTER, MiniOneRec, UTGRec or tables.
 
     # what there is to read, before any work
-    python examples/prepare_data.py --format amazon-2023 --interactions Musical_Instruments.jsonl.gz \
+    utgrec prepare --format amazon-2023 --interactions Musical_Instruments.jsonl.gz \
         --items meta_Musical_Instruments.jsonl.gz --output_dir data/instruments --dry_run
     # Amazon Reviews: files as they are downloaded (2014, 2018, 2023), or the Hub; images only when asked for
-    python examples/prepare_data.py --format amazon-2014 --interactions reviews_Beauty_5.json.gz \
+    utgrec prepare --format amazon-2014 --interactions reviews_Beauty_5.json.gz \
         --items meta_Beauty.json.gz --output_dir data/beauty --download_images
-    python examples/prepare_data.py --format amazon-2023-hub --category Musical_Instruments \
+    utgrec prepare --format amazon-2023-hub --category Musical_Instruments \
         --output_dir data/instruments
     # folders
-    python examples/prepare_data.py --format movielens --input ml-1m --output_dir data/ml-1m --min_rating 4
-    python examples/prepare_data.py --format letter --input LETTER/data/Beauty --output_dir data/beauty
-    python examples/prepare_data.py --format minionerec --input MiniOneRec/data/Amazon --name Office_Products \
+    utgrec prepare --format movielens --input ml-1m --output_dir data/ml-1m --min_rating 4
+    utgrec prepare --format letter --input LETTER/data/Beauty --output_dir data/beauty
+    utgrec prepare --format minionerec --input MiniOneRec/data/Amazon --name Office_Products \
         --output_dir data/office
     # tables: csv, tsv, jsonl (also gzipped), parquet
-    python examples/prepare_data.py --format tabular --interactions log.csv --columns user_id=buyer item_id=sku \
+    utgrec prepare --format tabular --interactions log.csv --columns user_id=buyer item_id=sku \
         --items goods.parquet --item_columns item_id=sku title=name --timestamp_unit ms --split temporal \
         --co_occurrence --output_dir data/shop
     # is a prepared folder what it was?
-    python examples/prepare_data.py --check --output_dir data/shop
+    utgrec prepare --check --output_dir data/shop
 
 The folder holds items.parquet, interactions.parquet, images, and prepared.json: counts, choices, checksums, and what
 was dropped and why. It appears when it is complete.
@@ -26,14 +26,13 @@ was dropped and why. It appears when it is complete.
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from transformers import HfArgumentParser
-
-from trainers.arguments import HelpFormatter
+from trainers.arguments import parse_sections
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import PreparedDataError, check_prepared, prepare_data_set
 from trainers.data.readers import (
@@ -190,7 +189,7 @@ def describe(reader: Reader, output: Path) -> None:
     print(f"{shutil.disk_usage(parent).free / 1e9:,.1f} GB are free for {output}")
 
 
-def main(arguments: PrepareArguments) -> dict | None:
+def run(arguments: PrepareArguments) -> dict | None:
     """Prepares the data set, prints an account and returns the content of prepared.json."""
     output = Path(arguments.output_dir)
     if arguments.check:
@@ -234,9 +233,6 @@ def main(arguments: PrepareArguments) -> dict | None:
     return document
 
 
-if __name__ == "__main__":
-    main(
-        HfArgumentParser(
-            PrepareArguments, description=__doc__, formatter_class=HelpFormatter
-        ).parse_args_into_dataclasses()[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(PrepareArguments, {}, __doc__, argv))

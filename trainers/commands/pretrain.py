@@ -2,48 +2,49 @@
 
 The built-in catalogue, on a laptop:
 
-    accelerate launch examples/pretrain.py --config examples/configs/small.yaml --data builtin \
+    accelerate launch -m trainers pretrain --config small --data builtin \
         --output_dir runs/pretrained
 
 Your own domains, each a folder with items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*, with a text
 encoder as backbone:
 
-    accelerate launch examples/pretrain.py --data data/sports data/games --output_dir runs/pretrained \
+    accelerate launch -m trainers pretrain --data data/sports data/games --output_dir runs/pretrained \
         --tokenizer.backbone sentence-transformers/all-MiniLM-L6-v2 --tokenizer.autoencoder none
 
 The paper's scale, on 16 GPUs:
 
-    accelerate launch examples/pretrain.py --config examples/configs/paper.yaml --data data --output_dir runs/paper
+    accelerate launch -m trainers pretrain --config paper --data data --output_dir runs/paper
 
 To the Hub, during the training and at its end, as org/office-tokenizer and org/office-recommender:
 
-    accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained \
+    accelerate launch -m trainers pretrain --data data/sports --output_dir runs/pretrained \
         --push_to_hub --hub_model_id org/office
 
 One stage alone (tokenizer, tokenize, recommender), going on where a stopped training was:
 
-    accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained --stage recommender --resume
+    accelerate launch -m trainers pretrain --data data/sports --output_dir runs/pretrained --stage recommender --resume
 
 RecBase: one tokenizer on the embeddings of all domains' texts, and a decoder; small domains with more weight:
 
-    accelerate launch examples/pretrain.py --model recbase --config examples/configs/recbase_small.yaml \
+    accelerate launch -m trainers pretrain --model recbase --config recbase_small \
         --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2 \
         --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2
 
 For domains whose interactions nobody has: the tokenizer learns their texts too, and the decoder which of their items
 are alike:
 
-    accelerate launch examples/pretrain.py --config examples/configs/recbase_minilm.yaml \
+    accelerate launch -m trainers pretrain --config recbase_minilm \
         --data data/sports data/games --catalogues data/beauty --output_dir runs/recbase
 
 Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and optimizer; ZeRO-2 all but the weights):
 
-    accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/pretrain.py --model recbase \
-        --config examples/configs/recbase.yaml --recommender.size large --data data --output_dir runs/recbase-large
+    accelerate launch --config_file examples/accelerate_configs/zero3.yaml -m trainers pretrain --model recbase \
+        --config recbase --recommender.size large --data data --output_dir runs/recbase-large
 
 Writes `tokenizer/` (network and processor), `items/<domain>/` (identifiers) and `recommender/` to the output folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -117,7 +118,7 @@ class PretrainArguments:
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
 
 
-def main(
+def run(
     arguments: PretrainArguments,
     network_arguments: NetworkArguments,
     tokenizer_training: ItemTokenizerTrainingArguments,
@@ -201,7 +202,7 @@ def train_and_save(
         finish_model(trainer, output / "recommender", {"license": arguments.license})
 
 
-def main_recbase(
+def run_recbase(
     arguments: PretrainArguments,
     tokenizer_arguments: RecBaseTokenizerArguments,
     tokenizer_training: RecBaseTokenizerTrainingArguments,
@@ -279,8 +280,9 @@ def name_repositories(arguments: PretrainArguments, tokenizer_training, recommen
             training.hub_model_id = f"{name}-{kind}"
 
 
-if __name__ == "__main__":
-    if given_value("model") == "recbase":
-        main_recbase(*parse_sections(PretrainArguments, RECBASE_SECTIONS, __doc__))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    if given_value("model", argv) == "recbase":
+        run_recbase(*parse_sections(PretrainArguments, RECBASE_SECTIONS, __doc__, argv))
     else:
-        main(*parse_sections(PretrainArguments, SECTIONS, __doc__))
+        run(*parse_sections(PretrainArguments, SECTIONS, __doc__, argv))

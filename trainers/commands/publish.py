@@ -2,9 +2,9 @@
 
 Without --push nothing leaves this machine: files and sizes are listed, cards are written in memory and checked.
 
-    python examples/publish.py --name org/office --tokenizer runs/office/tokenizer \
+    utgrec publish --name org/office --tokenizer runs/office/tokenizer \
         --recommender runs/office/recommender --data data/office --license apache-2.0
-    python examples/publish.py --name org/office --tokenizer runs/office/tokenizer \
+    utgrec publish --name org/office --tokenizer runs/office/tokenizer \
         --recommender runs/office/recommender --data data/office --license apache-2.0 --push
 
 The repositories are org/office-tokenizer, org/office-recommender and org/office-data, and private unless --public is
@@ -15,14 +15,13 @@ or with a token in a text is refused, and resume states and training_args.bin st
 The cards are written anew, with what people changed in them, here or on the Hub; a card that was changed here wins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from hub_cards import Card, CardError, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.arguments import HelpFormatter
+from trainers.arguments import parse_sections
 from trainers.hub.data_facts import dataset_card_values
 from trainers.hub.publish import Publication, publish
 from trainers.hub.upload import PublishingError
@@ -44,7 +43,7 @@ class PublishArguments:
     message: str = field(default="Published with UTGRec", metadata={"help": "Message of the commits."})
 
 
-def main(arguments: PublishArguments) -> list[Publication]:
+def run(arguments: PublishArguments) -> list[Publication]:
     """Lists what would be sent, sends it if asked to, and returns it."""
     try:
         publications = plan(arguments)
@@ -115,9 +114,6 @@ def bare_values(kind: str, folder: Path) -> Card:
     return (TokenizerCardValues if kind == "tokenizer" else RecommenderCardValues)(**facts)
 
 
-if __name__ == "__main__":
-    main(
-        HfArgumentParser(
-            PublishArguments, description=__doc__, formatter_class=HelpFormatter
-        ).parse_args_into_dataclasses()[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(PublishArguments, {}, __doc__, argv))

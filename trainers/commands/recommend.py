@@ -1,17 +1,17 @@
 """Recommends items to users with a fine-tuned recommender: ids, titles and scores.
 
-python examples/recommend.py --recommender runs/office/recommender --history office-00017 office-00303
-python examples/recommend.py --recommender runs/office/recommender --data data/builtin/office --users 3
+utgrec recommend --recommender runs/office/recommender --history office-00017 office-00303
+utgrec recommend --recommender runs/office/recommender --data data/builtin/office --users 3
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
-from trainers.arguments import HelpFormatter
+from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.rankers.generative import load_model
 
@@ -27,7 +27,7 @@ class RecommendArguments:
     keep_seen: bool = field(default=False, metadata={"help": "Recommend items of the history too."})
 
 
-def main(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
+def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     """Prints the recommendations and returns item ids with scores for each user."""
     tokenizer = UniversalItemTokenizer.from_pretrained(arguments.recommender, index_only=True)
     recommender = load_model(arguments.recommender)
@@ -68,9 +68,6 @@ def padded_rows(rows: list) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=-1)
 
 
-if __name__ == "__main__":
-    main(
-        HfArgumentParser(
-            RecommendArguments, description=__doc__, formatter_class=HelpFormatter
-        ).parse_args_into_dataclasses()[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(RecommendArguments, {}, __doc__, argv))

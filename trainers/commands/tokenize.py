@@ -1,13 +1,13 @@
 """Gives the items of a catalogue their identifiers, or new items theirs: those given before stay.
 
-    python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/office \
+    utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office \
         --output_dir runs/office-items
-    python examples/tokenize_items.py --tokenizer runs/office/tokenizer --data data/office-new --only_new \
+    utgrec tokenize --tokenizer runs/office/tokenizer --data data/office-new --only_new \
         --output_dir runs/office-items
 
 On several GPUs, of which each process takes a share:
 
-    accelerate launch examples/tokenize_items.py ...
+    accelerate launch -m trainers tokenize ...
 
 If it is stopped, the same command goes on where it was.
 """
@@ -15,15 +15,15 @@ If it is stopped, the same command goes on where it was.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from transformers import HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
-from trainers.arguments import HelpFormatter
+from trainers.arguments import parse_sections
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
 
@@ -47,7 +47,7 @@ class TokenizeArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
 
-def main(arguments: TokenizeArguments) -> dict:
+def run(arguments: TokenizeArguments) -> dict:
     """Tokenizes, saves, prints a report and returns it."""
     state = PartialState(cpu=arguments.use_cpu)
     with state.main_process_first():  # the others find what was downloaded
@@ -89,9 +89,6 @@ def main(arguments: TokenizeArguments) -> dict:
     return report.to_dict()
 
 
-if __name__ == "__main__":
-    main(
-        HfArgumentParser(
-            TokenizeArguments, description=__doc__, formatter_class=HelpFormatter
-        ).parse_args_into_dataclasses()[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(TokenizeArguments, {}, __doc__, argv))

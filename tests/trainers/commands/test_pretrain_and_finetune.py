@@ -21,7 +21,7 @@ from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, writ
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.generative import GenerativeRecommender
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 TINY = """
 tokenizer:
   image_size: 16

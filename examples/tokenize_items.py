@@ -1,0 +1,18 @@
+"""Gives the items of a catalogue their identifiers, or new items theirs: those given before stay.
+
+    python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/office \
+        --output_dir runs/office-items
+    python examples/tokenize_items.py --tokenizer runs/office/tokenizer --data data/office-new --only_new \
+        --output_dir runs/office-items
+
+On several GPUs, of which each process takes a share:
+
+    accelerate launch examples/tokenize_items.py ...
+
+If it is stopped, the same command goes on where it was.
+"""
+
+from trainers.commands.tokenize import main
+
+if __name__ == "__main__":
+    main()
