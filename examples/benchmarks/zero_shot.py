@@ -60,7 +60,8 @@ from trainers.evaluation.zero_shot import (  # noqa: E402
 )
 from trainers.evaluation.zero_shot_arguments import ZeroShotArguments  # noqa: E402
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of  # noqa: E402
-from trainers.methods.utgrec import SECTIONS, tokenize  # noqa: E402
+from trainers.methods.runs import tokenize  # noqa: E402
+from trainers.methods.utgrec import SECTIONS  # noqa: E402
 from trainers.rankers.generative import GenerativeRecommender  # noqa: E402
 from trainers.rankers.nearest_items import NearestItems, Popularity  # noqa: E402
 from trainers.rankers.title_likelihood import TitleLikelihood  # noqa: E402
