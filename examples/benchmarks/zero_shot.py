@@ -57,7 +57,8 @@ from trainers.evaluation.zero_shot import (
 )
 from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
-from trainers.methods.utgrec import SECTIONS, tokenize
+from trainers.methods.runs import tokenize
+from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.generative import GenerativeRecommender
 from trainers.rankers.nearest_items import NearestItems, Popularity
 from trainers.rankers.title_likelihood import TitleLikelihood
