@@ -58,7 +58,9 @@ from trainers.methods.utgrec import (
     train_recommender,
 )
 from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRecommender
 from trainers.ranking_trainer import RankingTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments

@@ -49,6 +49,7 @@ from tokenization_items.text_encoders import TextEncoder  # noqa: E402
 from trainers.arguments import given_value, parse_sections  # noqa: E402
 from trainers.data.domains import Domain, domain_folders  # noqa: E402
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
+from trainers.evaluation.level_scores import ZeroShotArguments  # noqa: E402
 from trainers.evaluation.zero_shot import (  # noqa: E402
     ZeroShotModel,
     evaluate_zero_shot,
@@ -58,11 +59,11 @@ from trainers.evaluation.zero_shot import (  # noqa: E402
     training_of,
     zero_shot_model,
 )
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments  # noqa: E402
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of  # noqa: E402
 from trainers.methods.utgrec import SECTIONS, tokenize  # noqa: E402
 from trainers.rankers.generative import GenerativeRecommender  # noqa: E402
-from trainers.rankers.nearest_items import NearestItems, Popularity  # noqa: E402
+from trainers.rankers.nearest_items import NearestItems  # noqa: E402
+from trainers.rankers.popularity import Popularity  # noqa: E402
 from trainers.rankers.title_likelihood import TitleLikelihood  # noqa: E402
 
 # centred: the mean of the history's embeddings, all without the mean of the domain's

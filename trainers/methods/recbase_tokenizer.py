@@ -32,13 +32,13 @@ from tokenization_items.processing_content import (
 )
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.codebook_trainer import codebook_health
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
     EmbeddingTokenizerTrainer,
     EmbeddingTokenizerTrainingArguments,
     compute_codes,
 )
+from trainers.evaluation.codebooks import codebook_health
 from trainers.methods.collisions import resolve
 from trainers.methods.utgrec import last_checkpoint, place_training, shared_identifiers
 
