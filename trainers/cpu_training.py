@@ -48,10 +48,13 @@ class CpuDropout(nn.Dropout):
 
 
 def use_cpu_dropout(model: nn.Module) -> None:
-    """Makes the dropout modules of a model [`CpuDropout`]; nothing of it is saved."""
-    for module in model.modules():
+    """Replaces the dropout modules of a model by [`CpuDropout`]. Nothing of it is saved: neither has a state."""
+    replaced: dict[nn.Module, nn.Module] = {}  # a module that stands in several places stays one
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if type(module) is nn.Dropout:
-            module.__class__ = CpuDropout
+            if module not in replaced:
+                replaced[module] = CpuDropout(module.p, module.inplace).train(module.training)
+            model.set_submodule(name, replaced[module])
 
 
 def length_parts(

@@ -61,9 +61,13 @@ def test_swapped_in_a_model_and_off_in_evaluation():
         pass
 
     model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.2), nn.Sequential(nn.Dropout(0.4), Other(0.5)))
+    model.append(model[1])
+    model[2].eval()
     state = model.state_dict().keys()
     use_cpu_dropout(model)
     assert [type(module) for module in (model[1], *model[2])] == [CpuDropout, CpuDropout, Other]
+    assert model[3] is model[1], "a module that stands in two places stays one"
+    assert [model[1].training, model[2][0].training] == [True, False]
     assert (model[1].p, model[2][0].p) == (0.2, 0.4) and model.state_dict().keys() == state
     states = torch.randn(4, 2)
     assert torch.equal(model.eval()(states), model[0](states))
