@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate import PartialState
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
@@ -157,7 +157,6 @@ def recbase_tokenizer(
     check_capacity(network_config, {name: len(content.item_ids) for name, content in domains.items()})
 
     started = time.perf_counter()
-    AcceleratorState._reset_state()  # the process' first training fixed its precision, and this one may have another
     set_seed(seed)
     sizes = {name: len(content.item_ids) for name, content in domains.items()}
     trainer = EmbeddingTokenizerTrainer(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -250,7 +249,6 @@ def train_item_tokenizer(
             )
     if training.push_to_hub and Path(config.backbone_name_or_path or "").is_dir():
         config.backbone_fingerprint = None  # what is pushed holds the backbone: nobody else has the folder
-    AcceleratorState._reset_state()  # see train_recommender
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
@@ -335,8 +333,6 @@ def train_recommender(
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
     """
-    # The process' first training fixed its precision; this one may have another (bf16 for the backbone, fp32 here).
-    AcceleratorState._reset_state()
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
     parts = []
