@@ -1,11 +1,10 @@
 """Cards for the Hub, written from measured values: plain values in, text and pictures out."""
 
 from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text, write_file
+from .citations import METHODS, Method, method_named
 from .edits import CardError, is_edited
 from .schema import check_card, is_repository
 from .values import (
-    RECBASE_CITATION,
-    UTGREC_CITATION,
     Card,
     DatasetCardValues,
     Evaluation,
@@ -17,13 +16,13 @@ from .values import (
 
 __all__ = [
     "CARD_FILE",
-    "RECBASE_CITATION",
-    "UTGREC_CITATION",
+    "METHODS",
     "VALUES_FILE",
     "Card",
     "CardError",
     "DatasetCardValues",
     "Evaluation",
+    "Method",
     "ModelCardValues",
     "RecommenderCardValues",
     "SequentialCardValues",
@@ -32,6 +31,7 @@ __all__ = [
     "is_edited",
     "is_repository",
     "load_values",
+    "method_named",
     "render_card",
     "save_card",
     "values_text",
