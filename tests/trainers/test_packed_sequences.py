@@ -49,7 +49,7 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_one_pass_is_as_a_row_for_each_target(attention):
+def test_one_pass_is_as_a_row_for_each_target(attention, float32_tolerance):
     """The loss and every gradient, where no sequence is longer than the history."""
     interactions = make_interactions([5, 2, 8, 1, 3, 6, 2])
     model = make_model(attn_implementation=attention)
@@ -60,10 +60,11 @@ def test_one_pass_is_as_a_row_for_each_target(attention):
     each = NextItemCollator(windows)(windows.__getitems__(range(len(windows))))
     assert once["attention_mask"].max() > 1
     loss, wanted = model(**once).loss, model(**each).loss
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-10)
+    # transformers' norms and its eager softmax are in float32 whatever the model is in
+    torch.testing.assert_close(loss, wanted, **float32_tolerance())
     found, expected = gradients(model, loss), gradients(model, wanted)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], msg=name)
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(1, expected[name]), msg=name)
 
 
 @settings(max_examples=50, deadline=None)
