@@ -117,13 +117,13 @@ def test_wrong_table():
         PackedSequences(make_interactions([4]), token_table()[:5])
 
 
-def test_later_items_change_nothing():
+def test_later_items_change_nothing(float32_tolerance):
     """Causal: the states of a history are those that it has alone, in recommending too."""
     model = make_model().eval()
     ids = torch.from_numpy(token_table()[[1, 2, 3, 4]].reshape(1, -1))
     whole = model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     part = model.encoder(input_ids=ids[:, :6]).last_hidden_state
-    torch.testing.assert_close(whole[:, :6], part)
+    torch.testing.assert_close(whole[:, :6], part, **float32_tolerance(5, part))  # two layers and a norm in float32
     # within an item both directions are open
     other = ids.clone()
     other[0, 5] = 2 + 4 + 5
