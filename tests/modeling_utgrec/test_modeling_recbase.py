@@ -203,7 +203,7 @@ def test_packed_rows_are_as_a_row_for_each_user(monkeypatch, attention, float32_
     torch.testing.assert_close(loss, wanted, **float32_tolerance())
     found, expected = gradients(model, loss), gradients(model, wanted)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(1, expected[name]), msg=name)
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(4, expected[name]), msg=name)
 
 
 def test_the_first_token_of_a_packed_sequence_is_no_target():
@@ -275,13 +275,13 @@ def test_eval_mode_is_deterministic_and_training_mode_is_not():
     assert not torch.equal(model(**batch).loss, model(**batch).loss)
 
 
-def test_batching_equivalence():
+def test_batching_equivalence(float32_tolerance):
     model = make_model()
     batch = make_batch(model.config, [4, 2, 1])
     together = model(batch["input_ids"], batch["attention_mask"]).logits
     for user, length in enumerate((12, 6, 3)):
         alone = model(batch["input_ids"][user : user + 1, :length]).logits
-        torch.testing.assert_close(alone[0], together[user, :length], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[0], together[user, :length], **float32_tolerance(5, together))
 
 
 def test_trainer_runs_and_does_not_scale_gradients_twice(tmp_path):

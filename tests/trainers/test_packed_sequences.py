@@ -64,7 +64,7 @@ def test_one_pass_is_as_a_row_for_each_target(attention, float32_tolerance):
     torch.testing.assert_close(loss, wanted, **float32_tolerance())
     found, expected = gradients(model, loss), gradients(model, wanted)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(1, expected[name]), msg=name)
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(4, expected[name]), msg=name)
 
 
 @settings(max_examples=50, deadline=None)
@@ -123,12 +123,14 @@ def test_later_items_change_nothing(float32_tolerance):
     ids = torch.from_numpy(token_table()[[1, 2, 3, 4]].reshape(1, -1))
     whole = model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     part = model.encoder(input_ids=ids[:, :6]).last_hidden_state
-    torch.testing.assert_close(whole[:, :6], part, **float32_tolerance(5, part))  # two layers and a norm in float32
+    allowed = float32_tolerance(5, part)  # two layers, whose norms and softmax are in float32, and a norm
+    torch.testing.assert_close(whole[:, :6], part, **allowed)
     # within an item both directions are open
     other = ids.clone()
     other[0, 5] = 2 + 4 + 5
     changed = model.encoder(input_ids=other).last_hidden_state
-    assert not torch.allclose(changed[0, 3], whole[0, 3]) and torch.equal(changed[0, :3], whole[0, :3])
+    assert not torch.allclose(changed[0, 3], whole[0, 3], atol=1e-3)
+    torch.testing.assert_close(changed[0, :3], whole[0, :3], **allowed)
 
 
 def test_labels_of_all_items_need_a_causal_encoder():
