@@ -1,4 +1,4 @@
-"""What our Trainers share about the Hub: cards of the training, pushes without pickles, resuming from there."""
+"""The Trainer that all others are: cards of the training, pushes without pickles, resuming from the Hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
@@ -28,7 +29,7 @@ from transformers.utils import PushInProgress, logging
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
 from modeling_utgrec.checkpoint_safety import only_safetensors
-from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, versions
+from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
 from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
 
 logger = logging.get_logger(__name__)
@@ -65,6 +66,12 @@ class HubTrainer(Trainer):
         self._began: float | None = None
         super().__init__(*args, **kwargs)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers' method. A training has its own precision: accelerate keeps that of a process' first one and
+        refuses another, such as fp32 for a recommender after bf16 for a backbone, and has no public way to forget."""
+        AcceleratorState._reset_state()
+        super().create_accelerator_and_postprocess()
+
     def card_values(self) -> ModelCardValues:
         """What the card says: what was measured, and `card_facts`."""
         config, logs = self.model.config, self.state.log_history
@@ -73,6 +80,7 @@ class HubTrainer(Trainer):
         measured = {
             "name": (self.args.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2],
             "repo_id": self.hub_model_id,
+            "method": method_of(config),
             "base_model": name if name and "/" in name and is_repository(name) and not Path(name).exists() else None,
             "num_parameters": self.model.num_parameters() or None,
             "hyperparameters": hyperparameters(self.args, config),

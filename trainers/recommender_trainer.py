@@ -12,19 +12,18 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
-from hub_cards import RECBASE_CITATION, ModelCardValues, RecommenderCardValues
+from hub_cards.values import ModelCardValues, RecommenderCardValues
 from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
+from trainers.cpu_training import length_parts
 from trainers.data.interactions import Interactions
-from trainers.length_parts import length_parts
 from trainers.rankers.generative import GenerativeRecommender, item_space
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.training_data.domain_sampling import check_temperature
-from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows
+from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows, ValidCodes
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
-from trainers.training_data.valid_codes import ValidCodes
 
 
 @dataclass
@@ -191,7 +190,7 @@ class RecommenderTrainer(RankingTrainer):
             self._check_validation()
         self.model.config.max_history = args.max_history
         if not self.model.config.is_encoder_decoder:
-            self.card_facts |= {"auto_class": "AutoModelForCausalLM", "citation": RECBASE_CITATION}
+            self.card_facts |= {"auto_class": "AutoModelForCausalLM"}
 
     @staticmethod
     def _check_windows(

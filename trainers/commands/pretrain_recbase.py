@@ -16,7 +16,6 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from hub_cards import RECBASE_CITATION
 from trainers.arguments import parse_sections
 from trainers.commands.pretraining import PretrainingArguments, name_repositories, train_and_save, write_identifiers
 from trainers.data.domains import load_catalogues, load_domains
@@ -125,7 +124,7 @@ def run(
         if state.is_main_process:
             fingerprint = items.tokenizers[domains[0].name].fingerprint
             items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains, more)
-            facts = {"license": arguments.license, "fingerprint": fingerprint, "citation": RECBASE_CITATION}
+            facts = {"license": arguments.license, "fingerprint": fingerprint}
             finish_model(items.trainer, output / "tokenizer", facts)
     if arguments.stage == "tokenize":
         if state.is_main_process:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -29,12 +28,6 @@ from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, Rec
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemWindows, join_domains
 from trainers.training_data.packed_sequences import PackedSequences
-
-
-def reset_accelerator() -> None:
-    """Lets the next Trainer have a precision of its own. accelerate keeps what the first one of the process chose, and
-    a run trains several networks: a backbone in bf16, then a recommender in fp32."""
-    AcceleratorState._reset_state()
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -145,7 +138,6 @@ def train_recommender(
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
     """
-    reset_accelerator()
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
     parts = []
