@@ -1,8 +1,9 @@
 """Cards for the Hub, written from measured values: plain values in, text and pictures out."""
 
-from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text, write_file
+from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text
 from .citations import METHODS, Method, method_named
 from .edits import CardError, is_edited
+from .files import replacing, write_text
 from .schema import check_card, is_repository
 from .values import (
     Card,
@@ -33,7 +34,8 @@ __all__ = [
     "load_values",
     "method_named",
     "render_card",
+    "replacing",
     "save_card",
     "values_text",
-    "write_file",
+    "write_text",
 ]

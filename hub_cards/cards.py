@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .citations import METHODS, method_named
 from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
+from .files import write_text
 from .formatting import format_cell, format_duration, known, markdown_list, markdown_table, metric_name, plain
 from .metadata import metadata_of
 from .plots import write_plots
@@ -56,7 +57,7 @@ def render_card(values: Card, plots: Mapping[str, str] | None = None, old: str |
     Args:
         values: what there is to say; their class chooses the template.
         plots (*optional*): title to path of pictures beside the card.
-        old (*optional*): the card that is there, whose changes by people are kept, see [`hub_cards.edits`].
+        old (*optional*): the card that is there; what users changed in it is kept, see [`hub_cards.edits`].
 
     Raises:
         CardError: if the old card's metadata cannot be read, or the Hub would not take the card.
@@ -81,7 +82,7 @@ def save_card(
 ) -> Path:
     """
     Writes `README.md`, the pictures that it shows and `card_values.json`, which holds every number of the card in
-    full, to a folder. What people changed in the card that is there is kept.
+    full, to a folder. What users changed in the card that is there is kept.
 
     Args:
         folder: made if absent.
@@ -97,10 +98,10 @@ def save_card(
     """
     folder = Path(folder)
     plots = write_plots(folder, values.logs) if draw and isinstance(values, ModelCardValues) else {}
-    write_file(folder / VALUES_FILE, values_text(values))
+    write_text(folder / VALUES_FILE, values_text(values))
     found = [Path(place) / CARD_FILE for place in (folder, old) if place is not None]
     text = next((path.read_text(encoding="utf-8") for path in found if path.is_file()), None)
-    return write_file(folder / CARD_FILE, render_card(values, plots, text))
+    return write_text(folder / CARD_FILE, render_card(values, plots, text))
 
 
 def values_text(values: Card) -> str:
@@ -129,19 +130,6 @@ def load_values(folder: str | os.PathLike[str]) -> Card | None:
         return card_class(**values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CardError(f"{path} does not hold the values of a card: {error!r}") from error
-
-
-def write_file(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes a text in one step, to a folder that is made if absent, and returns its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _body(values: Card, plots: Mapping[str, str]) -> str:

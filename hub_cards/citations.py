@@ -136,10 +136,11 @@ METHODS = {
     "recbase": Method("RecBase", _RECBASE),
     "tiger": Method("TIGER", _TIGER),
     "letter": Method("LETTER", _LETTER),
-    # TIGER on text and images, and a T5 on the codes of residual k-means, have no paper of their own.
+    # These three have no paper of their own: TIGER on text and images, a T5 on the codes of residual k-means, and
+    # RecBase's decoder on TIGER's codes.
     "tiger-m": Method("TIGER-M", _TIGER),
     "rq-kmeans": Method("RQ-k-means", _RESIDUAL_QUANTIZATION),
-    "tiger-decoder": Method("TIGER's codes with RecBase's decoder", f"{_TIGER}\n\n{_RECBASE}"),
+    "tiger-decoder": Method("TIGER (decoder)", f"{_TIGER}\n\n{_RECBASE}"),
     "sasrec": Method("SASRec", _SASREC),
     "gru4rec": Method("GRU4Rec", _GRU4REC),
     "bert4rec": Method("BERT4Rec", _BERT4REC),

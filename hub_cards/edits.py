@@ -1,4 +1,4 @@
-"""Cards that are written again and again, and the changes that people made to them in between.
+"""Edits of cards: a card is written at each save, and what users changed in it in between is kept.
 
 Each section of a card stands between two comments, the first of which carries a digest of the section's text:
 
@@ -7,11 +7,11 @@ Each section of a card stands between two comments, the first of which carries a
     ...
     <!-- end of section usage -->
 
-A section whose text still has that digest is ours and is written anew. One that was changed is kept as it is from
-then on; deleting it, with its comments, brings it back as measured. Whatever stands outside of the comments is kept,
-and a card without any such comment is somebody's own: its text stays as it is, and only its metadata are refreshed.
+A section whose text still has that digest is unchanged and is written anew. One that was changed is kept as it is from
+then on; deleting it, with its comments, brings it back as measured. Text outside of the comments is kept, and a card
+without any such comment was written by hand: its text stays as it is, and only its metadata are refreshed.
 
-In the metadata our keys are refreshed and all others kept; lists (tags, data sets) keep what was added to them.
+In the metadata the new card's keys are refreshed and all others kept; lists (tags, data sets) keep additions.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import yaml
 
 MODEL_INDEX = "model-index"
 MAX_METADATA = 2**18  # characters; what is longer takes seconds to read
-JOINED = ("tags", "datasets")  # lists that people add to
+JOINED = ("tags", "datasets")  # lists that users add to
 
 _SECTION = re.compile(
     r"<!-- section (?P<name>[a-z0-9-]+) (?P<digest>[0-9a-f]{8}) -->\n(?P<text>.*?)\n<!-- end of section (?P=name) -->",
@@ -86,7 +86,7 @@ def mark_sections(sections: Sequence[tuple[str, str]]) -> str:
 
 
 def merge_body(old: str, sections: Sequence[tuple[str, str]]) -> str:
-    """The text of a card with its sections written anew, but for what people changed."""
+    """The text of a card with its sections written anew, but for what users changed."""
     old = old.replace("\r\n", "\n")
     if not _SECTION.search(old):
         return old.strip() or mark_sections(sections)
@@ -116,12 +116,12 @@ def merge_body(old: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bool = False) -> dict[str, Any]:
-    """Metadata with our keys written anew, and those that people added.
+    """Metadata with the new card's keys written anew, and those that users added.
 
     Args:
         old: metadata of the card that is there.
         new: metadata of the new one.
-        measured_before: whether results in `old` are ours, which then go if there are none any more.
+        measured_before: whether results in `old` were measured by a training; they go if there are none any more.
     """
     gone = {MODEL_INDEX} if measured_before else set()
     merged = new | {key: value for key, value in old.items() if key not in new and key not in gone}
@@ -133,7 +133,7 @@ def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bo
 
 
 def is_edited(card: str) -> bool:
-    """Whether people changed a section of ours, or wrote between them."""
+    """Whether users changed a section, or wrote between sections."""
     body, end, edited = split_metadata(card)[1], 0, False
     for found in _SECTION.finditer(body):
         edited |= bool(body[end : found.start()].strip()) or _digest(found["text"]) != found["digest"]
@@ -142,7 +142,7 @@ def is_edited(card: str) -> bool:
 
 
 def has_section(body: str, name: str) -> bool:
-    """Whether a text has a section of ours of that name, changed or not."""
+    """Whether a text has a marked section of that name, changed or not."""
     return any(found["name"] == name for found in _SECTION.finditer(body.replace("\r\n", "\n")))
 
 

@@ -25,7 +25,7 @@ SOURCES = {
     "letter": ("LETTER", "Wang 2024"),
     "tiger-m": ("TIGER-M", "Rajput 2023"),
     "rq-kmeans": ("RQ-k-means", "Chen 2010"),
-    "tiger-decoder": ("TIGER's codes with RecBase's decoder", "Rajput 2023, Zhou 2025"),
+    "tiger-decoder": ("TIGER (decoder)", "Rajput 2023, Zhou 2025"),
     "sasrec": ("SASRec", "Kang 2018"),
     "gru4rec": ("GRU4Rec", "Hidasi 2016"),
     "bert4rec": ("BERT4Rec", "Sun 2019"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
@@ -40,7 +40,7 @@ from trainers.embedding_tokenizer_trainer import (
     compute_codes,
 )
 from trainers.methods.collisions import resolve
-from trainers.methods.utgrec import last_checkpoint, place_training, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, reset_accelerator, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -157,7 +157,7 @@ def recbase_tokenizer(
     check_capacity(network_config, {name: len(content.item_ids) for name, content in domains.items()})
 
     started = time.perf_counter()
-    AcceleratorState._reset_state()  # the process' first training fixed its precision, and this one may have another
+    reset_accelerator()
     set_seed(seed)
     sizes = {name: len(content.item_ids) for name, content in domains.items()}
     trainer = EmbeddingTokenizerTrainer(

@@ -1,0 +1,98 @@
+"""What all methods' trainings share."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import EarlyStoppingCallback
+
+from hub_cards import METHODS, render_card
+from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from tokenization_items.item_index import ItemIndex
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.callbacks import TimeLimitCallback
+from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.methods.runs import (
+    last_checkpoint,
+    place_training,
+    reset_accelerator,
+    shared_identifiers,
+    stopping,
+    tokenize,
+    train_recommender,
+)
+from trainers.recommender_trainer import RecommenderTrainingArguments
+
+
+def test_last_checkpoint(tmp_path):
+    training = ItemTokenizerTrainingArguments(str(tmp_path / "none"), use_cpu=True)
+    assert last_checkpoint(training) is None
+    for step in (9, 10):
+        (tmp_path / "none" / f"checkpoint-{step}").mkdir(parents=True)
+    assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-10")
+
+
+def test_shared_identifiers_are_counted_over_domains(tiny_network, domains):
+    tokenizer = UniversalItemTokenizer.from_network(*tiny_network)
+    tokenizers = {domain.name: tokenize(tokenizer, domain.catalogue)[0] for domain in domains}
+    codes = [tuple(code) for t in tokenizers.values() for code in t.index.codes.tolist()]
+    assert shared_identifiers(tokenizers) == sum(codes.count(code) > 1 for code in codes)
+    assert len(tokenizer) == 0, "the shared tokenizer's own index stays empty"
+    doubled = {"x": tokenizers["a"], "y": tokenizers["a"]}
+    assert shared_identifiers(doubled) == 12
+
+
+def test_what_ends_a_training_early():
+    assert stopping() == []
+    patience, limit = stopping(3, 0.5)
+    assert isinstance(patience, EarlyStoppingCallback) and patience.early_stopping_patience == 3
+    assert isinstance(limit, TimeLimitCallback) and limit.seconds == 30
+
+
+def test_each_training_may_have_its_precision():
+    for precision in ("bf16", "no", "bf16"):
+        reset_accelerator()
+        assert Accelerator(cpu=True, mixed_precision=precision).mixed_precision == precision
+    with pytest.raises(ValueError, match="already"):  # what it is for
+        Accelerator(cpu=True, mixed_precision="no")
+    reset_accelerator()
+
+
+def test_a_push_needs_a_name(tmp_path):
+    training = ItemTokenizerTrainingArguments(str(tmp_path), use_cpu=True, push_to_hub=True)
+    with pytest.raises(ValueError, match="repository of beauty: give its hub_model_id"):
+        place_training(training, tmp_path / "beauty", 3)
+    training.hub_model_id = "org/beauty"
+    place_training(training, tmp_path / "beauty", 3)
+    assert (training.output_dir, training.seed) == (str(tmp_path / "beauty"), 3)
+    assert training.dataloader_pin_memory == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "method", "title", "cited"),
+    [
+        (False, "utgrec", "UTGRec recommender for a", "utgrec"),
+        (False, "tiger", "TIGER recommender for a", "tiger"),
+        (False, "letter", "LETTER recommender for a", "letter"),
+        (False, None, "Recommender for a", None),
+        (True, None, "RecBase recommender for a", "recbase"),
+        (True, "tiger-decoder", "TIGER (decoder) recommender for a", "tiger-decoder"),
+    ],
+)
+def test_the_card_of_a_recommender_is_its_methods(domains, tmp_path, decoder, method, title, cited):
+    """A T5 on codes of 6 items is UTGRec's, TIGER's or LETTER's: its training says so."""
+    config = RecBaseConfig.tiny(level_sizes=[2, 3]) if decoder else UTGRecConfig(level_sizes=[2, 3], num_layers=1)
+    config.item_tokenizer_fingerprint = "0" * 32
+    model = (RecBaseForCausalLM if decoder else UTGRecForConditionalGeneration)(config)
+    index = ItemIndex(config.level_sizes, config.level_offsets)
+    index.assign(domains[0].catalogue.item_ids, np.array([[row // 3, row % 3] for row in range(6)]))
+    tokenizer = UniversalItemTokenizer(index, "0" * 32)
+    args = RecommenderTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no")
+    trainer = train_recommender(model, domains[:1], {"a": tokenizer}, args, method=method)
+    values = trainer.card_values()
+    assert (values.name, values.method) == (title, cited)
+    card = render_card(values)
+    assert ("bibtex" in card) == (cited is not None)
+    own = "" if cited is None else METHODS[cited].citation
+    for entry in "\n\n".join(each.citation for each in METHODS.values()).split("\n\n"):
+        assert (entry in card) == (entry in own)
