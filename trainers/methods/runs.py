@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -31,12 +30,6 @@ from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, Rec
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemWindows, join_domains
 from trainers.training_data.packed_sequences import PackedSequences
-
-
-def reset_accelerator() -> None:
-    """Lets the next Trainer have a precision of its own. accelerate keeps what the first one of the process chose, and
-    a run trains several networks: a backbone in bf16, then a recommender in fp32."""
-    AcceleratorState._reset_state()
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -150,7 +143,6 @@ def train_recommender(
     name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
     its card cites none.
     """
-    reset_accelerator()
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
     parts = []
