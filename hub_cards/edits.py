@@ -17,7 +17,7 @@ In the metadata the new card's keys are refreshed and all others kept; lists (ta
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -87,32 +87,22 @@ def mark_sections(sections: Sequence[tuple[str, str]]) -> str:
 
 def merge_body(old: str, sections: Sequence[tuple[str, str]]) -> str:
     """The text of a card with its sections written anew, but for what users changed."""
-    old = old.replace("\r\n", "\n")
-    if not _SECTION.search(old):
-        return old.strip() or mark_sections(sections)
-    fresh, placed, end = dict(sections), {}, 0
-    pieces: list[str] = []
-    for found in _SECTION.finditer(old):
-        pieces.append(old[end : found.start()])
-        name, end = found["name"], found.end()
-        if _digest(found["text"]) != found["digest"]:
-            placed[name] = len(pieces)
-            pieces.append(found[0])
-        elif name in fresh and name not in placed:
-            placed[name] = len(pieces)
-            pieces.append(_marked(name, fresh[name]))
-    pieces.append(old[end:])
-    before = -1  # sections that the card lacks follow the one that precedes them in a new card
+    parts, fresh = _parts(old), dict(sections)
+    if all(part.name is None for part in parts):
+        return old.replace("\r\n", "\n").strip() or mark_sections(sections)
+    merged: list[tuple[str | None, str]] = []
+    for part in parts:
+        if part.edited or part.name is None:
+            merged.append((part.name, part.text))
+        elif part.name in fresh and part.name not in (name for name, _ in merged):
+            merged.append((part.name, _marked(part.name, fresh[part.name])))
+    after = 0  # sections that the card lacks follow the one that precedes them in a new card
     for name, text in sections:
-        if name in placed:
-            before = placed[name]
-        elif before < 0:
-            pieces.insert(0, _marked(name, text) + "\n\n")
-            placed = {other: place + 1 for other, place in placed.items()}
-            before = 0
-        else:
-            pieces[before] += "\n\n" + _marked(name, text)
-    return re.sub(r"\n{3,}", "\n\n", "".join(pieces)).strip()
+        places = [place for place, (other, _) in enumerate(merged, start=1) if other == name]
+        if not places:
+            merged.insert(after, (name, f"\n\n{_marked(name, text)}\n\n"))
+        after = places[-1] if places else after + 1
+    return re.sub(r"\n{3,}", "\n\n", "".join(text for _, text in merged)).strip()
 
 
 def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bool = False) -> dict[str, Any]:
@@ -134,16 +124,28 @@ def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bo
 
 def is_edited(card: str) -> bool:
     """Whether users changed a section, or wrote between sections."""
-    body, end, edited = split_metadata(card)[1], 0, False
-    for found in _SECTION.finditer(body):
-        edited |= bool(body[end : found.start()].strip()) or _digest(found["text"]) != found["digest"]
-        end = found.end()
-    return edited or bool(body[end:].strip())
+    return any(part.edited for part in _parts(split_metadata(card)[1]))
 
 
 def has_section(body: str, name: str) -> bool:
     """Whether a text has a marked section of that name, changed or not."""
-    return any(found["name"] == name for found in _SECTION.finditer(body.replace("\r\n", "\n")))
+    return any(part.name == name for part in _parts(body))
+
+
+class _Part(NamedTuple):
+    name: str | None  # of a section, with its comments; `None` for what stands between sections
+    text: str
+    edited: bool
+
+
+def _parts(body: str) -> list[_Part]:
+    body, parts, end = body.replace("\r\n", "\n"), [], 0
+    for found in _SECTION.finditer(body):
+        between = body[end : found.start()]
+        parts.append(_Part(None, between, bool(between.strip())))
+        parts.append(_Part(found["name"], found[0], _digest(found["text"]) != found["digest"]))
+        end = found.end()
+    return [*parts, _Part(None, body[end:], bool(body[end:].strip()))]
 
 
 def _marked(name: str, text: str) -> str:
