@@ -138,12 +138,14 @@ def train_recommender(
     resume: bool = False,
     minutes: float | None = None,
     walks: Sequence[Domain] = (),
+    title: str | None = None,
 ) -> RecommenderTrainer:
     """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
     part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
+    `title` is the method's, for the card: by default UTGRec for a T5 and RecBase for a decoder.
     """
     reset_accelerator()
     for tokenizer in tokenizers.values():
@@ -164,8 +166,8 @@ def train_recommender(
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
         callbacks=stopping(early_stopping_patience, minutes),
     )
-    kind = "UTGRec" if recommender.config.is_encoder_decoder else "RecBase"
-    trainer.card_facts |= data_facts(f"{kind} recommender", domains, [domain.catalogue for domain in walks])
+    title = title or ("UTGRec" if recommender.config.is_encoder_decoder else "RecBase")
+    trainer.card_facts |= data_facts(f"{title} recommender", domains, [domain.catalogue for domain in walks])
     if len(domains) == 1:
         trainer.domain = domains[0].name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
