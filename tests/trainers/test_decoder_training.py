@@ -173,7 +173,7 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     assert isinstance(loaded.model, RecBaseForCausalLM) and loaded.max_history == 5
     np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
     values = load_values(folder)
-    assert values.auto_class == "AutoModelForCausalLM" and "recbase" in values.citation
+    assert values.auto_class == "AutoModelForCausalLM" and values.method == "recbase"
     assert values.num_items == NUM_ITEMS
 
 
