@@ -50,7 +50,9 @@ from trainers.methods.semantic_ids import (
 )
 from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, build_network, train_item_tokenizer
 from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRecommender
 from trainers.ranking_trainer import RankingTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments

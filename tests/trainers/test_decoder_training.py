@@ -17,9 +17,8 @@ from trainers.methods.runs import gathered_weights, save_recommender, training_w
 from trainers.rankers.generative import GenerativeRecommender, load_model
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.domain_sampling import DomainSampling
-from trainers.training_data.next_item_windows import NextItemWindows, join_domains
+from trainers.training_data.next_item_windows import NextItemWindows, ValidCodes, join_domains
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
-from trainers.training_data.valid_codes import ValidCodes
 
 SIZES = [6, 6, 6]
 NUM_ITEMS = 20

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, TrainingArguments
 
+from hub_cards import METHODS
 from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
@@ -198,7 +199,7 @@ def train_generative_baseline(
         domain ([`Domain`]): items and interactions.
         items ([`TokenizedItems`]): the semantic IDs.
         arguments ([`RecommenderArguments`]): the recommender's size and when to stop.
-        training ([`RecommenderTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights' too.
+        training ([`RecommenderTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights'.
         tokenizer_training (*optional*): how the tokenizer was trained, for the description.
         minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
@@ -215,7 +216,7 @@ def train_generative_baseline(
         early_stopping_patience=arguments.early_stopping_patience,
         minutes=minutes,
         resume=resume,
-        title=method.title,
+        method=name if name in METHODS else name.removesuffix(DECODER),
     )
     used = tokenizer_settings(items, tokenizer_training) | recommender_settings(model, training)
     description = describe(model, used, method.published | published_recommender(model), items.report)

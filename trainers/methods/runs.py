@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedConfig,
@@ -17,6 +16,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
+from hub_cards import method_named
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import AssignmentReport
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -29,12 +29,6 @@ from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, Rec
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemWindows, join_domains
 from trainers.training_data.packed_sequences import PackedSequences
-
-
-def reset_accelerator() -> None:
-    """Lets the next Trainer have a precision of its own. accelerate keeps what the first one of the process chose, and
-    a run trains several networks: a backbone in bf16, then a recommender in fp32."""
-    AcceleratorState._reset_state()
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -138,16 +132,16 @@ def train_recommender(
     resume: bool = False,
     minutes: float | None = None,
     walks: Sequence[Domain] = (),
-    title: str | None = None,
+    method: str | None = None,
 ) -> RecommenderTrainer:
     """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
     part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
-    `title` is the method's, for the card: by default UTGRec for a T5 and RecBase for a decoder.
+    `method` is that of the semantic IDs, by its name in [`hub_cards.METHODS`], which the card is titled by and cites: by
+    default UTGRec for a T5 and RecBase for a decoder.
     """
-    reset_accelerator()
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
     parts = []
@@ -166,8 +160,11 @@ def train_recommender(
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
         callbacks=stopping(early_stopping_patience, minutes),
     )
-    title = title or ("UTGRec" if recommender.config.is_encoder_decoder else "RecBase")
-    trainer.card_facts |= data_facts(f"{title} recommender", domains, [domain.catalogue for domain in walks])
+    method = method or ("utgrec" if recommender.config.is_encoder_decoder else "recbase")
+    trainer.card_facts["method"] = method
+    trainer.card_facts |= data_facts(
+        f"{method_named(method).title} recommender", domains, [domain.catalogue for domain in walks]
+    )
     if len(domains) == 1:
         trainer.domain = domains[0].name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.state import PartialState
+from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import set_seed
@@ -39,7 +39,7 @@ from trainers.methods.collisions import Resolution, resolve
 from trainers.methods.principal_components import principal_components
 from trainers.methods.published import Published
 from trainers.methods.rq_kmeans import rq_kmeans
-from trainers.methods.runs import place_training, reset_accelerator
+from trainers.methods.runs import place_training
 
 RAW_CODES_NAME = "raw_codes.safetensors"
 REPORT_NAME = "tokenizer_report.json"
@@ -214,8 +214,7 @@ def train_rqvae(
     collaborative: np.ndarray | None,
     training: EmbeddingTokenizerTrainingArguments,
 ) -> EmbeddingTokenizerTrainer:
-    """Trains an RQ-VAE on all items' embeddings; the training has the seed and the checkpoint to go on from, if any."""
-    reset_accelerator()
+    """Trains an RQ-VAE on all items' embeddings; seed and the checkpoint to go on from, if any, are the training's."""
     set_seed(training.seed)
     trainer = EmbeddingTokenizerTrainer(RQVAEModel(config), training, EmbeddingRows(embeddings, collaborative))
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
@@ -284,7 +283,6 @@ class SemanticIDMethod:
     An item tokenizer that can be had by its name.
 
     Args:
-        title (`str`): the method's name as its paper writes it.
         function (`Callable`): one of this module; it takes the inputs, then the items and the output folder.
         published ([`Published`]): the authors' settings of the tokenizer.
         inputs (`tuple[str, ...]`, *optional*): embeddings that it is made from: of `"text"`, of `"images"`, or the
@@ -293,7 +291,6 @@ class SemanticIDMethod:
         loss_temperature (`float`, *optional*, defaults to 1.0): of its recommender's loss.
     """
 
-    title: str
     function: Callable[..., TokenizedItems]
     published: Published
     inputs: tuple[str, ...] = ("text",)
@@ -337,8 +334,8 @@ _LETTER = Published(
 _RQ_KMEANS = Published("TIGER's levels", {"tokenizer.num_levels": 3, "tokenizer.codebook_size": 256})
 # What `train_baseline --model` makes a recommender on: a new tokenizer is a function above and a row here.
 SEMANTIC_IDS: dict[str, SemanticIDMethod] = {
-    "tiger": SemanticIDMethod("TIGER", tiger_tokenizer, _TIGER),
-    "letter": SemanticIDMethod("LETTER", letter_tokenizer, _LETTER, ("text", "collaborative"), loss_temperature=0.7),
-    "tiger-m": SemanticIDMethod("TIGER-M", tiger_m_tokenizer, _TIGER, ("text", "images")),
-    "rq-kmeans": SemanticIDMethod("RQ-k-means", rq_kmeans_tokenizer, _RQ_KMEANS, trained=False),
+    "tiger": SemanticIDMethod(tiger_tokenizer, _TIGER),
+    "letter": SemanticIDMethod(letter_tokenizer, _LETTER, ("text", "collaborative"), loss_temperature=0.7),
+    "tiger-m": SemanticIDMethod(tiger_m_tokenizer, _TIGER, ("text", "images")),
+    "rq-kmeans": SemanticIDMethod(rq_kmeans_tokenizer, _RQ_KMEANS, trained=False),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from hub_cards import method_named
 from modeling_utgrec import (
     BERT4RecConfig,
     BERT4RecForNextItem,
@@ -28,8 +29,9 @@ from modeling_utgrec import (
     SequentialForNextItem,
 )
 from trainers.data.domains import Domain
+from trainers.hub.model_facts import method_of
 from trainers.methods.published import Published
-from trainers.methods.runs import data_facts, last_checkpoint, reset_accelerator, stopping
+from trainers.methods.runs import data_facts, last_checkpoint, stopping
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -39,14 +41,12 @@ class SequentialMethod:
     A sequential baseline.
 
     Args:
-        title (`str`): the method's name as its paper writes it.
         config_class, model_class (`type`): of the model.
         published ([`Published`]): the authors' settings.
         variant (`Mapping[str, Any]`, *optional*): values of the configuration that make this row another one than the
             configuration's defaults.
     """
 
-    title: str
     config_class: type[SequentialConfig]
     model_class: type[SequentialForNextItem]
     published: Published
@@ -59,10 +59,9 @@ _SASREC = Published(
     {**_BLOCKS, "hidden_size": 50, "num_heads": 1, "attention_dropout": 0.5, "loss": "bce", "batch_size": 128},
 )
 SEQUENTIAL: dict[str, SequentialMethod] = {
-    "sasrec": SequentialMethod("SASRec", SASRecConfig, SASRecForNextItem, _SASREC),
-    "sasrec-bce": SequentialMethod("SASRec", SASRecConfig, SASRecForNextItem, _SASREC, {"loss": "bce"}),
+    "sasrec": SequentialMethod(SASRecConfig, SASRecForNextItem, _SASREC),
+    "sasrec-bce": SequentialMethod(SASRecConfig, SASRecForNextItem, _SASREC, {"loss": "bce"}),
     "gru4rec": SequentialMethod(
-        "GRU4Rec",
         GRU4RecConfig,
         GRU4RecForNextItem,
         Published(
@@ -71,7 +70,6 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
         ),
     ),
     "bert4rec": SequentialMethod(
-        "BERT4Rec",
         BERT4RecConfig,
         BERT4RecForNextItem,
         Published(
@@ -90,13 +88,11 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
         ),
     ),
     "fmlp-rec": SequentialMethod(
-        "FMLP-Rec",
         FMLPRecConfig,
         FMLPRecForNextItem,
         Published("Zhou et al. 2022 and the authors' program", {**_BLOCKS, "loss": "bce", "batch_size": 256}),
     ),
     "bsarec": SequentialMethod(
-        "BSARec",
         BSARecConfig,
         BSARecForNextItem,
         Published(
@@ -114,7 +110,6 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
         ),
     ),
     "hstu": SequentialMethod(
-        "HSTU",
         HSTUConfig,
         HSTUForNextItem,
         Published(
@@ -195,16 +190,16 @@ def train_sequential(
         domain ([`Domain`]): items and interactions; validation, if `training.eval_strategy` asks for it, is on its
             validation items.
         arguments ([`SequentialArguments`]): the network and when to stop.
-        training ([`SequentialTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights' too.
+        training ([`SequentialTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights'.
         minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
     """
-    reset_accelerator()
     interactions = domain.interactions
     model = new_sequential(name, interactions.num_items, arguments, training.seed)
     callbacks = stopping(arguments.early_stopping_patience, minutes)
     trainer = SequentialTrainer(model, training, interactions.training_part(), interactions, callbacks=callbacks)
-    trainer.card_facts |= data_facts(SEQUENTIAL[name].title, [domain])
+    title = method_named(method_of(model.config)).title
+    trainer.card_facts |= data_facts(title, [domain])
     trainer.domain = domain.name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
     return trainer

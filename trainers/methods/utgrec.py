@@ -21,7 +21,7 @@ from trainers.data.interactions import CoOccurrenceGraph, Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.backbones import TINY, TINY_AUTOENCODER, backbone_commit, load_autoencoder, load_backbone
 from trainers.methods.published import Published
-from trainers.methods.runs import data_facts, last_checkpoint, reset_accelerator
+from trainers.methods.runs import data_facts, last_checkpoint
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.training_data.image_latents import ImageLatents, encode_images
 from trainers.training_data.item_pairs import ItemPairs
@@ -254,7 +254,6 @@ def train_item_tokenizer(
             )
     if training.push_to_hub and Path(config.backbone_name_or_path or "").is_dir():
         config.backbone_fingerprint = None  # what is pushed holds the backbone: nobody else has the folder
-    reset_accelerator()
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import EarlyStoppingCallback
 
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -11,7 +10,6 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.runs import (
     last_checkpoint,
     place_training,
-    reset_accelerator,
     shared_identifiers,
     stopping,
     tokenize,
@@ -41,15 +39,6 @@ def test_what_ends_a_training_early():
     patience, limit = stopping(3, 0.5)
     assert isinstance(patience, EarlyStoppingCallback) and patience.early_stopping_patience == 3
     assert isinstance(limit, TimeLimitCallback) and limit.seconds == 30
-
-
-def test_each_training_may_have_its_precision():
-    for precision in ("bf16", "no", "bf16"):
-        reset_accelerator()
-        assert Accelerator(cpu=True, mixed_precision=precision).mixed_precision == precision
-    with pytest.raises(ValueError, match="already"):  # what it is for
-        Accelerator(cpu=True, mixed_precision="no")
-    reset_accelerator()
 
 
 def test_a_push_needs_a_name(tmp_path):
