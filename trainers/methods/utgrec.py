@@ -116,7 +116,8 @@ SECTIONS = {
 }
 # The arguments that are the configurations'.
 NETWORK = {each.name for each in fields(NetworkArguments)} & {each.name for each in fields(UTGRecTokenizerConfig)}
-ARCHITECTURE = {each.name for each in fields(RecommenderArguments)} & {each.name for each in fields(UTGRecConfig)}
+# Not the intersection: T5Config has settings that are none of its fields, such as scale_decoder_outputs.
+ARCHITECTURE = {each.name for each in fields(RecommenderArguments)} - {"early_stopping_patience"}
 
 
 # The T5 of UTGRec and, with its sizes, of the methods that it is compared with.
