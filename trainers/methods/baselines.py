@@ -171,14 +171,15 @@ def make_semantic_ids(
     method = SEMANTIC_IDS[name]
     if resume and (folder / REPORT_NAME).is_file():
         return load_tokenized_items(folder)
-    inputs = [getattr(embeddings, each) for each in reversed(method.inputs)][::-1]  # what not every domain has, first
+    # What not every domain has comes first, and what takes a training last.
+    made = {each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs}
     if method.trained:
         training = EmbeddingTokenizerTrainingArguments() if training is None else training
         training = replace(training)
         place_training(training, folder / "training", seed)
         training.resume_from_checkpoint = last_checkpoint(training) if resume else None
         config["training"] = training
-    return method.function(*inputs, embeddings.item_ids, folder, seed=seed, **config)
+    return method.function(*(made[each] for each in method.inputs), embeddings.item_ids, folder, seed=seed, **config)
 
 
 def train_generative_baseline(
@@ -265,6 +266,7 @@ def recommender_settings(model: PreTrainedModel, training: RecommenderTrainingAr
     """What a generative recommender was made and trained with, as [`Published.settings`] names it."""
     used = settings_of(model.config, training, "recommender.")
     whole = not model.config.is_encoder_decoder or model.config.causal_encoder
+    used["recommender.pretrained_on_other_domains"] = False
     used["recommender.batch_of"] = "whole sequences" if whole else "pairs of a history and its next item"
     return used
 

@@ -13,6 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 OPTIMISATION = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim")
 
 
+class ForeignArgument(ValueError):
+    """An argument that a method has not."""
+
+
 @dataclass(frozen=True)
 class Published:
     """
@@ -60,16 +64,16 @@ def settings_of(
             value = getattr(config, each.name)
             if each.name not in inherited and isinstance(value, str | int | float | list | None):
                 used[each.name] = value
+        if hasattr(config, "scale_decoder_outputs"):  # T5's, which is no field
+            used["scale_decoder_outputs"] = config.scale_decoder_outputs
     if training is not None:
         for name in OPTIMISATION:
             value = getattr(training, name)
             used[name] = getattr(value, "value", value)
         devices = max(1, training.n_gpu) * training.world_size
         used["batch_size"] = training.per_device_train_batch_size * devices * training.gradient_accumulation_steps
-        if training.max_steps > 0:
-            used["max_steps"] = training.max_steps
-        else:
-            used["num_train_epochs"] = training.num_train_epochs
+        steps = training.max_steps
+        used["num_train_epochs"] = f"{steps} steps" if steps > 0 else training.num_train_epochs
         for name in ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs"):
             if getattr(training, name, None) is not None:
                 used[name] = getattr(training, name)
@@ -78,18 +82,21 @@ def settings_of(
 
 # Which of a configuration's values are what in a description.
 LOSSES = ("loss", "weight", "temperature", "normalize_over")
-TRAINING = (
-    "learning_rate",
-    "lr_scheduler",
-    "warmup",
-    "weight_decay",
-    "grad_norm",
-    "optim",
-    "batch",
-    "epochs",
-    "steps",
+TRAINING = (*OPTIMISATION, "batch_size", "batch_of", "num_train_epochs")
+TRAINING += ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs")
+# What follows from other settings, is of generation or of files.
+LEFT_OUT = (
+    "fingerprint",
+    "format_version",
+    "token_id",
+    "initializer",
+    "name_or_path",
+    "revision",
+    "_saved",
+    "use_cache",
 )
-LEFT_OUT = ("fingerprint", "format_version", "token_id", "initializer", "level_sizes", "name_or_path", "revision")
+LEFT_OUT += ("is_decoder", "classifier_dropout", "vocab_size", "layer_types", "sliding_window", "max_window_layers")
+LEVELS = ("num_levels", "codebook_size", "root_codebook_size", "leaf_codebook_size", "share_leaf_codes", "level_sizes")
 
 
 def describe(
@@ -111,15 +118,14 @@ def describe(
     """
     groups: dict[str, dict[str, Any]] = {"architecture": {}, "losses": {}, "training": {}}
     for name, value in used.items():
-        words = name.rpartition(".")[2]
-        if any(part in words for part in LEFT_OUT):
+        section, _, setting = name.rpartition(".")
+        if any(part in setting for part in LEFT_OUT) or (section == "recommender" and setting in LEVELS):
             continue
-        if any(part in words for part in TRAINING) and "passes" not in words:
-            groups["training"][name] = value
-        elif any(part in words for part in LOSSES):
-            groups["losses"][name] = value
+        if setting in TRAINING:
+            group = "training"
         else:
-            groups["architecture"][name] = value
+            group = "losses" if any(part in setting for part in LOSSES) else "architecture"
+        groups[group][name] = value
     groups["architecture"]["parameters"] = model.num_parameters()
     description: dict[str, Any] = {"variant": variant(model), **groups}
     if hasattr(model.config, "level_sizes"):

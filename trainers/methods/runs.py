@@ -16,7 +16,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
-from hub_cards import method_named
+from hub_cards import METHODS
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import AssignmentReport
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -139,7 +139,7 @@ def train_recommender(
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
-    `method` is that of the semantic IDs, by its name in [`hub_cards.METHODS`], which the card is titled by and cites: by
+    `method` is that of the semantic IDs, by its name in [`hub_cards.METHODS`], for the card's title and citation; by
     default UTGRec for a T5 and RecBase for a decoder.
     """
     for tokenizer in tokenizers.values():
@@ -163,7 +163,7 @@ def train_recommender(
     method = method or ("utgrec" if recommender.config.is_encoder_decoder else "recbase")
     trainer.card_facts["method"] = method
     trainer.card_facts |= data_facts(
-        f"{method_named(method).title} recommender", domains, [domain.catalogue for domain in walks]
+        f"{METHODS[method].title} recommender", domains, [domain.catalogue for domain in walks]
     )
     if len(domains) == 1:
         trainer.domain = domains[0].name

@@ -11,11 +11,12 @@ tokens. Besides the tokenizer's files the folder holds
 """
 
 import hashlib
+import inspect
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from trainers.embedding_tokenizer_trainer import (
 )
 from trainers.methods.collisions import Resolution, resolve
 from trainers.methods.principal_components import principal_components
-from trainers.methods.published import Published
+from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.rq_kmeans import rq_kmeans
 from trainers.methods.runs import place_training
 
@@ -275,6 +276,38 @@ def _saved(items: TokenizedItems, folder: str | os.PathLike) -> TokenizedItems:
     if PartialState().is_main_process:
         items.save(folder)
     return items
+
+
+@dataclass
+class SemanticIDArguments:
+    """An item tokenizer; what is not given is the method's."""
+
+    num_levels: int | None = field(default=None, metadata={"help": "Codes of an item."})
+    codebook_size: int | None = field(default=None, metadata={"help": "Codes of each level."})
+    codebook_dim: int | None = field(default=None, metadata={"help": "Width of the codebook vectors."})
+    hidden_sizes: list[int] | None = field(default=None, metadata={"help": "Widths of the encoder's layers."})
+    quantization_weight: float | None = field(default=None, metadata={"help": "Weight of the codebook loss."})
+    restart_passes: int | None = field(default=None, metadata={"help": "Steps before an unused code starts anew."})
+    collaborative_weight: float | None = field(default=None, metadata={"help": "LETTER's alpha."})
+    diversity_weight: float | None = field(default=None, metadata={"help": "LETTER's beta."})
+    diversity_clusters: int | None = field(default=None, metadata={"help": "LETTER's clusters of each codebook."})
+    num_components: int | None = field(default=None, metadata={"help": "Principal components, TIGER-M, RQ-k-means."})
+    resolution: str | None = field(default=None, metadata={"help": "Of collisions: 'digit', or 'assign'."})
+
+    def given(self, name: str) -> dict[str, Any]:
+        """The values that are given, as arguments of a method of [`SEMANTIC_IDS`].
+
+        Raises:
+            ForeignArgument: if the method has not all of them.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {key: value for key, value in values.items() if value is not None}
+        method = SEMANTIC_IDS[name]
+        known = set(inspect.signature(method.function).parameters)
+        known |= {each.name for each in fields(RQVAEConfig)} if method.trained else set()
+        if foreign := sorted(values.keys() - known):
+            raise ForeignArgument(f"{name} has no {', '.join(foreign)}.")
+        return values
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ from modeling_utgrec import (
     SequentialForNextItem,
 )
 from trainers.data.domains import Domain
-from trainers.hub.model_facts import method_of
-from trainers.methods.published import Published
+from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
@@ -150,18 +149,18 @@ class SequentialArguments:
         """The arguments of a configuration among these that are given.
 
         Raises:
-            ValueError: `own` names what the configuration has not, or is not `name=number`.
+            ForeignArgument: `own` names what the configuration has not, or is not `name=number`.
         """
         known = {each.name for each in fields(config_class)}
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name in known}
         for each in self.own:
             name, _, value = each.partition("=")
             if name not in known:
-                raise ValueError(f"{config_class.__name__} has no {name!r}; give name=number, got {each!r}.")
+                raise ForeignArgument(f"{config_class.__name__} has no {name!r}; give name=number, got {each!r}.")
             try:
                 given[name] = int(value) if value.lstrip("-").isdigit() else float(value)
             except ValueError:
-                raise ValueError(f"own: give name=number, as alpha=0.5, got {each!r}.") from None
+                raise ForeignArgument(f"own: give name=number, as alpha=0.5, got {each!r}.") from None
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -198,7 +197,8 @@ def train_sequential(
     model = new_sequential(name, interactions.num_items, arguments, training.seed)
     callbacks = stopping(arguments.early_stopping_patience, minutes)
     trainer = SequentialTrainer(model, training, interactions.training_part(), interactions, callbacks=callbacks)
-    title = method_named(method_of(model.config)).title
+    method = method_named(model.config.model_type)
+    title = name if method is None else method.title
     trainer.card_facts |= data_facts(title, [domain])
     trainer.domain = domain.name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
