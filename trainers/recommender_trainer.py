@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
-from hub_cards import ModelCardValues, RecommenderCardValues
+from hub_cards.values import ModelCardValues, RecommenderCardValues
 from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
