@@ -22,7 +22,7 @@ Writes `recommender/` (for a generative one with the index of its items), `token
 with embeddings the nearest items, on the test items.
 """
 
-from trainers.commands.train_baseline import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("train-baseline")

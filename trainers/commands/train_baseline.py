@@ -34,7 +34,7 @@ from accelerate import PartialState
 
 from hub_cards import Evaluation
 from tokenization_items.files import write_json
-from trainers.arguments import parse_sections
+from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.protocol import Recommender, evaluate
@@ -69,6 +69,29 @@ SECTIONS = {
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
     "recommender": (RecommenderArguments, RecommenderTrainingArguments),
 }
+
+
+SHOWN = (
+    "model",
+    "data",
+    "output_dir",
+    "text_encoder",
+    "embeddings",
+    "image_embeddings",
+    "minutes",
+    "k_core",
+    "resume",
+    "push_to_hub",
+    "hub_model_id",
+    "seed",
+    "sequential.num_train_epochs",
+    "tokenizer.max_steps",
+    "recommender.d_model",
+    "recommender.num_layers",
+    "recommender.causal_encoder",
+    "recommender.num_train_epochs",
+    "recommender.per_device_train_batch_size",
+)
 
 
 @dataclass
@@ -211,9 +234,9 @@ def judge(
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not any(word.partition("=")[0] == "--config" for word in argv):
+    if take_flag("--config", argv)[0] is None:
         argv = ["--config", "baseline", *argv]
-    arguments, *sections = parse_sections(TrainBaselineArguments, SECTIONS, __doc__, argv)
+    arguments, *sections = parse_sections(TrainBaselineArguments, SECTIONS, __doc__, argv, SHOWN)
     try:
         run(arguments, *sections)
     except (NotApplicable, ForeignArgument) as reason:
