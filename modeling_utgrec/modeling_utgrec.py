@@ -1,5 +1,6 @@
 """The UTGRec recommender: a T5 that reads the identifiers of a user's items and writes that of the next one."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,11 @@ from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 
 class CausalItemEncoder(T5Stack):
     """T5's encoder, reading in one direction: the tokens of an item see those of the same and of earlier items."""
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: transformers leaves some modules of custom code as torch initialises them, and these are a T5's."""
+        return False
 
     def forward(
         self,
@@ -65,10 +71,17 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
     accepts_loss_kwargs = False
 
     def __init__(self, config: UTGRecConfig):
-        super().__init__(config)
-        if config.causal_encoder:
-            # The same module with another forward: a new one would be initialised by other rules than a T5's.
-            self.encoder.__class__ = CausalItemEncoder
+        # T5's own parts in T5's order, which the random numbers of their weights follow; but for the encoder's class.
+        super(T5ForConditionalGeneration, self).__init__(config)
+        self.model_dim = config.d_model
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        encoder_config, decoder_config = copy.deepcopy(config), copy.deepcopy(config)
+        encoder_config.is_decoder = encoder_config.use_cache = False
+        self.encoder = (CausalItemEncoder if config.causal_encoder else T5Stack)(encoder_config)
+        decoder_config.is_decoder, decoder_config.num_layers = True, config.num_decoder_layers
+        self.decoder = T5Stack(decoder_config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
         # identifiers have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
