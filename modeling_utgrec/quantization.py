@@ -113,11 +113,6 @@ class TreeCodebooks(nn.Module):
         leaf = None if self.leaf is None else self.leaf.vectors
         return [self.root.vectors] + [leaf] * (len(self.level_sizes) - 1)
 
-    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Quantized representations `[B, L, D]` of codes `[B, L]`."""
-        vectors = self.level_vectors()
-        return inverse_prefix_residual(torch.stack([v[codes[:, i]] for i, v in enumerate(vectors)], dim=1))
-
     def forward(self, representations: torch.Tensor) -> QuantizerOutput:
         residuals = prefix_residual(representations)
         root_vectors = self.root.vectors
@@ -164,10 +159,6 @@ class ResidualCodebooks(nn.Module):
 
     def level_vectors(self) -> list[torch.Tensor]:
         return [codebook.vectors for codebook in self.codebooks]
-
-    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        vectors = self.level_vectors()
-        return torch.stack([v[codes[:, i]] for i, v in enumerate(vectors)], dim=1).cumsum(dim=1)
 
     def forward(self, representations: torch.Tensor, num_levels: int | None = None) -> QuantizerOutput:
         """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels."""
