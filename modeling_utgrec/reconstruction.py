@@ -13,11 +13,6 @@ from transformers import initialization as init
 
 from .loss_cross_entropy import linear_cross_entropy
 
-try:
-    from diffusers import DDPMScheduler
-except ImportError:  # only training with images needs it
-    DDPMScheduler = None
-
 
 class MaskedDecoder(nn.Module):
     """`[Ĥ; M + positions]` through one bidirectional transformer layer; returns the states at the mask positions."""
@@ -123,8 +118,10 @@ class DiffusionLoss(nn.Module):
 
     def __init__(self, channels: int, condition_width: int, width: int, depth: int, num_steps: int):
         super().__init__()
-        if DDPMScheduler is None:
-            raise ImportError("Reconstructing images needs diffusers: pip install diffusers")
+        try:  # here: only training with images needs it
+            from diffusers import DDPMScheduler
+        except ImportError as error:
+            raise ImportError("Reconstructing images needs diffusers: pip install diffusers") from error
         # Built on the CPU even when the model is built on the meta device: the schedule is not a saved weight.
         with torch.device("cpu"):
             self.scheduler = DDPMScheduler(
