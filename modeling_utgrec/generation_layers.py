@@ -5,6 +5,7 @@ On a CPU they can be faster still, see [`fast_cpu`]; that is off by default.
 
 import os
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +44,14 @@ def fused_dtypes() -> tuple[torch.dtype, ...]:
 class Projection:
     """Linear maps of one input, after a norm of it; the outputs beside each other in the last dimension."""
 
-    def __init__(self, *modules: nn.Module, norm: nn.Module | None = None, relu: bool = False):
+    def __init__(self, *modules: nn.Module, norm: Any = None, relu: bool = False):
         self.norm = norm
         self.relu = relu
         self.modules = modules
         self.fast = fast_cpu()
-        self.weight = None
-        if all(map(_is_plain, modules)):
-            weights = [module.weight for module in modules]
+        self.weight: Tensor | None = None
+        weights = [module.weight for module in modules if isinstance(module, nn.Linear) and _is_plain(module)]
+        if len(weights) == len(modules):
             self.weight = torch.cat(weights).detach() if len(weights) > 1 else weights[0].detach()
 
     def __call__(self, states: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -75,14 +76,14 @@ class Projection:
         return output.relu_() if self.relu else output
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: nn.Linear) -> bool:
     """Whether calling the module is no more than a product with its weight."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
     return type(module) is nn.Linear and module.bias is None and not hooked and module.weight.device.type != "meta"
 
 
-def rms_norm(states: Tensor, norm: nn.Module) -> Tensor:
-    """The norm of T5 and Qwen, of the last dimension."""
+def rms_norm(states: Tensor, norm: Any) -> Tensor:
+    """The norm of T5 and Qwen, of the last dimension; `norm` is their module, with `weight` and `variance_epsilon`."""
     if states.dtype != norm.weight.dtype:  # float32 states of a half-precision model
         return norm(states)
     if states.dtype != torch.float32:
@@ -119,7 +120,7 @@ class BeamPrefixes:
         ancestors (`list[torch.Tensor]`): per depth, row in `keys_values` of each beam's prefix, `[B, W]`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.keys_values: list[list[Tensor]] = []
         self.ancestors: list[Tensor] = []
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .generation_items import BeamStep, RecommendOutput, constrained_beam_search, level_log_probs
 from .generation_rules import ItemRules, check_range
@@ -14,9 +15,9 @@ from .item_trie import ItemTrie
 ROWS_PER_BLOCK = 2048
 
 
-class ItemRecommendation:
+class ItemRecommendation(PreTrainedModel):
     """
-    `recommend` and `score_items` of a [`~transformers.PreTrainedModel`] whose configuration has `level_sizes`,
+    `recommend` and `score_items` for a [`~transformers.PreTrainedModel`] whose configuration has `level_sizes`,
     `level_offsets` and `normalize_over`. The model says in `_search_step` how it is read.
     """
 

@@ -41,7 +41,7 @@ def kmeans(points: torch.Tensor, num_clusters: int, generator: torch.Generator |
         values = values.astype(np.float64)
         centroids = vq.kmeans2(values, plus_plus_seeds(values, num_clusters, rng), minit="matrix")[0]
     else:
-        copies = distinct[rng.integers(len(distinct), size=num_clusters - len(distinct))]
+        copies = distinct.take(rng.integers(len(distinct), size=num_clusters - len(distinct)), axis=0)
         spread = values.std() or 1.0
         centroids = np.concatenate([distinct, copies + JITTER * spread * rng.standard_normal(copies.shape)])
     return torch.from_numpy(centroids).to(points.device, torch.float32)
@@ -66,12 +66,12 @@ def plus_plus_seeds(values: np.ndarray, num_seeds: int, rng: np.random.Generator
     nearest = np.full(len(values), np.inf)
     for number in range(1, num_seeds):
         np.minimum(nearest, cdist(seeds[number - 1 : number], values, "sqeuclidean")[0], out=nearest)
-        place = np.searchsorted((nearest / nearest.sum()).cumsum(), rng.uniform())
+        place = int(np.searchsorted((nearest / nearest.sum()).cumsum(), rng.uniform()))
         seeds[number] = values[min(place, len(values) - 1)]
     return seeds
 
 
-def balanced_clusters(vectors: torch.Tensor, num_clusters: int, iterations: int = 10) -> torch.LongTensor:
+def balanced_clusters(vectors: torch.Tensor, num_clusters: int, iterations: int = 10) -> torch.Tensor:
     """
     Constrained k-means: clusters of like vectors whose sizes differ by one at most. Each round assigns all vectors at
     once, with the least total squared distance.
@@ -92,14 +92,14 @@ def balanced_clusters(vectors: torch.Tensor, num_clusters: int, iterations: int 
     # rows after the vectors take the others, and none of the first.
     slots = np.concatenate([np.repeat(np.arange(num_clusters), size), np.arange(num_clusters)])
     idle = num_clusters - extra
-    clusters = None
+    clusters = np.full(len(values), -1)
     for _ in range(iterations):
         distances = ((values[:, None] - centroids) ** 2).sum(-1)
         costs = np.zeros((len(values) + idle, len(slots)))
         costs[: len(values)] = distances[:, slots]
         costs[len(values) :, : size * num_clusters] = np.inf if size else 0.0
         assigned = slots[optimize.linear_sum_assignment(costs)[1][: len(values)]]
-        if clusters is not None and (assigned == clusters).all():
+        if (assigned == clusters).all():
             break
         clusters = assigned
         sums = np.zeros_like(centroids)
