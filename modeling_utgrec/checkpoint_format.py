@@ -1,4 +1,4 @@
-"""What every checkpoint of UTGRec states, and every load checks: its kind, its format, and that no weight is missing.
+"""Format of the checkpoints, which every load checks: the kind of model, the version, and that no weight is missing.
 
 The format has a version. A release reads the checkpoints of its own version and refuses others by name; within a
 version files may gain entries that older releases may ignore, never change the meaning of one. A release that raises

@@ -1,4 +1,4 @@
-"""What generative recommenders share: recommending items and scoring given ones, whatever the network."""
+"""Base of the generative recommenders: recommending items and scoring given ones, whatever the network."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The valid identifiers as tensors: which codes may follow which prefix.
+"""Trie of the identifiers (semantic IDs) that exist, as tensors: which codes may follow which prefix.
 
 Nodes of the trie are integers. At depth 0 there is one node, the root, number 0. The nodes of a depth `l` with
 `0 < l < L` are the distinct prefixes of length `l`, numbered in lexicographic order. The nodes of depth `L` are the

@@ -1,4 +1,4 @@
-"""What every autoencoder of item embeddings with codebooks in its middle has: the standardised input, MLPs, and
+"""Base of autoencoders of item embeddings with codebooks in their middle: the standardised input, MLPs, and
 codebooks that start from k-means and revive codes that no item chooses.
 """
 

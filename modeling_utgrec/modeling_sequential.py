@@ -1,4 +1,4 @@
-"""What all sequential recommenders share: input embeddings, masks, losses and the state that scores the next item.
+"""Base of the sequential recommenders: input embeddings, masks, losses and the state that scores the next item.
 
 Histories are padded on the left, so the last item stands in the last column, and positions are counted from there:
 the last item has position 0. A history has the same states whatever the padding of its batch, and the position that

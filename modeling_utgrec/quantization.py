@@ -92,7 +92,8 @@ def codebook_loss(x: torch.Tensor, quantized: torch.Tensor, commitment_weight: f
 
 
 class TreeCodebooks(nn.Module):
-    """Root codebook for the first level, one leaf codebook shared by all further levels (Eq. 3-7)."""
+    """Root codebook for the first level, one leaf codebook shared by all further levels (Eq. 3-7). An item's codes on
+    all levels are its semantic ID."""
 
     def __init__(self, level_sizes: list[int], dim: int, commitment_weight: float):
         super().__init__()
