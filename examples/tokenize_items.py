@@ -12,8 +12,6 @@ On several GPUs, of which each process takes a share:
 If it is stopped, the same command goes on where it was.
 """
 
-import json
-import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.files import write_json
 from trainers.arguments import HelpFormatter
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
@@ -61,9 +60,9 @@ def main(arguments: TokenizeArguments) -> dict:
             raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
         template = replace(template, introduction=arguments.introduction)
     catalogue = Catalogue.from_folder(arguments.data, template=template)
-    counts = catalogue.check(images=False)
+    share = range(state.process_index, len(catalogue), state.num_processes)
+    counts = catalogue.check(images=share)  # the other processes open the other images
     state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")
-    catalogue.select(range(state.process_index, len(catalogue), state.num_processes)).check()  # a share of the images
     if arguments.only_new:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")
@@ -80,10 +79,7 @@ def main(arguments: TokenizeArguments) -> dict:
         network.to("cpu")
         tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
         print(report)
-        path = output_dir / "assignment_report.json"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-        os.replace(temporary, path)
+        write_json(output_dir / "assignment_report.json", report.to_dict())
         shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
     state.wait_for_everyone()
     return report.to_dict()

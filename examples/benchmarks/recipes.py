@@ -139,7 +139,7 @@ class Ranker:
         recommender: what ranks.
         parameters: number of its weights, the tokenizer's left out.
         details: plain values that tell how it was made.
-        identifiers: codes before conflicts were resolved, int [n, L], for models that have them.
+        identifiers: codes before collisions were resolved, int [n, L], for models that have them.
     """
 
     recommender: Recommender
@@ -207,7 +207,7 @@ def generative(
     make_tokenizer: Callable[[Setting], tuple[UniversalItemTokenizer, dict, np.ndarray | None]], new_model=t5
 ) -> Recipe:
     """A recommender on the identifiers of `make_tokenizer`, which also gives facts about them and the codes before
-    conflicts were resolved."""
+    collisions were resolved."""
 
     def recipe(setting: Setting) -> Ranker:
         tokenizer, facts, raw_codes = make_tokenizer(setting)
@@ -285,8 +285,7 @@ def utgrec(setting: Setting):
 
 
 def _from_embeddings(setting: Setting, made) -> tuple[UniversalItemTokenizer, dict[str, Any], np.ndarray]:
-    collisions = made.report.get("collisions_before", made.report.get("items_sharing_codes"))
-    facts = {"level_layout": made.level_layout(), "items_sharing_codes": collisions}
+    facts = {"level_layout": made.level_layout(), "items_sharing_codes": made.report["items_sharing_codes"]}
     return made.tokenizer, facts, load_raw_codes(setting.folder / "tokenizer")
 
 
