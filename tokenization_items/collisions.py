@@ -43,7 +43,8 @@ class AssignmentReport:
         items_sharing_codes (`int`): Added items to which the tokenizer gave the codes of another item, added or
             present.
         collision_rate (`float`): The same as a share of the items added; 0 without any.
-        largest_group (`int`): Most items, added or present, with the same given codes.
+        largest_group (`int`): Most items with the same codes: the given ones of items added, the identifiers of items
+            present.
         used (`list[float]`): Share of each level's codes among the given codes (before collisions are resolved).
         perplexity (`list[float]`): Exponential of the entropy of the given codes of each level (at most its size).
         items_moved (`int`): Added items whose identifier differs from their given codes.

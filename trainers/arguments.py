@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+CONFIGS = Path(__file__).parent / "commands" / "configs"
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and a docstring as it was written."""
@@ -88,6 +90,26 @@ def given_value(name: str, argv: Sequence[str] | None = None) -> str | None:
     return value
 
 
+def find_config(name: str) -> Path:
+    """The file of a configuration: a file that is there, or else the packaged one of that name.
+
+    Args:
+        name: a path, or a name as `small` or `small.yaml`; `examples/configs/small.yaml`, where it lay once, is the
+            packaged one too.
+
+    Raises:
+        SystemExit: if there is neither; the packaged ones are named.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = CONFIGS / f"{path.name.removesuffix('.yaml')}.yaml"
+    if packaged.is_file() and (path.parent == Path() or path.parts[-3:-1] == ("examples", "configs")):
+        return packaged
+    names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
+    raise SystemExit(f"--config {name}: no such file, and none of the packaged configurations: {names}.")
+
+
 def _take_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The values of the YAML file that the command line names, and the command line without it."""
     place = next((i for i, argument in enumerate(argv) if argument.partition("=")[0] == "--config"), None)
@@ -98,7 +120,7 @@ def _take_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     if not given:
         raise SystemExit("--config needs a YAML file.")
     try:
-        config = yaml.safe_load(Path(given[0]).read_text(encoding="utf-8")) or {}
+        config = yaml.safe_load(find_config(given[0]).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise SystemExit(f"--config {given[0]} cannot be read: {error}") from error
     if not isinstance(config, dict):

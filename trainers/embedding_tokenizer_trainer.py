@@ -11,7 +11,8 @@ from transformers import TrainingArguments
 
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
 from tokenization_items.errors import named
-from trainers.codebook_trainer import CodebookLoggingTrainer, codebook_health, collision_rate, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
+from trainers.evaluation.codebooks import codebook_health, collision_rate
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096

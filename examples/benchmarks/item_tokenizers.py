@@ -38,9 +38,9 @@ from tokenization_items.processing_content import codes_of_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
 from trainers.arguments import HelpFormatter
-from trainers.codebook_trainer import codebook_health, collision_rate
 from trainers.data.domains import domain_folders
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer
+from trainers.evaluation.codebooks import codebook_health, collision_rate
 from trainers.evaluation.tables import render_table
 from trainers.methods.recbase_tokenizer import (
     RecBaseTokenizerTrainingArguments,
@@ -48,8 +48,8 @@ from trainers.methods.recbase_tokenizer import (
     content_report,
     curriculum_passes,
 )
+from trainers.methods.runs import place_training
 from trainers.methods.semantic_ids import principal_components, rq_kmeans
-from trainers.methods.utgrec import place_training
 
 HERE = Path(__file__).parent
 

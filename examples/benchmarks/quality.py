@@ -233,5 +233,5 @@ def row(kept: list[dict[str, Any]], masked: list[dict[str, Any]]) -> dict[str, A
 if __name__ == "__main__":
     argv = sys.argv[1:]
     if not any(word.partition("=")[0] == "--config" for word in argv):
-        argv = ["--config", str(HERE.parent / "configs" / "text_encoder.yaml"), *argv]
+        argv = ["--config", "text_encoder", *argv]
     main(*parse_sections(QualityArguments, SECTIONS, __doc__, argv))

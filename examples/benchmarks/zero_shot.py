@@ -12,7 +12,7 @@ python examples/benchmarks/zero_shot.py --domains data/office --pretrained runs/
 python examples/benchmarks/zero_shot.py --domains data/office --models scratch --train_users 0.01 0.1 1 --seeds 0 1
 # RecBase: its own configuration for fine-tuning
 python examples/benchmarks/zero_shot.py --domains data/office --models none --pretrained runs/recbase \
-    --config examples/configs/recbase_small.yaml --train_users 0 0.01 0.1 1
+    --config recbase_small --train_users 0 0.01 0.1 1
 # how much of the items' content its identifiers keep: the cosine of the vectors that their codes stand for
 python examples/benchmarks/zero_shot.py --domains data/office --model recbase --pretrained runs/recbase \
     --models nearest-codes
@@ -39,17 +39,15 @@ from typing import Any, Literal
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-import finetune  # noqa: E402
-
-from tokenization_items import Catalogue, UniversalItemTokenizer  # noqa: E402
-from tokenization_items.item_embeddings import embed_items, load_embeddings  # noqa: E402
-from tokenization_items.text_encoders import TextEncoder  # noqa: E402
-from trainers.arguments import given_value, parse_sections  # noqa: E402
-from trainers.data.domains import Domain, domain_folders  # noqa: E402
-from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows  # noqa: E402
-from trainers.evaluation.zero_shot import (  # noqa: E402
+from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.item_embeddings import embed_items, load_embeddings
+from tokenization_items.text_encoders import TextEncoder
+from trainers.arguments import given_value, parse_sections
+from trainers.commands import finetune
+from trainers.data.domains import Domain, domain_folders
+from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
+from trainers.evaluation.level_scores import ZeroShotArguments
+from trainers.evaluation.zero_shot import (
     ZeroShotModel,
     evaluate_zero_shot,
     items_folder,
@@ -58,12 +56,15 @@ from trainers.evaluation.zero_shot import (  # noqa: E402
     training_of,
     zero_shot_model,
 )
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments  # noqa: E402
-from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of  # noqa: E402
-from trainers.methods.utgrec import SECTIONS, tokenize  # noqa: E402
-from trainers.rankers.generative import GenerativeRecommender  # noqa: E402
-from trainers.rankers.nearest_items import NearestItems, Popularity  # noqa: E402
-from trainers.rankers.title_likelihood import TitleLikelihood  # noqa: E402
+from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
+from trainers.methods.runs import tokenize
+from trainers.methods.utgrec import SECTIONS
+from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
+from trainers.rankers.title_likelihood import TitleLikelihood
+
+HERE = Path(__file__).resolve().parent
 
 # centred: the mean of the history's embeddings, all without the mean of the domain's
 BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "nearest-items-centred", "title-likelihood")
@@ -265,7 +266,7 @@ def recommender(
     if run.train_users:
         # the folder of a domain has its name; sections are changed by a training
         data = next(path for path in domain_folders(arguments.domains) if path.resolve().name == domain.name)
-        train = finetune.main_recbase if arguments.model == "recbase" else finetune.main
+        train = finetune.run_recbase if arguments.model == "recbase" else finetune.run
         train(
             finetune.FinetuneArguments(
                 model=arguments.model,
@@ -355,7 +356,6 @@ def read_lines(results: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     argv = sys.argv[1:]
     if not any(word.partition("=")[0] == "--config" for word in argv):
-        name = "recbase_small.yaml" if given_value("model", argv) == "recbase" else "text_encoder.yaml"
-        argv = ["--config", str(HERE.parent / "configs" / name), *argv]
+        argv = ["--config", "recbase_small" if given_value("model", argv) == "recbase" else "text_encoder", *argv]
     chosen = RECBASE_SECTIONS if given_value("model", argv) == "recbase" else SECTIONS
     main(*parse_sections((BenchmarkArguments, RowChoices, ZeroShotArguments), chosen, __doc__, argv))

@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from trainers.arguments import parse_sections
+from trainers.arguments import CONFIGS, find_config, parse_sections
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
@@ -134,10 +135,32 @@ def test_wrong_files_name_the_key(config, text, named):
 
 
 def test_missing_file():
-    with pytest.raises(SystemExit, match="nowhere.yaml cannot be read"):
+    with pytest.raises(
+        SystemExit,
+        match="nowhere.yaml: no such file, and none of the packaged .*: paper, .*small",
+    ):
         parse("--config", "nowhere.yaml", "--data", "a")
     with pytest.raises(SystemExit, match="needs a YAML file"):
         parse("--data", "a", "--config")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["small", "small.yaml", "examples/configs/small.yaml", "../examples/configs/small.yaml"],
+)
+def test_packaged_configurations_are_found_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == CONFIGS / "small.yaml"
+    (tmp_path / "small.yaml").write_text("seed: 5")
+    assert find_config("small.yaml") == Path("small.yaml"), "a file that is there wins"
+    assert find_config("small") == CONFIGS / "small.yaml"
+
+
+@pytest.mark.parametrize("name", ["configs/small.yaml", "/small.yaml", "nothing", "examples/configs/nothing.yaml"])
+def test_other_names_are_no_packaged_configuration(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"--config {name}: no such file"):
+        find_config(name)
 
 
 @pytest.mark.parametrize(

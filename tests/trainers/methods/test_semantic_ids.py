@@ -12,6 +12,7 @@ from transformers import AutoModel
 from tokenization_items import CatalogueError, ContentEmbeddings, EncoderMismatchError, UniversalItemTokenizer
 from tokenization_items.processing_content import codes_of_embeddings
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
+from trainers.methods.runs import save_recommender
 from trainers.methods.semantic_ids import (
     letter_tokenizer,
     load_raw_codes,
@@ -21,7 +22,7 @@ from trainers.methods.semantic_ids import (
     tiger_m_tokenizer,
     tiger_tokenizer,
 )
-from trainers.methods.utgrec import RecommenderArguments, new_recommender, save_recommender
+from trainers.methods.utgrec import RecommenderArguments, new_recommender
 
 NEEDS_FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="needs faiss")
 NUM_ITEMS = 40

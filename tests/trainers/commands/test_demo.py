@@ -1,29 +1,13 @@
 """The demo around its trainings: every flag is known, and the table is of what the trainings returned."""
 
-import importlib
 import json
 import statistics
-import sys
 from functools import partial
-from pathlib import Path
 
-import pytest
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SCRIPTS = ("demo", "finetune", "pretrain", "recommend")
+from trainers.commands import demo
 
 
-@pytest.fixture
-def demo(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in SCRIPTS:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("demo")
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
-
-
-def test_table_over_seeds_is_of_the_results(demo, monkeypatch, tmp_path, capsys):
+def test_table_over_seeds_is_of_the_results(monkeypatch, tmp_path, capsys):
     calls = []
 
     def pretrain(arguments, network, tokenizer, architecture, training):
@@ -34,11 +18,11 @@ def test_table_over_seeds_is_of_the_results(demo, monkeypatch, tmp_path, capsys)
         row = {"domain": "office", "model": arguments.name, "seed": arguments.seed}
         return row | dict.fromkeys(demo.METRICS, len(calls) / 100)
 
-    monkeypatch.setattr(demo.pretrain, "main", pretrain)
-    monkeypatch.setattr(demo.finetune, "main", finetune)
-    monkeypatch.setattr(demo.recommend, "main", lambda arguments: print("recommender:", arguments.recommender))
+    monkeypatch.setattr(demo.pretrain, "run", pretrain)
+    monkeypatch.setattr(demo.finetune, "run", finetune)
+    monkeypatch.setattr(demo.recommend, "run", lambda arguments: print("recommender:", arguments.recommender))
     monkeypatch.setattr(demo, "write_all", partial(demo.write_all, num_items=64, num_users=60))
-    demo.main(demo.DemoArguments(str(tmp_path), seeds=2))
+    demo.run(demo.DemoArguments(str(tmp_path), seeds=2))
 
     before, scratch, finetuned = calls[:3]
     assert [arguments.seed for arguments, *_ in calls] == [0] * 3 + [1] * 3

@@ -20,7 +20,8 @@ from transformers import AutoTokenizer, pipeline
 from hub_cards import load_values
 from modeling_utgrec import RecBaseForCausalLM, RecBaseTokenizerModel
 from tokenization_items import ItemIndex, TokenizerMismatchError, UniversalItemTokenizer
-from trainers.arguments import given_value, parse_sections
+from trainers.arguments import find_config, given_value, parse_sections
+from trainers.commands.pretrain import PretrainArguments
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
@@ -29,8 +30,7 @@ from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codeboo
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.rankers.generative import GenerativeRecommender, load_model
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-CONFIGS = EXAMPLES / "configs"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 TINY = """
 model: recbase
 tokenizer:
@@ -362,16 +362,13 @@ def test_frozen_codes_are_the_codebooks_until_fine_tuning(run, workplace, tmp_pa
     ("name", "size"), [("recbase.yaml", "base"), ("recbase_small.yaml", "tiny"), ("recbase_minilm.yaml", "tiny")]
 )
 def test_configurations_are_read(name, size):
-    values = yaml.safe_load((CONFIGS / name).read_text())
+    values = yaml.safe_load(find_config(name).read_text())
     assert values.pop("model") == "recbase"
     # on a machine without GPU, bf16 is only accepted for the CPU
-    argv = ["--config", str(CONFIGS / name), "--data", "x", "--output_dir", "y", "--recommender.use_cpu"]
+    argv = ["--config", name, "--data", "x", "--output_dir", "y", "--recommender.use_cpu"]
     argv += ["--tokenizer.use_cpu"]
     assert given_value("model", argv) == "recbase"
-    pretrain = runpy.run_path(str(EXAMPLES / "pretrain.py"))
-    main, _, tokenizer_training, arguments, training = parse_sections(
-        pretrain["PretrainArguments"], RECBASE_SECTIONS, "", argv
-    )
+    main, _, tokenizer_training, arguments, training = parse_sections(PretrainArguments, RECBASE_SECTIONS, "", argv)
     assert (main.model, arguments.size) == ("recbase", size)
     assert training.learning_rate == float(values["recommender"]["learning_rate"])
 

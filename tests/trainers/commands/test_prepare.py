@@ -1,25 +1,21 @@
 """The script from a command line to a folder that the trainers read, for each kind of source."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 
 from tokenization_items.catalogue import Catalogue
+from trainers.commands.prepare import main
 from trainers.data.interactions import Interactions
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "prepare_data.py"
 NUM_USERS, NUM_ITEMS = 6, 5
 EVENTS = [(user, item, 1_600_000_000 + 7 * item - user) for user in range(NUM_USERS) for item in range(NUM_ITEMS)]
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run():
     def call(*argv):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, argv)])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        main(list(map(str, argv)))
 
     return call
 

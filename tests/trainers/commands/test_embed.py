@@ -1,20 +1,16 @@
 """The script that embeds a catalogue."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 
 from tokenization_items import Catalogue
 from tokenization_items.item_embeddings import load_embeddings
 from tokenization_items.text_encoders import TextEncoder
+from trainers.commands.embed import main
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "embed_items.py"
 
-
-def test_embeds_once(tmp_path, tiny_bert, monkeypatch, capsys):
+def test_embeds_once(tmp_path, tiny_bert, capsys):
     data, encoder, output = tmp_path / "toys", tmp_path / "encoder", tmp_path / "out"
     data.mkdir()
     items = [{"item_id": f"t{i}", "title": title, "brand": "oak"} for i, title in enumerate(["red amp", "blue bow"])]
@@ -24,12 +20,11 @@ def test_embeds_once(tmp_path, tiny_bert, monkeypatch, capsys):
     tokenizer.save_pretrained(encoder)
     flags = ["--data", data, "--encoder", encoder, "--output_dir", output, "--text_fields", "title"]
     flags += ["--pooling", "cls", "--normalize", "true"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    main(list(map(str, flags)))
     assert "toys: texts of 2 items embedded into" in capsys.readouterr().out
     catalogue = Catalogue.from_folder(data, text_fields=["title"])
     expected = TextEncoder.from_pretrained(encoder, pooling="cls", normalize=True).embed(catalogue.texts)
     np.testing.assert_array_equal(load_embeddings(output, ["t1", "t0"]), expected[::-1])
     assert json.loads((output / "embeddings.json").read_text())["text_fields"] == ["title"]
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    main(list(map(str, flags)))
     assert "were already in" in capsys.readouterr().out

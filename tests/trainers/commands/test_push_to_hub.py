@@ -14,7 +14,7 @@ from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import UniversalItemTokenizer
 from trainers.data.synthetic import PRETRAINING_DOMAINS, write_all
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = """
 tokenizer:
   autoencoder: none

@@ -14,7 +14,7 @@ from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, writ
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.methods.recbase import codebooks_of
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 BASELINES = ("nearest-items-last", "nearest-items-mean")
 SMALLER = {
     "tokenizer.codebook_size": 32,
@@ -37,7 +37,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(monkeypatch):
     def call(script, **flags):
-        argv = [script, "--config", str(EXAMPLES / "configs" / "recbase_small.yaml")]
+        argv = [script, "--config", "recbase_small"]
         for name, value in flags.items():
             argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
         monkeypatch.setattr(sys, "argv", argv)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, network_config, new_recommender
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
-CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 SECTIONS = {
     "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
     "recommender": (RecommenderArguments, RecommenderTrainingArguments),
@@ -34,7 +32,7 @@ class Main:
 
 def read(name):
     # On a machine without GPU, bf16 is only accepted for the CPU.
-    argv = ["--config", str(CONFIGS / name), "--tokenizer.use_cpu", "--recommender.use_cpu"]
+    argv = ["--config", name, "--tokenizer.use_cpu", "--recommender.use_cpu"]
     return parse_sections(Main, SECTIONS, "", argv)[1:]
 
 

@@ -1,8 +1,6 @@
 """The publishing command: a dry run by default, and all three repositories with it."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +13,15 @@ from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.commands.publish import PublishArguments, run
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "publish.py"
 IDS = [f"i{row}" for row in range(6)]
 
 
 @pytest.fixture
-def publish(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("publish_example", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "publish_example", script)
-    spec.loader.exec_module(script)
-
+def publish(capsys):
     def call(**arguments):
-        script.main(script.PublishArguments(**{name: value for name, value in arguments.items()}))
+        run(PublishArguments(**arguments))
         return capsys.readouterr().out
 
     return call

@@ -1,21 +1,20 @@
 """The evaluation command, in process, on a small data folder."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tokenization_items.item_embeddings import save_embeddings
+from trainers.commands.evaluate import main
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import paired_test
-from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate.py"
 IDS = [f"i{n}" for n in range(30)]
 
 
@@ -32,16 +31,9 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, data):
-    spec = importlib.util.spec_from_file_location("evaluate_example", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    # dataclasses with postponed or string annotations are resolved through sys.modules
-    monkeypatch.setitem(sys.modules, "evaluate_example", script)
-    spec.loader.exec_module(script)
-
+def run(capsys, data):
     def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--data", str(data), *arguments])
-        script.main()
+        main(["--data", str(data), *arguments])
         return capsys.readouterr().out
 
     return call

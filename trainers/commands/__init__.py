@@ -1,0 +1,1 @@
+"""Commands: what a user runs, one module each, with `run` for Python and `main` for the command line."""

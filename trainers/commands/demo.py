@@ -1,0 +1,128 @@
+"""The whole of UTGRec on the built-in catalogue: what `make demo` runs.
+
+Pre-trains item tokenizer and recommender on three domains, fine-tunes both on a fourth, trains the same from scratch
+on it, evaluates them beside popularity and item transitions, loads the result back and recommends.
+
+    utgrec demo --output_dir runs/demo --seeds 1
+
+Writes `results.json` (a row for each model and seed) to the output folder, and for each seed what pretrain.py and
+finetune.py write.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers.utils import logging
+
+from trainers.arguments import parse_sections
+from trainers.commands import finetune, pretrain, recommend
+from trainers.data.domains import Domain
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.evaluation.protocol import evaluate, render_table
+from trainers.evaluation.significance import over_seeds
+from trainers.methods.utgrec import SECTIONS
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.popularity import Popularity
+
+METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+# Three domains' targets fill larger batches, which a CPU works through faster.
+PRETRAINING = ["--recommender.per_device_train_batch_size", "128"]
+# A pre-trained network is adapted with care. A new one gets as many steps as pre-training had, and the new recommender
+# twice the epochs and the dropout without which it overfits: each way has the settings that are best for it.
+FINETUNING = ["--tokenizer.learning_rate", "3e-4", "--tokenizer.backbone_learning_rate", "1e-4"]
+FINETUNING += ["--tokenizer.num_train_epochs", "4", "--recommender.learning_rate", "1e-3"]
+FINETUNING += ["--recommender.num_train_epochs", "6"]
+FROM_SCRATCH = ["--tokenizer.num_train_epochs", "12", "--recommender.num_train_epochs", "12"]
+FROM_SCRATCH += ["--recommender.dropout_rate", "0.1"]
+# Both keep the epoch with the best NDCG@10 on the validation items of a third of the users.
+BEST_EPOCH = ["--recommender.eval_strategy", "epoch", "--recommender.save_strategy", "epoch"]
+BEST_EPOCH += ["--recommender.load_best_model_at_end", "true", "--recommender.save_total_limit", "1"]
+BEST_EPOCH += ["--recommender.max_eval_users", "1000"]
+
+
+@dataclass
+class DemoArguments:
+    output_dir: str = field(default="runs/demo", metadata={"help": "Where everything goes."})
+    seeds: int = field(default=1, metadata={"help": "Trainings, with seeds 0, 1, ...; their mean is shown too."})
+
+
+def run(arguments: DemoArguments) -> None:
+    output = Path(arguments.output_dir)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    folders = {name: str(folder) for name, folder in write_all(output / "data").items()}
+    rows = []
+    for seed in range(arguments.seeds):
+        rows += run_seed(output / f"seed-{seed}", folders, seed)
+        finetune.write_json(output / "results.json", rows)
+
+    columns = ("domain", "model", "seed", *METRICS)
+    print("\n" + render_table([{name: row[name] for name in columns} for row in rows]))
+    if arguments.seeds > 1:
+        print(f"\nMean over {arguments.seeds} seeds\n\n" + render_table(seed_means(rows)))
+    print("\nRecommendations for the first user:\n")
+    recommend.run(
+        recommend.RecommendArguments(
+            recommender=str(output / "seed-0" / "pretrained-finetuned" / "recommender"),
+            data=folders[DOWNSTREAM_DOMAIN],
+        )
+    )
+    print(f"\n{time.perf_counter() - started:.0f} s; the table is in {output / 'results.json'}.")
+
+
+def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
+    """Rows of the table for one seed."""
+    announce(f"Seed {seed}: pre-training on {', '.join(PRETRAINING_DOMAINS)}")
+    common = ["--config", "small", "--seed", str(seed)]
+    common += ["--tokenizer.logging_steps", "60", "--recommender.logging_steps", "1000"]
+    common += [] if sys.stdout.isatty() else ["--tokenizer.disable_tqdm", "true", "--recommender.disable_tqdm", "true"]
+    pretrained, target = output / "pretrained", folders[DOWNSTREAM_DOMAIN]
+    data = [folders[name] for name in PRETRAINING_DOMAINS]
+    pretraining = [*common, *PRETRAINING, "--data", *data, "--output_dir", str(pretrained)]
+    pretrain.run(*parse(pretrain.PretrainArguments, pretraining))
+
+    rows = [floor_row(target, floor, seed) for floor in (Popularity, ItemTransitions)]
+    common += ["--data", target, *BEST_EPOCH]
+    announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} from scratch")
+    rows.append(train(output / "from-scratch", "from scratch", [*common, *FROM_SCRATCH]))
+    announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} with pre-training")
+    finetuning = [*common, *FINETUNING, "--pretrained", str(pretrained)]
+    rows.append(train(output / "pretrained-finetuned", "with pre-training", finetuning))
+    return rows
+
+
+def train(output: Path, name: str, argv: list[str]) -> dict:
+    return finetune.run(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+
+
+def parse(main_arguments: type, argv: list[str]) -> tuple:
+    return parse_sections(main_arguments, SECTIONS, __doc__, argv)
+
+
+def floor_row(folder: str, floor: type, seed: int) -> dict:
+    interactions = Domain.from_folder(folder, check_images=False).interactions
+    result = evaluate(floor(interactions.training_part()), interactions)
+    return {**result, "domain": DOWNSTREAM_DOMAIN, "model": result["name"], "seed": seed}
+
+
+def seed_means(rows: list[dict]) -> list[dict]:
+    """Mean and sample standard deviation of each model over the seeds."""
+    means = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mean = over_seeds([row for row in rows if row["model"] == model])
+        cells = {name: f"{mean[name]:.4f} ± {mean['sd'][name]:.4f}" for name in METRICS}
+        means.append({"domain": DOWNSTREAM_DOMAIN, "model": model, **cells})
+    return means
+
+
+def announce(title: str) -> None:
+    print(f"\n== {title}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(DemoArguments, {}, __doc__, argv))

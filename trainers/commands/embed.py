@@ -1,0 +1,96 @@
+"""Embeds the texts or the images of a catalogue with a frozen encoder, into a folder that other scripts read.
+
+    utgrec embed --data data/beauty --encoder sentence-transformers/all-MiniLM-L6-v2 \
+        --output_dir runs/embeddings/beauty
+    utgrec embed --data data/beauty --encoder openai/clip-vit-base-patch32 --images \
+        --output_dir runs/embeddings/beauty-images
+
+With `--introduction` the texts of all domains follow one template, as RecBase's tokenizer needs them:
+
+    utgrec embed --data data/films --encoder sentence-transformers/all-MiniLM-L6-v2 \
+        --introduction "Describe a movie:" --output_dir runs/embeddings/films
+
+A second call with the same items, encoder and settings finds its work done and leaves the folder as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.image_encoders import ImageEncoder
+from tokenization_items.item_embeddings import embed_items
+from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
+from trainers.arguments import parse_sections
+
+
+@dataclass
+class EmbedArguments:
+    data: str = field(metadata={"help": "Data folder with the items."})
+    encoder: str = field(
+        metadata={"help": "Hub id or folder: a sentence-transformers model or any encoder of AutoModel."}
+    )
+    output_dir: str = field(metadata={"help": "Where the embeddings go."})
+    images: bool = field(default=False, metadata={"help": "Embed the images, of the items that have one."})
+    text_fields: list[str] = field(
+        default_factory=lambda: list(TEXT_FIELDS), metadata={"help": "Fields of an item's text, in order."}
+    )
+    introduction: str | None = field(
+        default=None,
+        metadata={"help": "Said before the fields, which then have a line each; default: full stops between."},
+    )
+    max_field_characters: int = field(
+        default=MAX_FIELD_CHARACTERS, metadata={"help": "Where each field is cut, with an introduction."}
+    )
+    pooling: Literal["mean", "cls", "last"] | None = field(
+        default=None, metadata={"help": "Of the tokens' states; default: as the encoder's files say, or mean."}
+    )
+    normalize: bool | None = field(
+        default=None, metadata={"help": "Scale vectors to length 1; default: as the encoder's files say, or no."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens of the longest text; default: what the encoder takes."}
+    )
+    prefix: str | None = field(
+        default=None, metadata={"help": "Put before every text; default: as the encoder's files say."}
+    )
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata={"help": "Of the encoder's weights."})
+    revision: str | None = field(default=None, metadata={"help": "Revision of the encoder on the Hub."})
+    batch_tokens: int = field(default=16384, metadata={"help": "Tokens of one batch of texts."})
+    batch_images: int = field(default=64, metadata={"help": "Images of one batch."})
+
+
+def run(arguments: EmbedArguments) -> bool:
+    """Embeds, prints what it did and returns whether it did anything."""
+    template = None
+    if arguments.introduction is not None:
+        template = TextTemplate(arguments.introduction, arguments.max_field_characters)
+    catalogue = Catalogue.from_folder(arguments.data, text_fields=arguments.text_fields, template=template)
+    catalogue.check(images=arguments.images)
+    settings = {"dtype": arguments.dtype, "revision": arguments.revision}
+    if arguments.images:
+        encoder = ImageEncoder.from_pretrained(arguments.encoder, **settings)
+    else:
+        for name in ("pooling", "normalize", "max_length", "prefix"):
+            settings[name] = getattr(arguments, name)
+        encoder = TextEncoder.from_pretrained(arguments.encoder, **settings)
+    done = embed_items(
+        catalogue,
+        encoder,
+        arguments.output_dir,
+        batch_tokens=arguments.batch_tokens,
+        batch_images=arguments.batch_images,
+        text_fields=arguments.text_fields,
+    )
+    what = "images" if arguments.images else "texts"
+    print(
+        f"{catalogue.name}: {what} of {len(catalogue):,} items {'embedded into' if done else 'were already in'} "
+        f"{arguments.output_dir}"
+    )
+    return done
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(EmbedArguments, {}, __doc__, argv))

@@ -1,0 +1,278 @@
+"""Evaluates recommenders on a data folder: leave-one-out or the data's own split, full ranking over the catalogue.
+
+Copy and paste:
+
+```bash
+# a floor: what any trained model has to beat
+utgrec evaluate --recommender item-transitions --data data/beauty
+# a trained recommender, seen items masked, one JSON line on stdout
+utgrec evaluate --recommender runs/beauty --data data/beauty --mask-seen --json -
+# the items whose texts are nearest to the last one's (embeddings of utgrec embed)
+utgrec evaluate --recommender nearest-items --embeddings runs/beauty-texts --data data/beauty
+# is it better than the floor? three seeds against it, with a paired test
+utgrec evaluate --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
+# the same with the floor evaluated before
+utgrec evaluate --recommender item-transitions --data data/beauty --per_user --json floor.json
+utgrec evaluate --recommender runs/beauty --compare_with floor.json --data data/beauty
+# no training on the domain: AUC of each user's candidates (and the full ranking), of a pre-trained recommender, whose
+# tokenizer has not seen the items either, and of the items whose texts are nearest
+utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/beauty --output_dir runs/items
+utgrec evaluate --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
+    --embeddings runs/beauty-texts --data data/beauty --json -
+```
+
+The data folder holds `items.{parquet,jsonl,jsonl.gz,csv}` and `sequences.*` or `interactions.*`; a column `split` in
+the latter is the split.
+"""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoConfig
+
+from tokenization_items.catalogue import Catalogue
+from trainers.arguments import parse_sections
+from trainers.data.interactions import Interactions
+from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.evaluation.level_scores import ZeroShotArguments
+from trainers.evaluation.protocol import Recommender, evaluate
+from trainers.evaluation.significance import over_seeds, paired_test
+from trainers.evaluation.tables import load_result, render_report, render_table, save_results, to_json
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
+
+COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
+NEAREST, TITLES = "nearest-items", "title-likelihood"
+PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
+
+
+@dataclass
+class EvaluationArguments:
+    recommender: list[str] = field(
+        metadata={
+            "help": "`item-transitions`, `popularity` (both counted from the training part), `nearest-items` (needs "
+            "--embeddings) or a model folder. Several model folders: one model with several seeds. With --zero-shot "
+            "also `title-likelihood` (needs --language_model), and each is judged for itself."
+        }
+    )
+    data: str = field(metadata={"help": "Data folder with the items and the interactions."})
+    zero_shot: bool = field(
+        default=False, metadata={"help": "Judge without training on the domain, also by the AUC of each user (GAUC)."}
+    )
+    part: Literal["test", "validation"] = field(
+        default="test", metadata={"help": "Predict the last item (test) or the second last (validation)."}
+    )
+    mask_seen: bool = field(default=False, metadata={"help": "Never recommend an item of the user's whole history."})
+    max_history: int = field(
+        default=20, metadata={"help": "Last items of a history that the recommender gets; 0: all of them."}
+    )
+    k_core: int = field(
+        default=0, metadata={"help": "Keep users and items with so many interactions, as in training; 0: all."}
+    )
+    ks: list[int] = field(default_factory=lambda: [5, 10], metadata={"help": "Cut-offs.", "aliases": ["--k"]})
+    num_beams: int = field(default=50, metadata={"help": "Beams of a generative recommender."})
+    batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    embeddings: str | None = field(default=None, metadata={"help": "Folder of embeddings, for `nearest-items`."})
+    query: Literal["last", "mean", "last+mean"] = field(
+        default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
+    )
+    intervals: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."})
+    compare_with: str | None = field(
+        default=None,
+        metadata={"help": "Paired test against another recommender, or a result written with --per_user --json FILE."},
+    )
+    per_user: bool = field(default=False, metadata={"help": "Keep every user's place, for a later --compare_with."})
+    json: str | None = field(
+        default=None,
+        metadata={"help": "Write the result as one JSON line to this file; `-`: to stdout. Without it: tables."},
+    )
+
+
+def load_interactions(arguments: EvaluationArguments) -> Interactions:
+    if arguments.k_core:
+        from trainers.data.domains import Domain
+
+        return Domain.from_folder(arguments.data, arguments.k_core, check_images=False).interactions
+    return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
+
+
+def load_recommender(
+    name: str, arguments: EvaluationArguments, interactions: Interactions, items: Path | None = None
+) -> Recommender:
+    """A floor by its name, or the trained recommender of a folder, for all of the data's items, whose identifiers are
+    those in the folder `items` if one is given."""
+    if name in COUNTED:
+        return COUNTED[name](interactions.training_part())
+    if name == NEAREST:
+        if arguments.embeddings is None:
+            raise SystemExit(
+                f"--recommender {NEAREST} needs --embeddings: make a folder with examples/embed_items.py."
+            )
+        from tokenization_items.item_embeddings import load_embeddings
+
+        embeddings = load_embeddings(arguments.embeddings, interactions.item_ids)
+        return NearestItems(embeddings, arguments.query, batch_size=arguments.batch_size)
+    if not Path(name).is_dir():
+        raise SystemExit(f"{name} is no folder and none of {', '.join([*COUNTED, NEAREST])}.")
+    # only a folder pays for the import of model code
+    if is_generative(name):
+        from trainers.rankers.generative import GenerativeRecommender
+
+        return GenerativeRecommender.from_pretrained(
+            name, interactions.item_ids, arguments.num_beams, arguments.batch_size, items=items
+        )
+    from trainers.rankers.sequential import SequentialRecommender
+
+    return SequentialRecommender.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
+
+
+def is_generative(folder: str | Path) -> bool:
+    import modeling_utgrec  # noqa: F401  its configurations are then known
+
+    return hasattr(AutoConfig.from_pretrained(folder), "level_sizes")
+
+
+def judge_zero_shot(
+    arguments: EvaluationArguments, choices: RowChoices, flags: ZeroShotArguments, argv: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A result for each recommender, all on the same rows; all are loaded before the first is judged."""
+    from trainers.evaluation import zero_shot
+
+    interactions, limit = load_interactions(arguments), arguments.max_history or None
+    domain, rows, models = Path(arguments.data).resolve().name, draw_rows(interactions, choices), []
+    for name in [*arguments.recommender, *filter(None, [arguments.compare_with])]:
+        folder = Path(name) if Path(name).is_dir() else None
+        if name == TITLES:
+            recommender = load_titles(flags.language_model, arguments, interactions)
+        else:
+            generative = folder is not None and is_generative(folder)
+            items = zero_shot.items_folder(folder, domain, flags.items) if generative else None
+            recommender = load_recommender(name, arguments, interactions, items)
+        models.append(zero_shot.zero_shot_model(recommender, interactions, flags, folder, limit, arguments.batch_size))
+    results = [
+        zero_shot.evaluate_zero_shot(
+            model,
+            domain,
+            interactions,
+            rows,
+            max_history=limit,
+            mask_seen=arguments.mask_seen,
+            ks=arguments.ks,
+            batch_size=arguments.batch_size,
+            intervals=arguments.intervals,
+            full_ranking=flags.full_ranking,
+            per_user=True,
+        )
+        | {"command": zero_shot.portable_command("examples/evaluate.py", argv)}
+        for model in models
+    ]
+    per_user = [result.pop("per_user") for result in results]
+    if arguments.compare_with is not None:
+        for result, each in zip(results[:-1], per_user, strict=False):
+            result["comparison"] = {"with": results[-1]["model"], "metrics": paired_test(each, per_user[-1])}
+    return results
+
+
+def load_titles(language_model: str | None, arguments: EvaluationArguments, interactions: Interactions):
+    """A language model as a recommender, with the titles of the data's items."""
+    if language_model is None:
+        raise SystemExit(f"--recommender {TITLES} needs --language_model: a Hub id or a folder.")
+    from trainers.rankers.title_likelihood import TitleLikelihood
+
+    catalogue = Catalogue.from_folder(arguments.data)
+    row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
+    catalogue = catalogue.select([row_of[item_id] for item_id in interactions.item_ids])
+    return TitleLikelihood.from_pretrained(language_model, catalogue)
+
+
+def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
+    """The result of one recommender, or the mean over several seeds with each one's result under `"seeds"`."""
+    results = [
+        evaluate(
+            load_recommender(name, arguments, interactions),
+            interactions,
+            part=arguments.part,
+            mask_seen=arguments.mask_seen,
+            max_history=arguments.max_history or None,
+            ks=arguments.ks,
+            batch_size=arguments.batch_size,
+            intervals=arguments.intervals,
+            per_user=arguments.per_user or arguments.compare_with is not None,
+        )
+        for name in names
+    ]
+    if len(results) == 1:
+        return results[0]
+    mean = over_seeds(results)
+    mean["seeds"] = [{key: value for key, value in result.items() if key != "per_user"} for result in results]
+    return mean
+
+
+def load_other(arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
+    """The result that `--compare_with` names, with its cases."""
+    if not Path(arguments.compare_with).is_file():
+        return evaluate_all([arguments.compare_with], arguments, interactions)
+    other = load_result(arguments.compare_with)
+    if "per_user" not in other:
+        raise SystemExit(f"{arguments.compare_with} has no users' places: evaluate it again with --per_user.")
+    return other
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments, choices, zero_shot = parse_sections(
+        (EvaluationArguments, RowChoices, ZeroShotArguments), {}, __doc__, argv
+    )
+    # stdout carries the result and nothing else
+    with contextlib.redirect_stdout(sys.stderr):
+        if arguments.zero_shot:
+            results = judge_zero_shot(arguments, choices, zero_shot, argv)
+        else:
+            results = judge(arguments)
+    if arguments.json is None:
+        print(render(results) if arguments.zero_shot else render_report(results))
+        return
+    written = results if arguments.zero_shot else results[:1]
+    if arguments.json == "-":
+        print(*map(to_json, written), sep="\n")
+    else:
+        save_results(written, arguments.json)
+
+
+def render(results: list[dict[str, Any]]) -> str:
+    """Tables of a zero-shot evaluation, and of what was compared."""
+    from trainers.evaluation.zero_shot import render_zero_shot
+
+    blocks = [render_zero_shot(results)]
+    for result in results:
+        if "comparison" in result:
+            tests = [{"metric": name, **test} for name, test in result["comparison"]["metrics"].items()]
+            blocks.append(f"{result['model']} against {result['comparison']['with']}\n\n{render_table(tests)}")
+    return "\n\n".join(blocks)
+
+
+def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
+    """The result, and that of the recommender that it was compared with, if any."""
+    if arguments.per_user and len(arguments.recommender) > 1:
+        raise SystemExit("--per_user keeps the places of one recommender: evaluate the seeds one by one.")
+    interactions = load_interactions(arguments)
+    result = evaluate_all(arguments.recommender, arguments, interactions)
+    results = [result]
+    if arguments.compare_with is not None:
+        other = load_other(arguments, interactions)
+        unlike = [flag for flag in PROTOCOL if result.get(flag) != other.get(flag)]
+        if unlike:
+            said = ", ".join(f"{flag} is {result.get(flag)!r} and {other.get(flag)!r}" for flag in unlike)
+            raise SystemExit(f"{result['name']} and {other['name']} were not evaluated alike: {said}.")
+        tests = paired_test(result["per_user"], other["per_user"])
+        result["comparison"] = {"with": other["name"], "metrics": tests}
+        results.append(other)
+    if not arguments.per_user:
+        result.pop("per_user", None)
+    return results

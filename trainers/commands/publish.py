@@ -1,0 +1,119 @@
+"""Publishes an item tokenizer, a recommender and their data together, each in a repository of its own.
+
+Without --push nothing leaves this machine: files and sizes are listed, cards are written in memory and checked.
+
+    utgrec publish --name org/office --tokenizer runs/office/tokenizer \
+        --recommender runs/office/recommender --data data/office --license apache-2.0
+    utgrec publish --name org/office --tokenizer runs/office/tokenizer \
+        --recommender runs/office/recommender --data data/office --license apache-2.0 --push
+
+The repositories are org/office-tokenizer, org/office-recommender and org/office-data, and private unless --public is
+given. Log in with `hf auth login`, or set HF_TOKEN; there is no flag for a token, which would stay in the shell's
+history. What is sent are safetensors, JSON, text, tables and pictures: a folder with pickles, with links that leave it
+or with a token in a text is refused, and resume states and training_args.bin stay here.
+
+The cards are written anew, with what people changed in them, here or on the Hub; a card that was changed here wins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hub_cards import Card, CardError, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.arguments import parse_sections
+from trainers.hub.data_facts import dataset_card_values
+from trainers.hub.publish import Publication, publish
+from trainers.hub.upload import PublishingError
+
+
+@dataclass
+class PublishArguments:
+    name: str = field(metadata={"help": "Where to: <user or organisation>/<name>; each repository adds what it is."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Folder of the item tokenizer."})
+    recommender: str | None = field(default=None, metadata={"help": "Folder of the recommender."})
+    data: str | None = field(default=None, metadata={"help": "Data folder: a domain, or a folder of domains."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the models, as the Hub spells it."})
+    data_license: str | None = field(default=None, metadata={"help": "Licence of the data."})
+    language: list[str] | None = field(default=None, metadata={"help": "Languages of the texts, such as en."})
+    push: bool = field(default=False, metadata={"help": "Send. Without it: list what would be sent."})
+    public: bool = field(
+        default=False, metadata={"help": "Make the repositories public; by default they are private."}
+    )
+    message: str = field(default="Published with UTGRec", metadata={"help": "Message of the commits."})
+
+
+def run(arguments: PublishArguments) -> list[Publication]:
+    """Lists what would be sent, sends it if asked to, and returns it."""
+    try:
+        publications = plan(arguments)
+        for publication in publications:
+            print(f"\n{publication}")
+        if not arguments.push:
+            print("\nNothing was sent: add --push to send this.")
+            return publications
+        network = None  # of the recommender's items: the tokenizer that was published before it
+        for publication in publications:
+            said, commit = publish(publication, arguments.public, arguments.message, network)
+            print(f"\n{said}")
+            if publication.repo_id.endswith("-tokenizer"):
+                network = {"name_or_path": publication.repo_id, "revision": commit}
+    except (PublishingError, CardError) as error:
+        raise SystemExit(str(error)) from error
+    return publications
+
+
+def plan(arguments: PublishArguments) -> list[Publication]:
+    """What would be sent, in the order in which it refers to each other: data, tokenizer, recommender."""
+    if not is_repository(arguments.name) or "/" not in arguments.name:
+        raise PublishingError(f"--name {arguments.name}: expected <user or organisation>/<name>, such as org/office.")
+    if not (arguments.tokenizer or arguments.recommender or arguments.data):
+        raise PublishingError("Nothing to publish: give --tokenizer, --recommender or --data.")
+    check_pair(arguments)
+    facts = {"license": arguments.license, "language": arguments.language}
+    found = []
+    if arguments.data:
+        repo_id = f"{arguments.name}-data"
+        name = arguments.name.partition("/")[2]
+        data_facts = {"license": arguments.data_license, "language": arguments.language, "repo_id": repo_id}
+        found.append(Publication(arguments.data, repo_id, dataset_card_values(arguments.data, name, **data_facts)))
+        facts["datasets"] = [repo_id]
+    for kind, folder in (("tokenizer", arguments.tokenizer), ("recommender", arguments.recommender)):
+        if folder:
+            repo_id = f"{arguments.name}-{kind}"
+            values = load_values(folder) or bare_values(kind, Path(folder))
+            given = {name: value for name, value in facts.items() if value}
+            found.append(Publication(folder, repo_id, replace(values, repo_id=repo_id, **given)))
+    return found
+
+
+def check_pair(arguments: PublishArguments) -> None:
+    """Tokenizer and recommender must be of one training: together is how they will be used."""
+    if arguments.tokenizer and arguments.recommender:
+        tokenizer, other = (load_items(folder) for folder in (arguments.tokenizer, arguments.recommender))
+        if other is not None and tokenizer.fingerprint != other.fingerprint:
+            raise PublishingError(
+                f"{arguments.tokenizer} has the fingerprint {tokenizer.fingerprint}, the items of "
+                f"{arguments.recommender} {other.fingerprint}: they are not of one training."
+            )
+
+
+def load_items(folder: str) -> UniversalItemTokenizer | None:
+    try:
+        return UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    except FileNotFoundError:
+        return None
+
+
+def bare_values(kind: str, folder: Path) -> Card:
+    """Values of the card of a folder without `card_values.json`: what the item index says."""
+    items = load_items(str(folder))
+    facts = {"name": f"UTGRec {kind}", "num_items": None}
+    if items is not None:
+        facts |= {"num_items": len(items), "level_sizes": items.index.level_sizes, "fingerprint": items.fingerprint}
+    return (TokenizerCardValues if kind == "tokenizer" else RecommenderCardValues)(**facts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(PublishArguments, {}, __doc__, argv))
