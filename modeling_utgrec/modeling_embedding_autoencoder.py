@@ -2,7 +2,7 @@
 codebooks that start from k-means and revive codes that no item chooses.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import torch
 import torch.distributed as dist
@@ -90,6 +90,12 @@ class EmbeddingAutoencoder(PreTrainedModel):
         spread = (embeddings.double() - mean).square().sum(-1).mean().sqrt()
         self.input_mean.copy_(mean)
         self.input_scale.copy_(1.0 / spread if spread > 0 else torch.ones(()))
+
+    def code_tensors(self) -> Iterator[torch.Tensor]:
+        """What an item's codes depend on."""
+        yield from (self.input_mean, self.input_scale)
+        yield from self.encoder.parameters()
+        yield from self.quantizer.parameters()
 
     def standardise(self, embeddings: torch.Tensor) -> torch.Tensor:
         return (embeddings - self.input_mean) * self.input_scale

@@ -1,7 +1,6 @@
 """RecBase's unified item tokenizer: a curriculum-learning variational autoencoder (CL-VAE) of content embeddings."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -103,12 +102,6 @@ class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
         config = self.config
         started = 1 + passes // config.curriculum_passes if config.curriculum_passes else config.num_levels
         return min(config.num_levels, started)
-
-    def code_tensors(self) -> Iterator[torch.Tensor]:
-        """What an item's codes depend on."""
-        yield from (self.input_mean, self.input_scale)
-        yield from self.encoder.parameters()
-        yield from self.quantizer.parameters()
 
     def encode(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Continuous representations `(items, codebook_dim)` of embeddings `(items, input_dim)`."""

@@ -151,7 +151,7 @@ def recbase_recipe(name: str, setting: Setting) -> Ranker:
         setting,
         made.tokenizers[setting.domain.name],
         made.network.config,
-        used | {"tokenizer.resolution": "assign"},
+        used | {"tokenizer.collisions": "least_distance"},
         recbase.PUBLISHED_TOKENIZER,
         made.report["domains"][setting.domain.name],
         made.raw_codes[setting.domain.name],
@@ -168,11 +168,7 @@ def utgrec_recipe(name: str, setting: Setting) -> Ranker:
     health = trainer.evaluate()
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
     tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
-    found = {
-        "collisions": report.collisions_before,
-        "collision_rate": health["eval_collision_rate"],
-        "items_moved": report.items_moved,
-    }
+    found = report.to_dict() | {"collision_rate": health["eval_collision_rate"]}
     return _with_recommender(
         name,
         setting,
@@ -226,7 +222,7 @@ def _generative_ranker(setting, model, tokenizer, trainer, description, raw_code
     save_recommender(model, tokenizer, setting.folder / "recommender")
     ranker = GenerativeRecommender.from_pretrained(setting.folder / "recommender", setting.embeddings.item_ids)
     codebooks = description["codebooks"]
-    details = training_facts(trainer) | facts | {"items_sharing_codes": codebooks["collisions"]}
+    details = training_facts(trainer) | facts | {"items_sharing_codes": codebooks["items_sharing_codes"]}
     if raw_codes is not None:
         details["collision_rate"] = collision_rate(torch.from_numpy(raw_codes))
     return Ranker(ranker, model.num_parameters(), details, description, raw_codes)

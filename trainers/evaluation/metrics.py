@@ -202,7 +202,7 @@ def identifier_groups(identifiers: np.ndarray) -> np.ndarray:
     identifier, at the place of the first of them.
 
     Args:
-        identifiers: int [n, L] codes as the tokenizer gives them, before conflicts are resolved.
+        identifiers: int [n, L] codes as the tokenizer gives them, before collisions are resolved.
     """
     return np.unique(np.asarray(identifiers), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 

@@ -83,7 +83,7 @@ def evaluate(
         batch_size: cases per call of `rank`.
         long_tail: also give what needs the popularity in the training part: metrics by popularity and novelty of the
             target and by history length, and coverage, Gini and novelty of the recommendations.
-        identifiers: int [n, L] codes of the items before conflicts were resolved: also give the metrics that counting
+        identifiers: int [n, L] codes of the items before collisions were resolved: also give the metrics that counting
             identifiers would have given, for comparison with work that does.
         intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
             have none: they are no means over users, and a bootstrap sample misses a third of the users.

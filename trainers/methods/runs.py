@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hub_cards import method_named
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.item_index import AssignmentReport
+from tokenization_items.collisions import AssignmentReport, group_sizes
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
@@ -95,8 +95,7 @@ def tokenize(
 def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
     """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
-    _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    return int((counts[inverse.reshape(-1)] > 1).sum())
+    return int((group_sizes(codes) > 1).sum())
 
 
 def training_windows(

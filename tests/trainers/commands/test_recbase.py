@@ -70,7 +70,9 @@ def workplace(tmp_path_factory):
     domains = load_domains([str(folder / "data")], check_images=False)
     ids = [f"{domain.name}/{item}" for domain in domains for item in domain.catalogue.item_ids]
     embeddings = np.random.default_rng(0).normal(size=(len(ids), 12)).astype(np.float32)
-    made = rq_kmeans_tokenizer(embeddings, ids, folder / "joint", num_levels=3, codebook_size=8, resolution="assign")
+    made = rq_kmeans_tokenizer(
+        embeddings, ids, folder / "joint", num_levels=3, codebook_size=8, collisions="least_distance"
+    )
     joint = made.tokenizer
     for domain in domains:
         index = ItemIndex(joint.index.level_sizes, joint.index.level_offsets)
