@@ -10,6 +10,7 @@ from accelerate import PartialState
 from tokenization_items.catalogue import FILE_NAMES, Catalogue
 from tokenization_items.text_template import TextTemplate
 from trainers.data.interactions import Interactions
+from trainers.data.k_core import renumbered
 from trainers.data.synthetic import write_all
 
 BUILTIN = "builtin"
@@ -50,10 +51,9 @@ class Domain:
             kept = np.flatnonzero(interactions.popularity)
             if not len(kept):
                 raise ValueError(f"{folder}: no user and item with {k_core} interactions each: lower k_core.")
-            new_row = np.full(len(catalogue), -1, dtype=np.int32)
-            new_row[kept] = np.arange(len(kept), dtype=np.int32)
             catalogue = catalogue.select(kept)
-            interactions = replace(interactions, item_ids=catalogue.item_ids, items=new_row[interactions.items])
+            rows = renumbered(interactions.items, interactions.popularity > 0)
+            interactions = replace(interactions, item_ids=catalogue.item_ids, items=rows)
         return cls(catalogue.name, catalogue, interactions)
 
     def __str__(self) -> str:

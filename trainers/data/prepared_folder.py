@@ -32,12 +32,13 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from hub_cards import CARD_FILE, VALUES_FILE
+from trainers.data.co_occurrence import co_occurrence_counts
 from trainers.data.interaction_files import RECORD_FILE
-from trainers.data.interactions import MIN_INTERACTIONS
-from trainers.data.preparation import PreparationChoices, PreparedLog, co_occurrence_counts, prepare_log, training_part
+from trainers.data.preparation import PreparationChoices, PreparedLog, prepare_log
 from trainers.data.prepared_images import FOLDER as IMAGES
 from trainers.data.prepared_images import decodable_images, fetch_images, place_images
 from trainers.data.readers.base import ITEM_SCHEMA, RawData, Reader, ReadingReport
+from trainers.data.splits import MIN_INTERACTIONS
 
 FORMAT_VERSION = 1
 ITEMS, INTERACTIONS, GRAPH = "items.parquet", "interactions.parquet", "co_occurrence.safetensors"
@@ -120,7 +121,7 @@ def prepare_data_set(
             report.drop("items", "neither text nor image", empty)
             report.drop("items", "not enough interactions", usable.height - empty - counts["items"])
         if co_occurrence:
-            graph = co_occurrence_counts(training_part(prepared.log), counts["items"])
+            graph = co_occurrence_counts(*prepared.training_part(), counts["items"])
             counts["co_occurring_pairs"] = graph.nnz // 2
             arrays = {"indptr": graph.indptr.astype(np.int64), "indices": graph.indices, "counts": graph.data}
             (folder / GRAPH).write_bytes(save(arrays))

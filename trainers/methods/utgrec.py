@@ -30,8 +30,9 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import AssignmentReport
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.domains import Domain
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.interactions import Interactions
 from trainers.hub.data_facts import sizes
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
@@ -306,8 +307,7 @@ def training_windows(
 
     Args:
         config: the recommender's.
-        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
-            files as they are needed, [`load_sequences`].
+        interactions, token_table: training part and token ids of all domains, from [`join_domains`].
         num_sequences: sequences of each domain.
         training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
     """

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file
 
 from tokenization_items.catalogue import Catalogue
 from trainers.data import prepared_folder, prepared_images
+from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.domains import load_domains
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.interactions import Interactions
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import PreparedDataError, check_prepared, fresh_folder, prepare_data_set, sha256_of
 from trainers.data.prepared_images import Downloads, cache_path
