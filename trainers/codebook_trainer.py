@@ -1,7 +1,6 @@
-"""What trainers of item tokenizers log: the parts of the loss, and the health of the codebooks."""
+"""The Trainer that item tokenizers share: it logs the parts of the loss and the use of the codebooks."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from transformers.utils import ModelOutput
@@ -63,23 +62,3 @@ class CodebookLoggingTrainer(HubTrainer):
 def loss_parts(output: ModelOutput) -> dict[str, torch.Tensor]:
     """The unweighted parts of the loss that were computed, by name."""
     return {name.removesuffix("_loss"): part.detach() for name, part in output.items() if name.endswith("_loss")}
-
-
-def collision_rate(codes: torch.LongTensor) -> float:
-    """The share of items that have the codes `[items, levels]` of another item."""
-    _, inverse, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
-    return (counts[inverse] > 1).double().mean().item()
-
-
-def codebook_health(codes: torch.LongTensor, sizes: Sequence[int]) -> dict[str, float]:
-    """What codes `[items, levels]` of levels of these sizes are like: `collision_rate`, `used_<l>`, `perplexity_<l>`
-    of each level, and `entropy_pairs` and `entropy_triples` of the first two and three codes, in nats."""
-    health = {"collision_rate": collision_rate(codes)}
-    for length, name in ((2, "pairs"), (3, "triples")):
-        if length <= len(sizes):
-            shares = torch.unique(codes[:, :length], dim=0, return_counts=True)[1].double() / len(codes)
-            health[f"entropy_{name}"] = -(shares * shares.log()).sum().item()
-    for level, size in enumerate(sizes):
-        for name, value in code_usage(codes[:, level], size).items():
-            health[f"{name}_{level}"] = value
-    return health

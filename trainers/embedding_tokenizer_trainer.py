@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
-from trainers.codebook_trainer import CodebookLoggingTrainer, codebook_health, collision_rate, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
+from trainers.evaluation.codebooks import codebook_health, collision_rate
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096

@@ -1,4 +1,4 @@
-"""What our Trainers share about the Hub: cards of the training, pushes without pickles, resuming from there."""
+"""The Trainer that all others are: cards of the training, pushes without pickles, resuming from the Hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
@@ -64,6 +65,12 @@ class HubTrainer(Trainer):
         self._seconds_before: float | None = None
         self._began: float | None = None
         super().__init__(*args, **kwargs)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers' method. A training has its own precision: accelerate keeps that of a process' first one and
+        refuses another, such as fp32 for a recommender after bf16 for a backbone, and has no public way to forget."""
+        AcceleratorState._reset_state()
+        super().create_accelerator_and_postprocess()
 
     def card_values(self) -> ModelCardValues:
         """What the card says: what was measured, and `card_facts`."""

@@ -16,8 +16,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
-from trainers.codebook_trainer import CodebookLoggingTrainer, codebook_health, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
 from trainers.cpu_training import use_cpu_dropout
+from trainers.evaluation.codebooks import codebook_health
 from trainers.training_data.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.

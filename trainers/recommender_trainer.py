@@ -17,14 +17,13 @@ from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
+from trainers.cpu_training import length_parts
 from trainers.data.interactions import Interactions
-from trainers.length_parts import length_parts
 from trainers.rankers.generative import GenerativeRecommender, item_space
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.training_data.domain_sampling import check_temperature
-from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows
+from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows, ValidCodes
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
-from trainers.training_data.valid_codes import ValidCodes
 
 
 @dataclass

@@ -37,9 +37,9 @@ from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, l
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
 from trainers.arguments import HelpFormatter
-from trainers.codebook_trainer import codebook_health, collision_rate
 from trainers.data.domains import domain_folders
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer, compute_codes
+from trainers.evaluation.codebooks import codebook_health, collision_rate
 from trainers.evaluation.tables import render_table
 from trainers.methods.principal_components import principal_components
 from trainers.methods.recbase_tokenizer import (
@@ -49,7 +49,7 @@ from trainers.methods.recbase_tokenizer import (
     curriculum_passes,
 )
 from trainers.methods.rq_kmeans import rq_kmeans
-from trainers.methods.utgrec import place_training
+from trainers.methods.runs import place_training
 
 HERE = Path(__file__).parent
 

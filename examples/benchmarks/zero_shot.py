@@ -46,6 +46,7 @@ from trainers.arguments import given_value, parse_sections
 from trainers.commands import finetune
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
+from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.zero_shot import (
     ZeroShotModel,
     evaluate_zero_shot,
@@ -55,11 +56,12 @@ from trainers.evaluation.zero_shot import (
     training_of,
     zero_shot_model,
 )
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
-from trainers.methods.utgrec import SECTIONS, tokenize
+from trainers.methods.runs import tokenize
+from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.nearest_items import NearestItems, Popularity
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 from trainers.rankers.title_likelihood import TitleLikelihood
 
 HERE = Path(__file__).resolve().parent

@@ -9,9 +9,8 @@ import torch
 from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
 from modeling_utgrec.generation_rules import ItemRules
 from trainers.data.interactions import Interactions
-from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows
+from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows, ValidCodes
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
-from trainers.training_data.valid_codes import ValidCodes
 
 CODES = np.array([[0, 0, 0], [0, 0, 4], [0, 3, 1], [2, 3, 1], [2, 1, 5], [2, 1, 0], [2, 1, 1], [3, 4, 2]])
 

@@ -1,10 +1,19 @@
-"""Dropout with cheap random numbers: the same distribution, the same gradients, and the Trainer's random state."""
+"""Dropout with cheap random numbers: the same distribution, the same gradients, and the Trainer's random state.
+
+And parts of a batch: every row once, no more padding than needed, and the gradient of the whole batch.
+"""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
+from transformers import set_seed
 
-from trainers.cpu_training import STEPS, CpuDropout, use_cpu_dropout
+from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from trainers.cpu_training import STEPS, CpuDropout, length_parts, use_cpu_dropout
+
+LEVELS = 3
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
@@ -52,9 +61,68 @@ def test_swapped_in_a_model_and_off_in_evaluation():
         pass
 
     model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.2), nn.Sequential(nn.Dropout(0.4), Other(0.5)))
+    model.append(model[1])
+    model[2].eval()
     state = model.state_dict().keys()
     use_cpu_dropout(model)
     assert [type(module) for module in (model[1], *model[2])] == [CpuDropout, CpuDropout, Other]
+    assert model[3] is model[1], "a module that stands in two places stays one"
+    assert [model[1].training, model[2][0].training] == [True, False]
     assert (model[1].p, model[2][0].p) == (0.2, 0.4) and model.state_dict().keys() == state
     states = torch.randn(4, 2)
     assert torch.equal(model.eval()(states), model[0](states))
+
+
+def make_batch(rows, longest=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = LEVELS * torch.randint(1, longest + 1, (rows,), generator=generator)
+    mask = (torch.arange(LEVELS * longest) < lengths[:, None]).long()
+    tokens = torch.randint(2, 14, mask.shape, generator=generator)
+    return {
+        "input_ids": tokens * mask,
+        "attention_mask": mask,
+        "labels": torch.randint(2, 14, (rows, LEVELS), generator=generator),
+    }
+
+
+@pytest.mark.parametrize(("rows", "num_parts"), [(1, 1), (9, 1), (10, 2), (23, 4), (500, 6)])
+def test_rows_and_columns(rows, num_parts):
+    batch = make_batch(rows)
+    parts = length_parts(batch, least_rows=5, least_tokens=1, most_parts=6)
+    assert len(parts) == num_parts and sum(share for share, _ in parts) == pytest.approx(1)
+    found, longest = [], 0
+    for share, part in parts:
+        assert share == len(part["labels"]) / rows and (num_parts == 1 or len(part["labels"]) >= 5)
+        lengths = part["attention_mask"].sum(1)
+        assert lengths.min() >= longest
+        longest = int(lengths.max())
+        if num_parts > 1:
+            assert part["input_ids"].shape[1] == part["attention_mask"].shape[1] == longest
+        for ids, mask, labels in zip(part["input_ids"], part["attention_mask"], part["labels"], strict=True):
+            found.append((tuple(ids[mask > 0].tolist()), tuple(labels.tolist())))
+    expected = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+    assert sorted(found) == sorted((tuple(i[m > 0].tolist()), tuple(t.tolist())) for i, m, t in expected)
+
+
+def test_small_batches_stay_whole():
+    batch = make_batch(100)
+    num_tokens = batch["attention_mask"].numel()
+    for least_tokens, num_parts in ((num_tokens, 1), (num_tokens // 2, 2), (num_tokens // 3, 3), (num_tokens + 1, 1)):
+        assert len(length_parts(batch, least_rows=5, least_tokens=least_tokens)) == num_parts
+
+
+def test_gradients_add_up_to_those_of_the_batch():
+    set_seed(0)
+    sizes = dict(d_model=16, d_ff=24, num_heads=2, d_kv=8, num_layers=2, dropout_rate=0.0)
+    model = UTGRecForConditionalGeneration(UTGRecConfig(root_codebook_size=6, leaf_codebook_size=6, **sizes)).double()
+    other, batch = copy.deepcopy(model), make_batch(23)
+    loss = model(**batch).loss
+    loss.backward()
+    total = 0.0
+    for share, part in length_parts(batch, least_rows=4, least_tokens=1):
+        part_loss = share * other(**part).loss
+        part_loss.backward()
+        total += part_loss.detach()
+    torch.testing.assert_close(total, loss.detach())
+    for (name, parameter), same in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(same.grad, parameter.grad, msg=lambda text, n=name: f"{n}: {text}")

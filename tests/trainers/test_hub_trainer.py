@@ -66,6 +66,19 @@ def trained(tmp_path_factory):
     return trainer, folder
 
 
+def test_each_training_has_its_own_precision(tmp_path):
+    """Of trainings whose arguments were read together, as in a script: accelerate would keep the first one's."""
+    values = dict(max_steps=1, save_strategy="no", per_device_train_batch_size=8, **QUIET)
+    arguments = [
+        SequentialTrainingArguments(str(tmp_path / str(number)), bf16=number == 0, **values) for number in range(2)
+    ]
+    for args, precision in zip(arguments, ("bf16", "no"), strict=True):
+        model = SASRecForNextItem(SASRecConfig(num_items=10, hidden_size=8, max_history=4))
+        trainer = SequentialTrainer(model, args, make_interactions().training_part())
+        trainer.train()
+        assert trainer.accelerator.mixed_precision == precision
+
+
 def test_a_save_holds_card_index_and_no_pickle(trained):
     trainer, folder = trained
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -24,7 +24,8 @@ from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, writ
 from trainers.evaluation.protocol import evaluate, render_table
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import SECTIONS
-from trainers.rankers.nearest_items import ItemTransitions, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.popularity import Popularity
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 # Three domains' targets fill larger batches, which a CPU works through faster.

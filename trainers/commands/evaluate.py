@@ -38,11 +38,13 @@ from tokenization_items.catalogue import Catalogue
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.protocol import Recommender, evaluate
 from trainers.evaluation.significance import over_seeds, paired_test
 from trainers.evaluation.tables import load_result, render_report, render_table, save_results, to_json
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
-from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 
 COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
 NEAREST, TITLES = "nearest-items", "title-likelihood"

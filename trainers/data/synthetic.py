@@ -19,7 +19,7 @@ Measured on the downstream domain (1,000 items, 3,000 users, seed 0; leave-one-o
 | oracle that does not see styles (text only)    |    0.1973 |  0.0985 |
 | oracle that sees nothing but styles (pictures) |    0.1320 |  0.0604 |
 | oracle, history in random order                |    0.1400 |  0.0790 |
-| item transitions (`trainers.rankers.nearest_items`)           |    0.1143 |  0.0600 |
+| item transitions (`trainers.rankers.item_transitions`)        |    0.1143 |  0.0600 |
 | popularity                                     |    0.0373 |  0.0164 |
 """
 

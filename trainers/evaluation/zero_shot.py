@@ -22,15 +22,15 @@ from hub_cards import load_values
 from tokenization_items.item_index import CODES_NAME
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import CandidateRows, score_in_batches
-from trainers.evaluation.level_scores import context_free, named_scores
+from trainers.evaluation.level_scores import ZeroShotArguments, context_free, named_scores
 from trainers.evaluation.metrics import auc_by_user
 from trainers.evaluation.protocol import Recommender, evaluate
 from trainers.evaluation.significance import bootstrap_intervals
 from trainers.evaluation.tables import render_table
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
 from trainers.rankers import title_likelihood
 from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.nearest_items import NearestItems, Popularity
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 from trainers.rankers.scoring import ScoringRecommender
 from trainers.rankers.title_likelihood import TitleLikelihood
 

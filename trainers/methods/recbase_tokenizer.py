@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate import PartialState
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
@@ -32,15 +32,15 @@ from tokenization_items.processing_content import (
 )
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.codebook_trainer import codebook_health
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
     EmbeddingTokenizerTrainer,
     EmbeddingTokenizerTrainingArguments,
     compute_codes,
 )
+from trainers.evaluation.codebooks import codebook_health
 from trainers.methods.collisions import resolve
-from trainers.methods.utgrec import last_checkpoint, place_training, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -157,7 +157,6 @@ def recbase_tokenizer(
     check_capacity(network_config, {name: len(content.item_ids) for name, content in domains.items()})
 
     started = time.perf_counter()
-    AcceleratorState._reset_state()  # the process' first training fixed its precision, and this one may have another
     set_seed(seed)
     sizes = {name: len(content.item_ids) for name, content in domains.items()}
     trainer = EmbeddingTokenizerTrainer(

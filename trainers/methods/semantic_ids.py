@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.state import AcceleratorState, PartialState
+from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import set_seed
@@ -37,7 +37,7 @@ from trainers.embedding_tokenizer_trainer import (
 from trainers.methods.collisions import Resolution, resolve
 from trainers.methods.principal_components import principal_components
 from trainers.methods.rq_kmeans import rq_kmeans
-from trainers.methods.utgrec import place_training
+from trainers.methods.runs import place_training
 
 RAW_CODES_NAME = "raw_codes.safetensors"
 REPORT_NAME = "tokenizer_report.json"
@@ -203,8 +203,6 @@ def train_rqvae(
     training: EmbeddingTokenizerTrainingArguments,
 ) -> EmbeddingTokenizerTrainer:
     """Trains a fresh RQ-VAE on all items' embeddings; its seed is the training's."""
-    # The process' first training fixed its precision, and this one may have another.
-    AcceleratorState._reset_state()
     set_seed(training.seed)
     trainer = EmbeddingTokenizerTrainer(RQVAEModel(config), training, EmbeddingRows(embeddings, collaborative))
     trainer.train()

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from tokenization_items.histories import PAD_TOKEN_ID
 from trainers.data.interactions import Interactions
 from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.next_item_windows import ValidCodes
 from trainers.training_data.sequence_windows import NOT_LABELLED, SequenceWindows
-from trainers.training_data.valid_codes import ValidCodes
 
 
 class PackedSequences(Dataset):

@@ -11,8 +11,8 @@ import pytest
 from tokenization_items.item_embeddings import load_embeddings
 from trainers.data.domains import Domain
 from trainers.evaluation.candidate_rows import draw_rows
+from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.zero_shot import evaluate_zero_shot, zero_shot_model
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
 from trainers.rankers.nearest_items import NearestItems
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"

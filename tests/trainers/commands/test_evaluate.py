@@ -11,7 +11,9 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import paired_test
-from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 
 IDS = [f"i{n}" for n in range(30)]
 

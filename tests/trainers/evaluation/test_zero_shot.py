@@ -13,7 +13,7 @@ from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import CODES_NAME
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
-from trainers.evaluation.level_scores import SCORES
+from trainers.evaluation.level_scores import SCORES, ZeroShotArguments
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import paired_test
 from trainers.evaluation.zero_shot import (
@@ -24,9 +24,10 @@ from trainers.evaluation.zero_shot import (
     training_of,
     zero_shot_model,
 )
-from trainers.evaluation.zero_shot_arguments import ZeroShotArguments
 from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.nearest_items import ItemTransitions, NearestItems, Popularity
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
 
 ITEMS, USERS = 30, 40
 IDS = [f"i{n}" for n in range(ITEMS)]
