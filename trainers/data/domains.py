@@ -129,7 +129,7 @@ def domain_folders(folders: Sequence[str]) -> list[Path]:
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"No data folder {folder}.")
-        inner = [folder] if _holds_items(folder) else sorted(path for path in folder.iterdir() if _holds_items(path))
+        inner = [folder] if _holds_items(folder) else sorted(filter(_holds_items, folder.iterdir()))
         if not inner:
             raise FileNotFoundError(f"{folder} holds no domain: a folder with one of {', '.join(FILE_NAMES)}.")
         paths += inner
@@ -141,4 +141,5 @@ def domain_folders(folders: Sequence[str]) -> list[Path]:
 
 
 def _holds_items(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FILE_NAMES)
+    """Hidden folders do not: one that was being written when its program was killed may hold anything."""
+    return not folder.name.startswith(".") and any((folder / name).is_file() for name in FILE_NAMES)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from tokenization_items.errors import named
 from trainers.data.splits import PARTS
 
-MAX_NAMED = 10  # offenders named in one error message
 RECORD_FILE = "prepared.json"  # how a data folder was made; `choices.split` names its split
 SEQUENCE_FILES = ("sequences.jsonl", "sequences.jsonl.gz", "sequences.parquet")
 EVENT_FILES = (
@@ -94,11 +94,13 @@ def flat_sequences(frame: pl.DataFrame, source: str) -> UserSequences:
     reject_blank(frame, "user_id", source)
     if frame["items"].null_count():
         users = frame.filter(pl.col("items").is_null())["user_id"].to_list()
-        raise InteractionError(f"{source}: no items for {named(users, 'user')}; write an empty list or drop the row.")
+        raise InteractionError(
+            f"{source}: no items for {named_as('user', users)}; write an empty list or drop the row."
+        )
     if frame["user_id"].n_unique() != frame.height:
         users = frame.filter(pl.col("user_id").is_duplicated())["user_id"].unique(maintain_order=True).to_list()
         raise InteractionError(
-            f"{source}: more than one row for {named(users, 'user')}; merge them into one sequence."
+            f"{source}: more than one row for {named_as('user', users)}; merge them into one sequence."
         )
     filled = frame.filter(pl.col("items").list.len() > 0)
     return UserSequences(
@@ -127,17 +129,16 @@ def read_split_name(folder: Path) -> str:
     return name if isinstance(name, str) and name else "given by the data"
 
 
-def named(ids: Sequence[str], noun: str) -> str:
+def named_as(noun: str, offenders: Collection) -> str:
     """`"users 'a', 'b' and 3 more"`."""
-    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
-    return f"{noun}{'s' if len(ids) > 1 else ''} {', '.join(repr(i) for i in ids[:MAX_NAMED])}{more}"
+    return f"{noun}{'s' if len(offenders) > 1 else ''} {named(offenders)}"
 
 
 def reject_blank(frame: pl.DataFrame, column: str, source: str) -> None:
     """Raises InteractionError where `column` (strings) is null or empty."""
     blank = frame.select((pl.col(column).is_null() | (pl.col(column) == "")).arg_true()).to_series().to_list()
     if blank:
-        rows = named([row + 1 for row in blank], "row")
+        rows = named_as("row", [row + 1 for row in blank])
         raise InteractionError(f"{source}: empty {column} in {rows}; fill it in or remove the row.")
 
 
@@ -168,7 +169,7 @@ def _columns(found: Iterable[str], needed: Sequence[str], optional: Sequence[str
     found = list(found)
     missing = [column for column in needed if column not in found]
     if missing:
-        raise InteractionError(f"{file} lacks {named(missing, 'column')}; it has {named(found, 'column')}.")
+        raise InteractionError(f"{file} lacks {named_as('column', missing)}; it has {named_as('column', found)}.")
     return [column for column in found if column in needed or column in optional]
 
 
@@ -232,7 +233,7 @@ def _as_part(split: pl.Series, file: Path) -> pl.Series:
     """Names of parts → their places in [`PARTS`], Int8."""
     bad = ~split.cast(pl.String).is_in(PARTS).fill_null(False)
     if bad.any():
-        rows = named((bad.arg_true() + 1).to_list(), "row")
+        rows = named_as("row", (bad.arg_true() + 1).to_list())
         raise InteractionError(
             f"{file}: the column split must say {', '.join(map(repr, PARTS))}; it has {split.filter(bad)[0]!r} in "
             f"{rows}. Correct it, or rename the column if it means something else."
@@ -247,7 +248,7 @@ def _as_rating(ratings: pl.Series, file: Path) -> pl.Series:
     numbers = ratings.cast(pl.Float32, strict=False)
     bad = numbers.is_null() & ratings.is_not_null()
     if bad.any():
-        rows = named((bad.arg_true() + 1).to_list(), "row")
+        rows = named_as("row", (bad.arg_true() + 1).to_list())
         raise InteractionError(
             f"{file}: rating {ratings.filter(bad)[0]!r} in {rows} is no number; empty means unrated."
         )
@@ -264,8 +265,9 @@ def _check_ratings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
         unlike = (pl.col("ratings").list.len() != pl.col("items").list.len()).fill_null(True)
         bad = frame.select(unlike.arg_true()).to_series()
         if len(bad):
+            rows = named_as("row", (bad + 1).to_list())
             raise InteractionError(
-                f"{file}: another number of ratings than of items in {named((bad + 1).to_list(), 'row')}; write null "
+                f"{file}: another number of ratings than of items in {rows}; write null "
                 "for an item that was not rated."
             )
     return frame.with_columns(pl.col("ratings").cast(pl.List(pl.Float32)))
@@ -289,6 +291,6 @@ def _as_time(times: pl.Series, file: Path) -> pl.Series:
             raise InteractionError(f"{file}: timestamps are neither all numbers nor all ISO dates, as {times[0]!r}.")
     bad = times.is_null() | times.is_nan() if times.dtype.is_float() else times.is_null()
     if bad.any():
-        rows = named((bad.arg_true() + 1).to_list(), "row")
+        rows = named_as("row", (bad.arg_true() + 1).to_list())
         raise InteractionError(f"{file}: empty timestamp in {rows}; fill it in or remove the row.")
     return times

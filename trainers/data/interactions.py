@@ -23,12 +23,12 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from tokenization_items.errors import MAX_NAMED
 from trainers.data.interaction_files import (
-    MAX_NAMED,
     InteractionError,
     UserSequences,
     flat_sequences,
-    named,
+    named_as,
     read_interactions,
     read_split_name,
 )
@@ -147,8 +147,8 @@ class Interactions:
         if catalogue.n_unique() != len(catalogue):
             twice = catalogue.filter(catalogue.is_duplicated()).unique(maintain_order=True).to_list()
             raise InteractionError(
-                f"The catalogue has {named(twice, 'item')} more than once; read every domain with its own catalogue "
-                "and join them with Interactions.concatenate."
+                f"The catalogue has {named_as('item', twice)} more than once; read every domain with its own "
+                "catalogue and join them with Interactions.concatenate."
             )
         rows = found.items.cast(pl.Enum(catalogue), strict=False).to_physical()
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(found.lengths)])

@@ -17,10 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,6 +29,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from hub_cards import CARD_FILE, VALUES_FILE
+from tokenization_items.files import replacing_folder
 from trainers.data.co_occurrence import co_occurrence_counts
 from trainers.data.interaction_files import RECORD_FILE
 from trainers.data.preparation import PreparationChoices, PreparedLog, prepare_log
@@ -98,12 +96,12 @@ def prepare_data_set(
     if inside:
         raise FileExistsError(f"{inside[0]} lies in {output}, which would be replaced: give another folder.")
     report = ReadingReport()
-    with fresh_folder(output, RECORD_FILE, overwrite) as working:
-        folder = working / "data"
+    with replacing_folder(output, overwrite, mark=RECORD_FILE) as folder:
+        scratch = folder / "scratch"
         files = [
             {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in reader.files()
         ]
-        raw = reader.read(working / "scratch", report, latest_time)
+        raw = reader.read(scratch, report, latest_time)
         usable = None if raw.items is None else _usable_items(raw.items, choices.text_fields, report)
         prepared = prepare_log(raw, choices, report, usable)
         images = {}
@@ -116,6 +114,7 @@ def prepare_data_set(
                 images |= fetch_images(wanted, folder, cache, image_workers, report)
         counts = _write_items(raw, prepared.item_ids, images, choices.text_fields, folder / ITEMS)
         counts |= _write_interactions(prepared, folder / INTERACTIONS) | prepared.counts
+        shutil.rmtree(scratch)
         if usable is not None:
             empty = int((~usable["usable"]).sum())
             report.drop("items", "neither text nor image", empty)
@@ -231,46 +230,6 @@ def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
         "interactions": log.height,
         "users_too_short_to_split": int((lengths < MIN_INTERACTIONS).sum()),
     }
-
-
-@contextmanager
-def fresh_folder(path: str | os.PathLike, mark: str, overwrite: bool = False) -> Iterator[Path]:
-    """
-    Gives a temporary folder beside `path`, for two things: `data`, which becomes `path` at the end, and anything else,
-    which is deleted. After an error nothing is left; after a kill, a hidden folder that holds no data set itself.
-
-    Args:
-        path: the folder to make.
-        mark: a file that every folder made in this way holds: only such folders, and empty ones, are overwritten.
-        overwrite: whether to replace a folder that is there.
-
-    Raises:
-        FileExistsError: if the folder is there and is not empty, or may not be overwritten.
-    """
-    path = Path(path).absolute()
-    if path.is_file():
-        raise FileExistsError(f"{path} is a file; give a folder.")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise FileExistsError(f"{path} is not empty: give another folder, or allow it to be overwritten.")
-        if not (path / mark).is_file():
-            raise FileExistsError(f"{path} holds no {mark}, so it was not made by this: remove it yourself.")
-    temporary = path.with_name(f".{path.name}.unfinished-{uuid.uuid4().hex[:8]}")
-    (temporary / "data").mkdir(parents=True)
-    try:
-        yield temporary
-        replaced = temporary.with_name(f".{path.name}.replaced-{uuid.uuid4().hex[:8]}")
-        if path.exists():
-            path.rename(replaced)
-        try:
-            (temporary / "data").rename(path)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(path)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from trainers.data.readers.base import RawData, ReadError, ReadingReport
+from trainers.data.readers.base import MAX_EXAMPLES, RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
 from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import load_json, require_files
@@ -68,6 +68,6 @@ class UTGRecFilesReader:
                 fields["image"] = str(images / f"{item}.jpg")
             yield f"{mapping.name}, id2item[{place}]", fields
         if extra := sentences.keys() - set(id2item):
-            named = sorted(extra)[:5]
+            named = sorted(extra)[:MAX_EXAMPLES]
             report.read["items"] += len(extra)
             report.drop("items", "not in id2item", len(extra), [f"{texts.name}: item {item!r}" for item in named])
