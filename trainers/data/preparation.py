@@ -34,16 +34,17 @@ class PreparationChoices:
     What there is to choose; all of it goes into `prepared.json`.
 
     Args:
-        k_core (`int`, *optional*, defaults to 5): users and items with at least so many interactions stay; 0: all do,
-            items without any interaction included.
-        repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the `"first"`
-            or `"all"`. The same user, item and time is one interaction in any case.
+        k_core (`int`, *optional*, defaults to 5): users and items with at least so many interactions stay, to a fixed
+            point; 0: all do, items without any interaction included.
+        repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the first or
+            all. The same user, item and time is one interaction in any case.
         min_rating (`float`, *optional*): lower ratings are no interactions. Without it, all are.
-        text_fields (`tuple[str, ...]`, *optional*): the items' text; other fields are not written.
-        split (`str`, *optional*, defaults to `"leave-one-out"`): `"leave-one-out"`, `"temporal"` or `"ratio"`, see
-            [`~trainers.data.splits`]. Leave-one-out follows from the order: no column is written.
+        text_fields (`tuple[str, ...]`, *optional*): the items' text (the paper's: title features categories); other
+            fields are not written.
+        split (`str`, *optional*, defaults to `"leave-one-out"`): by each user's last two items, by two points in time,
+            or by a share of each user's sequence; see `trainers/data/splits.py`.
         ratios (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): training, validation and test
-            in the latter two.
+            of a temporal or ratio split.
     """
 
     k_core: int = 5

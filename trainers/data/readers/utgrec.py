@@ -25,17 +25,17 @@ IMAGES = "Images"
 @dataclass
 class UTGRecFilesReader:
     """
-    A domain's folder. Items keep the order of `id2item`; their text becomes the description.
+    A domain as UTGRec publishes it. Items keep the order of `id2item`; their text becomes the description.
 
     Args:
-        folder (`Path`): such as `Musical_Instruments`.
+        input (`Path`): folder of a domain, such as `Musical_Instruments`.
     """
 
-    folder: Path
+    input: Path
     format = "utgrec"
 
     def files(self) -> list[Path]:
-        return require_files(*(Path(self.folder) / name for name in FILES))
+        return require_files(*(Path(self.input) / name for name in FILES))
 
     def settings(self) -> dict:
         return {
@@ -59,7 +59,7 @@ class UTGRecFilesReader:
             raise ReadError(f"{mapping}: id2item should be the list of the items; found {str(id2item)[:80]}.")
         if id2item[:1] != ["[PAD]"]:
             raise ReadError(f"{mapping}: id2item should start with '[PAD]'; found {id2item[:1]}.")
-        images = Path(self.folder) / IMAGES
+        images = Path(self.input) / IMAGES
         present = {path.name for path in images.iterdir()} if images.is_dir() else set()
         for place, item in enumerate(id2item[1:], 1):
             report.read["items"] += 1
