@@ -175,6 +175,7 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
             raise SystemExit(str(error)) from None
         print(f"{output}: as it was prepared")
         return document
+    kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(choices).items()}
     try:
         reader = make_reader(source)
         if arguments.dry_run:
@@ -183,7 +184,7 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
         document = prepare_data_set(
             reader,
             output,
-            PreparationChoices(**{n: tuple(v) if isinstance(v, list) else v for n, v in vars(choices).items()}),
+            PreparationChoices(**kept),
             latest_time=datetime.fromisoformat(arguments.latest_time) if arguments.latest_time else None,
             download=arguments.download_images,
             image_cache=arguments.image_cache,

@@ -88,7 +88,7 @@ def load_domains(
     if list(folders) == [BUILTIN]:
         with PartialState().main_process_first():  # the others find it written
             written = write_all(BUILTIN_FOLDER)
-        folders = [written[name] for name in builtin]
+        folders = [str(written[name]) for name in builtin]
     paths, templates = domain_folders(folders), templates or {}
     names = [path.resolve().name for path in paths]
     unknown = sorted(templates.keys() - {"", *names})
@@ -125,7 +125,7 @@ def domain_folders(folders: Sequence[str]) -> list[Path]:
         FileNotFoundError: a folder is not there or holds no domain.
         ValueError: two domains have one name.
     """
-    paths = []
+    paths: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"No data folder {folder}.")

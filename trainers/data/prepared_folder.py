@@ -187,8 +187,8 @@ def _usable_items(items: pl.LazyFrame, text_fields: tuple[str, ...], report: Rea
         pl.col(name).list.len() > 0 if ITEM_SCHEMA[name] == pl.List(pl.String) else pl.col(name) != ""
         for name in text_fields
     )
-    frame = items.select("item_id", "image", "image_url", usable=has_text.fill_null(False))
-    frame = decodable_images(frame.collect(engine="streaming"), report)
+    selected = items.select("item_id", "image", "image_url", usable=has_text.fill_null(False))
+    frame = decodable_images(selected.collect(engine="streaming"), report)
     return frame.with_columns(pl.col("usable") | pl.col("image").is_not_null())
 
 

@@ -119,7 +119,9 @@ class AttributeOracle:
     def probabilities(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """P(next | history) for each history of item rows, [B, num_items], rows sum to 1."""
         lengths = np.array([len(history) for history in histories], dtype=np.int64)
-        rows = np.concatenate([np.asarray(history, dtype=np.int64) for history in histories] or [[]]).astype(np.int64)
+        rows = np.concatenate(
+            [np.asarray(history, dtype=np.int64) for history in histories] or [np.zeros(0, np.int64)]
+        )
         users = np.repeat(np.arange(len(lengths)), lengths)
         last = np.full(len(lengths), -1)
         last[lengths > 0] = rows[(np.cumsum(lengths) - 1)[lengths > 0]]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
@@ -59,8 +60,8 @@ class MovieLensReader:
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         ratings, movies = self.files()
-        _, separator, columns = _RATINGS[self.layout]
-        columns = dict(zip(columns, _OUR_NAMES, strict=True))
+        _, separator, theirs = _RATINGS[self.layout]
+        columns: Any = dict(zip(theirs, _OUR_NAMES, strict=True))  # by name, or by place in files without header
         log = LogWriter(scratch, report, "s", latest_time)
         for part in table_batches(ratings, columns, report, separator=separator, header=self.layout == "20M"):
             log.add(part, ratings.name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
@@ -72,7 +73,7 @@ class RecBoleReader:
 
     def settings(self) -> dict:
         log, *_ = self._parts()
-        settings = {"columns": _names(log, _LOG_NAMES, self.columns)}
+        settings: dict[str, Any] = {"columns": _names(log, _LOG_NAMES, self.columns)}
         if len(self._parts()) > 1 or "timestamp" not in settings["columns"].values():
             settings["timestamp"] = "place in the file or, of a history, in the user's sequence"
         if items := self._items():
@@ -97,9 +98,9 @@ class RecBoleReader:
                     part = part.with_columns(timestamp="line")
                 log.add(part, logs[0].name)
         items = None
-        if path := self._items():
+        if item_file := self._items():
             writer = ItemWriter(scratch, report)
-            writer.add(self._item_records(path, report))
+            writer.add(self._item_records(item_file, report))
             items = writer.finish()
         return RawData(log.finish(), items, has_time)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
@@ -86,7 +87,7 @@ class TabularReader:
             file = _open_parquet(path)
             names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, file.schema_arrow.names)
             for table in file.iter_batches(batch_size=TABLE_ROWS, columns=list(names)):
-                part = pl.from_arrow(pa.table(table)).rename(names)
+                part = cast(pl.DataFrame, pl.from_arrow(pa.table(table))).rename(names)
                 rows = pl.int_range(report.read["interactions"] + 1, pl.len() + report.read["interactions"] + 1)
                 yield part.with_columns(line=rows)
                 report.read["interactions"] += part.height
