@@ -16,7 +16,8 @@ from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRe
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.co_occurrence import CoOccurrenceGraph
+from trainers.data.interactions import Interactions
 from trainers.hub_trainer import hub_checkpoint
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments

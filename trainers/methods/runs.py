@@ -110,8 +110,7 @@ def training_windows(
 
     Args:
         config: the recommender's.
-        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
-            files as they are needed, [`load_sequences`].
+        interactions, token_table: training part and token ids of all domains, from [`join_domains`].
         num_sequences: sequences of each domain.
         training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
     """
