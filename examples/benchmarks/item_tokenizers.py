@@ -49,7 +49,7 @@ from trainers.methods.recbase_tokenizer import (
     curriculum_passes,
 )
 from trainers.methods.rq_kmeans import rq_kmeans
-from trainers.methods.utgrec import place_training
+from trainers.methods.runs import place_training
 
 HERE = Path(__file__).parent
 

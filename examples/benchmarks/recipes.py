@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from modeling_utgrec import (
     BERT4RecConfig,
@@ -35,12 +35,12 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
 from tokenization_items.text_encoders import TextEncoder
-from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import Recommender
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.recbase import RecBaseArguments, new_recbase
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
+from trainers.methods.runs import place_training, stopping, tokenize, train_recommender
 from trainers.methods.semantic_ids import (
     letter_tokenizer,
     load_raw_codes,
@@ -48,15 +48,7 @@ from trainers.methods.semantic_ids import (
     tiger_m_tokenizer,
     tiger_tokenizer,
 )
-from trainers.methods.utgrec import (
-    NetworkArguments,
-    RecommenderArguments,
-    build_network,
-    place_training,
-    tokenize,
-    train_item_tokenizer,
-    train_recommender,
-)
+from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, build_network, train_item_tokenizer
 from trainers.rankers.generative import GenerativeRecommender
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
@@ -165,7 +157,11 @@ def sequential(model_class: type, config_class: type, **values) -> Recipe:
         args = SequentialTrainingArguments(str(setting.folder), **_evaluated_each_epoch(), report_to=[])
         place_training(args, setting.folder / "checkpoints", setting.seed)
         trainer = SequentialTrainer(
-            model, args, interactions.training_part(), interactions, callbacks=_stopping(setting)
+            model,
+            args,
+            interactions.training_part(),
+            interactions,
+            callbacks=stopping(setting.patience, setting.minutes),
         )
         trainer.train()
         ranker = SequentialRecommender(model, name=model.config.model_type)
@@ -217,7 +213,12 @@ def generative(
         args = dataclasses.replace(setting.training, **_evaluated_each_epoch())
         place_training(args, setting.folder / "checkpoints", setting.seed)
         trainer = train_recommender(
-            model, [setting.domain], {setting.domain.name: tokenizer}, args, callbacks=_stopping(setting)
+            model,
+            [setting.domain],
+            {setting.domain.name: tokenizer},
+            args,
+            early_stopping_patience=setting.patience,
+            minutes=setting.minutes,
         )
         model.save_pretrained(setting.folder / "recommender")
         tokenizer.save_pretrained(setting.folder / "recommender", include_network=False)
@@ -300,10 +301,6 @@ def _evaluated_each_epoch() -> dict[str, Any]:
         "load_best_model_at_end": True,
         "use_cpu": not torch.cuda.is_available(),
     }
-
-
-def _stopping(setting: Setting) -> list:
-    return [EarlyStoppingCallback(setting.patience), TimeLimitCallback(60 * setting.minutes)]
 
 
 def _training_facts(trainer, args: RankingTrainingArguments) -> dict[str, Any]:

@@ -57,7 +57,8 @@ from trainers.evaluation.zero_shot import (
     zero_shot_model,
 )
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
-from trainers.methods.utgrec import SECTIONS, tokenize
+from trainers.methods.runs import tokenize
+from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.generative import GenerativeRecommender
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity

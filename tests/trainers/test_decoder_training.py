@@ -12,8 +12,8 @@ from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTG
 from tokenization_items.item_index import ItemIndex
 from trainers import ranking_trainer
 from trainers.data.interactions import Interactions
-from trainers.methods import utgrec
-from trainers.methods.utgrec import gathered_weights, save_recommender, training_windows
+from trainers.methods import runs
+from trainers.methods.runs import gathered_weights, save_recommender, training_windows
 from trainers.rankers.generative import GenerativeRecommender, load_model
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.domain_sampling import DomainSampling
@@ -264,7 +264,7 @@ def test_sharded_weights_are_trained_and_saved_but_not_validated(tmp_path, monke
     """As under ZeRO-3, which shards the large model's weights over the processes."""
     trainer = make_trainer(tmp_path, eval_strategy="epoch")
     assert gathered_weights(trainer) is None
-    for module in (ranking_trainer, utgrec):
+    for module in (ranking_trainer, runs):
         monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="eval_strategy='no'"):
         make_trainer(tmp_path, eval_strategy="epoch")

@@ -62,21 +62,23 @@ from trainers.methods.recbase import (
     train_recbase_tokenizer,
 )
 from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
+from trainers.methods.runs import (
+    finish_model,
+    gathered_weights,
+    place_training,
+    save_recommender,
+    tokenize,
+    train_recommender,
+)
 from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
-    finish_model,
-    gathered_weights,
     image_targets,
     joint_catalogue,
     new_recommender,
-    place_training,
-    save_recommender,
-    tokenize,
     train_item_tokenizer,
-    train_recommender,
 )
 from trainers.rankers.generative import GenerativeRecommender
 from trainers.recommender_trainer import RecommenderTrainingArguments

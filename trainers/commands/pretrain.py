@@ -69,23 +69,25 @@ from trainers.methods.recbase import (
     train_recbase_tokenizer,
 )
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
+from trainers.methods.runs import (
+    data_facts,
+    finish_model,
+    gathered_weights,
+    place_training,
+    save_recommender,
+    shared_identifiers,
+    tokenize,
+    train_recommender,
+)
 from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
-    data_facts,
-    finish_model,
-    gathered_weights,
     image_targets,
     joint_catalogue,
     new_recommender,
-    place_training,
-    save_recommender,
-    shared_identifiers,
-    tokenize,
     train_item_tokenizer,
-    train_recommender,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate.state import PartialState
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
@@ -40,7 +40,7 @@ from trainers.embedding_tokenizer_trainer import (
 )
 from trainers.evaluation.codebooks import codebook_health
 from trainers.methods.collisions import resolve
-from trainers.methods.utgrec import last_checkpoint, place_training, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
+from accelerate.state import PartialState
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import set_seed
@@ -37,7 +37,7 @@ from trainers.embedding_tokenizer_trainer import (
 from trainers.methods.collisions import Resolution, resolve
 from trainers.methods.principal_components import principal_components
 from trainers.methods.rq_kmeans import rq_kmeans
-from trainers.methods.utgrec import place_training
+from trainers.methods.runs import place_training
 
 RAW_CODES_NAME = "raw_codes.safetensors"
 REPORT_NAME = "tokenizer_report.json"

@@ -10,6 +10,7 @@ from transformers import AutoModel
 from tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments, compute_codes
 from trainers.methods.principal_components import principal_components
+from trainers.methods.runs import save_recommender
 from trainers.methods.semantic_ids import (
     letter_tokenizer,
     load_raw_codes,
@@ -17,7 +18,7 @@ from trainers.methods.semantic_ids import (
     tiger_m_tokenizer,
     tiger_tokenizer,
 )
-from trainers.methods.utgrec import RecommenderArguments, new_recommender, save_recommender
+from trainers.methods.utgrec import RecommenderArguments, new_recommender
 
 NUM_ITEMS = 40
 IDS = [f"item-{row}" for row in range(NUM_ITEMS)]

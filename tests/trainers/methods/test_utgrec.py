@@ -1,47 +1,29 @@
-"""The stages of the examples, where the scripts' own tests do not look."""
+"""UTGRec's network and recommender from their arguments."""
+
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2VLConfig
 
-from tokenization_items.catalogue import Catalogue
+from modeling_utgrec import UTGRecConfig
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.data.domains import Domain
-from trainers.data.interactions import Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.methods import utgrec
 from trainers.methods.utgrec import (
+    NETWORK,
     NetworkArguments,
     RecommenderArguments,
     build_network,
     image_targets,
     joint_catalogue,
-    last_checkpoint,
+    network_config,
     new_recommender,
-    shared_identifiers,
     train_item_tokenizer,
 )
 from trainers.training_data.image_latents import ImageLatents
 
 SIZES = {"root_codebook_size": 4, "leaf_codebook_size": 4, "codebook_dim": 8, "denoiser_width": 16, "image_size": 16}
-
-
-def make_domain(name, tiny_items, rows, sequences):
-    records = [
-        {"item_id": f"{name}-{row}", "title": tiny_items[row]["text"], "image": tiny_items[row]["image"]}
-        for row in rows
-    ]
-    catalogue = Catalogue.from_records(records, name=name)
-    sequences = [[f"{name}-{row}" for row in sequence] for sequence in sequences]
-    return Domain(name, catalogue, Interactions.from_sequences(sequences, catalogue.item_ids))
-
-
-@pytest.fixture(scope="module")
-def domains(tiny_items):
-    return [
-        make_domain("a", tiny_items, range(6), [[0, 1, 2, 3, 5], [5, 3, 1]]),
-        make_domain("b", tiny_items, range(3, 9), [[3, 4, 6, 7, 8]]),
-    ]
 
 
 def test_joint_catalogue_links_items_of_the_training_part_within_domains(domains):
@@ -68,6 +50,25 @@ def test_build_network_follows_the_arguments(domains, lora_r):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
+def test_every_argument_of_the_network_is_passed_on():
+    """A new hyper-parameter is a field of the configuration and one of the arguments, and nothing else."""
+    assert {"codebook_dim", "alignment_weight", "denoiser_width"} <= NETWORK
+    config = Qwen2VLConfig()
+    positions = config.get_text_config().max_position_embeddings
+    for name in sorted(NETWORK - {"backbone_revision", "codebook_structure", "codebook_init"}):
+        value = getattr(NetworkArguments(), name)
+        built = network_config(replace(NetworkArguments(), **{name: value + 1}), config)
+        assert getattr(built, name) == value + 1
+    built = network_config(
+        NetworkArguments("org/model", codebook_structure="residual", max_text_tokens=positions + 1), config, "abc"
+    )
+    assert (built.codebook_structure, built.codebook_init, built.backbone_revision) == ("residual", "normal", "abc")
+    assert built.max_text_tokens == positions and built.backbone_name_or_path == "org/model"
+    given = RecommenderArguments(d_ff=3, num_layers=2, embedding_std=0.5, early_stopping_patience=4).architecture()
+    assert given.keys() <= {each.name for each in fields(UTGRecConfig)}
+    assert (given["d_ff"], given["num_layers"], given["num_decoder_layers"], given["embedding_std"]) == (3, 2, 2, 0.5)
+
+
 @pytest.mark.parametrize("autoencoder", [None, "none", ""])
 def test_without_autoencoder_there_is_no_image_decoder(domains, autoencoder):
     arguments = NetworkArguments(**SIZES, autoencoder=autoencoder)
@@ -85,24 +86,6 @@ def test_latents_of_another_autoencoder(domains, tmp_path):
     training = ItemTokenizerTrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ValueError, match="16 channels and side 4, .* made for 16 and 2"):
         train_item_tokenizer(network, processor, domains[:1], other, training)
-
-
-def test_last_checkpoint(tmp_path):
-    training = ItemTokenizerTrainingArguments(str(tmp_path / "none"), use_cpu=True)
-    assert last_checkpoint(training) is None
-    for step in (9, 10):
-        (tmp_path / "none" / f"checkpoint-{step}").mkdir(parents=True)
-    assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-10")
-
-
-def test_shared_identifiers_are_counted_over_domains(tiny_network, domains):
-    tokenizer = UniversalItemTokenizer.from_network(*tiny_network)
-    tokenizers = {domain.name: utgrec.tokenize(tokenizer, domain.catalogue)[0] for domain in domains}
-    codes = [tuple(code) for t in tokenizers.values() for code in t.index.codes.tolist()]
-    assert shared_identifiers(tokenizers) == sum(codes.count(code) > 1 for code in codes)
-    assert len(tokenizer) == 0, "the shared tokenizer's own index stays empty"
-    doubled = {"x": tokenizers["a"], "y": tokenizers["a"]}
-    assert shared_identifiers(doubled) == 12
 
 
 @pytest.mark.parametrize("structure, offsets", [("tree", [2, 9, 9]), ("residual", [2, 9, 18])])

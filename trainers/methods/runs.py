@@ -1,0 +1,206 @@
+"""Steps of every method's training: where it writes, what it resumes, when it stops, what is saved and sent."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import get_last_checkpoint
+
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_index import AssignmentReport
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.callbacks import TimeLimitCallback
+from trainers.data.domains import Domain
+from trainers.data.interactions import Interactions
+from trainers.hub.data_facts import sizes
+from trainers.hub_trainer import HubTrainer, hub_checkpoint
+from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.next_item_windows import NextItemWindows, join_domains
+from trainers.training_data.packed_sequences import PackedSequences
+
+
+def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
+    """Callbacks that end a training early.
+
+    Args:
+        patience (`int`, *optional*): evaluations without a better validation metric.
+        minutes (`float`, *optional*): time; the learning rate's schedule is then fitted to it.
+    """
+    callbacks: list[TrainerCallback] = []
+    if patience is not None:
+        callbacks.append(EarlyStoppingCallback(patience))
+    if minutes is not None:
+        callbacks.append(TimeLimitCallback(60 * minutes))
+    return callbacks
+
+
+def place_training(training: TrainingArguments, folder: Path, seed: int) -> None:
+    """Where a training writes its checkpoints, and its seed.
+
+    Raises:
+        ValueError: if it is to be pushed and its repository has no name: the folder's would say nothing.
+    """
+    if training.push_to_hub and training.hub_model_id is None:
+        raise ValueError(f"push_to_hub needs a name for the repository of {folder.name}: give its hub_model_id.")
+    training.output_dir = str(folder)
+    training.seed = seed
+    training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
+
+
+def last_checkpoint(training: TrainingArguments) -> str | None:
+    """The latest checkpoint of a training: the folder's, or else the one in the repository that it is pushed to, or
+    `None` if it has not written any yet."""
+    found = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    if found is None and training.push_to_hub:
+        try:
+            found = hub_checkpoint(training.hub_model_id, training.hub_revision, training.hub_token)
+        except ValueError:  # a new repository, or one without checkpoints
+            return None
+    return found
+
+
+def data_facts(kind: str, domains: list[Domain], catalogues: Sequence[Catalogue] = ()) -> dict[str, Any]:
+    """What the card of a model says of the data that it was trained on; of `catalogues` it read the items alone."""
+    rows = [{"Domain": domain.name, **sizes(domain)} for domain in domains]
+    rows += [{"Domain": each.name, "Items": len(each), "Users": 0, "Interactions": 0} for each in catalogues]
+    return {"name": f"{kind} for {', '.join(row['Domain'] for row in rows)}", "training_data": rows}
+
+
+def tokenize(
+    tokenizer: UniversalItemTokenizer, catalogue: Catalogue
+) -> tuple[UniversalItemTokenizer, AssignmentReport]:
+    """A tokenizer with the same network and an index of one domain's items."""
+    if torch.cuda.is_available():
+        tokenizer.network.to("cuda")
+    domain_tokenizer = UniversalItemTokenizer.from_network(
+        tokenizer.network, tokenizer.processor, tokenizer.max_history
+    )
+    report = domain_tokenizer.add_items(catalogue)
+    return domain_tokenizer, report
+
+
+def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
+    """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
+    codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
+    _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    return int((counts[inverse.reshape(-1)] > 1).sum())
+
+
+def training_windows(
+    config: PreTrainedConfig,
+    interactions: Interactions,
+    token_table: np.ndarray,
+    num_sequences: Sequence[int],
+    training: RecommenderTrainingArguments,
+) -> NextItemWindows | PackedSequences:
+    """What a recommender with this configuration is trained on: whole sequences if it reads in one direction, else
+    pairs of a history and its next item.
+
+    Args:
+        config: the recommender's.
+        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
+            files as they are needed, [`load_sequences`].
+        num_sequences: sequences of each domain.
+        training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
+    """
+    arguments: dict[str, Any] = {"max_history": training.max_history}
+    if training.domain_temperature != 1:
+        arguments["sampling"] = DomainSampling(num_sequences, training.domain_temperature, training.seed)
+    if not config.is_encoder_decoder:
+        return PackedSequences(interactions, token_table, with_targets=True, **arguments)
+    return (PackedSequences if config.causal_encoder else NextItemWindows)(interactions, token_table, **arguments)
+
+
+def train_recommender(
+    recommender: PreTrainedModel,
+    domains: list[Domain],
+    tokenizers: dict[str, UniversalItemTokenizer],
+    training: RecommenderTrainingArguments,
+    early_stopping_patience: int | None = None,
+    resume: bool = False,
+    minutes: float | None = None,
+    walks: Sequence[Domain] = (),
+) -> RecommenderTrainer:
+    """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
+    part of all domains' sequences, mixed; every position is a target.
+
+    Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
+    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
+    """
+    for tokenizer in tokenizers.values():
+        tokenizer.check_recommender(recommender)
+    parts = []
+    for domain in [*domains, *walks]:
+        tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
+        parts.append((domain.interactions.training_part(), tokens))
+    num_sequences = [interactions.num_users for interactions, _ in parts]
+    windows = training_windows(recommender.config, *join_domains(parts), num_sequences, training)
+    evaluation = {
+        domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
+    }
+    trainer = RecommenderTrainer(
+        model=recommender,
+        args=training,
+        train_dataset=windows,
+        evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
+        callbacks=stopping(early_stopping_patience, minutes),
+    )
+    kind = "UTGRec" if recommender.config.is_encoder_decoder else "RecBase"
+    trainer.card_facts |= data_facts(f"{kind} recommender", domains, [domain.catalogue for domain in walks])
+    if len(domains) == 1:
+        trainer.domain = domains[0].name
+    trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
+    return trainer
+
+
+def gathered_weights(trainer: RecommenderTrainer) -> dict[str, torch.Tensor] | None:
+    """Weights that are sharded over the processes (ZeRO-3), put together on the main one; else `None`, the model has
+    them. Every process calls this."""
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_deepspeed_zero3_enabled() else None
+
+
+def save_recommender(
+    recommender: PreTrainedModel,
+    tokenizer: UniversalItemTokenizer | None,
+    folder: str | Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Saves a recommender, and the index of its items beside it so that recommending needs no network. `weights` are
+    those of [`gathered_weights`]."""
+    recommender.save_pretrained(folder, state_dict=weights)
+    if tokenizer is not None:
+        tokenizer.check_recommender(recommender)
+        tokenizer.save_pretrained(folder, include_network=False)
+
+
+def finish_model(
+    trainer: HubTrainer, folder: str | Path, facts: dict[str, Any], network: dict[str, str] | None = None
+) -> dict[str, str] | None:
+    """Writes the card of a model that was saved to a folder, and sends the folder if the training is pushed.
+
+    Args:
+        trainer: the model's trainer.
+        folder: where the model is.
+        facts: for the card, see [`HubTrainer.card_facts`].
+        network: where the item tokenizer was sent, for a recommender.
+
+    Returns:
+        Where the folder was sent, `None` if it was not.
+    """
+    trainer.card_facts |= facts
+    trainer.save_card(folder)
+    if not trainer.args.push_to_hub:
+        return None
+    commit = trainer.push_folder(folder, network=network)
+    return {"name_or_path": trainer.hub_model_id, "revision": commit.oid}
