@@ -19,7 +19,8 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.generative import GenerativeRecommender, item_space
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.training_data.next_item_windows import NextItemWindows, join_domains
+from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, join_domains
 
 NUM_USERS, NUM_ITEMS, CODES = 150, 20, 6
 METRICS = {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}
@@ -65,12 +66,16 @@ def make_args(folder, **changes):
     return RecommenderTrainingArguments(str(folder), **{**values, **changes})
 
 
-def make_trainer(folder, model=None, windows=None, evaluation=None, callbacks=None, **changes):
+def make_trainer(folder, model=None, training=None, evaluation=None, callbacks=None, **changes):
     interactions = make_interactions()
     evaluation = evaluation or EvaluationData(interactions, make_index(interactions.item_ids))
-    windows = windows or NextItemWindows(interactions.training_part(), evaluation.token_table, max_history=5)
+    training = training or training_of(EvaluationData(interactions, make_index(interactions.item_ids)))
     model = model or make_model()
-    return RecommenderTrainer(model, make_args(folder, **changes), windows, evaluation, callbacks=callbacks)
+    return RecommenderTrainer(model, make_args(folder, **changes), training, evaluation, callbacks=callbacks)
+
+
+def training_of(data):
+    return TrainingData(data.interactions.training_part(), data.token_table)
 
 
 def weights(model):
@@ -250,8 +255,7 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
         load_best_model_at_end=True,
         max_eval_users=5,
     )
-    windows = NextItemWindows(interactions.training_part(), data.token_table, max_history=5)
-    trainer = Scripted(make_model(), args, windows, data, callbacks=[EarlyStoppingCallback(2)])
+    trainer = Scripted(make_model(), args, training_of(data), data, callbacks=[EarlyStoppingCallback(2)])
     trainer.train()
     assert trainer.state.epoch == 4 and trainer.state.best_metric == 0.5
     assert_equal(weights(trainer.model), after_epoch[1])
@@ -265,16 +269,16 @@ def test_resumed_run_is_bit_exact(tmp_path):
     """With dropout, an epoch's own draw of targets, validation in between, and a checkpoint inside of an epoch."""
 
     def trainer(folder):
-        interactions = make_interactions()
+        interactions = make_interactions(16)
         data = EvaluationData(interactions, make_index(interactions.item_ids))
-        part = interactions.training_part()
-        windows = NextItemWindows(part, data.token_table, max_history=5, max_targets_per_epoch=64, seed=1)
+        domains = {"games": training_of(data), "office": training_of(data)}
         return make_trainer(
             folder,
             make_model(dropout=0.2),
-            windows,
+            domains,
             data,
-            per_device_train_batch_size=16,
+            per_device_train_batch_size=64,
+            domain_temperature=2.0,
             num_train_epochs=3,
             save_strategy="steps",
             save_steps=6,
@@ -294,18 +298,20 @@ def test_resumed_run_is_bit_exact(tmp_path):
 
 
 def test_each_epoch_draws_its_targets(tmp_path):
-    interactions = make_interactions()
-    table = item_space(make_index(interactions.item_ids), interactions.item_ids)[1]
-    part = interactions.training_part()
-    windows = NextItemWindows(part, table, max_history=5, max_targets_per_epoch=32)
+    domains = {}
+    for seed, (name, num_users) in enumerate({"games": 20, "office": 4}.items()):
+        interactions = make_interactions(num_users, prefix=name)
+        domains[name] = training_of(EvaluationData(interactions, make_index(interactions.item_ids, seed)))
     seen = []
 
     class Recorder(TrainerCallback):
         def on_epoch_end(self, args, state, control, **kwargs):
-            seen.append(windows.drawn.tolist())
+            seen.append(trainer.train_dataset.drawn.tolist())
 
-    make_trainer(tmp_path, windows=windows, num_train_epochs=3, callbacks=[Recorder()]).train()
-    expected = NextItemWindows(part, table, max_targets_per_epoch=32)
+    trainer = make_trainer(tmp_path, None, domains, num_train_epochs=3, callbacks=[Recorder()], domain_temperature=2.0)
+    trainer.train()
+    joint = join_domains(domains)
+    expected = NextItemWindows(joint.interactions, joint.token_table, 5, DomainSampling([20, 4], 2.0, seed=7))
     for epoch, drawn in enumerate(seen):
         expected.set_epoch(epoch)
         assert drawn == expected.drawn.tolist()
@@ -328,12 +334,10 @@ def test_several_domains(tmp_path):
     for seed, name in enumerate(("games", "office")):
         interactions = make_interactions(num_users=20 + 10 * seed, num_items=15 + seed, prefix=name)
         domains[name] = EvaluationData(interactions, make_index(interactions.item_ids, seed))
-    windows = NextItemWindows(
-        *join_domains([(d.interactions.training_part(), d.token_table) for d in domains.values()]), max_history=5
-    )
+    training = {name: training_of(data) for name, data in domains.items()}
     model = make_model(seed=5)
     trainer = make_trainer(
-        tmp_path, model, windows, domains, max_steps=2, eval_strategy="steps", eval_steps=1, save_strategy="best"
+        tmp_path, model, training, domains, max_steps=2, eval_strategy="steps", eval_steps=1, save_strategy="best"
     )
     trainer.train()
     metrics = trainer.evaluate()
@@ -343,7 +347,7 @@ def test_several_domains(tmp_path):
         50,
     )
     for name in METRICS:
-        apart = [make_trainer(tmp_path, model, windows, data).evaluate()[f"eval_{name}"] for data in domains.values()]
+        apart = [make_trainer(tmp_path, model, None, data).evaluate()[f"eval_{name}"] for data in domains.values()]
         assert [metrics[f"eval_games_{name}"], metrics[f"eval_office_{name}"]] == pytest.approx(apart)
         assert metrics[f"eval_{name}"] == pytest.approx(np.mean(apart))
     assert list(tmp_path.glob("checkpoint-*")) and not list(tmp_path.rglob("item_ids.json"))
@@ -353,13 +357,16 @@ def test_mismatches_are_errors_before_training(tmp_path):
     interactions = make_interactions()
     data = EvaluationData(interactions, make_index(interactions.item_ids))
     part = interactions.training_part()
-    with pytest.raises(ValueError, match="max_history=4.*max_history=5"):
-        make_trainer(tmp_path, windows=NextItemWindows(part, data.token_table, max_history=4))
-    with pytest.raises(ValueError, match="2 tokens per item"):
-        make_trainer(tmp_path, windows=NextItemWindows(part, data.token_table[:, :2], max_history=5))
+    with pytest.raises(ValueError, match=r"token table \[items, 3\], got shape \(20, 2\)"):
+        make_trainer(tmp_path, training=TrainingData(part, data.token_table[:, :2]))
+    with pytest.raises(ValueError, match=r"token table \[20, L\] for the 20 items"):
+        make_trainer(tmp_path, training=TrainingData(part, data.token_table[:-1]))
+    single = Interactions.from_sequences([["item1"]], interactions.item_ids)
+    with pytest.raises(ValueError, match="No training targets"):
+        make_trainer(tmp_path, training=TrainingData(single, data.token_table))
     with pytest.raises(ValueError, match="persistent"):
-        windows = NextItemWindows(part, data.token_table, max_history=5, max_targets_per_epoch=9)
-        make_trainer(tmp_path, windows=windows, dataloader_num_workers=1, dataloader_persistent_workers=True)
+        workers = dict(dataloader_num_workers=1, dataloader_persistent_workers=True)
+        make_trainer(tmp_path, domain_temperature=2.0, **workers)
     with pytest.raises(UnknownItemError, match="item19"):
         EvaluationData(interactions, make_index(interactions.item_ids[:-1]))
     other = UTGRecForConditionalGeneration(UTGRecConfig(root_codebook_size=9, leaf_codebook_size=9, num_layers=1))
