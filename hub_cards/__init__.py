@@ -1,7 +1,8 @@
 """Cards for the Hub, written from measured values: plain values in, text and pictures out."""
 
-from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text, write_file
+from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text
 from .edits import CardError, is_edited
+from .files import replacing, write_text
 from .schema import check_card, is_repository
 from .values import (
     RECBASE_CITATION,
@@ -33,7 +34,8 @@ __all__ = [
     "is_repository",
     "load_values",
     "render_card",
+    "replacing",
     "save_card",
     "values_text",
-    "write_file",
+    "write_text",
 ]

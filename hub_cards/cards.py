@@ -17,6 +17,7 @@ from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
+from .files import write_text
 from .formatting import format_cell, format_duration, known, markdown_list, markdown_table, metric_name, plain
 from .metadata import metadata_of
 from .plots import write_plots
@@ -96,10 +97,10 @@ def save_card(
     """
     folder = Path(folder)
     plots = write_plots(folder, values.logs) if draw and isinstance(values, ModelCardValues) else {}
-    write_file(folder / VALUES_FILE, values_text(values))
+    write_text(folder / VALUES_FILE, values_text(values))
     found = [Path(place) / CARD_FILE for place in (folder, old) if place is not None]
     text = next((path.read_text(encoding="utf-8") for path in found if path.is_file()), None)
-    return write_file(folder / CARD_FILE, render_card(values, plots, text))
+    return write_text(folder / CARD_FILE, render_card(values, plots, text))
 
 
 def values_text(values: Card) -> str:
@@ -126,19 +127,6 @@ def load_values(folder: str | os.PathLike[str]) -> Card | None:
         return card_class(**values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CardError(f"{path} does not hold the values of a card: {error!r}") from error
-
-
-def write_file(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes a text in one step, to a folder that is made if absent, and returns its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _body(values: Card, plots: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .files import replacing
 from .formatting import metric_name
 from .training_log import series
 
@@ -52,14 +53,9 @@ def write_plots(folder: str | os.PathLike, logs: Sequence[Mapping[str, Any]]) ->
             if len(lines) > 1:
                 axes.legend(fontsize="small")
         path = Path(folder) / FOLDER / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as (temporary,):
             # Without the version of matplotlib in the file, equal curves give equal files.
             figure.savefig(temporary, format="png", metadata={"Software": None})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         written[TITLES[name]] = f"{FOLDER}/{name}"
     return written
 

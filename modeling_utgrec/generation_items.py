@@ -86,7 +86,7 @@ def constrained_beam_search(
     `renormalize_logits=True`. The order of exactly equal scores is not defined.
 
     With rules, it is the search over a trie of the items that each user may get. With `num_beams >= num_items`, as
-    many items come back as were asked for, whenever there are so many (see `item_rules.py`).
+    many items come back as were asked for, whenever there are so many (see `generation_rules.py`).
 
     Args:
         step ([`BeamStep`]): the network with B users.

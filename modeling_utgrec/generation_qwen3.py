@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .beam_prefixes import BeamPrefixes
-from .generation_layers import Projection, additive, keep_freed_memory, rms_norm
+from .generation_layers import BeamPrefixes, Projection, additive, keep_freed_memory, rms_norm
 
 # What a step hands on from layer to layer: cosines and sines of the positions, `[B, 1, head_dim]` each.
 Rotation = tuple[Tensor, Tensor]

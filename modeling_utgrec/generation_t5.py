@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention_masks import causal_item_mask
-from .beam_prefixes import BeamPrefixes
-from .generation_layers import Projection, additive, keep_freed_memory, rms_norm, split_heads
+from .generation_layers import BeamPrefixes, Projection, additive, keep_freed_memory, rms_norm, split_heads
 
 # Devices whose fused attention kernel is slower than two products: on a CPU it has half to four fifths of their rate.
 TWO_PRODUCTS = ("cpu",)

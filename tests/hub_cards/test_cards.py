@@ -25,7 +25,6 @@ from hub_cards import (
     render_card,
     save_card,
     values_text,
-    write_file,
 )
 from hub_cards.formatting import format_cell, format_duration, markdown_list, markdown_table, metric_name, plain
 
@@ -236,26 +235,6 @@ def test_auto_class_is_used():
     code = snippet(render_card(RecommenderCardValues(name="m", auto_class="AutoModelForCausalLM")))
     assert "from transformers import AutoModelForCausalLM\n" in code and "Seq2Seq" not in code
     assert 'AutoModelForCausalLM.from_pretrained(".")' in code
-
-
-def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
-    folder = tmp_path / "model"
-    assert write_file(folder / "README.md", "old") == folder / "README.md"
-    write_file(folder / "README.md", "new – card")
-    assert [p.name for p in folder.iterdir()] == ["README.md"]
-    assert (folder / "README.md").read_text(encoding="utf-8") == "new – card"
-
-
-def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
-    write_file(tmp_path / "README.md", "old")
-
-    def fail(*_):
-        raise OSError("disk")
-
-    monkeypatch.setattr("hub_cards.cards.os.replace", fail)
-    with pytest.raises(OSError, match="disk"):
-        write_file(tmp_path / "README.md", "new")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("README.md", "old")]
 
 
 @pytest.mark.parametrize("cls", MODELS)

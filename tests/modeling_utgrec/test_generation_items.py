@@ -340,7 +340,7 @@ def test_decoder_only_models_equal_generate(num_items, num_beams):
     torch.testing.assert_close(scores.flatten()[found], expected.sequences_scores[found], atol=1e-4, rtol=0)
 
 
-# rules and scores through the model (the search itself: test_item_rules.py, test_scoring_items.py)
+# rules and scores through the model (the search itself: test_generation_rules.py, test_generation_mixin.py)
 
 
 @pytest.mark.parametrize("rows_per_block", [1, 30, 2048])

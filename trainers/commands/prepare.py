@@ -47,7 +47,7 @@ from trainers.data.readers import (
     TabularReader,
     UTGRecFilesReader,
 )
-from trainers.data.readers.survey import survey
+from trainers.data.readers.base import survey
 
 AMAZON = {"amazon-2014": 2014, "amazon-2018": 2018, "amazon-2023": 2023}
 FOLDERS = {

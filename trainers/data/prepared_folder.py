@@ -1,4 +1,4 @@
-"""A raw source → a data folder: `items.parquet`, `interactions.parquet`, images, and `prepared.json`, which says how.
+"""Prepared data folders: `items.parquet`, `interactions.parquet`, images, and `prepared.json`, which says how.
 
 | file                        | holds                                                                             |
 |-----------------------------|-----------------------------------------------------------------------------------|
@@ -16,7 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -30,7 +34,6 @@ from safetensors.numpy import save
 from hub_cards import CARD_FILE, VALUES_FILE
 from trainers.data.interaction_files import RECORD_FILE
 from trainers.data.interactions import MIN_INTERACTIONS
-from trainers.data.output_folder import fresh_folder, sha256_of
 from trainers.data.preparation import PreparationChoices, PreparedLog, co_occurrence_counts, prepare_log, training_part
 from trainers.data.prepared_images import FOLDER as IMAGES
 from trainers.data.prepared_images import decodable_images, fetch_images, place_images
@@ -227,3 +230,49 @@ def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
         "interactions": log.height,
         "users_too_short_to_split": int((lengths < MIN_INTERACTIONS).sum()),
     }
+
+
+@contextmanager
+def fresh_folder(path: str | os.PathLike, mark: str, overwrite: bool = False) -> Iterator[Path]:
+    """
+    Gives a temporary folder beside `path`, for two things: `data`, which becomes `path` at the end, and anything else,
+    which is deleted. After an error nothing is left; after a kill, a hidden folder that holds no data set itself.
+
+    Args:
+        path: the folder to make.
+        mark: a file that every folder made in this way holds: only such folders, and empty ones, are overwritten.
+        overwrite: whether to replace a folder that is there.
+
+    Raises:
+        FileExistsError: if the folder is there and is not empty, or may not be overwritten.
+    """
+    path = Path(path).absolute()
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file; give a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f"{path} is not empty: give another folder, or allow it to be overwritten.")
+        if not (path / mark).is_file():
+            raise FileExistsError(f"{path} holds no {mark}, so it was not made by this: remove it yourself.")
+    temporary = path.with_name(f".{path.name}.unfinished-{uuid.uuid4().hex[:8]}")
+    (temporary / "data").mkdir(parents=True)
+    try:
+        yield temporary
+        replaced = temporary.with_name(f".{path.name}.replaced-{uuid.uuid4().hex[:8]}")
+        if path.exists():
+            path.rename(replaced)
+        try:
+            (temporary / "data").rename(path)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(path)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, values_text, write_file
+from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, values_text, write_text
 from hub_cards.plots import FOLDER as PLOTS
 from hub_cards.plots import TITLES as PLOT_TITLES
 from trainers.hub.upload import Plan, PublishingError, format_bytes, plan_folder, send_folder
@@ -78,8 +78,8 @@ def publish(
         if not private and not public:
             raise PublishingError(f"{publication.repo_id} is there and public: give --public, or another name.")
         text = publication.render(_card_to_keep(api, publication))
-        write_file(Path(publication.folder) / CARD_FILE, text)
-        write_file(Path(publication.folder) / VALUES_FILE, values_text(publication.values))
+        write_text(Path(publication.folder) / CARD_FILE, text)
+        write_text(Path(publication.folder) / VALUES_FILE, values_text(publication.values))
         plan = plan_folder(publication.folder)
         send_folder(publication.folder, message=message, network=network, **target)
         info = api.repo_info(**target)

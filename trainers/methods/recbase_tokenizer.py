@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import PartialState
+from accelerate import PartialState
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel

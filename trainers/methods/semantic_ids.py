@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.state import PartialState
+from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import set_seed

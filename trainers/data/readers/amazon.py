@@ -21,8 +21,8 @@ from typing import Literal
 import datasets
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
-from trainers.data.readers.item_writer import ItemSpool, string, strings
-from trainers.data.readers.log_writer import LogSpool
+from trainers.data.readers.item_writer import ItemWriter, string, strings
+from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import json_columns, json_records, line_chunks, require_files
 
 ImageSize = Literal["large", "hi_res", "thumb"]
@@ -94,11 +94,11 @@ class AmazonReader:
         latest_time: datetime,
     ) -> RawData:
         fields = _REVIEW[self.year]
-        log = LogSpool(scratch, report, "ms" if self.year == 2023 else "s", latest_time)
+        log = LogWriter(scratch, report, "ms" if self.year == 2023 else "s", latest_time)
         for first_line, chunk in reviews:
             part = json_columns(chunk, first_line, fields, names[0], report, literals=self.year == 2014)
             log.add(part.rename(dict(zip(fields, _OUR_NAMES, strict=True))), names[0])
-        items = ItemSpool(scratch, report)
+        items = ItemWriter(scratch, report)
         for first_line, chunk in metadata:
             records = json_records(chunk, first_line, names[1], report, "items", literals=self.year == 2014)
             items.add(self._item(record, f"{names[1]}, line {line}", report) for line, record in records)

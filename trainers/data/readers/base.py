@@ -1,7 +1,9 @@
-"""What every reader hands on: an interaction log, the items, and an account of every row that it could not read."""
+"""The protocol of a reader: the log and the items that it hands on, an account of what it left out, sizes of files."""
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 import polars as pl
+import pyarrow.parquet as pq
 
 MAX_EXAMPLES = 5  # rows that the report spells out for each reason
+SAMPLE_BYTES = 4 * 2**20  # of text, from which the number of a file's lines is guessed
 
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float64}
 ITEM_SCHEMA = {
@@ -111,3 +115,28 @@ class Reader(Protocol):
         Interactions after `latest_time` are dropped: a clock that runs ahead would make them test targets.
         """
         ...
+
+
+def survey(reader: Reader) -> list[dict]:
+    """
+    For each file of a reader: `file`, `bytes`, `lines` (rows of parquet) and `exact`, whether the lines were counted.
+
+    Raises:
+        ReadError: if a file is missing, or its beginning cannot be read.
+    """
+    return [{"file": str(path), "bytes": path.stat().st_size} | count_lines(path) for path in reader.files()]
+
+
+def count_lines(path: Path) -> dict:
+    """`lines` and `exact`; lines are counted to the end in small files and guessed from the first 4 MiB in others."""
+    try:
+        if path.suffix == ".parquet":
+            return {"lines": pq.read_metadata(path).num_rows, "exact": True}
+        with open(path, "rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+            sample = file.read(SAMPLE_BYTES)
+            whole = not file.read(1)
+            consumed = raw.tell()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
+    lines = sample.count(b"\n") + (whole and not sample.endswith(b"\n"))
+    return {"lines": lines if whole else round(lines * path.stat().st_size / consumed), "exact": whole}

@@ -1,4 +1,4 @@
-"""Items of any source → one table on disk, cleaned a part at a time."""
+"""Writer of the items of any source to one table on disk, cleaned a part at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import polars as pl
 
 from trainers.data.readers.base import ITEM_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport
 from trainers.data.readers.html_text import clean_html
-from trainers.data.readers.text_lines import plain_text
+from trainers.data.readers.text_lines import load_json, plain_text
 
 PART_ROWS = 20_000  # items that are held at once
 TEXT = ("title", "brand", "features", "categories", "description")
 
 
-class ItemSpool:
+class ItemWriter:
     """
     Takes items as dictionaries, cleans their text and keeps them in files.
 
@@ -102,3 +102,19 @@ def strings(value: object) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{key}: {text}" for key, entry in value.items() for text in strings(entry)]
     return [plain_text(str(value))]
+
+
+def read_item_json(path: Path, scratch: Path, report: ReadingReport) -> pl.LazyFrame:
+    """The items of a `<name>.item.json` of LETTER, LC-Rec or MiniOneRec: `{item: {field: text}}`."""
+
+    def records() -> Iterable[tuple[str, dict]]:
+        for item, fields in load_json(path).items():
+            report.read["items"] += 1
+            if not isinstance(fields, dict):
+                report.drop("items", "the item is no object", 1, [f"{path.name}, item {item!r}: {str(fields)[:80]}"])
+                continue
+            yield f"{path.name}, item {item!r}", fields | {"item_id": item}
+
+    items = ItemWriter(scratch, report)
+    items.add(records())
+    return items.finish()

@@ -1,7 +1,8 @@
-"""Interactions of any source → one log on disk, checked and typed a part at a time."""
+"""Writer of interactions of any source to one log on disk, checked and typed a part at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from trainers.data.readers.timestamps import EPOCH, PER_SECOND, TimeUnit, parse_
 
 # A log that ends before this is in another unit: 2020 in seconds, read as milliseconds, is in January 1970.
 EARLIEST_END = datetime(1980, 1, 1)
+BATCH_USERS = 50_000  # users whose sequences become a part of the log at once
 
 
-class LogSpool:
+class LogWriter:
     """
     Takes the parts of a log, drops and counts the rows that cannot be used, and keeps the rest in files.
 
@@ -72,6 +74,28 @@ class LogSpool:
             self.files.append(self.folder / f"{len(self.files):06d}.arrow")
             good = good.select("user_id", "item_id", timestamp="time", rating=rating).cast(LOG_SCHEMA)
             good.write_ipc(self.files[-1], compression="lz4")
+
+    def add_sequences(self, sequences: Mapping[str, list], file: str) -> None:
+        """
+        Args:
+            sequences: each user's items, oldest first; the timestamp is the place in the sequence, from 0.
+            file: the source's name in messages.
+
+        Raises:
+            ReadError: if a user has something else than a list of items.
+        """
+        for user, items in sequences.items():
+            if not isinstance(items, list) or any(isinstance(item, (list, dict)) for item in items):
+                raise ReadError(f"{file}, user {user!r}: expected a list of items, found {str(items)[:80]}.")
+        users = list(sequences)
+        for start in range(0, len(users), BATCH_USERS):
+            part = users[start : start + BATCH_USERS]
+            texts = [[None if item is None else str(item) for item in sequences[user]] for user in part]
+            frame = pl.DataFrame({"user_id": part, "item_id": texts}, schema_overrides={"item_id": pl.List(pl.String)})
+            frame = frame.with_columns(timestamp=pl.int_ranges(pl.col("item_id").list.len(), dtype=pl.Int64))
+            frame = frame.filter(pl.col("item_id").list.len() > 0).explode("item_id", "timestamp")
+            self.report.read["interactions"] += frame.height
+            self.add(frame, file)
 
     def finish(self) -> pl.LazyFrame:
         """The whole log, in the order in which it was added. Raises `ReadError` if nothing is left of it."""

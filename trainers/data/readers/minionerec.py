@@ -19,12 +19,10 @@ from datetime import datetime
 from pathlib import Path
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
-from trainers.data.readers.letter import only_file, read_item_json
-from trainers.data.readers.log_writer import LogSpool
-from trainers.data.readers.sequence_rebuilder import WindowedSequences
-from trainers.data.readers.text_lines import require_files, table_batches
-
-PARTS = ("train", "valid", "test")
+from trainers.data.readers.item_writer import read_item_json
+from trainers.data.readers.log_writer import LogWriter
+from trainers.data.readers.sequence_rebuilder import PARTS, SequenceRebuilder, atomic_windows
+from trainers.data.readers.text_lines import only_file, require_files, table_batches
 
 
 @dataclass
@@ -56,22 +54,12 @@ class MiniOneRecReader:
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         *parts, items = self.files()
-        sequences = WindowedSequences(report)
+        rebuilder = SequenceRebuilder(report)
         for path in parts:
-            sequences.add(csv_windows(path) if path.suffix == ".csv" else atomic_windows(path))
-        log = LogSpool(scratch, report, "order", latest_time)
-        log.add(sequences.log(), " and ".join(path.name for path in parts))
+            rebuilder.add(csv_windows(path) if path.suffix == ".csv" else atomic_windows(path))
+        log = LogWriter(scratch, report, "order", latest_time)
+        log.add_sequences(rebuilder.sequences, " and ".join(path.name for path in parts))
         return RawData(log.finish(), read_item_json(items, scratch, report), has_time=False)
-
-
-def atomic_windows(path: Path, user: str = "user_id:token") -> Iterator[tuple[str, str, list[str], str]]:
-    """Rows of a RecBole file with histories: place, user, history, target."""
-    columns = {user: "user", "item_id_list:token_seq": "history", "item_id:token": "item"}
-    for batch in table_batches(path, columns, ReadingReport(), separator="\t", quote=None):
-        for user_id, history, item, line in batch.select("user", "history", "item", "line").iter_rows():
-            if user_id is None or item is None:
-                raise ReadError(f"{path}, line {line}: the user or the item is missing.")
-            yield f"{path.name}, line {line}", user_id, (history or "").split(), item
 
 
 def csv_windows(path: Path) -> Iterator[tuple[str, str, list[str], str]]:

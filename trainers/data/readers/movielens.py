@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
-from trainers.data.readers.item_writer import ItemSpool
-from trainers.data.readers.log_writer import LogSpool
+from trainers.data.readers.item_writer import ItemWriter
+from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import require_files, table_batches
 
 # Of the 24 fields of `u.item`; the 19 flags at the end are the genres of `u.genre`, in its order.
@@ -63,10 +63,10 @@ class MovieLensReader:
         ratings, movies = self.files()
         _, separator, columns = _RATINGS[self.layout]
         columns = dict(zip(columns, _OUR_NAMES, strict=True))
-        log = LogSpool(scratch, report, "s", latest_time)
+        log = LogWriter(scratch, report, "s", latest_time)
         for part in table_batches(ratings, columns, report, separator=separator, header=self.layout == "20M"):
             log.add(part, ratings.name)
-        items = ItemSpool(scratch, report)
+        items = ItemWriter(scratch, report)
         items.add({"100K": _movies_100k, "1M": _movies_1m, "20M": _movies_20m}[self.layout](movies, report))
         return RawData(log.finish(), items.finish(), has_time=True)
 

@@ -11,12 +11,10 @@ from datetime import datetime
 from pathlib import Path
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
-from trainers.data.readers.item_writer import ItemSpool
-from trainers.data.readers.letter import only_file
-from trainers.data.readers.log_writer import LogSpool
-from trainers.data.readers.minionerec import PARTS, atomic_windows
-from trainers.data.readers.sequence_rebuilder import WindowedSequences
-from trainers.data.readers.text_lines import require_files, table_batches
+from trainers.data.readers.item_writer import ItemWriter
+from trainers.data.readers.log_writer import LogWriter
+from trainers.data.readers.sequence_rebuilder import PARTS, SequenceRebuilder, atomic_windows
+from trainers.data.readers.text_lines import only_file, require_files, table_batches
 from trainers.data.readers.timestamps import TimeUnit
 
 # Names that the published data sets use for our fields, in the order in which they are looked for.
@@ -84,13 +82,13 @@ class RecBoleReader:
         logs = self._parts()
         names = _names(logs[0], _LOG_NAMES, self.columns)
         has_time = len(logs) == 1 and "timestamp" in names.values()
-        log = LogSpool(scratch, report, self.time_unit if has_time else "order", latest_time)
+        log = LogWriter(scratch, report, self.time_unit if has_time else "order", latest_time)
         if len(logs) > 1:
-            sequences = WindowedSequences(report)
+            rebuilder = SequenceRebuilder(report)
             user = next(theirs for theirs, ours in names.items() if ours == "user_id")
             for path in logs:
-                sequences.add(atomic_windows(path, user))
-            log.add(sequences.log(), " and ".join(path.name for path in logs))
+                rebuilder.add(atomic_windows(path, user))
+            log.add_sequences(rebuilder.sequences, " and ".join(path.name for path in logs))
         else:
             for part in table_batches(logs[0], names, report, separator="\t", quote=None):
                 if not has_time:
@@ -98,9 +96,9 @@ class RecBoleReader:
                 log.add(part, logs[0].name)
         items = None
         if path := self._items():
-            spool = ItemSpool(scratch, report)
-            spool.add(self._item_records(path, report))
-            items = spool.finish()
+            writer = ItemWriter(scratch, report)
+            writer.add(self._item_records(path, report))
+            items = writer.finish()
         return RawData(log.finish(), items, has_time)
 
     def _parts(self) -> list[Path]:

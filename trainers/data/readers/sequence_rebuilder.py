@@ -1,15 +1,17 @@
-"""Sequences put together again from training examples: rows of a user, a history (often cut) and the item after it."""
+"""Rebuilding of sequences from training examples: rows of a user, a history (often cut) and the item after it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-import polars as pl
+from trainers.data.readers.base import ReadError, ReadingReport
+from trainers.data.readers.text_lines import table_batches
 
-from trainers.data.readers.base import ReadingReport
+PARTS = ("train", "valid", "test")  # of the files that hold such examples, in the order in time
 
 
-class WindowedSequences:
+class SequenceRebuilder:
     """
     Joins a user's windows where they overlap, file after file: training, validation, test.
 
@@ -17,20 +19,23 @@ class WindowedSequences:
     with shrinking ones: then the later rows add nothing. A row that fits neither is dropped and counted.
 
     Args:
-        report (`ReadingReport`): counts the rows, as interactions, and those dropped.
+        report (`ReadingReport`): counts the rows that are dropped.
+
+    Attributes:
+        sequences (`dict[str, list[str]]`): each user's items so far, oldest first.
     """
 
     def __init__(self, report: ReadingReport):
         self.report = report
-        self._sequences: dict[str, list[str]] = {}
+        self.sequences: dict[str, list[str]] = {}
         self._last_length: dict[str, int] = {}
 
     def add(self, rows: Iterable[tuple[str, str, list[str], str]]) -> None:
         """Takes rows of place (for messages), user, history (oldest first) and target."""
         for place, user, history, target in rows:
-            sequence = self._sequences.get(user)
+            sequence = self.sequences.get(user)
             if sequence is None:
-                self._sequences[user] = [*history, target]
+                self.sequences[user] = [*history, target]
             elif len(history) < self._last_length[user] and _contains(sequence, [*history, target]):
                 pass
             elif overlap := _overlap(sequence, history):
@@ -38,15 +43,6 @@ class WindowedSequences:
             else:
                 self._drop(place, user, history, target)
             self._last_length[user] = len(history)
-
-    def log(self) -> pl.DataFrame:
-        """`user_id`, `item_id` and `timestamp`, the place in the sequence from 0."""
-        users = list(self._sequences)
-        frame = pl.DataFrame({"user_id": users, "item_id": list(self._sequences.values())})
-        frame = frame.with_columns(timestamp=pl.int_ranges(pl.col("item_id").list.len(), dtype=pl.Int64))
-        frame = frame.explode("item_id", "timestamp")
-        self.report.read["interactions"] += frame.height
-        return frame
 
     def _drop(self, place: str, user: str, history: list[str], target: str) -> None:
         reason = "the row does not continue its user's sequence"
@@ -63,3 +59,13 @@ def _overlap(sequence: list[str], history: list[str]) -> int:
 
 def _contains(sequence: list[str], part: list[str]) -> bool:
     return any(sequence[start : start + len(part)] == part for start in range(len(sequence) - len(part) + 1))
+
+
+def atomic_windows(path: Path, user: str = "user_id:token") -> Iterator[tuple[str, str, list[str], str]]:
+    """Rows of a RecBole file with histories: place, user, history, target."""
+    columns = {user: "user", "item_id_list:token_seq": "history", "item_id:token": "item"}
+    for batch in table_batches(path, columns, ReadingReport(), separator="\t", quote=None):
+        for user_id, history, item, line in batch.select("user", "history", "item", "line").iter_rows():
+            if user_id is None or item is None:
+                raise ReadError(f"{path}, line {line}: the user or the item is missing.")
+            yield f"{path.name}, line {line}", user_id, (history or "").split(), item

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadError, ReadingReport
-from trainers.data.readers.item_writer import PART_ROWS, ItemSpool
-from trainers.data.readers.log_writer import LogSpool
+from trainers.data.readers.item_writer import PART_ROWS, ItemWriter
+from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import (
     TABLE_ROWS,
     json_columns,
@@ -64,14 +64,14 @@ class TabularReader:
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         self.files()
         path = Path(self.interactions)
-        log = LogSpool(scratch, report, self.time_unit, latest_time)
+        log = LogWriter(scratch, report, self.time_unit, latest_time)
         for part in self._log_parts(path, report):
             log.add(part, path.name)
         items = None
         if self.items is not None:
-            spool = ItemSpool(scratch, report)
-            spool.add(self._item_records(Path(self.items), report))
-            items = spool.finish()
+            writer = ItemWriter(scratch, report)
+            writer.add(self._item_records(Path(self.items), report))
+            items = writer.finish()
         return RawData(log.finish(), items, has_time=self.time_unit != "order")
 
     def _log_parts(self, path: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:

@@ -32,6 +32,15 @@ def require_files(*paths: Path) -> list[Path]:
     return list(paths)
 
 
+def only_file(folder: Path, pattern: str) -> Path:
+    """The one file of a folder that fits a pattern. Raises `ReadError` if there is none, or several."""
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        names = [path.name for path in found] or "none"
+        raise ReadError(f"{folder}: expected one file {pattern}, found {names}; give its folder, or the name it has.")
+    return found[0]
+
+
 def line_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:
     """
     Complete lines of a file (`.gz`: decompressed on the way): number of the first line, from 1, and the bytes.

@@ -1,4 +1,4 @@
-"""UTGRec's own folder of a domain, as it is published:
+"""Folder of a domain as UTGRec publishes it:
 
 - `all_item_seqs.json`: `{user: [item, ...]}`, oldest first;
 - `id_mapping.json`: `user2id`, `item2id`, and the lists `id2user` and `id2item`, which start with "[PAD]";
@@ -14,9 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
-from trainers.data.readers.item_writer import ItemSpool
-from trainers.data.readers.letter import add_sequences
-from trainers.data.readers.log_writer import LogSpool
+from trainers.data.readers.item_writer import ItemWriter
+from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import load_json, require_files
 
 FILES = ("all_item_seqs.json", "id_mapping.json", "metadata.sentence.json")
@@ -47,9 +46,9 @@ class UTGRecFilesReader:
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         sequences, mapping, texts = self.files()
-        log = LogSpool(scratch, report, "order", latest_time)
-        add_sequences(load_json(sequences), sequences.name, log, report)
-        items = ItemSpool(scratch, report)
+        log = LogWriter(scratch, report, "order", latest_time)
+        log.add_sequences(load_json(sequences), sequences.name)
+        items = ItemWriter(scratch, report)
         items.add(self._items(mapping, texts, report))
         return RawData(log.finish(), items.finish(), has_time=False)
 

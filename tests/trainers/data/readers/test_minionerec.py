@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainers.data.readers import MiniOneRecReader, ReadError
 from trainers.data.readers.base import ReadingReport
-from trainers.data.readers.sequence_rebuilder import WindowedSequences
+from trainers.data.readers.sequence_rebuilder import SequenceRebuilder
 
 HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
 ITEMS = json.dumps({str(row): {"title": f"Item {row}", "description": "", "categories": "A"} for row in range(10)})
@@ -103,8 +103,8 @@ def test_windows_give_the_sequences_back(sequences, window, shrinking):
         training += rows[-2::-1] if shrinking else rows[:-1]
         test.append(rows[-1])
     report = ReadingReport()
-    joined = WindowedSequences(report)
-    joined.add(training)
-    joined.add(test)
-    found = joined.log().group_by("user_id", maintain_order=True).agg("item_id").sort("user_id")["item_id"].to_list()
+    rebuilder = SequenceRebuilder(report)
+    rebuilder.add(training)
+    rebuilder.add(test)
+    found = [rebuilder.sequences[str(user)] for user in range(len(sequences))]
     assert found == sequences and report.dropped("windows") == 0

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_utgrec.beam_prefixes import BeamPrefixes
+from modeling_utgrec.generation_layers import BeamPrefixes
 
 USERS, LAYERS, HEADS, WIDTH = 2, 2, 3, 4
 

@@ -1,4 +1,5 @@
-"""Fetching images from a server on this machine: what goes well, what fails and why, and what a second run does."""
+"""Images put into a folder, and fetched from a server on this machine: what goes well, what fails and why, and what a
+second run does."""
 
 import io
 import threading
@@ -6,12 +7,13 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import polars as pl
 import pytest
 from PIL import Image
 
 from tokenization_items import remote_images
-from trainers.data import image_downloads
-from trainers.data.image_downloads import cache_path, download_images
+from trainers.data import prepared_images
+from trainers.data.prepared_images import cache_path, download_images, place_images
 
 
 def encoded(colour="red", form="JPEG", size=(8, 8)):
@@ -154,18 +156,30 @@ def test_only_https(tmp_path):
 
 
 def test_an_interrupt_keeps_what_is_there(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_downloads, "_QUEUED", 2)
+    monkeypatch.setattr(prepared_images, "_QUEUED", 2)
     addresses = [f"{server}/{row}" for row in range(6)]
-    real = image_downloads._fetch_into
+    real = prepared_images._fetch_into
 
     def interrupted(address, *rest):
         if address.endswith("/2"):
             raise KeyboardInterrupt
         return real(address, *rest)
 
-    monkeypatch.setattr(image_downloads, "_fetch_into", interrupted)
+    monkeypatch.setattr(prepared_images, "_fetch_into", interrupted)
     with pytest.raises(KeyboardInterrupt):
         download_images(addresses, tmp_path)
-    monkeypatch.setattr(image_downloads, "_fetch_into", real)
+    monkeypatch.setattr(prepared_images, "_fetch_into", real)
     found = download_images(addresses, tmp_path)
     assert len(found.paths) == 6 and found.num_cached >= 2
+
+
+def test_item_ids_that_are_no_file_names(tmp_path):
+    image = tmp_path / "source.png"
+    image.write_bytes(encoded())
+    ids = ["a/b", "..", "é ü", "x" * 300, "a%2Fb"]
+    (tmp_path / "out").mkdir()
+    placed = place_images(pl.DataFrame({"item_id": ids, "image": [str(image)] * 5}), tmp_path / "out")
+    assert len(set(placed.values())) == 5
+    for path in placed.values():
+        assert (tmp_path / "out" / path).parent == tmp_path / "out" / "images"
+        assert (tmp_path / "out" / path).read_bytes() == encoded()

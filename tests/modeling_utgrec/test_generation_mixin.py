@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_utgrec.generation_mixin import score_candidates
 from modeling_utgrec.item_trie import ItemTrie
-from modeling_utgrec.scoring_items import score_candidates
 
 USERS = 3
 

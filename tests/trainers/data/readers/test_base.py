@@ -1,4 +1,4 @@
-"""Sizes before any work."""
+"""Sizes of what there is to read, before any work."""
 
 import gzip
 import random
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from trainers.data.readers import ReadError, TabularReader
-from trainers.data.readers.survey import survey
+from trainers.data.readers.base import survey
 
 
 def lines_of(path):
@@ -19,7 +19,7 @@ def lines_of(path):
 @pytest.mark.parametrize("name", ["l.csv", "l.csv.gz"])
 def test_lines_are_counted_or_guessed(write, monkeypatch, name):
     assert lines_of(write(name, "a\nb\nc")) == (3, True)
-    monkeypatch.setattr("trainers.data.readers.survey.SAMPLE_BYTES", 200_000)
+    monkeypatch.setattr("trainers.data.readers.base.SAMPLE_BYTES", 200_000)
     rng = random.Random(0)
     guess, exact = lines_of(write(name, "".join(f"{rng.random()},{rng.random()}\n" for _ in range(50_000))))
     assert not exact and abs(guess - 50_000) < 5_000

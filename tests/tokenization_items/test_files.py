@@ -1,0 +1,97 @@
+"""JSON, tensors and folders that are there whole or not at all."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from tokenization_items.files import replacing_folder, write_json, write_tensors
+
+MARK = "done.json"
+
+
+def test_json(tmp_path):
+    assert write_json(tmp_path / "deep" / "a.json", {"ü": [1, 2.5]}) == tmp_path / "deep" / "a.json"
+    text = (tmp_path / "deep" / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"ü": [1, 2.5]} and text.endswith("]\n}\n")
+    write_json(tmp_path / "list.json", ["a", "b"], indent=None)
+    assert (tmp_path / "list.json").read_text() == '["a", "b"]'
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "list.json", {1, 2})
+    assert (tmp_path / "list.json").read_text() == '["a", "b"]' and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_tensors_with_the_permissions_of_new_files(kind, tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"x": kind([[1, 2], [3, 4]])}, {"version": "1"})
+    finally:
+        os.umask(before)
+    with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
+        assert file.get_tensor("x").tolist() == [[1, 2], [3, 4]] and file.metadata() == {"version": "1"}
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o644  # safetensors itself: 600
+    with pytest.raises(Exception, match=r"(?i)type|metadata|str"):
+        write_tensors(tmp_path / "a.safetensors", {"x": kind([1])}, {"version": 2})
+    with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
+        assert file.get_tensor("x").shape == (2, 2)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def make(path, content="new", overwrite=False, fail=False):
+    with replacing_folder(path, overwrite, MARK) as working:
+        (working / "a.txt").write_text(content)
+        (working / MARK).write_text("{}")
+        assert not (path / "a.txt").exists() or (path / "a.txt").read_text() != content
+        if fail:
+            raise RuntimeError("half-way")
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    before = os.umask(0o027)
+    try:
+        make(tmp_path / "deep" / "out")
+    finally:
+        os.umask(before)
+    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == ["a.txt", MARK]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+    assert stat.S_IMODE((tmp_path / "deep" / "out").stat().st_mode) == 0o750
+
+
+def test_an_error_leaves_nothing_new_and_everything_old(tmp_path):
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "out", fail=True)
+    assert list(tmp_path.iterdir()) == []
+    make(tmp_path / "out", "old")
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "out", overwrite=True, fail=True)
+    assert (tmp_path / "out" / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failed_exchange_puts_the_old_folder_back(tmp_path):
+    make(tmp_path / "out", "old")
+    with pytest.raises(FileNotFoundError), replacing_folder(tmp_path / "out", True, MARK) as working:
+        working.rmdir()
+    assert (tmp_path / "out" / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_overwrites_only_when_asked_and_only_its_own(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    make(out, "first")  # empty folders are free
+    with pytest.raises(FileExistsError, match="not empty"):
+        make(out, "second")
+    make(out, "second", overwrite=True)
+    assert (out / "a.txt").read_text() == "second" and len(list(tmp_path.iterdir())) == 1
+    (out / MARK).unlink()
+    with pytest.raises(FileExistsError, match=r"holds no done\.json"):
+        make(out, "third", overwrite=True)
+    with replacing_folder(out, overwrite=True) as working:  # without a mark
+        (working / "a.txt").write_text("third")
+    with pytest.raises(FileExistsError, match="is a file"):
+        make(out / "a.txt", overwrite=True)
+    assert (out / "a.txt").read_text() == "third"
