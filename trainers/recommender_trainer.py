@@ -19,7 +19,7 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
 from trainers.cpu_training import length_parts
 from trainers.data.interactions import Interactions
-from trainers.rankers.generative import GenerativeRecommender, item_space
+from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.training_data.domain_sampling import DomainSampling, check_temperature
 from trainers.training_data.next_item_windows import (
@@ -187,7 +187,7 @@ class RecommenderTrainer(RankingTrainer):
     On a CPU a batch of windows is worked on in parts of like length, which saves most of its padding, and dropout
     draws its random numbers four at a time ([`CpuDropout`]). The gradients are the same, up to rounding and the draw.
 
-    A checkpoint with a single domain holds the item index too, ready for [`GenerativeRecommender.from_pretrained`] and
+    A checkpoint with a single domain holds the item index too, ready for [`GenerativeRanker.from_pretrained`] and
     [`UniversalItemTokenizer.from_pretrained`].
 
     Args:
@@ -277,9 +277,9 @@ class RecommenderTrainer(RankingTrainer):
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         return result if return_outputs else result * self._share
 
-    def _recommender(self, data: EvaluationData) -> GenerativeRecommender:
+    def _ranker(self, data: EvaluationData) -> GenerativeRanker:
         args = self.args
-        return GenerativeRecommender(
+        return GenerativeRanker(
             self.accelerator.unwrap_model(self.model),
             data.trie,
             data.token_table,

@@ -36,7 +36,7 @@ from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from trainers.data.domains import Domain
-from trainers.evaluation.protocol import Recommender
+from trainers.evaluation.protocol import Ranker
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.recbase import RecBaseArguments, new_recbase
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
@@ -49,11 +49,11 @@ from trainers.methods.semantic_ids import (
     tiger_tokenizer,
 )
 from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, build_network, train_item_tokenizer
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.sequential import SequentialRanker
 from trainers.ranking_trainer import RankingTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
@@ -136,7 +136,7 @@ class Ranker:
         identifiers: codes before conflicts were resolved, int [n, L], for models that have them.
     """
 
-    recommender: Recommender
+    recommender: Ranker
     parameters: int = 0
     details: dict[str, Any] = field(default_factory=dict)
     identifiers: np.ndarray | None = None
@@ -164,7 +164,7 @@ def sequential(model_class: type, config_class: type, **values) -> Recipe:
             callbacks=stopping(setting.patience, setting.minutes),
         )
         trainer.train()
-        ranker = SequentialRecommender(model, name=model.config.model_type)
+        ranker = SequentialRanker(model, name=model.config.model_type)
         return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | given)
 
     return recipe
@@ -222,7 +222,7 @@ def generative(
         )
         model.save_pretrained(setting.folder / "recommender")
         tokenizer.save_pretrained(setting.folder / "recommender", include_network=False)
-        ranker = GenerativeRecommender.from_pretrained(setting.folder / "recommender", setting.item_ids)
+        ranker = GenerativeRanker.from_pretrained(setting.folder / "recommender", setting.item_ids)
         return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | facts, raw_codes)
 
     return recipe

@@ -41,7 +41,7 @@ from tokenization_items import Catalogue
 from trainers.data.interactions import Interactions
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, generate_domain
 from trainers.evaluation.protocol import evaluate
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData
 from trainers.training_data.packed_sequences import PackedSequences
@@ -172,7 +172,7 @@ class Turns(TrainerCallback):
         if self.options.to_equal_quality:
             seconds = timing.clock(self.options.device) - self.began
             options = self.options
-            ranker = GenerativeRecommender(
+            ranker = GenerativeRanker(
                 model, self.data.trie, self.data.table, options.num_beams, max_history=options.max_history
             )
             result = evaluate(ranker, self.data.interactions, "validation", long_tail=False, ks=(10,))

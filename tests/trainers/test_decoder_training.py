@@ -14,7 +14,7 @@ from trainers import ranking_trainer
 from trainers.data.interactions import Interactions
 from trainers.methods import runs
 from trainers.methods.runs import gathered_weights, save_recommender
-from trainers.rankers.generative import GenerativeRecommender, load_model
+from trainers.rankers.generative import GenerativeRanker, load_model
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, ValidCodes
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
@@ -163,8 +163,8 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     trainer, folder = trained
     data = trainer.eval_dataset
     histories = data.interactions.cases("test").histories()
-    in_memory = trainer._recommender(data).rank(histories, 10)
-    loaded = GenerativeRecommender.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
+    in_memory = trainer._ranker(data).rank(histories, 10)
+    loaded = GenerativeRanker.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
     assert isinstance(loaded.model, RecBaseForCausalLM) and loaded.max_history == 5
     np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
     values = load_values(folder)

@@ -17,7 +17,7 @@ from tokenization_items.item_index import ItemIndex, UnknownItemError
 from trainers import recommender_trainer
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
-from trainers.rankers.generative import GenerativeRecommender, item_space
+from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, join_domains
@@ -134,7 +134,7 @@ def test_learns_successors_and_logs_prefixed_metrics(trained):
 def test_evaluation_is_the_protocols(trained):
     trainer, _ = trained
     data = trainer.eval_dataset
-    recommender = GenerativeRecommender(trainer.model, data.trie, data.token_table, 10, 7, max_history=5)
+    recommender = GenerativeRanker(trainer.model, data.trie, data.token_table, 10, 7, max_history=5)
     expected = evaluate(recommender, data.interactions, "test", long_tail=False)
     metrics = trainer.evaluate(metric_key_prefix="test", part="test")
     for name in METRICS:
@@ -145,22 +145,22 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     trainer, folder = trained
     data = trainer.eval_dataset
     histories = data.interactions.cases("test").histories()
-    in_memory = trainer._recommender(data).rank(histories, 10)
-    loaded = GenerativeRecommender.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
+    in_memory = trainer._ranker(data).rank(histories, 10)
+    loaded = GenerativeRanker.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
     assert loaded.max_history == 5
     np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
 
     # another order and a smaller catalogue: same items, and none outside of it
     rows = np.random.default_rng(1).permutation(NUM_ITEMS)[:15]
     ids = [data.interactions.item_ids[row] for row in rows]
-    subset = GenerativeRecommender.from_pretrained(folder, ids, num_beams=15)
+    subset = GenerativeRanker.from_pretrained(folder, ids, num_beams=15)
     ranked = subset.rank([np.array([4]), np.array([2, 3])], 15)
     full = loaded.rank([rows[[4]], rows[[2, 3]]], NUM_ITEMS)
     for few, many in zip(ranked, full, strict=True):
         assert rows[few].tolist() == [row for row in many.tolist() if row in rows]
 
     with pytest.raises(UnknownItemError, match=r"'new'.*examples/tokenize_items.py"):
-        GenerativeRecommender.from_pretrained(folder, [*ids, "new"])
+        GenerativeRanker.from_pretrained(folder, [*ids, "new"])
 
 
 def test_rank_equals_scoring_every_item():
@@ -169,7 +169,7 @@ def test_rank_equals_scoring_every_item():
     model = make_model(seed=3).eval()
     histories = [np.array([3]), np.arange(9), np.array([5, 1]), np.array([2])]
     exclude = [np.array([3]), np.array([], int), np.array([5, 1, 0]), np.array([2])]
-    recommender = GenerativeRecommender(model, trie, table, num_beams=NUM_ITEMS, batch_size=2, max_history=4)
+    recommender = GenerativeRanker(model, trie, table, num_beams=NUM_ITEMS, batch_size=2, max_history=4)
     ranked = recommender.rank(histories, NUM_ITEMS)
     without = recommender.rank(histories, 6, exclude)
     for user, history in enumerate(histories):
@@ -261,7 +261,7 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     assert_equal(weights(trainer.model), after_epoch[1])
     assert not torch.equal(after_epoch[1]["shared.weight"], after_epoch[3]["shared.weight"])
     # the best checkpoint can recommend on its own
-    best = GenerativeRecommender.from_pretrained(trainer.state.best_model_checkpoint, interactions.item_ids, 10)
+    best = GenerativeRanker.from_pretrained(trainer.state.best_model_checkpoint, interactions.item_ids, 10)
     assert_equal(weights(best.model), after_epoch[1])
 
 
@@ -375,9 +375,9 @@ def test_mismatches_are_errors_before_training(tmp_path):
     with pytest.raises(ValueError, match="Nothing to evaluate"):
         RecommenderTrainer(make_model(), make_args(tmp_path)).evaluate()
     with pytest.raises(ValueError, match="token table"):
-        GenerativeRecommender(make_model(), data.trie, data.token_table[:-1])
+        GenerativeRanker(make_model(), data.trie, data.token_table[:-1])
     with pytest.raises(ValueError, match="2 histories, but 1"):
-        GenerativeRecommender(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
+        GenerativeRanker(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -39,7 +39,7 @@ from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.level_scores import ZeroShotArguments
-from trainers.evaluation.protocol import Recommender, evaluate
+from trainers.evaluation.protocol import Ranker, evaluate
 from trainers.evaluation.significance import over_seeds, paired_test
 from trainers.evaluation.tables import load_result, render_report, render_table, save_results, to_json
 from trainers.rankers.item_transitions import ItemTransitions
@@ -103,7 +103,7 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
 
 def load_recommender(
     name: str, arguments: EvaluationArguments, interactions: Interactions, items: Path | None = None
-) -> Recommender:
+) -> Ranker:
     """A floor by its name, or the trained recommender of a folder, for all of the data's items, whose identifiers are
     those in the folder `items` if one is given."""
     if name in COUNTED:
@@ -121,14 +121,14 @@ def load_recommender(
         raise SystemExit(f"{name} is no folder and none of {', '.join([*COUNTED, NEAREST])}.")
     # only a folder pays for the import of model code
     if is_generative(name):
-        from trainers.rankers.generative import GenerativeRecommender
+        from trainers.rankers.generative import GenerativeRanker
 
-        return GenerativeRecommender.from_pretrained(
+        return GenerativeRanker.from_pretrained(
             name, interactions.item_ids, arguments.num_beams, arguments.batch_size, items=items
         )
-    from trainers.rankers.sequential import SequentialRecommender
+    from trainers.rankers.sequential import SequentialRanker
 
-    return SequentialRecommender.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
+    return SequentialRanker.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
 
 
 def is_generative(folder: str | Path) -> bool:

@@ -80,7 +80,7 @@ from trainers.methods.utgrec import (
     new_recommender,
     train_item_tokenizer,
 )
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
@@ -253,7 +253,7 @@ def train_and_evaluate(
     if not PartialState().is_main_process:
         return None
     save_recommender(recommender, tokenizer, output / "recommender", weights)
-    ranker = GenerativeRecommender.from_pretrained(
+    ranker = GenerativeRanker.from_pretrained(
         output / "recommender", domain.catalogue.item_ids, num_beams=training.num_beams
     )
     result = evaluate(ranker, domain.interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.metrics import gains_at, is_metric
+from hub_cards import write_text
+from trainers.evaluation.metrics import is_metric, is_rank_metric, metrics_per_case
 
 SLICES = ("long_tail", "history_length", "cold_targets")
-PLACES = ("users", "targets", "places")  # what a file keeps of "per_user": the gains follow from it
+CASES = ("users", "targets", "ranks")  # what a file keeps of "per_user": the metrics of each case follow from it
+EARLIER_NAMES = {"ranks": "places"}  # in files of version 0.1
 
 
 def render_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -65,21 +66,19 @@ def _cell(value: Any) -> str:
 
 
 def to_json(result: Mapping[str, Any]) -> str:
-    """A result as one line of JSON. Of `"per_user"` the cases and places stay, [`load_result`] computes the gains."""
+    """A result as one line of JSON. Of `"per_user"` the cases and ranks stay, [`load_result`] computes the metrics."""
     if "per_user" in result:
-        result = {**result, "per_user": {name: result["per_user"][name].tolist() for name in PLACES}}
+        result = {**result, "per_user": {name: result["per_user"][name].tolist() for name in CASES}}
     return json.dumps(result)
 
 
 def save_results(results: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Writes results as a file with a line of JSON for each."""
-    temporary = f"{path}.tmp"
-    Path(temporary).write_text("".join(f"{to_json(result)}\n" for result in results), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(f"{to_json(result)}\n" for result in results))
 
 
 def load_result(path: str | Path) -> dict[str, Any]:
-    """Reads one result that [`save_results`] wrote, with the gains of `"per_user"` where it has them.
+    """Reads one result that [`save_results`] wrote, with the metrics of each case in `"per_user"` where it has them.
 
     Raises:
         ValueError: the file is no result.
@@ -89,9 +88,13 @@ def load_result(path: str | Path) -> dict[str, Any]:
         if not isinstance(result, dict) or "name" not in result:
             raise ValueError("it has no name")
         if "per_user" in result:
-            cases = {name: np.array(result["per_user"][name], np.int64) for name in PLACES}
-            ks = sorted({int(name.partition("@")[2]) for name in result if name.startswith("recall@")})
-            result["per_user"] = {**cases, **gains_at(cases["places"], ks)}
+            stored = result["per_user"]
+            cases = {
+                name: np.array(stored[name] if name in stored else stored[EARLIER_NAMES[name]], np.int64)
+                for name in CASES
+            }
+            ks = sorted({int(name.partition("@")[2]) for name in result if is_rank_metric(name)})
+            result["per_user"] = {**cases, **metrics_per_case(cases["ranks"], ks)}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result of examples/evaluate.py: {error}.") from error
     return result

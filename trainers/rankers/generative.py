@@ -47,11 +47,11 @@ def load_model(name: str | Path) -> PreTrainedModel:
     return auto_class.from_pretrained(name)
 
 
-class GenerativeRecommender:
-    """Ranks items with a generative recommender: what [`evaluate`] asks of any recommender.
+class GenerativeRanker:
+    """Ranks items with a generative recommender: what [`evaluate`] asks of any ranker.
 
     Args:
-        model (`PreTrainedModel`): a model with `recommend`, and `score_items` for [`~GenerativeRecommender.score`], as
+        model (`PreTrainedModel`): a model with `recommend`, and `score_items` for [`~GenerativeRanker.score`], as
             [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`]; stays where it is.
         trie (`ItemTrie`): identifiers of the catalogue.
         token_table (`np.ndarray`): int [n, L] token ids of the same items in the same order.
@@ -66,8 +66,8 @@ class GenerativeRecommender:
     Example:
 
     ```python
-    >>> recommender = GenerativeRecommender.from_pretrained("beauty-recommender", catalogue.item_ids)
-    >>> evaluate(recommender, interactions, part="test")["ndcg@10"]
+    >>> ranker = GenerativeRanker.from_pretrained("beauty-recommender", catalogue.item_ids)
+    >>> evaluate(ranker, interactions, part="test")["ndcg@10"]
     ```
     """
 
@@ -117,7 +117,7 @@ class GenerativeRecommender:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         items: str | Path | None = None,
-    ) -> GenerativeRecommender:
+    ) -> GenerativeRanker:
         """Loads a recommender and the item index beside it, for one catalogue.
 
         Args:

@@ -24,7 +24,7 @@ from trainers.evaluation.zero_shot import (
     training_of,
     zero_shot_model,
 )
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
@@ -47,7 +47,7 @@ def rows(interactions):
 
 
 @pytest.fixture(scope="module")
-def recommender() -> GenerativeRecommender:
+def recommender() -> GenerativeRanker:
     set_seed(0)
     sizes = {"root_codebook_size": 6, "leaf_codebook_size": 8, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2}
     model = UTGRecForConditionalGeneration(UTGRecConfig(**sizes, num_layers=1, max_history=4)).eval()
@@ -55,7 +55,7 @@ def recommender() -> GenerativeRecommender:
     codes = np.stack(np.unravel_index(codes, model.config.level_sizes), axis=1)
     trie = ItemTrie(codes, model.config.level_sizes, model.config.level_offsets)
     table = codes + np.array(model.config.level_offsets)
-    return GenerativeRecommender(model, trie, table, num_beams=20, max_history=4, name="tiny")
+    return GenerativeRanker(model, trie, table, num_beams=20, max_history=4, name="tiny")
 
 
 def auc(users, scores, labels) -> dict[int, float]:
