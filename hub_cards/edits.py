@@ -65,7 +65,8 @@ def split_metadata(card: str) -> tuple[dict[str, Any], str]:
 
 def sections_of(body: str) -> list[tuple[str, str]]:
     """(name, text) of each section of a text; what precedes the first heading of level two is the introduction."""
-    sections, name, lines, fenced = [], "introduction", [], False
+    lines: list[str] = []
+    sections, name, fenced = [], "introduction", False
     for line in body.splitlines():
         if _FENCE.match(line):
             fenced = not fenced

@@ -9,7 +9,7 @@ from hub_cards.edits import mark_sections, merge_body, merge_metadata, sections_
 
 
 def values(perplexity=1.5, **more):
-    return RecommenderCardValues(name="m", codebooks=[{"level": 0, "perplexity": perplexity}], **more)
+    return RecommenderCardValues(name="m", method="utgrec", codebooks=[{"level": 0, "perplexity": perplexity}], **more)
 
 
 def test_an_unchanged_card_is_written_anew():
@@ -36,9 +36,10 @@ def test_a_deleted_section_comes_back_and_one_without_values_goes():
     old = render_card(values(hardware="a mill"))
     start, end = old.index("<!-- section usage"), old.index("<!-- end of section usage -->")
     new = render_card(
-        RecommenderCardValues(name="m"), old=old[:start] + old[end + len("<!-- end of section usage -->") :]
+        RecommenderCardValues(name="m", method="utgrec"),
+        old=old[:start] + old[end + len("<!-- end of section usage -->") :],
     )
-    assert new == render_card(RecommenderCardValues(name="m"))
+    assert new == render_card(RecommenderCardValues(name="m", method="utgrec"))
 
 
 def test_the_first_section_can_come_back():

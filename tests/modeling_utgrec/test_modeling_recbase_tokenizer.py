@@ -91,9 +91,9 @@ def test_codes_and_losses_by_hand(distance):
 
 
 def test_usage_shortfall_is_zero_for_even_and_log_k_for_collapsed_use():
-    even = torch.full((8, 8), 5.0).fill_diagonal_(0.01)
+    even = torch.full((8, 8), 5.0, dtype=torch.float64).fill_diagonal_(0.01)
     assert usage_shortfall(even, 0.1).item() == pytest.approx(0, abs=1e-6)
-    collapsed = torch.full((8, 8), 5.0)
+    collapsed = torch.full((8, 8), 5.0, dtype=torch.float64)
     collapsed[:, 3] = 0.01
     assert usage_shortfall(collapsed, 0.1).item() == pytest.approx(math.log(8), abs=1e-6)
 

@@ -154,6 +154,8 @@ def test_restarts_revive_dead_codes_and_leave_the_others():
         assert not {2, 5} & set(output.codes[:, 1].tolist())
         assert model.idle_passes[1, [2, 5]].tolist() == [passes, passes] and model.restarts == 0
     others = [code for code in range(8) if code not in (2, 5)]
+    others = [code for code in others if model.idle_passes[1, code] < 3]  # how many more die is up to the processor
+    assert others
     before = codebook.codes.detach()[others].clone()
     idle_elsewhere = (model.idle_passes >= 3).sum() - 2
     output = model(embeddings)
@@ -161,8 +163,7 @@ def test_restarts_revive_dead_codes_and_leave_the_others():
     assert model.restarts == 2 + idle_elsewhere
     assert (model.idle_passes[1, [2, 5]] == 0).all()
     assert codebook.codes.abs().max() < 1e2
-    if not (model.idle_passes[1, others] >= 3).any():
-        torch.testing.assert_close(codebook.codes.detach()[others], before)
+    assert torch.equal(codebook.codes.detach()[others], before)
 
 
 def test_without_restarts_dead_codes_stay():

@@ -51,7 +51,6 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from hub_cards import RECBASE_CITATION
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import given_value, parse_sections
@@ -249,7 +248,7 @@ def run_recbase(
         if state.is_main_process:
             fingerprint = items.tokenizers[domains[0].name].fingerprint
             items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains, more)
-            facts = {"license": arguments.license, "fingerprint": fingerprint, "citation": RECBASE_CITATION}
+            facts = {"license": arguments.license, "fingerprint": fingerprint}
             finish_model(items.trainer, output / "tokenizer", facts)
     if arguments.stage == "tokenize":
         if state.is_main_process:
