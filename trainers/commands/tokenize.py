@@ -1,19 +1,12 @@
-"""Gives the items of a catalogue their identifiers, or new items theirs: those given before stay.
+r"""Semantic IDs for the items of a catalogue, or for new items: those given before stay.
 
-    utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office \
+    utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office --output_dir runs/office-items
+    accelerate launch -m trainers tokenize --tokenizer runs/office/tokenizer --data data/office-new --only_new \
         --output_dir runs/office-items
-    utgrec tokenize --tokenizer runs/office/tokenizer --data data/office-new --only_new \
-        --output_dir runs/office-items
-
-On several GPUs, of which each process takes a share:
-
-    accelerate launch -m trainers tokenize ...
 
 If it is stopped, the same command goes on where it was.
 """
 
-import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +16,7 @@ import numpy as np
 from accelerate import PartialState
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.files import write_json
 from trainers.arguments import parse_sections
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
@@ -80,10 +74,7 @@ def run(arguments: TokenizeArguments) -> dict:
         network.to("cpu")
         tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
         print(report)
-        path = output_dir / "assignment_report.json"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-        os.replace(temporary, path)
+        write_json(output_dir / "assignment_report.json", report.to_dict())
         shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
     state.wait_for_everyone()
     return report.to_dict()
