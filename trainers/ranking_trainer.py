@@ -16,8 +16,9 @@ from hub_cards.values import Evaluation, ModelCardValues
 from trainers.cpu_training import use_cpu_dropout
 from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import is_rank_metric
-from trainers.evaluation.protocol import Ranker, evaluate
+from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
+from trainers.rankers import Ranker
 
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
 

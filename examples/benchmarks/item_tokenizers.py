@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from transformers import HfArgumentParser, set_seed
 
+from hub_cards.formatting import markdown_table
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, load_content
@@ -40,7 +41,6 @@ from trainers.arguments import HelpFormatter
 from trainers.data.domains import domain_folders
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer, compute_codes
 from trainers.evaluation.codebooks import codebook_health, collision_rate
-from trainers.evaluation.tables import render_table
 from trainers.methods.principal_components import principal_components
 from trainers.methods.recbase_tokenizer import (
     RecBaseTokenizerTrainingArguments,
@@ -298,7 +298,7 @@ def render(lines: list[dict[str, Any]]) -> str:
         title = f"{' + '.join(first['domains'])}: {first['num_items']:,} items, {first['identical']:.2%} identical; "
         title += f"{values['num_levels']} × {values['codebook_size']} codes of {values['codebook_dim']} dimensions, "
         title += f"{values['steps']} steps of {values['batch_size']}"
-        tables.append(f"### {title}\n\n{render_table(rows)}")
+        tables.append(f"### {title}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 

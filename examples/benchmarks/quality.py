@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from recipes import RECIPES, SEQUENTIAL, NotApplicable, Ranker, Setting
 
+from hub_cards.formatting import markdown_table
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.tables import render_table
-from trainers.evaluation.zero_shot import portable_command
+from trainers.evaluation.tables import portable_command
 from trainers.methods.utgrec import SECTIONS
 
 HERE = Path(__file__).parent
@@ -211,7 +211,7 @@ def render(lines: list[dict[str, Any]]) -> str:
             masked = [line for line in runs if line["mask_seen"]]
             rows.append({"model": model, "seeds": len(kept), **row(kept, masked)})
         rows += [{"model": f"{name} (published)", **values} for name, values in published.get(domain, {}).items()]
-        tables.append(f"### {domain}\n\n{render_table(rows)}")
+        tables.append(f"### {domain}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 

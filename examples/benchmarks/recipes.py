@@ -36,7 +36,6 @@ from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from trainers.data.domains import Domain
-from trainers.evaluation.protocol import Ranker
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.recbase import RecBaseArguments, new_recbase
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
@@ -49,6 +48,7 @@ from trainers.methods.semantic_ids import (
     tiger_tokenizer,
 )
 from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, build_network, train_item_tokenizer
+from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems

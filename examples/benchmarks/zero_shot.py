@@ -47,11 +47,11 @@ from trainers.commands import choose_method, finetune, finetune_recbase
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
 from trainers.evaluation.level_scores import ZeroShotArguments
+from trainers.evaluation.tables import portable_command
 from trainers.evaluation.zero_shot import (
     ZeroShotModel,
     evaluate_zero_shot,
     items_folder,
-    portable_command,
     render_zero_shot,
     training_of,
     zero_shot_model,

@@ -8,7 +8,7 @@ result. Memory is a number for each case and for each item, never users × items
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -25,26 +25,12 @@ from trainers.evaluation.metrics import (
     target_ranks,
 )
 from trainers.evaluation.significance import bootstrap_intervals
+from trainers.rankers import Ranker
 
 # First value of each slice; the last one is open.
 LONG_TAIL_BOUNDS = (0, 20, 40, 60)  # training popularity of the target
 HISTORY_BOUNDS = (1, 5, 10, 20, 50)  # items before the target, before the history is cut
 COLD_BOUNDS = (0, 1)  # training popularity of the target: none, any
-
-
-class Ranker(Protocol):
-    """What [`evaluate`] needs; [`trainers.rankers.scoring.ScoringRanker`] makes one of a model that gives scores.
-
-    Optional attributes: `name`, `max_history` (items it looks at, None: no limit), `ties` and `num_beams`; what is
-    there is stated in the result.
-    """
-
-    def rank(self, histories: list[np.ndarray], k: int, exclude: list[np.ndarray] | None = None) -> np.ndarray:
-        """B histories of item rows (oldest first) → int [B, k] distinct item rows, best first, padded with -1.
-
-        No item of `exclude` (B arrays of item rows, or None) may be ranked.
-        """
-        ...
 
 
 def evaluate(
@@ -67,7 +53,7 @@ def evaluate(
     held-out item under a given split.
 
     Args:
-        ranker: any object with `rank(histories, k, exclude)`, see [`Ranker`].
+        ranker: any object with `rank(histories, k, exclude)`, see [`trainers.rankers.Ranker`].
         interactions: all interactions (not the training part).
         part: `"test"` or `"validation"`.
         mask_seen: forbid the items of the *whole* history, however long. A target that the user had before is then

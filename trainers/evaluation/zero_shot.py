@@ -8,8 +8,6 @@ popularity does, is marked.
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from hub_cards import load_values
+from hub_cards.formatting import markdown_table
 from tokenization_items.item_index import CODES_NAME
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import CandidateRows, score_in_batches
 from trainers.evaluation.level_scores import ZeroShotArguments, context_free, named_scores
 from trainers.evaluation.metrics import auc_by_user, metric_names
-from trainers.evaluation.protocol import Ranker, evaluate
+from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import bootstrap_intervals
-from trainers.evaluation.tables import render_table
-from trainers.rankers import title_likelihood
+from trainers.rankers import Ranker, title_likelihood
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
@@ -236,18 +234,6 @@ def items_folder(folder: str | Path, domain: str, given: str | Path | None = Non
     )
 
 
-def portable_command(script: str, argv: Sequence[str]) -> str:
-    """A command line for a result: files and folders of this machine by their names alone."""
-
-    def portable(word: str) -> str:
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if value and (os.path.isabs(value) or os.path.exists(value)):
-            value = os.path.basename(os.path.abspath(value))
-        return f"{flag}{equals}{value}"
-
-    return shlex.join(["python", script, *map(portable, argv)])
-
-
 def render_zero_shot(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: of every domain the results of models that have not seen it apart from those of models that have.
     Several seeds of a model share a line: means, and the interval over the users of the first."""
@@ -261,7 +247,7 @@ def render_zero_shot(results: Sequence[Mapping[str, Any]]) -> str:
                 for line in lines
             ]
             if rows:
-                blocks.append(f"### {domain}, {title}\n\n{render_table(rows)}")
+                blocks.append(f"### {domain}, {title}\n\n{markdown_table(rows)}")
     return "\n\n".join(blocks)
 
 

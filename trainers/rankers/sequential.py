@@ -62,7 +62,7 @@ class SequentialRanker(ScoringRanker):
         """Loads a model for the catalogue that it was trained on.
 
         Args:
-            folder: a checkpoint of [`SequentialTrainer`].
+            folder: folder or Hub id of a model, as [`SequentialTrainer`] saves it.
             item_ids: the catalogue, in the order of the training.
             batch_size: users at a time.
             device: where to run; by default the GPU if there is one.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainers.evaluation.metrics import metrics_per_case
-from trainers.evaluation.tables import load_result, render_report, render_table, save_results, to_json
+from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
 
 RANKS = np.array([0, -1, 7])
 RESULT = {
@@ -15,21 +15,9 @@ RESULT = {
     "gini@5": None,
     "seen": "kept",
     "intervals": {"recall@5": [0.1, 0.61234]},
-    "long_tail": [{"popularity": "[0,20)", "recall@5": None}],
+    "long_tail": [{"popularity": "[0,20)", "recall@5": None}, {"popularity": "[20,∞)", "recall@5": 0.5}],
     "per_user": {"users": np.arange(3), "targets": np.array([5, 6, 7]), "ranks": RANKS, **metrics_per_case(RANKS)},
 }
-
-
-def test_render_table():
-    table = render_table(
-        [{"name": "a|b", "recall@10": 0.06649, "long_tail": [1]}, {"name": "c", "ndcg@10": None, "n": 3}]
-    )
-    assert table.splitlines() == [
-        "| name | recall@10 | ndcg@10 | n |",
-        "| --- | --- | --- | --- |",
-        "| a\\|b | 0.0665 | – | – |",
-        "| c | – | – | 3 |",
-    ]
 
 
 def test_report_says_everything():
@@ -65,3 +53,11 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(ValueError, match="r.json is no result"):
         load_result(tmp_path / "r.json")
+
+
+def test_commands_name_no_place_of_this_machine(tmp_path):
+    (tmp_path / "office data").mkdir()
+    argv = ["--data", str(tmp_path / "office data"), f"--json={tmp_path / 'new.json'}", "--encoder", "org/name", "-"]
+    assert portable_command("examples/e.py", argv) == (
+        "python examples/e.py --data 'office data' --json=new.json --encoder org/name -"
+    )

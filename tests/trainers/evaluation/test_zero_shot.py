@@ -19,7 +19,6 @@ from trainers.evaluation.significance import paired_test
 from trainers.evaluation.zero_shot import (
     evaluate_zero_shot,
     items_folder,
-    portable_command,
     render_zero_shot,
     training_of,
     zero_shot_model,
@@ -164,14 +163,6 @@ def test_where_the_identifiers_are(tmp_path):
     assert items_folder(folder, "office") == beside and items_folder(folder, "office", "mine").name == "mine"
     (folder / CODES_NAME).touch()
     assert items_folder(folder, "office") is None
-
-
-def test_commands_name_no_place_of_this_machine(tmp_path):
-    (tmp_path / "office data").mkdir()
-    argv = ["--data", str(tmp_path / "office data"), f"--json={tmp_path / 'new.json'}", "--encoder", "org/name", "-"]
-    assert portable_command("examples/e.py", argv) == (
-        "python examples/e.py --data 'office data' --json=new.json --encoder org/name -"
-    )
 
 
 def test_the_table_keeps_seen_domains_apart(interactions, rows):
