@@ -23,7 +23,7 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerT
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 from trainers.training_data.item_pairs import ItemPairs
-from trainers.training_data.next_item_windows import NextItemWindows
+from trainers.training_data.next_item_windows import TrainingData
 
 IDS = [f"item{row}" for row in range(10)]
 QUIET = {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "dataloader_pin_memory": False}
@@ -47,10 +47,10 @@ def make_trainer(folder, **changes):
     index = ItemIndex([4] * 3, [2, 6, 6])
     index.assign(IDS, codes)
     evaluation = EvaluationData(interactions, index)
-    windows = NextItemWindows(interactions.training_part(), evaluation.token_table, max_history=4)
+    training = TrainingData(interactions.training_part(), evaluation.token_table)
     values = dict(per_device_train_batch_size=36, num_beams=4, max_history=4, num_train_epochs=2, save_strategy="no")
     args = RecommenderTrainingArguments(str(folder), **QUIET | values | changes)
-    return RecommenderTrainer(make_recommender(), args, windows, evaluation)
+    return RecommenderTrainer(make_recommender(), args, training, evaluation)
 
 
 def files_of(repo_id):

@@ -101,11 +101,6 @@ class PackedSequences(Dataset):
         """All targets, whatever the sampling."""
         return int(self._targets.sum())
 
-    @property
-    def draws_by_epoch(self) -> bool:
-        """Whether epochs differ in their rows."""
-        return self.sampling is not None
-
     def set_epoch(self, epoch: int) -> None:
         """Draws the rows of an epoch; there is nothing to do when every row is in every epoch."""
         if self.sampling is not None:
