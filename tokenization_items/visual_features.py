@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items.item_images import MAX_SIDE
-from tokenization_items.processing_items import ItemProcessor
+
+if TYPE_CHECKING:
+    from tokenization_items.processing_items import ItemProcessor
 
 Features = dict[str, Tensor]
 
@@ -35,7 +38,7 @@ class VisualFeatureCache:
         processor ([`ItemProcessor`]): the network's processor.
     """
 
-    def __init__(self, folder: str | os.PathLike, network: UTGRecTokenizerModel, processor: ItemProcessor):
+    def __init__(self, folder: str | os.PathLike, network: UTGRecTokenizerModel, processor: "ItemProcessor"):
         self.backbone, self.processor = network.backbone, processor
         self.folder = Path(folder) / self._fingerprint()
         self.folder.mkdir(parents=True, exist_ok=True)
