@@ -212,6 +212,7 @@ def _with_recommender(
         training,
         early_stopping_patience=arguments.early_stopping_patience,
         minutes=setting.minutes,
+        method=name,
     )
     used = tokenizer_settings | recommender_settings(model, training)
     description = describe(model, used, published | published_recommender(model), report)
