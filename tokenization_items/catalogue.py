@@ -7,17 +7,19 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
 from tokenization_items.errors import MAX_NAMED
 from tokenization_items.item_files import CatalogueError, read_items
-from tokenization_items.item_images import ImageColumn, ImageError, is_missing
+from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
 from tokenization_items.text_template import TextTemplate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Fields of an item's text, in the order in which they are joined.
 TEXT_FIELDS = ("title", "brand", "features", "categories", "description")
@@ -302,13 +304,13 @@ def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence
     """The wanted columns that exist, and the number of rows. Image columns of tables stay in Arrow, undecoded."""
     if hasattr(records, "with_format") and hasattr(records, "column_names"):  # datasets.Dataset
         records = records.with_format("arrow")[:]
-    elif isinstance(records, pl.DataFrame):
-        if records.schema.get("image") == pl.Object:  # PIL images
+    elif _is_frame_of("polars", records, "DataFrame"):
+        if str(records.schema.get("image")) == "Object":  # PIL images
             return {column: records[column].to_list() for column in wanted if column in records}, len(records)
         records = records.to_arrow()
     elif hasattr(records, "iloc"):  # pandas.DataFrame
         return {column: records[column].tolist() for column in wanted if column in records}, len(records)
-    if isinstance(records, pa.Table):
+    if _is_frame_of("pyarrow", records, "Table"):
         return {column: records[column] for column in wanted if column in records.column_names}, len(records)
     if isinstance(records, (str, bytes, dict)) or not isinstance(records, Iterable):
         raise CatalogueError(f"records are a Dataset, a DataFrame or dictionaries, got {type(records).__name__}")
@@ -320,8 +322,13 @@ def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence
     return {column: [record.get(column) for record in records] for column in wanted if column in present}, len(records)
 
 
-def _values(column: Sequence | pa.ChunkedArray) -> Sequence:
-    return column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+def _is_frame_of(library: str, records: object, name: str) -> bool:
+    """Whether records are a library's frame or table, which need not be imported to tell."""
+    return type(records).__module__.startswith(f"{library}.") and type(records).__name__ == name
+
+
+def _values(column: "Sequence | pa.ChunkedArray") -> Sequence:
+    return column.to_pylist() if is_arrow(column) else column
 
 
 def _item_id(value: object, row: int) -> str:
@@ -337,7 +344,7 @@ def _item_id(value: object, row: int) -> str:
     raise CatalogueError(f"row {row}: an item_id is a string or an integer, got {value!r}; convert it to a string")
 
 
-def _texts(column: Sequence | pa.ChunkedArray, name: str) -> list[str]:
+def _texts(column: "Sequence | pa.ChunkedArray", name: str) -> list[str]:
     try:
         return [_text(value) for value in _values(column)]
     except RecursionError as error:

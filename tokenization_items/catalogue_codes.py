@@ -17,9 +17,8 @@ from transformers.utils import logging
 
 from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items.batching import length_batches, prepared
-from tokenization_items.caches import FinishedShards, shards_of
+from tokenization_items.caches import Features, FinishedShards, VisualFeatureCache, shards_of
 from tokenization_items.catalogue import Catalogue, CatalogueError
-from tokenization_items.visual_features import Features, VisualFeatureCache
 
 if TYPE_CHECKING:
     from tokenization_items.processing_items import ItemProcessor
@@ -106,7 +105,7 @@ def codes_of_catalogue(
     if resume_folder is not None:
         finished = FinishedShards(resume_folder, [fingerprint, str(network.dtype), network.device.type])
         keys = _keys(finished, shards, texts, images, num_workers)
-        found = [finished.load(key) for key in keys]
+        found = [finished.load_codes(key) for key in keys]
         for shard, arrays in zip(shards, found, strict=True):
             if arrays is not None:
                 rows = np.concatenate(shard)
@@ -133,7 +132,7 @@ def codes_of_catalogue(
                 bar.update(len(rows))
             if finished is not None:
                 rows = np.concatenate(shard)
-                finished.save(key, codes[rows], residuals[rows])
+                finished.save_codes(key, codes[rows], residuals[rows])
     if state is not None and state.num_processes > 1:
         num_finished = _exchange(codes, residuals, num_finished, network.device)
     if num_finished and (state is None or state.is_main_process):
