@@ -2,18 +2,25 @@
 PYTHON ?= python3
 SEEDS ?= 1
 WORKERS ?= 2
+TESTS ?= tests
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+# What torch, oneDNN, MKL and the BLAS of NumPy take for the processor. Of MKL's settings, only MKL_CBWR=COMPATIBLE has
+# an effect on processors that are not Intel's.
+KERNELS := native avx2 sse41
+KERNELS_native :=
+KERNELS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+KERNELS_sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow style format clean
+.PHONY: help venv demo test test-slow test-kernels style format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## create .venv with the tested versions (PYTHON=python3)
 
@@ -33,6 +40,15 @@ test: venv  ## run the tests, without the slow ones (WORKERS=2)
 
 test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m slow
+
+test-kernels: venv  ## run the tests under three instruction sets and two thread counts (TESTS=tests)
+	@failed=; for threads in 1 2; do $(foreach kernels,$(KERNELS), \
+		echo "$(kernels), OMP_NUM_THREADS=$$threads"; \
+		$(TEST_ENV) $(KERNELS_$(kernels)) OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -q \
+			-n $$((($(WORKERS) + threads - 1) / threads)) --dist loadfile -m "not slow" $(TESTS) \
+			|| failed="$$failed $(kernels)/$$threads";) \
+	done; \
+	test -z "$$failed" || { echo "failed, as instruction set/threads:$$failed"; exit 1; }
 
 style: venv  ## check lint and formatting
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ Writes `results.json` (a row for each model and seed) to the output folder, and 
 finetune.py write.
 """
 
-from trainers.commands.demo import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("demo")

@@ -13,7 +13,7 @@ With `--introduction` the texts of all domains follow one template, as RecBase's
 A second call with the same items, encoder and settings finds its work done and leaves the folder as it is.
 """
 
-from trainers.commands.embed import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("embed")

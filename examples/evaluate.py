@@ -25,7 +25,7 @@ The data folder holds `items.{parquet,jsonl,jsonl.gz,csv}` and `sequences.*` or 
 the latter is the split.
 """
 
-from trainers.commands.evaluate import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("evaluate")

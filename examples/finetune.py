@@ -1,13 +1,7 @@
-"""Fine-tunes a pre-trained UTGRec, or RecBase, on a new domain, or trains one from scratch on it, and evaluates it.
+"""Fine-tunes a pre-trained UTGRec on a new domain, or trains one from scratch on it, and evaluates it.
 
     accelerate launch examples/finetune.py --config small.yaml --pretrained runs/pretrained \
         --data builtin --output_dir runs/office
-
-RecBase's item tokenizer stays as it is for every domain: it gives the domain's items identifiers without training,
-unless items/<domain>/ of the pre-trained folder has them.
-
-    accelerate launch examples/finetune.py --config recbase_small.yaml --pretrained runs/recbase \
-        --data data/beauty --output_dir runs/recbase-beauty
 
 From scratch, for comparison (network and recommender are described by the configuration):
 
@@ -26,7 +20,7 @@ Writes `tokenizer/` (network, processor, the domain's item index), `recommender/
 tokenizer) and `results.json` to the output folder.
 """
 
-from trainers.commands.finetune import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("finetune")

@@ -24,7 +24,7 @@ The folder holds items.parquet, interactions.parquet, images, and prepared.json:
 was dropped and why. It appears when it is complete.
 """
 
-from trainers.commands.prepare import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("prepare")

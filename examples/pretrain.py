@@ -1,4 +1,4 @@
-"""Pre-trains UTGRec, or RecBase, on several domains: item tokenizer, identifiers, recommender.
+"""Pre-trains UTGRec on several domains: item tokenizer, identifiers, recommender.
 
 The built-in catalogue, on a laptop:
 
@@ -24,27 +24,11 @@ One stage alone (tokenizer, tokenize, recommender), going on where a stopped tra
 
     accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained --stage recommender --resume
 
-RecBase: one tokenizer on the embeddings of all domains' texts, and a decoder; small domains with more weight:
-
-    accelerate launch examples/pretrain.py --model recbase --config recbase_small.yaml \
-        --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2 \
-        --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2
-
-For domains whose interactions nobody has: the tokenizer learns their texts too, and the decoder which of their items
-are alike:
-
-    accelerate launch examples/pretrain.py --config recbase_minilm.yaml \
-        --data data/sports data/games --catalogues data/beauty --output_dir runs/recbase
-
-Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and optimizer; ZeRO-2 all but the weights):
-
-    accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/pretrain.py --model recbase \
-        --config recbase.yaml --recommender.size large --data data --output_dir runs/recbase-large
-
 Writes `tokenizer/` (network and processor), `items/<domain>/` (identifiers) and `recommender/` to the output folder.
+RecBase: pretrain_recbase.py.
 """
 
-from trainers.commands.pretrain import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("pretrain")

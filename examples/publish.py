@@ -15,7 +15,7 @@ or with a token in a text is refused, and resume states and training_args.bin st
 The cards are written anew, with what people changed in them, here or on the Hub; a card that was changed here wins.
 """
 
-from trainers.commands.publish import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("publish")

@@ -4,7 +4,7 @@ python examples/recommend.py --recommender runs/office/recommender --history off
 python examples/recommend.py --recommender runs/office/recommender --data data/builtin/office --users 3
 """
 
-from trainers.commands.recommend import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("recommend")

@@ -12,7 +12,7 @@ On several GPUs, of which each process takes a share:
 If it is stopped, the same command goes on where it was.
 """
 
-from trainers.commands.tokenize import main
+from trainers.commands import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("tokenize")

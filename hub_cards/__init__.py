@@ -1,12 +1,12 @@
 """Cards for the Hub, written from measured values: plain values in, text and pictures out."""
 
 from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, values_text
+from .citations import METHODS, Method, method_named
 from .edits import CardError, is_edited
 from .files import replacing, write_text
+from .formatting import markdown_table
 from .schema import check_card, is_repository
 from .values import (
-    RECBASE_CITATION,
-    UTGREC_CITATION,
     Card,
     DatasetCardValues,
     Evaluation,
@@ -18,13 +18,13 @@ from .values import (
 
 __all__ = [
     "CARD_FILE",
-    "RECBASE_CITATION",
-    "UTGREC_CITATION",
+    "METHODS",
     "VALUES_FILE",
     "Card",
     "CardError",
     "DatasetCardValues",
     "Evaluation",
+    "Method",
     "ModelCardValues",
     "RecommenderCardValues",
     "SequentialCardValues",
@@ -33,6 +33,8 @@ __all__ = [
     "is_edited",
     "is_repository",
     "load_values",
+    "markdown_table",
+    "method_named",
     "render_card",
     "replacing",
     "save_card",

@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from .citations import METHODS, method_named
 from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
 from .files import write_text
 from .formatting import format_cell, format_duration, known, markdown_list, markdown_table, metric_name, plain
@@ -56,7 +57,7 @@ def render_card(values: Card, plots: Mapping[str, str] | None = None, old: str |
     Args:
         values: what there is to say; their class chooses the template.
         plots (*optional*): title to path of pictures beside the card.
-        old (*optional*): the card that is there, whose changes by people are kept, see [`hub_cards.edits`].
+        old (*optional*): the card that is there; what users changed in it is kept, see [`hub_cards.edits`].
 
     Raises:
         CardError: if the old card's metadata cannot be read, or the Hub would not take the card.
@@ -81,7 +82,7 @@ def save_card(
 ) -> Path:
     """
     Writes `README.md`, the pictures that it shows and `card_values.json`, which holds every number of the card in
-    full, to a folder. What people changed in the card that is there is kept.
+    full, to a folder. What users changed in the card that is there is kept.
 
     Args:
         folder: made if absent.
@@ -122,6 +123,8 @@ def load_values(folder: str | os.PathLike[str]) -> Card | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         card_class = {cls.kind: cls for cls in _CARDS}[values.pop("card")]
+        if "method" not in values and values.get("citation") == METHODS["utgrec"].citation:
+            del values["citation"]  # the default of version 0.1, whatever the method
         if "evaluations" in values:
             values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
         return card_class(**values)
@@ -140,14 +143,17 @@ def _body(values: Card, plots: Mapping[str, str]) -> str:
     )
     environment.filters |= {"table": markdown_table, "bullets": markdown_list, "duration": format_duration}
     shown: dict[str, Any] = {"values": values, "location": json.dumps(values.repo_id or "."), "plots": plots}
-    shown["title"] = " ".join(values.name.split())
+    shown |= {"title": " ".join(values.name.split()), "citation": values.citation}
     if isinstance(values, ModelCardValues):
+        method = method_named(values.method)
         shown |= {
+            "citation": values.citation or (method and method.citation),
             "results": _result_tables(values.evaluations),
             "slices": _slice_tables(values.evaluations),
             "training_seconds": plain(values.training_seconds),
             "log": log_rows(values.logs),
             "model_facts": {
+                "Method": method and method.title,
                 "Base model": values.base_model,
                 "Base model revision": values.base_model_revision,
                 "Codes per level": " × ".join(map(str, values.level_sizes)) or None,
@@ -197,7 +203,9 @@ def _with_spread(value: float, interval: Sequence[float] | None, deviation: floa
     text = format_cell(float(value))
     if interval is not None:
         return f"{text} [{', '.join(format_cell(float(end)) for end in interval)}]"
-    return text if plain(deviation) is None else f"{text} ± {format_cell(float(deviation))}"
+    if deviation is None or plain(deviation) is None:
+        return text
+    return f"{text} ± {format_cell(float(deviation))}"
 
 
 def _slice_tables(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -205,12 +213,12 @@ def _slice_tables(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[dic
     tables: dict[str, list[dict[str, Any]]] = {}
     evaluations = [evaluation for evaluation in evaluations if evaluation.slices]
     for evaluation in evaluations:
-        for name, rows in evaluation.slices.items():
+        for name, groups in evaluation.slices.items():
             own = {"Data set": evaluation.dataset} if len(evaluations) > 1 else {}
-            rows = [row for row in rows if row.get("num_users") != 0]
-            if len(rows) < 2:  # one group is all users
+            groups = [group for group in groups if group.get("num_users") != 0]
+            if len(groups) < 2:  # one group is all users
                 continue
-            rows = [own | {_column(key): value for key, value in row.items()} for row in rows]
+            rows = [own | {_column(key): value for key, value in group.items()} for group in groups]
             tables.setdefault(_SLICES.get(name, name.replace("_", " ").capitalize()), []).extend(rows)
     return list(tables.items())
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-_METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
+_VOWELS = frozenset("aeiouy")
 
 
 def plain(value: Any) -> Any:
-    """`value` as YAML and people can read it: numpy and torch numbers become Python's, other objects their text.
+    """`value` in plain types: numbers of numpy and torch become Python's, other objects their text.
 
     `None` stands for missing, and so do numbers that are not finite: they were not measured.
     """
@@ -34,9 +34,16 @@ def known(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metric_name(key: str) -> str:
-    """`"ndcg@10"` as people write it: `"NDCG@10"`."""
+    """`"ndcg@10"` as the field writes it: `"NDCG@10"`, and `"long_tail_recall@5"`: `"Long tail recall@5"`.
+
+    Words without a vowel (mrr, ndcg), and names of at most three letters (map, auc), are abbreviations.
+    """
     stem, at, cut = key.partition("@")
-    return f"{_METRIC_NAMES.get(stem, stem.replace('_', ' ').capitalize())}{at}{cut}"
+    words = stem.split("_")
+    short = len(stem) <= 3
+    words = [word.upper() if short or not _VOWELS & set(word.lower()) else word for word in words]
+    name = " ".join(words)
+    return f"{name[:1].upper()}{name[1:]}{at}{cut}"
 
 
 def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Metadata of cards (the YAML at their top) from values."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -24,6 +24,7 @@ def metadata_of(values: Card) -> dict[str, Any]:
         ValueError: two evaluations share a data set's name in the metadata but not their own (see `dataset_config`).
     """
     language = values.language if isinstance(values.language, str | None) else list(values.language) or None
+    data: DatasetCardData | ModelCardData
     if isinstance(values, DatasetCardValues):
         data = DatasetCardData(
             license=values.license,
@@ -34,6 +35,7 @@ def metadata_of(values: Card) -> dict[str, Any]:
             configs=[dict(config) for config in values.configs] or None,
         )
     else:
+        assert isinstance(values, ModelCardValues)
         data = _model_metadata(values, language)
     # Through the client's own classes, which know how results become a model-index.
     return yaml.safe_load(data.to_yaml()) or {}
@@ -55,7 +57,8 @@ def _model_metadata(values: ModelCardValues, language: str | list[str] | None) -
 
 
 def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
-    results, names = [], {}
+    results: list[EvalResult] = []
+    names: dict[tuple[str, str | None, str | None], str] = {}
     for evaluation in evaluations:
         protocol = known(evaluation.protocol) | known({"num_users": evaluation.num_users})
         protocol = {key: value for key, value in protocol.items() if value != 0}  # counts of what there was none of
@@ -87,7 +90,7 @@ def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
     return results
 
 
-def _spread(evaluation: Evaluation, metric: str) -> Mapping[str, Any]:
+def _spread(evaluation: Evaluation, metric: str) -> dict[str, Any]:
     interval, deviation = evaluation.intervals.get(metric), evaluation.deviations.get(metric)
-    spread = {} if interval is None else {"interval": list(interval), "confidence": CONFIDENCE}
-    return known(spread | {"standard_deviation": deviation})
+    spread: dict[str, Any] = {"standard_deviation": deviation}
+    return known(spread if interval is None else {"interval": list(interval), "confidence": CONFIDENCE} | spread)

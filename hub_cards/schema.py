@@ -72,13 +72,11 @@ def _problems(metadata: Mapping[str, Any], repo_type: str) -> Iterator[str]:
     for key in ("tags", "datasets", "size_categories", "task_categories"):
         if key in metadata and not _texts(metadata[key]):
             yield f"{key} must be a list of texts, is {metadata[key]!r}"
-    languages = metadata.get("language", [])
-    for language in languages if isinstance(languages, list) else [languages]:
+    for language in _listed(metadata.get("language", [])):
         if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
             yield f"language {language!r} is no ISO 639 code such as en"
     for key in ("base_model", "datasets"):
-        names = metadata.get(key, [])
-        for name in names if isinstance(names, list) else [names]:
+        for name in _listed(metadata.get(key, [])):
             if isinstance(name, str) and not is_repository(name):
                 yield f"{key} {name!r} is no name on the Hub such as org/name"
             elif not isinstance(name, str):
@@ -91,7 +89,7 @@ def _problems(metadata: Mapping[str, Any], repo_type: str) -> Iterator[str]:
     else:
         yield from _check_configs(metadata.get("configs"))
         known, names = {name for _, name in SIZE_CATEGORIES}, metadata.get("size_categories")
-        for name in names if _texts(names) else []:
+        for name in _listed(names) if _texts(names) else []:
             if name not in known:
                 yield f"size_categories {name!r} is none of {', '.join(sorted(known))}"
 
@@ -104,7 +102,7 @@ def is_repository(name: str) -> bool:
 def _check_license(metadata: Mapping[str, Any]) -> Iterator[str]:
     if "license" not in metadata:
         return
-    names = metadata["license"] if isinstance(metadata["license"], list) else [metadata["license"]]
+    names = _listed(metadata["license"])
     for name in names:
         if not isinstance(name, str) or name not in LICENSES:
             yield f"license {name!r} is no identifier that the Hub knows, such as apache-2.0 or other"
@@ -169,6 +167,10 @@ def _check_configs(configs: Any) -> Iterator[str]:
             yield f"configs: data_files of {config['config_name']} leave the repository"
     if len(set(names)) != len(names):
         yield "configs: two have one config_name"
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _texts(value: Any) -> bool:

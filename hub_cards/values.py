@@ -1,4 +1,4 @@
-"""What cards can say, as plain values. A value that is missing (`None`, empty, not finite) is not spoken of."""
+"""Values of cards, in plain types. A value that is missing (`None`, empty, not finite) leaves its line out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,31 +6,13 @@ from typing import Any, ClassVar
 
 from .formatting import plain
 
-UTGREC_CITATION = """\
-@article{zheng2025universal,
-  title   = {Universal Item Tokenization for Transferable Generative Recommendation},
-  author  = {Zheng, Bowen and Lu, Hongyu and Chen, Yu and Zhao, Wayne Xin and Wen, Ji-Rong},
-  journal = {arXiv preprint arXiv:2504.04405},
-  year    = {2025}
-}"""
-
-RECBASE_CITATION = """\
-@inproceedings{zhou2025recbase,
-  title     = {RecBase: Generative Foundation Model Pretraining for Zero-Shot Recommendation},
-  author    = {Zhou, Sashuai and Gan, Weinan and Liu, Qijiong and Lei, Ke and Zhu, Jieming and Huang, Hai and Xia, Yan
-               and Tang, Ruiming and Dong, Zhenhua and Zhao, Zhou},
-  booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
-  year      = {2025},
-  doi       = {10.48550/arXiv.2509.03131}
-}"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Metrics measured on one data set under one protocol.
 
     Args:
-        dataset (`str`): Name of the data set as people read it, e.g. `"Musical Instruments"`.
+        dataset (`str`): Name of the data set for readers, e.g. `"Musical Instruments"`.
         metrics (`Mapping[str, float]`): Metric key to value, e.g. `{"recall@10": 0.0412}`.
         protocol (`Mapping[str, Any]`, *optional*): How the metrics were taken, e.g. `{"split": "leave-one-out",
             "part": "test", "seen": "kept"}`. `"part"` becomes the split of the data set in the metadata.
@@ -94,7 +76,7 @@ class Card:
         license, language (`str`, *optional*): Metadata as the Hub spells them.
         description (`str`, *optional*): Markdown that follows the first paragraph.
         versions (`Mapping[str, str]`, *optional*): Package to version.
-        citation (`str`, *optional*): BibTeX entry.
+        citation (`str`, *optional*): BibTeX entries.
     """
 
     template: ClassVar[str]
@@ -115,6 +97,8 @@ class ModelCardValues(Card):
     """What the card of a trained model can say.
 
     Args:
+        method (`str`, *optional*): Name of the method in [`hub_cards.citations.METHODS`], whose sources the card cites
+            unless `citation` is given. Without both it cites nothing.
         auto_class (`str`, *optional*, defaults to `"AutoModel"`): Auto class that loads the model.
         tags (`Sequence[str]`, *optional*): Further tags.
         base_model (`str`, *optional*): Hub name of the model that this one was trained from.
@@ -139,6 +123,7 @@ class ModelCardValues(Card):
     template: ClassVar[str] = "network_card.md"
     kind: ClassVar[str] = "network"
 
+    method: str | None = None
     auto_class: str = "AutoModel"
     tags: Sequence[str] = ()
     base_model: str | None = None
@@ -157,7 +142,6 @@ class ModelCardValues(Card):
     logs: Sequence[Mapping[str, Any]] = ()
     hardware: str | None = None
     training_seconds: float | None = None
-    citation: str | None = UTGREC_CITATION
 
 
 @dataclass(frozen=True, kw_only=True)

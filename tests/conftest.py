@@ -116,6 +116,22 @@ def hub_server(hub) -> Any:
 
 
 @pytest.fixture(scope="session")
+def float32_tolerance() -> Callable[..., dict[str, float]]:
+    """Builds `atol` and `rtol` for two computations of the same numbers in float32, such as one in parts and one as a
+    whole. Processors, numbers of threads and shapes differ in the order of their sums, and each of the `depth` layers
+    on the way (a product with its norm or softmax) adds to the difference. Sixteen units in the last place for each is
+    three times and more what is seen; they are units of `scale`, the largest number that was summed, because what
+    cancels keeps the error of its parts."""
+
+    def tolerance(depth: int = 1, scale: float | torch.Tensor = 1.0) -> dict[str, float]:
+        scale = scale.detach().abs().max().item() if isinstance(scale, torch.Tensor) else scale
+        bound = 16 * depth * torch.finfo(torch.float32).eps
+        return {"atol": bound * scale, "rtol": bound}
+
+    return tolerance
+
+
+@pytest.fixture(scope="session")
 def tiny_items() -> list[dict]:
     """Twelve items as dicts with `item_id`, `title`, `text` and `image`. The images differ in size, every third item
     has none, and item 4 has an image but no text."""

@@ -1,38 +1,50 @@
-"""Command lines of the examples: plain flags, flags of a section (`--tokenizer.learning_rate 1e-4`), a YAML file."""
+"""Command lines: plain flags, flags of a section (`--tokenizer.learning_rate 1e-4`), and a YAML file of defaults.
+
+Light on purpose: transformers is imported when a command line is parsed, not before.
+"""
 
 import argparse
+import difflib
 import json
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
 
 CONFIGS = Path(__file__).parent / "commands" / "configs"
+WIDTH = 112  # columns of a help text
+INDENT = 38  # where what a flag means begins
 
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and a docstring as it was written."""
+Classes = tuple[type, ...]
 
 
 def parse_sections(
-    main: type | tuple[type, ...],
-    sections: dict[str, tuple[type, ...]],
+    main: type | Classes,
+    sections: dict[str, Classes],
     description: str,
     argv: Sequence[str] | None = None,
+    shown: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
     """Parses a command line into dataclasses.
 
     A YAML file given by `--config` sets defaults, a section's under the section's name; the command line wins.
+    `--help` prints the flags that most people need, `--help-all` every one.
 
     Args:
         main: dataclass of the flags without prefix, or several.
         sections: dataclasses of each section; `{"tokenizer": (A, B)}` gives every field of A and B the flag
             `--tokenizer.<field>`.
-        description: shown by `--help`.
+        description: what the command is, shown by `--help`; its line breaks are kept.
         argv: the command line, by default the program's.
+        shown: the flags that `--help` shows, such as `"data"` or `"tokenizer.backbone"`; by default all.
 
     Returns:
         An instance of `main`, or of each of its classes, then the instances of each section in order.
@@ -40,54 +52,54 @@ def parse_sections(
     Raises:
         SystemExit: on an unknown flag or key, or a value of a wrong type, which is named.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    config, argv = _take_config(argv)
-    own, rest = [], {name: [] for name in sections}
-    target = own
+    groups = {"": main if isinstance(main, tuple) else (main,), **sections}
+    config_name, argv = take_flag("--config", sys.argv[1:] if argv is None else argv)
+    config = read_config(config_name) if config_name is not None else {}
+    flags: dict[str, list[str]] = {name: [] for name in groups}
+    target = flags[""]
     for argument in argv:
         if argument.startswith("--"):
             section, dot, name = argument[2:].partition(".")
-            if dot and section in rest and "=" not in section:
-                target, argument = rest[section], f"--{name}"
-            else:
-                target = own
+            is_section = bool(dot) and section in sections
+            target = flags[section if is_section else ""]
+            argument = f"--{name}" if is_section else argument
         target.append(argument)
-
-    usage = "%(prog)s [--config FILE.yaml] [--flag VALUE ...] "
-    usage += " ".join(f"[--{name}.flag VALUE ...]" for name in sections)
-    main_parser = HfArgumentParser(main, description=description, usage=usage, formatter_class=HelpFormatter)
-    section_parsers = {
-        name: HfArgumentParser(classes, prog=f"section --{name}.", usage=f"flags --{name}.<flag>:", add_help=False)
-        for name, classes in sections.items()
-    }
-    if {"-h", "--help"} & set(own):
-        main_parser.print_help()
-        for name, parser in section_parsers.items():
-            print(f"\n--{name}.<flag>, one of:\n")
-            print(parser.format_help())
+    if {"-h", "--help", "--help-all"} & set(flags[""]):
+        print(format_help(groups, description, None if "--help-all" in flags[""] else shown))
         raise SystemExit(0)
 
-    parsed = []
-    values = {key: value for key, value in config.items() if key not in sections}
-    parsed += _parse(main_parser, values, own, "")
-    for name, parser in section_parsers.items():
-        values = config.get(name) or {}
-        if not isinstance(values, dict):
-            raise SystemExit(f"{name} in the configuration file: expected keys with values, found {values!r}.")
-        parsed += _parse(parser, values, rest[name], f"{name}.")
+    values = {"": {key: value for key, value in config.items() if key not in sections}}
+    values |= {name: config.get(name) or {} for name in sections}
+    parsed: list[Any] = []
+    for name in groups:
+        if not isinstance(values[name], dict):
+            raise SystemExit(f"{name} in the configuration file: expected keys with values, found {values[name]!r}.")
+        parsed += _parse(name, groups, values[name], flags[name])
     return tuple(parsed)
 
 
-def given_value(name: str, argv: Sequence[str] | None = None) -> str | None:
-    """The value of a flag without prefix, from the command line or else the YAML file of `--config`, before anything
-    is parsed: for a flag that the sections of the others depend on. `None` if it is not given."""
-    config, argv = _take_config(list(sys.argv[1:] if argv is None else argv))
-    value = None if config.get(name) is None else str(config[name])
-    for place, argument in enumerate(argv):
-        flag, equals, after = argument.partition("=")
-        if flag == f"--{name}":
-            value = after if equals else next(iter(argv[place + 1 : place + 2]), None)
-    return value
+def take_flag(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of one flag, the last if it is given twice, and the command line without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value")
+    found, rest = parser.parse_known_args(list(argv))
+    return found.value, rest
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The values of a YAML file, given by its path or the name of a packaged one (see `find_config`).
+
+    Raises:
+        SystemExit: if it cannot be read, or holds no keys with values.
+    """
+    path = find_config(name)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SystemExit(f"--config {name} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise SystemExit(f"--config {name}: expected keys with values, found {type(config).__name__}.")
+    return config
 
 
 def find_config(name: str) -> Path:
@@ -110,48 +122,128 @@ def find_config(name: str) -> Path:
     raise SystemExit(f"--config {name}: no such file, and none of the packaged configurations: {names}.")
 
 
-def _take_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values of the YAML file that the command line names, and the command line without it."""
-    place = next((i for i, argument in enumerate(argv) if argument.partition("=")[0] == "--config"), None)
-    if place is None:
-        return {}, argv
-    _, equals, path = argv[place].partition("=")
-    given = [path] if equals else argv[place + 1 : place + 2]
-    if not given:
-        raise SystemExit("--config needs a YAML file.")
-    try:
-        config = yaml.safe_load(find_config(given[0]).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise SystemExit(f"--config {given[0]} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise SystemExit(f"--config {given[0]}: expected keys with values, found {type(config).__name__}.")
-    return config, argv[:place] + argv[place + (1 if equals else 2) :]
+def format_help(groups: dict[str, Classes], description: str, shown: Sequence[str] | None = None) -> str:
+    """The help text of a command.
+
+    Args:
+        groups: dataclasses of the flags of each section, `""` for the flags without prefix.
+        description: what the command is; its line breaks are kept.
+        shown: the flags to show, such as `"data"` or `"tokenizer.backbone"`; by default all.
+    """
+    blocks = [description.strip()]
+    for section, classes in groups.items():
+        lines = []
+        for field, kind in _fields(classes):
+            name = f"{section}.{field.name}" if section else field.name
+            if shown is None or name in shown:
+                lines += _flag_lines(name, field, kind)
+        if lines:
+            blocks.append("\n".join(lines))
+    names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
+    more = ["  --config FILE.yaml".ljust(INDENT) + "Defaults of the flags" + (":" if len(groups) > 1 else ".")]
+    if len(groups) > 1:
+        more.append(" " * INDENT + f"a path, or {names}.")
+    if shown is not None:
+        more.append("  --help-all".ljust(INDENT) + "Show every flag.")
+    return "\n\n".join([*blocks, "\n".join(more)])
 
 
-def _parse(parser: HfArgumentParser, defaults: dict[str, Any], argv: list[str], prefix: str) -> tuple[Any, ...]:
-    actions = {action.dest: action for action in parser._actions}
-    unknown = sorted(set(defaults) - set(actions))
-    if unknown:
-        raise SystemExit(f"Unknown in the configuration file: {', '.join(prefix + name for name in unknown)}.")
+def _fields(classes: Classes) -> Iterator[tuple[Field[Any], Any]]:
+    for each in classes:
+        kinds = get_type_hints(each)
+        for field in fields(each):
+            if field.init:
+                yield field, kinds[field.name]
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _flag_lines(name: str, field: Field[Any], kind: Any) -> list[str]:
+    """A flag with what it takes, what it means and its default; line breaks of its help are kept."""
+    left = f"  --{name} {_metavar(kind)}".rstrip()
+    help_text = str(field.metadata.get("help") or "").replace("%%", "%").strip()
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    if _is_required(field):
+        help_text = f"(required) {help_text}"
+    elif default is True:
+        help_text += f" (default: true; --no_{field.name})"
+    elif default is not None and default is not False and default not in ([], ""):
+        said = " ".join(map(str, default)) if isinstance(default, list | tuple) else getattr(default, "value", default)
+        help_text += f" (default: {said})"
+    right = [
+        part
+        for line in help_text.splitlines()
+        for part in textwrap.wrap(line.strip(), WIDTH - INDENT, break_on_hyphens=False) or [""]
+    ]
+    if len(left) < INDENT and right:
+        left, right = left.ljust(INDENT) + right[0], right[1:]
+    return [left, *(" " * INDENT + line for line in right)]
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) in (Union, UnionType):
+        known = [each for each in get_args(kind) if each is not type(None)]
+        return _metavar(known[0]) if len(known) == 1 else "VALUE"
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    if get_origin(kind) is list:
+        return f"{_metavar(get_args(kind)[0])} ..."
+    return {bool: "", int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
+
+
+def _parse(section: str, groups: dict[str, Classes], defaults: dict[str, Any], argv: list[str]) -> tuple[Any, ...]:
+    """The instances of one section's classes."""
+    parser, prefix = _parser(section, groups[section]), f"{section}." if section else ""
+    known = {field.name: field for field, _ in _fields(groups[section])}
+    if unknown := sorted(set(defaults) - set(known)):
+        raise SystemExit(
+            f"Unknown in the configuration file: {', '.join(prefix + str(name) for name in unknown)}."
+            + _suggestion(prefix + str(unknown[0]), groups, "")
+        )
     # Through argparse's own conversion, so that 3e-4, which YAML reads as text, becomes a number.
     texts = []
-    preset = {name: action.default for name, action in actions.items()}
     for name, value in defaults.items():
+        preset = parser.get_default(name)
         if isinstance(value, list):
-            if not value and not actions[name].required:
-                actions[name].nargs = "*"
-            texts += [f"--{name}", *map(str, value)]
+            if not value and not _is_required(known[name]):
+                parser.set_defaults(**{name: []})
+            else:
+                texts += [f"--{name}", *map(str, value)]
         elif isinstance(value, dict):
             texts += [f"--{name}", json.dumps(value)]
         elif value is not None:
             texts.append(f"--{name}={value}")
-        elif preset[name] is not None:
-            raise SystemExit(f"{prefix}{name} in the configuration file is empty; leave it out for {preset[name]!r}.")
+        elif preset is not None:
+            raise SystemExit(f"{prefix}{name} in the configuration file is empty; leave it out for {preset!r}.")
     *instances, left = parser.parse_args_into_dataclasses(texts + argv, return_remaining_strings=True)
     if left:
-        raise SystemExit(f"Unknown flag: {' '.join(prefix_flag(flag, prefix) for flag in left)}. See --help.")
+        flags = [f"--{prefix}{text[2:]}" if text.startswith("--") else text for text in left]
+        named = next((flag for flag in flags if flag.startswith("--")), "")[2:].partition("=")[0]
+        raise SystemExit(f"Unknown flag: {' '.join(flags)}.{_suggestion(named, groups, '--')} See --help-all.")
     return tuple(instances)
 
 
-def prefix_flag(flag: str, prefix: str) -> str:
-    return f"--{prefix}{flag[2:]}" if flag.startswith("--") else flag
+def _parser(section: str, classes: Classes) -> "HfArgumentParser":
+    from transformers import HfArgumentParser
+
+    if section:
+        usage = f"flags --{section}.<flag>:"
+        return HfArgumentParser(classes, prog=f"section --{section}.", usage=usage, add_help=False)
+    return HfArgumentParser(classes, usage="%(prog)s [--flag VALUE ...], see --help", add_help=False)
+
+
+def _suggestion(name: str, groups: dict[str, Classes], dashes: str) -> str:
+    """The known names that a wrong one may have meant: the same in a section, or else the nearest."""
+    known: dict[str, list[str]] = {}
+    for section, classes in groups.items():
+        for field, _ in _fields(classes):
+            known.setdefault(field.name, []).append(f"{section}.{field.name}" if section else field.name)
+    every = [full for names in known.values() for full in names]
+    bare = name.rpartition(".")[2].replace("-", "_")
+    found = known.get(bare) or difflib.get_close_matches(name, every, n=1, cutoff=0.7)
+    found = found or [
+        full for match in difflib.get_close_matches(bare, known, n=1, cutoff=0.7) for full in known[match]
+    ]
+    return f" Did you mean {' or '.join(dashes + full for full in found)}?" if found else ""

@@ -29,7 +29,7 @@ from transformers.utils import PushInProgress, logging
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
 from modeling_utgrec.checkpoint_safety import only_safetensors
-from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, versions
+from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
 from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
 
 logger = logging.get_logger(__name__)
@@ -80,6 +80,7 @@ class HubTrainer(Trainer):
         measured = {
             "name": (self.args.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2],
             "repo_id": self.hub_model_id,
+            "method": method_of(config),
             "base_model": name if name and "/" in name and is_repository(name) and not Path(name).exists() else None,
             "num_parameters": self.model.num_parameters() or None,
             "hyperparameters": hyperparameters(self.args, config),

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import speed_metrics
 
-from hub_cards import Evaluation, ModelCardValues
+from hub_cards.values import Evaluation, ModelCardValues
 from trainers.cpu_training import use_cpu_dropout
 from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import MEANS

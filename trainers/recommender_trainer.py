@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
-from hub_cards import RECBASE_CITATION, ModelCardValues, RecommenderCardValues
+from hub_cards.values import ModelCardValues, RecommenderCardValues
 from modeling_utgrec import ItemTrie
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -190,7 +190,7 @@ class RecommenderTrainer(RankingTrainer):
             self._check_validation()
         self.model.config.max_history = args.max_history
         if not self.model.config.is_encoder_decoder:
-            self.card_facts |= {"auto_class": "AutoModelForCausalLM", "citation": RECBASE_CITATION}
+            self.card_facts |= {"auto_class": "AutoModelForCausalLM"}
 
     @staticmethod
     def _check_windows(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainerCallback
 
-from hub_cards import SequentialCardValues
+from hub_cards.values import SequentialCardValues
 from modeling_utgrec import SequentialForNextItem
 from trainers.callbacks import EpochCallback
 from trainers.data.interactions import Interactions

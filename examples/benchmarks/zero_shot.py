@@ -42,8 +42,8 @@ import torch
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
-from trainers.arguments import given_value, parse_sections
-from trainers.commands import finetune
+from trainers.arguments import parse_sections, take_flag
+from trainers.commands import choose_method, finetune, finetune_recbase
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
 from trainers.evaluation.level_scores import ZeroShotArguments
@@ -266,10 +266,9 @@ def recommender(
     if run.train_users:
         # the folder of a domain has its name; sections are changed by a training
         data = next(path for path in domain_folders(arguments.domains) if path.resolve().name == domain.name)
-        train = finetune.run_recbase if arguments.model == "recbase" else finetune.run
-        train(
-            finetune.FinetuneArguments(
-                model=arguments.model,
+        command = finetune_recbase if arguments.model == "recbase" else finetune
+        command.run(
+            command.FinetuneArguments(
                 data=[str(data)],
                 output_dir=str(folder),
                 pretrained=None if run.pretrained is None else str(run.pretrained),
@@ -355,7 +354,8 @@ def read_lines(results: Path) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     argv = sys.argv[1:]
-    if not any(word.partition("=")[0] == "--config" for word in argv):
-        argv = ["--config", "recbase_small" if given_value("model", argv) == "recbase" else "text_encoder", *argv]
-    chosen = RECBASE_SECTIONS if given_value("model", argv) == "recbase" else SECTIONS
+    model = choose_method("pretrain", argv)
+    if take_flag("--config", argv)[0] is None:
+        argv = ["--config", "recbase_small" if model == "recbase" else "text_encoder", *argv]
+    chosen = RECBASE_SECTIONS if model == "recbase" else SECTIONS
     main(*parse_sections((BenchmarkArguments, RowChoices, ZeroShotArguments), chosen, __doc__, argv))

@@ -53,6 +53,7 @@ def full_values(cls):
         repo_id="some-org/utgrec-instruments",
         license="cc-by-4.0",
         language="en",
+        method="utgrec",
         base_model="Qwen/Qwen2-VL-2B-Instruct",
         base_model_revision="aca78372505e6cb469c4fa6a35c60265b00ff5a4",
         datasets=["some-org/amazon-2023"],
@@ -160,7 +161,7 @@ def test_domains_of_one_hub_data_set_need_a_configuration():
 
 @pytest.mark.parametrize("cls", MODELS)
 def test_nothing_is_said_of_absent_values(cls):
-    card = render_card(cls(name="bare", citation=None))
+    card = render_card(cls(name="bare"))
     header = yaml.safe_load(card.split("---\n")[1])
     assert header.keys() == {"library_name", "tags"}
     body = re.sub("<!--.*?-->", "", card.split("---\n", 2)[2])
@@ -173,14 +174,13 @@ def test_nothing_is_said_of_absent_values(cls):
 
 
 @pytest.mark.parametrize("cls", MODELS)
-@pytest.mark.parametrize(
-    "field", [f.name for f in dataclasses.fields(ModelCardValues) if f.name not in ("name", "auto_class")]
-)
-def test_each_value_can_be_absent(cls, field):
-    given, absent = full_values(cls), getattr(cls(name="x", citation=None), field)
-    card = render_card(dataclasses.replace(given, **{field: absent}))
-    assert card != render_card(given), f"{field} is never shown"
-    assert "None" not in card and "\n\n\n" not in card
+def test_each_value_can_be_absent(cls):
+    given, absent = full_values(cls), cls(name="x")
+    whole = render_card(given)
+    for field in {field.name for field in dataclasses.fields(cls)} - {"name", "auto_class", "citation"}:
+        card = render_card(dataclasses.replace(given, **{field: getattr(absent, field)}))
+        assert card != whole, f"{field} is never shown"
+        assert "None" not in card and "\n\n\n" not in card, field
 
 
 def test_unmeasured_numbers_are_left_out():
@@ -227,7 +227,7 @@ def test_the_usage_snippet_runs_as_it_stands(cls, monkeypatch):
 
 def test_a_recommender_of_several_catalogues_asks_for_yours():
     card = render_card(RecommenderCardValues(name="m", repo_id="o/m"))
-    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "examples/finetune.py" in card
+    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "`utgrec finetune`" in card
     assert "your-items" not in render_card(RecommenderCardValues(name="m", num_items=3))
 
 
@@ -331,11 +331,23 @@ def test_list_and_plain_values():
     assert plain({"a": np.array([1, 2]), "b": (np.float32(0.5), float("inf"))}) == {"a": [1, 2], "b": [0.5, None]}
     assert type(plain(np.float64(0.5))) is float and type(plain(np.str_("x"))) is str
     assert plain(Color.RED) == "red"
-    assert [metric_name(key) for key in ("ndcg@10", "mrr@5", "identifier_recall@5")] == [
-        "NDCG@10",
-        "MRR@5",
-        "Identifier recall@5",
-    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("ndcg@10", "NDCG@10"),
+        ("mrr@5", "MRR@5"),
+        ("map@5", "MAP@5"),
+        ("recall@10", "Recall@10"),
+        ("gini@10", "Gini@10"),
+        ("identifier_recall@5", "Identifier recall@5"),
+        ("long_tail_ndcg@10", "Long tail NDCG@10"),
+        ("", ""),
+    ],
+)
+def test_names_of_metrics(key, name):
+    assert metric_name(key) == name
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Cards that are written anew: what is ours changes, what people wrote stays."""
+"""Edits of cards: unchanged sections are written anew, what users wrote stays."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,7 @@ from hub_cards.edits import mark_sections, merge_body, merge_metadata, sections_
 
 
 def values(perplexity=1.5, **more):
-    return RecommenderCardValues(name="m", codebooks=[{"level": 0, "perplexity": perplexity}], **more)
+    return RecommenderCardValues(name="m", method="utgrec", codebooks=[{"level": 0, "perplexity": perplexity}], **more)
 
 
 def test_an_unchanged_card_is_written_anew():
@@ -36,9 +36,10 @@ def test_a_deleted_section_comes_back_and_one_without_values_goes():
     old = render_card(values(hardware="a mill"))
     start, end = old.index("<!-- section usage"), old.index("<!-- end of section usage -->")
     new = render_card(
-        RecommenderCardValues(name="m"), old=old[:start] + old[end + len("<!-- end of section usage -->") :]
+        RecommenderCardValues(name="m", method="utgrec"),
+        old=old[:start] + old[end + len("<!-- end of section usage -->") :],
     )
-    assert new == render_card(RecommenderCardValues(name="m"))
+    assert new == render_card(RecommenderCardValues(name="m", method="utgrec"))
 
 
 def test_the_first_section_can_come_back():
@@ -48,7 +49,7 @@ def test_the_first_section_can_come_back():
     )
 
 
-def test_a_card_without_marks_is_somebodys_own():
+def test_the_text_of_a_card_written_by_hand_stays():
     old = "---\nlicense: mit\n---\n\n# My model\n\nAll by hand.\n"
     new = render_card(values(), old=old)
     metadata, body = split_metadata(new)
@@ -72,7 +73,7 @@ def test_metadata():
         "pipeline_tag": "x",
     }
     assert "model-index" not in merge_metadata(old, {"tags": ["a"]}, measured_before=True)
-    assert merge_metadata(old, {"tags": ["a"]})["model-index"] == [0], "somebody else's results"
+    assert merge_metadata(old, {"tags": ["a"]})["model-index"] == [0], "results of another origin"
     assert merge_metadata({"tags": "one"}, new)["tags"] == ["a", "b", "one"]
 
 

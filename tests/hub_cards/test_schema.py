@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub_cards import CardError, Evaluation, RecommenderCardValues, check_card, is_repository, render_card
-from hub_cards.schema import size_category
+from hub_cards.edits import split_metadata
+from hub_cards.schema import LICENSES, size_category
 
 RESULT = {
     "task": {"type": "t"},
@@ -112,6 +113,63 @@ KEYS = st.sampled_from(
 )
 
 
+NAME = st.from_regex(r"[a-z][a-z0-9]{0,8}(/[a-z0-9]{1,8})?", fullmatch=True)
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+
+
+def one_or_more(values):
+    return values | st.lists(values, max_size=3)
+
+
+MODEL_RESULT = st.builds(
+    lambda name, metric, value: {
+        "task": {"type": "t"},
+        "dataset": {"type": "d", "name": name},
+        "metrics": [{"type": metric, "value": value}],
+    },
+    TEXT,
+    TEXT,
+    st.integers() | st.floats(allow_nan=False) | TEXT,
+)
+CONFIG = st.builds(lambda name, files: {"config_name": name, "data_files": files}, NAME, st.just("items.parquet"))
+VALID = {
+    "license": one_or_more(st.sampled_from(sorted(LICENSES - {"other"}))),
+    "language": one_or_more(st.sampled_from(["en", "de", "zh-TW", "code", "multilingual"])),
+    "tags": st.lists(TEXT, max_size=3),
+    "datasets": st.lists(NAME, max_size=3),
+    "base_model": one_or_more(NAME),
+    "pipeline_tag": TEXT,
+    "size_categories": st.lists(st.integers(0, 10**14).map(size_category), max_size=2),
+    "model-index": st.lists(
+        st.builds(
+            lambda name, results: {"name": name, "results": results},
+            TEXT,
+            st.lists(MODEL_RESULT, min_size=1, max_size=2),
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+    "configs": st.lists(CONFIG, max_size=3, unique_by=lambda config: config["config_name"]),
+}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.fixed_dictionaries({}, optional=VALID), st.sampled_from(["model", "dataset"]))
+def test_valid_metadata_pass(metadata, repo_type):
+    check_card(card(**metadata), repo_type)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.fixed_dictionaries({}, optional=VALID),
+    st.sampled_from(["license", "language", "tags", "datasets", "base_model", "pipeline_tag", "size_categories"]),
+    st.booleans() | st.floats() | st.dictionaries(TEXT, TEXT, min_size=1, max_size=1),
+)
+def test_one_value_of_another_type_is_named(metadata, key, value):
+    with pytest.raises(CardError, match=f"would not be taken: .*{key}"):
+        check_card(card(**metadata | {key: value}), "model")
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=4), st.sampled_from(["model", "dataset"]))
 def test_any_metadata_pass_or_are_an_error_of_ours(metadata, repo_type):
@@ -119,6 +177,18 @@ def test_any_metadata_pass_or_are_an_error_of_ours(metadata, repo_type):
         check_card(card(**metadata), repo_type)
     except CardError as error:
         assert "would not be taken" in str(error) or "metadata" in str(error)
+
+
+@settings(max_examples=50, deadline=None)
+@given(TEXT, st.dictionaries(TEXT.map("x@{}".format), st.floats(allow_nan=False, allow_infinity=False), max_size=2))
+def test_any_names_and_numbers_make_a_card(name, metrics):
+    evaluations = [Evaluation(dataset=name, metrics=metrics)]
+    values = RecommenderCardValues(name=name, evaluations=evaluations, training_data=[{name: name}])
+    metadata, body = split_metadata(render_card(values))
+    shown = [
+        metric["value"] for result in metadata.get("model-index", []) for metric in result["results"][0]["metrics"]
+    ]
+    assert sorted(shown) == sorted(metrics.values()) and "## Usage" in body
 
 
 @settings(max_examples=50, deadline=None)

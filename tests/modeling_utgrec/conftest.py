@@ -1,5 +1,6 @@
 """Fixtures of the networks' tests."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,6 +58,28 @@ class PrefixStep:
 @pytest.fixture(scope="session")
 def prefix_step() -> type[PrefixStep]:
     return PrefixStep
+
+
+@pytest.fixture(scope="session")
+def assert_same_ranking(float32_tolerance) -> Callable[..., None]:
+    """Asserts that two searches found the same items in the same order, but for items whose scores differ by no more
+    than rounding: which of those comes first is up to the processor. `depth` layers are behind a score."""
+
+    def check(rows: Tensor, scores: Tensor, expected_rows: Tensor, expected_scores: Tensor, depth: int = 12) -> None:
+        finite = expected_scores.isfinite()
+        allowed = float32_tolerance(depth, expected_scores[finite]) if finite.any() else {}
+        torch.testing.assert_close(scores, expected_scores, **allowed)
+        ties = {name: 2 * value for name, value in allowed.items()}  # both of them are rounded
+        for user, place in (rows != expected_rows).nonzero().tolist():
+            same = expected_rows[user] == rows[user, place]
+            # beyond the end of the list, an item may tie with the last one only
+            score = expected_scores[user, same] if same.any() else expected_scores[user, -1:]
+            torch.testing.assert_close(score, expected_scores[user, place, None], **ties)
+        for user in rows:
+            found = user[user >= 0]
+            assert len(found.unique()) == len(found), "an item twice"
+
+    return check
 
 
 class OrderedSums(TorchDispatchMode):

@@ -106,7 +106,7 @@ os._exit(0)  # all is written; the threads of gloo sometimes keep the interprete
 
 
 @pytest.mark.distributed
-def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path, float32_tolerance):
     anchors, positives, excluded = pairs()
     weight = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     inputs = {"anchors": anchors, "positives": positives, "excluded": excluded, "weight": weight}
@@ -131,5 +131,6 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
     results = [torch.load(tmp_path / f"result{rank}.pt") for rank in range(2)]
     assert results[0]["own"] != results[1]["own"]
     for result in results:
-        torch.testing.assert_close(result["loss"], loss.detach(), rtol=0, atol=1e-6)
-        torch.testing.assert_close(result["gradient"], weight.grad, rtol=1e-6, atol=1e-6)
+        # a product, normalisation, the logits and their softmax
+        torch.testing.assert_close(result["loss"], loss.detach(), **float32_tolerance(4))
+        torch.testing.assert_close(result["gradient"], weight.grad, **float32_tolerance(4, weight.grad))

@@ -191,7 +191,7 @@ def test_labels_are_those_of_any_causal_language_model():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "one row"])
-def test_packed_rows_are_as_a_row_for_each_user(monkeypatch, attention):
+def test_packed_rows_are_as_a_row_for_each_user(monkeypatch, attention, float32_tolerance):
     """The loss and every gradient; nothing leaks between the users of a row, whose positions start anew."""
     model = make_model(attn_implementation=attention.replace("one row", "sdpa")).double()
     if attention == "one row":  # as flash attention gets it, whose kernels are not for a CPU
@@ -199,10 +199,11 @@ def test_packed_rows_are_as_a_row_for_each_user(monkeypatch, attention):
     batch = make_batch(model.config, [4, 1, 2, 5, 3, 2])
     packed = pack(batch, [[3, 1], [0, 2], [5, 4]])
     loss, wanted = model(**packed).loss, model(**batch).loss
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-10)
+    # transformers' norms and its eager softmax are in float32 whatever the model is in
+    torch.testing.assert_close(loss, wanted, **float32_tolerance())
     found, expected = gradients(model, loss), gradients(model, wanted)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], msg=name)
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(4, expected[name]), msg=name)
 
 
 def test_the_first_token_of_a_packed_sequence_is_no_target():
@@ -274,13 +275,13 @@ def test_eval_mode_is_deterministic_and_training_mode_is_not():
     assert not torch.equal(model(**batch).loss, model(**batch).loss)
 
 
-def test_batching_equivalence():
+def test_batching_equivalence(float32_tolerance):
     model = make_model()
     batch = make_batch(model.config, [4, 2, 1])
     together = model(batch["input_ids"], batch["attention_mask"]).logits
     for user, length in enumerate((12, 6, 3)):
         alone = model(batch["input_ids"][user : user + 1, :length]).logits
-        torch.testing.assert_close(alone[0], together[user, :length], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[0], together[user, :length], **float32_tolerance(5, together))
 
 
 def test_trainer_runs_and_does_not_scale_gradients_twice(tmp_path):

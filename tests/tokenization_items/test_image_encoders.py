@@ -56,7 +56,7 @@ def test_image_vectors_are_features_or_pooled_output(tmp_path, pictures, kind, w
         np.testing.assert_allclose(vector, expected[0], atol=1e-5)
 
 
-def test_without_pooled_output_the_first_token_is_taken(pictures):
+def test_without_pooled_output_the_first_token_is_taken(pictures, float32_tolerance):
     set_seed(0)
     model = ViTModel(ViTConfig(image_size=16, patch_size=8, **VISION), add_pooling_layer=False)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
@@ -64,4 +64,4 @@ def test_without_pooled_output_the_first_token_is_taken(pictures):
     pixels = processor(images=[pictures.image(4)], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = model(pixels).last_hidden_state[:, 0]
-    np.testing.assert_allclose(encoder.embed(pictures, [4]), expected, atol=1e-6)
+    np.testing.assert_allclose(encoder.embed(pictures, [4]), expected, **float32_tolerance(5, expected))

@@ -57,7 +57,7 @@ def states_by_hand(tiny_bert, text: str, max_length: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_pooling_by_hand_one_text_at_a_time(plain_folder, tiny_bert, pooling, normalize):
+def test_pooling_by_hand_one_text_at_a_time(plain_folder, tiny_bert, pooling, normalize, float32_tolerance):
     encoder = TextEncoder.from_pretrained(plain_folder, pooling=pooling, normalize=normalize, max_length=20)
     vectors = encoder.embed(TEXTS)
     assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), 32)
@@ -66,7 +66,7 @@ def test_pooling_by_hand_one_text_at_a_time(plain_folder, tiny_bert, pooling, no
         expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
         if normalize:
             expected = expected / expected.norm()
-        np.testing.assert_allclose(vector, expected, atol=2e-6)
+        np.testing.assert_allclose(vector, expected, **float32_tolerance(5, expected))
 
 
 def test_defaults_without_sentence_transformers_configuration(plain_folder):
@@ -82,30 +82,32 @@ def test_defaults_without_sentence_transformers_configuration(plain_folder):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 10**6])
-def test_batches_do_not_change_the_vectors(plain_folder, batch_tokens):
+def test_batches_do_not_change_the_vectors(plain_folder, batch_tokens, float32_tolerance):
     encoder = TextEncoder.from_pretrained(plain_folder)
-    np.testing.assert_allclose(
-        encoder.embed(TEXTS, batch_tokens=batch_tokens), encoder.embed(TEXTS, batch_tokens=100), atol=2e-6
-    )
+    expected = encoder.embed(TEXTS, batch_tokens=100)
+    allowed = float32_tolerance(5, np.abs(expected).max())  # two layers of a BERT and its embeddings
+    np.testing.assert_allclose(encoder.embed(TEXTS, batch_tokens=batch_tokens), expected, **allowed)
     order = [3, 0, 4, 2, 1]
-    np.testing.assert_allclose(encoder.embed([TEXTS[i] for i in order]), encoder.embed(TEXTS)[order], atol=2e-6)
+    np.testing.assert_allclose(encoder.embed([TEXTS[i] for i in order]), expected[order], **allowed)
 
 
-def test_padding_on_the_left_by_default_is_set_right(plain_folder):
+def test_padding_on_the_left_by_default_is_set_right(plain_folder, float32_tolerance):
     encoder = TextEncoder.from_pretrained(plain_folder, pooling="last")
     encoder.tokenizer.padding_side = "left"
     again = TextEncoder(encoder.model, encoder.tokenizer, encoder.text_settings)
-    np.testing.assert_allclose(again.embed(TEXTS), [again.embed([text])[0] for text in TEXTS], atol=2e-6)
+    expected = np.stack([again.embed([text])[0] for text in TEXTS])
+    np.testing.assert_allclose(again.embed(TEXTS), expected, **float32_tolerance(5, np.abs(expected).max()))
 
 
-def test_a_text_without_tokens_has_a_row_of_zeros(plain_folder):
+def test_a_text_without_tokens_has_a_row_of_zeros(plain_folder, float32_tolerance):
     encoder = TextEncoder.from_pretrained(plain_folder)
     full = encoder.embed(["oak", "red"])
     encoder.tokenizer.backend_tokenizer.post_processor = None  # no [CLS] and [SEP]
     vectors = encoder.embed(["oak", "", "red guitar", ""])
     assert vectors.any(axis=1).tolist() == [True, False, True, False]
-    np.testing.assert_allclose(vectors[0], encoder.embed(["oak"])[0], atol=2e-6)
-    np.testing.assert_allclose(vectors[2], encoder.embed(["red guitar"])[0], atol=2e-6)
+    allowed = float32_tolerance(5, np.abs(vectors).max())
+    np.testing.assert_allclose(vectors[0], encoder.embed(["oak"])[0], **allowed)
+    np.testing.assert_allclose(vectors[2], encoder.embed(["red guitar"])[0], **allowed)
     assert not np.allclose(vectors[0], full[0])
 
 
@@ -175,7 +177,7 @@ def test_pool_reads_valid_tokens_only():
     assert pool(states, mask, "cls").tolist() == [[0.0, 1.0], [6.0, 7.0]]
 
 
-def test_equal_texts_have_equal_vectors_and_are_read_once(plain_folder):
+def test_equal_texts_have_equal_vectors_and_are_read_once(plain_folder, float32_tolerance):
     encoder = TextEncoder.from_pretrained(plain_folder)
     seen = []
     forward = encoder._forward
@@ -183,4 +185,5 @@ def test_equal_texts_have_equal_vectors_and_are_read_once(plain_folder):
     vectors = encoder.embed(["oak", "red guitar", "oak", "", "oak"], batch_tokens=8)
     assert sum(seen) == 3
     np.testing.assert_array_equal(vectors[[2, 4]], vectors[[0, 0]])
-    np.testing.assert_allclose(vectors[1], encoder.embed(["red guitar"])[0], atol=1e-6)
+    allowed = float32_tolerance(5, np.abs(vectors).max())
+    np.testing.assert_allclose(vectors[1], encoder.embed(["red guitar"])[0], **allowed)

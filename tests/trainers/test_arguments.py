@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from trainers.arguments import CONFIGS, find_config, parse_sections
+from trainers.arguments import CONFIGS, find_config, format_help, parse_sections, take_flag
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
@@ -134,14 +134,15 @@ def test_wrong_files_name_the_key(config, text, named):
         parse("--config", config(text))
 
 
-def test_missing_file():
+def test_missing_file(capsys):
     with pytest.raises(
         SystemExit,
         match="nowhere.yaml: no such file, and none of the packaged .*: paper, .*small",
     ):
         parse("--config", "nowhere.yaml", "--data", "a")
-    with pytest.raises(SystemExit, match="needs a YAML file"):
+    with pytest.raises(SystemExit):
         parse("--data", "a", "--config")
+    assert "argument --config: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -201,16 +202,69 @@ def test_wrong_value_in_the_file_is_named(config, capsys):
     assert "--width" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_lists_the_sections(capsys, flag):
+@pytest.mark.parametrize(
+    "argv, suggestion",
+    [
+        (["--rate", "1"], "--tokenizer.rate"),
+        (["--width", "1"], "--tokenizer.width or --recommender.width"),
+        (["--recommender.rate=1"], "--tokenizer.rate"),
+        (["--tokenizer.widht", "1"], "--tokenizer.width"),
+        (["--tokeniser.scale", "1"], "--tokenizer.scale or --recommender.scale"),
+        (["--sede", "1"], "--seed"),
+        (["--reserve-none"], None),
+    ],
+)
+def test_the_nearest_flag_is_named(argv, suggestion):
     with pytest.raises(SystemExit) as error:
-        parse(flag)
+        parse("--data", "a", *argv)
+    said = f". Did you mean {suggestion}? See --help-all." if suggestion else ". See --help-all."
+    assert str(error.value) == f"Unknown flag: {' '.join(argv)}{said}"
+
+
+def test_the_nearest_key_is_named(config):
+    with pytest.raises(SystemExit, match="file: width. Did you mean tokenizer.width or recommender.width?"):
+        parse("--config", config("data: [a]\nwidth: 3"))
+
+
+@dataclass
+class Shown:
+    data: list[str] = field(metadata={"help": "Folders, of\ndata at 95 %%."})
+    many: int = field(default=0, metadata={"help": "How many. " + 30 * "word "})
+    shuffle: bool = field(default=True, metadata={"help": "Whether to shuffle."})
+    mode: Literal["fast", "slow"] | None = field(default=None, metadata={"help": "How."})
+    rates: list[float] = field(default_factory=lambda: [0.5, 1.0], metadata={"help": "Rates."})
+
+
+def test_help_text():
+    """Line breaks stay, required flags are marked, defaults are said, also those that are 0."""
+    indent = " " * 38
+    lines = format_help({"": (Shown,), "net": (Network,)}, "What it does:\n\n    a b \\\n        c\n").splitlines()
+    assert lines[:5] == ["What it does:", "", "    a b \\", "        c", ""]
+    assert lines[5:7] == [f"{'  --data TEXT ...':38}(required) Folders, of", f"{indent}data at 95 %."]
+    assert lines[7].startswith("  --many N") and lines[9].endswith("word (default: 0)") and len(lines[7]) <= 112
+    assert lines[10] == f"{'  --shuffle':38}Whether to shuffle. (default: true; --no_shuffle)"
+    assert lines[11] == f"{'  --mode {fast,slow}':38}How."
+    assert lines[12] == f"{'  --rates X ...':38}Rates. (default: 0.5 1.0)"
+    assert lines[14] == f"{'  --net.width N':38}Width of it. (default: 8)"
+    assert not any("--help-all" in line for line in lines) and "small, text_encoder" in lines[-1]
+    short = format_help({"": (Shown,), "net": (Network,)}, "What.", ("data", "net.scale"))
+    flags = [line.split()[0] for line in short.splitlines() if line.startswith("  --")]
+    assert flags == ["--data", "--net.scale", "--config", "--help-all"]
+
+
+@pytest.mark.parametrize("flag, everything", [("--help", False), ("-h", False), ("--help-all", True)])
+def test_help(capsys, flag, everything):
+    with pytest.raises(SystemExit) as error:
+        parse_sections(Main, SECTIONS, "What it does.", ["--data", "a", flag], ("seed", "tokenizer.rate"))
     assert error.value.code == 0
     output = capsys.readouterr().out
-    assert "What it does." in output and "Folders of data." in output
-    for name in SECTIONS:
-        assert f"--{name}.<flag>, one of:" in output
-    assert output.count("--width") == 2 and output.count("Another rate.") == 1
+    assert output.startswith("What it does.\n\n") and "--seed N" in output and "--tokenizer.rate X" in output
+    assert ("--data" in output) == ("--recommender.width N" in output) == everything
+
+
+def test_a_flag_is_taken_from_a_command_line():
+    assert take_flag("--model", ["--data", "--model", "x", "y", "--model=z"]) == ("z", ["--data", "y"])
+    assert take_flag("--model", ["--models", "x", "--mode", "y"]) == (None, ["--models", "x", "--mode", "y"])
 
 
 def test_training_arguments_of_both_trainers(config):

@@ -111,7 +111,7 @@ def test_small_batches_stay_whole():
         assert len(length_parts(batch, least_rows=5, least_tokens=least_tokens)) == num_parts
 
 
-def test_gradients_add_up_to_those_of_the_batch():
+def test_gradients_add_up_to_those_of_the_batch(float32_tolerance):
     set_seed(0)
     sizes = dict(d_model=16, d_ff=24, num_heads=2, d_kv=8, num_layers=2, dropout_rate=0.0)
     model = UTGRecForConditionalGeneration(UTGRecConfig(root_codebook_size=6, leaf_codebook_size=6, **sizes)).double()
@@ -123,6 +123,8 @@ def test_gradients_add_up_to_those_of_the_batch():
         part_loss = share * other(**part).loss
         part_loss.backward()
         total += part_loss.detach()
-    torch.testing.assert_close(total, loss.detach())
+    # T5's norms and softmax are in float32 whatever the model is in
+    torch.testing.assert_close(total, loss.detach(), **float32_tolerance())
     for (name, parameter), same in zip(model.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(same.grad, parameter.grad, msg=lambda text, n=name: f"{n}: {text}")
+        allowed = float32_tolerance(4, parameter.grad)
+        torch.testing.assert_close(same.grad, parameter.grad, **allowed, msg=lambda text, n=name: f"{n}: {text}")

@@ -83,7 +83,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
-def test_packed_users_train_as_users_apart(normalize_over):
+def test_packed_users_train_as_users_apart(normalize_over, float32_tolerance):
     """The loss and every gradient of what the collator makes, against rows of one user each."""
     interactions = make_interactions(12)
     table = make_data(interactions).token_table
@@ -109,10 +109,11 @@ def test_packed_users_train_as_users_apart(normalize_over):
         for name, rows in apart.items()
     }
     loss, wanted = model(**batch).loss, model(**apart).loss
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-10)
+    # transformers' norms are in float32 whatever the model is in
+    torch.testing.assert_close(loss, wanted, **float32_tolerance())
     found, expected = gradients(model, loss), gradients(model, wanted)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], msg=name)
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(4, expected[name]), msg=name)
 
 
 @settings(max_examples=50, deadline=None)
@@ -172,7 +173,7 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     assert isinstance(loaded.model, RecBaseForCausalLM) and loaded.max_history == 5
     np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
     values = load_values(folder)
-    assert values.auto_class == "AutoModelForCausalLM" and "recbase" in values.citation
+    assert values.auto_class == "AutoModelForCausalLM" and values.method == "recbase"
     assert values.num_items == NUM_ITEMS
 
 

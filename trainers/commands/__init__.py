@@ -1,1 +1,91 @@
-"""Commands: what a user runs, one module each, with `run` for Python and `main` for the command line."""
+"""Commands: what a user runs, one module each, with `run` for Python and `main` for a command line.
+
+Imports nothing heavy: the short help of a command is a text of the package, and its module is imported to run it.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainers.arguments import read_config, take_flag
+
+HELP = Path(__file__).parent / "help"  # what `main(["--help"])` of each module prints, see help_texts.py
+COMMANDS = {
+    "demo": "UTGRec as a whole on a built-in catalogue, in minutes",
+    "prepare": "make a data folder from Amazon Reviews, MovieLens, RecBole, tables, ...",
+    "embed": "embed the texts or images of a catalogue with a frozen encoder",
+    "pretrain": "pre-train an item tokenizer and a recommender on several domains",
+    "finetune": "fine-tune both on a new domain, or train from scratch, and evaluate",
+    "train-baseline": "train SASRec, GRU4Rec, BERT4Rec, HSTU, TIGER, LETTER, ... and evaluate",
+    "tokenize": "give the items of a catalogue their semantic IDs",
+    "evaluate": "evaluate and compare recommenders on a data folder",
+    "recommend": "recommend items to users",
+    "publish": "publish tokenizer, recommender and data on the Hub",
+}
+# Of a command that trains one of several methods: `--model` to the module. A further method is a row.
+METHODS = {
+    "pretrain": {"utgrec": "pretrain", "recbase": "pretrain_recbase"},
+    "finetune": {"utgrec": "finetune", "recbase": "finetune_recbase"},
+}
+
+
+def run_command(command: str, argv: Sequence[str] | None = None, method: str | None = None) -> None:
+    """Runs a command line.
+
+    Args:
+        command: a key of `COMMANDS`.
+        argv: the flags, by default the program's.
+        method: a key of the command's `METHODS`, for `--model`; by default what the flags say, see `choose_method`.
+
+    Raises:
+        SystemExit: after `--help`, and on wrong flags.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = command.replace("-", "_")
+    if command in METHODS:
+        name = METHODS[command][choose_method(command, argv, method)]
+    text = HELP / f"{name}.txt"
+    if {"-h", "--help"} & set(argv) and text.is_file():
+        print(text.read_text(encoding="utf-8"), end="")
+        raise SystemExit(0)
+    importlib.import_module(f"trainers.commands.{name}").main(argv)
+
+
+def choose_method(command: str, argv: Sequence[str], model: str | None = None) -> str:
+    """The method that a command line means, on which its further flags depend.
+
+    It is said by `model`, or else by `--model`, or else by the key `model` of the file of `--config`, or else by the
+    recommender in the folder of `--pretrained`; it is UTGRec where none says it.
+
+    Raises:
+        SystemExit: if there is no such method, or the pre-trained recommender is of another one.
+    """
+    methods = METHODS[command]
+    given, rest = take_flag("--model", argv)
+    config_name, rest = take_flag("--config", rest)
+    config = {} if config_name is None else read_config(config_name)
+    given = model or given or config.get("model")
+    if given is not None and given not in methods:
+        raise SystemExit(f"--model {given}: {command} knows {', '.join(methods)}.")
+    pretrained = (take_flag("--pretrained", rest)[0] or config.get("pretrained")) if command == "finetune" else None
+    found = None if pretrained is None else method_of(Path(pretrained), methods)
+    if given is not None and found is not None and given != found:
+        raise SystemExit(
+            f"--pretrained {pretrained} holds {found}, and {given} was asked for by --model or --config: give "
+            f"--model {found} and a configuration for it, or the folder of a pre-trained {given}."
+        )
+    return given or found or "utgrec"
+
+
+def method_of(pretrained: Path, methods: Sequence[str] | dict[str, str]) -> str:
+    """The method of the recommender that `pretrain` wrote into a folder."""
+    path = pretrained / "recommender" / "config.json"
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise SystemExit(f"--pretrained {pretrained}: no output folder of pretrain, {path} cannot be read.") from error
+    if kind not in methods:
+        raise SystemExit(f"--pretrained {pretrained}: {path} is of the type {kind!r}, none of {', '.join(methods)}.")
+    return kind

@@ -1,12 +1,10 @@
-"""The whole of UTGRec on the built-in catalogue: what `make demo` runs.
-
-Pre-trains item tokenizer and recommender on three domains, fine-tunes both on a fourth, trains the same from scratch
-on it, evaluates them beside popularity and item transitions, loads the result back and recommends.
+"""UTGRec as a whole on the built-in catalogue: what `make demo` runs.
 
     utgrec demo --output_dir runs/demo --seeds 1
 
-Writes `results.json` (a row for each model and seed) to the output folder, and for each seed what pretrain.py and
-finetune.py write.
+Pre-trains item tokenizer and recommender on three domains, fine-tunes both on a fourth, trains the same from scratch
+on it, evaluates them beside popularity and item transitions, loads the result back and recommends. Writes results.json
+(a row for each model and seed), and for each seed what pretrain and finetune write.
 """
 
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from tokenization_items.files import write_json
 from trainers.arguments import parse_sections
 from trainers.commands import finetune, pretrain, recommend
 from trainers.data.domains import Domain
@@ -58,7 +57,7 @@ def run(arguments: DemoArguments) -> None:
     rows = []
     for seed in range(arguments.seeds):
         rows += run_seed(output / f"seed-{seed}", folders, seed)
-        finetune.write_json(output / "results.json", rows)
+        write_json(output / "results.json", rows)
 
     columns = ("domain", "model", "seed", *METRICS)
     print("\n" + render_table([{name: row[name] for name in columns} for row in rows]))
@@ -100,7 +99,7 @@ def train(output: Path, name: str, argv: list[str]) -> dict:
 
 
 def parse(main_arguments: type, argv: list[str]) -> tuple:
-    return parse_sections(main_arguments, SECTIONS, __doc__, argv)
+    return parse_sections(main_arguments, SECTIONS, "", argv)
 
 
 def floor_row(folder: str, floor: type, seed: int) -> dict:

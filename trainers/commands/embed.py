@@ -1,16 +1,10 @@
-"""Embeds the texts or the images of a catalogue with a frozen encoder, into a folder that other scripts read.
+"""Embeddings of a catalogue's texts or images by a frozen encoder, in a folder that other commands read.
 
-    utgrec embed --data data/beauty --encoder sentence-transformers/all-MiniLM-L6-v2 \
-        --output_dir runs/embeddings/beauty
-    utgrec embed --data data/beauty --encoder openai/clip-vit-base-patch32 --images \
-        --output_dir runs/embeddings/beauty-images
+    utgrec embed --data data/beauty --encoder sentence-transformers/all-MiniLM-L6-v2 --output_dir runs/beauty-texts
+    utgrec embed --data data/beauty --encoder openai/clip-vit-base-patch32 --images --output_dir runs/beauty-images
 
-With `--introduction` the texts of all domains follow one template, as RecBase's tokenizer needs them:
-
-    utgrec embed --data data/films --encoder sentence-transformers/all-MiniLM-L6-v2 \
-        --introduction "Describe a movie:" --output_dir runs/embeddings/films
-
-A second call with the same items, encoder and settings finds its work done and leaves the folder as it is.
+With --introduction the texts of all domains follow one template, as RecBase's tokenizer needs them. A second call with
+the same items, encoder and settings finds its work done and leaves the folder as it is.
 """
 
 from collections.abc import Sequence

@@ -1,28 +1,13 @@
-"""Evaluates recommenders on a data folder: leave-one-out or the data's own split, full ranking over the catalogue.
+r"""Evaluation of recommenders on a data folder: leave-one-out or the data's own split, full ranking.
 
-Copy and paste:
+    utgrec evaluate --recommender item-transitions --data data/beauty
+    utgrec evaluate --recommender runs/beauty --data data/beauty --mask-seen --json -
+    utgrec evaluate --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
+    utgrec evaluate --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
+        --embeddings runs/beauty-texts --data data/beauty
 
-```bash
-# a floor: what any trained model has to beat
-utgrec evaluate --recommender item-transitions --data data/beauty
-# a trained recommender, seen items masked, one JSON line on stdout
-utgrec evaluate --recommender runs/beauty --data data/beauty --mask-seen --json -
-# the items whose texts are nearest to the last one's (embeddings of utgrec embed)
-utgrec evaluate --recommender nearest-items --embeddings runs/beauty-texts --data data/beauty
-# is it better than the floor? three seeds against it, with a paired test
-utgrec evaluate --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
-# the same with the floor evaluated before
-utgrec evaluate --recommender item-transitions --data data/beauty --per_user --json floor.json
-utgrec evaluate --recommender runs/beauty --compare_with floor.json --data data/beauty
-# no training on the domain: AUC of each user's candidates (and the full ranking), of a pre-trained recommender, whose
-# tokenizer has not seen the items either, and of the items whose texts are nearest
-utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/beauty --output_dir runs/items
-utgrec evaluate --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
-    --embeddings runs/beauty-texts --data data/beauty --json -
-```
-
-The data folder holds `items.{parquet,jsonl,jsonl.gz,csv}` and `sequences.*` or `interactions.*`; a column `split` in
-the latter is the split.
+The data folder holds items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*, whose column split, if it
+has one, is the split. Results are tables, or lines of JSON.
 """
 
 import contextlib
@@ -49,6 +34,31 @@ from trainers.rankers.popularity import Popularity
 COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
 NEAREST, TITLES = "nearest-items", "title-likelihood"
 PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
+
+# What --help shows; --help-all shows the rest.
+SHOWN = (
+    "recommender",
+    "data",
+    "zero_shot",
+    "part",
+    "mask_seen",
+    "max_history",
+    "k_core",
+    "ks",
+    "num_beams",
+    "batch_size",
+    "embeddings",
+    "query",
+    "intervals",
+    "compare_with",
+    "per_user",
+    "json",
+    "labels",
+    "score",
+    "items",
+    "language_model",
+    "full_ranking",
+)
 
 
 @dataclass
@@ -227,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments, choices, zero_shot = parse_sections(
-        (EvaluationArguments, RowChoices, ZeroShotArguments), {}, __doc__, argv
+        (EvaluationArguments, RowChoices, ZeroShotArguments), {}, __doc__, argv, SHOWN
     )
     # stdout carries the result and nothing else
     with contextlib.redirect_stdout(sys.stderr):

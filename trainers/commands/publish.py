@@ -1,18 +1,11 @@
-"""Publishes an item tokenizer, a recommender and their data together, each in a repository of its own.
+r"""Publication of an item tokenizer, a recommender and their data together, each in a repository of its own.
 
-Without --push nothing leaves this machine: files and sizes are listed, cards are written in memory and checked.
+    utgrec publish --name org/office --tokenizer runs/office/tokenizer --recommender runs/office/recommender \
+        --data data/office --license apache-2.0
 
-    utgrec publish --name org/office --tokenizer runs/office/tokenizer \
-        --recommender runs/office/recommender --data data/office --license apache-2.0
-    utgrec publish --name org/office --tokenizer runs/office/tokenizer \
-        --recommender runs/office/recommender --data data/office --license apache-2.0 --push
-
-The repositories are org/office-tokenizer, org/office-recommender and org/office-data, and private unless --public is
-given. Log in with `hf auth login`, or set HF_TOKEN; there is no flag for a token, which would stay in the shell's
-history. What is sent are safetensors, JSON, text, tables and pictures: a folder with pickles, with links that leave it
-or with a token in a text is refused, and resume states and training_args.bin stay here.
-
-The cards are written anew, with what people changed in them, here or on the Hub; a card that was changed here wins.
+Without --push nothing leaves this machine: files and sizes are listed, cards are written in memory and checked. The
+repositories are org/office-tokenizer, org/office-recommender and org/office-data, private unless --public is given.
+Log in with `hf auth login`, or set HF_TOKEN; there is no flag for a token, which would stay in the shell's history.
 """
 
 from collections.abc import Sequence
@@ -108,7 +101,7 @@ def load_items(folder: str) -> UniversalItemTokenizer | None:
 def bare_values(kind: str, folder: Path) -> Card:
     """Values of the card of a folder without `card_values.json`: what the item index says."""
     items = load_items(str(folder))
-    facts = {"name": f"UTGRec {kind}", "num_items": None}
+    facts = {"name": f"Item {kind}" if kind == "tokenizer" else kind.capitalize(), "num_items": None}
     if items is not None:
         facts |= {"num_items": len(items), "level_sizes": items.index.level_sizes, "fingerprint": items.fingerprint}
     return (TokenizerCardValues if kind == "tokenizer" else RecommenderCardValues)(**facts)

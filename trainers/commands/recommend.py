@@ -1,4 +1,4 @@
-"""Recommends items to users with a fine-tuned recommender: ids, titles and scores.
+"""Recommendations of items to users by a fine-tuned recommender: ids, titles and scores.
 
 utgrec recommend --recommender runs/office/recommender --history office-00017 office-00303
 utgrec recommend --recommender runs/office/recommender --data data/builtin/office --users 3

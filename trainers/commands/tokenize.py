@@ -1,13 +1,8 @@
-"""Gives the items of a catalogue their identifiers, or new items theirs: those given before stay.
+r"""Semantic IDs for the items of a catalogue, or for new items: those given before stay.
 
-    utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office \
+    utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office --output_dir runs/office-items
+    accelerate launch -m trainers tokenize --tokenizer runs/office/tokenizer --data data/office-new --only_new \
         --output_dir runs/office-items
-    utgrec tokenize --tokenizer runs/office/tokenizer --data data/office-new --only_new \
-        --output_dir runs/office-items
-
-On several GPUs, of which each process takes a share:
-
-    accelerate launch -m trainers tokenize ...
 
 If it is stopped, the same command goes on where it was.
 """

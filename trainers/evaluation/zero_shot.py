@@ -23,7 +23,7 @@ from tokenization_items.item_index import CODES_NAME
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import CandidateRows, score_in_batches
 from trainers.evaluation.level_scores import ZeroShotArguments, context_free, named_scores
-from trainers.evaluation.metrics import auc_by_user
+from trainers.evaluation.metrics import MEANS, auc_by_user
 from trainers.evaluation.protocol import Recommender, evaluate
 from trainers.evaluation.significance import bootstrap_intervals
 from trainers.evaluation.tables import render_table
@@ -189,7 +189,7 @@ def evaluate_zero_shot(
         bounds |= found.get("intervals", {})
         protocol = {name: found[name] for name in (*RANKING_FACTS, "num_users")}
     else:
-        result |= {f"{metric}@{k}": None for k in ks for metric in ("recall", "ndcg", "mrr")}
+        result |= {f"{metric}@{k}": None for k in ks for metric in MEANS}
     known = model.pretrained_on is not None
     result |= {
         "intervals": {name: list(pair) for name, pair in bounds.items()},

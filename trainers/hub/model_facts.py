@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, TrainingArguments
 
+from hub_cards import METHODS
 from hub_cards.formatting import plain
 from tokenization_items.collisions import AssignmentReport
 
@@ -44,6 +45,18 @@ NOT_LEARNING = frozenset(
 )
 # Settings of a configuration that follow from others, or that the card shows above.
 TOLD_ELSEWHERE = frozenset("vocab_size level_sizes share_leaf_codes item_tokenizer_fingerprint auto_map".split())
+
+# Networks of one method whose `model_type` is not the method's name.
+METHOD_OF_TYPE = {"utgrec_tokenizer": "utgrec", "recbase_tokenizer": "recbase"}
+
+
+def method_of(config: PreTrainedConfig) -> str | None:
+    """The method in [`hub_cards.METHODS`] that a model's configuration tells, `None` if it is one of several: a T5
+    recommends by the codes of any item tokenizer (TIGER's, LETTER's, ...), and an RQ-VAE is TIGER's or LETTER's."""
+    if config.model_type == "utgrec":
+        return None
+    name = METHOD_OF_TYPE.get(config.model_type, config.model_type)
+    return name if name in METHODS else None
 
 
 def hyperparameters(args: TrainingArguments, config: PreTrainedConfig) -> dict[str, Any]:

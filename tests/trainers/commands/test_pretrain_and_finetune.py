@@ -211,7 +211,7 @@ def test_cards_say_what_the_run_wrote(pretrained, finetuned):
         texts = [(folder / "tokenizer" / name).read_text() for name in ("README.md", "card_values.json")]
         assert not any(str(folder) in text for text in texts)
     assert values.collisions["Items added"] == 64
-    assert "examples/finetune.py" in (pretrained[0] / "recommender" / "README.md").read_text()
+    assert "`utgrec finetune`" in (pretrained[0] / "recommender" / "README.md").read_text()
 
 
 def test_finetuning_keeps_the_codes_and_trains_the_projections(pretrained, finetuned):
@@ -385,14 +385,3 @@ def test_stages_may_differ_in_precision(run, workplace, tmp_path):
 def test_finetuning_takes_one_domain(run, workplace, tmp_path):
     with pytest.raises(SystemExit, match="one domain, --data has 4"):
         run("finetune.py", "--data", workplace / "data", "--output_dir", tmp_path)
-
-
-@pytest.mark.parametrize("script", ["pretrain.py", "finetune.py"])
-def test_help(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [script, "--help"])
-    with pytest.raises(SystemExit) as error:
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-    assert error.value.code == 0
-    output = capsys.readouterr().out
-    assert "--output_dir" in output and "--tokenizer.<flag>" in output and "--recommender.<flag>" in output
-    assert "--codebook_warmup_steps" in output and "--num_beams" in output

@@ -20,8 +20,9 @@ from transformers import AutoTokenizer, pipeline
 from hub_cards import load_values
 from modeling_utgrec import RecBaseForCausalLM, RecBaseTokenizerModel
 from tokenization_items import ItemIndex, TokenizerMismatchError, UniversalItemTokenizer
-from trainers.arguments import find_config, given_value, parse_sections
-from trainers.commands.pretrain import PretrainArguments
+from trainers.arguments import find_config, parse_sections
+from trainers.commands import choose_method
+from trainers.commands.pretrain_recbase import PretrainArguments
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
@@ -174,7 +175,7 @@ def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp
     with pytest.raises(ValueError, match="walks_per_item must be at least 0, got -1"):
         run("pretrain.py", *flags, tmp_path / name, "--recommender.walks_per_item", -1)
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, flags), str(tmp_path / name)])
-    with pytest.raises(SystemExit, match="--catalogues is for --model recbase"):
+    with pytest.raises(SystemExit, match="Unknown flag: --catalogues"):
         runpy.run_path(str(EXAMPLES / "pretrain.py"), run_name="__main__")
 
 
@@ -367,19 +368,10 @@ def test_configurations_are_read(name, size):
     # on a machine without GPU, bf16 is only accepted for the CPU
     argv = ["--config", name, "--data", "x", "--output_dir", "y", "--recommender.use_cpu"]
     argv += ["--tokenizer.use_cpu"]
-    assert given_value("model", argv) == "recbase"
+    assert choose_method("pretrain", argv) == "recbase"
     main, _, tokenizer_training, arguments, training = parse_sections(PretrainArguments, RECBASE_SECTIONS, "", argv)
     assert (main.model, arguments.size) == ("recbase", size)
     assert training.learning_rate == float(values["recommender"]["learning_rate"])
-
-
-def test_a_flag_is_found_before_the_others_are_parsed(tmp_path):
-    (tmp_path / "c.yaml").write_text("model: recbase\n")
-    config = ["--config", str(tmp_path / "c.yaml")]
-    assert given_value("model", config) == "recbase"
-    assert given_value("model", [*config, "--model=utgrec"]) == "utgrec"
-    assert given_value("model", ["--data", "--model", "utgrec", "x"]) == "utgrec"
-    assert given_value("model", ["--data", "model"]) is None
 
 
 @pytest.mark.parametrize("stage", [2, 3])

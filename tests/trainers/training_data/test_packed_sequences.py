@@ -49,7 +49,7 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_one_pass_is_as_a_row_for_each_target(attention):
+def test_one_pass_is_as_a_row_for_each_target(attention, float32_tolerance):
     """The loss and every gradient, where no sequence is longer than the history."""
     interactions = make_interactions([5, 2, 8, 1, 3, 6, 2])
     model = make_model(attn_implementation=attention)
@@ -60,10 +60,11 @@ def test_one_pass_is_as_a_row_for_each_target(attention):
     each = NextItemCollator(windows)(windows.__getitems__(range(len(windows))))
     assert once["attention_mask"].max() > 1
     loss, wanted = model(**once).loss, model(**each).loss
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-10)
+    # transformers' norms and its eager softmax are in float32 whatever the model is in
+    torch.testing.assert_close(loss, wanted, **float32_tolerance())
     found, expected = gradients(model, loss), gradients(model, wanted)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], msg=name)
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(4, expected[name]), msg=name)
 
 
 @settings(max_examples=50, deadline=None)
@@ -116,18 +117,20 @@ def test_wrong_table():
         PackedSequences(make_interactions([4]), token_table()[:5])
 
 
-def test_later_items_change_nothing():
+def test_later_items_change_nothing(float32_tolerance):
     """Causal: the states of a history are those that it has alone, in recommending too."""
     model = make_model().eval()
     ids = torch.from_numpy(token_table()[[1, 2, 3, 4]].reshape(1, -1))
     whole = model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     part = model.encoder(input_ids=ids[:, :6]).last_hidden_state
-    torch.testing.assert_close(whole[:, :6], part)
+    allowed = float32_tolerance(5, part)  # two layers, whose norms and softmax are in float32, and a norm
+    torch.testing.assert_close(whole[:, :6], part, **allowed)
     # within an item both directions are open
     other = ids.clone()
     other[0, 5] = 2 + 4 + 5
     changed = model.encoder(input_ids=other).last_hidden_state
-    assert not torch.allclose(changed[0, 3], whole[0, 3]) and torch.equal(changed[0, :3], whole[0, :3])
+    assert not torch.allclose(changed[0, 3], whole[0, 3], atol=1e-3)
+    torch.testing.assert_close(changed[0, :3], whole[0, :3], **allowed)
 
 
 def test_labels_of_all_items_need_a_causal_encoder():

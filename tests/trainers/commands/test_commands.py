@@ -1,0 +1,83 @@
+"""Commands: their names, their short help, and which method a command line means."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from trainers.commands import COMMANDS, HELP, METHODS, choose_method, run_command
+from trainers.commands.help_texts import command_modules, help_text
+
+MODULES = list(command_modules())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_short_help_is_of_the_flags(module):
+    """Names and defaults are those of the classes, in at most 60 lines; flags to show do exist."""
+    text = help_text(module)
+    assert (HELP / f"{module}.txt").read_text(encoding="utf-8") == text, (
+        "Write it anew: python -m trainers.commands.help_texts"
+    )
+    assert text.count("\n") <= 60 and max(map(len, text.splitlines())) < 120
+    loaded = importlib.import_module(f"trainers.commands.{module}")
+    for flag in getattr(loaded, "SHOWN", ()):
+        assert f"\n  --{flag} " in text or f"\n  --{flag}\n" in text
+    assert text.startswith(loaded.__doc__)
+
+
+def test_every_help_text_has_its_command():
+    assert {path.stem for path in HELP.iterdir()} == set(MODULES)
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(argv):
+    code = f"""
+import sys
+from trainers.__main__ import main
+try:
+    main({argv!r})
+finally:
+    print(sorted({{"torch", "transformers", "datasets", "numpy"}} & set(sys.modules)), file=sys.stderr)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0 and process.stderr == "[]\n", process.stderr
+    assert "utgrec" in process.stdout
+
+
+@pytest.mark.parametrize("command", METHODS)
+def test_the_method_of_a_command_line(command, tmp_path):
+    (tmp_path / "c.yaml").write_text("model: recbase\n")
+    config = ["--config", str(tmp_path / "c.yaml")]
+    assert choose_method(command, []) == choose_method(command, ["--data", "recbase"]) == "utgrec"
+    assert choose_method(command, ["--model", "recbase"]) == choose_method(command, config) == "recbase"
+    assert choose_method(command, ["--config", "recbase_small"]) == "recbase"
+    assert choose_method(command, [*config, "--model=utgrec"]) == "utgrec"
+    assert choose_method(command, ["--data", "x"], "recbase") == "recbase"
+    with pytest.raises(SystemExit, match=f"--model unirec: {command} knows utgrec, recbase"):
+        choose_method(command, ["--model", "unirec"])
+
+
+def test_the_method_of_a_pretrained_folder(tmp_path):
+    pretrained = ["--pretrained", str(tmp_path)]
+    with pytest.raises(SystemExit, match="no output folder of pretrain"):
+        choose_method("finetune", pretrained)
+    file = tmp_path / "recommender" / "config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(SystemExit, match="of the type 't5', none of utgrec, recbase"):
+        choose_method("finetune", pretrained)
+    file.write_text(json.dumps({"model_type": "recbase"}))
+    assert choose_method("finetune", pretrained) == "recbase"
+    assert choose_method("finetune", [*pretrained, "--model", "recbase"]) == "recbase"
+    assert choose_method("pretrain", pretrained) == "utgrec", "it has no such flag"
+    for more, method in ((["--model", "utgrec"], None), ([], "utgrec")):
+        with pytest.raises(SystemExit, match="holds recbase, and utgrec was asked for .* give --model recbase"):
+            choose_method("finetune", [*pretrained, *more], method)
+
+
+def test_a_script_of_one_method_trains_no_other(capsys):
+    with pytest.raises(SystemExit) as error:
+        run_command("pretrain", ["--data", "x", "--output_dir", "y", "--model", "utgrec"], "recbase")
+    assert error.value.code == 2 and "--model: invalid choice: 'utgrec'" in capsys.readouterr().err

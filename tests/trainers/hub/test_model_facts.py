@@ -1,0 +1,35 @@
+"""Facts about a training for its card."""
+
+import pytest
+
+import modeling_utgrec
+from hub_cards import METHODS
+from trainers.hub.model_facts import method_of
+
+OF_ONE_METHOD = {
+    "UTGRecTokenizerConfig": "UTGRec",
+    "RecBaseTokenizerConfig": "RecBase",
+    "RecBaseConfig": "RecBase",
+    "SASRecConfig": "SASRec",
+    "GRU4RecConfig": "GRU4Rec",
+    "BERT4RecConfig": "BERT4Rec",
+    "FMLPRecConfig": "FMLP-Rec",
+    "BSARecConfig": "BSARec",
+    "HSTUConfig": "HSTU",
+}
+OF_SEVERAL = {"UTGRecConfig", "RQVAEConfig"}  # a T5 on the codes of any item tokenizer; TIGER's and LETTER's network
+
+
+def test_every_configuration_tells_its_method_or_none():
+    configs = {name for name in modeling_utgrec.__all__ if name.endswith("Config")} - {"SequentialConfig"}
+    assert configs == OF_ONE_METHOD.keys() | OF_SEVERAL
+
+
+@pytest.mark.parametrize("name", OF_ONE_METHOD)
+def test_a_network_of_one_method(name):
+    assert METHODS[method_of(getattr(modeling_utgrec, name))].title == OF_ONE_METHOD[name]
+
+
+@pytest.mark.parametrize("name", sorted(OF_SEVERAL))
+def test_a_network_of_several_methods(name):
+    assert method_of(getattr(modeling_utgrec, name)) is None

@@ -1,0 +1,136 @@
+r"""RecBase's fine-tuning on a new domain, or its training from scratch on it, and the evaluation.
+
+    utgrec finetune --config recbase_small --pretrained runs/recbase --data data/beauty \
+        --output_dir runs/recbase-beauty
+
+The item tokenizer stays as it is for every domain: it gives the domain's items semantic IDs without training, unless
+items/<domain>/ of the pre-trained folder has them. Writes items/<domain>/, recommender/ and results.json.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+
+from modeling_utgrec import RecBaseForCausalLM
+from tokenization_items import UniversalItemTokenizer
+from tokenization_items.item_index import CODES_NAME
+from trainers.arguments import parse_sections
+from trainers.commands.finetuning import FinetuningArguments, load_domain, train_and_evaluate
+from trainers.data.domains import Domain
+from trainers.methods.recbase import (
+    RECBASE_SECTIONS,
+    RecBaseArguments,
+    RecBaseTokenizerArguments,
+    codebooks_of,
+    load_identifiers,
+    new_recbase,
+    train_recbase_tokenizer,
+)
+from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
+from trainers.methods.runs import place_training, tokenize
+from trainers.recommender_trainer import RecommenderTrainingArguments
+
+# What --help shows; --help-all shows the rest.
+SHOWN = (
+    "data",
+    "output_dir",
+    "pretrained",
+    "model",
+    "new_recommender",
+    "k_core",
+    "train_users",
+    "mask_seen",
+    "resume",
+    "license",
+    "seed",
+    "name",
+    "tokenizer.text_encoder",
+    "tokenizer.introductions",
+    "tokenizer.num_levels",
+    "tokenizer.codebook_size",
+    "tokenizer.num_train_epochs",
+    "tokenizer.per_device_train_batch_size",
+    "tokenizer.learning_rate",
+    "recommender.size",
+    "recommender.domain_temperature",
+    "recommender.num_train_epochs",
+    "recommender.per_device_train_batch_size",
+    "recommender.learning_rate",
+    "recommender.max_history",
+    "recommender.num_beams",
+    "recommender.early_stopping_patience",
+    "recommender.eval_strategy",
+    "recommender.save_strategy",
+)
+
+
+@dataclass
+class FinetuneArguments(FinetuningArguments):
+    model: Literal["recbase"] = field(
+        default="recbase", metadata={"help": "What to train: this, or utgrec, which has other flags."}
+    )
+
+
+def run(
+    arguments: FinetuneArguments,
+    tokenizer_arguments: RecBaseTokenizerArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
+    recommender_arguments: RecBaseArguments,
+    training: RecommenderTrainingArguments,
+) -> dict[str, Any] | None:
+    """Trains the recommender, saves and evaluates; returns the row of `results.json` on the main process."""
+    output = Path(arguments.output_dir)
+    place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    domain = load_domain(arguments, tokenizer_arguments.templates())
+    tokenizer = recbase_identifiers(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
+    if arguments.pretrained is None or arguments.new_recommender:
+        folder = arguments.pretrained or output
+        codebooks = codebooks_of(folder) if recommender_arguments.warm_start else None
+        recommender = new_recbase(recommender_arguments, tokenizer, arguments.seed, codebooks)
+    else:
+        recommender = RecBaseForCausalLM.from_pretrained(Path(arguments.pretrained) / "recommender")
+    facts = {"license": arguments.license, "num_items": len(tokenizer)}
+    patience = recommender_arguments.early_stopping_patience
+    return train_and_evaluate(recommender, tokenizer, domain, training, arguments, facts, patience)
+
+
+def recbase_identifiers(
+    domain: Domain,
+    arguments: FinetuneArguments,
+    tokenizer_arguments: RecBaseTokenizerArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
+    max_history: int,
+) -> UniversalItemTokenizer:
+    """The domain's identifiers: those that the pre-trained folder or the output folder has, or new ones by the
+    pre-trained tokenizer, or by one trained on the domain."""
+    output, state = Path(arguments.output_dir), PartialState()
+    for folder in filter(None, (arguments.pretrained, arguments.output_dir)):
+        if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
+            state.print(f"{domain.name}: identifiers of {folder} are taken as they are")
+            return load_identifiers(folder, [domain.catalogue])[domain.name]
+    if arguments.pretrained is None:
+        train_recbase_tokenizer(
+            tokenizer_arguments,
+            tokenizer_training,
+            [domain.catalogue],
+            output,
+            arguments.seed,
+            arguments.resume,
+            max_history,
+        )
+    elif state.is_main_process:
+        tokenizer, report = tokenize(
+            UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / TOKENIZER_FOLDER), domain.catalogue
+        )
+        print(f"{domain.name}: {report}")
+        tokenizer.save_pretrained(output / ITEMS_FOLDER / domain.name, include_network=False)
+    state.wait_for_everyone()
+    return load_identifiers(output, [domain.catalogue])[domain.name]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(FinetuneArguments, RECBASE_SECTIONS, __doc__, argv, SHOWN))

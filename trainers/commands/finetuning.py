@@ -1,0 +1,116 @@
+"""Fine-tuning of any method: its flags, the domain, the recommender's training and evaluation."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import PreTrainedModel
+
+from hub_cards import Evaluation
+from tokenization_items import UniversalItemTokenizer
+from tokenization_items.files import write_json
+from tokenization_items.text_template import TextTemplate
+from trainers.data.domains import Domain, load_domains
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN
+from trainers.evaluation.protocol import evaluate, render_table
+from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
+from trainers.rankers.generative import GenerativeRecommender
+from trainers.recommender_trainer import RecommenderTrainingArguments
+
+INTERVALS = 1000  # bootstrap samples
+METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+
+
+@dataclass
+class FinetuningArguments:
+    """Flags of every fine-tuning."""
+
+    data: list[str] = field(metadata={"help": "Folder of the new domain, or 'builtin'."})
+    output_dir: str = field(metadata={"help": "Where the results go."})
+    pretrained: str | None = field(default=None, metadata={"help": "Output folder of pretrain; none: from scratch."})
+    new_recommender: bool = field(default=False, metadata={"help": "Start the recommender from random weights."})
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
+    train_users: float = field(
+        default=1.0,
+        metadata={"help": "Share of the users whose training interactions are used; 0: nothing is trained."},
+    )
+    mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
+    name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
+
+    def __post_init__(self):
+        if not 0 <= self.train_users <= 1:
+            raise SystemExit(f"--train_users is a share between 0 and 1, got {self.train_users}.")
+        if self.train_users == 0 and (self.pretrained is None or self.new_recommender):
+            raise SystemExit("--train_users 0 trains nothing: it needs --pretrained, and no --new_recommender.")
+
+
+def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplate] | None = None) -> Domain:
+    domains = load_domains(
+        arguments.data,
+        builtin=[DOWNSTREAM_DOMAIN],
+        k_core=arguments.k_core,
+        check_images=not templates,
+        templates=templates,
+    )
+    if len(domains) != 1:
+        raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
+    domain = domains[0]
+    if arguments.train_users < 1:
+        few = domain.interactions.sample_training_users(arguments.train_users, arguments.seed)
+        domain = replace(domain, interactions=few)
+    PartialState().print(domain)
+    return domain
+
+
+def train_and_evaluate(
+    recommender: PreTrainedModel,
+    tokenizer: UniversalItemTokenizer,
+    domain: Domain,
+    training: RecommenderTrainingArguments,
+    arguments: FinetuningArguments,
+    facts: dict[str, Any],
+    patience: int | None,
+    pushed: dict[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Trains, saves and evaluates the recommender.
+
+    Args:
+        facts: of the recommender, for its card; the evaluation is added.
+        patience: evaluations without a better one after which training stops.
+        pushed: where the tokenizer was pushed to, if it was.
+
+    Returns:
+        The row of `results.json` on the main process, else `None`.
+    """
+    output = Path(arguments.output_dir)
+    trainer, weights = None, None
+    if arguments.train_users:
+        trainer = train_recommender(
+            recommender,
+            [domain],
+            {domain.name: tokenizer},
+            training,
+            patience,
+            resume=arguments.resume,
+            method="utgrec" if recommender.config.is_encoder_decoder else "recbase",
+        )
+        weights = gathered_weights(trainer)
+    if not PartialState().is_main_process:
+        return None
+    save_recommender(recommender, tokenizer, output / "recommender", weights)
+    ranker = GenerativeRecommender.from_pretrained(
+        output / "recommender", domain.catalogue.item_ids, num_beams=training.num_beams
+    )
+    result = evaluate(ranker, domain.interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
+    row = {**result, "domain": domain.name, "model": arguments.name or output.name, "seed": arguments.seed}
+    row["train_users"] = arguments.train_users
+    write_json(output / "results.json", [row])
+    if trainer is not None:  # what was not trained here keeps the card of its own training
+        facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
+        finish_model(trainer, output / "recommender", facts, pushed)
+    print(render_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
+    return row

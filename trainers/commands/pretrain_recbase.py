@@ -1,0 +1,155 @@
+r"""RecBase's pre-training on several domains: one item tokenizer on the embeddings of their texts, and a decoder.
+
+    utgrec pretrain --model recbase --config recbase_small --data data/sports data/games \
+        --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2 --output_dir runs/recbase
+    utgrec pretrain --config recbase_minilm --data data/sports data/games --catalogues data/beauty \
+        --output_dir runs/recbase
+
+A domain is a folder with items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*. Writes tokenizer/,
+items/<domain>/ (semantic IDs) and recommender/.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from accelerate import PartialState
+
+from trainers.arguments import parse_sections
+from trainers.commands.pretraining import PretrainingArguments, name_repositories, train_and_save, write_identifiers
+from trainers.data.domains import load_catalogues, load_domains
+from trainers.data.synthetic import PRETRAINING_DOMAINS
+from trainers.methods.content_walks import walking_domain
+from trainers.methods.recbase import (
+    RECBASE_SECTIONS,
+    RecBaseArguments,
+    RecBaseTokenizerArguments,
+    codebooks_of,
+    load_identifiers,
+    new_recbase,
+    train_recbase_tokenizer,
+)
+from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
+from trainers.methods.runs import data_facts, finish_model, place_training
+from trainers.recommender_trainer import RecommenderTrainingArguments
+
+# What --help shows; --help-all shows the rest.
+SHOWN = (
+    "data",
+    "output_dir",
+    "model",
+    "catalogues",
+    "stage",
+    "k_core",
+    "resume",
+    "license",
+    "push_to_hub",
+    "hub_model_id",
+    "seed",
+    "tokenizer.text_encoder",
+    "tokenizer.introductions",
+    "tokenizer.codebook_size",
+    "tokenizer.num_train_epochs",
+    "tokenizer.per_device_train_batch_size",
+    "tokenizer.learning_rate",
+    "recommender.size",
+    "recommender.domain_temperature",
+    "recommender.num_train_epochs",
+    "recommender.per_device_train_batch_size",
+    "recommender.learning_rate",
+    "recommender.max_history",
+    "recommender.num_beams",
+    "recommender.early_stopping_patience",
+    "recommender.eval_strategy",
+)
+
+
+@dataclass
+class PretrainArguments(PretrainingArguments):
+    model: Literal["recbase"] = field(
+        default="recbase", metadata={"help": "What to pre-train: this, or utgrec, which has other flags."}
+    )
+    catalogues: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Folders of more domains, of which RecBase reads the items alone: those to recommend from without "
+            "their interactions. The tokenizer learns them, and the recommender which are alike."
+        },
+    )
+
+
+def run(
+    arguments: PretrainArguments,
+    tokenizer_arguments: RecBaseTokenizerArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
+    recommender_arguments: RecBaseArguments,
+    training: RecommenderTrainingArguments,
+) -> None:
+    output = Path(arguments.output_dir)
+    name_repositories(arguments, tokenizer_training, training)
+    place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    templates = tokenizer_arguments.templates()
+    more = load_catalogues(arguments.catalogues, templates)
+    for catalogue in more:
+        if len(catalogue) < 2 and recommender_arguments.walks_per_item:
+            raise SystemExit(f"--catalogues: {catalogue.name} has one item, and none that is like it.")
+    domains = load_domains(
+        arguments.data,
+        builtin=PRETRAINING_DOMAINS,
+        k_core=arguments.k_core,
+        check_images=False,
+        templates={name: template for name, template in templates.items() if name not in {each.name for each in more}},
+    )
+    twice = {each.name for each in more} & {domain.name for domain in domains}
+    if twice:
+        raise SystemExit(f"--catalogues: {', '.join(sorted(twice))} in --data, too; a domain is one or the other.")
+    catalogues = [*(domain.catalogue for domain in domains), *more]
+    state = PartialState()
+    for domain in domains:
+        state.print(domain)
+    for catalogue in more:
+        state.print(f"{catalogue.name}: {len(catalogue):,} items, and no interactions")
+
+    if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
+        items = train_recbase_tokenizer(
+            tokenizer_arguments,
+            tokenizer_training,
+            catalogues,
+            output,
+            arguments.seed,
+            arguments.resume,
+            training.max_history,
+        )
+        if state.is_main_process:
+            fingerprint = items.tokenizers[domains[0].name].fingerprint
+            items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains, more)
+            facts = {"license": arguments.license, "fingerprint": fingerprint}
+            finish_model(items.trainer, output / "tokenizer", facts)
+    if arguments.stage == "tokenize":
+        if state.is_main_process:
+            write_identifiers(output, catalogues)
+        state.wait_for_everyone()
+    if arguments.stage in ("all", "recommender"):
+        tokenizers = load_identifiers(output, catalogues)
+        codebooks = codebooks_of(output) if recommender_arguments.warm_start else None
+        recommender = new_recbase(recommender_arguments, tokenizers[domains[0].name], arguments.seed, codebooks)
+        walks = []
+        if recommender_arguments.walks_per_item:
+            walks = [
+                walking_domain(
+                    each,
+                    tokenizers[each.name],
+                    output / "embeddings" / each.name,
+                    arguments.seed,
+                    walks_per_item=recommender_arguments.walks_per_item,
+                )
+                for each in more
+            ]
+        patience = recommender_arguments.early_stopping_patience
+        train_and_save(recommender, domains, tokenizers, training, arguments, patience, walks)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    run(*parse_sections(PretrainArguments, RECBASE_SECTIONS, __doc__, argv, SHOWN))

@@ -1,0 +1,97 @@
+"""Pre-training of any method: its flags, the items' identifiers, the recommender's training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedModel, TrainingArguments
+
+from tokenization_items import Catalogue, UniversalItemTokenizer
+from trainers.data.domains import Domain
+from trainers.methods.runs import (
+    finish_model,
+    gathered_weights,
+    save_recommender,
+    shared_identifiers,
+    tokenize,
+    train_recommender,
+)
+from trainers.recommender_trainer import RecommenderTrainingArguments
+
+
+@dataclass
+class PretrainingArguments:
+    """Flags of every pre-training."""
+
+    data: list[str] = field(
+        metadata={"help": "Folders of domains, a folder of such folders, or 'builtin' for the built-in catalogue."}
+    )
+    output_dir: str = field(metadata={"help": "Where the results go."})
+    stage: Literal["all", "tokenizer", "tokenize", "recommender"] = field(
+        default="all", metadata={"help": "One stage alone; it takes what the earlier ones wrote to output_dir."}
+    )
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push both models, at every save and at the end."})
+    hub_model_id: str | None = field(
+        default=None,
+        metadata={"help": "Where to: -tokenizer and -recommender are added; default: the output folder's name."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
+
+
+def name_repositories(
+    arguments: PretrainingArguments, tokenizer_training: TrainingArguments, recommender_training: TrainingArguments
+) -> None:
+    """Where both models are pushed, if they are."""
+    if arguments.push_to_hub:
+        name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
+        for kind, training in (("tokenizer", tokenizer_training), ("recommender", recommender_training)):
+            training.push_to_hub = True
+            training.hub_model_id = f"{name}-{kind}"
+
+
+def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
+    """Gives the items of each catalogue identifiers by the tokenizer in `output`, and saves them there."""
+    tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
+    tokenizers = {}
+    for catalogue in catalogues:
+        name = catalogue.name
+        tokenizers[name], report = tokenize(tokenizer, catalogue)
+        print(f"{name}: {report}")
+        tokenizers[name].save_pretrained(output / "items" / name, include_network=False)
+    print(f"{shared_identifiers(tokenizers):,} items have an identifier that an item of another domain has too.")
+
+
+def train_and_save(
+    recommender: PreTrainedModel,
+    domains: list[Domain],
+    tokenizers: dict[str, UniversalItemTokenizer],
+    training: RecommenderTrainingArguments,
+    arguments: PretrainingArguments,
+    patience: int | None = None,
+    walks: Sequence[Domain] = (),
+) -> None:
+    """Trains the recommender and saves it with its card in the output folder.
+
+    Args:
+        patience: evaluations without a better one after which training stops.
+        walks: domains with interactions that nobody made, see [`trainers.methods.content_walks`].
+    """
+    trainer = train_recommender(
+        recommender,
+        domains,
+        tokenizers,
+        training,
+        patience,
+        resume=arguments.resume,
+        walks=walks,
+        method="utgrec" if recommender.config.is_encoder_decoder else "recbase",
+    )
+    weights = gathered_weights(trainer)
+    if trainer.is_world_process_zero():
+        output = Path(arguments.output_dir)
+        save_recommender(recommender, None, output / "recommender", weights)
+        finish_model(trainer, output / "recommender", {"license": arguments.license})
