@@ -114,7 +114,7 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeyp
         if "codebooks" in line:
             shared = line["details"]["items_sharing_codes"]
             assert isinstance(shared, int) and 0 <= shared <= NUM_ITEMS
-            assert shared == line["codebooks"]["collisions"]
+            assert shared == line["codebooks"]["items_sharing_codes"]
             assert line["details"]["items_sharing_codes"] == round(NUM_ITEMS * line["codebooks"]["collision_rate"])
     generative = {line["model"] for line in lines if "codebooks" in line}
     assert generative == {"tiger", "letter", "tiger-m", "rq-kmeans", "tiger-decoder", "utgrec", "recbase"}
