@@ -12,8 +12,10 @@ python examples/benchmarks/quality.py --table_only
 ```
 
 Protocol: leave-one-out, the last 20 items of the history, all items ranked, seen items kept and masked (a line for
-each), early stopping on validation NDCG@10. Every recommender gets the same time (`--minutes`) and patience. Models
-have their published settings, but for the T5 of the generative ones, which is that of `--config` for all alike.
+each), early stopping on validation NDCG@10. Every recommender gets the same time (`--minutes`) and patience. The T5 of
+the generative models is that of `--config` for all alike, and smaller than the published one: a line says in `variant`
+what it is of, in `architecture`, `losses`, `codebooks` and `training` its settings, and in `differs_from_published`
+each one that is another one than the authors'.
 """
 
 import dataclasses
@@ -27,17 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipes import RECIPES, SEQUENTIAL, NotApplicable, Ranker, Setting
+from recipes import FLOORS, RECIPES, NotApplicable, Ranker, Setting, sequential_training
 
 from hub_cards.formatting import markdown_table
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.tables import portable_command
+from trainers.methods.baselines import ItemEmbeddings
+from trainers.methods.sequential import SEQUENTIAL
 from trainers.methods.utgrec import SECTIONS
 
 HERE = Path(__file__).parent
-FLOORS = ["popularity", "item-transitions", "nearest-items"]
 KS = (5, 10, 20)
 MODEL_OF_TABLE = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
@@ -98,13 +101,20 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
                 print(f"{domain.name} {name} seed {seed}: done before")
                 continue
             shared = Path(arguments.work_dir) / domain.name
+            embeddings = ItemEmbeddings(
+                domain,
+                shared,
+                arguments.text_encoder,
+                arguments.image_encoder,
+                collaborative_training=sequential_training(shared, seed),
+                patience=arguments.patience,
+                minutes=arguments.minutes,
+            )
             setting = Setting(
                 domain,
                 seed,
                 shared / f"{name}-seed-{seed}",
-                shared,
-                arguments.text_encoder,
-                arguments.image_encoder,
+                embeddings,
                 arguments.minutes,
                 arguments.patience,
                 arguments.dropout,
@@ -113,7 +123,7 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
             print(f"{domain.name} {name} seed {seed} ...", flush=True)
             start = time.perf_counter()
             try:
-                ranker = RECIPES[model](setting)
+                ranker = RECIPES[model](model, setting)
             except NotApplicable as reason:
                 print(f"{domain.name} {model}: left out, {reason}")
                 continue
@@ -125,7 +135,7 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
 
 
 def chosen(models: list[str]) -> list[str]:
-    names = [name for model in models for name in {"all": list(RECIPES), "floors": FLOORS}.get(model, [model])]
+    names = [name for model in models for name in {"all": list(RECIPES), "floors": list(FLOORS)}.get(model, [model])]
     return list(dict.fromkeys(names))
 
 
@@ -153,6 +163,7 @@ def judge(
             {
                 **run,
                 "mask_seen": mask_seen,
+                **ranker.description,
                 **test,
                 "validation": {name: value for name, value in validation.items() if "@" in name},
                 "train_seconds": round(seconds, 1),
@@ -209,7 +220,7 @@ def render(lines: list[dict[str, Any]]) -> str:
             runs = [line for line in lines if (line["domain"], line["model"]) == (domain, model)]
             kept = [line for line in runs if not line["mask_seen"]]
             masked = [line for line in runs if line["mask_seen"]]
-            rows.append({"model": model, "seeds": len(kept), **row(kept, masked)})
+            rows.append({"model": model, "variant": kept[0].get("variant"), "seeds": len(kept), **row(kept, masked)})
         rows += [{"model": f"{name} (published)", **values} for name, values in published.get(domain, {}).items()]
         tables.append(f"### {domain}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)

@@ -1,78 +1,59 @@
-"""How each model of the quality table is trained: from a domain's folder to something that ranks its items.
+"""Settings of the quality table: what each model of it is made with, from a domain's folder to a ranker."""
 
-A recipe gets a [`Setting`] and returns a [`Ranker`]. What a recipe makes for others too (embeddings, collaborative
-embeddings) is kept in the work folder and made once.
-"""
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, set_seed
 
-from modeling_utgrec import (
-    BERT4RecConfig,
-    BERT4RecForNextItem,
-    BSARecConfig,
-    BSARecForNextItem,
-    FMLPRecConfig,
-    FMLPRecForNextItem,
-    GRU4RecConfig,
-    GRU4RecForNextItem,
-    HSTUConfig,
-    HSTUForNextItem,
-    SASRecConfig,
-    SASRecForNextItem,
-    UTGRecConfig,
-    UTGRecForConditionalGeneration,
-)
 from tokenization_items import UniversalItemTokenizer
-from tokenization_items.image_encoders import ImageEncoder
-from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
-from tokenization_items.text_encoders import TextEncoder
+from trainers import rankers
 from trainers.data.domains import Domain
+from trainers.evaluation.codebooks import collision_rate
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.methods.recbase import RecBaseArguments, new_recbase
-from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
-from trainers.methods.runs import place_training, stopping, tokenize, train_recommender
-from trainers.methods.semantic_ids import (
-    letter_tokenizer,
-    load_raw_codes,
-    rq_kmeans_tokenizer,
-    tiger_m_tokenizer,
-    tiger_tokenizer,
+from trainers.methods import recbase, utgrec
+from trainers.methods.baselines import (
+    DECODER,
+    ItemEmbeddings,
+    NotApplicable,
+    make_semantic_ids,
+    published_recommender,
+    recommender_on,
+    recommender_settings,
+    train_generative_baseline,
+    train_sequential_baseline,
 )
-from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, build_network, train_item_tokenizer
-from trainers.rankers import Ranker
+from trainers.methods.published import Published, describe, settings_of
+from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
+from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
+from trainers.methods.semantic_ids import SEMANTIC_IDS
+from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
+from trainers.methods.utgrec import LevelLayout, NetworkArguments, RecommenderArguments, build_network
+from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokenizer
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
-from trainers.ranking_trainer import RankingTrainingArguments
+from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
-
-
-class NotApplicable(Exception):
-    """The model cannot be had for the domain; the message says why."""
+from trainers.sequential_trainer import SequentialTrainingArguments
 
 
 @dataclass
 class Setting:
-    """What a recipe may use.
+    """What a model of the table is made with.
 
     Args:
         domain: items and interactions.
         seed: of weights and batches.
         folder: where the model goes.
-        shared: where what several models of the domain use goes.
-        text_encoder, image_encoder: Hub ids or folders.
+        embeddings: of the items.
         minutes: most time of a recommender's training, the same for every model.
         patience: evaluations without a better validation NDCG@10 before a training stops.
         dropout: of a sequential model; None: its published one.
@@ -83,9 +64,7 @@ class Setting:
     domain: Domain
     seed: int
     folder: Path
-    shared: Path
-    text_encoder: str
-    image_encoder: str | None
+    embeddings: ItemEmbeddings
     minutes: float
     patience: int
     dropout: float | None
@@ -93,36 +72,6 @@ class Setting:
     tokenizer: ItemTokenizerTrainingArguments
     recommender: RecommenderArguments
     training: RecommenderTrainingArguments
-
-    @property
-    def item_ids(self) -> list[str]:
-        return self.domain.interactions.item_ids
-
-    @cached_property
-    def text_embeddings(self) -> np.ndarray:
-        folder = self.shared / "text-embeddings"
-        embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
-        return load_embeddings(folder, self.item_ids)
-
-    @cached_property
-    def image_embeddings(self) -> np.ndarray:
-        if self.image_encoder is None:
-            raise NotApplicable("no --image_encoder")
-        if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
-            raise NotApplicable("items without images")
-        folder = self.shared / "image-embeddings"
-        embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
-        return load_embeddings(folder, self.item_ids, allow_missing=True)
-
-    @cached_property
-    def collaborative_embeddings(self) -> np.ndarray:
-        """Item embeddings of SASRec, which has seen the training interactions only."""
-        folder = self.shared / f"collaborative-embeddings-seed-{self.seed}"
-        if not (folder / "embeddings.json").exists():
-            ranker = sequential(SASRecForNextItem, SASRecConfig)(dataclasses.replace(self, folder=folder / "sasrec"))
-            embeddings = ranker.recommender.model.item_embeddings.detach().cpu().numpy()
-            save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
-        return load_embeddings(folder, self.item_ids)
 
 
 @dataclass
@@ -132,165 +81,155 @@ class Ranker:
     Args:
         recommender: what ranks.
         parameters: number of its weights, the tokenizer's left out.
-        details: plain values that tell how it was made.
-        identifiers: codes before conflicts were resolved, int [n, L], for models that have them.
+        details: plain values that tell how its training went.
+        description: see [`trainers.methods.published.describe`].
+        identifiers: codes before collisions were resolved, int [n, L], for models that have them.
     """
 
-    recommender: Ranker
+    recommender: rankers.Ranker
     parameters: int = 0
     details: dict[str, Any] = field(default_factory=dict)
+    description: dict[str, Any] = field(default_factory=dict)
     identifiers: np.ndarray | None = None
 
 
-Recipe = Callable[[Setting], Ranker]
-
-
-def sequential(model_class: type, config_class: type, **values) -> Recipe:
-    """A sequential model with its published settings but for `values`, and the dropout if one is given."""
-
-    def recipe(setting: Setting) -> Ranker:
-        interactions, given = setting.domain.interactions, values
-        if setting.dropout is not None:
-            given = values | {"hidden_dropout": setting.dropout, "attention_dropout": setting.dropout}
-        set_seed(setting.seed)
-        model = model_class(config_class(num_items=interactions.num_items, max_history=20, **given))
-        args = SequentialTrainingArguments(str(setting.folder), **_evaluated_each_epoch(), report_to=[])
-        place_training(args, setting.folder / "checkpoints", setting.seed)
-        trainer = SequentialTrainer(
-            model,
-            args,
-            interactions.training_part(),
-            interactions,
-            callbacks=stopping(setting.patience, setting.minutes),
-        )
-        trainer.train()
-        ranker = SequentialRanker(model, name=model.config.model_type)
-        return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | given)
-
-    return recipe
-
-
-def t5(setting: Setting, tokenizer: UniversalItemTokenizer, facts: dict[str, Any]) -> PreTrainedModel:
-    """UTGRec's recommender, which the generative models share."""
-    config = UTGRecConfig(
-        **facts.pop("level_layout"),
-        max_history=setting.training.max_history,
-        item_tokenizer_fingerprint=tokenizer.fingerprint,
-        loss_temperature=facts.pop("loss_temperature", 1.0),
-        **setting.recommender.architecture(),
+def sequential(name: str, setting: Setting) -> Ranker:
+    """A sequential baseline, of another dropout if one is given."""
+    arguments = SequentialArguments(
+        hidden_dropout=setting.dropout, attention_dropout=setting.dropout, early_stopping_patience=setting.patience
     )
-    set_seed(setting.seed)
-    return UTGRecForConditionalGeneration(config)
-
-
-def decoder(setting: Setting, tokenizer: UniversalItemTokenizer, facts: dict[str, Any]) -> PreTrainedModel:
-    """RecBase's recommender, in the size of the T5 of the configuration; the paper's is for millions of users."""
-    facts.pop("level_layout"), facts.pop("loss_temperature", None)
-    sizes = setting.recommender
-    arguments = RecBaseArguments(
-        size="tiny",
-        hidden_size=sizes.d_model,
-        intermediate_size=sizes.d_ff,
-        num_hidden_layers=sizes.num_layers + 1,
-        num_attention_heads=sizes.num_heads,
-        head_dim=sizes.d_kv,
-        attention_dropout=sizes.dropout_rate,
-        embedding_dropout=2 * sizes.dropout_rate,
-        normalize_over=sizes.normalize_over,
+    training = sequential_training(setting.folder, setting.seed)
+    baseline = train_sequential_baseline(name, setting.domain, arguments, training, setting.minutes)
+    ranker = SequentialRanker(baseline.model, name=baseline.model.config.model_type)
+    return Ranker(
+        ranker, baseline.model.num_parameters(), training_facts(baseline.trainer), description=baseline.description
     )
-    return new_recbase(arguments, tokenizer, setting.seed)
 
 
-def generative(
-    make_tokenizer: Callable[[Setting], tuple[UniversalItemTokenizer, dict, np.ndarray | None]], new_model=t5
-) -> Recipe:
-    """A recommender on the identifiers of `make_tokenizer`, which also gives facts about them and the codes before
-    conflicts were resolved."""
-
-    def recipe(setting: Setting) -> Ranker:
-        tokenizer, facts, raw_codes = make_tokenizer(setting)
-        model = new_model(setting, tokenizer, facts)
-        args = dataclasses.replace(setting.training, **_evaluated_each_epoch())
-        place_training(args, setting.folder / "checkpoints", setting.seed)
-        trainer = train_recommender(
-            model,
-            [setting.domain],
-            {setting.domain.name: tokenizer},
-            args,
-            early_stopping_patience=setting.patience,
-            minutes=setting.minutes,
-        )
-        model.save_pretrained(setting.folder / "recommender")
-        tokenizer.save_pretrained(setting.folder / "recommender", include_network=False)
-        ranker = GenerativeRanker.from_pretrained(setting.folder / "recommender", setting.item_ids)
-        return Ranker(ranker, model.num_parameters(), _training_facts(trainer, args) | facts, raw_codes)
-
-    return recipe
+def sequential_training(folder: Path, seed: int) -> SequentialTrainingArguments:
+    """SASRec's, evaluated after each epoch."""
+    training = SequentialTrainingArguments(str(folder), **_evaluated_each_epoch(), report_to=[])
+    place_training(training, folder / "checkpoints", seed)
+    return training
 
 
-def tiger(setting: Setting):
-    made = tiger_tokenizer(setting.text_embeddings, setting.item_ids, setting.folder / "tokenizer", seed=setting.seed)
-    return _from_embeddings(setting, made)
-
-
-def rq_kmeans(setting: Setting):
-    folder = setting.folder / "tokenizer"
-    made = rq_kmeans_tokenizer(setting.text_embeddings, setting.item_ids, folder, seed=setting.seed)
-    return _from_embeddings(setting, made)
-
-
-def letter(setting: Setting):
-    folder = setting.folder / "tokenizer"
-    made = letter_tokenizer(
-        setting.text_embeddings, setting.collaborative_embeddings, setting.item_ids, folder, seed=setting.seed
+def generative(name: str, setting: Setting) -> Ranker:
+    """Semantic IDs and a recommender on them."""
+    method = name.removesuffix(DECODER)
+    items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", seed=setting.seed)
+    training, arguments = recommender_training(setting)
+    baseline = train_generative_baseline(name, setting.domain, items, arguments, training, minutes=setting.minutes)
+    return _generative_ranker(
+        setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
     )
-    tokenizer, facts, raw_codes = _from_embeddings(setting, made)
-    return tokenizer, {**facts, "loss_temperature": 0.7}, raw_codes
 
 
-def tiger_m(setting: Setting):
-    folder = setting.folder / "tokenizer"
-    images = setting.image_embeddings  # first: not every domain has them
-    made = tiger_m_tokenizer(setting.text_embeddings, images, setting.item_ids, folder, seed=setting.seed)
-    return _from_embeddings(setting, made)
+def recommender_training(setting: Setting) -> tuple[RecommenderTrainingArguments, RecommenderArguments]:
+    """The recommender's training, evaluated after each epoch, and its arguments."""
+    training = dataclasses.replace(setting.training, **_evaluated_each_epoch())
+    place_training(training, setting.folder / "checkpoints", setting.seed)
+    return training, dataclasses.replace(setting.recommender, early_stopping_patience=setting.patience)
 
 
-def recbase(setting: Setting):
-    """RecBase's tokenizer on the domain alone, with fewer steps and narrower layers than the paper's."""
-    folder = setting.folder / "tokenizer"
+def recbase_recipe(name: str, setting: Setting) -> Ranker:
+    """RecBase's tokenizer on the domain alone, with fewer steps and narrower layers than the paper's, and a decoder of
+    the T5's size; the paper's is for millions of users."""
     training = RecBaseTokenizerTrainingArguments(learning_rate=1e-3, per_device_train_batch_size=1024, max_steps=300)
-    domains = {setting.domain.name: (setting.item_ids, setting.text_embeddings)}
+    domains = {setting.domain.name: (setting.embeddings.item_ids, setting.embeddings.text)}
     sizes = {"codebook_size": 256, "hidden_sizes": [512, 256, 128]}
-    max_history = setting.training.max_history
-    made = recbase_tokenizer(domains, folder, training, setting.seed, max_history=max_history, **sizes)
-    tokenizer = made.tokenizers[setting.domain.name]
-    facts = {"level_layout": {}, "collision_rate": made.report["collision_rate"]}
-    return tokenizer, facts, made.raw_codes[setting.domain.name]
+    made = recbase_tokenizer(
+        domains,
+        setting.folder / "tokenizer",
+        training,
+        setting.seed,
+        max_history=setting.training.max_history,
+        **sizes,
+    )
+    used = settings_of(made.network.config, training, "tokenizer.")
+    return _with_recommender(
+        "recbase" + DECODER,
+        setting,
+        made.tokenizers[setting.domain.name],
+        made.network.config,
+        used | {"tokenizer.resolution": "assign"},
+        recbase.PUBLISHED_TOKENIZER,
+        made.report["domains"][setting.domain.name],
+        made.raw_codes[setting.domain.name],
+    )
 
 
-def utgrec(setting: Setting):
+def utgrec_recipe(name: str, setting: Setting) -> Ranker:
     """UTGRec from scratch on the domain, with the text encoder as backbone and without images."""
-    network = dataclasses.replace(setting.network, backbone=setting.text_encoder, autoencoder=None)
+    network = dataclasses.replace(setting.network, backbone=setting.embeddings.text_encoder, autoencoder=None)
     training = dataclasses.replace(setting.tokenizer)
     place_training(training, setting.folder / "checkpoints-tokenizer", setting.seed)
     model, processor = build_network(network, setting.domain.catalogue, None, setting.seed)
-    trainer = train_item_tokenizer(model, processor, [setting.domain], None, training)
+    trainer = train_utgrec_tokenizer(model, processor, [setting.domain], None, training)
     health = trainer.evaluate()
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
     tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
-    facts = {
-        "level_layout": model.config.level_layout(),
-        "tokenizer_steps": trainer.state.global_step,
+    found = {
+        "collisions": report.collisions_before,
         "collision_rate": health["eval_collision_rate"],
         "items_moved": report.items_moved,
     }
-    return tokenizer, facts, None
+    return _with_recommender(
+        name,
+        setting,
+        tokenizer,
+        model.config,
+        utgrec_settings(network, settings_of(model.config, training, "tokenizer.")),
+        utgrec.PUBLISHED_TOKENIZER,
+        found,
+        tokenizer_steps=trainer.state.global_step,
+    )
 
 
-def _from_embeddings(setting: Setting, made) -> tuple[UniversalItemTokenizer, dict[str, Any], np.ndarray]:
-    collisions = made.report.get("collisions_before", made.report.get("items_sharing_codes"))
-    facts = {"level_layout": made.level_layout(), "items_sharing_codes": collisions}
-    return made.tokenizer, facts, load_raw_codes(setting.folder / "tokenizer")
+def utgrec_settings(network: NetworkArguments, used: dict[str, Any]) -> dict[str, Any]:
+    """The item tokenizer's settings, with what its configuration does not say."""
+    return used | {
+        "tokenizer.backbone": Path(network.backbone).name if Path(network.backbone).is_dir() else network.backbone,
+        "tokenizer.images": network.autoencoder not in (None, "none", ""),
+        "tokenizer.pretrained_on_other_domains": False,
+        "tokenizer.lora_r": network.lora_r,
+    }
+
+
+def _with_recommender(
+    name: str,
+    setting: Setting,
+    tokenizer: UniversalItemTokenizer,
+    levels: LevelLayout,
+    tokenizer_settings: dict[str, Any],
+    published: Published,
+    report: dict[str, Any],
+    raw_codes: np.ndarray | None = None,
+    **facts: Any,
+) -> Ranker:
+    """A recommender on the codes of a tokenizer that is no baseline's."""
+    training, arguments = recommender_training(setting)
+    model = recommender_on(name, tokenizer, levels, arguments, setting.seed)
+    trainer = train_recommender(
+        model,
+        [setting.domain],
+        {setting.domain.name: tokenizer},
+        training,
+        early_stopping_patience=arguments.early_stopping_patience,
+        minutes=setting.minutes,
+    )
+    used = tokenizer_settings | recommender_settings(model, training)
+    description = describe(model, used, published | published_recommender(model), report)
+    return _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts)
+
+
+def _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts) -> Ranker:
+    save_recommender(model, tokenizer, setting.folder / "recommender")
+    ranker = GenerativeRanker.from_pretrained(setting.folder / "recommender", setting.embeddings.item_ids)
+    codebooks = description["codebooks"]
+    details = training_facts(trainer) | facts | {"items_sharing_codes": codebooks["collisions"]}
+    if raw_codes is not None:
+        details["collision_rate"] = collision_rate(torch.from_numpy(raw_codes))
+    return Ranker(ranker, model.num_parameters(), details, description, raw_codes)
 
 
 def _evaluated_each_epoch() -> dict[str, Any]:
@@ -303,34 +242,36 @@ def _evaluated_each_epoch() -> dict[str, Any]:
     }
 
 
-def _training_facts(trainer, args: RankingTrainingArguments) -> dict[str, Any]:
+def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
+    """How a training went."""
     return {
         "epochs": round(trainer.state.epoch or 0, 2),
         "best_validation_ndcg@10": trainer.state.best_metric,
-        "learning_rate": args.learning_rate,
-        "batch_size": args.per_device_train_batch_size,
+        "learning_rate": trainer.args.learning_rate,
+        "batch_size": trainer.args.per_device_train_batch_size,
     }
 
 
-SEQUENTIAL: dict[str, Recipe] = {
-    "sasrec": sequential(SASRecForNextItem, SASRecConfig),
-    "sasrec-bce": sequential(SASRecForNextItem, SASRecConfig, loss="bce"),
-    "gru4rec": sequential(GRU4RecForNextItem, GRU4RecConfig),
-    "bert4rec": sequential(BERT4RecForNextItem, BERT4RecConfig),
-    "fmlp-rec": sequential(FMLPRecForNextItem, FMLPRecConfig),
-    "bsarec": sequential(BSARecForNextItem, BSARecConfig),
-    "hstu": sequential(HSTUForNextItem, HSTUConfig),
+def floor(name: str, setting: Setting) -> Ranker:
+    """What needs no training."""
+    description = {"variant": FLOORS[name]}
+    if name == "nearest-items":
+        return Ranker(NearestItems(setting.embeddings.text), description=description)
+    counted = {"popularity": Popularity, "item-transitions": ItemTransitions}[name]
+    return Ranker(counted(setting.domain.interactions.training_part()), description=description)
+
+
+FLOORS = {
+    "popularity": "counted from the training part",
+    "item-transitions": "counted from the training part",
+    "nearest-items": "text embeddings nearest to the last item's",
 }
-RECIPES: dict[str, Recipe] = {
-    "popularity": lambda setting: Ranker(Popularity(setting.domain.interactions.training_part())),
-    "item-transitions": lambda setting: Ranker(ItemTransitions(setting.domain.interactions.training_part())),
-    "nearest-items": lambda setting: Ranker(NearestItems(setting.text_embeddings)),
-    **SEQUENTIAL,
-    "rq-kmeans": generative(rq_kmeans),
-    "tiger": generative(tiger),
-    "tiger-decoder": generative(tiger, decoder),
-    "letter": generative(letter),
-    "tiger-m": generative(tiger_m),
-    "utgrec": generative(utgrec),
-    "recbase": generative(recbase, decoder),
+RECIPES: dict[str, Callable[[str, Setting], Ranker]] = {
+    **dict.fromkeys(FLOORS, floor),
+    **dict.fromkeys(SEQUENTIAL, sequential),
+    **dict.fromkeys(SEMANTIC_IDS, generative),
+    f"tiger{DECODER}": generative,
+    "utgrec": utgrec_recipe,
+    "recbase": recbase_recipe,
 }
+__all__ = ["FLOORS", "RECIPES", "NotApplicable", "Ranker", "Setting", "sequential_training"]

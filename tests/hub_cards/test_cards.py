@@ -227,7 +227,7 @@ def test_the_usage_snippet_runs_as_it_stands(cls, monkeypatch):
 
 def test_a_recommender_of_several_catalogues_asks_for_yours():
     card = render_card(RecommenderCardValues(name="m", repo_id="o/m"))
-    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "examples/finetune.py" in card
+    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "`utgrec finetune`" in card
     assert "your-items" not in render_card(RecommenderCardValues(name="m", num_items=3))
 
 

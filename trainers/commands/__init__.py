@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": "embed the texts or images of a catalogue with a frozen encoder",
     "pretrain": "pre-train an item tokenizer and a recommender on several domains",
     "finetune": "fine-tune both on a new domain, or train from scratch, and evaluate",
+    "train-baseline": "train SASRec, GRU4Rec, BERT4Rec, HSTU, TIGER, LETTER, ... and evaluate",
     "tokenize": "give the items of a catalogue their semantic IDs",
     "evaluate": "evaluate and compare recommenders on a data folder",
     "recommend": "recommend items to users",

@@ -97,6 +97,7 @@ def train_and_evaluate(
             training,
             patience,
             resume=arguments.resume,
+            method="utgrec" if recommender.config.is_encoder_decoder else "recbase",
         )
         weights = gathered_weights(trainer)
     if not PartialState().is_main_process:

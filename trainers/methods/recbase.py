@@ -18,6 +18,7 @@ from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 from trainers.methods.backbones import write_tiny_text_encoder
+from trainers.methods.published import Published
 from trainers.methods.recbase_tokenizer import (
     ITEMS_FOLDER,
     TOKENIZER_FOLDER,
@@ -133,6 +134,31 @@ RECBASE_SECTIONS = {
     "tokenizer": (RecBaseTokenizerArguments, RecBaseTokenizerTrainingArguments),
     "recommender": (RecBaseArguments, RecommenderTrainingArguments),
 }
+# The base model.
+PUBLISHED_RECOMMENDER = Published(
+    "Zhou et al. 2025 (RecBase), 0.3 billion parameters",
+    {
+        "recommender.hidden_size": 1024,
+        "recommender.intermediate_size": 1024,
+        "recommender.num_hidden_layers": 24,
+        "recommender.num_attention_heads": 16,
+        "recommender.normalize_over": "vocabulary",
+        "recommender.pretrained_on_other_domains": True,
+    },
+)
+PUBLISHED_TOKENIZER = Published(
+    "Zhou et al. 2025 (RecBase), CL-VAE",
+    {
+        "tokenizer.num_levels": 4,
+        "tokenizer.codebook_size": 1024,
+        "tokenizer.hidden_sizes": [2048, 1024, 512, 256, 128],
+        "tokenizer.learning_rate": 1e-4,
+        "tokenizer.weight_decay": 1e-4,
+        "tokenizer.batch_size": 2048,
+        "tokenizer.num_train_epochs": 100,
+        "tokenizer.curriculum_epochs": 5,
+    },
+)
 # The arguments that are the configurations'.
 ARCHITECTURE = {each.name for each in fields(RecBaseArguments)} & {each.name for each in fields(RecBaseConfig)}
 NETWORK = {each.name for each in fields(RecBaseTokenizerArguments)} & {

@@ -15,12 +15,14 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
+from hub_cards import method_named
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import AssignmentReport
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
+from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.next_item_windows import TrainingData
@@ -102,12 +104,15 @@ def train_recommender(
     resume: bool = False,
     minutes: float | None = None,
     walks: Sequence[Domain] = (),
+    method: str | None = None,
 ) -> RecommenderTrainer:
     """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
     part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
-    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
+    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
+    name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
+    its card cites none.
     """
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
@@ -128,8 +133,11 @@ def train_recommender(
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
         callbacks=stopping(early_stopping_patience, minutes),
     )
-    kind = "UTGRec" if recommender.config.is_encoder_decoder else "RecBase"
-    trainer.card_facts |= data_facts(f"{kind} recommender", domains, [domain.catalogue for domain in walks])
+    named = method_named(method or method_of(recommender.config))
+    kind = f"{named.title} recommender" if named else "Recommender"
+    trainer.card_facts |= data_facts(kind, domains, [domain.catalogue for domain in walks])
+    if method is not None:
+        trainer.card_facts["method"] = method
     if len(domains) == 1:
         trainer.domain = domains[0].name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)

@@ -11,11 +11,12 @@ tokens. Besides the tokenizer's files the folder holds
 """
 
 import hashlib
+import inspect
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from safetensors.numpy import save_file
 from transformers import set_seed
 
 from modeling_utgrec import RQVAEConfig, RQVAEModel
+from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import (
@@ -36,6 +38,7 @@ from trainers.embedding_tokenizer_trainer import (
 )
 from trainers.methods.collisions import Resolution, resolve
 from trainers.methods.principal_components import principal_components
+from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.rq_kmeans import rq_kmeans
 from trainers.methods.runs import place_training
 
@@ -76,6 +79,16 @@ class TokenizedItems:
         temporary[REPORT_NAME].write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
         for name, path in temporary.items():
             os.replace(path, folder / name)
+
+
+def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
+    """What [`TokenizedItems.save`] wrote to a folder."""
+    folder = Path(folder)
+    network = None
+    if (folder / NETWORK_FOLDER).is_dir():
+        network = RQVAEModel.from_pretrained(folder / NETWORK_FOLDER, **SAFELY)
+    report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+    return TokenizedItems(UniversalItemTokenizer.from_pretrained(folder), load_raw_codes(folder), report, network)
 
 
 def load_raw_codes(folder: str | os.PathLike) -> np.ndarray:
@@ -202,10 +215,10 @@ def train_rqvae(
     collaborative: np.ndarray | None,
     training: EmbeddingTokenizerTrainingArguments,
 ) -> EmbeddingTokenizerTrainer:
-    """Trains a fresh RQ-VAE on all items' embeddings; its seed is the training's."""
+    """Trains an RQ-VAE on all items' embeddings; seed and the checkpoint to go on from, if any, are the training's."""
     set_seed(training.seed)
     trainer = EmbeddingTokenizerTrainer(RQVAEModel(config), training, EmbeddingRows(embeddings, collaborative))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     return trainer
 
 
@@ -263,3 +276,99 @@ def _saved(items: TokenizedItems, folder: str | os.PathLike) -> TokenizedItems:
     if PartialState().is_main_process:
         items.save(folder)
     return items
+
+
+@dataclass
+class SemanticIDArguments:
+    """An item tokenizer; what is not given is the method's."""
+
+    num_levels: int | None = field(default=None, metadata={"help": "Codes of an item."})
+    codebook_size: int | None = field(default=None, metadata={"help": "Codes of each level."})
+    codebook_dim: int | None = field(default=None, metadata={"help": "Width of the codebook vectors."})
+    hidden_sizes: list[int] | None = field(default=None, metadata={"help": "Widths of the encoder's layers."})
+    quantization_weight: float | None = field(default=None, metadata={"help": "Weight of the codebook loss."})
+    restart_passes: int | None = field(default=None, metadata={"help": "Steps before an unused code starts anew."})
+    collaborative_weight: float | None = field(default=None, metadata={"help": "LETTER's alpha."})
+    diversity_weight: float | None = field(default=None, metadata={"help": "LETTER's beta."})
+    diversity_clusters: int | None = field(default=None, metadata={"help": "LETTER's clusters of each codebook."})
+    num_components: int | None = field(default=None, metadata={"help": "Principal components, TIGER-M, RQ-k-means."})
+    resolution: str | None = field(default=None, metadata={"help": "Of collisions: 'digit', or 'assign'."})
+
+    def given(self, name: str) -> dict[str, Any]:
+        """The values that are given, as arguments of a method of [`SEMANTIC_IDS`].
+
+        Raises:
+            ForeignArgument: if the method has not all of them.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {key: value for key, value in values.items() if value is not None}
+        method = SEMANTIC_IDS[name]
+        known = set(inspect.signature(method.function).parameters)
+        known |= {each.name for each in fields(RQVAEConfig)} if method.trained else set()
+        if foreign := sorted(values.keys() - known):
+            raise ForeignArgument(f"{name} has no {', '.join(foreign)}.")
+        return values
+
+
+@dataclass(frozen=True)
+class SemanticIDMethod:
+    """
+    An item tokenizer that can be had by its name.
+
+    Args:
+        function (`Callable`): one of this module; it takes the inputs, then the items and the output folder.
+        published ([`Published`]): the authors' settings of the tokenizer.
+        inputs (`tuple[str, ...]`, *optional*): embeddings that it is made from: of `"text"`, of `"images"`, or the
+            `"collaborative"` ones of a recommender.
+        trained (`bool`, *optional*, defaults to `True`): whether it has a `training`.
+        loss_temperature (`float`, *optional*, defaults to 1.0): of its recommender's loss.
+    """
+
+    function: Callable[..., TokenizedItems]
+    published: Published
+    inputs: tuple[str, ...] = ("text",)
+    trained: bool = True
+    loss_temperature: float = 1.0
+
+
+_TIGER = Published(
+    "Rajput et al. 2023",
+    {
+        "tokenizer.num_levels": 3,
+        "tokenizer.codebook_size": 256,
+        "tokenizer.codebook_dim": 32,
+        "tokenizer.hidden_sizes": [512, 256, 128],
+        "tokenizer.commitment_weight": 0.25,
+        "tokenizer.quantization_weight": 1.0,
+        "tokenizer.restart_passes": 0,
+        "tokenizer.resolution": "digit",
+        "tokenizer.optim": "adagrad",
+        "tokenizer.learning_rate": 0.4,
+        "tokenizer.batch_size": 1024,
+        "tokenizer.num_train_epochs": 20000,
+    },
+)
+_LETTER = Published(
+    "Wang et al. 2024 and the authors' program",
+    {
+        "tokenizer.num_levels": 4,
+        "tokenizer.codebook_size": 256,
+        "tokenizer.codebook_dim": 32,
+        "tokenizer.collaborative_weight": 0.02,
+        "tokenizer.diversity_weight": 1e-4,
+        "tokenizer.diversity_clusters": 10,
+        "tokenizer.restart_passes": 0,
+        "tokenizer.resolution": "Sinkhorn on the last level",
+        "tokenizer.learning_rate": 1e-3,
+        "tokenizer.batch_size": 1024,
+        "tokenizer.num_train_epochs": 20000,
+    },
+)
+_RQ_KMEANS = Published("TIGER's levels", {"tokenizer.num_levels": 3, "tokenizer.codebook_size": 256})
+# What `train_baseline --model` makes a recommender on: a new tokenizer is a function above and a row here.
+SEMANTIC_IDS: dict[str, SemanticIDMethod] = {
+    "tiger": SemanticIDMethod(tiger_tokenizer, _TIGER),
+    "letter": SemanticIDMethod(letter_tokenizer, _LETTER, ("text", "collaborative"), loss_temperature=0.7),
+    "tiger-m": SemanticIDMethod(tiger_m_tokenizer, _TIGER, ("text", "images")),
+    "rq-kmeans": SemanticIDMethod(rq_kmeans_tokenizer, _RQ_KMEANS, trained=False),
+}

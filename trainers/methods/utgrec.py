@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedConfig, set_seed
@@ -20,10 +20,18 @@ from trainers.data.domains import Domain
 from trainers.data.interactions import CoOccurrenceGraph, Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.backbones import TINY, TINY_AUTOENCODER, backbone_commit, load_autoencoder, load_backbone
+from trainers.methods.published import Published
 from trainers.methods.runs import data_facts, last_checkpoint
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.training_data.image_latents import ImageLatents, encode_images
 from trainers.training_data.item_pairs import ItemPairs
+
+
+class LevelLayout(Protocol):
+    """What knows the levels of identifiers: the item tokenizer's configuration, or the items that it tokenized."""
+
+    def level_layout(self) -> dict[str, Any]:
+        """The arguments of [`UTGRecConfig`] that describe them."""
 
 
 @dataclass
@@ -108,7 +116,59 @@ SECTIONS = {
 }
 # The arguments that are the configurations'.
 NETWORK = {each.name for each in fields(NetworkArguments)} & {each.name for each in fields(UTGRecTokenizerConfig)}
-ARCHITECTURE = {each.name for each in fields(RecommenderArguments)} & {each.name for each in fields(UTGRecConfig)}
+# Not the intersection: T5Config has settings that are none of its fields, such as scale_decoder_outputs.
+ARCHITECTURE = {each.name for each in fields(RecommenderArguments)} - {"early_stopping_patience"}
+
+
+# The T5 of UTGRec and, with its sizes, of the methods that it is compared with.
+PUBLISHED_RECOMMENDER = Published(
+    "Zheng et al. 2025 (UTGRec): T5 in TIGER's sizes",
+    {
+        "recommender.d_model": 128,
+        "recommender.d_ff": 1024,
+        "recommender.d_kv": 64,
+        "recommender.num_heads": 6,
+        "recommender.num_layers": 4,
+        "recommender.num_decoder_layers": 4,
+        "recommender.dropout_rate": 0.1,
+        "recommender.causal_encoder": False,
+        "recommender.normalize_over": "vocabulary",
+        "recommender.embedding_std": 1.0,
+        "recommender.scale_decoder_outputs": True,
+        "recommender.max_history": 20,
+        "recommender.learning_rate": 3e-3,
+        "recommender.lr_scheduler_type": "cosine",
+        "recommender.batch_size": 1024,
+        "recommender.batch_of": "pairs of a history and its next item",
+    },
+)
+PUBLISHED_TOKENIZER = Published(
+    "Zheng et al. 2025 (UTGRec), fine-tuning",
+    {
+        "tokenizer.backbone": "Qwen/Qwen2-VL-2B-Instruct",
+        "tokenizer.images": True,
+        "tokenizer.pretrained_on_other_domains": True,
+        "tokenizer.num_levels": 3,
+        "tokenizer.root_codebook_size": 256,
+        "tokenizer.leaf_codebook_size": 512,
+        "tokenizer.codebook_structure": "tree",
+        "tokenizer.codebook_dim": 128,
+        "tokenizer.codebook_init": "normal",
+        "tokenizer.adapter_hidden_size": 768,
+        "tokenizer.max_text_tokens": 1024,
+        "tokenizer.lora_r": 8,
+        "tokenizer.commitment_weight": 0.25,
+        "tokenizer.quantization_weight": 200.0,
+        "tokenizer.image_weight": 3.0,
+        "tokenizer.alignment_weight": 0.01,
+        "tokenizer.co_reconstruction_weight": 0.03,
+        "tokenizer.temperature": 0.1,
+        "tokenizer.learning_rate": 1e-4,
+        "tokenizer.codebook_warmup_steps": 300,
+        "tokenizer.batch_size": 256,
+        "tokenizer.num_train_epochs": 20,
+    },
+)
 
 
 def joint_catalogue(domains: list[Domain]) -> tuple[Catalogue, CoOccurrenceGraph]:
@@ -204,13 +264,19 @@ def train_item_tokenizer(
 
 
 def new_recommender(
-    arguments: RecommenderArguments, tokenizer: UniversalItemTokenizer, config: UTGRecTokenizerConfig, seed: int
+    arguments: RecommenderArguments,
+    tokenizer: UniversalItemTokenizer,
+    levels: LevelLayout,
+    seed: int,
+    loss_temperature: float = 1.0,
 ) -> UTGRecForConditionalGeneration:
-    """A recommender with random weights for a tokenizer's identifiers."""
+    """A recommender with random weights for a tokenizer's identifiers, whose levels a [`UTGRecTokenizerConfig`] or
+    [`~trainers.methods.semantic_ids.TokenizedItems`] describes."""
     set_seed(seed)
     return UTGRecForConditionalGeneration(
         UTGRecConfig(
-            **config.level_layout(),
+            **levels.level_layout(),
+            loss_temperature=loss_temperature,
             max_history=tokenizer.max_history,
             item_tokenizer_fingerprint=tokenizer.fingerprint,
             **arguments.architecture(),

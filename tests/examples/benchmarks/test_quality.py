@@ -56,7 +56,8 @@ def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
     assert shown.count("done before") == 2 and results.read_text().startswith(before)
     assert len(results.read_text().splitlines()) == 8
     table = run(monkeypatch, capsys, "--table_only", "--results", results)
-    assert "### tiny" in table and "| sasrec | 2 |" in table and "| item-transitions | 1 |" in table
+    assert "### tiny" in table and "| item-transitions | counted from the training part | 1 |" in table
+    assert "| sasrec | 64 wide, 2 layers, dropout 0.5, loss ce, 0.05 M parameters | 2 |" in table
 
 
 def test_another_dropout_is_another_row(domain, tmp_path, monkeypatch, capsys):
@@ -71,6 +72,22 @@ def test_another_dropout_is_another_row(domain, tmp_path, monkeypatch, capsys):
     assert "dropout" not in lines[0]["command"] + lines[3]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
     with pytest.raises(SystemExit, match="--dropout: at least 0 and below 1, got 1"):
         run(monkeypatch, capsys, *flags, "--dropout", "1")
+
+
+def test_every_line_of_the_results_says_what_it_is():
+    lines = [json.loads(line) for line in (BENCHMARKS / "results" / "quality.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["variant"], line["model"]
+        if not line["parameters"]:
+            continue
+        assert line["architecture"]["parameters"] == line["parameters"]
+        assert line["losses"] and line["training"] and line["differs_from_published"] and line["published_in"]
+        if "codebooks" in line:
+            shared = line["details"]["items_sharing_codes"]
+            assert shared is not None or line["details"]["items_sharing_codes_note"] == "not recorded"
+    tiger = next(line for line in lines if line["model"] == "tiger")["differs_from_published"]
+    assert tiger["recommender.d_model"] == {"here": 64, "published": 128}
+    assert {"recommender.causal_encoder", "recommender.normalize_over", "tokenizer.num_train_epochs"} <= tiger.keys()
 
 
 def test_unknown_model(tmp_path, monkeypatch, capsys):

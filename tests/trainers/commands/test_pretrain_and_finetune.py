@@ -211,7 +211,7 @@ def test_cards_say_what_the_run_wrote(pretrained, finetuned):
         texts = [(folder / "tokenizer" / name).read_text() for name in ("README.md", "card_values.json")]
         assert not any(str(folder) in text for text in texts)
     assert values.collisions["Items added"] == 64
-    assert "examples/finetune.py" in (pretrained[0] / "recommender" / "README.md").read_text()
+    assert "`utgrec finetune`" in (pretrained[0] / "recommender" / "README.md").read_text()
 
 
 def test_finetuning_keeps_the_codes_and_trains_the_projections(pretrained, finetuned):

@@ -64,9 +64,16 @@ def test_every_argument_of_the_network_is_passed_on():
     )
     assert (built.codebook_structure, built.codebook_init, built.backbone_revision) == ("residual", "normal", "abc")
     assert built.max_text_tokens == positions and built.backbone_name_or_path == "org/model"
-    given = RecommenderArguments(d_ff=3, num_layers=2, embedding_std=0.5, early_stopping_patience=4).architecture()
-    assert given.keys() <= {each.name for each in fields(UTGRecConfig)}
-    assert (given["d_ff"], given["num_layers"], given["num_decoder_layers"], given["embedding_std"]) == (3, 2, 2, 0.5)
+
+
+def test_every_argument_of_the_recommender_is_passed_on():
+    other = {"normalize_over": "items", "causal_encoder": True, "scale_decoder_outputs": False, "embedding_std": 0.5}
+    other |= {"dropout_rate": 0.25, "d_model": 3, "d_ff": 5, "d_kv": 7, "num_heads": 9, "num_layers": 2}
+    names = {each.name for each in fields(RecommenderArguments)} - {"early_stopping_patience"}
+    assert names == other.keys()
+    config = UTGRecConfig(**RecommenderArguments(**other, early_stopping_patience=4).architecture())
+    assert {name: getattr(config, name) for name in names} == other and config.num_decoder_layers == 2
+    assert UTGRecConfig(**RecommenderArguments().architecture()).scale_decoder_outputs
 
 
 @pytest.mark.parametrize("autoencoder", [None, "none", ""])

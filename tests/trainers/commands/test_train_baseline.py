@@ -1,0 +1,241 @@
+"""Every baseline from the command line in small: trained, saved, loaded again, resumed, pushed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback
+
+from hub_cards import load_values
+from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem, UTGRecForConditionalGeneration
+from tokenization_items import UniversalItemTokenizer
+from tokenization_items.item_embeddings import save_embeddings
+from trainers.commands import train_baseline
+from trainers.data.domains import Domain
+from trainers.evaluation.protocol import evaluate
+from trainers.hub_trainer import HubTrainer
+from trainers.methods.semantic_ids import SEMANTIC_IDS
+from trainers.methods.sequential import SEQUENTIAL
+from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.sequential import SequentialRanker
+
+NUM_ITEMS = 24
+SMALL = """
+sequential:
+  hidden_size: 8
+  max_history: 5
+  num_train_epochs: 1
+  eval_strategy: epoch
+  save_strategy: epoch
+  load_best_model_at_end: true
+  use_cpu: true
+  disable_tqdm: true
+tokenizer:
+  codebook_size: 8
+  max_steps: 4
+  save_strategy: steps
+  save_steps: 2
+  use_cpu: true
+  disable_tqdm: true
+recommender:
+  d_model: 8
+  d_ff: 8
+  d_kv: 4
+  num_heads: 2
+  num_layers: 1
+  max_history: 5
+  num_beams: 10
+  num_train_epochs: 1
+  per_device_train_batch_size: 64
+  eval_strategy: epoch
+  save_strategy: epoch
+  load_best_model_at_end: true
+  use_cpu: true
+  disable_tqdm: true
+"""
+FLOORS = ["popularity", "item-transitions"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("baselines"), np.random.default_rng(0)
+    (folder / "tiny").mkdir()
+    ids = [f"i{row}" for row in range(NUM_ITEMS)]
+    items = [{"item_id": item_id, "title": f"item {item_id}"} for item_id in ids]
+    users = [
+        {"user_id": f"u{user}", "items": [ids[(start + step) % NUM_ITEMS] for step in range(6)]}
+        for user, start in enumerate(rng.integers(0, NUM_ITEMS, 20))
+    ]
+    for name, rows in (("items", items), ("sequences", users)):
+        (folder / "tiny" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "small.yaml").write_text(SMALL)
+    for name in ("texts", "images"):
+        save_embeddings(folder / name, ids, rng.normal(size=(NUM_ITEMS, 8)).astype(np.float32), {"model": name})
+    return folder
+
+
+def train(workplace: Path, name: str, output: Path, *flags) -> list[dict]:
+    argv = ["--config", workplace / "small.yaml", "--model", name, "--data", workplace / "tiny"]
+    argv += ["--output_dir", output]
+    if name not in SEQUENTIAL:
+        argv += ["--embeddings", workplace / "texts"]
+    if name.startswith("tiger-m"):
+        argv += ["--image_embeddings", workplace / "images", "--tokenizer.num_components", "4"]
+    if name.startswith("letter"):
+        argv += ["--tokenizer.diversity_clusters", "2"]
+    train_baseline.main([str(word) for word in [*argv, *flags]])
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.mark.parametrize("name", [*SEQUENTIAL, *SEMANTIC_IDS, "tiger-decoder"])
+def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name, capsys):
+    rows = train(workplace, name, tmp_path / "run")
+    generative = name not in SEQUENTIAL
+    assert [row["model"] for row in rows] == [name, *FLOORS, *(["nearest-items"] if generative else [])]
+    assert all(0 <= row["ndcg@10"] <= row["recall@10"] <= 1 and row["part"] == "test" for row in rows)
+    assert "| item-transitions |" in capsys.readouterr().out
+
+    folder = tmp_path / "run" / "recommender"
+    domain = Domain.from_folder(workplace / "tiny", check_images=False)
+    if generative:
+        decoder = name.endswith("-decoder")
+        model = (AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM).from_pretrained(folder)
+        assert type(model) is (RecBaseForCausalLM if decoder else UTGRecForConditionalGeneration)
+        tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+        tokenizer.check_recommender(model)
+        assert len(tokenizer) == NUM_ITEMS and tokenizer.max_history == model.config.max_history == 5
+        ranker = GenerativeRanker.from_pretrained(folder, domain.interactions.item_ids, num_beams=10)
+    else:
+        assert isinstance(AutoModelForCausalLM.from_pretrained(folder), SequentialForNextItem)
+        ranker = SequentialRanker.from_pretrained(folder, domain.interactions.item_ids)
+    result = evaluate(ranker, domain.interactions)
+    assert {key: rows[0][key] for key in result if "@" in key} == {key: result[key] for key in result if "@" in key}
+
+    description = rows[0]["description"]
+    assert description["variant"].endswith("M parameters") and description["architecture"]["parameters"] > 0
+    differing = description["differs_from_published"]
+    assert all(each["here"] != each["published"] for each in differing.values())
+    if generative:
+        assert isinstance(description["codebooks"]["collisions"], int)
+        assert "tokenizer.codebook_size" in differing
+        if not name.endswith("-decoder"):
+            assert differing["recommender.batch_size"] == {"here": 64, "published": 1024}
+            assert differing["recommender.d_model"] == {"here": 8, "published": 128}
+        if SEMANTIC_IDS[name.removesuffix("-decoder")].trained:
+            assert differing["tokenizer.num_train_epochs"] == {"here": "4 steps", "published": 20000}
+    else:
+        assert differing["hidden_size"]["here"] == 8 and differing["max_history"] == {"here": 5, "published": 50}
+    values = load_values(folder)
+    assert [row["model"] for row in values.comparison] == [row["model"] for row in rows]
+    assert values.evaluations[0].metrics["ndcg@10"] == rows[0]["ndcg@10"]
+
+
+def test_letters_variants(workplace, tmp_path):
+    rows = train(workplace, "letter", tmp_path / "run")
+    assert rows[0]["description"]["losses"]["recommender.loss_temperature"] == 0.7
+    assert (tmp_path / "run" / "collaborative-embeddings-seed-0" / "embeddings.json").is_file()
+    assert "loss temperature 0.7" in rows[0]["description"]["variant"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(("name", "section"), [("sasrec", "sequential"), ("tiger", "recommender")])
+def test_after_a_kill_it_goes_on(workplace, tmp_path, monkeypatch, name, section):
+    """A recommender's training, killed after the first epoch's checkpoint, ends as one that was left alone."""
+
+    class Kill(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            if state.epoch and state.epoch >= 1 and "recommender" in args.output_dir:
+                raise KeyboardInterrupt
+
+    epochs = [f"--{section}.num_train_epochs", "2"]
+    train(workplace, name, tmp_path / "whole", *epochs)
+    start = HubTrainer.__init__
+
+    def killed(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self.add_callback(Kill())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HubTrainer, "__init__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(workplace, name, tmp_path / "run", *epochs)
+    assert (tmp_path / "run" / "checkpoints" / "recommender").is_dir()
+    assert not (tmp_path / "run" / "results.json").exists()
+    tokenizer = tmp_path / "run" / "tokenizer" / "network" / "model.safetensors"
+    before = tokenizer.stat().st_mtime_ns if name == "tiger" else None
+    train(workplace, name, tmp_path / "run", *epochs, "--resume")
+    if name == "tiger":
+        assert tokenizer.stat().st_mtime_ns == before, "a finished tokenizer is taken as it is"
+    whole, resumed = (weights(tmp_path / each / "recommender") for each in ("whole", "run"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_killed_tokenizer_goes_on(workplace, tmp_path, monkeypatch):
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    train(workplace, "tiger", tmp_path / "whole")
+    start = HubTrainer.__init__
+
+    def killed(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self.add_callback(Kill())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HubTrainer, "__init__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(workplace, "tiger", tmp_path / "run")
+    assert (tmp_path / "run" / "tokenizer" / "training" / "checkpoint-2").is_dir()
+    train(workplace, "tiger", tmp_path / "run", "--resume")
+    codes = [UniversalItemTokenizer.from_pretrained(tmp_path / each / "tokenizer") for each in ("whole", "run")]
+    assert np.array_equal(codes[0].index.codes, codes[1].index.codes)
+    assert codes[0].fingerprint == codes[1].fingerprint
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("name", ["gru4rec", "tiger"])
+def test_push(hub, workplace, tmp_path, name):
+    repo_id = hub.new_repo("baseline")
+    train(workplace, name, tmp_path / "run", "--push_to_hub", "--hub_model_id", repo_id, "--license", "mit")
+    files = set(HfApi().list_repo_files(repo_id))
+    assert {"README.md", "config.json", "model.safetensors"} <= files
+    assert not [file for file in files if file.endswith((".bin", ".pt"))]
+    if name == "tiger":
+        model = AutoModelForSeq2SeqLM.from_pretrained(repo_id)
+        UniversalItemTokenizer.from_pretrained(repo_id).check_recommender(model)
+        assert load_values(tmp_path / "run" / "recommender").method == "tiger"
+    else:
+        assert type(AutoModelForCausalLM.from_pretrained(repo_id)).__name__ == "GRU4RecForNextItem"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model", "sasrek"], "--model sasrek: there are sasrec, "),
+        (["--model", "tiger"], "--model tiger: It needs text embeddings: give --text_encoder, or --embeddings"),
+        (["--model", "sasrec", "--minutes", "0"], "--minutes is a time, got 0"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_work_starts(workplace, tmp_path, flags, said):
+    with pytest.raises(SystemExit, match=said):
+        train_baseline.main([*flags, "--data", str(workplace / "tiny"), "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "recommender").exists()
+
+
+def test_arguments_that_a_method_has_not(workplace, tmp_path):
+    with pytest.raises(SystemExit, match="rq-kmeans has no codebook_dim"):
+        train(workplace, "rq-kmeans", tmp_path / "run", "--tokenizer.codebook_dim", "4")
+    with pytest.raises(SystemExit, match="SASRecConfig has no 'alpha'"):
+        train(workplace, "sasrec", tmp_path / "run", "--sequential.own", "alpha=0.5")
+    rows = train(workplace, "bsarec", tmp_path / "run", "--sequential.own", "alpha=0.25", "--name", "mine")
+    assert rows[0]["description"]["differs_from_published"]["alpha"] == {"here": 0.25, "published": 0.7}
+    assert rows[0]["model"] == "mine"

@@ -1,0 +1,244 @@
+"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
+
+    # from interactions alone
+    utgrec train-baseline --model sasrec --data data/beauty --output_dir runs/beauty-sasrec
+    # semantic IDs of the items' texts and a T5 on them; or a decoder: tiger-decoder
+    utgrec train-baseline --model tiger --data data/beauty --output_dir runs/beauty-tiger \
+        --text_encoder sentence-transformers/all-MiniLM-L6-v2
+    # with embeddings that `utgrec embed` made, half an hour at most, and a push to the Hub
+    utgrec train-baseline --model letter --embeddings runs/beauty-texts --data data/beauty --minutes 30 \
+        --output_dir runs/beauty-letter --push_to_hub --hub_model_id org/beauty-letter
+    # after an interruption: every stage goes on from its last checkpoint
+    utgrec train-baseline --model tiger --embeddings runs/beauty-texts --data data/beauty \
+        --output_dir runs/beauty-tiger --resume
+
+Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
+epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and
+HSTU; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs. LETTER's
+collaborative embeddings are those of a SASRec that sees the training part alone; they stay in the output folder.
+
+Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
+`results.json`: the model, with every setting that differs from the published one, popularity and item transitions, and
+with embeddings the nearest items, on the test items.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from hub_cards import Evaluation
+from hub_cards.formatting import markdown_table
+from tokenization_items.files import write_json
+from trainers.arguments import parse_sections, take_flag
+from trainers.data.domains import Domain
+from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
+from trainers.evaluation.protocol import evaluate
+from trainers.methods.baselines import (
+    DECODER,
+    NAMES,
+    ItemEmbeddings,
+    NotApplicable,
+    TrainedBaseline,
+    make_semantic_ids,
+    train_generative_baseline,
+    train_sequential_baseline,
+)
+from trainers.methods.published import ForeignArgument
+from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
+from trainers.methods.semantic_ids import SemanticIDArguments
+from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
+from trainers.methods.utgrec import RecommenderArguments
+from trainers.rankers import Ranker
+from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.popularity import Popularity
+from trainers.rankers.sequential import SequentialRanker
+from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.sequential_trainer import SequentialTrainingArguments
+
+INTERVALS = 1000  # bootstrap samples
+METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+SECTIONS = {
+    "sequential": (SequentialArguments, SequentialTrainingArguments),
+    "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
+    "recommender": (RecommenderArguments, RecommenderTrainingArguments),
+}
+
+
+SHOWN = (
+    "model",
+    "data",
+    "output_dir",
+    "text_encoder",
+    "embeddings",
+    "image_embeddings",
+    "minutes",
+    "k_core",
+    "resume",
+    "push_to_hub",
+    "hub_model_id",
+    "seed",
+    "sequential.num_train_epochs",
+    "tokenizer.max_steps",
+    "recommender.d_model",
+    "recommender.num_layers",
+    "recommender.causal_encoder",
+    "recommender.num_train_epochs",
+    "recommender.per_device_train_batch_size",
+)
+
+
+@dataclass
+class TrainBaselineArguments:
+    model: str = field(metadata={"help": f"What to train: {', '.join(NAMES)}."})
+    data: str = field(metadata={"help": "Data folder with items and interactions."})
+    output_dir: str = field(metadata={"help": "Where the results go."})
+    text_encoder: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the text encoder that semantic IDs are made with."}
+    )
+    embeddings: str | None = field(default=None, metadata={"help": "Folder of text embeddings, instead."})
+    image_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder, for tiger-m."})
+    image_embeddings: str | None = field(default=None, metadata={"help": "Folder of image embeddings, instead."})
+    minutes: float | None = field(default=None, metadata={"help": "Most time of the recommender's training."})
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
+    mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender, at every save and at the end."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
+    name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
+
+    def __post_init__(self) -> None:
+        if self.model not in NAMES:
+            raise SystemExit(f"--model {self.model}: there are {', '.join(NAMES)}.")
+        if self.minutes is not None and self.minutes <= 0:
+            raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
+
+
+def run(
+    arguments: TrainBaselineArguments,
+    sequential: SequentialArguments,
+    sequential_training: SequentialTrainingArguments,
+    tokenizer: SemanticIDArguments,
+    tokenizer_training: EmbeddingTokenizerTrainingArguments,
+    recommender: RecommenderArguments,
+    recommender_training: RecommenderTrainingArguments,
+) -> list[dict[str, Any]] | None:
+    """Trains, saves and evaluates; returns the rows of `results.json` on the main process."""
+    output, state = Path(arguments.output_dir), PartialState()
+    training = sequential_training if arguments.model in SEQUENTIAL else recommender_training
+    if arguments.push_to_hub:
+        training.push_to_hub = True
+        training.hub_model_id = arguments.hub_model_id or output.absolute().name
+    place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
+    state.print(domain)
+    sequential_training.seed = arguments.seed
+    embeddings = ItemEmbeddings(
+        domain,
+        output,
+        arguments.text_encoder,
+        arguments.image_encoder,
+        arguments.embeddings,
+        arguments.image_embeddings,
+        sequential_training,
+        sequential.early_stopping_patience,
+        arguments.minutes,
+        arguments.resume,
+    )
+    if arguments.model in SEQUENTIAL:
+        baseline = train_sequential_baseline(
+            arguments.model, domain, sequential, sequential_training, arguments.minutes, arguments.resume
+        )
+    else:
+        tokenized_by = arguments.model.removesuffix(DECODER)
+        items = make_semantic_ids(
+            tokenized_by,
+            embeddings,
+            output / "tokenizer",
+            tokenizer_training,
+            arguments.seed,
+            arguments.resume,
+            **tokenizer.given(tokenized_by),
+        )
+        baseline = train_generative_baseline(
+            arguments.model,
+            domain,
+            items,
+            recommender,
+            recommender_training,
+            tokenizer_training,
+            arguments.minutes,
+            arguments.resume,
+        )
+    weights = gathered_weights(baseline.trainer)
+    if not state.is_main_process:
+        return None
+    save_recommender(baseline.model, baseline.tokenizer, output / "recommender", weights)
+    rows = judge(baseline, domain, embeddings, arguments, recommender_training.num_beams)
+    write_json(output / "results.json", rows)
+    facts: dict[str, Any] = {"license": arguments.license}
+    facts["evaluations"] = [Evaluation.from_result(domain.name, rows[0])]
+    shown = [{key: row[key] for key in ("model", *METRICS)} for row in rows]
+    facts["comparison"] = shown
+    if baseline.tokenizer is not None:
+        facts["num_items"] = len(baseline.tokenizer)
+    finish_model(baseline.trainer, output / "recommender", facts)
+    print(markdown_table(shown))
+    return rows
+
+
+def judge(
+    baseline: TrainedBaseline,
+    domain: Domain,
+    embeddings: ItemEmbeddings,
+    arguments: TrainBaselineArguments,
+    num_beams: int,
+) -> list[dict[str, Any]]:
+    """Test results of the model that was saved, and of what needs no training."""
+    folder, item_ids = Path(arguments.output_dir) / "recommender", domain.interactions.item_ids
+    model: Ranker
+    if baseline.tokenizer is None:
+        model = SequentialRanker.from_pretrained(folder, item_ids)
+    else:
+        model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams)
+    training_part = domain.interactions.training_part()
+    rankers: dict[str, Ranker] = {
+        arguments.name or arguments.model: model,
+        "popularity": Popularity(training_part),
+        "item-transitions": ItemTransitions(training_part),
+    }
+    if arguments.embeddings is not None or arguments.text_encoder is not None:
+        rankers["nearest-items"] = NearestItems(embeddings.text)
+    rows = []
+    for name, ranker in rankers.items():
+        result = evaluate(
+            ranker,
+            domain.interactions,
+            mask_seen=arguments.mask_seen,
+            intervals=INTERVALS,
+            identifiers=baseline.raw_codes if ranker is model else None,
+        )
+        rows.append({**result, "domain": domain.name, "model": name, "seed": arguments.seed})
+    rows[0]["description"] = baseline.description
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if take_flag("--config", argv)[0] is None:
+        argv = ["--config", "baseline", *argv]
+    arguments, *sections = parse_sections(TrainBaselineArguments, SECTIONS, __doc__, argv, SHOWN)
+    try:
+        run(arguments, *sections)
+    except (NotApplicable, ForeignArgument) as reason:
+        raise SystemExit(f"--model {arguments.model}: {reason}") from None

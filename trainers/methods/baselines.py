@@ -1,0 +1,276 @@
+"""Baselines by name: sequential models, and recommenders on the semantic IDs of an item tokenizer, with what each says
+of itself and of how it differs from what was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, TrainingArguments
+
+from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem
+from tokenization_items import UniversalItemTokenizer
+from tokenization_items.image_encoders import ImageEncoder
+from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
+from tokenization_items.text_encoders import TextEncoder
+from trainers.data.domains import Domain
+from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
+from trainers.methods import recbase, utgrec
+from trainers.methods.published import Published, describe, settings_of
+from trainers.methods.recbase import RecBaseArguments, new_recbase
+from trainers.methods.runs import last_checkpoint, place_training, train_recommender
+from trainers.methods.semantic_ids import REPORT_NAME, SEMANTIC_IDS, TokenizedItems, load_tokenized_items
+from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, train_sequential
+from trainers.methods.utgrec import LevelLayout, RecommenderArguments, new_recommender
+from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
+
+DECODER = "-decoder"  # after the name of semantic IDs: a decoder, RecBase's, instead of a T5
+NAMES = (*SEQUENTIAL, *SEMANTIC_IDS, *(f"{name}{DECODER}" for name in SEMANTIC_IDS))
+
+
+class NotApplicable(ValueError):
+    """A model cannot be had for a domain with what was given; the message says why."""
+
+
+@dataclass
+class ItemEmbeddings:
+    """
+    Embeddings of a domain's items: read from a folder, or made when they are first asked for and kept.
+
+    Args:
+        domain ([`Domain`]): the items and their interactions.
+        folder (`Path`): where embeddings that are made go; what is there is not made again.
+        text_encoder, image_encoder (`str`, *optional*): Hub ids or folders.
+        text_folder, image_folder (`str`, *optional*): folders of embeddings, which need no encoder.
+        collaborative_training ([`SequentialTrainingArguments`], *optional*): of the SASRec whose item embeddings are
+            the collaborative ones; its seed counts.
+        patience, minutes (*optional*): when its training stops.
+        resume (`bool`, *optional*, defaults to `False`): whether it goes on from its last checkpoint.
+    """
+
+    domain: Domain
+    folder: Path
+    text_encoder: str | None = None
+    image_encoder: str | None = None
+    text_folder: str | None = None
+    image_folder: str | None = None
+    collaborative_training: SequentialTrainingArguments | None = None
+    patience: int | None = None
+    minutes: float | None = None
+    resume: bool = False
+
+    @property
+    def item_ids(self) -> list[str]:
+        return self.domain.interactions.item_ids
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """Float32 `(items, E)`."""
+        if self.text_folder is not None:
+            return load_embeddings(self.text_folder, self.item_ids)
+        if self.text_encoder is None:
+            raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
+        folder = self.folder / "text-embeddings"
+        embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
+        return load_embeddings(folder, self.item_ids)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """Float32 `(items, F)`, NaN for items without image."""
+        if self.image_folder is not None:
+            return load_embeddings(self.image_folder, self.item_ids, allow_missing=True)
+        if self.image_encoder is None:
+            raise NotApplicable("It needs image embeddings: give --image_encoder, or --image_embeddings of `embed`.")
+        if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
+            raise NotApplicable(f"No item of {self.domain.name} has an image.")
+        folder = self.folder / "image-embeddings"
+        embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
+        return load_embeddings(folder, self.item_ids, allow_missing=True)
+
+    @cached_property
+    def collaborative(self) -> np.ndarray:
+        """Float32 `(items, d)`: item embeddings of a SASRec that has seen the training interactions only."""
+        training = self.collaborative_training
+        if training is None:
+            raise NotApplicable("It needs collaborative embeddings: give the training of a SASRec.")
+        folder = self.folder / f"collaborative-embeddings-seed-{training.seed}"
+        if not (folder / "embeddings.json").exists():
+            training = replace(training, push_to_hub=False)
+            place_training(training, folder / "sasrec" / "checkpoints", training.seed)
+            arguments = SequentialArguments(early_stopping_patience=self.patience)
+            model = train_sequential("sasrec", self.domain, arguments, training, self.minutes, self.resume).model
+            embeddings = model.item_embeddings.detach().cpu().numpy()
+            save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
+        return load_embeddings(folder, self.item_ids)
+
+
+@dataclass
+class TrainedBaseline:
+    """
+    A baseline and what is known of it.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): what recommends.
+        trainer ([`SequentialTrainer`] or [`RecommenderTrainer`]): who trained it.
+        tokenizer ([`UniversalItemTokenizer`], *optional*): the semantic IDs, for a generative one.
+        raw_codes (`np.ndarray`, *optional*): int `(items, levels)`, codes before collisions were resolved.
+        description (`dict`): see [`describe`].
+    """
+
+    model: PreTrainedModel
+    trainer: SequentialTrainer | RecommenderTrainer
+    description: dict[str, Any]
+    tokenizer: UniversalItemTokenizer | None = None
+    raw_codes: np.ndarray | None = None
+
+
+def train_sequential_baseline(
+    name: str,
+    domain: Domain,
+    arguments: SequentialArguments,
+    training: SequentialTrainingArguments,
+    minutes: float | None = None,
+    resume: bool = False,
+) -> TrainedBaseline:
+    """[`train_sequential`], with a description."""
+    trainer = train_sequential(name, domain, arguments, training, minutes, resume)
+    model: SequentialForNextItem = trainer.model
+    used = settings_of(model.config, training)
+    return TrainedBaseline(model, trainer, describe(model, used, SEQUENTIAL[name].published))
+
+
+def make_semantic_ids(
+    name: str,
+    embeddings: ItemEmbeddings,
+    folder: Path,
+    training: EmbeddingTokenizerTrainingArguments | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    **config: Any,
+) -> TokenizedItems:
+    """
+    Semantic IDs of a domain's items by one of [`SEMANTIC_IDS`].
+
+    Args:
+        name (`str`): of the method.
+        embeddings ([`ItemEmbeddings`]): what it is made from.
+        folder (`Path`): where the tokenizer goes.
+        training ([`EmbeddingTokenizerTrainingArguments`], *optional*): of its network.
+        seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
+        resume (`bool`, *optional*, defaults to `False`): take what is finished, else go on from the last checkpoint.
+        config: further arguments of the method.
+
+    Raises:
+        NotApplicable: if embeddings cannot be had.
+    """
+    method = SEMANTIC_IDS[name]
+    if resume and (folder / REPORT_NAME).is_file():
+        return load_tokenized_items(folder)
+    # What not every domain has comes first, and what takes a training last.
+    made = {each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs}
+    if method.trained:
+        training = EmbeddingTokenizerTrainingArguments() if training is None else training
+        training = replace(training)
+        place_training(training, folder / "training", seed)
+        training.resume_from_checkpoint = last_checkpoint(training) if resume else None
+        config["training"] = training
+    return method.function(*(made[each] for each in method.inputs), embeddings.item_ids, folder, seed=seed, **config)
+
+
+def train_generative_baseline(
+    name: str,
+    domain: Domain,
+    items: TokenizedItems,
+    arguments: RecommenderArguments,
+    training: RecommenderTrainingArguments,
+    tokenizer_training: TrainingArguments | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+) -> TrainedBaseline:
+    """
+    A recommender on semantic IDs: a T5, or a decoder of its size if the name ends with `-decoder`.
+
+    Args:
+        name (`str`): of the method that made the semantic IDs, with or without `-decoder`.
+        domain ([`Domain`]): items and interactions.
+        items ([`TokenizedItems`]): the semantic IDs.
+        arguments ([`RecommenderArguments`]): the recommender's size and when to stop.
+        training ([`RecommenderTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights'.
+        tokenizer_training (*optional*): how the tokenizer was trained, for the description.
+        minutes (`float`, *optional*): most time.
+        resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
+    """
+    method = SEMANTIC_IDS[name.removesuffix(DECODER)]
+    items.tokenizer.max_history = training.max_history
+    temperature = method.loss_temperature
+    model = recommender_on(name, items.tokenizer, items, arguments, training.seed, temperature)
+    trainer = train_recommender(
+        model,
+        [domain],
+        {domain.name: items.tokenizer},
+        training,
+        early_stopping_patience=arguments.early_stopping_patience,
+        minutes=minutes,
+        resume=resume,
+        method=name,
+    )
+    used = tokenizer_settings(items, tokenizer_training) | recommender_settings(model, training)
+    description = describe(model, used, method.published | published_recommender(model), items.report)
+    return TrainedBaseline(model, trainer, description, items.tokenizer, items.raw_codes)
+
+
+def recommender_on(
+    name: str,
+    tokenizer: UniversalItemTokenizer,
+    levels: LevelLayout,
+    arguments: RecommenderArguments,
+    seed: int,
+    loss_temperature: float = 1.0,
+) -> PreTrainedModel:
+    """A recommender with random weights on a tokenizer's semantic IDs: RecBase's decoder in the T5's size if the name
+    ends with `-decoder`, else the T5."""
+    if name.endswith(DECODER):
+        return new_recbase(decoder_arguments(arguments), tokenizer, seed)
+    return new_recommender(arguments, tokenizer, levels, seed, loss_temperature)
+
+
+def decoder_arguments(sizes: RecommenderArguments) -> RecBaseArguments:
+    """A decoder of about the size of a T5; RecBase's own sizes are for millions of users."""
+    return RecBaseArguments(
+        size="tiny",
+        hidden_size=sizes.d_model,
+        intermediate_size=sizes.d_ff,
+        num_hidden_layers=sizes.num_layers + 1,
+        num_attention_heads=sizes.num_heads,
+        head_dim=sizes.d_kv,
+        attention_dropout=sizes.dropout_rate,
+        embedding_dropout=2 * sizes.dropout_rate,
+        normalize_over=sizes.normalize_over,
+    )
+
+
+def tokenizer_settings(items: TokenizedItems, training: TrainingArguments | None) -> dict[str, Any]:
+    """What semantic IDs were made with, as [`Published.settings`] names it."""
+    config = None if items.network is None else items.network.config
+    used = settings_of(config, None if config is None else training, "tokenizer.")
+    used |= {f"tokenizer.{name}": value for name, value in items.report.get("settings", {}).items() if config is None}
+    return used | {"tokenizer.resolution": items.report["resolution"]}
+
+
+def recommender_settings(model: PreTrainedModel, training: RecommenderTrainingArguments) -> dict[str, Any]:
+    """What a generative recommender was made and trained with, as [`Published.settings`] names it."""
+    used = settings_of(model.config, training, "recommender.")
+    whole = not model.config.is_encoder_decoder or model.config.causal_encoder
+    used["recommender.pretrained_on_other_domains"] = False
+    used["recommender.batch_of"] = "whole sequences" if whole else "pairs of a history and its next item"
+    return used
+
+
+def published_recommender(model: PreTrainedModel) -> Published:
+    """The published settings of the recommender of a model's kind."""
+    decoder = isinstance(model, RecBaseForCausalLM)
+    return recbase.PUBLISHED_RECOMMENDER if decoder else utgrec.PUBLISHED_RECOMMENDER
