@@ -16,6 +16,7 @@ are resolved: the share of items that have the codes of another item, over all d
 "identical" are the items whose text is that of another item, which no tokenizer tells apart.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -37,7 +38,6 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, load_content
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
-from trainers.arguments import HelpFormatter
 from trainers.data.domains import domain_folders
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer, compute_codes
 from trainers.evaluation.codebooks import codebook_health, collision_rate
@@ -319,6 +319,6 @@ def row(line: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     main(
         HfArgumentParser(
-            TokenizersArguments, description=__doc__, formatter_class=HelpFormatter
+            TokenizersArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         ).parse_args_into_dataclasses()[0]
     )
