@@ -142,7 +142,8 @@ def format_help(groups: dict[str, Classes], description: str, shown: Sequence[st
     names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
     more = ["  --config FILE.yaml".ljust(INDENT) + "Defaults of the flags" + (":" if len(groups) > 1 else ".")]
     if len(groups) > 1:
-        more += [" " * INDENT + line for line in textwrap.wrap(f"a path, or {names}.", WIDTH - INDENT)]
+        parts = textwrap.wrap(f"a path, or {names}.", WIDTH - INDENT, break_on_hyphens=False)
+        more += [" " * INDENT + part for part in parts]
     if shown is not None:
         more.append("  --help-all".ljust(INDENT) + "Show every flag.")
     return "\n\n".join([*blocks, "\n".join(more)])

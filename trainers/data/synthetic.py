@@ -38,6 +38,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from hub_cards import replacing
+from tokenization_items.files import write_json
 from trainers.data.synthetic_items import (
     MATERIALS,
     NOUNS,
@@ -120,7 +122,9 @@ class AttributeOracle:
     def probabilities(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """P(next | history) for each history of item rows, [B, num_items], rows sum to 1."""
         lengths = np.array([len(history) for history in histories], dtype=np.int64)
-        rows = np.concatenate([np.asarray(history, dtype=np.int64) for history in histories] or [[]]).astype(np.int64)
+        rows = np.concatenate(
+            [np.asarray(history, dtype=np.int64) for history in histories] or [np.zeros(0, np.int64)]
+        )
         users = np.repeat(np.arange(len(lengths)), lengths)
         last = np.full(len(lengths), -1)
         last[lengths > 0] = rows[(np.cumsum(lengths) - 1)[lengths > 0]]
@@ -245,10 +249,9 @@ def _png(image: Image.Image) -> dict:
 
 
 def _write_parquet(data: datasets.Dataset, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    # Not to_parquet(), which shows a progress bar for each file; the schema holds the features either way.
-    pq.write_table(data.data.table, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as (temporary,):
+        # Not to_parquet(), which shows a progress bar for each file; the schema holds the features either way.
+        pq.write_table(data.data.table, temporary)
 
 
 def write_domain(domain: SyntheticDomain, folder: str | os.PathLike) -> Path:
@@ -275,9 +278,7 @@ def write_domain(domain: SyntheticDomain, folder: str | os.PathLike) -> Path:
     description["num_interactions"] = len(domain.rows)
     description["num_items_without_image"] = int((~domain.attributes.has_image).sum())
     description["num_near_duplicates"] = int((domain.attributes.duplicate_of >= 0).sum())
-    temporary = folder / "dataset.json.tmp"
-    temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "dataset.json")
+    write_json(folder / "dataset.json", description)
     return folder
 
 

@@ -258,7 +258,7 @@ def tokenizer_settings(items: TokenizedItems, training: TrainingArguments | None
     config = None if items.network is None else items.network.config
     used = settings_of(config, None if config is None else training, "tokenizer.")
     used |= {f"tokenizer.{name}": value for name, value in items.report.get("settings", {}).items() if config is None}
-    return used | {"tokenizer.resolution": items.report["resolution"]}
+    return used | {"tokenizer.collisions": items.report["collisions"]}
 
 
 def recommender_settings(model: PreTrainedModel, training: RecommenderTrainingArguments) -> dict[str, Any]:
