@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
 from hub_cards import METHODS
@@ -76,7 +77,8 @@ class ItemEmbeddings:
         if self.text_encoder is None:
             raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
         folder = self.folder / "text-embeddings"
-        embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
+        with PartialState().main_process_first():  # the others find it done
+            embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
         return load_embeddings(folder, self.item_ids)
 
     @cached_property
@@ -89,7 +91,8 @@ class ItemEmbeddings:
         if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
             raise NotApplicable(f"No item of {self.domain.name} has an image.")
         folder = self.folder / "image-embeddings"
-        embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
+        with PartialState().main_process_first():
+            embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
         return load_embeddings(folder, self.item_ids, allow_missing=True)
 
     @cached_property
@@ -105,7 +108,9 @@ class ItemEmbeddings:
             arguments = SequentialArguments(early_stopping_patience=self.patience)
             model = train_sequential("sasrec", self.domain, arguments, training, self.minutes, self.resume).model
             embeddings = model.item_embeddings.detach().cpu().numpy()
-            save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
+            if PartialState().is_main_process:
+                save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
+            PartialState().wait_for_everyone()
         return load_embeddings(folder, self.item_ids)
 
 
