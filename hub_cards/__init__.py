@@ -4,6 +4,7 @@ from .cards import CARD_FILE, VALUES_FILE, load_values, render_card, save_card, 
 from .citations import METHODS, Method, method_named
 from .edits import CardError, is_edited
 from .files import replacing, write_text
+from .formatting import markdown_table
 from .schema import check_card, is_repository
 from .values import (
     Card,
@@ -32,6 +33,7 @@ __all__ = [
     "is_edited",
     "is_repository",
     "load_values",
+    "markdown_table",
     "method_named",
     "render_card",
     "replacing",

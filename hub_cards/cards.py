@@ -57,7 +57,7 @@ def render_card(values: Card, plots: Mapping[str, str] | None = None, old: str |
     Args:
         values: what there is to say; their class chooses the template.
         plots (*optional*): title to path of pictures beside the card.
-        old (*optional*): the card that is there, whose changes by people are kept, see [`hub_cards.edits`].
+        old (*optional*): the card that is there; what users changed in it is kept, see [`hub_cards.edits`].
 
     Raises:
         CardError: if the old card's metadata cannot be read, or the Hub would not take the card.
@@ -82,7 +82,7 @@ def save_card(
 ) -> Path:
     """
     Writes `README.md`, the pictures that it shows and `card_values.json`, which holds every number of the card in
-    full, to a folder. What people changed in the card that is there is kept.
+    full, to a folder. What users changed in the card that is there is kept.
 
     Args:
         folder: made if absent.

@@ -136,16 +136,20 @@ METHODS = {
     "recbase": Method("RecBase", _RECBASE),
     "tiger": Method("TIGER", _TIGER),
     "letter": Method("LETTER", _LETTER),
-    # TIGER on text and images, and a T5 on the codes of residual k-means, have no paper of their own.
+    # Without a paper of their own: TIGER on text and images, and a T5 on the codes of residual k-means.
     "tiger-m": Method("TIGER-M", _TIGER),
     "rq-kmeans": Method("RQ-k-means", _RESIDUAL_QUANTIZATION),
-    "tiger-decoder": Method("TIGER's codes with RecBase's decoder", f"{_TIGER}\n\n{_RECBASE}"),
     "sasrec": Method("SASRec", _SASREC),
     "gru4rec": Method("GRU4Rec", _GRU4REC),
     "bert4rec": Method("BERT4Rec", _BERT4REC),
     "fmlprec": Method("FMLP-Rec", _FMLP_REC),
     "bsarec": Method("BSARec", _BSAREC),
     "hstu": Method("HSTU", _HSTU),
+}
+# RecBase's decoder in place of a T5, on the codes of another item tokenizer.
+METHODS |= {
+    f"{name}-decoder": Method(f"{METHODS[name].title} (decoder)", f"{METHODS[name].citation}\n\n{_RECBASE}")
+    for name in ("tiger", "letter", "tiger-m", "rq-kmeans")
 }
 
 

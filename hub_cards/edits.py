@@ -1,4 +1,4 @@
-"""Cards that are written again and again, and the changes that people made to them in between.
+"""Edits of cards: a card is written at each save, and what users changed in it in between is kept.
 
 Each section of a card stands between two comments, the first of which carries a digest of the section's text:
 
@@ -7,23 +7,23 @@ Each section of a card stands between two comments, the first of which carries a
     ...
     <!-- end of section usage -->
 
-A section whose text still has that digest is ours and is written anew. One that was changed is kept as it is from
-then on; deleting it, with its comments, brings it back as measured. Whatever stands outside of the comments is kept,
-and a card without any such comment is somebody's own: its text stays as it is, and only its metadata are refreshed.
+A section whose text still has that digest is unchanged and is written anew. One that was changed is kept as it is from
+then on; deleting it, with its comments, brings it back as measured. Text outside of the comments is kept, and a card
+without any such comment was written by hand: its text stays as it is, and only its metadata are refreshed.
 
-In the metadata our keys are refreshed and all others kept; lists (tags, data sets) keep what was added to them.
+In the metadata the new card's keys are refreshed and all others kept; lists (tags, data sets) keep additions.
 """
 
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 MODEL_INDEX = "model-index"
 MAX_METADATA = 2**18  # characters; what is longer takes seconds to read
-JOINED = ("tags", "datasets")  # lists that people add to
+JOINED = ("tags", "datasets")  # lists that users add to
 
 _SECTION = re.compile(
     r"<!-- section (?P<name>[a-z0-9-]+) (?P<digest>[0-9a-f]{8}) -->\n(?P<text>.*?)\n<!-- end of section (?P=name) -->",
@@ -86,42 +86,32 @@ def mark_sections(sections: Sequence[tuple[str, str]]) -> str:
 
 
 def merge_body(old: str, sections: Sequence[tuple[str, str]]) -> str:
-    """The text of a card with its sections written anew, but for what people changed."""
-    old = old.replace("\r\n", "\n")
-    if not _SECTION.search(old):
-        return old.strip() or mark_sections(sections)
-    fresh, placed, end = dict(sections), {}, 0
-    pieces: list[str] = []
-    for found in _SECTION.finditer(old):
-        pieces.append(old[end : found.start()])
-        name, end = found["name"], found.end()
-        if _digest(found["text"]) != found["digest"]:
-            placed[name] = len(pieces)
-            pieces.append(found[0])
-        elif name in fresh and name not in placed:
-            placed[name] = len(pieces)
-            pieces.append(_marked(name, fresh[name]))
-    pieces.append(old[end:])
-    before = -1  # sections that the card lacks follow the one that precedes them in a new card
+    """The text of a card with its sections written anew, but for what users changed."""
+    parts, fresh = _parts(old), dict(sections)
+    if all(part.name is None for part in parts):
+        return old.replace("\r\n", "\n").strip() or mark_sections(sections)
+    merged: list[tuple[str | None, str]] = []
+    for part in parts:
+        if part.edited or part.name is None:
+            merged.append((part.name, part.text))
+        elif part.name in fresh and part.name not in (name for name, _ in merged):
+            merged.append((part.name, _marked(part.name, fresh[part.name])))
+    after = 0  # sections that the card lacks follow the one that precedes them in a new card
     for name, text in sections:
-        if name in placed:
-            before = placed[name]
-        elif before < 0:
-            pieces.insert(0, _marked(name, text) + "\n\n")
-            placed = {other: place + 1 for other, place in placed.items()}
-            before = 0
-        else:
-            pieces[before] += "\n\n" + _marked(name, text)
-    return re.sub(r"\n{3,}", "\n\n", "".join(pieces)).strip()
+        places = [place for place, (other, _) in enumerate(merged, start=1) if other == name]
+        if not places:
+            merged.insert(after, (name, f"\n\n{_marked(name, text)}\n\n"))
+        after = places[-1] if places else after + 1
+    return re.sub(r"\n{3,}", "\n\n", "".join(text for _, text in merged)).strip()
 
 
 def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bool = False) -> dict[str, Any]:
-    """Metadata with our keys written anew, and those that people added.
+    """Metadata with the new card's keys written anew, and those that users added.
 
     Args:
         old: metadata of the card that is there.
         new: metadata of the new one.
-        measured_before: whether results in `old` are ours, which then go if there are none any more.
+        measured_before: whether results in `old` were measured by a training; they go if there are none any more.
     """
     gone = {MODEL_INDEX} if measured_before else set()
     merged = new | {key: value for key, value in old.items() if key not in new and key not in gone}
@@ -133,17 +123,29 @@ def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bo
 
 
 def is_edited(card: str) -> bool:
-    """Whether people changed a section of ours, or wrote between them."""
-    body, end, edited = split_metadata(card)[1], 0, False
-    for found in _SECTION.finditer(body):
-        edited |= bool(body[end : found.start()].strip()) or _digest(found["text"]) != found["digest"]
-        end = found.end()
-    return edited or bool(body[end:].strip())
+    """Whether users changed a section, or wrote between sections."""
+    return any(part.edited for part in _parts(split_metadata(card)[1]))
 
 
 def has_section(body: str, name: str) -> bool:
-    """Whether a text has a section of ours of that name, changed or not."""
-    return any(found["name"] == name for found in _SECTION.finditer(body.replace("\r\n", "\n")))
+    """Whether a text has a marked section of that name, changed or not."""
+    return any(part.name == name for part in _parts(body))
+
+
+class _Part(NamedTuple):
+    name: str | None  # of a section, with its comments; `None` for what stands between sections
+    text: str
+    edited: bool
+
+
+def _parts(body: str) -> list[_Part]:
+    body, parts, end = body.replace("\r\n", "\n"), [], 0
+    for found in _SECTION.finditer(body):
+        between = body[end : found.start()]
+        parts.append(_Part(None, between, bool(between.strip())))
+        parts.append(_Part(found["name"], found[0], _digest(found["text"]) != found["digest"]))
+        end = found.end()
+    return [*parts, _Part(None, body[end:], bool(body[end:].strip()))]
 
 
 def _marked(name: str, text: str) -> str:

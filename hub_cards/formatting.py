@@ -9,7 +9,7 @@ _VOWELS = frozenset("aeiouy")
 
 
 def plain(value: Any) -> Any:
-    """`value` as YAML and people can read it: numpy and torch numbers become Python's, other objects their text.
+    """`value` in plain types: numbers of numpy and torch become Python's, other objects their text.
 
     `None` stands for missing, and so do numbers that are not finite: they were not measured.
     """

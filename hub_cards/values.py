@@ -1,4 +1,4 @@
-"""What cards can say, as plain values. A value that is missing (`None`, empty, not finite) is not spoken of."""
+"""Values of cards, in plain types. A value that is missing (`None`, empty, not finite) leaves its line out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Evaluation:
     """Metrics measured on one data set under one protocol.
 
     Args:
-        dataset (`str`): Name of the data set as people read it, e.g. `"Musical Instruments"`.
+        dataset (`str`): Name of the data set for readers, e.g. `"Musical Instruments"`.
         metrics (`Mapping[str, float]`): Metric key to value, e.g. `{"recall@10": 0.0412}`.
         protocol (`Mapping[str, Any]`, *optional*): How the metrics were taken, e.g. `{"split": "leave-one-out",
             "part": "test", "seen": "kept"}`. `"part"` becomes the split of the data set in the metadata.

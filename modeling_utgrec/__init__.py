@@ -1,7 +1,16 @@
-"""Networks and tensors of UTGRec. Importing this package registers them with transformers' Auto classes."""
+"""Networks of UTGRec and of its baselines, their quantizers, and generation constrained to the items that exist.
+
+Importing this package registers the networks with transformers' Auto classes. The files travel with every checkpoint,
+so `trust_remote_code=True` loads it where this package is not installed.
+
+With the environment variable `UTGREC_FAST_CPU=1`, [`fast_cpu`], generation on a CPU is faster by means that code which
+travels to other people's machines leaves alone unless they ask for it. It is off by default.
+"""
+# ruff: noqa: F401 (what is imported here is what the package exports)
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+# The table of the package: a name that is imported here is exported, a network registered with the Auto classes too.
 from .configuration_bert4rec import BERT4RecConfig
 from .configuration_bsarec import BSARecConfig
 from .configuration_fmlprec import FMLPRecConfig
@@ -15,6 +24,7 @@ from .configuration_sequential import SequentialConfig
 from .configuration_utgrec import UTGRecConfig
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 from .generation_items import ItemLogitsProcessor, RecommendOutput, generate_items
+from .generation_layers import fast_cpu
 from .generation_rules import ItemRules
 from .item_trie import ItemTrie
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
@@ -31,69 +41,26 @@ from .modeling_utgrec import UTGRecForConditionalGeneration
 from .modeling_utgrec_tokenizer import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from .quantization import code_usage
 
-# The Auto classes that load each configuration. Of a sequential recommender the encoder is the AutoModel, the
-# next-item head the AutoModelForCausalLM (items are its vocabulary), whether or not the encoder reads in one direction
-# only.
-for _config, _models in (
-    (BERT4RecConfig, {AutoModel: BERT4RecModel, AutoModelForCausalLM: BERT4RecForNextItem}),
-    (BSARecConfig, {AutoModel: BSARecModel, AutoModelForCausalLM: BSARecForNextItem}),
-    (FMLPRecConfig, {AutoModel: FMLPRecModel, AutoModelForCausalLM: FMLPRecForNextItem}),
-    (GRU4RecConfig, {AutoModel: GRU4RecModel, AutoModelForCausalLM: GRU4RecForNextItem}),
-    (HSTUConfig, {AutoModel: HSTUModel, AutoModelForCausalLM: HSTUForNextItem}),
-    (RecBaseTokenizerConfig, {AutoModel: RecBaseTokenizerModel}),
-    (RQVAEConfig, {AutoModel: RQVAEModel}),
-    (RecBaseConfig, {AutoModel: RecBaseForCausalLM, AutoModelForCausalLM: RecBaseForCausalLM}),
-    (SASRecConfig, {AutoModel: SASRecModel, AutoModelForCausalLM: SASRecForNextItem}),
-    (UTGRecConfig, {AutoModel: UTGRecForConditionalGeneration, AutoModelForSeq2SeqLM: UTGRecForConditionalGeneration}),
-    (UTGRecTokenizerConfig, {AutoModel: UTGRecTokenizerModel}),
-):
+# The Auto classes that load a network are told by the end of its name, as in transformers; a checkpoint names the last
+# of them. Of a sequential recommender the encoder is the AutoModel, the next-item head the AutoModelForCausalLM (items
+# are its vocabulary), whether or not the encoder reads in one direction only.
+_AUTO_CLASSES = {
+    "Model": (AutoModel,),
+    "ForNextItem": (AutoModelForCausalLM,),
+    "ForCausalLM": (AutoModel, AutoModelForCausalLM),
+    "ForConditionalGeneration": (AutoModel, AutoModelForSeq2SeqLM),
+}
+
+__all__ = sorted(
+    name for name, value in globals().items() if getattr(value, "__module__", "").startswith(f"{__name__}.")
+)
+
+for _model in [globals()[name] for name in __all__]:
+    _config = getattr(_model, "config_class", None)
+    if _config is None or not _config.model_type:  # no network, or the base of some
+        continue
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     _config.register_for_auto_class()
-    for _auto_class, _model in _models.items():
+    for _auto_class in next(each for end, each in _AUTO_CLASSES.items() if _model.__name__.endswith(end)):
         _auto_class.register(_config, _model, exist_ok=True)
-        # The files of this package travel with a checkpoint: `trust_remote_code=True` loads it where there is no such
-        # package, with the last of the Auto classes above.
         _model.register_for_auto_class(_auto_class)
-
-__all__ = [
-    "BERT4RecConfig",
-    "BERT4RecForNextItem",
-    "BERT4RecModel",
-    "BSARecConfig",
-    "BSARecForNextItem",
-    "BSARecModel",
-    "FMLPRecConfig",
-    "FMLPRecForNextItem",
-    "FMLPRecModel",
-    "GRU4RecConfig",
-    "GRU4RecForNextItem",
-    "GRU4RecModel",
-    "HSTUConfig",
-    "HSTUForNextItem",
-    "HSTUModel",
-    "ItemLogitsProcessor",
-    "ItemRules",
-    "ItemTrie",
-    "NextItemOutput",
-    "RQVAEConfig",
-    "RQVAEModel",
-    "RQVAEOutput",
-    "RecBaseConfig",
-    "RecBaseForCausalLM",
-    "RecBaseTokenizerConfig",
-    "RecBaseTokenizerModel",
-    "RecBaseTokenizerOutput",
-    "RecommendOutput",
-    "SASRecConfig",
-    "SASRecForNextItem",
-    "SASRecModel",
-    "SequentialConfig",
-    "SequentialForNextItem",
-    "UTGRecConfig",
-    "UTGRecForConditionalGeneration",
-    "UTGRecTokenizerConfig",
-    "UTGRecTokenizerModel",
-    "UTGRecTokenizerOutput",
-    "code_usage",
-    "generate_items",
-]

@@ -6,21 +6,24 @@ from dataclasses import fields
 
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .checkpoint_backbone import fingerprint_weights, is_adaptation, load_own_weights
 from .checkpoint_format import Upload
+from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 
 # Parts of the network that only training uses.
 DECODERS = ("expand.", "text_decoder.", "image_decoder.")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 
 
-class AdapterCheckpoints:
+class AdapterCheckpoints(PreTrainedModel):
     """For a model with a `backbone`: `save_pretrained`, `push_to_hub` and `from_pretrained` that may leave out its own
     weights, and the decoders."""
 
+    backbone: PreTrainedModel
+    config: UTGRecTokenizerConfig
     _keys_to_ignore_on_load_unexpected = [rf"^{name}" for name in DECODERS]  # with_decoders=False
 
     def own_backbone_weights(self) -> set[str]:
@@ -46,7 +49,7 @@ class AdapterCheckpoints:
             return f"its weights have changed since it was loaded from {config.backbone_name_or_path!r}"
         return None
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # with arguments of its own
         self,
         save_directory: str | os.PathLike,
         save_backbone: bool | None = None,
@@ -83,7 +86,7 @@ class AdapterCheckpoints:
             config.backbone_name_or_path = config.backbone_fingerprint = None
         if not save_backbone:
             left_out |= self.own_backbone_weights()
-            if is_folder:
+            if is_folder and config.backbone_name_or_path is not None:
                 config.backbone_name_or_path = os.path.abspath(config.backbone_name_or_path)
             kwargs |= {"max_shard_size": "50GB", "save_original_format": False}  # one file, names as in the network
         if without_decoders:
@@ -96,7 +99,7 @@ class AdapterCheckpoints:
         finally:
             self.config, self._keys_to_ignore_on_save = before
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self, repo_id: str, save_backbone: bool | None = None, without_decoders: bool = False, **kwargs
     ) -> str:
         """As [`~transformers.PreTrainedModel.push_to_hub`], with the choices of `save_pretrained`."""

@@ -14,12 +14,6 @@ from transformers import AutoModel, PreTrainedModel
 
 from .checkpoint_safety import SAFELY
 
-try:
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
-except ImportError:  # only LoRA needs it
-    LoraConfig = inject_adapter_in_model = LoraLayer = None
-
 # Values of one tensor that go into the fingerprint.
 SAMPLED_VALUES = 4096
 
@@ -40,14 +34,25 @@ def add_lora(backbone: PreTrainedModel, lora_config: dict) -> None:
     Raises:
         ImportError: without peft.
     """
-    if LoraConfig is None:
-        raise ImportError("The tokenizer's backbone is adapted with LoRA, which needs peft: pip install peft")
+    try:  # here: only LoRA needs it
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        message = "The tokenizer's backbone is adapted with LoRA, which needs peft: pip install peft"
+        raise ImportError(message) from error
     inject_adapter_in_model(LoraConfig(target_modules=language_linear_layers(backbone), **lora_config), backbone)
 
 
 @torch.no_grad()
 def merge_lora(backbone: PreTrainedModel) -> None:
-    """Adds LoRA's products to the weights that they adapt, and leaves plain linear layers."""
+    """Adds LoRA's products to the weights that they adapt, and leaves plain linear layers.
+
+    Raises:
+        ImportError: without peft.
+    """
+    try:
+        from peft.tuners.lora import LoraLayer
+    except ImportError as error:
+        raise ImportError("Merging LoRA needs peft: pip install peft") from error
     for name, module in list(backbone.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge(safe_merge=True)

@@ -1,4 +1,4 @@
-"""What every checkpoint of UTGRec states, and every load checks: its kind, its format, and that no weight is missing.
+"""Format of the checkpoints, which every load checks: the kind of model, the version, and that no weight is missing.
 
 The format has a version. A release reads the checkpoints of its own version and refuses others by name; within a
 version files may gain entries that older releases may ignore, never change the meaning of one. A release that raises
@@ -26,21 +26,21 @@ class CheckedConfig:
         Raises:
             ValueError: if the dictionary is of another kind of model or of a format version that can't be read.
         """
-        kind = config_dict.get("model_type")
+        kind, own = config_dict.get("model_type"), getattr(cls, "model_type", None)  # of the class it is mixed into
         if kind is None:  # transformers takes a file that is not there for an empty one
-            raise ValueError(f"Expected a configuration of model type {cls.model_type!r}: there is no config.json.")
-        if kind != cls.model_type:
+            raise ValueError(f"Expected a configuration of model type {own!r}: there is no config.json.")
+        if kind != own:
             raise ValueError(
-                f"Expected a configuration of model type {cls.model_type!r}, found {kind!r}: load it with the class "
+                f"Expected a configuration of model type {own!r}, found {kind!r}: load it with the class "
                 "of that model, or with an Auto class."
             )
         check_format_version(config_dict.get("format_version", FORMAT_VERSION), "The configuration")
         check_sizes(config_dict)
         with errors_that_say_why("The configuration"):
-            return super().from_dict(config_dict, **kwargs)
+            return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
     def to_dict(self) -> dict:
-        values = super().to_dict()
+        values: dict = super().to_dict()  # type: ignore[misc]
         # transformers takes a class with "Tokenizer" in its name for a text tokenizer and lists a slow and a fast one
         for auto_class, reference in values.get("auto_map", {}).items():
             if not isinstance(reference, str):

@@ -68,7 +68,7 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
     item_tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
-    vocab_size: int | None = None
+    vocab_size: int | None = None  # type: ignore[assignment]  # derived
     hidden_size: int = 1024
     intermediate_size: int = 1024
     num_hidden_layers: int = 24
@@ -107,6 +107,7 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
     @property
     def level_offsets(self) -> list[int]:
         """First token id of each level."""
+        assert self.num_levels is not None and self.level_sizes is not None  # __post_init__ has set them
         return [NUM_SPECIAL_TOKENS + sum(self.level_sizes[:level]) for level in range(self.num_levels)]
 
     def validate_levels(self):

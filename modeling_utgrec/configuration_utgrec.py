@@ -90,7 +90,7 @@ class UTGRecConfig(CheckedConfig, T5Config):
     item_tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
-    vocab_size: int | None = None
+    vocab_size: int | None = None  # type: ignore[assignment]  # derived
     d_model: int = 128
     d_ff: int = 1024
     num_heads: int = 6
@@ -116,14 +116,17 @@ class UTGRecConfig(CheckedConfig, T5Config):
     @property
     def level_offsets(self) -> list[int]:
         """First token id of each level."""
+        assert self.num_levels is not None and self.level_sizes is not None  # __post_init__ has set them
         if self.share_leaf_codes:
             return [NUM_SPECIAL_TOKENS + (self.root_codebook_size if level else 0) for level in range(self.num_levels)]
         return [NUM_SPECIAL_TOKENS + sum(self.level_sizes[:level]) for level in range(self.num_levels)]
 
     def _tree_level_sizes(self) -> list[int]:
+        assert self.num_levels is not None
         return [self.leaf_codebook_size if level else self.root_codebook_size for level in range(self.num_levels)]
 
     def _derived_vocab_size(self) -> int:
+        assert self.level_sizes is not None
         ends = [first + size for first, size in zip(self.level_offsets, self.level_sizes, strict=False)]
         return max(ends, default=NUM_SPECIAL_TOKENS)
 

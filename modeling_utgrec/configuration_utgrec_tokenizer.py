@@ -135,11 +135,16 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
 
     @property
     def backbone_hidden_size(self) -> int:
-        return self.backbone_config.get_text_config().hidden_size
+        return self._backbone_text_config.hidden_size
 
     @property
     def backbone_vocab_size(self) -> int:
-        return self.backbone_config.get_text_config().vocab_size
+        return self._backbone_text_config.vocab_size
+
+    @property
+    def _backbone_text_config(self) -> PreTrainedConfig:
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # transformers makes one of a dictionary
+        return self.backbone_config.get_text_config()
 
     @property
     def code_token_ids(self) -> list[int]:

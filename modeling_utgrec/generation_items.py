@@ -1,8 +1,8 @@
 """Generation of items: beam search over the identifiers that exist, and the same constraint for `generate`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -218,9 +218,11 @@ def generate_items(
         attention_mask = torch.ones_like(inputs_tensor)
     elif len(attention_mask) != len(inputs_tensor):
         attention_mask = attention_mask[::expansion]
-    output = model.recommend(
+    recommend: Callable[..., RecommendOutput] = model.recommend  # type: ignore[assignment]  # a mixin's
+    output = recommend(
         inputs_tensor, attention_mask, trie, num_items, generation_config.num_beams, exclude=exclude, rules=rules
     )
+    assert output.item_rows is not None and output.scores is not None
     rows = output.item_rows.flatten()
     trie = trie.to(rows.device)
     tokens = trie.codes_of(rows) + torch.tensor(trie.level_offsets, device=rows.device)
@@ -230,7 +232,7 @@ def generate_items(
         return sequences
     scores = output.scores.flatten() / trie.num_levels**generation_config.length_penalty
     kind = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
-    return kind(sequences=sequences, sequences_scores=scores)
+    return kind(sequences=cast(torch.LongTensor, sequences), sequences_scores=cast(torch.FloatTensor, scores))
 
 
 __all__ = [

@@ -1,15 +1,15 @@
-"""Layers written out for beam search over few steps: what `generate` computes, without what it computes twice."""
+"""Layers written out for beam search over few steps: what `generate` computes, without what it computes twice.
+
+On a CPU they can be faster still, see [`fast_cpu`]; that is off by default.
+"""
+
+import os
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-# oneDNN's product, which torch.compile uses too: on some processors more than twice the rate of the BLAS behind
-# `torch.nn.functional.linear` in float32, and ReLU costs nothing.
-_FUSED_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-FUSED_DTYPES: tuple[torch.dtype, ...] = () if _FUSED_LINEAR is None else (torch.float32,)
-# It has none in bfloat16 for processors without such instructions.
-if _FUSED_LINEAR is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    FUSED_DTYPES += (torch.bfloat16,)
+from transformers.utils import ENV_VARS_TRUE_VALUES
 
 # The C library of Linux keeps freed memory for the next request up to a limit that it learns from the largest block
 # that was freed, if that is below 32 MiB. Every layer takes and frees the same memory: given back to the system in
@@ -17,16 +17,41 @@ if _FUSED_LINEAR is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
 LARGEST_BLOCK = 32 * 2**20 - 2**16
 
 
+def fast_cpu() -> bool:
+    """
+    Whether the environment variable `UTGREC_FAST_CPU` is set to 1: the one switch for what makes a CPU faster by
+    means that only the owner of the machine should choose. Read anew for every search.
+
+    With it, products of float32 (and of bfloat16, where the processor has instructions for it) are an operator of
+    torch that is private, oneDNN's `torch.ops.mkldnn._linear_pointwise`, and the allocator of the C library is told
+    once per search to keep freed memory. Scores differ in the last digits, as sums have another order.
+    """
+    return os.environ.get("UTGREC_FAST_CPU", "").upper() in ENV_VARS_TRUE_VALUES
+
+
+@cache
+def fused_dtypes() -> tuple[torch.dtype, ...]:
+    """
+    Types for which torch has oneDNN's product, which torch.compile uses too: on some processors more than twice the
+    rate of the BLAS behind `torch.nn.functional.linear`, and ReLU costs nothing.
+    """
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return ()
+    # none in bfloat16 for processors without such instructions
+    return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+
+
 class Projection:
     """Linear maps of one input, after a norm of it; the outputs beside each other in the last dimension."""
 
-    def __init__(self, *modules: nn.Module, norm: nn.Module | None = None, relu: bool = False):
+    def __init__(self, *modules: nn.Module, norm: Any = None, relu: bool = False):
         self.norm = norm
         self.relu = relu
         self.modules = modules
-        self.weight = None
-        if all(map(_is_plain, modules)):
-            weights = [module.weight for module in modules]
+        self.fast = fast_cpu()
+        self.weight: Tensor | None = None
+        weights = [module.weight for module in modules if isinstance(module, nn.Linear) and _is_plain(module)]
+        if len(weights) == len(modules):
             self.weight = torch.cat(weights).detach() if len(weights) > 1 else weights[0].detach()
 
     def __call__(self, states: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -34,7 +59,7 @@ class Projection:
         if self.norm is not None:
             states = rms_norm(states, self.norm)
         if self.weight is not None:
-            output = _linear(states.to(self.weight.dtype), self.weight, self.relu)
+            output = self._product(states.to(self.weight.dtype), self.weight)
         else:
             output = torch.cat([module(states) for module in self.modules], dim=-1)
             output = output.relu_() if self.relu else output
@@ -42,23 +67,23 @@ class Projection:
             return output
         return _clamp_half(output.add_(residual) if output.dtype == residual.dtype else residual + output)
 
+    def _product(self, states: Tensor, weight: Tensor) -> Tensor:
+        fused = self.fast and states.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if fused and states.dtype in fused_dtypes():
+            activation = "relu" if self.relu else "none"
+            return torch.ops.mkldnn._linear_pointwise(states, weight, None, activation, [], "")
+        output = nn.functional.linear(states, weight)
+        return output.relu_() if self.relu else output
 
-def _is_plain(module: nn.Module) -> bool:
+
+def _is_plain(module: nn.Linear) -> bool:
     """Whether calling the module is no more than a product with its weight."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
     return type(module) is nn.Linear and module.bias is None and not hooked and module.weight.device.type != "meta"
 
 
-def _linear(states: Tensor, weight: Tensor, relu: bool) -> Tensor:
-    fits = states.dtype in FUSED_DTYPES and states.device.type == "cpu"
-    if fits and not torch.is_autocast_enabled("cpu"):
-        return _FUSED_LINEAR(states, weight, None, "relu" if relu else "none", [], "")
-    output = nn.functional.linear(states, weight)
-    return output.relu_() if relu else output
-
-
-def rms_norm(states: Tensor, norm: nn.Module) -> Tensor:
-    """The norm of T5 and Qwen, of the last dimension."""
+def rms_norm(states: Tensor, norm: Any) -> Tensor:
+    """The norm of T5 and Qwen, of the last dimension; `norm` is their module, with `weight` and `variance_epsilon`."""
     if states.dtype != norm.weight.dtype:  # float32 states of a half-precision model
         return norm(states)
     if states.dtype != torch.float32:
@@ -70,8 +95,9 @@ def rms_norm(states: Tensor, norm: nn.Module) -> Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Before a search: lets the allocator keep the memory of its steps."""
-    torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
+    """Before a search with [`fast_cpu`]: lets the allocator keep the memory of its steps."""
+    if fast_cpu():
+        torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,7 +120,7 @@ class BeamPrefixes:
         ancestors (`list[torch.Tensor]`): per depth, row in `keys_values` of each beam's prefix, `[B, W]`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.keys_values: list[list[Tensor]] = []
         self.ancestors: list[Tensor] = []
 
@@ -140,4 +166,13 @@ def _clamp_half(states: Tensor) -> Tensor:
     return states.clamp(min=-bound, max=bound)
 
 
-__all__ = ["FUSED_DTYPES", "BeamPrefixes", "Projection", "additive", "keep_freed_memory", "rms_norm", "split_heads"]
+__all__ = [
+    "BeamPrefixes",
+    "Projection",
+    "additive",
+    "fast_cpu",
+    "fused_dtypes",
+    "keep_freed_memory",
+    "rms_norm",
+    "split_heads",
+]

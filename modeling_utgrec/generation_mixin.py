@@ -1,10 +1,11 @@
-"""What generative recommenders share: recommending items and scoring given ones, whatever the network."""
+"""Base of the generative recommenders: recommending items and scoring given ones, whatever the network."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .generation_items import BeamStep, RecommendOutput, constrained_beam_search, level_log_probs
 from .generation_rules import ItemRules, check_range
@@ -14,9 +15,9 @@ from .item_trie import ItemTrie
 ROWS_PER_BLOCK = 2048
 
 
-class ItemRecommendation:
+class ItemRecommendation(PreTrainedModel):
     """
-    `recommend` and `score_items` of a [`~transformers.PreTrainedModel`] whose configuration has `level_sizes`,
+    `recommend` and `score_items` for a [`~transformers.PreTrainedModel`] whose configuration has `level_sizes`,
     `level_offsets` and `normalize_over`. The model says in `_search_step` how it is read.
     """
 

@@ -1,5 +1,7 @@
 """A Qwen3 decoder written out for beam search: a history is read once, and its beams share the keys and values."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,11 @@ class FusedDecoder:
         model ([`~transformers.Qwen3ForCausalLM`]): the model, with full attention in every layer.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):  # transformers leaves its layers without types
         self.model = model
-        self.config = model.config
-        self.blocks = [_Block(block) for block in model.model.layers]
-        self.head = Projection(model.lm_head, norm=model.model.norm)
+        self.config = self.model.config
+        self.blocks = [_Block(block) for block in self.model.model.layers]
+        self.head = Projection(self.model.lm_head, norm=self.model.model.norm)
         keep_freed_memory()
 
     def rotation(self, states: Tensor, positions: Tensor) -> Rotation:
@@ -137,7 +139,7 @@ class DecoderBeamStep:
 class _Block:
     """Weights of a layer."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: Any):
         self.attention = block.self_attn
         self.norm, self.feed_forward_norm = block.input_layernorm, block.post_attention_layernorm
         self.query, self.key, self.value, self.output = (

@@ -49,7 +49,9 @@ class ItemRules:
 
     def __init__(self, trie: ItemTrie, allow: Tensor | None = None, deny: Tensor | None = None):
         self.trie = trie
-        mask, self._allowed, self._denied = None, None, None
+        mask: Tensor | None = None
+        self._allowed: Tensor | None = None
+        self._denied: Tensor | None = None
         if allow is not None:
             allow = self._checked("allow", allow)
             if allow.dtype == torch.bool:
@@ -63,7 +65,7 @@ class ItemRules:
             else:
                 mask = ~deny if mask is None else mask & ~deny
         self._masks = None if mask is None else _Masks(trie, mask)
-        self._users = None  # row of `_masks` of each user
+        self._users: Tensor | None = None  # row of `_masks` of each user
         self.num_users = self._common_length()
 
     def _checked(self, name: str, rule: Tensor) -> Tensor:
@@ -171,7 +173,8 @@ class _Masks:
     def _sums(self, mask: Tensor) -> list[Tensor]:
         """Numbers of items of masks `[rows, num_items]` below each edge, for each level."""
         positions = torch.arange(self.trie.num_items, device=self.trie.device)
-        counts, below = [], mask[:, self.trie.rows_at(positions)]
+        counts: list[Tensor] = []
+        below = mask[:, self.trie.rows_at(positions)]
         for level in reversed(self.trie.levels):
             counts.insert(0, below)
             sums = torch.nn.functional.pad(below.cumsum(1, dtype=torch.int32), (1, 0))
@@ -217,9 +220,9 @@ class _Search:
             if users is None:
                 users = torch.arange(batch_size, device=trie.device).clamp(max=masks.num_rows - 1)
             self.mask_rows = users
-        denied = None if denied is None else self._sorted_path(denied)
-        self.allowed = None if allowed is None else self._sorted_path(allowed, denied)
-        self.denied = denied if allowed is None else None  # else they are off the allow-list already
+        without = None if denied is None else self._sorted_path(denied)
+        self.allowed = None if allowed is None else self._sorted_path(allowed, without)
+        self.denied = without if allowed is None else None  # else they are off the allow-list already
 
     def _sorted_path(self, rows: Tensor, without: list[Tensor] | None = None) -> list[Tensor]:
         """
@@ -247,10 +250,10 @@ class _Search:
             self._mark(level, nodes, self.allowed, exists, True)
             return codes, exists
         if self.masks is not None:
-            rows = self.mask_rows[:, None]
-            if codes is None:
-                exists &= self.masks.tables[level][rows, nodes.clamp(min=0)]
-            else:
+            table = self.masks.tables[level]
+            if table is not None:
+                exists &= table[self.mask_rows[:, None], nodes.clamp(min=0)]
+            elif edges is not None:
                 exists &= self.masks.below(level, self.mask_rows, edges) > 0
         if self.denied is not None:
             self._mark(level, nodes, self.denied, exists, False)

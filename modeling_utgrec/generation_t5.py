@@ -1,5 +1,8 @@
 """A T5 written out for beam search over few steps: what `generate` computes, without what it computes twice."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,15 +25,15 @@ class FusedT5:
         model ([`~transformers.T5ForConditionalGeneration`]): the model, with any feed-forward type.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):  # transformers leaves its layers without types
         self.model = model
-        self.config = model.config
-        self.encoder = [_Block(block) for block in model.encoder.block]
-        self.decoder = [_Block(block) for block in model.decoder.block]
+        self.config = self.model.config
+        self.encoder = [_Block(block) for block in self.model.encoder.block]
+        self.decoder = [_Block(block) for block in self.model.decoder.block]
         # keys and values of the history for all layers of the decoder: one product
-        cross = [block.layer[1].EncDecAttention for block in model.decoder.block]
+        cross = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
         self.cross_keys_values = Projection(*(module for each in cross for module in (each.k, each.v)))
-        self.head = Projection(model.lm_head)
+        self.head = Projection(self.model.lm_head)
         self._decoder_biases: dict[int, Tensor] = {}
         keep_freed_memory()
 
@@ -171,7 +174,7 @@ class T5BeamStep:
 class _Block:
     """Weights of a block of the encoder or, with `cross_query` and `cross_output`, of the decoder."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: Any):
         attention = block.layer[0].SelfAttention
         self.self_attention = Projection(attention.q, attention.k, attention.v, norm=block.layer[0].layer_norm)
         self.self_output = Projection(attention.o)
@@ -186,7 +189,7 @@ class _Block:
             norm=block.layer[-1].layer_norm,
             relu=isinstance(layer.act, nn.ReLU) and not self.gated,
         )
-        self.activation = None if self.inner.relu else layer.act
+        self.activation: Callable[[Tensor], Tensor] = nn.Identity() if self.inner.relu else layer.act
         self.outer = Projection(layer.wo)
 
     def feed_forward(self, states: Tensor) -> Tensor:
@@ -195,7 +198,7 @@ class _Block:
         if self.gated:
             hidden, linear = hidden.chunk(2, dim=-1)
             hidden = self.activation(hidden) * linear
-        elif self.activation is not None:
+        else:
             hidden = self.activation(hidden)
         return self.outer(hidden, residual=states)
 
@@ -225,10 +228,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> T
         weights = scores.float().softmax(-1).to(query.dtype)  # softmax in bfloat16 takes longer than two conversions
         mixed = torch.bmm(weights, value).unflatten(0, (batch_size, num_heads))
     else:
-        query, key, value, bias = (
-            each if each is None else each.unflatten(0, (batch_size, num_heads)) for each in (query, key, value, bias)
-        )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        query, key, value = (each.unflatten(0, (batch_size, num_heads)) for each in (query, key, value))
+        mask = None if bias is None else bias.unflatten(0, (batch_size, num_heads))
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
     return mixed.transpose(1, 2).reshape(batch_size, width, size)
 
 

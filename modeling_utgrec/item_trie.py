@@ -1,4 +1,4 @@
-"""The valid identifiers as tensors: which codes may follow which prefix.
+"""Trie of the identifiers (semantic IDs) that exist, as tensors: which codes may follow which prefix.
 
 Nodes of the trie are integers. At depth 0 there is one node, the root, number 0. The nodes of a depth `l` with
 `0 < l < L` are the distinct prefixes of length `l`, numbered in lexicographic order. The nodes of depth `L` are the
@@ -263,7 +263,7 @@ class ItemTrie:
         added._rows[old_nodes] = self._rows
         added._rows[nodes] = (order + self.num_items).to(torch.int32)
         if item_ids is not None:
-            added.item_ids = [*self.item_ids, *item_ids]
+            added.item_ids = [*(self.item_ids or []), *item_ids]
         return added
 
     def __len__(self) -> int:
@@ -275,14 +275,14 @@ class ItemTrie:
 
 def lexicographic_order(codes: Tensor, level_sizes: Sequence[int]) -> Tensor:
     """The stable order that sorts rows of codes `[n, L]`: one sort for as many levels as fit into 63 bits."""
-    order, level = None, len(level_sizes)
+    order, level = torch.arange(len(codes), device=codes.device), len(level_sizes)
     while level > 0:
-        key, capacity = 0, 1
+        key, capacity = codes.new_zeros(len(codes), dtype=torch.long), 1
         while level > 0 and capacity * level_sizes[level - 1] < 2**63:
             level -= 1
             key = key + codes[:, level].long() * capacity
             capacity *= level_sizes[level]
-        order = torch.argsort(key, stable=True) if order is None else order[torch.argsort(key[order], stable=True)]
+        order = order[torch.argsort(key[order], stable=True)]
     return order
 
 

@@ -20,7 +20,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_states, wants_weight, wants_bias = (differentiate and wanted for wanted in ctx.needs_input_grad[:3])
         of_states = torch.empty_like(states) if wants_states else None
         of_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
-        of_bias = torch.zeros_like(bias, dtype=wide) if wants_bias else None
+        of_bias = torch.zeros_like(bias, dtype=wide) if wants_bias and bias is not None else None
         most = MOST_LOGITS.get(states.device.type, MOST_LOGITS_ON_ACCELERATORS)
         rows = max(1, min(most // len(weight), len(states)))
         buffer = states.new_empty(rows, len(weight))  # one for all blocks
@@ -38,14 +38,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             logits /= sums
             logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
-            if wants_bias:
+            if of_bias is not None:
                 of_bias += logits.sum(dim=0)
             logits = logits.to(states.dtype)
-            if wants_states:
+            if of_states is not None:
                 torch.mm(logits, weight, out=of_states[start : start + rows])
-            if wants_weight and of_weight.dtype == logits.dtype:
+            if of_weight is not None and of_weight.dtype == logits.dtype:
                 of_weight.addmm_(logits.T, block)
-            elif wants_weight:
+            elif of_weight is not None:
                 of_weight += logits.T @ block
         ctx.save_for_backward(of_states, of_weight, of_bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype

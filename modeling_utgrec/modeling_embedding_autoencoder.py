@@ -1,8 +1,8 @@
-"""What every autoencoder of item embeddings with codebooks in its middle has: the standardised input, MLPs, and
+"""Base of autoencoders of item embeddings with codebooks in their middle: the standardised input, MLPs, and
 codebooks that start from k-means and revive codes that no item chooses.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from .quantization_kmeans import kmeans
 
 def mlp(sizes: list[int]) -> nn.Sequential:
     """Linear layers of these widths, with ReLU between them."""
-    layers = []
+    layers: list[nn.Module] = []
     for width, following in zip(sizes, sizes[1:], strict=False):
         layers += [nn.Linear(width, following), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
@@ -39,6 +39,14 @@ class EmbeddingAutoencoder(PreTrainedModel):
 
     main_input_name = "embeddings"
     accepts_loss_kwargs = False  # the losses are means over the batch
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+    quantizer: ResidualCodebooks
+    input_mean: torch.Tensor
+    input_scale: torch.Tensor
+    training_passes: torch.Tensor
+    idle_passes: torch.Tensor
+    restarts: torch.Tensor
 
     def __init__(self, config, encoder_width: int, distance: str = "euclidean"):
         super().__init__(config)
@@ -83,7 +91,13 @@ class EmbeddingAutoencoder(PreTrainedModel):
         self.input_mean.copy_(mean)
         self.input_scale.copy_(1.0 / spread if spread > 0 else torch.ones(()))
 
-    def standardise(self, embeddings: torch.FloatTensor) -> torch.Tensor:
+    def code_tensors(self) -> Iterator[torch.Tensor]:
+        """What an item's codes depend on."""
+        yield from (self.input_mean, self.input_scale)
+        yield from self.encoder.parameters()
+        yield from self.quantizer.parameters()
+
+    def standardise(self, embeddings: torch.Tensor) -> torch.Tensor:
         return (embeddings - self.input_mean) * self.input_scale
 
     @torch.no_grad()
@@ -102,7 +116,7 @@ class EmbeddingAutoencoder(PreTrainedModel):
         if not starting and not unused[:num_levels].any():
             return
         residuals = z.float()
-        for level, codebook in enumerate(self.quantizer.codebooks[:num_levels]):
+        for level, codebook in enumerate(self.quantizer.each(num_levels)):
             vectors = codebook.vectors.clone()
             if level in starting:
                 vectors = kmeans(residuals, len(vectors)).to(vectors)
@@ -119,7 +133,7 @@ class EmbeddingAutoencoder(PreTrainedModel):
             residuals = residuals - codebook.vectors[codebook.nearest(residuals, codebook.vectors)]
 
     @torch.no_grad()
-    def _count_pass(self, codes: torch.LongTensor, num_levels: int) -> None:
+    def _count_pass(self, codes: torch.Tensor, num_levels: int) -> None:
         """Counts a training pass, and for each code of the levels in use the passes since an item chose it."""
         idle = self.idle_passes[:num_levels]
         idle += 1

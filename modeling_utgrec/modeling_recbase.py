@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -100,13 +101,15 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
                 f"labels must have the shape of input_ids {found}, the sequence with the items to predict, got "
                 f"{tuple(labels.shape)}."
             )
+        assert input_ids is not None and self.config.level_sizes is not None
         expected = *labels.shape, max(self.config.level_sizes)
         if self.config.normalize_over == "items" and getattr(valid_codes, "shape", None) != expected:
             found = None if valid_codes is None else tuple(valid_codes.shape)
             raise ValueError(f"A loss normalised over items needs valid_codes of shape {expected}, got {found}.")
         if attention_mask is None:
-            attention_mask = input_ids.ne(self.config.pad_token_id)
-        return CausalLMOutputWithPast(loss=self._loss(input_ids, attention_mask.long(), labels, valid_codes))
+            attention_mask = self._not_padding(input_ids)
+        loss = self._loss(input_ids, attention_mask.long(), labels, valid_codes)
+        return CausalLMOutputWithPast(loss=cast(torch.FloatTensor, loss))
 
     def _loss(self, input_ids: Tensor, sequences: Tensor, labels: Tensor, valid_codes: Tensor | None) -> Tensor:
         """Mean loss of `labels`; `sequences` holds the number of each token's sequence, 0 on padding."""
@@ -126,13 +129,18 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         labels, weight = labels[predicted], self.lm_head.weight
         if config.normalize_over == "vocabulary":
             return linear_cross_entropy(states, weight, labels) / len(labels)
+        assert valid_codes is not None and config.level_sizes is not None and config.num_levels is not None
         levels, valid_codes = positions[predicted] % config.num_levels, valid_codes[predicted]
-        total = 0.0
+        total = states.new_zeros((), dtype=torch.float32)
         for level, (first, size) in enumerate(zip(config.level_offsets, config.level_sizes, strict=True)):
             of_level = levels == level
             logits = F.linear(states[of_level], weight[first : first + size])
             total = total + cross_entropy_of_valid(logits, labels[of_level] - first, valid_codes[of_level])
         return total / len(labels)
+
+    def _not_padding(self, input_ids: Tensor) -> Tensor:
+        assert self.config.pad_token_id is not None
+        return input_ids.ne(self.config.pad_token_id)
 
     def _dropout(self, states: Tensor) -> Tensor:
         return F.dropout(states, self.config.embedding_dropout, self.training)
@@ -143,10 +151,10 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         inputs = kwargs.pop("input_ids", inputs)
         if inputs is not None:
             mask = kwargs.get("attention_mask")
-            mask = inputs.ne(self.config.pad_token_id).long() if mask is None else mask
+            mask = self._not_padding(inputs).long() if mask is None else mask
             order = (mask != 0).to(torch.uint8).argsort(dim=1, stable=True)
             inputs, kwargs["attention_mask"] = inputs.gather(1, order), mask.gather(1, order)
-        return super().generate(inputs, *args, **kwargs)
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]  # self is that of a protocol
 
     @torch.no_grad()
     def warm_start(self, codebooks: Sequence[Tensor], freeze: bool = False) -> None:
@@ -183,9 +191,9 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
             raise ValueError("The codebooks hold NaN, infinity, or nothing but one value.")
         rotation = nn.init.orthogonal_(torch.empty(vectors.shape[1], self.config.hidden_size))
         vectors = vectors @ rotation
-        deviation = self.config.hidden_size**-0.5 if freeze else self.config.initializer_range
-        vectors *= deviation / vectors.std()
-        embeddings = self.get_input_embeddings().weight
+        scale = self.config.hidden_size**-0.5 if freeze else self.config.initializer_range
+        vectors *= scale / vectors.std()
+        embeddings = cast(nn.Embedding, self.get_input_embeddings()).weight
         embeddings[self.config.level_offsets[0] :] = vectors.to(embeddings)
         embeddings.requires_grad_(not freeze)
 
@@ -194,6 +202,7 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
 
     def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         config, real = self.config, attention_mask != 0
+        assert config.num_levels is not None
         lengths = real.sum(1)
         if not lengths.all():
             user = int((lengths == 0).nonzero()[0])

@@ -1,8 +1,8 @@
 """RecBase's unified item tokenizer: a curriculum-learning variational autoencoder (CL-VAE) of content embeddings."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -41,16 +41,16 @@ class RecBaseTokenizerOutput(ModelOutput):
         reconstruction (`torch.FloatTensor` of shape `(items, input_dim)`): of the embeddings, on their own scale.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    quantization_loss: torch.FloatTensor | None = None
-    entropy_loss: torch.FloatTensor | None = None
-    kl_loss: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    representations: torch.FloatTensor | None = None
-    residuals: torch.FloatTensor | None = None
-    quantized: torch.FloatTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    quantization_loss: torch.Tensor | None = None
+    entropy_loss: torch.Tensor | None = None
+    kl_loss: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+    representations: torch.Tensor | None = None
+    residuals: torch.Tensor | None = None
+    quantized: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
 
 
 class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
@@ -88,9 +88,9 @@ class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, RecBaseTokenizerModel) and module.config.kl_weight:
-            head, half = module.encoder[-1], module.config.codebook_dim
+            half, bias = module.config.codebook_dim, cast(nn.Linear, module.encoder[-1]).bias
             start = torch.where(torch.arange(2 * half) < half, 0.0, LOG_VARIANCE_START)
-            init.copy_(head.bias, start.to(head.bias))
+            init.copy_(bias, start.to(bias))
 
     @property
     def num_active_levels(self) -> int:
@@ -103,13 +103,7 @@ class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
         started = 1 + passes // config.curriculum_passes if config.curriculum_passes else config.num_levels
         return min(config.num_levels, started)
 
-    def code_tensors(self) -> Iterator[torch.Tensor]:
-        """What an item's codes depend on."""
-        yield from (self.input_mean, self.input_scale)
-        yield from self.encoder.parameters()
-        yield from self.quantizer.parameters()
-
-    def encode(self, embeddings: torch.FloatTensor) -> torch.Tensor:
+    def encode(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Continuous representations `(items, codebook_dim)` of embeddings `(items, input_dim)`."""
         return self._encode(embeddings)[0]
 
@@ -120,7 +114,7 @@ class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
         mean, log_variance = encoded.chunk(2, dim=-1)
         return mean, log_variance.clamp(*LOG_VARIANCE_BOUNDS)
 
-    def forward(self, embeddings: torch.FloatTensor) -> RecBaseTokenizerOutput:
+    def forward(self, embeddings: torch.Tensor) -> RecBaseTokenizerOutput:
         """
         Args:
             embeddings (`torch.FloatTensor` of shape `(items, input_dim)`): content embeddings.
@@ -141,30 +135,35 @@ class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
         last = quantized.quantized[:, -1]
         decoded = self.decoder(last)
         standardised = self.standardise(embeddings)
+        reconstruction_loss = (decoded.float() - standardised.float()).square().sum(-1).mean()
+        quantization_loss = num_levels * config.codebook_dim * quantized.loss
         output = RecBaseTokenizerOutput(
-            reconstruction_loss=(decoded.float() - standardised.float()).square().sum(-1).mean(),
-            quantization_loss=num_levels * config.codebook_dim * quantized.loss,
+            reconstruction_loss=reconstruction_loss,
+            quantization_loss=quantization_loss,
             codes=_up_to(config.num_levels, quantized.codes),
             representations=mean,
             residuals=_up_to(config.num_levels, quantized.residuals),
             quantized=last,
             reconstruction=decoded / self.input_scale + self.input_mean,
         )
-        output.loss = output.reconstruction_loss + config.quantization_weight * output.quantization_loss
+        loss = reconstruction_loss + config.quantization_weight * quantization_loss
         if config.entropy_weight:
             shortfalls = [
                 usage_shortfall(codebook.distances(residuals, codebook.vectors), config.entropy_temperature)
-                for codebook, residuals in zip(self.quantizer.codebooks, quantized.residuals.unbind(1), strict=False)
+                for codebook, residuals in zip(
+                    self.quantizer.each(num_levels), quantized.residuals.unbind(1), strict=True
+                )
             ]
-            output.entropy_loss = torch.stack(shortfalls).mean()
-            output.loss = output.loss + config.entropy_weight * output.entropy_loss
+            entropy = output.entropy_loss = torch.stack(shortfalls).mean()
+            loss = loss + config.entropy_weight * entropy
         if log_variance is not None:
-            output.kl_loss = kl_divergence(mean, log_variance)
-            output.loss = output.loss + config.kl_weight * output.kl_loss
+            divergence = output.kl_loss = kl_divergence(mean, log_variance)
+            loss = loss + config.kl_weight * divergence
         if self.training:
             # Every parameter has a gradient in every pass, as data-parallel training expects.
-            for codebook in self.quantizer.codebooks[num_levels:]:
-                output.loss = output.loss + 0.0 * codebook.vectors.sum()
+            for vectors in self.quantizer.level_vectors()[num_levels:]:
+                loss = loss + 0.0 * vectors.sum()
+        output.loss = loss
         return output
 
     def _start_levels(self, z: torch.Tensor) -> int:
@@ -186,7 +185,7 @@ def usage_shortfall(distances: torch.Tensor, temperature: float) -> torch.Tensor
         temperature (`float`): the share.
 
     Returns:
-        `torch.FloatTensor` of shape `()`: 0 for even use, log K if all items are of one code.
+        `torch.Tensor` of shape `()`: 0 for even use, log K if all items are of one code.
     """
     scale = distances.detach().amin(-1).mean().clamp_min(1e-12)
     soft = (-distances / (temperature * scale)).log_softmax(-1)

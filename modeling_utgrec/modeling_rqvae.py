@@ -32,16 +32,16 @@ class RQVAEOutput(ModelOutput):
         reconstruction (`torch.FloatTensor` of shape `(items, input_dim)`): of the embeddings, on their own scale.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    quantization_loss: torch.FloatTensor | None = None
-    collaborative_loss: torch.FloatTensor | None = None
-    diversity_loss: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    representations: torch.FloatTensor | None = None
-    residuals: torch.FloatTensor | None = None
-    quantized: torch.FloatTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    quantization_loss: torch.Tensor | None = None
+    collaborative_loss: torch.Tensor | None = None
+    diversity_loss: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+    representations: torch.Tensor | None = None
+    residuals: torch.Tensor | None = None
+    quantized: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
 
 
 class RQVAEModel(EmbeddingAutoencoder):
@@ -69,6 +69,8 @@ class RQVAEModel(EmbeddingAutoencoder):
 
     config: RQVAEConfig
     base_model_prefix = "rqvae"
+    to_collaborative: nn.Module
+    code_clusters: torch.Tensor
 
     def __init__(self, config: RQVAEConfig):
         super().__init__(config, encoder_width=config.codebook_dim)
@@ -84,11 +86,11 @@ class RQVAEModel(EmbeddingAutoencoder):
         if isinstance(module, RQVAEModel):
             init.zeros_(module.code_clusters)
 
-    def encode(self, embeddings: torch.FloatTensor) -> torch.Tensor:
+    def encode(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Continuous representations `(items, codebook_dim)` of embeddings `(items, input_dim)`."""
         return self.encoder(self.standardise(embeddings))
 
-    def forward(self, embeddings: torch.FloatTensor, collaborative: torch.FloatTensor | None = None) -> RQVAEOutput:
+    def forward(self, embeddings: torch.Tensor, collaborative: torch.Tensor | None = None) -> RQVAEOutput:
         """
         Args:
             embeddings (`torch.FloatTensor` of shape `(items, input_dim)`): content embeddings.
@@ -110,24 +112,26 @@ class RQVAEModel(EmbeddingAutoencoder):
             self._count_pass(quantized.codes, config.num_levels)
         last = quantized.quantized[:, -1]
         decoded = self.decoder(last)
+        reconstruction_loss = (decoded.float() - standardised.float()).square().sum(-1).mean()
+        # A sum over levels and dimensions, as TIGER's, of the quantizer's mean.
+        quantization_loss = config.num_levels * config.codebook_dim * quantized.loss
         output = RQVAEOutput(
-            reconstruction_loss=(decoded.float() - standardised.float()).square().sum(-1).mean(),
-            # A sum over levels and dimensions, as TIGER's, of the quantizer's mean.
-            quantization_loss=config.num_levels * config.codebook_dim * quantized.loss,
+            reconstruction_loss=reconstruction_loss,
+            quantization_loss=quantization_loss,
             codes=quantized.codes,
             representations=z,
             residuals=quantized.residuals,
             quantized=last,
             reconstruction=decoded / self.input_scale + self.input_mean,
         )
-        loss = output.reconstruction_loss + config.quantization_weight * output.quantization_loss
+        loss = reconstruction_loss + config.quantization_weight * quantization_loss
         # LETTER's inner products and weights are those of embeddings with elements, not lengths, of about 1.
         scale = config.input_dim**0.5
         if config.collaborative_weight:
             if collaborative is not None:
                 aligned = self.to_collaborative(scale * last)
-                output.collaborative_loss = collaborative_alignment(aligned, collaborative)
-                loss = loss + config.collaborative_weight * output.collaborative_loss
+                alignment = output.collaborative_loss = collaborative_alignment(aligned, collaborative)
+                loss = loss + config.collaborative_weight * alignment
             elif self.training:
                 raise ValueError("collaborative_weight is set, but forward got no collaborative embeddings.")
         if config.diversity_weight:
@@ -137,8 +141,8 @@ class RQVAEModel(EmbeddingAutoencoder):
                     self.quantizer.level_vectors(), self.code_clusters, quantized.codes.T, strict=True
                 )
             ]
-            output.diversity_loss = torch.stack(losses).mean()
-            loss = loss + config.diversity_weight * output.diversity_loss
+            diversity = output.diversity_loss = torch.stack(losses).mean()
+            loss = loss + config.diversity_weight * diversity
         output.loss = loss
         return output
 
@@ -164,7 +168,7 @@ def collaborative_alignment(quantized: torch.Tensor, collaborative: torch.Tensor
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
-def code_diversity(vectors: torch.Tensor, clusters: torch.LongTensor, codes: torch.LongTensor) -> torch.Tensor:
+def code_diversity(vectors: torch.Tensor, clusters: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """
     Cross-entropy of finding, by the inner product with an item's code vector, another code of the same cluster among
     all other codes of the level (LETTER: Wang et al. 2024). LETTER draws that code at random; this is the mean over

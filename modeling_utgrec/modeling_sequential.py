@@ -1,4 +1,4 @@
-"""What all sequential recommenders share: input embeddings, masks, losses and the state that scores the next item.
+"""Base of the sequential recommenders: input embeddings, masks, losses and the state that scores the next item.
 
 Histories are padded on the left, so the last item stands in the last column, and positions are counted from there:
 the last item has position 0. A history has the same states whatever the padding of its batch, and the position that
@@ -7,7 +7,7 @@ makes the prediction is position 0 in use as in training, where earlier position
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,8 @@ class NextItemOutput(ModelOutput):
             State of every position. Those of padding mean nothing.
     """
 
-    loss: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
 
 
 def causal_mask(attention_mask: Tensor) -> Tensor:
@@ -135,10 +135,14 @@ class SequentialPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.base_model.embeddings.items
+        return self._encoder.embeddings.items
 
-    def set_input_embeddings(self, value: nn.Embedding):
-        self.base_model.embeddings.items = value
+    def set_input_embeddings(self, value: nn.Module):
+        self._encoder.embeddings.items = value
+
+    @property
+    def _encoder(self) -> Any:
+        return self.base_model
 
     def item_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """`attention_mask`, or where the input is no padding."""

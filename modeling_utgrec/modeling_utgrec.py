@@ -1,7 +1,9 @@
 """The UTGRec recommender: a T5 that reads the identifiers of a user's items and writes that of the next one."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,11 @@ from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 class CausalItemEncoder(T5Stack):
     """T5's encoder, reading in one direction: the tokens of an item see those of the same and of earlier items."""
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: transformers leaves some modules of custom code as torch initialises them, and these are a T5's."""
+        return False
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -31,6 +38,7 @@ class CausalItemEncoder(T5Stack):
         **kwargs,
     ) -> BaseModelOutput:
         given = input_ids if inputs_embeds is None else inputs_embeds
+        assert given is not None and self.config.num_levels is not None
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
         mask = causal_item_mask(attention_mask, self.config.num_levels)
@@ -65,10 +73,18 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
     accepts_loss_kwargs = False
 
     def __init__(self, config: UTGRecConfig):
-        super().__init__(config)
-        if config.causal_encoder:
-            # The same module with another forward: a new one would be initialised by other rules than a T5's.
-            self.encoder.__class__ = CausalItemEncoder
+        # T5's own parts in T5's order, which the random numbers of their weights follow; but for the encoder's class.
+        super(T5ForConditionalGeneration, self).__init__(config)
+        self.model_dim = config.d_model
+        assert config.vocab_size is not None and config.num_decoder_layers is not None  # the configuration set them
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        encoder_config, decoder_config = copy.deepcopy(config), copy.deepcopy(config)
+        encoder_config.is_decoder = encoder_config.use_cache = False
+        self.encoder = (CausalItemEncoder if config.causal_encoder else T5Stack)(encoder_config)
+        decoder_config.is_decoder, decoder_config.num_layers = True, config.num_decoder_layers
+        self.decoder = T5Stack(decoder_config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
         # identifiers have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
@@ -115,19 +131,22 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
             ValueError: if `labels` has not that many columns, or `valid_codes` are missing.
         """
         if labels is not None and self.config.normalize_over == "items":
-            expected = *labels.shape, max(self.config.level_sizes)
+            expected = *labels.shape, max(columns.stop - columns.start for columns in self._columns)
             if valid_codes is None or valid_codes.shape != expected:
                 found = None if valid_codes is None else tuple(valid_codes.shape)
                 raise ValueError(f"A loss normalised over items needs valid_codes of shape {expected}, got {found}.")
-        if labels is not None and self.config.causal_encoder and labels.shape == getattr(input_ids, "shape", None):
-            return Seq2SeqLMOutput(loss=self._loss_of_all_targets(input_ids, attention_mask, labels, valid_codes))
         if labels is not None:
+            if self.config.causal_encoder and input_ids is not None and labels.shape == input_ids.shape:
+                loss = self._loss_of_all_targets(input_ids, attention_mask, labels, valid_codes)
+                return Seq2SeqLMOutput(loss=cast(torch.FloatTensor, loss))
             if labels.shape[-1] != self.config.num_levels:
                 raise ValueError(
                     f"labels must be the {self.config.num_levels} codes of the next item (no end-of-sequence), got "
                     f"shape {tuple(labels.shape)}."
                 )
-            labels = labels.contiguous()  # T5 views them flat, and a slice of a longer tensor is common
+            labels = cast(
+                torch.LongTensor, labels.contiguous()
+            )  # T5 views them flat, and a slice of a longer tensor is common
             use_cache = False  # a cache would only cost time and memory here
         output = super().forward(
             input_ids=input_ids,
@@ -147,7 +166,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         logits = output[1]
         if self.config.normalize_over == "items":
             columns = [logits[:, level, codes] for level, codes in enumerate(self._columns)]
-            loss = self._loss_over_items(columns, labels, valid_codes)
+            loss = self._loss_over_items(columns, labels, cast(Tensor, valid_codes))  # checked above
         else:
             loss = F.cross_entropy(logits.flatten(0, 1) / self.config.loss_temperature, labels.flatten())
         if isinstance(output, tuple):
@@ -158,6 +177,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
     @property
     def _columns(self) -> list[slice]:
         """The vocabulary's columns of each level."""
+        assert self.config.level_sizes is not None
         return [
             slice(first, first + size)
             for first, size in zip(self.config.level_offsets, self.config.level_sizes, strict=True)
@@ -166,7 +186,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
     def _loss_over_items(self, logits: list[Tensor], labels: Tensor, valid_codes: Tensor) -> Tensor:
         """Mean negative log-likelihood of `labels` `(targets, L)` among the codes that exist after their prefixes,
         `valid_codes` `(targets, L, codes)`, of each level's `logits` `(targets, codes of the level)`."""
-        total = 0.0
+        total = logits[0].new_zeros((), dtype=torch.float32)
         for level, (columns, of_level) in enumerate(zip(self._columns, logits, strict=True)):
             of_level = of_level.float() / self.config.loss_temperature
             total = total + cross_entropy_of_valid(of_level, labels[:, level] - columns.start, valid_codes[:, level])
@@ -177,6 +197,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
     ) -> Tensor:
         """Mean loss of the successors `labels` of every item of `input_ids`, both `(batch, items * num_levels)`."""
         config = self.config
+        assert config.num_levels is not None
         if attention_mask is None:
             attention_mask = input_ids.ne(config.pad_token_id).long()
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -203,6 +224,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
             return linear_cross_entropy(states / config.loss_temperature, weight, labels) / len(labels)
         states, labels = states.unflatten(0, (-1, config.num_levels)), labels.view(-1, config.num_levels)
         logits = [F.linear(states[:, level], weight[codes]) for level, codes in enumerate(self._columns)]
+        assert valid_codes is not None
         return self._loss_over_items(logits, labels, valid_codes[labelled].unflatten(0, (-1, config.num_levels)))
 
     def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:

@@ -6,6 +6,7 @@ backbone with LoRA -> states at the code tokens -> adapter MLP -> prefix residua
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +39,16 @@ class UTGRecTokenizerOutput(ModelOutput):
         residuals (`torch.FloatTensor` of shape `(items, num_levels, codebook_dim)`): `Z'`, what was quantized (Eq. 3).
     """
 
-    loss: torch.FloatTensor | None = None
-    text_loss: torch.FloatTensor | None = None
-    image_loss: torch.FloatTensor | None = None
-    quantization_loss: torch.FloatTensor | None = None
-    alignment_loss: torch.FloatTensor | None = None
-    co_text_loss: torch.FloatTensor | None = None
-    co_image_loss: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    representations: torch.FloatTensor | None = None
-    residuals: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    image_loss: torch.Tensor | None = None
+    quantization_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    co_text_loss: torch.Tensor | None = None
+    co_image_loss: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+    representations: torch.Tensor | None = None
+    residuals: torch.Tensor | None = None
 
 
 class CodeTokenEmbedding(nn.Module):
@@ -59,7 +60,7 @@ class CodeTokenEmbedding(nn.Module):
         self.code_tokens = nn.Parameter(torch.empty(num_code_tokens, tokens.embedding_dim, dtype=tokens.weight.dtype))
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> torch.Tensor:
         return self.tokens.weight
 
     def reset_parameters(self) -> None:
@@ -81,7 +82,7 @@ class UTGRecTokenizerPreTrainedModel(PreTrainedModel):
     config: UTGRecTokenizerConfig
     base_model_prefix = "item_tokenizer"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -122,6 +123,15 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     >>> model.save_pretrained("tokenizer")  # adapter-sized
     ```
     """
+
+    config: UTGRecTokenizerConfig
+    adapter: nn.Sequential
+    quantizer: TreeCodebooks | ResidualCodebooks
+    expand: nn.Linear | None
+    text_decoder: TextDecoder | None
+    image_decoder: ImageDecoder | None
+    backbone: PreTrainedModel
+    training_passes: torch.Tensor
 
     def __init__(self, config: UTGRecTokenizerConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -170,7 +180,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
 
     def _adapt_backbone(self) -> None:
         """Adds the code tokens' embeddings and, if configured, LoRA on the language model's linear layers."""
-        embedding = CodeTokenEmbedding(self.backbone.get_input_embeddings(), self.config.num_levels)
+        tokens = cast(nn.Embedding, self.backbone.get_input_embeddings())
+        embedding = CodeTokenEmbedding(tokens, self.config.num_levels)
         embedding.reset_parameters()
         self.backbone.set_input_embeddings(embedding)
         # A key-value cache is of no use without generation, and costs a copy of every key and value.
@@ -281,7 +292,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         if text_labels is None:
             quantized = self.quantizer(z)
             return UTGRecTokenizerOutput(codes=quantized.codes, representations=z, residuals=quantized.residuals)
-        if self.text_decoder is None:
+        if self.text_decoder is None or self.expand is None:
             raise ValueError(
                 "This network has no decoders (with_decoders=False) and hence no loss: leave out the labels."
             )
@@ -295,28 +306,29 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             self.training_passes += 1
         hidden = self.expand(decoded)
 
-        embeddings = self.get_input_embeddings().weight
+        embeddings = cast(CodeTokenEmbedding, self.get_input_embeddings()).weight
+        text_loss = self.text_decoder.loss(hidden, text_labels[anchors], embeddings)
+        image_loss = self._image_loss(hidden, anchors, image_latents, has_image)
         output = UTGRecTokenizerOutput(
-            text_loss=self.text_decoder.loss(hidden, text_labels[anchors], embeddings),
-            image_loss=self._image_loss(hidden, anchors, image_latents, has_image),
+            text_loss=text_loss,
+            image_loss=image_loss,
             quantization_loss=quantized.loss,
             codes=quantized.codes,
             representations=anchored,
             residuals=quantized.residuals,
         )
-        loss = output.text_loss + config.image_weight * output.image_loss
+        loss = text_loss + config.image_weight * image_loss
         # Zero rather than left out: distributed training expects a gradient for every parameter.
         quantization_weight = 0.0 if warmup and config.codebook_init == "kmeans" else config.quantization_weight
-        loss = loss + quantization_weight * output.quantization_loss
+        loss = loss + quantization_weight * quantized.loss
         if positive_rows is not None and config.alignment_weight > 0:
-            output.alignment_loss = info_nce(
-                anchored, z.index_select(0, positive_rows), config.temperature, excluded_negatives
-            )
-            loss = loss + config.alignment_weight * output.alignment_loss
+            positives = z.index_select(0, positive_rows)
+            alignment = output.alignment_loss = info_nce(anchored, positives, config.temperature, excluded_negatives)
+            loss = loss + config.alignment_weight * alignment
         if positive_rows is not None and config.co_reconstruction_weight > 0:
-            output.co_text_loss = self.text_decoder.loss(hidden, text_labels[positive_rows], embeddings)
-            output.co_image_loss = self._image_loss(hidden, positive_rows, image_latents, has_image)
-            co_loss = output.co_text_loss + config.image_weight * output.co_image_loss
+            text_loss = output.co_text_loss = self.text_decoder.loss(hidden, text_labels[positive_rows], embeddings)
+            image_loss = output.co_image_loss = self._image_loss(hidden, positive_rows, image_latents, has_image)
+            co_loss = text_loss + config.image_weight * image_loss
             loss = loss + config.co_reconstruction_weight * co_loss
         output.loss = loss
         return output
@@ -324,7 +336,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     def _image_loss(
         self,
         hidden: torch.Tensor,
-        rows: torch.LongTensor,
+        rows: torch.Tensor,
         image_latents: torch.Tensor | None,
         has_image: torch.BoolTensor | None,
     ) -> torch.Tensor:
@@ -332,7 +344,9 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         if self.image_decoder is None:
             return hidden.sum() * 0.0
         if image_latents is None:
-            return self.image_decoder.loss(hidden[:0], hidden.new_zeros(0, self.config.latent_channels, 1, 1))
+            channels = cast(int, self.config.latent_channels)  # there is a decoder
+            return self.image_decoder.loss(hidden[:0], hidden.new_zeros(0, channels, 1, 1))
+        assert has_image is not None
         present = has_image[rows]
         return self.image_decoder.loss(hidden[present], image_latents[rows[present]])
 

@@ -4,7 +4,9 @@ Two quantizers share one interface: [`TreeCodebooks`], the paper's, and [`Residu
 tree codebooks. Both map representations `[B, L, D]` to codes `[B, L]` and back to quantized representations.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +26,10 @@ class QuantizerOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`): codebook loss plus weighted commitment loss (Eq. 5-7).
     """
 
-    codes: torch.LongTensor | None = None
-    quantized: torch.FloatTensor | None = None
-    residuals: torch.FloatTensor | None = None
-    loss: torch.FloatTensor | None = None
+    codes: torch.Tensor | None = None
+    quantized: torch.Tensor | None = None
+    residuals: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
 
 
 def prefix_residual(representations: torch.Tensor) -> torch.Tensor:
@@ -68,7 +70,7 @@ class SimVQCodebook(nn.Module):
         weight = self.projection.weight.float()
         self.codes.copy_(torch.linalg.solve(weight, vectors.to(weight).T).T)
 
-    def nearest(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.LongTensor:
+    def nearest(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """Index of the nearest of `vectors` `[K, D]` for each row of `x` `[..., D]` (Eq. 4)."""
         # ||x||^2 is the same for every code; float32 even under autocast, or near codes would swap with batch size.
         with torch.autocast(x.device.type, enabled=False):
@@ -90,7 +92,8 @@ def codebook_loss(x: torch.Tensor, quantized: torch.Tensor, commitment_weight: f
 
 
 class TreeCodebooks(nn.Module):
-    """Root codebook for the first level, one leaf codebook shared by all further levels (Eq. 3-7)."""
+    """Root codebook for the first level, one leaf codebook shared by all further levels (Eq. 3-7). An item's codes on
+    all levels are its semantic ID."""
 
     def __init__(self, level_sizes: list[int], dim: int, commitment_weight: float):
         super().__init__()
@@ -110,13 +113,9 @@ class TreeCodebooks(nn.Module):
 
     def level_vectors(self) -> list[torch.Tensor]:
         """Codebook vectors of each level, `[K_l, D]` each; leaf levels share one tensor."""
-        leaf = None if self.leaf is None else self.leaf.vectors
-        return [self.root.vectors] + [leaf] * (len(self.level_sizes) - 1)
-
-    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Quantized representations `[B, L, D]` of codes `[B, L]`."""
-        vectors = self.level_vectors()
-        return inverse_prefix_residual(torch.stack([v[codes[:, i]] for i, v in enumerate(vectors)], dim=1))
+        if self.leaf is None:
+            return [self.root.vectors]
+        return [self.root.vectors] + [self.leaf.vectors] * (len(self.level_sizes) - 1)
 
     def forward(self, representations: torch.Tensor) -> QuantizerOutput:
         residuals = prefix_residual(representations)
@@ -130,8 +129,7 @@ class TreeCodebooks(nn.Module):
             codes.append(self.leaf.nearest(residuals[:, 1:], leaf_vectors))
             chosen.append(F.embedding(codes[1], leaf_vectors))
             loss = (loss + codebook_loss(residuals[:, 1:], chosen[1], self.commitment_weight)) / 2
-        chosen = torch.cat(chosen, dim=1)
-        straight_through = residuals + (chosen - residuals).detach()
+        straight_through = residuals + (torch.cat(chosen, dim=1) - residuals).detach()
         return QuantizerOutput(
             codes=torch.cat(codes, dim=1),
             quantized=inverse_prefix_residual(straight_through),
@@ -163,17 +161,17 @@ class ResidualCodebooks(nn.Module):
         return [codebook]
 
     def level_vectors(self) -> list[torch.Tensor]:
-        return [codebook.vectors for codebook in self.codebooks]
+        return [codebook.vectors for codebook in self.each(None)]
 
-    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        vectors = self.level_vectors()
-        return torch.stack([v[codes[:, i]] for i, v in enumerate(vectors)], dim=1).cumsum(dim=1)
+    def each(self, num_levels: int | None) -> Iterable[SimVQCodebook]:
+        """The codebooks of the first levels, or of all."""
+        return cast(Iterable[SimVQCodebook], self.codebooks[:num_levels])
 
     def forward(self, representations: torch.Tensor, num_levels: int | None = None) -> QuantizerOutput:
         """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels."""
         codes, residuals, quantized, losses = [], [], [], []
         above = torch.zeros_like(representations[:, 0])
-        for level, codebook in enumerate(self.codebooks[:num_levels]):
+        for level, codebook in enumerate(self.each(num_levels)):
             residual = representations[:, level] - above
             code = codebook.nearest(residual, codebook.vectors)
             chosen = F.embedding(code, codebook.vectors)
@@ -214,7 +212,7 @@ class PlainCodebook(SimVQCodebook):
 class CosineCodebook(PlainCodebook):
     """A plain codebook whose nearest code is the one at the smallest angle."""
 
-    def nearest(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.LongTensor:
+    def nearest(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return (x.detach().float() @ F.normalize(vectors.detach().float(), dim=-1).T).argmax(-1)
 

@@ -5,6 +5,7 @@ what they can tell of the item must stand in the codes.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,6 @@ from torch import nn
 from transformers import initialization as init
 
 from .loss_cross_entropy import linear_cross_entropy
-
-try:
-    from diffusers import DDPMScheduler
-except ImportError:  # only training with images needs it
-    DDPMScheduler = None
 
 
 class MaskedDecoder(nn.Module):
@@ -61,7 +57,7 @@ def no_loss(decoder: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 class TextDecoder(MaskedDecoder):
     """Cross-entropy of every text token given the representations alone: mask rate 100 % (Eq. 8)."""
 
-    def loss(self, hidden: torch.Tensor, labels: torch.LongTensor, output_embeddings: torch.Tensor) -> torch.Tensor:
+    def loss(self, hidden: torch.Tensor, labels: torch.Tensor, output_embeddings: torch.Tensor) -> torch.Tensor:
         """
         Args:
             hidden (`torch.FloatTensor` of shape `(batch, num_levels, width)`): projected quantized representations.
@@ -123,11 +119,13 @@ class DiffusionLoss(nn.Module):
 
     def __init__(self, channels: int, condition_width: int, width: int, depth: int, num_steps: int):
         super().__init__()
-        if DDPMScheduler is None:
-            raise ImportError("Reconstructing images needs diffusers: pip install diffusers")
+        try:  # here: only training with images needs it
+            from diffusers import DDPMScheduler
+        except ImportError as error:
+            raise ImportError("Reconstructing images needs diffusers: pip install diffusers") from error
         # Built on the CPU even when the model is built on the meta device: the schedule is not a saved weight.
         with torch.device("cpu"):
-            self.scheduler = DDPMScheduler(
+            self.scheduler: Any = DDPMScheduler(
                 num_train_timesteps=num_steps, beta_schedule="squaredcos_cap_v2", clip_sample=False
             )
         self.denoiser = Denoiser(channels, condition_width, width, depth)

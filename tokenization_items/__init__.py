@@ -5,9 +5,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_utgrec import RecBaseConfig, UTGRecConfig, UTGRecTokenizerConfig
 from tokenization_items.catalogue import Catalogue, CatalogueError
-from tokenization_items.item_index import AssignmentReport, CapacityError, ItemIndex, ItemIndexError, UnknownItemError
+from tokenization_items.collisions import AssignmentReport, CapacityError
+from tokenization_items.item_embeddings import ContentEmbeddings
+from tokenization_items.item_index import ItemIndex, ItemIndexError, UnknownItemError
 from tokenization_items.pipeline_item_recommendation import ItemRecommendationPipeline
-from tokenization_items.processing_content import ContentProcessor, EncoderMismatchError
+from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor, EncoderMismatchError
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
@@ -27,7 +29,9 @@ __all__ = [
     "CapacityError",
     "Catalogue",
     "CatalogueError",
+    "ContentEmbeddings",
     "ContentProcessor",
+    "EmbeddingProcessor",
     "EncoderMismatchError",
     "ItemIndex",
     "ItemIndexError",

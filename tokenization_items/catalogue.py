@@ -7,24 +7,25 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
+from tokenization_items.errors import MAX_NAMED
 from tokenization_items.item_files import CatalogueError, read_items
-from tokenization_items.item_images import ImageColumn, ImageError, is_missing
+from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
 from tokenization_items.text_template import TextTemplate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Fields of an item's text, in the order in which they are joined.
 TEXT_FIELDS = ("title", "brand", "features", "categories", "description")
 FILE_NAMES = ("items.parquet", "items.jsonl", "items.jsonl.gz", "items.csv")
 # Images that one task of the checking threads opens.
 IMAGES_PER_TASK = 32
-# Problems that an error message spells out.
-MAX_LISTED = 10
 
 # White space, control characters and lone surrogates (which no text encoder accepts).
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -186,13 +187,13 @@ class Catalogue:
         except ImageError as error:
             raise CatalogueError(f"{self.name}: item {self.item_ids[row]!r}: {error}") from error
 
-    def check(self, images: bool = True) -> dict[str, int]:
+    def check(self, images: bool | Sequence[int] | np.ndarray = True) -> dict[str, int]:
         """
-        Looks for items that cannot be tokenized.
+        Looks for items that cannot be tokenized. What was found in order is not looked at again, but for images.
 
         Args:
-            images (`bool`, *optional*, defaults to `True`):
-                Whether to decode every image, in threads.
+            images (`bool` or rows, *optional*, defaults to `True`):
+                Whether to decode images, in threads: all of them, none, or those of these rows.
 
         Returns:
             `dict[str, int]`: `num_items`, `num_texts` (items with text), `num_images` (items with an image) and
@@ -202,7 +203,37 @@ class Catalogue:
             CatalogueError: If an item has no id or the id of another one, neither text nor image, or an image that
                 cannot be decoded. Up to 10 items are named.
         """
-        named = np.zeros(len(self), dtype=bool) if self.images is None else self.images.present
+        present = np.zeros(len(self), dtype=bool) if self.images is None else self.images.present
+        if isinstance(images, bool):
+            images = range(len(self)) if images else ()
+        rows = np.asarray(images, dtype=np.int64)
+        rows = rows[present[rows]]
+        problems = [] if self._is_checked else self._item_problems(present)
+        problems += self._image_problems(rows)
+        if problems:
+            listed = "\n  ".join(problems[:MAX_NAMED])
+            more = f"\n  and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+            raise CatalogueError(
+                f"{self.name}: {len(problems)} problems in {len(self)} items; "
+                f"correct these items or leave them out with select():\n  {listed}{more}"
+            )
+        self._mark_checked()
+        return {
+            "num_items": len(self),
+            "num_texts": sum(map(bool, self.texts)),
+            "num_images": int(present.sum()),
+            "num_images_checked": len(rows),
+        }
+
+    @property
+    def _is_checked(self) -> bool:
+        return "_checked" in self.__dict__
+
+    def _mark_checked(self) -> None:
+        self.__dict__["_checked"] = True  # the fields are frozen, so it stays so
+
+    def _item_problems(self, present: np.ndarray) -> list[str]:
+        """What is wrong with ids, and with items that have neither a text nor an image."""
         counts = Counter(self.item_ids)
         problems = [f"row {row}: missing item_id" for row, item_id in enumerate(self.item_ids) if not item_id]
         problems += [
@@ -213,23 +244,9 @@ class Catalogue:
         problems += [
             f"item {item_id!r} (row {row}): empty text and no image"
             for row, (item_id, text) in enumerate(zip(self.item_ids, self.texts, strict=True))
-            if not text and not named[row]
+            if not text and not present[row]
         ]
-        rows = named.nonzero()[0] if images else np.zeros(0, dtype=np.int64)
-        problems += self._image_problems(rows)
-        if problems:
-            listed = "\n  ".join(problems[:MAX_LISTED])
-            more = f"\n  and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-            raise CatalogueError(
-                f"{self.name}: {len(problems)} problems in {len(self)} items; "
-                f"correct these items or leave them out with select():\n  {listed}{more}"
-            )
-        return {
-            "num_items": len(self),
-            "num_texts": sum(map(bool, self.texts)),
-            "num_images": int(named.sum()),
-            "num_images_checked": len(rows),
-        }
+        return problems
 
     def _image_problems(self, rows: np.ndarray) -> list[str]:
         def problems_of(part: np.ndarray) -> list[str]:
@@ -256,7 +273,7 @@ class Catalogue:
         """The items of these rows, in this order."""
         rows = np.asarray(rows, dtype=np.int64)
         picked = rows.tolist()
-        return Catalogue(
+        selected = Catalogue(
             item_ids=[self.item_ids[row] for row in picked],
             texts=[self.texts[row] for row in picked],
             titles=[self.titles[row] for row in picked],
@@ -264,6 +281,9 @@ class Catalogue:
             name=self.name,
             template=self.template,
         )
+        if self._is_checked and len(np.unique(rows)) == len(rows):
+            selected._mark_checked()
+        return selected
 
     @staticmethod
     def concatenate(catalogues: Sequence["Catalogue"]) -> "Catalogue":
@@ -284,13 +304,13 @@ def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence
     """The wanted columns that exist, and the number of rows. Image columns of tables stay in Arrow, undecoded."""
     if hasattr(records, "with_format") and hasattr(records, "column_names"):  # datasets.Dataset
         records = records.with_format("arrow")[:]
-    elif isinstance(records, pl.DataFrame):
-        if records.schema.get("image") == pl.Object:  # PIL images
+    elif _is_frame_of("polars", records, "DataFrame"):
+        if str(records.schema.get("image")) == "Object":  # PIL images
             return {column: records[column].to_list() for column in wanted if column in records}, len(records)
         records = records.to_arrow()
     elif hasattr(records, "iloc"):  # pandas.DataFrame
         return {column: records[column].tolist() for column in wanted if column in records}, len(records)
-    if isinstance(records, pa.Table):
+    if _is_frame_of("pyarrow", records, "Table"):
         return {column: records[column] for column in wanted if column in records.column_names}, len(records)
     if isinstance(records, (str, bytes, dict)) or not isinstance(records, Iterable):
         raise CatalogueError(f"records are a Dataset, a DataFrame or dictionaries, got {type(records).__name__}")
@@ -302,8 +322,13 @@ def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence
     return {column: [record.get(column) for record in records] for column in wanted if column in present}, len(records)
 
 
-def _values(column: Sequence | pa.ChunkedArray) -> Sequence:
-    return column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+def _is_frame_of(library: str, records: object, name: str) -> bool:
+    """Whether records are a library's frame or table, which need not be imported to tell."""
+    return type(records).__module__.startswith(f"{library}.") and type(records).__name__ == name
+
+
+def _values(column: "Sequence | pa.ChunkedArray") -> Sequence:
+    return column.to_pylist() if is_arrow(column) else column
 
 
 def _item_id(value: object, row: int) -> str:
@@ -319,7 +344,7 @@ def _item_id(value: object, row: int) -> str:
     raise CatalogueError(f"row {row}: an item_id is a string or an integer, got {value!r}; convert it to a string")
 
 
-def _texts(column: Sequence | pa.ChunkedArray, name: str) -> list[str]:
+def _texts(column: "Sequence | pa.ChunkedArray", name: str) -> list[str]:
     try:
         return [_text(value) for value in _values(column)]
     except RecursionError as error:

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from transformers.utils import logging
 
 from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items.batching import length_batches, prepared
-from tokenization_items.caches import FinishedShards, shards_of
+from tokenization_items.caches import Features, FinishedShards, VisualFeatureCache, shards_of
 from tokenization_items.catalogue import Catalogue, CatalogueError
-from tokenization_items.processing_items import ItemProcessor
-from tokenization_items.visual_features import Features, VisualFeatureCache
+
+if TYPE_CHECKING:
+    from tokenization_items.processing_items import ItemProcessor
 
 logger = logging.get_logger(__name__)
 
@@ -51,9 +52,9 @@ class ImageInputs:
 
 
 @torch.inference_mode()
-def compute_codes(
+def codes_of_catalogue(
     network: UTGRecTokenizerModel,
-    processor: ItemProcessor,
+    processor: "ItemProcessor",
     catalogue: Catalogue,
     fingerprint: str,
     batch_tokens: int = BATCH_TOKENS,
@@ -64,7 +65,7 @@ def compute_codes(
     progress: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    The codes that a network gives to items, before conflicts are resolved.
+    The codes that a network gives to items, before collisions are resolved.
 
     Items of like length share a batch, so that little is padded. Nothing but the items and the network influences the
     codes; batches and cached features change the residuals by rounding. No logits are computed, and no decoder runs.
@@ -104,7 +105,7 @@ def compute_codes(
     if resume_folder is not None:
         finished = FinishedShards(resume_folder, [fingerprint, str(network.dtype), network.device.type])
         keys = _keys(finished, shards, texts, images, num_workers)
-        found = [finished.load(key) for key in keys]
+        found = [finished.load_codes(key) for key in keys]
         for shard, arrays in zip(shards, found, strict=True):
             if arrays is not None:
                 rows = np.concatenate(shard)
@@ -131,7 +132,7 @@ def compute_codes(
                 bar.update(len(rows))
             if finished is not None:
                 rows = np.concatenate(shard)
-                finished.save(key, codes[rows], residuals[rows])
+                finished.save_codes(key, codes[rows], residuals[rows])
     if state is not None and state.num_processes > 1:
         num_finished = _exchange(codes, residuals, num_finished, network.device)
     if num_finished and (state is None or state.is_main_process):
@@ -159,7 +160,7 @@ def _keys(
 
 
 def _image_inputs(
-    row: int, catalogue: Catalogue | None, processor: ItemProcessor, cache: VisualFeatureCache | None
+    row: int, catalogue: Catalogue | None, processor: "ItemProcessor", cache: VisualFeatureCache | None
 ) -> ImageInputs | None:
     """The image of an item, `None` for one without; runs in threads."""
     if catalogue is None or not catalogue.has_image(row):
@@ -177,7 +178,7 @@ def _image_inputs(
 
 def _network_inputs(
     network: UTGRecTokenizerModel,
-    processor: ItemProcessor,
+    processor: "ItemProcessor",
     cache: VisualFeatureCache | None,
     texts: Sequence[Sequence[int]],
     images: Sequence[ImageInputs | None],

@@ -8,6 +8,7 @@ images, and a trained recommender's item embeddings.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
@@ -18,7 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hub_cards import replacing
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.errors import named
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
 
@@ -26,7 +29,6 @@ EMBEDDINGS_NAME = "embeddings.safetensors"
 IDS_NAME = "item_ids.json"
 RECORD_NAME = "embeddings.json"
 FORMAT_VERSION = 1
-MAX_NAMED = 10  # items that an error message names
 
 
 class ContentEmbeddings(NamedTuple):
@@ -38,12 +40,37 @@ class ContentEmbeddings(NamedTuple):
         embeddings (`np.ndarray` of shape `(items, E)`): their vectors.
         encoder (`dict`, *optional*): `name`, `fingerprint` and `settings` of the text encoder, if they are known.
         without_text (`Sequence[str]`): items of which nothing but the template's introduction was embedded.
+        name (`str`): of the domain, for error messages.
     """
 
     item_ids: Sequence[str]
     embeddings: np.ndarray
     encoder: dict[str, Any] | None = None
     without_text: Sequence[str] = ()
+    name: str = "items"
+
+    def check(self, zeros: bool = False) -> None:
+        """
+        Looks for items that cannot be tokenized.
+
+        Args:
+            zeros (`bool`, *optional*, defaults to `False`): whether vectors may be zero.
+
+        Raises:
+            EmbeddingError: If items and rows differ in number, an item occurs twice, a vector is not finite, or
+                nothing but zeros, or no item has a text. Up to 10 items are named.
+        """
+        values = np.asarray(self.embeddings)
+        if values.ndim != 2 or len(values) != len(self.item_ids):
+            raise EmbeddingError(
+                f"{self.name}: {len(self.item_ids)} items need a matrix of as many rows, got shape {values.shape}"
+            )
+        twice = [item_id for item_id, count in Counter(self.item_ids).items() if count > 1]
+        if twice:
+            raise EmbeddingError(f"{self.name}: {len(twice)} item ids occur more than once: {named(twice)}")
+        _check_values(self.name, values, self.item_ids, zeros)
+        if len(self.item_ids) and len(self.without_text) == len(self.item_ids):
+            raise EmbeddingError(f"{self.name}: none of the {len(values)} items has a text")
 
 
 class EmbeddingError(ValueError):
@@ -79,7 +106,7 @@ def load_embeddings(
     absent = [item_id for item_id, row in zip(item_ids, rows.tolist(), strict=True) if row < 0]
     if absent and not allow_missing:
         raise EmbeddingError(
-            f"{folder}: no embeddings of {len(absent)} of {len(rows)} items: {absent[:MAX_NAMED]}; compute them with "
+            f"{folder}: no embeddings of {len(absent)} of {len(rows)} items: {named(absent)}; compute them with "
             "examples/embed_items.py, from the data that has these items"
         )
     wanted = embeddings[rows[rows >= 0]]
@@ -107,7 +134,7 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
         )
     settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
     encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}
-    return ContentEmbeddings(item_ids, embeddings, encoder, record["items_without_text"])
+    return ContentEmbeddings(item_ids, embeddings, encoder, record["items_without_text"], folder.name)
 
 
 def save_embeddings(
@@ -127,24 +154,14 @@ def save_embeddings(
     """
     folder, item_ids = Path(folder), list(item_ids)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
-    if embeddings.ndim != 2 or len(embeddings) != len(item_ids):
-        raise EmbeddingError(f"{folder}: {len(item_ids)} items need a matrix of as many rows, got {embeddings.shape}")
-    if len(set(item_ids)) != len(item_ids):
-        raise EmbeddingError(f"{folder}: {len(item_ids) - len(set(item_ids))} item ids occur more than once")
-    _check_values(folder, embeddings, item_ids)
-    folder.mkdir(parents=True, exist_ok=True)
+    ContentEmbeddings(item_ids, embeddings, name=str(folder)).check()
     record = {"format_version": FORMAT_VERSION, **(record or {}), "num_items": len(item_ids)}
     record |= {"dim": embeddings.shape[1], "sha256": _digest(item_ids, embeddings)}
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (EMBEDDINGS_NAME, IDS_NAME, RECORD_NAME)}
-    try:
-        save_file({"embeddings": embeddings}, temporary[EMBEDDINGS_NAME])
-        temporary[IDS_NAME].write_text(json.dumps(item_ids), encoding="utf-8")
-        temporary[RECORD_NAME].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for name, path in temporary.items():  # the record last: it vouches for the other two
-            os.replace(path, folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+    # The record last: it vouches for the other two.
+    with replacing(folder / EMBEDDINGS_NAME, folder / IDS_NAME, folder / RECORD_NAME) as (vectors, ids, description):
+        save_file({"embeddings": embeddings}, vectors)
+        ids.write_text(json.dumps(item_ids), encoding="utf-8")
+        description.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def embed_items(
@@ -272,13 +289,15 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
     return item_ids, embeddings
 
 
-def _check_values(folder: Path, embeddings: np.ndarray, item_ids: Sequence[str]) -> None:
+def _check_values(
+    place: str | os.PathLike, embeddings: np.ndarray, item_ids: Sequence[str], zeros: bool = False
+) -> None:
     finite = np.isfinite(embeddings).all(axis=1)
-    zero = ~embeddings.any(axis=1)
+    zero = ~embeddings.any(axis=1) & (not zeros)
     for rows, what in ((~finite, "NaN or infinity"), (zero, "only zeros")):
         if rows.any():
-            named = [item_ids[row] for row in np.flatnonzero(rows)[:MAX_NAMED]]
-            raise EmbeddingError(f"{folder}: {int(rows.sum())} items have embeddings with {what}: {named}")
+            broken = [item_ids[row] for row in np.flatnonzero(rows)]
+            raise EmbeddingError(f"{place}: {len(broken)} items have embeddings with {what}: {named(broken)}")
 
 
 def _digest(item_ids: list[str], embeddings: np.ndarray) -> str:

@@ -5,10 +5,11 @@ import json
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:  # what reads tables is imported with the first of them
+    import polars as pl
+    import pyarrow as pa
 
 # Bytes of one line of JSON.
 MAX_LINE = 2**26
@@ -26,7 +27,7 @@ class CatalogueError(ValueError):
     """A catalogue that cannot be read, or items that cannot be tokenized; the message names them and the fix."""
 
 
-def read_items(file: Path, wanted: Collection[str]) -> pa.Table | pl.DataFrame | list[dict]:
+def read_items(file: Path, wanted: Collection[str]) -> "pa.Table | pl.DataFrame | list[dict]":
     """
     Reads `items.parquet`, `items.csv`, `items.jsonl` or `items.jsonl.gz`.
 
@@ -37,6 +38,9 @@ def read_items(file: Path, wanted: Collection[str]) -> pa.Table | pl.DataFrame |
     Raises:
         CatalogueError: if the file is broken, or would take far more memory than its size tells.
     """
+    import polars as pl
+    import pyarrow as pa
+
     try:
         if file.suffix == ".parquet":
             return _read_parquet(file, wanted)
@@ -51,7 +55,9 @@ def read_items(file: Path, wanted: Collection[str]) -> pa.Table | pl.DataFrame |
         raise CatalogueError(f"{file} cannot be read: {error}") from error
 
 
-def _read_parquet(file: Path, wanted: Collection[str]) -> pa.Table:
+def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
+    import pyarrow.parquet as pq
+
     metadata, num_bytes = pq.read_metadata(file), file.stat().st_size
     unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     if unpacked > max(MIN_UNPACKED, MAX_GROWTH * num_bytes) or metadata.num_rows > MAX_ROWS_PER_BYTE * num_bytes:
@@ -65,7 +71,9 @@ def _read_parquet(file: Path, wanted: Collection[str]) -> pa.Table:
     return table
 
 
-def _read_csv(file: Path) -> pl.DataFrame:
+def _read_csv(file: Path) -> "pl.DataFrame":
+    import polars as pl
+
     with open(file, "rb") as content:
         if content.read(4).startswith(_PACKED):
             raise CatalogueError(f"{file} is packed: unpack it, or write items.jsonl.gz")

@@ -6,13 +6,15 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenization_items.remote_images import RemoteImageError, fetch_image
+
+if TYPE_CHECKING:  # imported with the first column that is Arrow's
+    import pyarrow as pa
 
 # Longest side of an image handed out, in pixels: more than any backbone reads.
 MAX_SIDE = 1024
@@ -46,11 +48,11 @@ class ImageColumn:
 
     def __init__(
         self,
-        values: Sequence | pa.ChunkedArray,
+        values: "Sequence | pa.ChunkedArray",
         root: str | os.PathLike | None = None,
         allow_remote: bool = False,
     ):
-        if isinstance(values, pa.ChunkedArray):
+        if is_arrow(values):
             self.present = _present_in_arrow(values)
         else:
             values = [None if _is_missing(value) else value for value in values]
@@ -93,7 +95,7 @@ class ImageColumn:
         """What [`open_image`] takes."""
         values, root, allow_remote = self._sources[self._source[row]]
         value = values[int(self._row[row])]
-        return value.as_py() if isinstance(value, pa.Scalar) else value, root, allow_remote
+        return value.as_py() if is_arrow(value) else value, root, allow_remote
 
     def select(self, rows: np.ndarray) -> "ImageColumn":
         return self._like(self._sources, self._source[rows], self._row[rows], self.present[rows])
@@ -113,6 +115,11 @@ class ImageColumn:
         column = cls.__new__(cls)
         column._sources, column._source, column._row, column.present = sources, source, row, present
         return column
+
+
+def is_arrow(value: object) -> bool:
+    """Whether a column or a cell is pyarrow's, which need not be imported to tell."""
+    return type(value).__module__.startswith("pyarrow.")
 
 
 def is_missing(value: object) -> bool:
@@ -135,7 +142,10 @@ def _is_missing(value: object) -> bool:
     return isinstance(value, (str, bytes)) and not value
 
 
-def _present_in_arrow(values: pa.ChunkedArray) -> np.ndarray:
+def _present_in_arrow(values: "pa.ChunkedArray") -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     kind = values.type
     if pa.types.is_null(kind):
         return np.zeros(len(values), dtype=bool)
@@ -152,8 +162,11 @@ def _present_in_arrow(values: pa.ChunkedArray) -> np.ndarray:
     raise ImageError(f"an image column holds paths, bytes or {{'bytes', 'path'}}, got Arrow type {kind}")
 
 
-def _filled(values: pa.ChunkedArray) -> np.ndarray:
+def _filled(values: "pa.ChunkedArray") -> np.ndarray:
     """Neither null nor empty, without reading the contents."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if pa.types.is_null(values.type):
         return np.zeros(len(values), dtype=bool)
     return pc.fill_null(pc.greater(pc.binary_length(values), 0), False).to_numpy()

@@ -1,4 +1,4 @@
-"""Item id ↔ identifier: a bijection that grows, never changes an identifier, and is saved as two plain files."""
+"""Item index: items and their semantic IDs, a bijection that grows, changes none and is saved as plain files."""
 
 import hashlib
 import json
@@ -12,10 +12,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hub_cards import replacing
 from modeling_utgrec.item_trie import ItemTrie
-from tokenization_items.conflicts import AssignmentReport, CapacityError, report_assignment, resolve_conflicts
-
-__all__ = ["AssignmentReport", "CapacityError", "ItemIndex", "ItemIndexError", "UnknownItemError"]
+from tokenization_items.collisions import (
+    NUM_DIGITS,
+    AssignmentReport,
+    CapacityError,
+    Collisions,
+    append_digits,
+    assign_least_distance,
+    assign_nearest_first,
+    check_way,
+    report_assignment,
+)
+from tokenization_items.errors import named
 
 CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
@@ -39,10 +49,11 @@ class UnknownItemError(KeyError):
 
 class ItemIndex:
     """
-    Bijection between item ids and identifiers.
+    Bijection between item ids and identifiers, known as semantic IDs (Rajput et al. 2023): for each item one code of
+    each level, all of them made from its content.
 
     Args:
-        level_sizes (`Sequence[int]`): Number of codes of each level.
+        level_sizes (`Sequence[int]`): Number of codes of each level; the last may be one of digits, see `assign`.
         level_offsets (`Sequence[int]`): First token id of each level in the recommender's vocabulary.
 
     Attributes:
@@ -104,11 +115,11 @@ class ItemIndex:
         residuals: np.ndarray | None = None,
         level_vectors: Sequence[np.ndarray] | None = None,
         titles: Sequence[str] | None = None,
+        collisions: Collisions = "least_distance",
     ) -> AssignmentReport:
         """
-        Adds items. Their identifiers are the given codes, changed where needed for all identifiers to differ (see
-        [`~tokenization_items.conflicts.resolve_conflicts`]); items of the index keep theirs. The outcome does not
-        depend on the order of the items; their rows follow it.
+        Adds items. Their identifiers are the given codes, told apart where items share them; items of the index keep
+        theirs. The outcome does not depend on the order of the items; their rows follow it.
 
         Args:
             item_ids (`Sequence[str]`):
@@ -116,11 +127,15 @@ class ItemIndex:
             codes (integers of shape `(num_items, num_levels)`):
                 Level-local codes, as the item tokenizer gives them.
             residuals (floats of shape `(num_items, num_levels, dim)`, *optional*):
-                The vectors z' that each level quantizes. Needed only when there are conflicts.
+                The vectors z' that each level quantizes. Needed only when codes change.
             level_vectors (`Sequence` of float arrays of shapes `(level_sizes[l], dim)`, *optional*):
-                Code vectors of each level. Needed only when there are conflicts.
+                Code vectors of each level. Needed only when codes change.
             titles (`Sequence[str]`, *optional*):
                 Titles of the new items, for people.
+            collisions (`str`, *optional*, defaults to `"least_distance"`):
+                How items with the same codes are told apart, see [`~tokenization_items.collisions`]:
+                `"least_distance"` and `"nearest_first"` change codes; `"digit"` changes none and adds a level, to an
+                empty index, with 256 codes or as many as the largest group of items needs.
 
         Returns:
             [`AssignmentReport`].
@@ -128,69 +143,75 @@ class ItemIndex:
         Raises:
             CapacityError: If the index would hold more items than identifiers exist.
             ValueError: If an item is given twice or present already, an array does not fit the levels or the items, a
-                code is outside its level, a residual is not finite, or conflicts come without residuals. The index
-                is unchanged after any error.
+                code is outside its level, a residual is not finite, codes must change and there are no residuals, or
+                the index has digits and `collisions` is another way, or the other way round. The index is unchanged
+                after any error.
         """
+        check_way(collisions)
         item_ids = list(item_ids)
         titles = [""] * len(item_ids) if titles is None else list(titles)
         if len(titles) != len(item_ids):
             raise ValueError(f"{len(item_ids)} item_ids but {len(titles)} titles")
-        codes, residuals, level_vectors = self._check_new(item_ids, codes, residuals, level_vectors)
+        self.check_new(item_ids)
+        codes = np.asarray(codes)
+        sizes, has_digits = self._levels_of_codes(codes, collisions)
+        occupied = self.codes.astype(np.int64)
+        given = _checked_codes(item_ids, codes, sizes)
+        residuals, level_vectors = _checked_vectors(item_ids, given, sizes, residuals, level_vectors)
         # Ties go by item id, so that the order of the catalogue does not matter.
         order = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), dtype=np.int64)
-        new = np.empty_like(codes)
-        new[order] = resolve_conflicts(
-            codes[order], self.level_sizes, None if residuals is None else residuals[order], level_vectors, self.codes
+        if collisions == "digit":
+            final = append_digits(item_ids, given, occupied if has_digits else None)
+            report = report_assignment(given, given, occupied[:, : len(sizes)], sizes)
+            if not has_digits:
+                self._add_level(max(NUM_DIGITS, report.largest_group))
+            elif len(item_ids) and final[:, -1].max() >= self.level_sizes[-1]:
+                raise CapacityError(
+                    f"{report.largest_group} items share their codes, and the index has {self.level_sizes[-1]} digits "
+                    "to tell them apart: make an index of all items at once"
+                )
+        else:
+            assign = assign_least_distance if collisions == "least_distance" else assign_nearest_first
+            final = np.empty_like(given)
+            part = None if residuals is None else residuals[order]
+            final[order] = assign(given[order], sizes, part, level_vectors, occupied)
+            report = report_assignment(given, final, occupied, sizes, residuals, level_vectors)
+        self._replace(
+            self.item_ids + item_ids, np.concatenate([self.codes, final.astype(np.int32)]), self.titles + titles
         )
-        report = report_assignment(codes, new, self.codes, self.level_sizes, residuals, level_vectors)
-        codes = np.concatenate([self.codes, new.astype(np.int32)])
-        self._replace(self.item_ids + item_ids, codes, self.titles + titles)
         return report
 
-    def _check_new(
-        self,
-        item_ids: list[str],
-        codes: np.ndarray,
-        residuals: np.ndarray | None,
-        level_vectors: Sequence[np.ndarray] | None,
-    ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray] | None]:
-        num_items = len(item_ids)
+    def check_new(self, item_ids: Sequence[str]) -> None:
+        """Raises a `ValueError` unless items can be added: strings, none of them twice, none in the index."""
         _check_ids(item_ids, ValueError)
         present = [item_id for item_id in item_ids if item_id in self._row_of]
         if present:
             raise ValueError(
-                f"{len(present)} items are in the index already and keep their identifiers: {present[:10]}; "
+                f"{len(present)} items are in the index already and keep their identifiers: {named(present)}; "
                 "leave them out, or remove() them first"
             )
-        codes = np.asarray(codes)
-        if codes.shape != (num_items, self.num_levels):
-            raise ValueError(f"codes must have shape ({num_items}, {self.num_levels}), got {codes.shape}")
-        if num_items and not np.issubdtype(codes.dtype, np.integer):
-            raise ValueError(f"codes must be integers, got {codes.dtype}")
-        codes = codes.astype(np.int64)
-        outside = ((codes < 0) | (codes >= np.asarray(self.level_sizes))).any(1).nonzero()[0]
-        if len(outside):
-            named = [(item_ids[row], codes[row].tolist()) for row in outside[:10]]
-            raise ValueError(f"{len(outside)} items have codes outside level_sizes {self.level_sizes}: {named}")
-        if level_vectors is not None:
-            level_vectors = [np.asarray(vectors) for vectors in level_vectors]
-            dim = level_vectors[0].shape[-1] if level_vectors and level_vectors[0].ndim else 0
-            shapes = [vectors.shape for vectors in level_vectors]
-            if shapes != [(size, dim) for size in self.level_sizes]:
-                raise ValueError(f"level_vectors must be ({self.level_sizes}, dim) arrays, got shapes {shapes}")
-            if not all(np.isfinite(vectors).all() for vectors in level_vectors):
-                raise ValueError("level_vectors hold NaN or infinity")
-        if residuals is not None:
-            residuals = np.asarray(residuals)
-            shape = residuals.shape
-            if len(shape) != 3 or shape[:2] != codes.shape or (level_vectors is not None and shape[2] != dim):
-                wanted = (*codes.shape, "dim" if level_vectors is None else dim)
-                raise ValueError(f"residuals must have shape {wanted} (items, levels, dim), got {shape}")
-            broken = (~np.isfinite(residuals).all((1, 2))).nonzero()[0]
-            if len(broken):
-                named = [item_ids[row] for row in broken[:10]]
-                raise ValueError(f"{len(broken)} items have residuals with NaN or infinity: {named}")
-        return codes, residuals, level_vectors
+
+    def _levels_of_codes(self, codes: np.ndarray, collisions: Collisions) -> tuple[list[int], bool]:
+        """Sizes of the levels that the tokenizer gives codes of, and whether the index has one of digits beside."""
+        has_digits = codes.shape[1:] == (self.num_levels - 1,)
+        if has_digits and collisions != "digit":
+            raise ValueError(
+                f"codes must have shape ({len(codes)}, {self.num_levels}), got {codes.shape}; if the last level of "
+                "the index is one of digits, add items with collisions='digit'"
+            )
+        if collisions == "digit" and not has_digits and len(self):
+            raise ValueError(
+                f"the {len(self)} items of the index have no level of digits: add items with "
+                "collisions='least_distance' or 'nearest_first', or make an index of all items at once"
+            )
+        return self.level_sizes[:-1] if has_digits else self.level_sizes, has_digits
+
+    def _add_level(self, size: int) -> None:
+        """A further level of an empty index, with tokens of its own behind those of the others."""
+        assert not len(self)
+        ends = [first + codes for first, codes in zip(self.level_offsets, self.level_sizes, strict=True)]
+        self.level_sizes, self.level_offsets = [*self.level_sizes, size], [*self.level_offsets, max(ends)]
+        self._replace([], np.zeros((0, self.num_levels), dtype=np.int32), [])
 
     def rows(self, item_ids: Iterable[str]) -> np.ndarray:
         """
@@ -205,7 +226,7 @@ class ItemIndex:
         except KeyError:
             unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in self._row_of))
             raise UnknownItemError(
-                f"{len(unknown)} items are not in the index of {len(self)} items: {unknown[:10]}; "
+                f"{len(unknown)} items are not in the index of {len(self)} items: {named(unknown)}; "
                 "add them with add_items first"
             ) from None
 
@@ -266,7 +287,6 @@ class ItemIndex:
         """Writes `item_index.safetensors` (codes and levels), `item_ids.json` (a list) and, if there are titles,
         `item_titles.json` (a list) to `folder`."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         metadata = {
             "format": "utgrec-item-index",
             "version": FORMAT_VERSION,
@@ -279,18 +299,12 @@ class ItemIndex:
         if any(self.titles):
             lists[TITLES_NAME] = self.titles
             metadata["titles_sha256"] = _digest(self.titles)
-        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (CODES_NAME, *lists)}
-        try:
-            save_file({"codes": self.codes}, temporary[CODES_NAME], metadata=metadata)
-            for name, values in lists.items():
-                temporary[name].write_text(json.dumps(values), encoding="utf-8")
-            for name, path in temporary.items():
-                os.replace(path, folder / name)
-            if TITLES_NAME not in lists:
-                (folder / TITLES_NAME).unlink(missing_ok=True)
-        finally:
-            for path in temporary.values():
-                path.unlink(missing_ok=True)
+        with replacing(folder / CODES_NAME, *(folder / name for name in lists)) as (codes, *others):
+            save_file({"codes": self.codes}, codes, metadata=metadata)
+            for values, file in zip(lists.values(), others, strict=True):
+                file.write_text(json.dumps(values), encoding="utf-8")
+        if TITLES_NAME not in lists:
+            (folder / TITLES_NAME).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "ItemIndex":
@@ -343,13 +357,57 @@ class ItemIndex:
         return index
 
 
+def _checked_codes(item_ids: Sequence[str], codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """The codes, int64, if they are as many as the items and within their levels."""
+    if codes.shape != (len(item_ids), len(sizes)):
+        raise ValueError(f"codes must have shape ({len(item_ids)}, {len(sizes)}), got {codes.shape}")
+    if len(item_ids) and not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"codes must be integers, got {codes.dtype}")
+    codes = codes.astype(np.int64)
+    outside = ((codes < 0) | (codes >= np.asarray(sizes))).any(1).nonzero()[0]
+    if len(outside):
+        examples = [(item_ids[row], codes[row].tolist()) for row in outside]
+        raise ValueError(f"{len(outside)} items have codes outside level_sizes {list(sizes)}: {named(examples)}")
+    return codes
+
+
+def _checked_vectors(
+    item_ids: Sequence[str],
+    codes: np.ndarray,
+    sizes: Sequence[int],
+    residuals: np.ndarray | None,
+    level_vectors: Sequence[np.ndarray] | None,
+) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+    """Residuals and code vectors, if they are finite and fit each other and the levels."""
+    vectors, dim = None, None
+    if level_vectors is not None:
+        vectors = [np.asarray(each) for each in level_vectors]
+        dim = vectors[0].shape[-1] if vectors and vectors[0].ndim else 0
+        shapes = [each.shape for each in vectors]
+        if shapes != [(size, dim) for size in sizes]:
+            raise ValueError(f"level_vectors must be ({list(sizes)}, dim) arrays, got shapes {shapes}")
+        if not all(np.isfinite(each).all() for each in vectors):
+            raise ValueError("level_vectors hold NaN or infinity")
+    if residuals is not None:
+        residuals = np.asarray(residuals)
+        shape = residuals.shape
+        if len(shape) != 3 or shape[:2] != codes.shape or dim not in (None, shape[2]):
+            wanted = (*codes.shape, "dim" if dim is None else dim)
+            raise ValueError(f"residuals must have shape {wanted} (items, levels, dim), got {shape}")
+        broken = (~np.isfinite(residuals).all((1, 2))).nonzero()[0]
+        if len(broken):
+            examples = [item_ids[row] for row in broken]
+            raise ValueError(f"{len(broken)} items have residuals with NaN or infinity: {named(examples)}")
+    return residuals, vectors
+
+
 def _check_ids(item_ids: Sequence[str], error: type[ValueError]) -> None:
     other = [item_id for item_id in item_ids if not isinstance(item_id, str)]
     if other:
-        raise error(f"item ids must be strings, got {other[:10]}")
+        raise error(f"item ids must be strings, got {named(other)}")
     if len(set(item_ids)) != len(item_ids):
         twice = [item_id for item_id, count in Counter(item_ids).items() if count > 1]
-        raise error(f"{len(twice)} item ids occur more than once: {twice[:10]}")
+        raise error(f"{len(twice)} item ids occur more than once: {named(twice)}")
 
 
 def _whole_numbers(name: str, values: Sequence[int], least: int, most: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where an item tokenizer's network is, and what tells that it is the one that made an index."""
+"""References to the network of an item tokenizer, and the fingerprint that tells that it made an index."""
 
 import hashlib
 import json
@@ -12,19 +12,33 @@ from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
-from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, UTGRecTokenizerConfig, UTGRecTokenizerModel
+from modeling_utgrec import (
+    RecBaseTokenizerConfig,
+    RecBaseTokenizerModel,
+    RQVAEConfig,
+    RQVAEModel,
+    UTGRecTokenizerConfig,
+    UTGRecTokenizerModel,
+)
 from tokenization_items.files import read_json_object
 from tokenization_items.item_index import CODES_NAME
-from tokenization_items.processing_content import ContentProcessor
+from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor
 from tokenization_items.processing_items import ItemProcessor
 
 INDEX_FILES = ("*.json", CODES_NAME)
 PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
 
-Network = UTGRecTokenizerModel | RecBaseTokenizerModel
-Processor = ItemProcessor | ContentProcessor
+Network = UTGRecTokenizerModel | RecBaseTokenizerModel | RQVAEModel
+Processor = ItemProcessor | EmbeddingProcessor
 # The networks that make identifiers, by the model type that their configuration states.
-NETWORK_CONFIGS = {config.model_type: config for config in (UTGRecTokenizerConfig, RecBaseTokenizerConfig)}
+NETWORK_CONFIGS = {
+    config.model_type: config for config in (UTGRecTokenizerConfig, RecBaseTokenizerConfig, RQVAEConfig)
+}
+# Those of them that read embeddings, and their processors, whose settings are in the configuration.
+EMBEDDING_NETWORKS: dict[str, tuple[type[RecBaseTokenizerModel | RQVAEModel], type[EmbeddingProcessor]]] = {
+    RecBaseTokenizerConfig.model_type: (RecBaseTokenizerModel, ContentProcessor),
+    RQVAEConfig.model_type: (RQVAEModel, EmbeddingProcessor),
+}
 
 
 class TokenizerMismatchError(ValueError):
@@ -32,7 +46,7 @@ class TokenizerMismatchError(ValueError):
 
 
 @dataclass(frozen=True)
-class NetworkPlace:
+class NetworkReference:
     """
     A folder, or a repository of the Hub, that holds a network and its processor.
 
@@ -58,7 +72,7 @@ class NetworkPlace:
         return values
 
     @classmethod
-    def seen_from(cls, folder: Path, values: dict[str, Any]) -> "NetworkPlace":
+    def seen_from(cls, folder: Path, values: dict[str, Any]) -> "NetworkReference":
         """The place that a file in `folder` names.
 
         Raises:
@@ -89,9 +103,10 @@ class NetworkPlace:
             raise FileNotFoundError(f"{self} was to hold the item tokenizer's network, but there is no such folder.")
         arguments = {"revision": self.revision, "subfolder": self.subfolder, **hub_arguments}
         kind = PreTrainedConfig.get_config_dict(self.name_or_path, **arguments)[0].get("model_type")
-        if kind == RecBaseTokenizerConfig.model_type:
-            network = RecBaseTokenizerModel.from_pretrained(self.name_or_path, **arguments)
-            return network, ContentProcessor(network.config)
+        if kind in EMBEDDING_NETWORKS:
+            network_class, processor_class = EMBEDDING_NETWORKS[kind]
+            network = network_class.from_pretrained(self.name_or_path, **arguments)
+            return network, processor_class(network.config)
         parts = {"with_decoders": False} if without_decoders else {}
         network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **parts, **arguments)
         return network, ItemProcessor.from_pretrained(self.name_or_path, **arguments)

@@ -1,29 +1,116 @@
-"""From items to the inputs of RecBase's tokenizer: one template for the texts, and the vectors of a frozen encoder."""
+"""Processors of networks that read embeddings: of embeddings that are given, and of a frozen encoder of texts."""
 
 import json
+import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
+from modeling_utgrec import RecBaseTokenizerConfig, RQVAEConfig
+from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.errors import named
+from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_files import CatalogueError
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
 
 # Items of one forward pass of the network, which is small beside the text encoder.
 ROWS_AT_A_TIME = 4096
-MAX_LISTED = 10
+# Tokens of one batch of the text encoder.
+BATCH_TOKENS = 8192
 
 
 class EncoderMismatchError(ValueError):
     """A text encoder, or embeddings, that the network was not trained with."""
 
 
-class ContentProcessor:
+class EmbeddingProcessor:
+    """
+    Gives embeddings that were computed before to a network that reads them, such as an [`RQVAEModel`].
+
+    Args:
+        config ([`RQVAEConfig`] or [`RecBaseTokenizerConfig`]): the network's configuration.
+    """
+
+    template: TextTemplate | None = None  # no texts are read
+
+    def __init__(self, config: RQVAEConfig | RecBaseTokenizerConfig):
+        self.config = config
+
+    def codes_of(
+        self,
+        network: EmbeddingAutoencoder,
+        catalogue: Catalogue | ContentEmbeddings,
+        fingerprint: str,
+        centre: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The codes that a network gives to the items of a catalogue, before collisions are resolved.
+
+        Args:
+            network ([`RQVAEModel`] or [`RecBaseTokenizerModel`]): the network.
+            catalogue ([`ContentEmbeddings`] or [`Catalogue`]): the items' embeddings, or items to embed.
+            fingerprint (`str`): of the network; not used.
+            centre (*optional*): what is done to embeddings `[items, E]` of a catalogue of this name before the network
+                reads them, see [`~UniversalItemTokenizer.centre`].
+            batch_tokens (`int`, *optional*, defaults to 8192): tokens of one batch of the text encoder.
+            progress (`bool`, *optional*): whether to show the text encoder's bar; by default if the output is a
+                terminal.
+            settings: of other processors; not used.
+
+        Returns:
+            Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
+
+        Raises:
+            CatalogueError, EmbeddingError, EncoderMismatchError: as [`~EmbeddingProcessor.embeddings_of`].
+        """
+        embeddings = self.embeddings_of(catalogue, batch_tokens, progress)
+        if centre is not None:
+            embeddings = centre(embeddings, catalogue.name)
+        return codes_of_embeddings(network, embeddings)
+
+    def embeddings_of(
+        self, catalogue: Catalogue | ContentEmbeddings, batch_tokens: int = BATCH_TOKENS, progress: bool | None = None
+    ) -> np.ndarray:
+        """The content embeddings of items, `float32 [items, input_dim]`.
+
+        Raises:
+            CatalogueError: if there are texts and images alone.
+            EmbeddingError: if an embedding is not finite, or they are not as many as the items.
+            EncoderMismatchError: if they have another width than the network reads.
+        """
+        if isinstance(catalogue, Catalogue):
+            raise CatalogueError(
+                f"{catalogue.name}: the network reads embeddings, and no encoder of texts is known: give "
+                "ContentEmbeddings(item_ids, embeddings)"
+            )
+        catalogue.check(zeros=True)
+        return self._fitting(np.asarray(catalogue.embeddings, dtype=np.float32), f"{catalogue.name}: the embeddings")
+
+    def _fitting(self, embeddings: np.ndarray, whose: str) -> np.ndarray:
+        if len(embeddings) and embeddings.shape[1] != self.config.input_dim:
+            raise EncoderMismatchError(
+                f"{whose} have width {embeddings.shape[1]}, the network reads {self.config.input_dim}."
+            )
+        return embeddings
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes nothing: all that it needs is in the network's configuration."""
+
+    def prompt_key(self) -> str:
+        """What the identifiers depend on besides the network: goes into the fingerprint."""
+        return "embeddings"
+
+
+class ContentProcessor(EmbeddingProcessor):
     """
     Turns items into the inputs of [`RecBaseTokenizerModel`]: their texts, by a template, and those into vectors. The
-    text encoder is loaded when the first item comes.
+    text encoder is loaded when the first item comes. Takes embeddings that were computed before, too.
 
     Args:
         config ([`RecBaseTokenizerConfig`]): names the text encoder and the template.
@@ -35,7 +122,8 @@ class ContentProcessor:
     """
 
     def __init__(self, config: RecBaseTokenizerConfig, encoder: TextEncoder | None = None):
-        self.config = config
+        super().__init__(config)
+        self.config: RecBaseTokenizerConfig = config
         self.template = TextTemplate(config.introduction, config.max_field_characters)
         self._encoder = None if encoder is None else self._checked(encoder)
 
@@ -64,18 +152,31 @@ class ContentProcessor:
         check_encoder(self.config, encoder.name, encoder.fingerprint, encoder.settings)
         return encoder
 
-    def embed(self, catalogue: Catalogue, batch_tokens: int, progress: bool | None = None) -> np.ndarray:
+    def embeddings_of(
+        self, catalogue: Catalogue | ContentEmbeddings, batch_tokens: int = BATCH_TOKENS, progress: bool | None = None
+    ) -> np.ndarray:
         """The content embeddings of items, `float32 [items, input_dim]`.
 
         Args:
-            catalogue: the items, with texts by a [`TextTemplate`].
-            batch_tokens: tokens of one batch of the text encoder.
-            progress: whether to show the text encoder's bar; by default if the output is a terminal.
+            catalogue ([`Catalogue`] or [`ContentEmbeddings`]): the items, with texts by a [`TextTemplate`], or their
+                embeddings.
+            batch_tokens (`int`, *optional*, defaults to 8192): tokens of one batch of the text encoder.
+            progress (`bool`, *optional*): whether to show the text encoder's bar; by default if the output is a
+                terminal.
 
         Raises:
             CatalogueError: if the texts are not by a template, no item has a text, or a vector is not finite or zero.
-            EncoderMismatchError: if the encoder's vectors have another width than the network reads.
+            EmbeddingError: if embeddings that are given are not finite or zero, or not as many as the items.
+            EncoderMismatchError: if the vectors are of another encoder than the network was trained with, or have
+                another width than it reads.
         """
+        if isinstance(catalogue, ContentEmbeddings):
+            catalogue.check()
+            embeddings = self._fitting(np.asarray(catalogue.embeddings), f"{catalogue.name}: the embeddings")
+            if catalogue.encoder is not None:
+                encoder = catalogue.encoder
+                check_encoder(self.config, encoder["name"], encoder["fingerprint"], encoder["settings"])
+            return embeddings
         template = catalogue.template
         if template is None:
             raise CatalogueError(
@@ -87,34 +188,9 @@ class ContentProcessor:
         embeddings = self.encoder.embed(catalogue.texts, batch_tokens, progress)
         broken = np.flatnonzero(~np.isfinite(embeddings).all(1) | ~embeddings.any(1))
         if len(broken):
-            named = [catalogue.item_ids[row] for row in broken[:MAX_LISTED]]
-            raise CatalogueError(f"{catalogue.name}: {len(broken)} items have vectors with NaN or only zeros: {named}")
-        if len(embeddings) and embeddings.shape[1] != self.config.input_dim:
-            raise EncoderMismatchError(
-                f"{self.encoder.name} gives vectors of width {embeddings.shape[1]}, the network reads "
-                f"{self.config.input_dim}."
-            )
-        return embeddings
-
-    def compute_codes(self, network: RecBaseTokenizerModel, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The codes that the network gives to embeddings `float32 [items, input_dim]`, before conflicts are resolved.
-
-        Returns:
-            Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
-        """
-        config = self.config
-        codes = np.empty((len(embeddings), config.num_levels), dtype=np.int64)
-        residuals = np.empty((len(embeddings), config.num_levels, config.codebook_dim), dtype=np.float32)
-        for start in range(0, len(embeddings), ROWS_AT_A_TIME):
-            rows = slice(start, start + ROWS_AT_A_TIME)
-            with torch.inference_mode():
-                output = network.eval()(torch.from_numpy(embeddings[rows]).to(network.device))
-            codes[rows] = output.codes.cpu().numpy()
-            residuals[rows] = output.residuals.float().cpu().numpy()
-        return codes, residuals
-
-    def save_pretrained(self, folder) -> None:
-        """Writes nothing: all that it needs is in the network's configuration."""
+            items = named([catalogue.item_ids[row] for row in broken])
+            raise CatalogueError(f"{catalogue.name}: {len(broken)} items have vectors with NaN or only zeros: {items}")
+        return self._fitting(embeddings, f"the vectors of {self.encoder.name}")
 
     def prompt_key(self) -> str:
         """What the identifiers depend on besides the network: goes into the fingerprint."""
@@ -123,6 +199,34 @@ class ContentProcessor:
         key = [encoder, config.introduction, config.max_field_characters]
         key += ["centre_domains"] if config.centre_domains else []
         return json.dumps(key, sort_keys=True)
+
+
+def codes_of_embeddings(network: EmbeddingAutoencoder, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The codes that a network gives to embeddings, before collisions are resolved.
+
+    Args:
+        network ([`RQVAEModel`] or [`RecBaseTokenizerModel`]): the network.
+        embeddings (`np.ndarray` of shape `(items, input_dim)`): float32.
+
+    Returns:
+        Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
+    """
+    config = network.config
+    codes = np.empty((len(embeddings), config.num_levels), dtype=np.int64)
+    residuals = np.empty((len(embeddings), config.num_levels, config.codebook_dim), dtype=np.float32)
+    was_training = network.training
+    network.eval()
+    try:
+        for start in range(0, len(embeddings), ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            with torch.inference_mode():
+                part = np.ascontiguousarray(embeddings[rows], dtype=np.float32)
+                output = network(torch.from_numpy(part).to(network.device))
+            codes[rows] = output.codes.cpu().numpy()
+            residuals[rows] = output.residuals.float().cpu().numpy()
+    finally:
+        network.train(was_training)
+    return codes, residuals
 
 
 def domain_mean(embeddings: np.ndarray, name: str) -> np.ndarray:

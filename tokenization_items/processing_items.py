@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import PROCESSOR_NAME, cached_file
 
-from modeling_utgrec import UTGRecTokenizerConfig
+from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from modeling_utgrec.checkpoint_safety import errors_that_say_why
-from tokenization_items.files import read_settings
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.catalogue_codes import codes_of_catalogue
+from tokenization_items.files import read_settings, write_json
+from tokenization_items.item_files import CatalogueError
 
 PROCESSOR_FILE = "item_processor_config.json"
 SETTINGS = {
@@ -180,6 +184,33 @@ class ItemProcessor:
                 batch["pixel_values"] = torch.cat(patches).float()
         return batch
 
+    def codes_of(
+        self,
+        network: UTGRecTokenizerModel,
+        catalogue: Catalogue,
+        fingerprint: str,
+        centre: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        **settings: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The codes that a network gives to the items of a catalogue, before collisions are resolved.
+
+        Args:
+            network ([`UTGRecTokenizerModel`]): in evaluation mode.
+            catalogue ([`Catalogue`]): the items.
+            fingerprint (`str`): of the network.
+            centre: for networks that read embeddings; not used.
+            settings: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`].
+
+        Returns:
+            Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
+
+        Raises:
+            CatalogueError: if there are embeddings alone, or an image cannot be opened; the item is named.
+        """
+        if not isinstance(catalogue, Catalogue):
+            raise CatalogueError("the network reads texts and images, and these items have embeddings alone")
+        return codes_of_catalogue(network, self, catalogue, fingerprint, **settings)
+
     def text_labels(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Tokens that the text decoder reconstructs, `[items, longest text]`, -100 at padding."""
         labels = np.full((len(texts), max(1, max(map(len, texts)))), -100, dtype=np.int64)
@@ -202,9 +233,7 @@ class ItemProcessor:
         }
         # The second file is where AutoProcessor looks first: the backbone's tokenizer may name the backbone's class.
         for name, content in ((PROCESSOR_FILE, values), (PROCESSOR_NAME, {"processor_class": type(self).__name__})):
-            temporary = folder / f".{name}.tmp"
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            os.replace(temporary, folder / name)
+            write_json(folder / name, content)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "ItemProcessor":

@@ -1,6 +1,5 @@
 """`UniversalItemTokenizer`: processor, item index and network of an item tokenizer, the one object that users hold."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,24 +11,27 @@ from accelerate import PartialState
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin
 
-from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig
+from modeling_utgrec import ItemTrie
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS, compute_codes
-from tokenization_items.files import read_json_object, read_numbers, read_settings
+from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
+from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
+from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
-from tokenization_items.item_index import CODES_NAME, AssignmentReport, ItemIndex
+from tokenization_items.item_embeddings import ContentEmbeddings
+from tokenization_items.item_index import CODES_NAME, ItemIndex
 from tokenization_items.network_reference import (
+    EMBEDDING_NETWORKS,
     NETWORK_CONFIGS,
     Network,
-    NetworkPlace,
+    NetworkReference,
     Processor,
     TokenizerMismatchError,
     fetch_items,
     model_config,
     network_fingerprint,
 )
-from tokenization_items.processing_content import ContentProcessor, domain_mean
+from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
@@ -40,7 +42,8 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 class UniversalItemTokenizer(PushToHubMixin):
     """
-    Turns items into identifiers and back (UTGRec, sections 2.2 and 2.4.1), with UTGRec's network or RecBase's.
+    Turns items into semantic IDs and back (UTGRec, sections 2.2 and 2.4.1), with UTGRec's network, RecBase's, or an
+    RQ-VAE (TIGER, LETTER).
 
     It holds an item index, and for tokenizing new items a network with its processor. A copy without them (an
     *index-only* copy, as a recommender's folder carries) encodes and decodes the items it knows; it may know where the
@@ -50,8 +53,10 @@ class UniversalItemTokenizer(PushToHubMixin):
         index ([`ItemIndex`]): item ids and their identifiers.
         fingerprint (`str`): ties index, network and recommender together, see [`network_fingerprint`].
         max_history (`int`, *optional*, defaults to 20): items of a history that the recommender sees.
-        network ([`UTGRecTokenizerModel`] or [`RecBaseTokenizerModel`], *optional*): the item tokenizer network.
-        processor ([`ItemProcessor`] or [`ContentProcessor`], *optional*): the network's processor.
+        network ([`UTGRecTokenizerModel`], [`RecBaseTokenizerModel`] or [`RQVAEModel`], *optional*): the item tokenizer
+            network.
+        processor ([`ItemProcessor`], [`ContentProcessor`] or [`EmbeddingProcessor`], *optional*): the network's
+            processor.
 
     Example:
 
@@ -65,7 +70,8 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     Attributes:
         has_network (`bool`): whether this copy holds the network, and saves it by default.
-        network_place ([`NetworkPlace`], *optional*): where the network is; index-only copies that are saved name it.
+        network_reference ([`NetworkReference`], *optional*): where the network is; index-only copies that are saved
+            name it.
         domain_mean (`np.ndarray`, *optional*): float32 `[input_dim]`, what RecBase's network with `centre_domains` has
             taken off the embeddings of the items, see [`~UniversalItemTokenizer.centre`].
     """
@@ -88,7 +94,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.has_network = network is not None
         self._network = network
         self._lacks_decoders = False
-        self.network_place: NetworkPlace | None = None
+        self.network_reference: NetworkReference | None = None
         self.domain_mean: np.ndarray | None = None
         self._hub_arguments: dict[str, Any] = {}
 
@@ -116,20 +122,20 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     def _loaded(self, without_decoders: bool) -> Network:
         if self._network is None or (self._lacks_decoders and not without_decoders):
-            if self.network_place is None:
+            if self.network_reference is None:
                 raise ValueError(
                     "This tokenizer holds an item index only and cannot tokenize new items: load the folder or "
                     "repository that holds its network (config.json and model.safetensors) too."
                 )
             device = None if self._network is None else self._network.device
             self._network = None  # there is room for one
-            network, processor = self.network_place.load(without_decoders, **self._hub_arguments)
+            network, processor = self.network_reference.load(without_decoders, **self._hub_arguments)
             processor = self.processor or processor
             found = network_fingerprint(network, processor)
             if found != self.fingerprint:
                 raise TokenizerMismatchError(
-                    f"{self.network_place}: the index was made by the network with fingerprint {self.fingerprint}, "
-                    f"the network there has {found}."
+                    f"{self.network_reference}: the index was made by the network with fingerprint "
+                    f"{self.fingerprint}, the network there has {found}."
                 )
             self._network, self.processor = network.to(device), processor
             self._lacks_decoders = without_decoders
@@ -178,31 +184,48 @@ class UniversalItemTokenizer(PushToHubMixin):
             values = {name: value.tolist() for name, value in values.items()}
         return BatchEncoding(values, tensor_type=return_tensors)
 
-    def add_items(self, catalogue: Catalogue | Any, **arguments) -> AssignmentReport:
+    def add_items(
+        self,
+        catalogue: Catalogue | ContentEmbeddings | Any,
+        collisions: Collisions = "least_distance",
+        **arguments: Any,
+    ) -> AssignmentReport:
         """Gives new items their identifiers; those given before never change.
 
         Args:
             catalogue: a [`Catalogue`], or what [`Catalogue.from_records`] takes: a `datasets.Dataset`, a data frame,
                 or dicts with `item_id`, text fields and `image`. For RecBase's network a catalogue must have been made
-                with a template ([`TextTemplate`]); other records get the processor's.
+                with a template ([`TextTemplate`]); other records get the processor's. Networks that read embeddings
+                take [`ContentEmbeddings`], and an RQ-VAE nothing else.
+            collisions (`str`, *optional*, defaults to `"least_distance"`): how items to which the network gives the
+                same codes are told apart, see [`~tokenization_items.collisions`]: `"least_distance"`,
+                `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
             [`AssignmentReport`]: how many items shared codes, how many moved how far, and the codebooks' usage.
+
+        Raises:
+            CatalogueError, EmbeddingError: if an item cannot be tokenized; it is named.
+            CapacityError: if there are more items than identifiers.
+            ValueError: if an item is in the index already, or `collisions` is no way, or not the index's.
         """
-        if not isinstance(catalogue, Catalogue):
-            _ = self.encoding_network  # its processor comes with it
-            catalogue = Catalogue.from_records(catalogue, template=self.processor.template)
-        catalogue.check(images=False)
-        known = [item_id for item_id in catalogue.item_ids if item_id in self.index]
-        if known:
-            raise ValueError(
-                f"{len(known)} items are in the index already and keep their identifiers; leave them out: {known[:10]}"
-            )
+        check_way(collisions)
+        titles = None
+        if not isinstance(catalogue, ContentEmbeddings):
+            if not isinstance(catalogue, Catalogue):
+                _ = self.encoding_network  # its processor comes with it
+                assert self.processor is not None
+                catalogue = Catalogue.from_records(catalogue, template=self.processor.template)
+            catalogue.check(images=False)
+            titles = catalogue.titles
+        self.index.check_new(catalogue.item_ids)
+        if collisions != "digit":
+            check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
         with torch.no_grad():
             vectors = [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
-        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles=catalogue.titles)
+        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles, collisions)
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Forgets items and frees their identifiers for items added later."""
@@ -210,7 +233,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     def compute_codes(
         self,
-        catalogue: Catalogue,
+        catalogue: Catalogue | ContentEmbeddings,
         batch_tokens: int = BATCH_TOKENS,
         progress: bool | None = None,
         num_workers: int = NUM_WORKERS,
@@ -218,25 +241,35 @@ class UniversalItemTokenizer(PushToHubMixin):
         resume_folder: str | os.PathLike | None = None,
         state: PartialState | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The codes that the network gives to items, before conflicts are resolved.
+        """The codes that the network gives to items, before collisions are resolved.
 
         Args:
-            catalogue, ...: see [`~tokenization_items.catalogue_codes.compute_codes`]. RecBase's network takes
-                `batch_tokens` and `progress` alone: its texts are embedded by each process, without a cache.
+            catalogue, ...: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`]. Networks that read
+                embeddings take `batch_tokens` and `progress` alone: texts are embedded by each process, without a
+                cache.
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
 
         Raises:
             CatalogueError: if an image cannot be opened; the item is named.
+            EmbeddingError, EncoderMismatchError: as [`~EmbeddingProcessor.embeddings_of`].
             ValueError, TokenizerMismatchError: as [`~UniversalItemTokenizer.centre`].
         """
         network = self.encoding_network.eval()
-        if isinstance(self.processor, ContentProcessor):
-            embeddings = self.processor.embed(catalogue, batch_tokens, progress)
-            return self.processor.compute_codes(network, self.centre(embeddings, catalogue.name))
-        settings = (batch_tokens, num_workers, feature_cache, resume_folder)
-        return compute_codes(network, self.processor, catalogue, self.fingerprint, *settings, state, progress)
+        assert self.processor is not None
+        return self.processor.codes_of(
+            network,
+            catalogue,
+            fingerprint=self.fingerprint,
+            centre=self.centre,
+            batch_tokens=batch_tokens,
+            progress=progress,
+            num_workers=num_workers,
+            feature_cache=feature_cache,
+            resume_folder=resume_folder,
+            state=state,
+        )
 
     def centre(self, embeddings: np.ndarray, name: str) -> np.ndarray:
         """Content embeddings `[items, input_dim]` of the catalogue `name` as RecBase's network reads them: with
@@ -247,7 +280,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             TokenizerMismatchError: the index has items, but not the mean that was taken off them.
         """
         config = self.encoding_network.config
-        if not config.centre_domains:
+        if not getattr(config, "centre_domains", False):
             return embeddings
         if not len(self.index):
             self.domain_mean = domain_mean(embeddings, name)
@@ -299,7 +332,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        place, kind = self.network_place, model_config(folder).get("model_type")
+        place, kind = self.network_reference, model_config(folder).get("model_type")
         is_other = kind is not None and kind not in NETWORK_CONFIGS
         if include_network is None:
             include_network = self.has_network and not is_other
@@ -311,9 +344,9 @@ class UniversalItemTokenizer(PushToHubMixin):
                     "it to another folder, or with include_network=False."
                 )
             choices = {"save_backbone": save_backbone, "without_decoders": without_decoders}
-            self.network.save_pretrained(folder, **({} if own == RecBaseTokenizerConfig.model_type else choices))
+            self.network.save_pretrained(folder, **({} if own in EMBEDDING_NETWORKS else choices))
             self.processor.save_pretrained(folder)
-            self.network_place, place = NetworkPlace(str(folder.absolute())), None
+            self.network_reference, place = NetworkReference(str(folder.absolute())), None
         self.index.save(folder)
         values = {
             "format_version": FORMAT_VERSION,
@@ -324,9 +357,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         }
         if self.domain_mean is not None:
             values["domain_mean"] = self.domain_mean.tolist()
-        temporary = folder / f".{TOKENIZER_FILE}.tmp"
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-        os.replace(temporary, folder / TOKENIZER_FILE)
+        write_json(folder / TOKENIZER_FILE, values)
         if push_to_hub:
             choices = (include_network, save_backbone, without_decoders)
             self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), *choices, **kwargs)
@@ -352,16 +383,16 @@ class UniversalItemTokenizer(PushToHubMixin):
         include_network = self.has_network if include_network is None else include_network
         if include_network and save_backbone is None:
             save_backbone = os.path.isdir(getattr(self.network.config, "backbone_name_or_path", None) or "") or None
-        place = self.network_place
+        place = self.network_reference
         if not include_network and place is not None and Path(place.name_or_path).is_dir():
-            self.network_place = None  # nobody else has the folder
+            self.network_reference = None  # nobody else has the folder
         upload = Upload(lambda folder: self.save_pretrained(folder, include_network, save_backbone, without_decoders))
         try:
             pushed = upload.push_to_hub(repo_id, **{"commit_message": "Upload item tokenizer", **kwargs})
         finally:
-            self.network_place = place
+            self.network_reference = place
         if include_network and not kwargs.get("create_pr"):
-            self.network_place = NetworkPlace(pushed.repo_url.repo_id, pushed.oid)
+            self.network_reference = NetworkReference(pushed.repo_url.repo_id, pushed.oid)
         return pushed
 
     @classmethod
@@ -398,15 +429,16 @@ class UniversalItemTokenizer(PushToHubMixin):
         tokenizer = cls._from_folder(folder)
         tokenizer._hub_arguments = hub
         if index_only:
-            tokenizer.network_place = None
+            tokenizer.network_reference = None
             return tokenizer
-        if model_config(folder).get("model_type") == RecBaseTokenizerConfig.model_type:
-            tokenizer.processor = ContentProcessor(RecBaseTokenizerConfig.from_pretrained(folder))
+        kind = model_config(folder).get("model_type")
+        if kind in EMBEDDING_NETWORKS:
+            tokenizer.processor = EMBEDDING_NETWORKS[kind][1](NETWORK_CONFIGS[kind].from_pretrained(folder))
         elif (folder / PROCESSOR_FILE).is_file():
             tokenizer.processor = ItemProcessor.from_pretrained(folder)
         if tokenizer.processor is not None:
             tokenizer.has_network = True
-            tokenizer.network_place = NetworkPlace(name, revision, subfolder)
+            tokenizer.network_reference = NetworkReference(name, revision, subfolder)
         return tokenizer
 
     @classmethod
@@ -428,7 +460,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             )
         tokenizer = cls(index, values["fingerprint"], values["max_history"])
         if values["network"] is not None:
-            tokenizer.network_place = NetworkPlace.seen_from(folder, values["network"])
+            tokenizer.network_reference = NetworkReference.seen_from(folder, values["network"])
         if values["domain_mean"] is not None:
             tokenizer.domain_mean = read_numbers(file, "domain_mean", values["domain_mean"])
         config = model_config(folder)
@@ -436,7 +468,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         elif config.get("model_type") in NETWORK_CONFIGS:
             sizes = NETWORK_CONFIGS[config["model_type"]].from_pretrained(folder).level_sizes
-            if sizes != index.level_sizes:
+            if sizes not in (index.level_sizes, index.level_sizes[:-1]):  # there may be a level of digits
                 raise TokenizerMismatchError(
                     f"{folder}: the index has the level sizes {index.level_sizes}, the network {sizes}."
                 )

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
+from tokenization_items.errors import named
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
 from trainers.evaluation.codebooks import codebook_health, collision_rate
 
@@ -161,18 +162,11 @@ def forward_all(model: EmbeddingAutoencoder, items: EmbeddingRows):
         model.train(was_training)
 
 
-def compute_codes(model: EmbeddingAutoencoder, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes, int64 `[items, num_levels]`, and the residuals that were quantized, float32 `[items, levels, dim]`."""
-    outputs = [output for _, output in forward_all(model, EmbeddingRows(embeddings))]
-    codes = torch.cat([output.codes for output in outputs]).cpu().numpy()
-    return codes, torch.cat([output.residuals.float() for output in outputs]).cpu().numpy()
-
-
 def _matrix(name: str, values: np.ndarray) -> torch.Tensor:
     values = np.ascontiguousarray(values, dtype=np.float32)
     if values.ndim != 2 or not len(values):
         raise ValueError(f"The {name} must be a matrix with one row for each item, got shape {values.shape}.")
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
-        raise ValueError(f"{len(broken)} rows of the {name} have NaN or infinity: {broken[:10].tolist()}.")
+        raise ValueError(f"{len(broken)} rows of the {name} have NaN or infinity: {named(broken)}.")
     return torch.from_numpy(values)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate.utils import broadcast
-from scipy.cluster.vq import kmeans2
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
@@ -14,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
+from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
@@ -168,10 +168,10 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             z.append(network.encode(**self._prepare_inputs(inputs)).float())
         z = torch.cat(z)
         for number, codebook in enumerate(quantizer.codebooks):
-            residuals = quantizer(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1).cpu().numpy()
-            centroids, _ = kmeans2(residuals, len(codebook.codes), minit="++", seed=self.args.seed)
+            residuals = quantizer(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1)
+            seeds = torch.Generator().manual_seed(self.args.seed)
             # All processes go on with the first one's, should theirs differ in a last digit.
-            codebook.set_vectors(broadcast(torch.from_numpy(centroids).to(z.device)))
+            codebook.set_vectors(broadcast(kmeans(residuals, len(codebook.codes), seeds)))
         network.train()
 
     def _forward(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> UTGRecTokenizerOutput:

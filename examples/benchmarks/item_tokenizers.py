@@ -11,7 +11,7 @@ python examples/benchmarks/item_tokenizers.py --table_only
 ```
 
 All networks have the same widths, batches, steps, learning rate and seed. The defaults are small enough for one CPU
-core; RecBase has 100 epochs of batches of 2,048 and a learning rate of 1e-4. Collisions are counted before conflicts
+core; RecBase has 100 epochs of batches of 2,048 and a learning rate of 1e-4. Collisions are counted before collisions
 are resolved: the share of items that have the codes of another item, over all domains together and in each alone.
 "identical" are the items whose text is that of another item, which no tokenizer tells apart.
 """
@@ -22,6 +22,7 @@ import os
 import shlex
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,25 +32,24 @@ import numpy as np
 import torch
 from transformers import HfArgumentParser, set_seed
 
+from hub_cards.formatting import markdown_table
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, load_content
+from tokenization_items.processing_content import codes_of_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
-from trainers.arguments import HelpFormatter
 from trainers.data.domains import domain_folders
-from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer, compute_codes
+from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer
 from trainers.evaluation.codebooks import codebook_health, collision_rate
-from trainers.evaluation.tables import render_table
-from trainers.methods.principal_components import principal_components
 from trainers.methods.recbase_tokenizer import (
     RecBaseTokenizerTrainingArguments,
     check_domains,
     content_report,
     curriculum_passes,
 )
-from trainers.methods.rq_kmeans import rq_kmeans
 from trainers.methods.runs import place_training
+from trainers.methods.semantic_ids import principal_components, rq_kmeans
 
 HERE = Path(__file__).parent
 
@@ -168,7 +168,7 @@ def run(domains: dict[str, ContentEmbeddings], arguments: TokenizersArguments, r
 
 
 def judge(codes: np.ndarray, rows: EmbeddingRows, arguments: TokenizersArguments) -> dict[str, Any]:
-    """What the codes are like before conflicts are resolved."""
+    """What the codes are like before collisions are resolved."""
     codes = torch.from_numpy(codes)
     sizes = RecBaseTokenizerConfig(num_levels=arguments.num_levels, codebook_size=arguments.codebook_size).level_sizes
     health = codebook_health(codes, sizes)
@@ -186,7 +186,7 @@ def network_settings(arguments: TokenizersArguments) -> dict[str, Any]:
 def train(model, rows: EmbeddingRows, training: RecBaseTokenizerTrainingArguments) -> Tokenized:
     trainer = EmbeddingTokenizerTrainer(model, training, rows)
     trainer.train()
-    codes, _ = compute_codes(model, rows.columns["embeddings"].numpy())
+    codes, _ = codes_of_embeddings(model, rows.columns["embeddings"].numpy())
     lost = trainer.evaluate(metric_key_prefix="final")["final_reconstruction"]
     return Tokenized(codes, lost, trainer.state.global_step)
 
@@ -298,7 +298,7 @@ def render(lines: list[dict[str, Any]]) -> str:
         title = f"{' + '.join(first['domains'])}: {first['num_items']:,} items, {first['identical']:.2%} identical; "
         title += f"{values['num_levels']} × {values['codebook_size']} codes of {values['codebook_dim']} dimensions, "
         title += f"{values['steps']} steps of {values['batch_size']}"
-        tables.append(f"### {title}\n\n{render_table(rows)}")
+        tables.append(f"### {title}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 
@@ -319,6 +319,6 @@ def row(line: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     main(
         HfArgumentParser(
-            TokenizersArguments, description=__doc__, formatter_class=HelpFormatter
+            TokenizersArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter
         ).parse_args_into_dataclasses()[0]
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from modeling_utgrec.generation_layers import FUSED_DTYPES
+from modeling_utgrec.generation_layers import fused_dtypes
 
 # Products of this size are what a processor does best; copies of this size come from memory, not from caches.
 PRODUCT_SIZE = 2048
@@ -54,12 +54,12 @@ def significant(value: float, digits: int = 4) -> float:
 def product(dtype: torch.dtype, device: torch.device | str) -> tuple[dict[str, Callable[[], Any]], float]:
     """
     Matrix products to time, and the FLOPs of one. On a CPU the products of two libraries: the BLAS behind `torch.mm`
-    and oneDNN, which `recommend` uses; the limit is set by the faster.
+    and oneDNN, which `recommend` uses with UTGREC_FAST_CPU=1; the limit is set by the faster.
     """
     left, right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device).to(dtype) for _ in range(2))
     methods = {"product": lambda: torch.mm(left, right)}
     # The model's own list: oneDNN has no bfloat16 for processors without such instructions.
-    if torch.device(device).type == "cpu" and dtype in FUSED_DTYPES:
+    if torch.device(device).type == "cpu" and dtype in fused_dtypes():
         fused = torch.ops.mkldnn._linear_pointwise
         methods["product (oneDNN)"] = lambda: fused(left, right, None, "none", [], "")
     return methods, 2.0 * PRODUCT_SIZE**3

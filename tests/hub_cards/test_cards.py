@@ -67,7 +67,7 @@ def full_values(cls):
         codebooks=[{"level": 0, "size": 256, "share_used": 0.984, "perplexity": 187.25}],
         logs=[{"step": 20, "epoch": 0.5, "loss": 7.25, "loss/text": 3.5}, {"step": 20, "eval_ndcg@10": 0.0209}],
         tags=["amazon"],
-        collisions={"collisions_before": 312, "items_moved": 156},
+        collisions={"items_sharing_codes": 312, "items_moved": 156},
         training_data=[{"domain": "Instruments", "users": 57439}],
         hyperparameters={"learning_rate": 5e-4, "num_train_epochs": 200},
         versions={"torch": "2.13.0", "transformers": "5.23.0"},
@@ -103,7 +103,7 @@ def test_every_given_value_is_in_the_text(cls):
     shown = """
         UTGRec instruments|some-org/utgrec-instruments|Adapted from five domains.|256 × 512 × 512|24587|4600321|0f3a9b
         aca78372505e6cb469c4fa6a35c60265b00ff5a4|Musical Instruments|0.0412|0.0213|24773|leave-one-out|seen: kept
-        max history: 20|Popularity|0.0101|[0,20)|0.0110|0.9840|187.2|collisions_before: 312|items_moved: 156|57439
+        max history: 20|Popularity|0.0101|[0,20)|0.0110|0.9840|187.2|items_sharing_codes: 312|items_moved: 156|57439
         [0.0391, 0.0437]|7.25|3.5|0.0209|By popularity|0.6250|Coverage
         learning_rate: 0.0005|num_train_epochs: 200|torch: 2.13.0|transformers: 5.23.0|1 accelerator with 80 GB
         1 h 23 min 45 s|2504.04405
@@ -227,7 +227,7 @@ def test_the_usage_snippet_runs_as_it_stands(cls, monkeypatch):
 
 def test_a_recommender_of_several_catalogues_asks_for_yours():
     card = render_card(RecommenderCardValues(name="m", repo_id="o/m"))
-    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "examples/finetune.py" in card
+    assert 'UniversalItemTokenizer.from_pretrained("your-items")' in card and "`utgrec finetune`" in card
     assert "your-items" not in render_card(RecommenderCardValues(name="m", num_items=3))
 
 

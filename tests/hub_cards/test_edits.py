@@ -1,4 +1,4 @@
-"""Cards that are written anew: what is ours changes, what people wrote stays."""
+"""Edits of cards: unchanged sections are written anew, what users wrote stays."""
 
 import pytest
 from hypothesis import given, settings
@@ -49,7 +49,7 @@ def test_the_first_section_can_come_back():
     )
 
 
-def test_a_card_without_marks_is_somebodys_own():
+def test_the_text_of_a_card_written_by_hand_stays():
     old = "---\nlicense: mit\n---\n\n# My model\n\nAll by hand.\n"
     new = render_card(values(), old=old)
     metadata, body = split_metadata(new)
@@ -73,7 +73,7 @@ def test_metadata():
         "pipeline_tag": "x",
     }
     assert "model-index" not in merge_metadata(old, {"tags": ["a"]}, measured_before=True)
-    assert merge_metadata(old, {"tags": ["a"]})["model-index"] == [0], "somebody else's results"
+    assert merge_metadata(old, {"tags": ["a"]})["model-index"] == [0], "results of another origin"
     assert merge_metadata({"tags": "one"}, new)["tags"] == ["a", "b", "one"]
 
 

@@ -1,13 +1,14 @@
 """Small checkpoints: what they leave out, that they load as they were, and what tells that they do not."""
 
 import shutil
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from modeling_utgrec import UTGRecConfig, UTGRecTokenizerConfig, UTGRecTokenizerModel, checkpoint_backbone
+from modeling_utgrec import UTGRecConfig, UTGRecTokenizerConfig, UTGRecTokenizerModel
 from modeling_utgrec.checkpoint_backbone import fingerprint_weights, is_adaptation
 
 KINDS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "bert"]
@@ -229,7 +230,7 @@ def test_merge_and_unload(kind, build, make_batch, tiny_items, tmp_path, monkeyp
     assert torch.equal(found[0], wanted[0])
     torch.testing.assert_close(found[1], wanted[1], rtol=0, atol=1e-5)
     network.save_pretrained(tmp_path / "merged")
-    monkeypatch.setattr(checkpoint_backbone, "LoraConfig", None)  # as without peft
+    monkeypatch.setitem(sys.modules, "peft", None)  # as without peft
     loaded = AutoModel.from_pretrained(tmp_path / "merged")
     assert_same_weights(loaded, network)
     assert torch.equal(codes(loaded, processor, make_batch, tiny_items)[1], found[1])
@@ -245,7 +246,7 @@ def test_the_trainer_knows_what_its_checkpoints_leave_out(network, make_network,
 
 
 def test_lora_without_peft(monkeypatch, make_network, tiny_bert):
-    monkeypatch.setattr(checkpoint_backbone, "LoraConfig", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match="pip install peft"):
         make_network(tiny_bert)
 

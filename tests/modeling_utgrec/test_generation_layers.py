@@ -1,10 +1,14 @@
-"""Beams that are re-ordered and grow, against sequences that are copied with every step."""
+"""Beams that are re-ordered and grow, against sequences that are copied with every step; and the switch for CPUs."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_utgrec.generation_layers import BeamPrefixes
+from modeling_utgrec import ItemTrie, RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec.generation_layers import LARGEST_BLOCK, BeamPrefixes, Projection, fast_cpu, fused_dtypes
 
 USERS, LAYERS, HEADS, WIDTH = 2, 2, 3, 4
 
@@ -29,3 +33,57 @@ def test_each_beam_sees_its_own_prefix(widths, seed):
             assert len(found) == depth + 1
             for at, each in enumerate(found):
                 assert torch.equal(each.expand_as(own), copied[layer][:, :, at])
+
+
+class Operators(TorchDispatchMode):
+    """Remembers the names of the operators that run, and the sizes of what they give."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+        self.sizes: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.names.add(str(function.overloadpacket))
+        if isinstance(result, torch.Tensor):
+            self.sizes.add(result.nbytes)
+        return result
+
+
+RECOMMENDERS = {
+    "T5": lambda: UTGRecForConditionalGeneration(
+        UTGRecConfig(level_sizes=[6, 8], d_model=16, d_ff=24, num_heads=2, d_kv=8, num_layers=1)
+    ),
+    "Qwen3": lambda: RecBaseForCausalLM(RecBaseConfig.tiny(level_sizes=[6, 8])),
+}
+
+
+@pytest.mark.parametrize("build", RECOMMENDERS.values(), ids=RECOMMENDERS.keys())
+@pytest.mark.parametrize("switch", [None, "", "0", "1", "true"])
+def test_nothing_private_runs_unless_the_switch_is_on(monkeypatch, build, switch):
+    monkeypatch.delenv("UTGREC_FAST_CPU", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("UTGREC_FAST_CPU", switch)
+    model = build().eval()
+    trie = ItemTrie(torch.tensor([[0, 1], [0, 2], [5, 7]]), model.config.level_sizes, model.config.level_offsets)
+    history = trie.codes[:2].add(torch.tensor(trie.level_offsets)).view(1, -1)
+    with Operators() as ran:
+        model.recommend(history, None, trie, num_items=2)
+    assert fast_cpu() == (switch in ("1", "true"))
+    assert ("mkldnn._linear_pointwise" in ran.names) == (fast_cpu() and torch.float32 in fused_dtypes())
+    assert (LARGEST_BLOCK in ran.sizes) == fast_cpu()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_products_are_the_same_with_the_switch(monkeypatch, relu):
+    generator = torch.Generator().manual_seed(0)
+    layers = [nn.Linear(5, width, bias=False) for width in (3, 4)]
+    states, residual = (torch.randn(2, 6, width, generator=generator) for width in (5, 7))
+    expected = torch.cat([layer(states) for layer in layers], dim=-1).detach()
+    expected = residual + (expected.relu() if relu else expected)
+    for switch in ("0", "1"):
+        monkeypatch.setenv("UTGREC_FAST_CPU", switch)
+        with torch.no_grad():
+            found = Projection(*layers, relu=relu)(states, residual=residual)
+        torch.testing.assert_close(found, expected)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-import modeling_utgrec.generation_layers as fused_layers
 import modeling_utgrec.generation_mixin as item_recommendation
 from modeling_utgrec import ItemTrie, RecBaseConfig, RecBaseForCausalLM
 from modeling_utgrec.generation_items import ItemLogitsProcessor, generate_items
@@ -94,8 +93,8 @@ def test_logits_equal_the_models_own(config, lengths, side, float32_tolerance):
     check(model, DecoderBeamStep(model, *batch), *batch, float32_tolerance)
 
 
-def test_without_the_fused_product(monkeypatch, float32_tolerance):
-    monkeypatch.setattr(fused_layers, "FUSED_DTYPES", ())
+def test_with_the_fused_product(monkeypatch, float32_tolerance):
+    monkeypatch.setenv("UTGREC_FAST_CPU", "1")
     model = make_model()
     batch = make_batch(model, [3, 2])
     check(model, DecoderBeamStep(model, *batch), *batch, float32_tolerance)

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import modeling_utgrec.generation_layers as fused_layers
 import modeling_utgrec.generation_mixin as item_recommendation
 import modeling_utgrec.generation_t5 as t5_beam_step
 from modeling_utgrec.configuration_utgrec import UTGRecConfig
@@ -81,8 +80,8 @@ def test_logits_equal_the_models_own(config, lengths, float32_tolerance):
     check(model, T5BeamStep(model, *batch), *batch, float32_tolerance)
 
 
-def test_without_the_fused_product(monkeypatch, float32_tolerance):
-    monkeypatch.setattr(fused_layers, "FUSED_DTYPES", ())
+def test_with_the_fused_product(monkeypatch, float32_tolerance):
+    monkeypatch.setenv("UTGREC_FAST_CPU", "1")
     model = make_model()
     batch = make_batch(model, [12, 8])
     check(model, T5BeamStep(model, *batch), *batch, float32_tolerance)

@@ -7,11 +7,19 @@ import os
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.models.t5.modeling_t5 import T5Stack
 
 from modeling_utgrec.configuration_utgrec import UTGRecConfig
 from modeling_utgrec.item_trie import ItemTrie
-from modeling_utgrec.modeling_utgrec import UTGRecForConditionalGeneration
+from modeling_utgrec.modeling_utgrec import CausalItemEncoder, UTGRecForConditionalGeneration
 
 TINY = {"d_model": 32, "d_ff": 48, "num_heads": 2, "d_kv": 8, "num_layers": 2}
 SMALL_CODES = {"root_codebook_size": 6, "leaf_codebook_size": 8}
@@ -189,6 +197,23 @@ def test_loss_temperature_divides_the_logits_of_the_loss_and_nothing_else(temper
     assert output.loss.item() == pytest.approx(-chosen[kept].mean().item(), rel=1e-5)
     as_tuple = model(**batch, return_dict=False)
     assert torch.equal(as_tuple[0], output.loss) and torch.equal(as_tuple[1], logits)
+
+
+@pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
+def test_a_causal_encoder_is_a_t5s_with_another_mask(feed_forward):
+    causal, both_ways = (make_model(feed_forward_proj=feed_forward, causal_encoder=value) for value in (True, False))
+    assert type(causal.encoder) is CausalItemEncoder and type(both_ways.encoder) is T5Stack
+    found, expected = causal.state_dict(), both_ways.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected), "one seed, one start"
+    inner = [name for name in expected if name.endswith("SelfAttention.q.weight") or name.endswith("wo.weight")]
+    for name in inner:  # drawn by T5's rules, not torch's
+        fan_in = 32 * 8 if name.endswith("q.weight") else 48
+        assert expected[name].std().item() == pytest.approx(fan_in**-0.5, rel=0.15), name
+    t5 = T5ForConditionalGeneration(
+        T5Config(feed_forward_proj=feed_forward, vocab_size=both_ways.config.vocab_size, **TINY)
+    )
+    for model in (causal, both_ways):  # all that T5 has, and nothing else
+        assert list(model.state_dict()) == list(t5.state_dict()) and vars(model).keys() == vars(t5).keys()
 
 
 def test_loss_temperature_of_all_targets_is_that_of_their_rows():

@@ -173,7 +173,7 @@ def test_parts_take_the_rows_of_anchors_and_positives(make_network, make_batch, 
     torch.testing.assert_close(o.representations, z[anchors])
     quantized = network.quantizer(z[anchors])
     assert torch.equal(o.codes, quantized.codes) and torch.equal(o.residuals, quantized.residuals)
-    hidden = network.expand(network.quantizer.lookup(quantized.codes))
+    hidden = network.expand(summed_vectors(network, quantized.codes))
     embeddings, labels, latents = network.get_input_embeddings().weight, batch["text_labels"], batch["image_latents"]
     torch.manual_seed(0)
     wanted = {
@@ -283,13 +283,19 @@ def test_codes_alone_cost_no_decoder(make_network, make_batch, monkeypatch, tiny
 # warm-up
 
 
+def summed_vectors(network: UTGRecTokenizerModel, codes: torch.Tensor) -> torch.Tensor:
+    """Quantized representations `(items, levels, dim)`: sums of the codes' vectors from the first level on."""
+    vectors = network.quantizer.level_vectors()
+    return torch.stack([each[codes[:, level]] for level, each in enumerate(vectors)], dim=1).cumsum(1)
+
+
 def decoded_by(network: UTGRecTokenizerModel, batch: dict) -> str:
     """Whether the decoders saw unquantized or quantized representations."""
     seen = []
     handle = network.expand.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     o = network(**batch)
     handle.remove()
-    quantized = network.quantizer.lookup(o.codes)
+    quantized = summed_vectors(network, o.codes)
     assert not torch.allclose(o.representations, quantized, atol=1e-2)
     if torch.equal(seen[0], o.representations):
         return "unquantized"

@@ -200,9 +200,14 @@ def test_initial_codebooks():
 
 
 @pytest.mark.parametrize("quantizer", [tree(4), ResidualCodebooks([5, 7, 4, 6], DIM, 0.25)], ids=["tree", "residual"])
-def test_lookup_gives_the_quantized_representations(quantizer):
+def test_quantized_representations_are_sums_of_the_codes_vectors(quantizer):
     output = quantizer(representations())
-    torch.testing.assert_close(quantizer.lookup(output.codes), output.quantized, rtol=0, atol=1e-5)
+    vectors = quantizer.level_vectors()
+    for item, codes in enumerate(output.codes.tolist()):
+        total = torch.zeros(DIM)
+        for level, code in enumerate(codes):
+            total = total + vectors[level][code]
+            torch.testing.assert_close(output.quantized[item, level], total, rtol=0, atol=1e-5)
 
 
 def test_levels_and_codebooks_belong_together():

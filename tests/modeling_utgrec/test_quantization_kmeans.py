@@ -45,6 +45,10 @@ def test_kmeans_is_a_fixed_point_of_lloyds_algorithm_and_follows_torchs_seed():
     first = kmeans(points, 4)
     torch.manual_seed(3)
     assert torch.equal(first, kmeans(points, 4))
+    state = torch.get_rng_state()
+    drawn = [kmeans(points, 20, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.get_rng_state(), state)
     assert first.shape == (4, 2) and first.dtype == torch.float32
     errors = torch.cdist(points, first).square().amin(1).sum()
     one = (points - points.mean(0)).square().sum()

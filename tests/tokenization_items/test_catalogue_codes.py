@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from modeling_utgrec import UTGRecTokenizerModel
-from tokenization_items import caches, catalogue_codes
+from tokenization_items import caches, catalogue_codes, files
 from tokenization_items.batching import BATCHES_AHEAD, prepared
+from tokenization_items.caches import VisualFeatureCache
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from tokenization_items.visual_features import VisualFeatureCache
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"batch_tokens": 60, "progress": False}
@@ -179,17 +179,17 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("when", [0, 1, 3])
 def test_a_resumed_run_is_the_same_to_the_bit(tokenizer, catalogue, expected, tmp_path, monkeypatch, caplog, when):
-    save, saved = caches.save_file, []
+    save, saved = files.save_tensors, []
 
-    def killed(tensors, path):
+    def killed(tensors, path, metadata):
         if len(saved) == when:
             Path(path).write_bytes(b"half a file")
             raise Killed
-        save(tensors, path)
+        save(tensors, path, metadata)
         saved.append(len(tensors["codes"]))
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(caches, "save_file", killed)
+        patch.setattr(files, "save_tensors", killed)
         tokenizer.compute_codes(catalogue, resume_folder=tmp_path, **SMALL)
     counts = forwards(monkeypatch, tokenizer.network)
     assert_identical(tokenizer.compute_codes(catalogue, resume_folder=tmp_path, **SMALL), expected)
@@ -293,10 +293,10 @@ def test_two_processes_give_the_codes_of_one(tokenizer, catalogue, expected, tmp
         if len(num_shards) == 2:
             raise Killed
         num_shards.append(path)
-        caches.save_file(tensors, path)
+        files.write_tensors(path, tensors)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(catalogue_codes.FinishedShards, "save", lambda self, key, c, r: killed(
+        patch.setattr(catalogue_codes.FinishedShards, "save_codes", lambda self, key, c, r: killed(
             {"codes": c, "residuals": r}, self.folder / f"{key}.safetensors"))  # fmt: skip
         tokenizer.compute_codes(Catalogue.from_folder(tmp_path), resume_folder=tmp_path / "out/.unfinished", **SMALL)
     with socket.socket() as probe:

@@ -156,7 +156,7 @@ def test_an_index_only_copy_names_the_commit_of_its_network(hub, tokenizer, reco
     tokenizer.push_to_hub(recommender_id, include_network=False)
     HfApi().delete_file("model.safetensors", tokenizer_id)  # a later commit changes nothing
     pulled = UniversalItemTokenizer.from_pretrained(recommender_id)
-    assert str(pulled.network_place) == f"{tokenizer_id} at revision {commit}"
+    assert str(pulled.network_reference) == f"{tokenizer_id} at revision {commit}"
     pulled.add_items([{"item_id": "late", "title": "red steel"}])
     assert_same_codes(pulled, tokenizer, records)
     assert "config.json" in files_of(recommender_id)
@@ -179,7 +179,7 @@ def test_nothing_of_this_machine_is_pushed(hub, make_network, tiny_bert, tokeniz
     UniversalItemTokenizer.from_pretrained(tmp_path / "tokenizer").push_to_hub(
         items_id := hub.new_repo("items"), include_network=False
     )
-    assert UniversalItemTokenizer.from_pretrained(items_id).network_place is None
+    assert UniversalItemTokenizer.from_pretrained(items_id).network_reference is None
     for repo_id in (network_id, tokenizer_id, items_id):
         for name in files_of(repo_id):
             if name.endswith((".json", ".py")):

@@ -15,8 +15,9 @@ from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRec
 from tokenization_items import tokenization_items as module
 from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import Catalogue, CatalogueError
+from tokenization_items.collisions import CapacityError
 from tokenization_items.item_index import ItemIndexError, UnknownItemError
-from tokenization_items.network_reference import NetworkPlace, network_fingerprint
+from tokenization_items.network_reference import NetworkReference, network_fingerprint
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import TOKENIZER_FILE, TokenizerMismatchError, UniversalItemTokenizer
 
@@ -122,12 +123,12 @@ def test_a_text_encoder_leaves_images_aside(make_network, tiny_bert, tiny_items,
     np.testing.assert_array_equal(codes, codes_one_by_one(network, processor, tiny_items)[0])
 
 
-def test_add_items_gives_the_nearest_codes_and_resolves_conflicts(tokenizer, tiny_items, records, tiny_network):
+def test_add_items_gives_the_nearest_codes_and_resolves_collisions(tokenizer, tiny_items, records, tiny_network):
     report = tokenizer.add_items(records)
     codes, _ = codes_one_by_one(*tiny_network, tiny_items)
     _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     alone = counts[inverse.reshape(-1)] == 1
-    assert report.num_items == len(records) and report.collisions_before == (~alone).sum()
+    assert report.num_items == len(records) and report.items_sharing_codes == (~alone).sum()
     assert len(np.unique(tokenizer.index.codes, axis=0)) == len(records) == len(tokenizer)
     changed = (tokenizer.index.codes != codes).any(axis=1)
     assert changed.sum() == report.items_moved
@@ -140,10 +141,49 @@ def test_add_items_gives_the_nearest_codes_and_resolves_conflicts(tokenizer, tin
         assert tokenizer.decode(tokens) == record["item_id"] and record["item_id"] in tokenizer
 
 
+@pytest.mark.parametrize("collisions", ["nearest_first", "digit"])
+def test_other_ways_with_collisions(collisions, tokenizer, records, tmp_path):
+    twins = [{**record, "item_id": f"twin-{row}"} for row, record in enumerate(records)]
+    report = tokenizer.add_items(records + twins, collisions=collisions, progress=False)
+    assert report.items_sharing_codes == 2 * len(records) == len(tokenizer)
+    assert len(np.unique(tokenizer.index.codes, axis=0)) == len(tokenizer)
+    np.testing.assert_array_equal(report.given_codes[: len(records)], report.given_codes[len(records) :])
+    if collisions == "digit":
+        np.testing.assert_array_equal(tokenizer.index.codes[:, :-1], report.given_codes)
+        assert report.items_moved == 0 and tokenizer.index.num_levels == 1 + report.given_codes.shape[1]
+    else:
+        assert report.items_moved >= len(records)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = UniversalItemTokenizer.from_pretrained(tmp_path)
+    more = loaded.add_items([{**records[0], "item_id": "third"}], collisions=collisions, progress=False)
+    assert more.items_sharing_codes == 1 and more.largest_group == (3 if collisions == "digit" else 2)
+    assert loaded.decode(loaded.encode("third")) == "third" and loaded.has_network
+
+
+def test_too_many_items_and_unknown_ways_are_refused_before_the_network_runs(tokenizer, records, monkeypatch):
+    monkeypatch.setattr(UniversalItemTokenizer, "compute_codes", None)
+    capacity = int(np.prod(tokenizer.index.level_sizes))
+    with pytest.raises(CapacityError, match=f"{capacity + 1} new items .* capacity of {capacity}"):
+        tokenizer.add_items([{**records[0], "item_id": str(row)} for row in range(capacity + 1)])
+    with pytest.raises(ValueError, match="collisions must be one of least_distance, nearest_first, digit"):
+        tokenizer.add_items(records, collisions="sinkhorn")
+
+
+def test_a_catalogue_is_checked_once(tokenizer, records, monkeypatch):
+    calls, checked = [], Catalogue._item_problems
+    monkeypatch.setattr(Catalogue, "_item_problems", lambda self, present: calls.append(1) or checked(self, present))
+    catalogue = Catalogue.from_records(records)
+    assert catalogue.check(images=[0, 1])["num_images_checked"] <= 2
+    tokenizer.add_items(catalogue.select(np.arange(len(records))[::-1]), progress=False)
+    assert len(calls) == 1 and len(tokenizer) == len(records)
+    with pytest.raises(CatalogueError, match="duplicate item_id"):
+        tokenizer.add_items(catalogue.select([0, 0]))
+
+
 def test_identical_items_are_told_apart_at_the_least_distance(tokenizer, records, tiny_network):
     twin = {**records[0], "item_id": "twin"}
     report = tokenizer.add_items([records[0], twin])
-    assert (report.collisions_before, report.items_moved) == (2, 1)
+    assert (report.items_sharing_codes, report.items_moved) == (2, 1)
     (first, second), network = tokenizer.index.codes, tiny_network[0]
     codes, residuals = tokenizer.compute_codes(Catalogue.from_records([records[0]]), progress=False)
     kept, moved = (first, second) if (first == codes[0]).all() else (second, first)
@@ -377,7 +417,7 @@ def test_a_recommender_in_the_networks_place(folder, tiny_network):
     with pytest.raises(TokenizerMismatchError, match="fingerprint of the tokenizer .* trained with None"):
         UniversalItemTokenizer.from_pretrained(folder)
     with pytest.raises(ValueError, match="Expected a configuration of model type 'utgrec_tokenizer', found 'utgrec'"):
-        NetworkPlace(str(folder)).load()
+        NetworkReference(str(folder)).load()
 
 
 def test_truncated_or_missing_index(folder):

@@ -16,11 +16,11 @@ import torch
 from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
+from tokenization_items.processing_content import codes_of_embeddings
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
     EmbeddingTokenizerTrainer,
     EmbeddingTokenizerTrainingArguments,
-    compute_codes,
 )
 
 SIZES = {"input_dim": 6, "hidden_sizes": [8], "codebook_dim": 4, "num_levels": 2, "codebook_size": 6}
@@ -59,7 +59,7 @@ def test_wrong_matrices_are_named():
         EmbeddingRows(np.ones((5, 2)), np.ones((4, 2)))
     broken = np.ones((5, 2))
     broken[3] = np.nan
-    with pytest.raises(ValueError, match=r"1 rows of the collaborative embeddings .*\[3\]"):
+    with pytest.raises(ValueError, match=r"1 rows of the collaborative embeddings .*: 3"):
         EmbeddingRows(np.ones((5, 2)), broken)
     with pytest.raises(ValueError, match=r"got shape \(3,\)"):
         EmbeddingRows(np.ones(3))
@@ -117,7 +117,7 @@ def test_evaluation_of_several_domains(tmp_path):
     trainer = make_trainer(tmp_path, items, model="recbase", max_steps=10)
     trainer.train()
     metrics = trainer.evaluate()
-    codes = [tuple(row) for row in compute_codes(trainer.model, embeddings)[0].tolist()]
+    codes = [tuple(row) for row in codes_of_embeddings(trainer.model, embeddings)[0].tolist()]
     for name, rows in (("", codes), ("_toys", codes[:40]), ("_films", codes[40:])):
         expected = np.mean([rows.count(row) > 1 for row in rows])
         assert metrics[f"eval_collision_rate{name}"] == pytest.approx(expected)
@@ -134,10 +134,10 @@ def test_codes_do_not_depend_on_the_parts_they_are_computed_in(tmp_path, monkeyp
     trainer = make_trainer(tmp_path)
     trainer.train()
     embeddings = trainer.train_dataset.columns["embeddings"].numpy()
-    codes, residuals = compute_codes(trainer.model, embeddings)
+    codes, residuals = codes_of_embeddings(trainer.model, embeddings)
     assert codes.shape == (50, 2) and residuals.shape == (50, 2, 4) and residuals.dtype == np.float32
-    monkeypatch.setattr("trainers.embedding_tokenizer_trainer.ROWS_AT_A_TIME", 7)
-    again, parts = compute_codes(trainer.model, embeddings)
+    monkeypatch.setattr("tokenization_items.processing_content.ROWS_AT_A_TIME", 7)
+    again, parts = codes_of_embeddings(trainer.model, embeddings)
     np.testing.assert_array_equal(codes, again)
     np.testing.assert_allclose(residuals, parts, atol=1e-5)
     assert trainer.model.training  # as it was

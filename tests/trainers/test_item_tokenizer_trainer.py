@@ -20,7 +20,8 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.processing_items import ItemProcessor
 from trainers import callbacks
 from trainers.cpu_training import CpuDropout
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.co_occurrence import CoOccurrenceGraph
+from trainers.data.interactions import Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.backbones import load_autoencoder, tiny_backbone
 from trainers.training_data.image_latents import encode_images
@@ -242,7 +243,7 @@ def test_kmeans_sets_the_codebooks_once_at_the_end_of_the_warmup(tmp_path, monke
         # No codebook loss in the warm-up (what changes is weight decay).
         assert all(torch.allclose(before[name], after[name], rtol=1e-3) for name in before)
     perplexity = logged(trainer, "codes/perplexity_0")
-    assert max(perplexity[:4]) < 2 < min(perplexity[4:]), perplexity
+    assert max(perplexity[:4]) < 1.5 < min(perplexity[4:]), perplexity
     assert logged(trainer, "loss/quantization")[4] < 0.2 * logged(trainer, "loss/quantization")[3]
 
 

@@ -88,6 +88,7 @@ def train_and_save(
         patience,
         resume=arguments.resume,
         walks=walks,
+        method="utgrec" if recommender.config.is_encoder_decoder else "recbase",
     )
     weights = gathered_weights(trainer)
     if trainer.is_world_process_zero():

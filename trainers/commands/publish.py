@@ -101,7 +101,7 @@ def load_items(folder: str) -> UniversalItemTokenizer | None:
 def bare_values(kind: str, folder: Path) -> Card:
     """Values of the card of a folder without `card_values.json`: what the item index says."""
     items = load_items(str(folder))
-    facts = {"name": f"UTGRec {kind}", "num_items": None}
+    facts = {"name": f"Item {kind}" if kind == "tokenizer" else kind.capitalize(), "num_items": None}
     if items is not None:
         facts |= {"num_items": len(items), "level_sizes": items.index.level_sizes, "fingerprint": items.fingerprint}
     return (TokenizerCardValues if kind == "tokenizer" else RecommenderCardValues)(**facts)

@@ -55,9 +55,9 @@ def run(arguments: TokenizeArguments) -> dict:
             raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
         template = replace(template, introduction=arguments.introduction)
     catalogue = Catalogue.from_folder(arguments.data, template=template)
-    counts = catalogue.check(images=False)
+    share = range(state.process_index, len(catalogue), state.num_processes)
+    counts = catalogue.check(images=share)  # the other processes open the other images
     state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")
-    catalogue.select(range(state.process_index, len(catalogue), state.num_processes)).check()  # a share of the images
     if arguments.only_new:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from modeling_utgrec import code_usage
+from tokenization_items.collisions import group_sizes
 
 
 def collision_rate(codes: torch.Tensor) -> float:
@@ -15,8 +16,7 @@ def collision_rate(codes: torch.Tensor) -> float:
     Args:
         codes (`torch.LongTensor` of shape `(items, levels)`): the items' codes.
     """
-    _, inverse, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
-    return (counts[inverse] > 1).double().mean().item()
+    return float((group_sizes(codes.cpu().numpy()) > 1).mean())
 
 
 def codebook_health(codes: torch.Tensor, sizes: Sequence[int]) -> dict[str, float]:

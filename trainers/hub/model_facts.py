@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 
 from hub_cards import METHODS
 from hub_cards.formatting import plain
-from tokenization_items.conflicts import AssignmentReport
+from tokenization_items.collisions import AssignmentReport
 
 PACKAGES = (
     "utgrec",
@@ -125,13 +125,11 @@ def assignment_facts(report: AssignmentReport, level_sizes: Sequence[int]) -> di
     """What the card says of the codes of the items in the index."""
     rows = [
         {"Level": level, "Codes": size, "Share used": used, "Perplexity": perplexity, "Measured over": "all items"}
-        for level, (size, used, perplexity) in enumerate(
-            zip(level_sizes, report.used_codes, report.perplexity, strict=True)
-        )
+        for level, (size, used, perplexity) in enumerate(zip(level_sizes, report.used, report.perplexity, strict=True))
     ]
     collisions = {
         "Items added": report.num_items,
-        "Their codes were another item's too": report.collisions_before,
+        "Their codes were another item's too": report.items_sharing_codes,
         "Moved to other codes": report.items_moved,
         "Moved, by the first level that changed": ", ".join(map(str, report.moved_by_level)),
         "Additional squared distance, mean": report.mean_extra_distance,

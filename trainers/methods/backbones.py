@@ -5,9 +5,9 @@ whole method runs on a laptop without the Hub; a pretrained backbone knows far m
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -27,6 +27,9 @@ from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 TINY = "tiny-qwen2-vl"
 TINY_AUTOENCODER = "tiny"
@@ -176,8 +179,10 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
     tokenizer.save_pretrained(folder)
 
 
-def load_autoencoder(name_or_path: str, seed: int = 0) -> AutoencoderKL:
+def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":
     """A frozen autoencoder by Hub id or folder, or `"tiny"` for a small one with random weights (stride 8)."""
+    from diffusers import AutoencoderKL
+
     if name_or_path == TINY_AUTOENCODER:
         set_seed(seed)
         channels = (8, 16, 16, 32)

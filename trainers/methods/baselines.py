@@ -12,7 +12,6 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
-from hub_cards import METHODS
 from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
@@ -222,7 +221,7 @@ def train_generative_baseline(
         early_stopping_patience=arguments.early_stopping_patience,
         minutes=minutes,
         resume=resume,
-        method=name if name in METHODS else name.removesuffix(DECODER),
+        method=name,
     )
     used = tokenizer_settings(items, tokenizer_training) | recommender_settings(model, training)
     description = describe(model, used, method.published | published_recommender(model), items.report)
@@ -264,7 +263,7 @@ def tokenizer_settings(items: TokenizedItems, training: TrainingArguments | None
     config = None if items.network is None else items.network.config
     used = settings_of(config, None if config is None else training, "tokenizer.")
     used |= {f"tokenizer.{name}": value for name, value in items.report.get("settings", {}).items() if config is None}
-    return used | {"tokenizer.resolution": items.report["resolution"]}
+    return used | {"tokenizer.collisions": items.report["collisions"]}
 
 
 def recommender_settings(model: PreTrainedModel, training: RecommenderTrainingArguments) -> dict[str, Any]:

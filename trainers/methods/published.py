@@ -143,7 +143,15 @@ def describe(
     groups["architecture"]["parameters"] = model.num_parameters()
     description: dict[str, Any] = {"variant": variant(model), **groups}
     if hasattr(model.config, "level_sizes"):
-        known = ("collisions", "collision_rate", "largest_group", "used", "perplexity", "resolution", "items_moved")
+        known = (
+            "items_sharing_codes",
+            "collision_rate",
+            "largest_group",
+            "used",
+            "perplexity",
+            "collisions",
+            "items_moved",
+        )
         found = {key: report[key] for key in known if report and key in report}
         description["codebooks"] = {"level_sizes": list(model.config.level_sizes), **found}
     description["differs_from_published"] = published.differences(used)

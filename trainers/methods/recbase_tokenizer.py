@@ -5,13 +5,12 @@ and `tokenizer_report.json`, and `items/<domain>/` with the identifiers. A netwo
 the items of a new domain without training.
 """
 
-import json
 import math
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,19 @@ from transformers import set_seed
 
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.item_embeddings import MAX_NAMED, ContentEmbeddings, EmbeddingError, embed_items, load_content
-from tokenization_items.item_index import CapacityError
-from tokenization_items.processing_content import (
-    ContentProcessor,
-    EncoderMismatchError,
-    check_encoder,
-    domain_mean,
-)
+from tokenization_items.collisions import CapacityError
+from tokenization_items.errors import MAX_NAMED
+from tokenization_items.files import write_json
+from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
+from tokenization_items.processing_content import ContentProcessor, domain_mean
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
     EmbeddingTokenizerTrainer,
     EmbeddingTokenizerTrainingArguments,
-    compute_codes,
 )
 from trainers.evaluation.codebooks import codebook_health
-from trainers.methods.collisions import resolve
 from trainers.methods.runs import last_checkpoint, place_training, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
@@ -70,7 +64,7 @@ class RecBaseItems:
     Args:
         network ([`RecBaseTokenizerModel`]): the network.
         tokenizers (`dict[str, UniversalItemTokenizer]`): for each domain a tokenizer with the index of its items.
-        raw_codes (`dict[str, np.ndarray]`): for each domain the codes before conflicts were resolved, int64
+        raw_codes (`dict[str, np.ndarray]`): for each domain the codes before collisions were resolved, int64
             `[items, levels]`, rows as the index's.
         report (`dict`): what `tokenizer_report.json` holds.
         trainer ([`EmbeddingTokenizerTrainer`], *optional*): of the network, if it was trained here.
@@ -98,11 +92,9 @@ class RecBaseItems:
         bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
         bare.save_pretrained(folder / TOKENIZER_FOLDER)
         for name, tokenizer in self.tokenizers.items():
-            tokenizer.network_place = bare.network_place
+            tokenizer.network_reference = bare.network_reference
             tokenizer.save_pretrained(folder / ITEMS_FOLDER / name, include_network=False)
-        temporary = folder / TOKENIZER_FOLDER / f".{REPORT_NAME}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / TOKENIZER_FOLDER / REPORT_NAME)
+        write_json(folder / TOKENIZER_FOLDER / REPORT_NAME, self.report)
 
 
 def recbase_tokenizer(
@@ -129,7 +121,7 @@ def recbase_tokenizer(
         config: further arguments of [`RecBaseTokenizerConfig`].
 
     Returns:
-        [`RecBaseItems`]. The report has for all domains together `collision_rate` (before conflicts were resolved),
+        [`RecBaseItems`]. The report has for all domains together `collision_rate` (before collisions were resolved),
         `used` and `perplexity` of each level, `entropy_pairs`, `entropy_triples`, `shared_identifiers` (items whose
         identifier an item of another domain has too), `identical_content` (items with the very embedding of another
         item: no network tells them apart, the index does) and `without_text`; under `domains` those of each alone; and
@@ -141,7 +133,7 @@ def recbase_tokenizer(
         ValueError: for domains without items, or of one item with `centre_domains`, or fewer items than codes of a
             level.
     """
-    domains = {name: ContentEmbeddings(*content) for name, content in domains.items()}
+    domains = {name: ContentEmbeddings(*content)._replace(name=name) for name, content in domains.items()}
     encoder = check_domains(domains)
     inputs = {name: np.asarray(content.embeddings, dtype=np.float32) for name, content in domains.items()}
     if config.get("centre_domains"):
@@ -173,7 +165,16 @@ def recbase_tokenizer(
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
     }
-    items = replace(identify(network, ContentProcessor(network.config), domains, report, max_history), trainer=trainer)
+    processor = ContentProcessor(network.config)
+    tokenizers, raw_codes, reports = {}, {}, {}
+    for name, content in domains.items():
+        tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
+        assignment = tokenizers[name].add_items(content)
+        raw_codes[name] = assignment.given_codes
+        reports[name] = assignment.to_dict() | content_report({name: content})
+    report |= codes_report(np.concatenate(list(raw_codes.values())), network)
+    report |= content_report(domains) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
+    items = RecBaseItems(network, tokenizers, raw_codes, report, trainer)
     if PartialState().is_main_process:
         items.save(output_dir)
     PartialState().wait_for_everyone()
@@ -209,62 +210,6 @@ def recbase_tokenizer_of_catalogues(
     return recbase_tokenizer(domains, output_dir, **arguments)
 
 
-def identify_domain(
-    tokenizer: UniversalItemTokenizer, name: str, content: ContentEmbeddings | tuple
-) -> tuple[UniversalItemTokenizer, dict[str, Any]]:
-    """
-    Identifiers for the items of a domain that the network never saw, without training.
-
-    Args:
-        tokenizer ([`UniversalItemTokenizer`]): has the trained network; its own index stays as it is.
-        name (`str`): of the domain, for the report.
-        content ([`ContentEmbeddings`]): its items, or a pair of item ids and embeddings `(items, E)`.
-
-    Returns:
-        A tokenizer with the same network and an index of the domain's items, and the domain's report.
-
-    Raises:
-        EmbeddingError: as [`recbase_tokenizer`].
-        EncoderMismatchError: if the embeddings have another width, or are by another encoder, than the network's.
-    """
-    content = ContentEmbeddings(*content)
-    network = tokenizer.network
-    encoder = check_domains({name: content})
-    width = np.shape(content.embeddings)[1]
-    if width != network.config.input_dim:
-        raise EncoderMismatchError(
-            f"{name}: the embeddings have width {width}, the network reads {network.config.input_dim}."
-        )
-    if encoder is not None:
-        check_encoder(network.config, encoder["name"], encoder["fingerprint"], encoder["settings"])
-    check_capacity(network.config, {name: len(content.item_ids)}, training=False)
-    items = identify(network, tokenizer.processor, {name: content}, {}, tokenizer.max_history)
-    return items.tokenizers[name], items.report["domains"][name]
-
-
-def identify(
-    network: RecBaseTokenizerModel,
-    processor: ContentProcessor,
-    domains: Mapping[str, ContentEmbeddings],
-    report: dict[str, Any],
-    max_history: int = 20,
-) -> RecBaseItems:
-    """An index for each domain, by the codes that a network gives its items; adds what came out to the report."""
-    vectors = [vectors.detach().float().cpu().numpy() for vectors in network.quantizer.level_vectors()]
-    tokenizers, raw_codes, reports = {}, {}, {}
-    for name, content in domains.items():
-        tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
-        raw_codes[name], residuals = compute_codes(network, tokenizer.centre(np.asarray(content.embeddings), name))
-        tokenizer.index, reports[name] = resolve(
-            content.item_ids, raw_codes[name], network.config.level_sizes, "assign", residuals, vectors
-        )
-        reports[name] |= content_report({name: content})
-        tokenizers[name] = tokenizer
-    report = report | codes_report(np.concatenate(list(raw_codes.values())), network)
-    report |= content_report(domains) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
-    return RecBaseItems(network, tokenizers, raw_codes, report)
-
-
 def codes_report(codes: np.ndarray, network: RecBaseTokenizerModel) -> dict[str, Any]:
     """What [`codebook_health`] says of codes `[items, levels]`, with a list for the levels."""
     health = codebook_health(torch.from_numpy(codes), network.config.level_sizes)
@@ -293,23 +238,10 @@ def check_domains(domains: Mapping[str, ContentEmbeddings]) -> dict[str, Any] | 
         raise ValueError("Give at least one domain.")
     widths, encoders = {}, {}
     for name, content in domains.items():
-        values = np.asarray(content.embeddings)
-        if values.ndim != 2 or len(values) != len(content.item_ids):
-            raise EmbeddingError(
-                f"{name}: {len(content.item_ids)} items need a matrix of as many rows, got shape {values.shape}"
-            )
-        if not len(values):
+        content.check()
+        if not len(content.item_ids):
             raise ValueError(f"{name}: the domain has no items.")
-        twice = [item_id for item_id, count in Counter(content.item_ids).items() if count > 1]
-        if twice:
-            raise EmbeddingError(f"{name}: {len(twice)} item ids occur more than once: {twice[:MAX_NAMED]}")
-        for broken, what in ((~np.isfinite(values).all(1), "NaN or infinity"), (~values.any(1), "only zeros")):
-            if broken.any():
-                first = [content.item_ids[row] for row in np.flatnonzero(broken)[:MAX_NAMED]]
-                raise EmbeddingError(f"{name}: {int(broken.sum())} items have embeddings with {what}: {first}")
-        if len(content.without_text) == len(content.item_ids):
-            raise EmbeddingError(f"{name}: none of the {len(values)} items has a text")
-        widths[name] = values.shape[1]
+        widths[name] = np.shape(content.embeddings)[1]
         if content.encoder is not None:
             encoders[name] = content.encoder
     if len(set(widths.values())) > 1:
@@ -325,7 +257,7 @@ def check_domains(domains: Mapping[str, ContentEmbeddings]) -> dict[str, Any] | 
     return encoder if len(encoders) == len(domains) else None
 
 
-def check_capacity(config: RecBaseTokenizerConfig, sizes: Mapping[str, int], training: bool = True) -> None:
+def check_capacity(config: RecBaseTokenizerConfig, sizes: Mapping[str, int]) -> None:
     """Raises unless the levels have room for each domain's items, and k-means points for its centroids."""
     capacity = math.prod(config.level_sizes)
     full = {name: size for name, size in sizes.items() if size > capacity}
@@ -334,7 +266,7 @@ def check_capacity(config: RecBaseTokenizerConfig, sizes: Mapping[str, int], tra
             f"{config.num_levels} levels of {config.codebook_size} codes make {capacity} identifiers, too few for the "
             f"items of {full}: raise num_levels or codebook_size."
         )
-    if training and sum(sizes.values()) < config.codebook_size:
+    if sum(sizes.values()) < config.codebook_size:
         raise ValueError(
             f"{sum(sizes.values())} items are fewer than the {config.codebook_size} codes of a level: lower "
             "codebook_size."

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
@@ -16,19 +15,17 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
-from hub_cards import METHODS
+from hub_cards import method_named
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.item_index import AssignmentReport
+from tokenization_items.collisions import AssignmentReport, group_sizes
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
-from trainers.data.interactions import Interactions
 from trainers.hub.data_facts import sizes
+from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.training_data.domain_sampling import DomainSampling
-from trainers.training_data.next_item_windows import NextItemWindows, join_domains
-from trainers.training_data.packed_sequences import PackedSequences
+from trainers.training_data.next_item_windows import TrainingData
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -94,33 +91,7 @@ def tokenize(
 def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
     """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
-    _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    return int((counts[inverse.reshape(-1)] > 1).sum())
-
-
-def training_windows(
-    config: PreTrainedConfig,
-    interactions: Interactions,
-    token_table: np.ndarray,
-    num_sequences: Sequence[int],
-    training: RecommenderTrainingArguments,
-) -> NextItemWindows | PackedSequences:
-    """What a recommender with this configuration is trained on: whole sequences if it reads in one direction, else
-    pairs of a history and its next item.
-
-    Args:
-        config: the recommender's.
-        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
-            files as they are needed, [`load_sequences`].
-        num_sequences: sequences of each domain.
-        training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
-    """
-    arguments: dict[str, Any] = {"max_history": training.max_history}
-    if training.domain_temperature != 1:
-        arguments["sampling"] = DomainSampling(num_sequences, training.domain_temperature, training.seed)
-    if not config.is_encoder_decoder:
-        return PackedSequences(interactions, token_table, with_targets=True, **arguments)
-    return (PackedSequences if config.causal_encoder else NextItemWindows)(interactions, token_table, **arguments)
+    return int((group_sizes(codes) > 1).sum())
 
 
 def train_recommender(
@@ -138,33 +109,34 @@ def train_recommender(
     part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
-    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too.
-    `method` is that of the semantic IDs, by its name in [`hub_cards.METHODS`], for the card's title and citation; by
-    default UTGRec for a T5 and RecBase for a decoder.
+    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
+    name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
+    its card cites none.
     """
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
-    parts = []
-    for domain in [*domains, *walks]:
-        tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
-        parts.append((domain.interactions.training_part(), tokens))
-    num_sequences = [interactions.num_users for interactions, _ in parts]
-    windows = training_windows(recommender.config, *join_domains(parts), num_sequences, training)
+    data = {
+        domain.name: TrainingData(
+            domain.interactions.training_part(),
+            tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids),
+        )
+        for domain in [*domains, *walks]
+    }
     evaluation = {
         domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
     }
     trainer = RecommenderTrainer(
         model=recommender,
         args=training,
-        train_dataset=windows,
+        train_dataset=data,
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
         callbacks=stopping(early_stopping_patience, minutes),
     )
-    method = method or ("utgrec" if recommender.config.is_encoder_decoder else "recbase")
-    trainer.card_facts["method"] = method
-    trainer.card_facts |= data_facts(
-        f"{METHODS[method].title} recommender", domains, [domain.catalogue for domain in walks]
-    )
+    named = method_named(method or method_of(recommender.config))
+    kind = f"{named.title} recommender" if named else "Recommender"
+    trainer.card_facts |= data_facts(kind, domains, [domain.catalogue for domain in walks])
+    if method is not None:
+        trainer.card_facts["method"] = method
     if len(domains) == 1:
         trainer.domain = domains[0].name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)

@@ -1,10 +1,10 @@
-"""Item tokenizers made from one embedding for each item: TIGER, LETTER, TIGER-M and RQ-k-means.
+"""Semantic IDs made from one embedding for each item: TIGER, LETTER, TIGER-M and RQ-k-means.
 
 Each function goes from embeddings to the folder of an index-only [`UniversalItemTokenizer`], which UTGRec's
 recommender, trainer, trie and evaluation take like any other: only the tokenizer differs. Every level has its own
 tokens. Besides the tokenizer's files the folder holds
 
-- `raw_codes.safetensors`: tensor "codes", int32 [items, levels], before conflicts were resolved, in the order of
+- `raw_codes.safetensors`: tensor "codes", int32 [items, levels], before collisions were resolved, in the order of
   `item_ids.json` (for what is measured on identifiers rather than items);
 - `tokenizer_report.json`: method, settings, collisions, usage and perplexity of each level, losses, seconds;
 - `network/`: the trained RQ-VAE, if there is one.
@@ -23,23 +23,24 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from transformers import set_seed
 
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.checkpoint_safety import SAFELY
+from tokenization_items.collisions import AssignmentReport, Collisions
+from tokenization_items.errors import named
+from tokenization_items.files import write_json, write_tensors
+from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
+from tokenization_items.network_reference import NetworkReference
+from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
     EmbeddingTokenizerTrainer,
     EmbeddingTokenizerTrainingArguments,
-    compute_codes,
 )
-from trainers.methods.collisions import Resolution, resolve
-from trainers.methods.principal_components import principal_components
 from trainers.methods.published import ForeignArgument, Published
-from trainers.methods.rq_kmeans import rq_kmeans
 from trainers.methods.runs import place_training
 
 RAW_CODES_NAME = "raw_codes.safetensors"
@@ -53,16 +54,20 @@ class TokenizedItems:
     A catalogue's identifiers and where they come from.
 
     Args:
-        tokenizer ([`UniversalItemTokenizer`]): the identifiers, index-only.
-        raw_codes (`np.ndarray` of shape `(items, levels)`): codes before conflicts were resolved; rows as the index's.
+        tokenizer ([`UniversalItemTokenizer`]): the identifiers.
+        raw_codes (`np.ndarray` of shape `(items, levels)`): codes before collisions were resolved; rows as the
+            index's.
         report (`dict`): what `tokenizer_report.json` holds.
         network ([`RQVAEModel`], *optional*): the trained network.
+        reads_embeddings (`bool`, *optional*, defaults to `True`): whether the network reads embeddings as they were
+            given, so that the saved tokenizer can add new items by [`ContentEmbeddings`].
     """
 
     tokenizer: UniversalItemTokenizer
     raw_codes: np.ndarray
     report: dict[str, Any] = field(default_factory=dict)
     network: RQVAEModel | None = None
+    reads_embeddings: bool = True
 
     def level_layout(self) -> dict[str, list[int]]:
         """The arguments of [`UTGRecConfig`] that describe these identifiers."""
@@ -71,14 +76,13 @@ class TokenizedItems:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the files that the module's description names."""
         folder = Path(folder)
-        self.tokenizer.save_pretrained(folder, include_network=False)
         if self.network is not None:
             self.network.save_pretrained(folder / NETWORK_FOLDER)
-        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (RAW_CODES_NAME, REPORT_NAME)}
-        save_file({"codes": self.raw_codes.astype(np.int32)}, temporary[RAW_CODES_NAME])
-        temporary[REPORT_NAME].write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
-        for name, path in temporary.items():
-            os.replace(path, folder / name)
+            if self.reads_embeddings:
+                self.tokenizer.network_reference = NetworkReference(str((folder / NETWORK_FOLDER).absolute()))
+        self.tokenizer.save_pretrained(folder, include_network=False)
+        write_tensors(folder / RAW_CODES_NAME, {"codes": self.raw_codes.astype(np.int32)})
+        write_json(folder / REPORT_NAME, self.report)
 
 
 def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
@@ -92,7 +96,7 @@ def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
 
 
 def load_raw_codes(folder: str | os.PathLike) -> np.ndarray:
-    """Codes of a saved tokenizer before conflicts were resolved, int32 `[items, levels]`, rows as its index's."""
+    """Codes of a saved tokenizer before collisions were resolved, int32 `[items, levels]`, rows as its index's."""
     with safe_open(Path(folder) / RAW_CODES_NAME, framework="numpy") as file:
         return file.get_tensor("codes")
 
@@ -102,7 +106,7 @@ def tiger_tokenizer(
     item_ids: Sequence[str],
     output_dir: str | os.PathLike,
     training: EmbeddingTokenizerTrainingArguments | None = None,
-    resolution: Resolution = "digit",
+    collisions: Collisions = "digit",
     seed: int = 0,
     **config,
 ) -> TokenizedItems:
@@ -114,11 +118,12 @@ def tiger_tokenizer(
         item_ids (`Sequence[str]`): the items.
         output_dir (`str` or `os.PathLike`): where the tokenizer goes.
         training ([`EmbeddingTokenizerTrainingArguments`], *optional*): by default 1,000 steps.
-        resolution (`str`, *optional*, defaults to `"digit"`): see [`resolve`].
+        collisions (`str`, *optional*, defaults to `"digit"`): how items with the same codes are told apart, see
+            [`~UniversalItemTokenizer.add_items`].
         seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
         config: further arguments of [`RQVAEConfig`].
     """
-    return _rqvae_tokenizer("tiger", embeddings, None, item_ids, output_dir, training, resolution, seed, config)
+    return _rqvae_tokenizer("tiger", embeddings, None, item_ids, output_dir, training, collisions, seed, config)
 
 
 def letter_tokenizer(
@@ -127,24 +132,26 @@ def letter_tokenizer(
     item_ids: Sequence[str],
     output_dir: str | os.PathLike,
     training: EmbeddingTokenizerTrainingArguments | None = None,
-    resolution: Resolution = "assign",
+    collisions: Collisions = "least_distance",
     seed: int = 0,
     **config,
 ) -> TokenizedItems:
     """
     LETTER (Wang et al. 2024): TIGER's RQ-VAE with four levels, collaborative alignment (weight 0.02) and diversity
-    regularisation (weight 1e-4). Its ranking-guided loss is the recommender's, `UTGRecConfig(loss_temperature=...)`.
+    regularisation (weight 1e-4). Its own way with collisions (Sinkhorn on the last level) is not here:
+    `"least_distance"` also moves items that collide to codes near by, and adds no level. Its ranking-guided loss is
+    the recommender's, `UTGRecConfig(loss_temperature=...)`.
 
     Args:
         embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
         collaborative (`np.ndarray` of shape `(items, d)`): item embeddings of a recommender that was trained on the
             training interactions only: one that saw the test items would leak them into the identifiers.
-        item_ids, output_dir, training, resolution, seed, config: see [`tiger_tokenizer`].
+        item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
     """
     own = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
     own["collaborative_dim"] = np.shape(collaborative)[-1]
     return _rqvae_tokenizer(
-        "letter", embeddings, collaborative, item_ids, output_dir, training, resolution, seed, {**own, **config}
+        "letter", embeddings, collaborative, item_ids, output_dir, training, collisions, seed, {**own, **config}
     )
 
 
@@ -155,7 +162,7 @@ def tiger_m_tokenizer(
     output_dir: str | os.PathLike,
     num_components: int = 128,
     training: EmbeddingTokenizerTrainingArguments | None = None,
-    resolution: Resolution = "digit",
+    collisions: Collisions = "digit",
     seed: int = 0,
     **config,
 ) -> TokenizedItems:
@@ -167,11 +174,11 @@ def tiger_m_tokenizer(
         image_embeddings (`np.ndarray` of shape `(items, F)`): image embeddings; rows of NaN for items without image
             (`load_embeddings(..., allow_missing=True)`), which take the mean of those with one.
         num_components (`int`, *optional*, defaults to 128): principal components that are kept of each.
-        item_ids, output_dir, training, resolution, seed, config: see [`tiger_tokenizer`].
+        item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
     """
     parts = [principal_components(part, num_components, whiten=True) for part in (text_embeddings, image_embeddings)]
     both = np.concatenate(parts, axis=1)
-    return _rqvae_tokenizer("tiger-m", both, None, item_ids, output_dir, training, resolution, seed, config)
+    return _rqvae_tokenizer("tiger-m", both, None, item_ids, output_dir, training, collisions, seed, config)
 
 
 def rq_kmeans_tokenizer(
@@ -181,14 +188,14 @@ def rq_kmeans_tokenizer(
     num_levels: int = 3,
     codebook_size: int = 256,
     num_components: int | None = 32,
-    resolution: Resolution = "digit",
+    collisions: Collisions = "digit",
     seed: int = 0,
 ) -> TokenizedItems:
     """
     RQ-k-means of the embeddings' principal components.
 
     Args:
-        embeddings, item_ids, output_dir, resolution, seed: see [`tiger_tokenizer`].
+        embeddings, item_ids, output_dir, collisions, seed: see [`tiger_tokenizer`].
         num_levels (`int`, *optional*, defaults to 3): codes of an item.
         codebook_size (`int`, *optional*, defaults to 256): centroids of each level.
         num_components (`int`, *optional*, defaults to 32, the width of TIGER's codebooks):
@@ -204,9 +211,93 @@ def rq_kmeans_tokenizer(
     codes, residuals, codebooks = rq_kmeans(points, num_levels, codebook_size, seed=seed)
     settings = {"num_components": num_components, "num_levels": num_levels, "codebook_size": codebook_size}
     report = {"method": "rq-kmeans", "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
-    index, resolved = resolve(item_ids, codes, [codebook_size] * num_levels, resolution, residuals, codebooks)
-    tokenizer = UniversalItemTokenizer(index, _fingerprint(index, resolution, codebooks))
-    return _saved(TokenizedItems(tokenizer, codes, report | resolved), output_dir)
+    layout = RQVAEConfig(num_levels=num_levels, codebook_size=codebook_size)
+    index = ItemIndex(layout.level_sizes, layout.level_offsets)
+    assignment = index.assign(item_ids, codes, residuals, codebooks, collisions=collisions)
+    report |= _assignment_facts(assignment, index, collisions)
+    tokenizer = UniversalItemTokenizer(index, _fingerprint(index, codebooks))
+    return _saved(TokenizedItems(tokenizer, assignment.given_codes, report), output_dir)
+
+
+def principal_components(points: np.ndarray, num_components: int, whiten: bool = False) -> np.ndarray:
+    """
+    Projects points on their first principal components, largest variance first.
+
+    Args:
+        points (`np.ndarray` of shape `(items, dim)`): rows of NaN stand for items that have none; they take the mean
+            of the others, which is 0 in the result.
+        num_components (`int`): components to keep; fewer if the points span fewer.
+        whiten (`bool`, *optional*, defaults to `False`): whether each component is scaled to unit variance.
+
+    Returns:
+        `np.ndarray` of shape `(items, components)`, float32.
+
+    Raises:
+        ValueError: if no two rows differ, or a row is NaN only in part.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    absent = np.isnan(points).all(axis=1)
+    present = points[~absent]
+    broken = np.flatnonzero(~absent & ~np.isfinite(points).all(axis=1))
+    if len(broken):
+        raise ValueError(f"{len(broken)} rows have NaN or infinity in part: {named(broken)}.")
+    centred = present - present.mean(axis=0) if len(present) else present
+    if not centred.any():
+        raise ValueError("No two embeddings differ: there is nothing to tell items apart by.")
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    kept = np.flatnonzero(values > 1e-9 * values[-1])[::-1][:num_components]  # ascending before
+    projection = vectors[:, kept] / np.sqrt(values[kept]) if whiten else vectors[:, kept]
+    result = np.zeros((len(points), len(kept)), dtype=np.float32)
+    result[~absent] = centred @ projection
+    return result
+
+
+def rq_kmeans(
+    points: np.ndarray, num_levels: int = 3, codebook_size: int = 256, iterations: int = 25, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """
+    Quantizes points by the centroids of their residuals, one codebook for each level. Needs faiss.
+
+    Args:
+        points (`np.ndarray` of shape `(items, dim)`): what is quantized, finite.
+        num_levels (`int`, *optional*, defaults to 3): number of codes of an item.
+        codebook_size (`int`, *optional*, defaults to 256): centroids of each level.
+        iterations (`int`, *optional*, defaults to 25): rounds of k-means.
+        seed (`int`, *optional*, defaults to 0): of the first centroids.
+
+    Returns:
+        Codes, int64 `(items, num_levels)`; residuals, float32 `(items, num_levels, dim)`: what each level quantized;
+        and the centroids of each level, float32 `(codebook_size, dim)`.
+
+    Raises:
+        ImportError: without faiss.
+        ValueError: if there are fewer points than centroids.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("RQ-k-means needs faiss: pip install faiss-cpu, or utgrec[baselines]") from error
+
+    residual = np.ascontiguousarray(points, dtype=np.float32)
+    if len(residual) < codebook_size:
+        raise ValueError(f"{len(residual)} items are fewer than {codebook_size} centroids: lower codebook_size.")
+    codes, residuals, codebooks = [], [], []
+    for level in range(num_levels):
+        # All points take part; the bounds only make faiss draw a sample, or warn.
+        kmeans = faiss.Kmeans(
+            residual.shape[1],
+            codebook_size,
+            niter=iterations,
+            seed=seed + level,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(residual),
+        )
+        kmeans.train(residual)
+        codes.append(kmeans.index.search(residual, 1)[1][:, 0])
+        residuals.append(residual)
+        codebooks.append(kmeans.centroids.copy())
+        residual = residual - codebooks[-1][codes[-1]]
+    return np.stack(codes, axis=1), np.stack(residuals, axis=1), codebooks
 
 
 def train_rqvae(
@@ -229,7 +320,7 @@ def _rqvae_tokenizer(
     item_ids: Sequence[str],
     output_dir: str | os.PathLike,
     training: EmbeddingTokenizerTrainingArguments | None,
-    resolution: Resolution,
+    collisions: Collisions,
     seed: int,
     config: dict[str, Any],
 ) -> TokenizedItems:
@@ -242,8 +333,8 @@ def _rqvae_tokenizer(
     )
     network: RQVAEModel = trainer.model
     metrics = trainer.evaluate(metric_key_prefix="final")
-    codes, residuals = compute_codes(network, embeddings)
-    vectors = [vectors.detach().float().cpu().numpy() for vectors in network.quantizer.level_vectors()]
+    tokenizer = UniversalItemTokenizer.from_network(network, EmbeddingProcessor(network.config))
+    assignment = tokenizer.add_items(ContentEmbeddings(item_ids, embeddings, name=method), collisions)
     report = {
         "method": method,
         "seed": seed,
@@ -252,10 +343,13 @@ def _rqvae_tokenizer(
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
         "seconds": time.perf_counter() - started,
     }
-    index, resolved = resolve(item_ids, codes, network.config.level_sizes, resolution, residuals, vectors)
-    tensors = [value.detach().float().cpu().numpy() for value in network.state_dict().values()]
-    tokenizer = UniversalItemTokenizer(index, _fingerprint(index, resolution, tensors))
-    return _saved(TokenizedItems(tokenizer, codes, report | resolved, network), output_dir)
+    report |= _assignment_facts(assignment, tokenizer.index, collisions)
+    items = TokenizedItems(tokenizer, assignment.given_codes, report, network, reads_embeddings=method != "tiger-m")
+    return _saved(items, output_dir)
+
+
+def _assignment_facts(assignment: AssignmentReport, index: ItemIndex, collisions: Collisions) -> dict[str, Any]:
+    return {**assignment.to_dict(), "collisions": collisions, "level_sizes": index.level_sizes}
 
 
 def _check_items(item_ids: Sequence[str], embeddings: np.ndarray) -> list[str]:
@@ -264,11 +358,11 @@ def _check_items(item_ids: Sequence[str], embeddings: np.ndarray) -> list[str]:
     return list(item_ids)
 
 
-def _fingerprint(index: ItemIndex, resolution: Resolution, tensors: Sequence[np.ndarray]) -> str:
-    """A digest of what identifiers are made of: levels, resolution, and the network or codebooks."""
-    digest = hashlib.sha256(json.dumps([index.level_sizes, index.level_offsets, resolution]).encode())
-    for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor).tobytes())
+def _fingerprint(index: ItemIndex, codebooks: Sequence[np.ndarray]) -> str:
+    """A digest of what identifiers are made of: levels and codebooks."""
+    digest = hashlib.sha256(json.dumps([index.level_sizes, index.level_offsets]).encode())
+    for vectors in codebooks:
+        digest.update(np.ascontiguousarray(vectors).tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -292,7 +386,9 @@ class SemanticIDArguments:
     diversity_weight: float | None = field(default=None, metadata={"help": "LETTER's beta."})
     diversity_clusters: int | None = field(default=None, metadata={"help": "LETTER's clusters of each codebook."})
     num_components: int | None = field(default=None, metadata={"help": "Principal components, TIGER-M, RQ-k-means."})
-    resolution: str | None = field(default=None, metadata={"help": "Of collisions: 'digit', or 'assign'."})
+    collisions: Collisions | None = field(
+        default=None, metadata={"help": "How items with the same codes are told apart."}
+    )
 
     def given(self, name: str) -> dict[str, Any]:
         """The values that are given, as arguments of a method of [`SEMANTIC_IDS`].
@@ -341,7 +437,7 @@ _TIGER = Published(
         "tokenizer.commitment_weight": 0.25,
         "tokenizer.quantization_weight": 1.0,
         "tokenizer.restart_passes": 0,
-        "tokenizer.resolution": "digit",
+        "tokenizer.collisions": "digit",
         "tokenizer.optim": "adagrad",
         "tokenizer.learning_rate": 0.4,
         "tokenizer.batch_size": 1024,
@@ -358,7 +454,7 @@ _LETTER = Published(
         "tokenizer.diversity_weight": 1e-4,
         "tokenizer.diversity_clusters": 10,
         "tokenizer.restart_passes": 0,
-        "tokenizer.resolution": "Sinkhorn on the last level",
+        "tokenizer.collisions": "Sinkhorn on the last level",
         "tokenizer.learning_rate": 1e-3,
         "tokenizer.batch_size": 1024,
         "tokenizer.num_train_epochs": 20000,

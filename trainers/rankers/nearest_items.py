@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from trainers.rankers.scoring import DotProductScorer, ScoringRecommender
+from trainers.rankers.scoring import DotProductScorer, ScoringRanker
 
 
-class NearestItems(ScoringRecommender):
+class NearestItems(ScoringRanker):
     """Recommends the items whose embeddings, of their texts say, are nearest to those of the history.
 
     An item scores the cosine of its embedding and the last item's (`"last"`), or the mean of the history's unit
@@ -22,7 +22,7 @@ class NearestItems(ScoringRecommender):
             gives them; zeros are as near to everything.
         query (`str`, *optional*, defaults to `"last"`): `"last"`, `"mean"` or `"last+mean"`.
         max_history (`int`, *optional*): last items of a history that are looked at; None: all.
-        batch_size, chunk_items (`int`, *optional*): see [`ScoringRecommender`].
+        batch_size, chunk_items (`int`, *optional*): see [`ScoringRanker`].
 
     Raises:
         ValueError: another query, embeddings of a wrong shape or that are not finite.

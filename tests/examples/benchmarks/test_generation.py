@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import modeling_utgrec.generation_layers as fused_layers
 from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec.generation_layers import fast_cpu, fused_dtypes
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 TINY = {"d_model": 16, "d_ff": 24, "num_heads": 2, "d_kv": 8, "num_layers": 2}
@@ -20,7 +20,9 @@ TINY = {"d_model": 16, "d_ff": 24, "num_heads": 2, "d_kv": 8, "num_layers": 2}
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     found = runpy.run_path(str(BENCHMARKS / "generation.py"))
-    monkeypatch.setitem(found["main"].__globals__, "UTGRecConfig", lambda **sizes: UTGRecConfig(**sizes, **TINY))
+    monkeypatch.setitem(
+        found["make_methods"].__globals__, "UTGRecConfig", lambda **sizes: UTGRecConfig(**sizes, **TINY)
+    )
     yield found
     for name in ("timing", "trie"):
         sys.modules.pop(name, None)
@@ -40,9 +42,29 @@ def test_compares_with_generate(benchmark, capsys):
     assert result["identical_results"] is True and result["equal_items"] == 1
     # how fast it is depends on the machine; that the figures are there does not
     assert result["speedup_over_generate"] > 0 and result["fraction_of_limit"] > 0
+    assert result["speedup_over_generate_fast_cpu"] > 0
     assert result["constraint_share"] < 1
     assert result["scoring"]["candidates"] == 30 and 0 < result["scoring"]["fraction_of_limit"] < 1
     assert all(times["min"] <= times["median"] for times in result["seconds"].values())
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_the_switch_is_on_in_its_row_alone(benchmark, capsys, monkeypatch, switch):
+    monkeypatch.setenv("UTGREC_FAST_CPU", switch)
+    seen = []
+
+    class Recommender(UTGRecForConditionalGeneration):
+        def recommend(self, *args, **kwargs):
+            seen.append(fast_cpu())
+            return super().recommend(*args, **kwargs)
+
+    monkeypatch.setitem(benchmark["make_methods"].__globals__, "UTGRecForConditionalGeneration", Recommender)
+    arguments = "--items 10 --repetitions 1 --warmup 0 --methods".split()
+    run(benchmark, capsys, *arguments, "recommend, UTGREC")
+    assert seen == [True]
+    seen.clear()
+    run(benchmark, capsys, *arguments, "recommend, seen", "recommend, 99")
+    assert seen == [False, False]
 
 
 def test_bfloat16_runs_on_every_processor(benchmark, capsys):
@@ -50,13 +72,14 @@ def test_bfloat16_runs_on_every_processor(benchmark, capsys):
     # the search of an identical model in float32 is compared elsewhere; here that each product times what it can
     assert set(result["fraction_of_limit_by_product"]) == {
         "product",
-        *(["product (oneDNN)"] if torch.bfloat16 in fused_layers.FUSED_DTYPES else []),
+        *(["product (oneDNN)"] if torch.bfloat16 in fused_dtypes() else []),
     }
 
 
 def test_growth_with_the_catalogue(benchmark, capsys):
     result = run(benchmark, capsys, "--items", "10", "200", "--methods", "recommend", "--levels", "4")
     assert set(result["growth"]) == {"recommend", "recommend, 200 items"}
+    assert "recommend, UTGREC_FAST_CPU=1" in result["seconds"]
     assert result["items"] == [10, 200] and result["level_sizes"] == [6] * 4
     assert "speedup_over_generate" not in result
 
@@ -86,7 +109,7 @@ def test_different_results_are_seen(benchmark):
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
 def test_counted_operations_are_those_of_the_search(benchmark, monkeypatch, feed_forward):
     """All products but those of the self-attention, which are done one vector at a time and not counted by torch."""
-    monkeypatch.setattr(fused_layers, "FUSED_DTYPES", ())
+    monkeypatch.delenv("UTGREC_FAST_CPU", raising=False)  # torch counts no products of oneDNN
     config = UTGRecConfig(level_sizes=[6, 6, 6], feed_forward_proj=feed_forward, **TINY)
     model = UTGRecForConditionalGeneration(config).eval()
     codes = torch.cartesian_prod(*[torch.arange(6)] * 3)

@@ -20,8 +20,8 @@ from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
 from trainers.methods.semantic_ids import SEMANTIC_IDS
 from trainers.methods.sequential import SEQUENTIAL
-from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.sequential import SequentialRanker
 
 NUM_ITEMS = 24
 SMALL = """
@@ -108,10 +108,10 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
         tokenizer = UniversalItemTokenizer.from_pretrained(folder)
         tokenizer.check_recommender(model)
         assert len(tokenizer) == NUM_ITEMS and tokenizer.max_history == model.config.max_history == 5
-        ranker = GenerativeRecommender.from_pretrained(folder, domain.interactions.item_ids, num_beams=10)
+        ranker = GenerativeRanker.from_pretrained(folder, domain.interactions.item_ids, num_beams=10)
     else:
         assert isinstance(AutoModelForCausalLM.from_pretrained(folder), SequentialForNextItem)
-        ranker = SequentialRecommender.from_pretrained(folder, domain.interactions.item_ids)
+        ranker = SequentialRanker.from_pretrained(folder, domain.interactions.item_ids)
     result = evaluate(ranker, domain.interactions)
     assert {key: rows[0][key] for key in result if "@" in key} == {key: result[key] for key in result if "@" in key}
 

@@ -1,9 +1,13 @@
 """What all methods' trainings share."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import EarlyStoppingCallback
 
+from hub_cards import METHODS, render_card
+from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
@@ -13,7 +17,9 @@ from trainers.methods.runs import (
     shared_identifiers,
     stopping,
     tokenize,
+    train_recommender,
 )
+from trainers.recommender_trainer import RecommenderTrainingArguments
 
 
 def test_last_checkpoint(tmp_path):
@@ -49,3 +55,33 @@ def test_a_push_needs_a_name(tmp_path):
     place_training(training, tmp_path / "beauty", 3)
     assert (training.output_dir, training.seed) == (str(tmp_path / "beauty"), 3)
     assert training.dataloader_pin_memory == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "method", "title", "cited"),
+    [
+        (False, "utgrec", "UTGRec recommender for a", "utgrec"),
+        (False, "tiger", "TIGER recommender for a", "tiger"),
+        (False, "letter", "LETTER recommender for a", "letter"),
+        (False, None, "Recommender for a", None),
+        (True, None, "RecBase recommender for a", "recbase"),
+        (True, "tiger-decoder", "TIGER (decoder) recommender for a", "tiger-decoder"),
+    ],
+)
+def test_the_card_of_a_recommender_is_its_methods(domains, tmp_path, decoder, method, title, cited):
+    """A T5 on codes of 6 items is UTGRec's, TIGER's or LETTER's: its training says so."""
+    config = RecBaseConfig.tiny(level_sizes=[2, 3]) if decoder else UTGRecConfig(level_sizes=[2, 3], num_layers=1)
+    config.item_tokenizer_fingerprint = "0" * 32
+    model = (RecBaseForCausalLM if decoder else UTGRecForConditionalGeneration)(config)
+    index = ItemIndex(config.level_sizes, config.level_offsets)
+    index.assign(domains[0].catalogue.item_ids, np.array([[row // 3, row % 3] for row in range(6)]))
+    tokenizer = UniversalItemTokenizer(index, "0" * 32)
+    args = RecommenderTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no")
+    trainer = train_recommender(model, domains[:1], {"a": tokenizer}, args, method=method)
+    values = trainer.card_values()
+    assert (values.name, values.method) == (title, cited)
+    card = render_card(values)
+    assert ("bibtex" in card) == (cited is not None)
+    own = "" if cited is None else METHODS[cited].citation
+    for entry in "\n\n".join(each.citation for each in METHODS.values()).split("\n\n"):
+        assert (entry in card) == (entry in own)

@@ -1,5 +1,7 @@
-"""Baselines' tokenizers from embeddings to a folder that the recommender's stages take."""
+"""Semantic IDs of one embedding for each item: folders that a recommender takes, and their making."""
 
+import builtins
+import importlib.util
 import json
 
 import numpy as np
@@ -7,19 +9,22 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tokenization_items import UniversalItemTokenizer
-from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments, compute_codes
-from trainers.methods.principal_components import principal_components
+from tokenization_items import CatalogueError, ContentEmbeddings, EncoderMismatchError, UniversalItemTokenizer
+from tokenization_items.processing_content import codes_of_embeddings
+from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.methods.runs import save_recommender
 from trainers.methods.semantic_ids import (
     letter_tokenizer,
     load_raw_codes,
+    principal_components,
+    rq_kmeans,
     rq_kmeans_tokenizer,
     tiger_m_tokenizer,
     tiger_tokenizer,
 )
 from trainers.methods.utgrec import RecommenderArguments, new_recommender
 
+NEEDS_FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="needs faiss")
 NUM_ITEMS = 40
 IDS = [f"item-{row}" for row in range(NUM_ITEMS)]
 SIZES = {"hidden_sizes": [8], "codebook_dim": 4, "codebook_size": 6}
@@ -79,7 +84,9 @@ def test_folder_holds_a_tokenizer_raw_codes_and_a_report(made, name):
     np.testing.assert_array_equal(raw, items.raw_codes)
     np.testing.assert_array_equal(raw[::2], raw[1::2])  # pairs share their codes
     report = json.loads((folder / "tokenizer_report.json").read_text())
-    assert report["method"] == name and report["collisions"] == NUM_ITEMS == report["num_items"]
+    assert report["method"] == name and report["items_sharing_codes"] == NUM_ITEMS == report["num_items"]
+    assert report["collisions"] == ("least_distance" if name == "letter" else "digit")
+    assert report["level_sizes"] == loaded.index.level_sizes
     num_levels = 4 if name == "letter" else 3
     assert raw.shape == (NUM_ITEMS, num_levels) and len(report["used"]) == num_levels
     if name == "letter":  # no more levels, but items move
@@ -95,7 +102,7 @@ def test_folder_holds_a_tokenizer_raw_codes_and_a_report(made, name):
 def test_saved_network_gives_the_raw_codes(made, name):
     items, folder = made[name]
     network = AutoModel.from_pretrained(folder / "network")
-    np.testing.assert_array_equal(compute_codes(network, embeddings())[0], items.raw_codes)
+    np.testing.assert_array_equal(codes_of_embeddings(network, embeddings())[0], items.raw_codes)
 
 
 @pytest.mark.parametrize("name", ["tiger", "letter"])
@@ -119,10 +126,38 @@ def test_fingerprints_tell_tokenizers_apart_and_the_same_call_gives_the_same(mad
     again = MAKERS["tiger"](tmp_path / "again")
     assert again.tokenizer.fingerprint == made["tiger"][0].tokenizer.fingerprint
     np.testing.assert_array_equal(again.tokenizer.index.codes, made["tiger"][0].tokenizer.index.codes)
-    for change in ({"seed": 1}, {"resolution": "assign"}):
-        other = MAKERS["tiger"](tmp_path / str(change), **change)
-        assert other.tokenizer.fingerprint not in fingerprints
-    assert other.tokenizer.index.level_sizes == [6] * 3
+    other = MAKERS["tiger"](tmp_path / "other", seed=1)
+    assert other.tokenizer.fingerprint not in fingerprints
+    for collisions in ("least_distance", "nearest_first"):
+        moved = MAKERS["tiger"](tmp_path / collisions, collisions=collisions)
+        assert moved.tokenizer.index.level_sizes == [6] * 3 and moved.report["items_moved"] >= NUM_ITEMS / 2
+        assert len(np.unique(moved.tokenizer.index.codes, axis=0)) == NUM_ITEMS
+
+
+@pytest.mark.parametrize("name", ["tiger", "letter"])
+def test_new_items_are_added_by_their_embeddings(made, name):
+    """The saved tokenizer finds the network beside it; items whose embeddings are known get codes of their twins."""
+    items, folder = made[name]
+    collisions = items.report["collisions"]
+    loaded = UniversalItemTokenizer.from_pretrained(folder)
+    new = ContentEmbeddings(["new-0", "new-1"], embeddings()[[0, 6]])
+    report = loaded.add_items(new, collisions)
+    np.testing.assert_array_equal(report.given_codes, items.raw_codes[[0, 6]])
+    assert report.items_sharing_codes == 2 and len(np.unique(loaded.index.codes, axis=0)) == NUM_ITEMS + 2
+    np.testing.assert_array_equal(loaded.index.codes[:NUM_ITEMS], items.tokenizer.index.codes)
+    if name == "tiger":
+        np.testing.assert_array_equal(loaded.index.codes[NUM_ITEMS:, :3], items.raw_codes[[0, 6]])
+        with pytest.raises(ValueError, match="collisions='digit'"):
+            loaded.add_items(ContentEmbeddings(["new-2"], embeddings()[:1]))
+    with pytest.raises(EncoderMismatchError, match="have width 5, the network reads 7"):
+        loaded.add_items(ContentEmbeddings(["new-2"], np.ones((1, 5))), collisions)
+    with pytest.raises(CatalogueError, match="the network reads embeddings"):
+        loaded.add_items([{"item_id": "new-2", "title": "A title"}], collisions)
+    assert len(loaded) == NUM_ITEMS + 2
+
+
+def test_a_network_that_reads_whitened_embeddings_is_not_named(made):
+    assert UniversalItemTokenizer.from_pretrained(made["tiger-m"][1]).network_reference is None
 
 
 def test_tiger_m_reads_whitened_text_and_images_and_the_mean_for_items_without(made):
@@ -130,8 +165,8 @@ def test_tiger_m_reads_whitened_text_and_images_and_the_mean_for_items_without(m
     assert items.network.config.input_dim == 8  # 4 components of each
     text, image = (principal_components(part, 4, whiten=True) for part in (embeddings(), images()))
     assert (image[:12] == 0).all()
-    np.testing.assert_array_equal(compute_codes(items.network, np.hstack([text, image]))[0], items.raw_codes)
-    without = compute_codes(items.network, np.hstack([text, np.zeros_like(image)]))[0]
+    np.testing.assert_array_equal(codes_of_embeddings(items.network, np.hstack([text, image]))[0], items.raw_codes)
+    without = codes_of_embeddings(items.network, np.hstack([text, np.zeros_like(image)]))[0]
     np.testing.assert_array_equal(without[:12], items.raw_codes[:12])
     assert (without != items.raw_codes).any()
 
@@ -149,3 +184,100 @@ def test_items_and_embeddings_must_be_as_many(tmp_path):
         tiger_tokenizer(embeddings(), IDS[:3], tmp_path)
     with pytest.raises(ValueError, match="3 items, but 40 embeddings"):
         rq_kmeans_tokenizer(embeddings(), IDS[:3], tmp_path)
+
+
+def cloud(num_items: int = 120) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((num_items, 5)).astype(np.float32)
+
+
+@NEEDS_FAISS
+def test_each_level_quantizes_what_the_levels_above_left():
+    x = cloud()
+    codes, residuals, codebooks = rq_kmeans(x, num_levels=3, codebook_size=8)
+    assert codes.shape == (120, 3) and residuals.shape == (120, 3, 5)
+    left = x.astype(np.float64)
+    for level in range(3):
+        np.testing.assert_allclose(residuals[:, level], left, atol=1e-5)
+        distances = ((left[:, None] - codebooks[level].astype(np.float64)) ** 2).sum(-1)
+        np.testing.assert_allclose(distances[np.arange(120), codes[:, level]], distances.min(1), atol=1e-5)
+        assert len(np.unique(codes[:, level])) == 8
+        left = left - codebooks[level][codes[:, level]]
+    errors = (residuals.astype(np.float64) ** 2).sum((0, 2))
+    assert errors[0] > 1.5 * errors[1] > 1.5 * errors[2] and (left**2).sum() < errors[2]
+
+
+@NEEDS_FAISS
+def test_rq_kmeans_follows_the_seed():
+    first, again, other = (rq_kmeans(cloud(), 2, 8, seed=seed)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@NEEDS_FAISS
+def test_errors_of_rq_kmeans(monkeypatch):
+    with pytest.raises(ValueError, match="5 items are fewer than 8 centroids"):
+        rq_kmeans(cloud(5), 2, 8)
+    real = builtins.__import__
+
+    def without_faiss(name, *arguments, **keywords):
+        if name == "faiss":
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without_faiss)
+    with pytest.raises(ImportError, match="pip install faiss-cpu"):
+        rq_kmeans(cloud())
+
+
+def points(num_items: int = 60, dim: int = 6, rank: int = 6) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((num_items, rank)) @ rng.standard_normal((rank, dim)) + 5
+
+
+def test_projection_is_that_of_the_singular_value_decomposition():
+    x = points()
+    centred = x - x.mean(0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = (left * values)[:, :4]
+    found = principal_components(x, 4)
+    assert found.dtype == np.float32 and found.shape == (60, 4)
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-5)
+    everything = principal_components(x, 6)  # a rotation: distances stay
+    np.testing.assert_allclose(
+        np.linalg.norm(everything[:5, None] - everything[:5], axis=-1),
+        np.linalg.norm(x[:5, None] - x[:5], axis=-1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_whitened_components_are_uncorrelated_with_unit_variance():
+    found = principal_components(points(), 5, whiten=True).astype(np.float64)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(found.T @ found / len(found), np.eye(5), atol=1e-5)
+
+
+def test_no_more_components_than_the_points_span():
+    assert principal_components(points(rank=3), 6, whiten=True).shape == (60, 3)
+    assert principal_components(points(4), 6).shape == (4, 3)  # four points span three dimensions
+
+
+def test_rows_of_nan_take_the_mean_of_the_others_and_do_not_count():
+    x = points()
+    with_gaps = np.insert(x, [0, 10], np.nan, axis=0)
+    found = principal_components(with_gaps, 3, whiten=True)
+    absent = np.isnan(with_gaps).all(1)
+    assert (found[absent] == 0).all() and absent.sum() == 2
+    np.testing.assert_allclose(found[~absent], principal_components(x, 3, whiten=True), atol=1e-6)
+
+
+def test_errors_of_principal_components():
+    x = points()
+    x[7, 2] = np.nan
+    with pytest.raises(ValueError, match=r"1 rows.*: 7"):
+        principal_components(x, 2)
+    with pytest.raises(ValueError, match="No two embeddings differ"):
+        principal_components(np.ones((4, 3)), 2)
+    with pytest.raises(ValueError, match="No two embeddings differ"):
+        principal_components(np.full((4, 3), np.nan), 2)

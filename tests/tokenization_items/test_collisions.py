@@ -1,4 +1,4 @@
-"""Conflict resolution against brute force over all permutations, and its invariants."""
+"""Ways to tell items apart that share their codes, against brute force, and their invariants."""
 
 import itertools
 
@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenization_items.conflicts import CapacityError, report_assignment, resolve_conflicts
+from tokenization_items.collisions import (
+    CapacityError,
+    append_digits,
+    assign_least_distance,
+    assign_nearest_first,
+    group_sizes,
+    report_assignment,
+)
 
 DIM = 3
 
@@ -50,13 +57,14 @@ def crowded_catalogues(draw):
     return sizes, residuals, level_vectors, occupied
 
 
+@pytest.mark.parametrize("assign", [assign_least_distance, assign_nearest_first])
 @settings(max_examples=50, deadline=None)
 @given(crowded_catalogues())
-def test_identifiers_are_all_different_within_their_levels_and_changed_only_in_crowded_prefixes(catalogue):
+def test_identifiers_are_all_different_within_their_levels_and_changed_only_by_collisions(assign, catalogue):
     sizes, residuals, level_vectors, occupied = catalogue
     given_codes = nearest_codes(residuals, level_vectors)
     before = given_codes.copy()
-    final = resolve_conflicts(given_codes, sizes, residuals, level_vectors, occupied)
+    final = assign(given_codes, sizes, residuals, level_vectors, occupied)
     assert np.array_equal(given_codes, before)
     assert ((final >= 0) & (final < sizes)).all()
     together = [tuple(row) for row in np.concatenate([occupied, final]).tolist()]
@@ -64,6 +72,72 @@ def test_identifiers_are_all_different_within_their_levels_and_changed_only_in_c
     wanted = [tuple(row) for row in np.concatenate([occupied, given_codes]).tolist()]
     if len(set(wanted)) == len(wanted):
         assert np.array_equal(final, given_codes)
+
+
+def nearest_first_by_hand(codes, sizes, costs, occupied):
+    """UTGRec's order, item by item on lists of whole identifiers: no counts, no prefixes kept."""
+    codes, last = [tuple(row) for row in codes.tolist()], len(sizes) - 1
+    every = list(itertools.product(*map(range, sizes)))
+    taken = {tuple(row) for row in occupied.tolist()}
+    final = {}
+    for identifier in set(codes) - taken:
+        rows = [row for row, each in enumerate(codes) if each == identifier]
+        final[min(rows, key=lambda row: (costs[last][row, identifier[-1]], row))] = identifier
+    left = [row for row in range(len(codes)) if row not in final]
+    for level in range(last, -1, -1):
+        waiting = []
+        for row in sorted(left, key=lambda row: (costs[level][row, codes[row][level]], row)):
+            free = [each for each in every if each not in taken and each not in final.values()]
+            free = [each for each in free if each[:level] == codes[row][:level]]
+            if free:
+                final[row] = min(
+                    free, key=lambda each: [(costs[d][row, each[d]], each[d]) for d in range(level, last + 1)]
+                )
+            else:
+                waiting.append(row)
+        left = waiting
+    assert not left
+    return np.array([final[row] for row in range(len(codes))]).reshape(len(codes), len(sizes))
+
+
+@settings(max_examples=150, deadline=None)
+@given(crowded_catalogues())
+def test_nearest_first_is_the_papers_order(catalogue):
+    sizes, residuals, level_vectors, occupied = catalogue
+    given_codes = nearest_codes(residuals, level_vectors)
+    costs = all_costs(residuals, level_vectors)
+    final = assign_nearest_first(given_codes, sizes, residuals, level_vectors, occupied)
+    assert np.array_equal(final, nearest_first_by_hand(given_codes, sizes, costs, occupied))
+    together = given_codes.tolist() + occupied.tolist()
+    for identifier in {tuple(row) for row in given_codes.tolist()}:
+        rows = (given_codes == identifier).all(1).nonzero()[0]
+        if together.count(list(identifier)) == 1:  # collides with none
+            assert tuple(final[rows[0]]) == identifier
+        elif list(identifier) not in occupied.tolist():
+            assert tuple(final[rows[costs[-1][rows, identifier[-1]].argmin()]]) == identifier
+
+
+def test_nearest_first_by_example():
+    # Last codes at 0, 1, 3 and 9. Three items want code 0 and one code 1, which keeps it although it is farther away.
+    level_vectors = [np.zeros((1, 1)), np.array([[0.0], [1.0], [3.0], [9.0]])]
+    last = np.array([0.3, -0.1, 0.4, 1.9])
+    residuals = np.stack([np.zeros(4), last], axis=1)[:, :, None]
+    codes = np.array([[0, 0], [0, 0], [0, 0], [0, 1]])
+    final = assign_nearest_first(codes, [1, 4], residuals, level_vectors)
+    assert final[:, 1].tolist() == [2, 0, 3, 1]  # the nearer of the others, item 0, takes the nearer free code
+    assert assign_least_distance(codes, [1, 4], residuals, level_vectors)[:, 1].tolist() != final[:, 1].tolist()
+    with pytest.raises(CapacityError, match="capacity of 4"):
+        assign_nearest_first(codes, [1, 4], residuals, level_vectors, occupied=np.array([[0, 3]]))
+
+
+def test_nearest_first_moves_the_level_above_when_a_prefix_is_full():
+    level_vectors = [np.array([[0.0], [1.0], [5.0]]), np.array([[0.0], [1.0]])]
+    roots, leaves = np.array([0.1, 0.2, -0.3, 0.4]), np.array([0.0, 0.1, 0.2, 0.9])
+    residuals = np.stack([roots, leaves], axis=1)[:, :, None]
+    codes = np.array([[0, 0], [0, 0], [0, 0], [0, 1]])
+    final = assign_nearest_first(codes, [3, 2], residuals, level_vectors, occupied=np.array([[1, 0]]))
+    # Items 0 and 3 keep theirs. Item 1, the nearer to root 0, takes what is left below root 1, item 2 goes to root 2.
+    assert final.tolist() == [[0, 0], [1, 1], [2, 0], [0, 1]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -79,7 +153,7 @@ def test_the_total_within_a_prefix_is_the_least_possible(size, num_items, seed):
     given_codes = np.stack([np.ones(num_items, dtype=int), costs.argmin(1)], axis=1)
     taken = rng.permutation(size)[:num_occupied]
     occupied = np.stack([np.ones(num_occupied, dtype=int), taken], axis=1)
-    final = resolve_conflicts(given_codes, [2, size], residuals, level_vectors, occupied)
+    final = assign_least_distance(given_codes, [2, size], residuals, level_vectors, occupied)
     assert (final[:, 0] == 1).all()
     free = [code for code in range(size) if code not in taken]
     total = costs[np.arange(num_items), final[:, 1]].sum()
@@ -90,7 +164,7 @@ def test_least_total_beats_first_come():
     # Both items want code 0. The first is nearer to it, but the second would pay 100 for code 1 and the first only 9.
     level_vectors = [np.array([[0.0], [4.0]])]
     residuals = np.array([[[0.5]], [[-8.0]]])
-    final = resolve_conflicts(np.array([[0], [0]]), [2], residuals, level_vectors)
+    final = assign_least_distance(np.array([[0], [0]]), [2], residuals, level_vectors)
     assert final.tolist() == [[1], [0]]
 
 
@@ -101,7 +175,7 @@ def test_the_surplus_with_the_smallest_additional_distance_moves_at_the_level_ab
     leaves = np.array([0.0, 0.0, 0.0, 1.0])
     residuals = np.stack([roots, leaves], axis=1)[:, :, None]
     given_codes = np.array([[0, 0], [0, 0], [0, 0], [0, 1]])
-    final = resolve_conflicts(given_codes, [3, 2], residuals, level_vectors, occupied=np.array([[1, 0]]))
+    final = assign_least_distance(given_codes, [3, 2], residuals, level_vectors, occupied=np.array([[1, 0]]))
     # Additional distances to root 1: 3, 0.8, 0.2 and 0.4; to root 10: 120, 98, 92 and 94. Item 2 takes the place in
     # root 1 and the surplus left is one item: the nearest code with room is then root 10, cheapest for item 3.
     assert final[:, 0].tolist() == [0, 0, 1, 2]
@@ -117,7 +191,7 @@ def test_moves_to_another_prefix_choose_all_later_codes_by_distance():
     residuals = rng.normal(size=(5, 3, DIM))
     given_codes = np.zeros((5, 3), dtype=int)  # 5 items, 4 identifiers below root 0
     given_codes[:4, 1:] = [[0, 0], [0, 1], [1, 0], [1, 1]]
-    final = resolve_conflicts(given_codes, sizes, residuals, level_vectors)
+    final = assign_least_distance(given_codes, sizes, residuals, level_vectors)
     costs = all_costs(residuals, level_vectors)
     extra = costs[0][:, 1:] - costs[0][:, :1]
     mover = int(extra.min(1).argmin())
@@ -125,43 +199,48 @@ def test_moves_to_another_prefix_choose_all_later_codes_by_distance():
     assert final[mover].tolist() == [1 + extra[mover].argmin(), costs[1][mover].argmin(), costs[2][mover].argmin()]
 
 
-def test_a_full_catalogue_uses_every_identifier():
+@pytest.mark.parametrize("assign", [assign_least_distance, assign_nearest_first])
+def test_a_full_catalogue_uses_every_identifier(assign):
     rng = np.random.default_rng(1)
     sizes = [3, 4, 5]
     level_vectors = make_vectors(rng, sizes)
     residuals = rng.normal(size=(60, 3, DIM))
-    final = resolve_conflicts(np.zeros((60, 3), dtype=int), sizes, residuals, level_vectors)
+    final = assign(np.zeros((60, 3), dtype=int), sizes, residuals, level_vectors)
     assert len(np.unique(final, axis=0)) == 60
     with pytest.raises(CapacityError, match=r"60 new items and 1 items of the index need 61 .* capacity of 60"):
-        resolve_conflicts(final, sizes, residuals, level_vectors, occupied=np.zeros((1, 3), dtype=int))
+        assign(final, sizes, residuals, level_vectors, occupied=np.zeros((1, 3), dtype=int))
 
 
-def test_equal_residuals_are_separated():
+@pytest.mark.parametrize("assign", [assign_least_distance, assign_nearest_first])
+def test_equal_residuals_are_separated(assign):
     level_vectors = make_vectors(np.random.default_rng(2), [4, 6])
-    final = resolve_conflicts(np.full((20, 2), 3), [4, 6], np.zeros((20, 2, DIM)), level_vectors)
+    final = assign(np.full((20, 2), 3), [4, 6], np.zeros((20, 2, DIM)), level_vectors)
     assert len(np.unique(final, axis=0)) == 20
 
 
-def test_many_levels_do_not_overflow():
+@pytest.mark.parametrize("assign", [assign_least_distance, assign_nearest_first])
+def test_many_levels_do_not_overflow(assign):
     sizes = [256] * 12  # 2**96 identifiers
     level_vectors = [np.random.default_rng(3).normal(size=(256, DIM))] * 12
-    final = resolve_conflicts(np.full((300, 12), 255), sizes, np.zeros((300, 12, DIM)), level_vectors)
+    final = assign(np.full((300, 12), 255), sizes, np.zeros((300, 12, DIM)), level_vectors)
     assert len(np.unique(final, axis=0)) == 300
     assert (final[:, :10] == 255).all()  # one prefix of length 11 holds 256 of them
 
 
-def test_missing_residuals_are_an_error_only_with_conflicts():
+@pytest.mark.parametrize("assign", [assign_least_distance, assign_nearest_first])
+def test_missing_residuals_are_an_error_only_with_collisions(assign):
     codes = np.array([[0, 1], [1, 1]])
-    assert np.array_equal(resolve_conflicts(codes, [2, 2]), codes)
+    assert np.array_equal(assign(codes, [2, 2]), codes)
     with pytest.raises(ValueError, match="2 items share identifiers.*needs residuals and level_vectors"):
-        resolve_conflicts(np.array([[0, 1], [0, 1]]), [2, 2])
+        assign(np.array([[0, 1], [0, 1]]), [2, 2])
     with pytest.raises(ValueError, match="1 items share identifiers"):
-        resolve_conflicts(codes, [2, 2], occupied=np.array([[1, 1]]))
+        assign(codes, [2, 2], occupied=np.array([[1, 1]]))
 
 
-def test_a_large_skewed_catalogue():
+@pytest.mark.parametrize("assign", [assign_least_distance, assign_nearest_first])
+def test_a_large_skewed_catalogue(assign):
     rng = np.random.default_rng(4)
-    sizes, num_items, dim = [256, 512, 512], 100_000, 8
+    sizes, num_items, dim = [256, 512, 512], 30_000, 8
     level_vectors = [rng.normal(size=(size, dim)).astype(np.float32) for size in sizes]
     codes = np.empty((num_items, 3), dtype=np.int64)
     residuals = np.empty((num_items, 3, dim), dtype=np.float32)
@@ -170,7 +249,7 @@ def test_a_large_skewed_catalogue():
         codes[:, level] = rng.choice(size, size=num_items, p=shares / shares.sum())
         residuals[:, level] = vectors[codes[:, level]] + 0.1 * rng.normal(size=(num_items, dim))
     assert len(np.unique(codes, axis=0)) < num_items / 3
-    final = resolve_conflicts(codes, sizes, residuals, level_vectors)
+    final = assign(codes, sizes, residuals, level_vectors)
     assert len(np.unique(final, axis=0)) == num_items
     assert np.array_equal(final[:, 0], codes[:, 0])  # 262,144 identifiers below each root code
 
@@ -183,13 +262,43 @@ def test_the_report_counts_what_happened():
     residuals = np.array([[0.0, 0.0], [0.0, 0.5], [3.0, 1.0], [4.0, 3.0]])[:, :, None]
     report = report_assignment(given_codes, final, occupied, [2, 3], residuals, level_vectors)
     assert report.num_items == 4
-    assert report.collisions_before == 3  # the first two with each other, the last one with the occupied identifier
+    assert (report.collision_rate, report.largest_group) == (0.75, 2)
+    assert report.items_sharing_codes == 3  # the first two with each other, the last one with the occupied identifier
     assert report.items_moved == 2
     assert report.moved_by_level == [1, 1]
     # Item 1: 0.5² - 0.5² = 0. Item 2: (3-0)² - (3-4)² + (1-3)² - (1-1)² = 8 + 4.
     assert report.mean_extra_distance == pytest.approx(6.0)
     assert report.max_extra_distance == pytest.approx(12.0)
-    assert report.used_codes == [1.0, 1.0]
+    assert report.used == [1.0, 1.0]
     assert report.perplexity == pytest.approx([2.0, 2**1.5])
     assert report.to_dict()["items_moved"] == 2
     assert "4 items added; 3 shared their codes" in str(report) and "level 1: 100.0% of codes used" in str(report)
+
+
+def test_group_sizes_by_hand():
+    codes = np.array([[0, 1], [2, 1], [0, 1], [1, 0]])
+    assert group_sizes(codes).tolist() == [2, 1, 2, 1]
+    assert group_sizes(codes, np.array([[1, 0], [0, 1], [7, 7]])).tolist() == [3, 1, 3, 2]
+    assert group_sizes(codes[:0]).tolist() == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 10), st.integers(1, 3), st.integers(0, 10_000))
+def test_digits_count_up_by_item_id_and_leave_out_what_is_taken(num_items, num_occupied, size, seed):
+    rng = np.random.default_rng(seed)
+    item_ids = [f"item-{row}" for row in rng.permutation(num_items)]
+    codes = rng.integers(size, size=(num_items, 2))
+    flat = rng.permutation(size * size * 20)[:num_occupied]
+    occupied = np.stack(np.unravel_index(flat, (size, size, 20)), axis=1)
+    final = append_digits(item_ids, codes, occupied)
+    assert np.array_equal(final[:, :2], codes)
+    given_before = {tuple(row) for row in occupied.tolist()}
+    for _item_id, row in sorted(zip(item_ids, final.tolist(), strict=True)):
+        free = next(digit for digit in itertools.count() if (*row[:2], digit) not in given_before)
+        assert row[2] == free
+        given_before.add(tuple(row))
+
+
+def test_digits_by_hand():
+    codes = np.array([[1], [1], [0], [1]])
+    assert append_digits(["c", "a", "b", "d"], codes).tolist() == [[1, 1], [1, 0], [0, 0], [1, 2]]

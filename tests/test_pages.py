@@ -1,0 +1,64 @@
+"""Pages of the project: what they link to and name exists, and the first result of the README comes out."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from trainers.commands import run_command
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/benchmarks/README.md"]
+
+
+def code(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_paths_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
+    scripts = re.findall(r"\bexamples/[\w/]+\.py", text)
+    assert missing + [script for script in scripts if not (ROOT / script).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_configurations_that_are_named_exist(page):
+    names = re.findall(r"--config ([a-z_]+)\b", (ROOT / page).read_text(encoding="utf-8"))
+    assert {name for name in names if not (ROOT / "trainers/commands/configs" / f"{name}.yaml").exists()} == set()
+
+
+def commands(page):
+    """Flags of each `utgrec NAME ...` in the shell blocks of a page, with its name and what else is said."""
+    for block in code(page, "bash"):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            line = re.sub(r"^accelerate launch (-m trainers|examples/)", "utgrec ", line.partition(" #")[0])
+            found = re.match(r"utgrec (?P<name>[a-z-]+)(?:\.py)? (?P<rest>.*)", line)
+            if found:
+                yield found["name"], shlex.split(found["rest"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_are_named_take_their_flags(page, capsys):
+    for name, argv in commands(page):
+        model = [] if "--model" not in argv else argv[(place := argv.index("--model")) : place + 2]
+        with pytest.raises(SystemExit):
+            run_command(name, [*model, "--help-all"])
+        known = {flag.replace("-", "_") for flag in re.findall(r"--[\w.-]+", capsys.readouterr().out)}
+        flags = {each.replace("-", "_") for each in argv if each.startswith("--")}
+        assert flags <= known, f"{page}: {name} {' '.join(argv)}"
+
+
+def test_the_first_result_of_the_readme(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    snippet = next(block for block in code("README.md", "python") if "ItemTransitions" in block)
+    exec(compile(snippet, "README.md", "exec"), {})
+    said = re.search(r'\["ndcg@10"\]\)  # ([\d.]+);', snippet)[1]
+    assert f"{float(capsys.readouterr().out):.3f}" == said
