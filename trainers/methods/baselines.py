@@ -106,6 +106,7 @@ class ItemEmbeddings:
             place_training(training, folder / "sasrec" / "checkpoints", training.seed)
             arguments = SequentialArguments(early_stopping_patience=self.patience)
             model = train_sequential("sasrec", self.domain, arguments, training, self.minutes, self.resume).model
+            assert isinstance(model, SequentialForNextItem)
             embeddings = model.item_embeddings.detach().cpu().numpy()
             if PartialState().is_main_process:
                 save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
@@ -143,7 +144,8 @@ def train_sequential_baseline(
 ) -> TrainedBaseline:
     """[`train_sequential`], with a description."""
     trainer = train_sequential(name, domain, arguments, training, minutes, resume)
-    model: SequentialForNextItem = trainer.model
+    model = trainer.model
+    assert isinstance(model, SequentialForNextItem)
     used = settings_of(model.config, training)
     return TrainedBaseline(model, trainer, describe(model, used, SEQUENTIAL[name].published))
 
@@ -176,7 +178,9 @@ def make_semantic_ids(
     if resume and (folder / REPORT_NAME).is_file():
         return load_tokenized_items(folder)
     # What not every domain has comes first, and what takes a training last.
-    made = {each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs}
+    made: dict[str, np.ndarray] = {
+        each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs
+    }
     if method.trained:
         training = EmbeddingTokenizerTrainingArguments() if training is None else training
         training = replace(training)

@@ -120,7 +120,7 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
     differing = description["differs_from_published"]
     assert all(each["here"] != each["published"] for each in differing.values())
     if generative:
-        assert isinstance(description["codebooks"]["collisions"], int)
+        assert isinstance(description["codebooks"]["items_sharing_codes"], int)
         assert "tokenizer.codebook_size" in differing
         if not name.endswith("-decoder"):
             assert differing["recommender.batch_size"] == {"here": 64, "published": 1024}
