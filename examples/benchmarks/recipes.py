@@ -147,7 +147,7 @@ def recbase_recipe(name: str, setting: Setting) -> TrainedRanker:
     )
     used = settings_of(made.network.config, training, "tokenizer.")
     return _with_recommender(
-        "recbase" + DECODER,
+        name,
         setting,
         made.tokenizers[setting.domain.name],
         made.network.config,
@@ -205,7 +205,8 @@ def _with_recommender(
 ) -> TrainedRanker:
     """A recommender on the codes of a tokenizer that is no baseline's."""
     training, arguments = recommender_training(setting)
-    model = recommender_on(name, tokenizer, levels, arguments, setting.seed)
+    kind = name + DECODER if name == "recbase" else name
+    model = recommender_on(kind, tokenizer, levels, arguments, setting.seed)
     trainer = train_recommender(
         model,
         [setting.domain],

@@ -65,7 +65,7 @@ from trainers.sequential_trainer import SequentialTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
-SECTIONS = {
+SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
     "recommender": (RecommenderArguments, RecommenderTrainingArguments),

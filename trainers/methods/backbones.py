@@ -102,7 +102,9 @@ def tiny_backbone(
         eos_token="<|im_end|>",
         additional_special_tokens=SPECIAL_TOKENS,
     )
-    image_start, image_end, image_pad, video_pad = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[3:])
+    ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[3:])
+    assert isinstance(ids, list)  # one for each token
+    image_start, image_end, image_pad, video_pad = ids
     heads = hidden_size // 24
     config = Qwen2VLConfig(
         text_config={
@@ -197,4 +199,4 @@ def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":
         )
     else:
         autoencoder = AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True)
-    return autoencoder.requires_grad_(False).eval()
+    return autoencoder.requires_grad_(False).eval()  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
+from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.next_item_windows import TrainingData
 
@@ -59,8 +60,9 @@ def place_training(training: TrainingArguments, folder: Path, seed: int) -> None
 def last_checkpoint(training: TrainingArguments) -> str | None:
     """The latest checkpoint of a training: the folder's, or else the one in the repository that it is pushed to, or
     `None` if it has not written any yet."""
-    found = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if found is None and training.push_to_hub:
+    folder = training.output_dir
+    found = get_last_checkpoint(folder) if folder is not None and Path(folder).is_dir() else None
+    if found is None and training.push_to_hub and training.hub_model_id is not None:
         try:
             found = hub_checkpoint(training.hub_model_id, training.hub_revision, training.hub_token)
         except ValueError:  # a new repository, or one without checkpoints
@@ -80,7 +82,8 @@ def tokenize(
 ) -> tuple[UniversalItemTokenizer, AssignmentReport]:
     """A tokenizer with the same network and an index of one domain's items."""
     if torch.cuda.is_available():
-        tokenizer.network.to("cuda")
+        tokenizer.network.to("cuda")  # type: ignore[arg-type]
+    assert tokenizer.processor is not None  # it comes with the network
     domain_tokenizer = UniversalItemTokenizer.from_network(
         tokenizer.network, tokenizer.processor, tokenizer.max_history
     )
@@ -143,7 +146,7 @@ def train_recommender(
     return trainer
 
 
-def gathered_weights(trainer: RecommenderTrainer) -> dict[str, torch.Tensor] | None:
+def gathered_weights(trainer: RankingTrainer) -> dict[str, torch.Tensor] | None:
     """Weights that are sharded over the processes (ZeRO-3), put together on the main one; else `None`, the model has
     them. Every process calls this."""
     return trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_deepspeed_zero3_enabled() else None
@@ -182,4 +185,4 @@ def finish_model(
     if not trainer.args.push_to_hub:
         return None
     commit = trainer.push_folder(folder, network=network)
-    return {"name_or_path": trainer.hub_model_id, "revision": commit.oid}
+    return {"name_or_path": str(trainer.hub_model_id), "revision": commit.oid}

@@ -77,7 +77,7 @@ def test_a_t5_is_described(training):
         UTGRecConfig(level_sizes=[4, 5], causal_encoder=True, normalize_over="items", loss_temperature=0.7, **sizes)
     )
     used = settings_of(model.config, training, "recommender.")
-    report = {"collisions": 3, "collision_rate": 0.1, "resolution": "digit", "seconds": 5}
+    report = {"items_sharing_codes": 3, "collision_rate": 0.1, "collisions": "digit", "seconds": 5}
     described = describe(model, used, utgrec.PUBLISHED_RECOMMENDER, report)
     million = f"{model.num_parameters() / 1e6:.2f} M parameters"
     assert described["variant"] == (
@@ -87,7 +87,7 @@ def test_a_t5_is_described(training):
     assert described["architecture"]["parameters"] == model.num_parameters()
     assert described["losses"] == {"recommender.loss_temperature": 0.7, "recommender.normalize_over": "items"}
     assert described["training"]["recommender.learning_rate"] == 3e-3
-    expected = {"level_sizes": [4, 5], "collisions": 3, "collision_rate": 0.1, "resolution": "digit"}
+    expected = {"level_sizes": [4, 5], "items_sharing_codes": 3, "collision_rate": 0.1, "collisions": "digit"}
     assert described["codebooks"] == expected
     assert described["differs_from_published"]["recommender.d_model"] == {"here": 8, "published": 128}
     told = {name for group in ("architecture", "losses", "training") for name in described[group]}
