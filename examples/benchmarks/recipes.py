@@ -37,6 +37,7 @@ from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokeniz
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.linear import LinearRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
@@ -254,15 +255,19 @@ def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
 def floor(name: str, setting: Setting) -> TrainedRanker:
     """What needs no training."""
     description = {"variant": FLOORS[name]}
+    training_part = setting.domain.interactions.training_part()
+    if name == "linear":
+        return TrainedRanker(LinearRanker(training_part, setting.embeddings.text), description=description)
     if name == "nearest-items":
         return TrainedRanker(NearestItems(setting.embeddings.text), description=description)
     counted = {"popularity": Popularity, "item-transitions": ItemTransitions}[name]
-    return TrainedRanker(counted(setting.domain.interactions.training_part()), description=description)
+    return TrainedRanker(counted(training_part), description=description)
 
 
 FLOORS = {
     "popularity": "counted from the training part",
     "item-transitions": "counted from the training part",
+    "linear": "transitions in closed form (λ 10) and 0.1 of the texts' cosine with the history",
     "nearest-items": "text embeddings nearest to the last item's",
 }
 RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
