@@ -1,4 +1,4 @@
-"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
+r"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
 
     # from interactions alone
     python examples/train_baseline.py --model sasrec --data data/beauty --output_dir runs/beauty-sasrec

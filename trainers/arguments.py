@@ -142,7 +142,8 @@ def format_help(groups: dict[str, Classes], description: str, shown: Sequence[st
     names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
     more = ["  --config FILE.yaml".ljust(INDENT) + "Defaults of the flags" + (":" if len(groups) > 1 else ".")]
     if len(groups) > 1:
-        more.append(" " * INDENT + f"a path, or {names}.")
+        parts = textwrap.wrap(f"a path, or {names}.", WIDTH - INDENT, break_on_hyphens=False)
+        more += [" " * INDENT + part for part in parts]
     if shown is not None:
         more.append("  --help-all".ljust(INDENT) + "Show every flag.")
     return "\n\n".join([*blocks, "\n".join(more)])
@@ -230,8 +231,9 @@ def _parser(section: str, classes: Classes) -> "HfArgumentParser":
 
     if section:
         usage = f"flags --{section}.<flag>:"
-        return HfArgumentParser(classes, prog=f"section --{section}.", usage=usage, add_help=False)
-    return HfArgumentParser(classes, usage="%(prog)s [--flag VALUE ...], see --help", add_help=False)
+        return HfArgumentParser(classes, prog=f"section --{section}.", usage=usage, add_help=False)  # type: ignore[arg-type]
+    usage = "%(prog)s [--flag VALUE ...], see --help"
+    return HfArgumentParser(classes, usage=usage, add_help=False)  # type: ignore[arg-type]
 
 
 def _suggestion(name: str, groups: dict[str, Classes], dashes: str) -> str:

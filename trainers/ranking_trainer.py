@@ -1,4 +1,4 @@
-"""What the Trainers of recommenders share: validation by ranking the whole catalogue."""
+"""The Trainer that recommenders share: validation by ranking the whole catalogue."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from transformers.trainer_utils import speed_metrics
 from hub_cards.values import Evaluation, ModelCardValues
 from trainers.cpu_training import use_cpu_dropout
 from trainers.data.interactions import Interactions
-from trainers.evaluation.metrics import MEANS
-from trainers.evaluation.protocol import Recommender, evaluate
+from trainers.evaluation.metrics import is_rank_metric
+from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
+from trainers.rankers import Ranker
 
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
 
@@ -60,7 +61,7 @@ class RankingTrainer(HubTrainer):
     It runs in the precision of the weights, without autocast: the number is the one that the saved model gives later.
     With several processes each one ranks its share of the users.
 
-    `eval_dataset` is the data of one domain or a `dict` of several. A subclass says in `_recommender` who ranks and in
+    `eval_dataset` is the data of one domain or a `dict` of several. A subclass says in `_ranker` who ranks and in
     `_interactions` for whom.
 
     The card shows the metrics of the weights that it stands beside, unless `card_facts` has `evaluations`.
@@ -90,7 +91,7 @@ class RankingTrainer(HubTrainer):
             evaluations.append(
                 Evaluation(
                     dataset=name or self.domain,
-                    metrics={key: value for key, value in metrics.items() if key.partition("@")[0] in MEANS},
+                    metrics={key: value for key, value in metrics.items() if is_rank_metric(key)},
                     protocol={**protocol, "candidates": f"all {interactions.num_items} items"},
                     num_users=metrics.get("num_users"),
                 )
@@ -100,20 +101,20 @@ class RankingTrainer(HubTrainer):
     def _validation(self) -> dict[str, Any] | None:
         """The log's entry on the weights as they are: after training, or of the best step if that one was loaded."""
         found = [
-            (place, entry)
-            for place, entry in enumerate(self.state.log_history)
+            (at, entry)
+            for at, entry in enumerate(self.state.log_history)
             if "eval_num_users" in entry and not any(entry is test for test in self._tests)
         ]
         if self.eval_dataset is None or not found:
             return None
-        ends = [place for place, entry in enumerate(self.state.log_history) if "train_runtime" in entry]
-        place, entry = found[-1]
-        if self._best_is_loaded and (not ends or place < ends[-1]):
+        ends = [at for at, entry in enumerate(self.state.log_history) if "train_runtime" in entry]
+        at, entry = found[-1]
+        if self._best_is_loaded and (not ends or at < ends[-1]):
             return next((entry for _, entry in found if entry["step"] == self.state.best_global_step), entry)
         return entry
 
-    def _recommender(self, data: Any) -> Recommender:
-        """The model in training as a recommender for the catalogue of `data`."""
+    def _ranker(self, data: Any) -> Ranker:
+        """The model in training as a ranker for the catalogue of `data`."""
         raise NotImplementedError
 
     def _interactions(self, data: Any) -> Interactions:
@@ -124,12 +125,12 @@ class RankingTrainer(HubTrainer):
         """Raises what validation would raise: a mistake must not wait for the end of the first epoch.
 
         Raises:
-            ValueError: weights are sharded (FSDP, ZeRO-3) and the training is to be validated, or as `_recommender`.
+            ValueError: weights are sharded (FSDP, ZeRO-3) and the training is to be validated, or as `_ranker`.
         """
         if self.args.eval_strategy != "no":
             self._check_whole_weights()
         for data in _domains(self.eval_dataset).values():
-            self._recommender(data)
+            self._ranker(data)
 
     def _check_whole_weights(self) -> None:
         if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
@@ -197,11 +198,11 @@ class RankingTrainer(HubTrainer):
         share = users[self.accelerator.process_index :: self.accelerator.num_processes]
         means, num_cases = {}, 0
         if len(share):  # none when there are more processes than users
-            recommender = self._recommender(data)
+            ranker = self._ranker(data)
             shard = interactions.select_users(share)
-            # the recommender's own max_history holds
-            result = evaluate(recommender, shard, part, max_history=None, long_tail=False)
-            means = {name: value for name, value in result.items() if name.partition("@")[0] in MEANS}
+            # the ranker's own max_history holds
+            result = evaluate(ranker, shard, part, max_history=None, long_tail=False)
+            means = {name: value for name, value in result.items() if is_rank_metric(name)}
             num_cases = result["num_cases"]
         shares = [(count, means) for count, means in gather_object([(num_cases, means)]) if count]
         total = sum(count for count, _ in shares)

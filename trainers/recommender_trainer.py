@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
 from hub_cards.values import ModelCardValues, RecommenderCardValues
@@ -19,10 +19,16 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
 from trainers.cpu_training import length_parts
 from trainers.data.interactions import Interactions
-from trainers.rankers.generative import GenerativeRecommender, item_space
+from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
-from trainers.training_data.domain_sampling import check_temperature
-from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows, ValidCodes
+from trainers.training_data.domain_sampling import DomainSampling, check_temperature
+from trainers.training_data.next_item_windows import (
+    NextItemCollator,
+    NextItemWindows,
+    TrainingData,
+    ValidCodes,
+    join_domains,
+)
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
 
 
@@ -39,10 +45,10 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
     `num_train_epochs`, `per_device_train_batch_size`, `per_device_eval_batch_size`, `metric_for_best_model`,
     `remove_unused_columns` (always false: the dataset has no columns).
 
-    > Parameters that control the validation
+    > Parameters that control training and validation
 
     Args:
-        max_history (`int`, *optional*, defaults to 20): items of history; the training windows must agree.
+        max_history (`int`, *optional*, defaults to 20): items of history, counted from the most recent one.
         num_beams (`int`, *optional*, defaults to 50): beams of the constrained beam search.
         max_eval_users (`int`, *optional*): validate on this many users of each domain, drawn once and for all.
 
@@ -50,8 +56,7 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
 
     Args:
         domain_temperature (`float`, *optional*, defaults to 1.0): an epoch takes targets of a domain with n of them in
-            proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once. The training
-            windows must agree.
+            proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once.
     """
 
     learning_rate: float = field(
@@ -108,24 +113,89 @@ class EvaluationData:
         self.trie, self.token_table = item_space(self.item_index, self.interactions.item_ids)
 
 
+def training_rows(
+    config: PreTrainedConfig, data: TrainingData | dict[str, TrainingData], args: RecommenderTrainingArguments
+) -> NextItemWindows | PackedSequences:
+    """What a recommender with this configuration is trained on, see [`RecommenderTrainer`].
+
+    Raises:
+        ValueError: as [`RecommenderTrainer`].
+    """
+    domains = data if isinstance(data, dict) else {"": data}
+    for domain in domains.values():
+        _check_identifiers(config, domain.token_table)
+    sampling = None
+    if args.domain_temperature != 1:
+        if args.dataloader_persistent_workers:
+            raise ValueError(
+                "Persistent data loader workers would keep the targets of the first epoch: turn off "
+                "dataloader_persistent_workers or leave domain_temperature at 1."
+            )
+        num_sequences = [domain.interactions.num_users for domain in domains.values()]
+        sampling = DomainSampling(num_sequences, args.domain_temperature, args.seed)
+    joint = data if isinstance(data, TrainingData) else join_domains(domains)
+    if config.is_encoder_decoder and not config.causal_encoder:
+        return NextItemWindows(joint.interactions, joint.token_table, args.max_history, sampling)
+    # which windows share a row is the same for every seed of the training
+    return PackedSequences(
+        joint.interactions,
+        joint.token_table,
+        args.max_history,
+        with_targets=not config.is_encoder_decoder,
+        sampling=sampling,
+    )
+
+
+def collator_of(
+    config: PreTrainedConfig, rows: NextItemWindows | PackedSequences
+) -> NextItemCollator | PackedCollator:
+    """What makes batches of [`training_rows`]."""
+    valid = None
+    if config.normalize_over == "items":
+        valid = ValidCodes(rows.token_table, config.level_sizes, config.level_offsets)
+    return PackedCollator(rows, valid) if isinstance(rows, PackedSequences) else NextItemCollator(rows, valid)
+
+
+def _check_identifiers(config: PreTrainedConfig, token_table: np.ndarray) -> None:
+    """Raises ValueError unless tokens [n, L] are of the model's vocabulary, level by level."""
+    table = np.asarray(token_table)
+    first = np.array(config.level_offsets)
+    end = first + np.array(config.level_sizes)
+    if table.ndim != 2 or table.shape[1] != len(first):
+        raise ValueError(
+            f"Identifiers and model do not belong together: expected a token table [items, {len(first)}], got shape "
+            f"{table.shape}. Use the identifiers of the item tokenizer that the model is configured for."
+        )
+    if ((table < first) | (table >= end)).any():
+        raise ValueError(
+            f"Identifiers and model do not belong together: the tokens of the levels go from "
+            f"{table.min(axis=0).tolist()} to {table.max(axis=0).tolist()}, the model's from {first.tolist()} to "
+            f"{(end - 1).tolist()}. Use the identifiers of the item tokenizer that the model is configured for."
+        )
+
+
 class RecommenderTrainer(RankingTrainer):
     """[`~transformers.Trainer`] of generative recommenders.
 
     Validation ranks the whole catalogue for the users' validation items by constrained beam search, see
     [`RankingTrainer`].
 
+    What is trained on follows from the model's configuration: a decoder reads whole sequences with their targets, an
+    encoder-decoder with a causal encoder whole sequences ([`PackedSequences`]), any other one pairs of a history and
+    its next item ([`NextItemWindows`]).
+
     On a CPU a batch of windows is worked on in parts of like length, which saves most of its padding, and dropout
     draws its random numbers four at a time ([`CpuDropout`]). The gradients are the same, up to rounding and the draw.
 
-    A checkpoint with a single domain holds the item index too, ready for [`GenerativeRecommender.from_pretrained`] and
+    A checkpoint with a single domain holds the item index too, ready for [`GenerativeRanker.from_pretrained`] and
     [`UniversalItemTokenizer.from_pretrained`].
 
     Args:
         model (`PreTrainedModel`): the recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`].
         args (`RecommenderTrainingArguments`): the arguments.
-        train_dataset (`NextItemWindows` or `PackedSequences`, *optional*):
-            Training pairs, or for a model with a causal encoder whole sequences, and for a decoder whole sequences
-            with their targets; not needed to evaluate.
+        train_dataset (`TrainingData` or `dict[str, TrainingData]`, *optional*):
+            The training part of one domain or of several, which are mixed as `args.domain_temperature` says; not
+            needed to evaluate.
         evaluation (`EvaluationData` or `dict[str, EvaluationData]`, *optional*):
             Data of the validation. Several domains give `eval_<domain>_ndcg@10` each and their plain mean as
             `eval_ndcg@10`.
@@ -135,21 +205,22 @@ class RecommenderTrainer(RankingTrainer):
         optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
 
     Raises:
-        ValueError: windows and arguments disagree on `max_history`, the identifiers are not of the model's vocabulary,
-            or validation is asked for with sharded weights (FSDP, ZeRO-3).
+        ValueError: the identifiers are not of the model's vocabulary, nothing is left to train on, data loader
+            workers would persist while epochs differ, or validation is asked for with sharded weights (FSDP, ZeRO-3).
 
     Example:
 
     ```python
-    >>> windows = NextItemWindows(interactions.training_part(), evaluation.token_table)
+    >>> evaluation = EvaluationData(interactions, tokenizer.index)
+    >>> training = TrainingData(interactions.training_part(), evaluation.token_table)
     >>> args = RecommenderTrainingArguments("beauty-recommender", learning_rate=0.003, eval_strategy="epoch")
-    >>> RecommenderTrainer(UTGRecForConditionalGeneration(UTGRecConfig()), args, windows, evaluation).train()
+    >>> RecommenderTrainer(UTGRecForConditionalGeneration(UTGRecConfig()), args, training, evaluation).train()
     ```
     """
 
     # Every pair has L labels, so the mean over a batch is the mean over pairs (packed rows hold about as many each).
-    # Were the Trainer to believe that the
-    # model scales its loss by `num_items_in_batch`, gradients would grow with the accumulation steps.
+    # Were the Trainer to believe that the model scales its loss by `num_items_in_batch`, gradients would grow with the
+    # accumulation steps.
     loss_is_scaled_for_ga = False
     card_class = RecommenderCardValues
 
@@ -157,26 +228,22 @@ class RecommenderTrainer(RankingTrainer):
         self,
         model: PreTrainedModel,
         args: RecommenderTrainingArguments,
-        train_dataset: NextItemWindows | PackedSequences | None = None,
+        train_dataset: TrainingData | dict[str, TrainingData] | None = None,
         evaluation: EvaluationData | dict[str, EvaluationData] | None = None,
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
-        collator = None
+        rows = collator = None
         if train_dataset is not None:
-            self._check_windows(train_dataset, model, args)
-            config, valid = model.config, None
-            if config.normalize_over == "items":
-                valid = ValidCodes(train_dataset.token_table, config.level_sizes, config.level_offsets)
-            packed = isinstance(train_dataset, PackedSequences)
-            collator = (PackedCollator if packed else NextItemCollator)(train_dataset, valid)
-            callbacks = [EpochCallback(train_dataset), *(callbacks or [])]
+            rows = training_rows(model.config, train_dataset, args)
+            collator = collator_of(model.config, rows)
+            callbacks = [EpochCallback(rows), *(callbacks or [])]
         super().__init__(
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=train_dataset,
+            train_dataset=rows,
             eval_dataset=evaluation,
             processing_class=processing_class,
             callbacks=callbacks,
@@ -184,59 +251,13 @@ class RecommenderTrainer(RankingTrainer):
         )
         self.model_accepts_loss_kwargs = False  # no counting of labels over processes either
         self._share = 1.0  # of the batch that the next loss is the mean over
-        windows_on_cpu = self.args.device.type == "cpu" and isinstance(train_dataset, NextItemWindows)
+        windows_on_cpu = self.args.device.type == "cpu" and isinstance(rows, NextItemWindows)
         self._in_parts = windows_on_cpu and not self.is_deepspeed_enabled
         if evaluation is not None:
             self._check_validation()
         self.model.config.max_history = args.max_history
         if not self.model.config.is_encoder_decoder:
             self.card_facts |= {"auto_class": "AutoModelForCausalLM"}
-
-    @staticmethod
-    def _check_windows(
-        windows: NextItemWindows | PackedSequences, model: PreTrainedModel, args: RecommenderTrainingArguments
-    ) -> None:
-        packed = isinstance(windows, PackedSequences)
-        if not model.config.is_encoder_decoder:
-            if not (packed and windows.with_targets):
-                raise ValueError(
-                    "A decoder is trained on whole sequences: give it PackedSequences(..., with_targets=True)."
-                )
-        elif packed and (windows.with_targets or not model.config.causal_encoder):
-            raise ValueError(
-                "Packed sequences need a model with a causal encoder (causal_encoder=True in its configuration), and "
-                "without their targets, which are for a decoder; give another model NextItemWindows."
-            )
-        if windows.max_history != args.max_history:
-            raise ValueError(
-                f"The training windows have max_history={windows.max_history}, the arguments "
-                f"max_history={args.max_history}: give both the same."
-            )
-        temperature = 1.0 if windows.sampling is None else windows.sampling.temperature
-        if temperature != args.domain_temperature:
-            raise ValueError(
-                f"The training windows have the domain temperature {temperature}, the arguments "
-                f"domain_temperature={args.domain_temperature}: give both the same."
-            )
-        if args.dataloader_persistent_workers and windows.draws_by_epoch:
-            raise ValueError(
-                "Persistent data loader workers would keep the targets of the first epoch: turn off "
-                "dataloader_persistent_workers or leave out max_targets_per_epoch and the sampling over domains."
-            )
-        config, table = model.config, windows.token_table
-        lowest, highest = table.min(axis=0).tolist(), table.max(axis=0).tolist()
-        ends = [first + size for first, size in zip(config.level_offsets, config.level_sizes, strict=True)]
-        if (
-            windows.num_levels != config.num_levels
-            or any(token < first for token, first in zip(lowest, config.level_offsets, strict=True))
-            or any(token >= end for token, end in zip(highest, ends, strict=True))
-        ):
-            raise ValueError(
-                f"Identifiers and model do not belong together: the training windows have {windows.num_levels} tokens "
-                f"per item, from {lowest} to {highest}; the model has {config.num_levels} levels, from "
-                f"{config.level_offsets} to {[end - 1 for end in ends]}. Use the identifiers of the item tokenizer "
-                "that the model is configured for."
-            )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -256,9 +277,9 @@ class RecommenderTrainer(RankingTrainer):
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         return result if return_outputs else result * self._share
 
-    def _recommender(self, data: EvaluationData) -> GenerativeRecommender:
+    def _ranker(self, data: EvaluationData) -> GenerativeRanker:
         args = self.args
-        return GenerativeRecommender(
+        return GenerativeRanker(
             self.accelerator.unwrap_model(self.model),
             data.trie,
             data.token_table,

@@ -11,7 +11,7 @@ from hub_cards.values import SequentialCardValues
 from modeling_utgrec import SequentialForNextItem
 from trainers.callbacks import EpochCallback
 from trainers.data.interactions import Interactions
-from trainers.rankers.sequential import SequentialRecommender, check_catalogue
+from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
 
@@ -96,10 +96,10 @@ class SequentialTrainer(RankingTrainer):
         if evaluation is not None:
             self._check_validation()
 
-    def _recommender(self, data: Interactions) -> SequentialRecommender:
+    def _ranker(self, data: Interactions) -> SequentialRanker:
         model = self.accelerator.unwrap_model(self.model)
         check_catalogue(model, data.num_items)
-        return SequentialRecommender(model, self.args.per_device_eval_batch_size)
+        return SequentialRanker(model, self.args.per_device_eval_batch_size)
 
     def _interactions(self, data: Interactions) -> Interactions:
         return data

@@ -22,6 +22,7 @@ import os
 import shlex
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,17 +32,16 @@ import numpy as np
 import torch
 from transformers import HfArgumentParser, set_seed
 
+from hub_cards.formatting import markdown_table
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, load_content
 from tokenization_items.processing_content import codes_of_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
-from trainers.arguments import HelpFormatter
 from trainers.data.domains import domain_folders
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer
 from trainers.evaluation.codebooks import codebook_health, collision_rate
-from trainers.evaluation.tables import render_table
 from trainers.methods.recbase_tokenizer import (
     RecBaseTokenizerTrainingArguments,
     check_domains,
@@ -298,7 +298,7 @@ def render(lines: list[dict[str, Any]]) -> str:
         title = f"{' + '.join(first['domains'])}: {first['num_items']:,} items, {first['identical']:.2%} identical; "
         title += f"{values['num_levels']} × {values['codebook_size']} codes of {values['codebook_dim']} dimensions, "
         title += f"{values['steps']} steps of {values['batch_size']}"
-        tables.append(f"### {title}\n\n{render_table(rows)}")
+        tables.append(f"### {title}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 
@@ -319,6 +319,6 @@ def row(line: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     main(
         HfArgumentParser(
-            TokenizersArguments, description=__doc__, formatter_class=HelpFormatter
+            TokenizersArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter
         ).parse_args_into_dataclasses()[0]
     )

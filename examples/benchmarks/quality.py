@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipes import FLOORS, RECIPES, NotApplicable, Ranker, Setting, sequential_training
+from recipes import FLOORS, RECIPES, NotApplicable, Setting, TrainedRanker, sequential_training
 
+from hub_cards.formatting import markdown_table
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.tables import render_table
-from trainers.evaluation.zero_shot import portable_command
+from trainers.evaluation.tables import portable_command
 from trainers.methods.baselines import ItemEmbeddings
 from trainers.methods.sequential import SEQUENTIAL
 from trainers.methods.utgrec import SECTIONS
@@ -140,14 +140,14 @@ def chosen(models: list[str]) -> list[str]:
 
 
 def judge(
-    ranker: Ranker, domain: Domain, run: dict[str, Any], seconds: float, arguments: QualityArguments
+    ranker: TrainedRanker, domain: Domain, run: dict[str, Any], seconds: float, arguments: QualityArguments
 ) -> list[dict[str, Any]]:
     """A line for seen items kept and one for seen items masked."""
     lines = []
     for mask_seen in (False, True):
         test, validation = (
             evaluate(
-                ranker.recommender,
+                ranker.ranker,
                 domain.interactions,
                 part,
                 mask_seen,
@@ -222,7 +222,7 @@ def render(lines: list[dict[str, Any]]) -> str:
             masked = [line for line in runs if line["mask_seen"]]
             rows.append({"model": model, "variant": kept[0].get("variant"), "seeds": len(kept), **row(kept, masked)})
         rows += [{"model": f"{name} (published)", **values} for name, values in published.get(domain, {}).items()]
-        tables.append(f"### {domain}\n\n{render_table(rows)}")
+        tables.append(f"### {domain}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 

@@ -14,7 +14,6 @@ import torch
 from tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.evaluation.codebooks import collision_rate
-from trainers.evaluation.protocol import Recommender
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import recbase, utgrec
 from trainers.methods.baselines import (
@@ -35,11 +34,12 @@ from trainers.methods.semantic_ids import SEMANTIC_IDS
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import LevelLayout, NetworkArguments, RecommenderArguments, build_network
 from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokenizer
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers import Ranker
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.sequential import SequentialRanker
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
@@ -75,33 +75,33 @@ class Setting:
 
 
 @dataclass
-class Ranker:
+class TrainedRanker:
     """A model that is ready to be judged.
 
     Args:
-        recommender: what ranks.
+        ranker: what ranks.
         parameters: number of its weights, the tokenizer's left out.
         details: plain values that tell how its training went.
         description: see [`trainers.methods.published.describe`].
         identifiers: codes before collisions were resolved, int [n, L], for models that have them.
     """
 
-    recommender: Recommender
+    ranker: Ranker
     parameters: int = 0
     details: dict[str, Any] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)
     identifiers: np.ndarray | None = None
 
 
-def sequential(name: str, setting: Setting) -> Ranker:
+def sequential(name: str, setting: Setting) -> TrainedRanker:
     """A sequential baseline, of another dropout if one is given."""
     arguments = SequentialArguments(
         hidden_dropout=setting.dropout, attention_dropout=setting.dropout, early_stopping_patience=setting.patience
     )
     training = sequential_training(setting.folder, setting.seed)
     baseline = train_sequential_baseline(name, setting.domain, arguments, training, setting.minutes)
-    ranker = SequentialRecommender(baseline.model, name=baseline.model.config.model_type)
-    return Ranker(
+    ranker = SequentialRanker(baseline.model, name=baseline.model.config.model_type)
+    return TrainedRanker(
         ranker, baseline.model.num_parameters(), training_facts(baseline.trainer), description=baseline.description
     )
 
@@ -113,7 +113,7 @@ def sequential_training(folder: Path, seed: int) -> SequentialTrainingArguments:
     return training
 
 
-def generative(name: str, setting: Setting) -> Ranker:
+def generative(name: str, setting: Setting) -> TrainedRanker:
     """Semantic IDs and a recommender on them."""
     method = name.removesuffix(DECODER)
     items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", seed=setting.seed)
@@ -131,7 +131,7 @@ def recommender_training(setting: Setting) -> tuple[RecommenderTrainingArguments
     return training, dataclasses.replace(setting.recommender, early_stopping_patience=setting.patience)
 
 
-def recbase_recipe(name: str, setting: Setting) -> Ranker:
+def recbase_recipe(name: str, setting: Setting) -> TrainedRanker:
     """RecBase's tokenizer on the domain alone, with fewer steps and narrower layers than the paper's, and a decoder of
     the T5's size; the paper's is for millions of users."""
     training = RecBaseTokenizerTrainingArguments(learning_rate=1e-3, per_device_train_batch_size=1024, max_steps=300)
@@ -147,7 +147,7 @@ def recbase_recipe(name: str, setting: Setting) -> Ranker:
     )
     used = settings_of(made.network.config, training, "tokenizer.")
     return _with_recommender(
-        "recbase" + DECODER,
+        name,
         setting,
         made.tokenizers[setting.domain.name],
         made.network.config,
@@ -158,7 +158,7 @@ def recbase_recipe(name: str, setting: Setting) -> Ranker:
     )
 
 
-def utgrec_recipe(name: str, setting: Setting) -> Ranker:
+def utgrec_recipe(name: str, setting: Setting) -> TrainedRanker:
     """UTGRec from scratch on the domain, with the text encoder as backbone and without images."""
     network = dataclasses.replace(setting.network, backbone=setting.embeddings.text_encoder, autoencoder=None)
     training = dataclasses.replace(setting.tokenizer)
@@ -168,11 +168,7 @@ def utgrec_recipe(name: str, setting: Setting) -> Ranker:
     health = trainer.evaluate()
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
     tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
-    found = {
-        "items_sharing_codes": report.items_sharing_codes,
-        "collision_rate": health["eval_collision_rate"],
-        "items_moved": report.items_moved,
-    }
+    found = report.to_dict() | {"collision_rate": health["eval_collision_rate"]}
     return _with_recommender(
         name,
         setting,
@@ -206,10 +202,11 @@ def _with_recommender(
     report: dict[str, Any],
     raw_codes: np.ndarray | None = None,
     **facts: Any,
-) -> Ranker:
+) -> TrainedRanker:
     """A recommender on the codes of a tokenizer that is no baseline's."""
     training, arguments = recommender_training(setting)
-    model = recommender_on(name, tokenizer, levels, arguments, setting.seed)
+    kind = name + DECODER if name == "recbase" else name
+    model = recommender_on(kind, tokenizer, levels, arguments, setting.seed)
     trainer = train_recommender(
         model,
         [setting.domain],
@@ -217,20 +214,21 @@ def _with_recommender(
         training,
         early_stopping_patience=arguments.early_stopping_patience,
         minutes=setting.minutes,
+        method=name,
     )
     used = tokenizer_settings | recommender_settings(model, training)
     description = describe(model, used, published | published_recommender(model), report)
     return _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts)
 
 
-def _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts) -> Ranker:
+def _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts) -> TrainedRanker:
     save_recommender(model, tokenizer, setting.folder / "recommender")
-    ranker = GenerativeRecommender.from_pretrained(setting.folder / "recommender", setting.embeddings.item_ids)
+    ranker = GenerativeRanker.from_pretrained(setting.folder / "recommender", setting.embeddings.item_ids)
     codebooks = description["codebooks"]
     details = training_facts(trainer) | facts | {"items_sharing_codes": codebooks["items_sharing_codes"]}
     if raw_codes is not None:
         details["collision_rate"] = collision_rate(torch.from_numpy(raw_codes))
-    return Ranker(ranker, model.num_parameters(), details, description, raw_codes)
+    return TrainedRanker(ranker, model.num_parameters(), details, description, raw_codes)
 
 
 def _evaluated_each_epoch() -> dict[str, Any]:
@@ -253,13 +251,13 @@ def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
     }
 
 
-def floor(name: str, setting: Setting) -> Ranker:
+def floor(name: str, setting: Setting) -> TrainedRanker:
     """What needs no training."""
     description = {"variant": FLOORS[name]}
     if name == "nearest-items":
-        return Ranker(NearestItems(setting.embeddings.text), description=description)
+        return TrainedRanker(NearestItems(setting.embeddings.text), description=description)
     counted = {"popularity": Popularity, "item-transitions": ItemTransitions}[name]
-    return Ranker(counted(setting.domain.interactions.training_part()), description=description)
+    return TrainedRanker(counted(setting.domain.interactions.training_part()), description=description)
 
 
 FLOORS = {
@@ -267,7 +265,7 @@ FLOORS = {
     "item-transitions": "counted from the training part",
     "nearest-items": "text embeddings nearest to the last item's",
 }
-RECIPES: dict[str, Callable[[str, Setting], Ranker]] = {
+RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
     **dict.fromkeys(FLOORS, floor),
     **dict.fromkeys(SEQUENTIAL, sequential),
     **dict.fromkeys(SEMANTIC_IDS, generative),
@@ -275,4 +273,4 @@ RECIPES: dict[str, Callable[[str, Setting], Ranker]] = {
     "utgrec": utgrec_recipe,
     "recbase": recbase_recipe,
 }
-__all__ = ["FLOORS", "RECIPES", "NotApplicable", "Ranker", "Setting", "sequential_training"]
+__all__ = ["FLOORS", "RECIPES", "NotApplicable", "TrainedRanker", "Setting", "sequential_training"]

@@ -41,9 +41,9 @@ from tokenization_items import Catalogue
 from trainers.data.interactions import Interactions
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, generate_domain
 from trainers.evaluation.protocol import evaluate
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
-from trainers.training_data.next_item_windows import NextItemWindows
+from trainers.training_data.next_item_windows import NextItemWindows, TrainingData
 from trainers.training_data.packed_sequences import PackedSequences
 
 PLAIN, WINDOWS, PACKED = METHODS = ("plain", "windows", "packed")
@@ -137,7 +137,7 @@ def make_trainer(method: str, data: Data, folder: str, options: argparse.Namespa
         examples, arguments = data.examples(), Seq2SeqTrainingArguments(**values, remove_unused_columns=False)
         return Seq2SeqTrainer(model, arguments, train_dataset=examples, data_collator=pad)
     arguments = RecommenderTrainingArguments(**values, max_history=options.max_history)
-    return RecommenderTrainer(model, arguments, data.windows if method == WINDOWS else data.packed)
+    return RecommenderTrainer(model, arguments, TrainingData(data.interactions.training_part(), data.table))
 
 
 class Turns(TrainerCallback):
@@ -172,7 +172,7 @@ class Turns(TrainerCallback):
         if self.options.to_equal_quality:
             seconds = timing.clock(self.options.device) - self.began
             options = self.options
-            ranker = GenerativeRecommender(
+            ranker = GenerativeRanker(
                 model, self.data.trie, self.data.table, options.num_beams, max_history=options.max_history
             )
             result = evaluate(ranker, self.data.interactions, "validation", long_tail=False, ks=(10,))

@@ -47,11 +47,11 @@ from trainers.commands import choose_method, finetune, finetune_recbase
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
 from trainers.evaluation.level_scores import ZeroShotArguments
+from trainers.evaluation.tables import portable_command
 from trainers.evaluation.zero_shot import (
     ZeroShotModel,
     evaluate_zero_shot,
     items_folder,
-    portable_command,
     render_zero_shot,
     training_of,
     zero_shot_model,
@@ -59,7 +59,7 @@ from trainers.evaluation.zero_shot import (
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
 from trainers.methods.runs import tokenize
 from trainers.methods.utgrec import SECTIONS
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.title_likelihood import TitleLikelihood
@@ -281,7 +281,7 @@ def recommender(
     else:
         source = run.pretrained / "recommender"
         items = made_items(run, arguments)
-    ranker = GenerativeRecommender.from_pretrained(
+    ranker = GenerativeRanker.from_pretrained(
         source, domain.catalogue.item_ids, arguments.num_beams, arguments.batch_size, items=items
     )
     flags = replace(flags, pretrained_on=trained_on)

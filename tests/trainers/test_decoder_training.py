@@ -13,11 +13,10 @@ from tokenization_items.item_index import ItemIndex
 from trainers import ranking_trainer
 from trainers.data.interactions import Interactions
 from trainers.methods import runs
-from trainers.methods.runs import gathered_weights, save_recommender, training_windows
-from trainers.rankers.generative import GenerativeRecommender, load_model
+from trainers.methods.runs import gathered_weights, save_recommender
+from trainers.rankers.generative import GenerativeRanker, load_model
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.training_data.domain_sampling import DomainSampling
-from trainers.training_data.next_item_windows import NextItemWindows, ValidCodes, join_domains
+from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, ValidCodes
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
 
 SIZES = [6, 6, 6]
@@ -51,17 +50,14 @@ def make_args(folder, **changes):
     return RecommenderTrainingArguments(str(folder), dataloader_pin_memory=False, **{**values, **changes})
 
 
-def windows_of(config, parts, args):
-    return training_windows(config, *join_domains(parts), [part.num_users for part, _ in parts], args)
-
-
-def make_trainer(folder, model=None, windows=None, data=None, **changes):
+def make_trainer(folder, model=None, training=None, data=None, **changes):
     data = data or make_data(make_interactions())
-    args = make_args(folder, **changes)
-    model = model or make_model()
-    if windows is None:
-        windows = windows_of(model.config, [(data.interactions.training_part(), data.token_table)], args)
-    return RecommenderTrainer(model, args, windows, data)
+    training = training or training_of(data)
+    return RecommenderTrainer(model or make_model(), make_args(folder, **changes), training, data)
+
+
+def training_of(data):
+    return TrainingData(data.interactions.training_part(), data.token_table)
 
 
 def gradients(model, loss):
@@ -168,8 +164,8 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     trainer, folder = trained
     data = trainer.eval_dataset
     histories = data.interactions.cases("test").histories()
-    in_memory = trainer._recommender(data).rank(histories, 10)
-    loaded = GenerativeRecommender.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
+    in_memory = trainer._ranker(data).rank(histories, 10)
+    loaded = GenerativeRanker.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
     assert isinstance(loaded.model, RecBaseForCausalLM) and loaded.max_history == 5
     np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
     values = load_values(folder)
@@ -199,10 +195,10 @@ def test_gradient_accumulation_equals_a_large_batch(tmp_path):
 
 def test_resumed_run_is_bit_exact_with_sampling_over_domains(tmp_path):
     """With dropout, each epoch's own draw of rows, and a checkpoint inside of an epoch."""
-    parts, evaluation = [], {}
-    for seed, (name, users) in enumerate({"games": 60, "office": 12}.items()):
-        evaluation[name] = make_data(make_interactions(users, 15 + seed, name), seed)
-        parts.append((evaluation[name].interactions.training_part(), evaluation[name].token_table))
+    evaluation = {
+        name: make_data(make_interactions(users, 15 + seed, name), seed)
+        for seed, (name, users) in enumerate({"games": 60, "office": 12}.items())
+    }
 
     def trainer():
         model = make_model(attention_dropout=0.2)
@@ -214,7 +210,8 @@ def test_resumed_run_is_bit_exact_with_sampling_over_domains(tmp_path):
             save_strategy="steps",
             save_steps=10,
         )
-        return RecommenderTrainer(model, args, windows_of(model.config, parts, args), evaluation)
+        training = {name: training_of(data) for name, data in evaluation.items()}
+        return RecommenderTrainer(model, args, training, evaluation)
 
     whole = trainer()
     assert isinstance(whole.train_dataset, PackedSequences) and whole.train_dataset.sampling.seed == 7
@@ -234,31 +231,26 @@ def test_mismatches_are_errors_before_training(tmp_path):
     interactions = make_interactions()
     data = make_data(interactions)
     part, table = interactions.training_part(), data.token_table
-    with pytest.raises(ValueError, match="decoder is trained on whole sequences"):
-        make_trainer(tmp_path, windows=NextItemWindows(part, table, max_history=5))
-    with pytest.raises(ValueError, match="decoder is trained on whole sequences"):
-        make_trainer(tmp_path, windows=PackedSequences(part, table, max_history=5))
-    with pytest.raises(ValueError, match="max_history=4.*max_history=5"):
-        make_trainer(tmp_path, windows=PackedSequences(part, table, max_history=4, with_targets=True))
-    with pytest.raises(ValueError, match=r"from \[2, 8, 8\] to .* from \[2, 8, 14\] to \[7, 13, 19\]"):
-        shared = np.stack([table[:, 0], table[:, 1], table[:, 2] - 6], axis=1)
-        shared[0], shared[1] = [2, 8, 8], [7, 13, 13]
-        make_trainer(tmp_path, windows=PackedSequences(part, shared, max_history=5, with_targets=True))
-    sampled = PackedSequences(
-        part, table, max_history=5, with_targets=True, sampling=DomainSampling([part.num_users], 2.0)
-    )
-    with pytest.raises(ValueError, match="domain temperature 2.0, the arguments domain_temperature=1.0"):
-        make_trainer(tmp_path, windows=sampled)
+    for level, token, message in (
+        (2, 13, r"from \[2, 8, 13\]"),
+        (2, 20, r"to \[7, 13, 20\]"),
+        (0, 1, r"from \[1, 8, 14\]"),
+    ):
+        other = np.sort(np.arange(NUM_ITEMS)[:, None] % 6 + np.array([2, 8, 14]), axis=0)
+        other[5, level] = token
+        with pytest.raises(
+            ValueError, match=rf"do not belong together.*{message}.*from \[2, 8, 14\] to \[7, 13, 19\]"
+        ):
+            make_trainer(tmp_path, training=TrainingData(part, other))
     with pytest.raises(ValueError, match="persistent"):
         more = dict(dataloader_num_workers=1, dataloader_persistent_workers=True, domain_temperature=2.0)
-        make_trainer(tmp_path, windows=sampled, **more)
+        make_trainer(tmp_path, **more)
+    with pytest.raises(ValueError, match=r"Domain 'b': expected a token table \[20, 3\]"):
+        make_trainer(tmp_path, training={"a": TrainingData(part, table), "b": TrainingData(part, table[1:])})
     with pytest.raises(ValueError, match="do not belong together"):
         make_trainer(tmp_path, make_model(level_sizes=[9, 9, 9]))
     with pytest.raises(ValueError, match="temperature.*above 0"):
         make_args(tmp_path, domain_temperature=0.0)
-    encoder = UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=SIZES, num_layers=1, causal_encoder=True))
-    with pytest.raises(ValueError, match="without their targets, which are for a decoder"):
-        make_trainer(tmp_path, encoder, PackedSequences(part, table, max_history=5, with_targets=True))
 
 
 def test_sharded_weights_are_trained_and_saved_but_not_validated(tmp_path, monkeypatch):
@@ -279,17 +271,26 @@ def test_sharded_weights_are_trained_and_saved_but_not_validated(tmp_path, monke
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
 
-def test_each_model_gets_its_windows(tmp_path):
+def test_each_model_gets_its_rows(tmp_path):
     interactions = make_interactions(20)
-    data, args = make_data(interactions), make_args(tmp_path, domain_temperature=2.0)
-    parts = [(interactions.training_part(), data.token_table)] * 2
-    for config, kind, with_targets in (
-        (RecBaseConfig.tiny(level_sizes=SIZES), PackedSequences, True),
-        (UTGRecConfig(level_sizes=SIZES, causal_encoder=True), PackedSequences, False),
-        (UTGRecConfig(level_sizes=SIZES), NextItemWindows, None),
+    data = make_data(interactions)
+    domains = {"a": training_of(data), "b": training_of(data)}
+    sizes = dict(level_sizes=SIZES, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1)
+    for model, kind, with_targets in (
+        (make_model(), PackedSequences, True),
+        (UTGRecForConditionalGeneration(UTGRecConfig(**sizes, causal_encoder=True)), PackedSequences, False),
+        (UTGRecForConditionalGeneration(UTGRecConfig(**sizes)), NextItemWindows, None),
     ):
-        windows = windows_of(config, parts, args)
-        assert type(windows) is kind and getattr(windows, "with_targets", None) == with_targets
-        assert windows.sampling.temperature == 2.0 and windows.max_history == 5
-        assert windows_of(config, parts, make_args(tmp_path)).sampling is None
-    assert join_domains(parts)[0].num_users == 40
+        rows = make_trainer(tmp_path, model, domains, data, domain_temperature=2.0).train_dataset
+        assert type(rows) is kind and getattr(rows, "with_targets", None) == with_targets
+        assert (rows.sampling.temperature, rows.sampling.seed, rows.max_history) == (2.0, 7, 5)
+        assert rows.sampling.first_sequences.tolist() == [0, 20, 40]
+        rows = make_trainer(tmp_path, model, domains, data, max_history=4, seed=8).train_dataset
+        assert (
+            rows.sampling is None
+            and rows.max_history == 4
+            and rows.num_targets == 2 * kind(interactions.training_part(), data.token_table, 4).num_targets
+        )
+        if kind is PackedSequences:  # which windows share a row does not depend on the training's seed
+            again = make_trainer(tmp_path, model, domains, data, max_history=4, seed=9).train_dataset
+            np.testing.assert_array_equal(again.bounds, rows.bounds)

@@ -16,13 +16,14 @@ from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRe
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.co_occurrence import CoOccurrenceGraph
+from trainers.data.interactions import Interactions
 from trainers.hub_trainer import hub_checkpoint
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 from trainers.training_data.item_pairs import ItemPairs
-from trainers.training_data.next_item_windows import NextItemWindows
+from trainers.training_data.next_item_windows import TrainingData
 
 IDS = [f"item{row}" for row in range(10)]
 QUIET = {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "dataloader_pin_memory": False}
@@ -46,10 +47,10 @@ def make_trainer(folder, **changes):
     index = ItemIndex([4] * 3, [2, 6, 6])
     index.assign(IDS, codes)
     evaluation = EvaluationData(interactions, index)
-    windows = NextItemWindows(interactions.training_part(), evaluation.token_table, max_history=4)
+    training = TrainingData(interactions.training_part(), evaluation.token_table)
     values = dict(per_device_train_batch_size=36, num_beams=4, max_history=4, num_train_epochs=2, save_strategy="no")
     args = RecommenderTrainingArguments(str(folder), **QUIET | values | changes)
-    return RecommenderTrainer(make_recommender(), args, windows, evaluation)
+    return RecommenderTrainer(make_recommender(), args, training, evaluation)
 
 
 def files_of(repo_id):

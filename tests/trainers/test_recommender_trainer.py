@@ -17,9 +17,10 @@ from tokenization_items.item_index import ItemIndex, UnknownItemError
 from trainers import recommender_trainer
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
-from trainers.rankers.generative import GenerativeRecommender, item_space
+from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.training_data.next_item_windows import NextItemWindows, join_domains
+from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, join_domains
 
 NUM_USERS, NUM_ITEMS, CODES = 150, 20, 6
 METRICS = {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}
@@ -65,12 +66,16 @@ def make_args(folder, **changes):
     return RecommenderTrainingArguments(str(folder), **{**values, **changes})
 
 
-def make_trainer(folder, model=None, windows=None, evaluation=None, callbacks=None, **changes):
+def make_trainer(folder, model=None, training=None, evaluation=None, callbacks=None, **changes):
     interactions = make_interactions()
     evaluation = evaluation or EvaluationData(interactions, make_index(interactions.item_ids))
-    windows = windows or NextItemWindows(interactions.training_part(), evaluation.token_table, max_history=5)
+    training = training or training_of(EvaluationData(interactions, make_index(interactions.item_ids)))
     model = model or make_model()
-    return RecommenderTrainer(model, make_args(folder, **changes), windows, evaluation, callbacks=callbacks)
+    return RecommenderTrainer(model, make_args(folder, **changes), training, evaluation, callbacks=callbacks)
+
+
+def training_of(data):
+    return TrainingData(data.interactions.training_part(), data.token_table)
 
 
 def weights(model):
@@ -129,7 +134,7 @@ def test_learns_successors_and_logs_prefixed_metrics(trained):
 def test_evaluation_is_the_protocols(trained):
     trainer, _ = trained
     data = trainer.eval_dataset
-    recommender = GenerativeRecommender(trainer.model, data.trie, data.token_table, 10, 7, max_history=5)
+    recommender = GenerativeRanker(trainer.model, data.trie, data.token_table, 10, 7, max_history=5)
     expected = evaluate(recommender, data.interactions, "test", long_tail=False)
     metrics = trainer.evaluate(metric_key_prefix="test", part="test")
     for name in METRICS:
@@ -140,22 +145,22 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     trainer, folder = trained
     data = trainer.eval_dataset
     histories = data.interactions.cases("test").histories()
-    in_memory = trainer._recommender(data).rank(histories, 10)
-    loaded = GenerativeRecommender.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
+    in_memory = trainer._ranker(data).rank(histories, 10)
+    loaded = GenerativeRanker.from_pretrained(folder, data.interactions.item_ids, num_beams=10, batch_size=16)
     assert loaded.max_history == 5
     np.testing.assert_array_equal(loaded.rank(histories, 10), in_memory)
 
     # another order and a smaller catalogue: same items, and none outside of it
     rows = np.random.default_rng(1).permutation(NUM_ITEMS)[:15]
     ids = [data.interactions.item_ids[row] for row in rows]
-    subset = GenerativeRecommender.from_pretrained(folder, ids, num_beams=15)
+    subset = GenerativeRanker.from_pretrained(folder, ids, num_beams=15)
     ranked = subset.rank([np.array([4]), np.array([2, 3])], 15)
     full = loaded.rank([rows[[4]], rows[[2, 3]]], NUM_ITEMS)
     for few, many in zip(ranked, full, strict=True):
         assert rows[few].tolist() == [row for row in many.tolist() if row in rows]
 
     with pytest.raises(UnknownItemError, match=r"'new'.*examples/tokenize_items.py"):
-        GenerativeRecommender.from_pretrained(folder, [*ids, "new"])
+        GenerativeRanker.from_pretrained(folder, [*ids, "new"])
 
 
 def test_rank_equals_scoring_every_item():
@@ -164,7 +169,7 @@ def test_rank_equals_scoring_every_item():
     model = make_model(seed=3).eval()
     histories = [np.array([3]), np.arange(9), np.array([5, 1]), np.array([2])]
     exclude = [np.array([3]), np.array([], int), np.array([5, 1, 0]), np.array([2])]
-    recommender = GenerativeRecommender(model, trie, table, num_beams=NUM_ITEMS, batch_size=2, max_history=4)
+    recommender = GenerativeRanker(model, trie, table, num_beams=NUM_ITEMS, batch_size=2, max_history=4)
     ranked = recommender.rank(histories, NUM_ITEMS)
     without = recommender.rank(histories, 6, exclude)
     for user, history in enumerate(histories):
@@ -250,14 +255,13 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
         load_best_model_at_end=True,
         max_eval_users=5,
     )
-    windows = NextItemWindows(interactions.training_part(), data.token_table, max_history=5)
-    trainer = Scripted(make_model(), args, windows, data, callbacks=[EarlyStoppingCallback(2)])
+    trainer = Scripted(make_model(), args, training_of(data), data, callbacks=[EarlyStoppingCallback(2)])
     trainer.train()
     assert trainer.state.epoch == 4 and trainer.state.best_metric == 0.5
     assert_equal(weights(trainer.model), after_epoch[1])
     assert not torch.equal(after_epoch[1]["shared.weight"], after_epoch[3]["shared.weight"])
     # the best checkpoint can recommend on its own
-    best = GenerativeRecommender.from_pretrained(trainer.state.best_model_checkpoint, interactions.item_ids, 10)
+    best = GenerativeRanker.from_pretrained(trainer.state.best_model_checkpoint, interactions.item_ids, 10)
     assert_equal(weights(best.model), after_epoch[1])
 
 
@@ -265,16 +269,16 @@ def test_resumed_run_is_bit_exact(tmp_path):
     """With dropout, an epoch's own draw of targets, validation in between, and a checkpoint inside of an epoch."""
 
     def trainer(folder):
-        interactions = make_interactions()
+        interactions = make_interactions(16)
         data = EvaluationData(interactions, make_index(interactions.item_ids))
-        part = interactions.training_part()
-        windows = NextItemWindows(part, data.token_table, max_history=5, max_targets_per_epoch=64, seed=1)
+        domains = {"games": training_of(data), "office": training_of(data)}
         return make_trainer(
             folder,
             make_model(dropout=0.2),
-            windows,
+            domains,
             data,
-            per_device_train_batch_size=16,
+            per_device_train_batch_size=64,
+            domain_temperature=2.0,
             num_train_epochs=3,
             save_strategy="steps",
             save_steps=6,
@@ -294,18 +298,20 @@ def test_resumed_run_is_bit_exact(tmp_path):
 
 
 def test_each_epoch_draws_its_targets(tmp_path):
-    interactions = make_interactions()
-    table = item_space(make_index(interactions.item_ids), interactions.item_ids)[1]
-    part = interactions.training_part()
-    windows = NextItemWindows(part, table, max_history=5, max_targets_per_epoch=32)
+    domains = {}
+    for seed, (name, num_users) in enumerate({"games": 20, "office": 4}.items()):
+        interactions = make_interactions(num_users, prefix=name)
+        domains[name] = training_of(EvaluationData(interactions, make_index(interactions.item_ids, seed)))
     seen = []
 
     class Recorder(TrainerCallback):
         def on_epoch_end(self, args, state, control, **kwargs):
-            seen.append(windows.drawn.tolist())
+            seen.append(trainer.train_dataset.drawn.tolist())
 
-    make_trainer(tmp_path, windows=windows, num_train_epochs=3, callbacks=[Recorder()]).train()
-    expected = NextItemWindows(part, table, max_targets_per_epoch=32)
+    trainer = make_trainer(tmp_path, None, domains, num_train_epochs=3, callbacks=[Recorder()], domain_temperature=2.0)
+    trainer.train()
+    joint = join_domains(domains)
+    expected = NextItemWindows(joint.interactions, joint.token_table, 5, DomainSampling([20, 4], 2.0, seed=7))
     for epoch, drawn in enumerate(seen):
         expected.set_epoch(epoch)
         assert drawn == expected.drawn.tolist()
@@ -328,12 +334,10 @@ def test_several_domains(tmp_path):
     for seed, name in enumerate(("games", "office")):
         interactions = make_interactions(num_users=20 + 10 * seed, num_items=15 + seed, prefix=name)
         domains[name] = EvaluationData(interactions, make_index(interactions.item_ids, seed))
-    windows = NextItemWindows(
-        *join_domains([(d.interactions.training_part(), d.token_table) for d in domains.values()]), max_history=5
-    )
+    training = {name: training_of(data) for name, data in domains.items()}
     model = make_model(seed=5)
     trainer = make_trainer(
-        tmp_path, model, windows, domains, max_steps=2, eval_strategy="steps", eval_steps=1, save_strategy="best"
+        tmp_path, model, training, domains, max_steps=2, eval_strategy="steps", eval_steps=1, save_strategy="best"
     )
     trainer.train()
     metrics = trainer.evaluate()
@@ -343,7 +347,7 @@ def test_several_domains(tmp_path):
         50,
     )
     for name in METRICS:
-        apart = [make_trainer(tmp_path, model, windows, data).evaluate()[f"eval_{name}"] for data in domains.values()]
+        apart = [make_trainer(tmp_path, model, None, data).evaluate()[f"eval_{name}"] for data in domains.values()]
         assert [metrics[f"eval_games_{name}"], metrics[f"eval_office_{name}"]] == pytest.approx(apart)
         assert metrics[f"eval_{name}"] == pytest.approx(np.mean(apart))
     assert list(tmp_path.glob("checkpoint-*")) and not list(tmp_path.rglob("item_ids.json"))
@@ -353,13 +357,16 @@ def test_mismatches_are_errors_before_training(tmp_path):
     interactions = make_interactions()
     data = EvaluationData(interactions, make_index(interactions.item_ids))
     part = interactions.training_part()
-    with pytest.raises(ValueError, match="max_history=4.*max_history=5"):
-        make_trainer(tmp_path, windows=NextItemWindows(part, data.token_table, max_history=4))
-    with pytest.raises(ValueError, match="2 tokens per item"):
-        make_trainer(tmp_path, windows=NextItemWindows(part, data.token_table[:, :2], max_history=5))
+    with pytest.raises(ValueError, match=r"token table \[items, 3\], got shape \(20, 2\)"):
+        make_trainer(tmp_path, training=TrainingData(part, data.token_table[:, :2]))
+    with pytest.raises(ValueError, match=r"token table \[20, L\] for the 20 items"):
+        make_trainer(tmp_path, training=TrainingData(part, data.token_table[:-1]))
+    single = Interactions.from_sequences([["item1"]], interactions.item_ids)
+    with pytest.raises(ValueError, match="No training targets"):
+        make_trainer(tmp_path, training=TrainingData(single, data.token_table))
     with pytest.raises(ValueError, match="persistent"):
-        windows = NextItemWindows(part, data.token_table, max_history=5, max_targets_per_epoch=9)
-        make_trainer(tmp_path, windows=windows, dataloader_num_workers=1, dataloader_persistent_workers=True)
+        workers = dict(dataloader_num_workers=1, dataloader_persistent_workers=True)
+        make_trainer(tmp_path, domain_temperature=2.0, **workers)
     with pytest.raises(UnknownItemError, match="item19"):
         EvaluationData(interactions, make_index(interactions.item_ids[:-1]))
     other = UTGRecForConditionalGeneration(UTGRecConfig(root_codebook_size=9, leaf_codebook_size=9, num_layers=1))
@@ -368,9 +375,9 @@ def test_mismatches_are_errors_before_training(tmp_path):
     with pytest.raises(ValueError, match="Nothing to evaluate"):
         RecommenderTrainer(make_model(), make_args(tmp_path)).evaluate()
     with pytest.raises(ValueError, match="token table"):
-        GenerativeRecommender(make_model(), data.trie, data.token_table[:-1])
+        GenerativeRanker(make_model(), data.trie, data.token_table[:-1])
     with pytest.raises(ValueError, match="2 histories, but 1"):
-        GenerativeRecommender(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
+        GenerativeRanker(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

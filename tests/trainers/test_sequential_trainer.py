@@ -12,7 +12,7 @@ import modeling_utgrec
 from trainers.cpu_training import CpuDropout
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.sequential import SequentialRanker
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 NUM_USERS, NUM_ITEMS = 60, 12
@@ -96,19 +96,19 @@ def test_every_model_learns_successors(tmp_path, name):
     assert len(calls) == 1 and calls[0]["test_ndcg@10"] == metrics["test_ndcg@10"]
     assert trainer.state.log_history[-1]["test_ndcg@10"] == metrics["test_ndcg@10"]
 
-    expected = evaluate(SequentialRecommender(trainer.model), make_interactions(), "test", long_tail=False)
+    expected = evaluate(SequentialRanker(trainer.model), make_interactions(), "test", long_tail=False)
     assert expected["max_history"] == 5 and expected["ties"] == "catalogue order"
     for metric in METRICS:
         assert metrics[f"test_{metric}"] == pytest.approx(expected[metric], abs=1e-12)
 
     trainer.save_model()
     ids = make_interactions().item_ids
-    loaded = SequentialRecommender.from_pretrained(tmp_path, ids)
+    loaded = SequentialRanker.from_pretrained(tmp_path, ids)
     histories = make_interactions().cases("test").histories()
-    in_memory = SequentialRecommender(trainer.model, batch_size=7)
+    in_memory = SequentialRanker(trainer.model, batch_size=7)
     np.testing.assert_array_equal(loaded.rank(histories, NUM_ITEMS), in_memory.rank(histories, NUM_ITEMS))
     with pytest.raises(ValueError, match=f"{NUM_ITEMS} items, the catalogue {NUM_ITEMS - 1}"):
-        SequentialRecommender.from_pretrained(tmp_path, ids[:-1])
+        SequentialRanker.from_pretrained(tmp_path, ids[:-1])
 
 
 def test_learns_with_sampled_negatives(tmp_path):
@@ -116,7 +116,7 @@ def test_learns_with_sampled_negatives(tmp_path):
     model = make_model(loss="bce")
     trainer = make_trainer(tmp_path, model, max_steps=100, learning_rate=0.02, logging_steps=50)
     trainer.train()
-    recommender = SequentialRecommender(trainer.model)
+    recommender = SequentialRanker(trainer.model)
     assert evaluate(recommender, make_interactions(), mask_seen=True, long_tail=False)["ndcg@10"] > 0.95
 
 

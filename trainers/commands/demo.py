@@ -15,12 +15,13 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
 from trainers.arguments import parse_sections
 from trainers.commands import finetune, pretrain, recommend
 from trainers.data.domains import Domain
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
-from trainers.evaluation.protocol import evaluate, render_table
+from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.item_transitions import ItemTransitions
@@ -60,9 +61,9 @@ def run(arguments: DemoArguments) -> None:
         write_json(output / "results.json", rows)
 
     columns = ("domain", "model", "seed", *METRICS)
-    print("\n" + render_table([{name: row[name] for name in columns} for row in rows]))
+    print("\n" + markdown_table([{name: row[name] for name in columns} for row in rows]))
     if arguments.seeds > 1:
-        print(f"\nMean over {arguments.seeds} seeds\n\n" + render_table(seed_means(rows)))
+        print(f"\nMean over {arguments.seeds} seeds\n\n" + markdown_table(seed_means(rows)))
     print("\nRecommendations for the first user:\n")
     recommend.run(
         recommend.RecommendArguments(

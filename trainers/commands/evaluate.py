@@ -17,22 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig
-
+from hub_cards.formatting import markdown_table
 from tokenization_items.catalogue import Catalogue
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.level_scores import ZeroShotArguments
-from trainers.evaluation.protocol import Recommender, evaluate
+from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import over_seeds, paired_test
-from trainers.evaluation.tables import load_result, render_report, render_table, save_results, to_json
-from trainers.rankers.item_transitions import ItemTransitions
-from trainers.rankers.nearest_items import NearestItems
-from trainers.rankers.popularity import Popularity
+from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
+from trainers.rankers import Ranker, is_generative, load_ranker
 
-COUNTED = {"item-transitions": ItemTransitions, "popularity": Popularity}
-NEAREST, TITLES = "nearest-items", "title-likelihood"
+TITLES = "title-likelihood"
 PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
 
 # What --help shows; --help-all shows the rest.
@@ -66,7 +62,7 @@ class EvaluationArguments:
     recommender: list[str] = field(
         metadata={
             "help": "`item-transitions`, `popularity` (both counted from the training part), `nearest-items` (needs "
-            "--embeddings) or a model folder. Several model folders: one model with several seeds. With --zero-shot "
+            "--embeddings), or a model's folder or Hub id. Several models: one with several seeds. With --zero-shot "
             "also `title-likelihood` (needs --language_model), and each is judged for itself."
         }
     )
@@ -96,7 +92,9 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Paired test against another recommender, or a result written with --per_user --json FILE."},
     )
-    per_user: bool = field(default=False, metadata={"help": "Keep every user's place, for a later --compare_with."})
+    per_user: bool = field(
+        default=False, metadata={"help": "Keep the rank of every user's target, for a later --compare_with."}
+    )
     json: str | None = field(
         default=None,
         metadata={"help": "Write the result as one JSON line to this file; `-`: to stdout. Without it: tables."},
@@ -111,40 +109,22 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
     return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
 
 
-def load_recommender(
-    name: str, arguments: EvaluationArguments, interactions: Interactions, items: Path | None = None
-) -> Recommender:
-    """A floor by its name, or the trained recommender of a folder, for all of the data's items, whose identifiers are
-    those in the folder `items` if one is given."""
-    if name in COUNTED:
-        return COUNTED[name](interactions.training_part())
-    if name == NEAREST:
-        if arguments.embeddings is None:
-            raise SystemExit(
-                f"--recommender {NEAREST} needs --embeddings: make a folder with examples/embed_items.py."
-            )
-        from tokenization_items.item_embeddings import load_embeddings
-
-        embeddings = load_embeddings(arguments.embeddings, interactions.item_ids)
-        return NearestItems(embeddings, arguments.query, batch_size=arguments.batch_size)
-    if not Path(name).is_dir():
-        raise SystemExit(f"{name} is no folder and none of {', '.join([*COUNTED, NEAREST])}.")
-    # only a folder pays for the import of model code
-    if is_generative(name):
-        from trainers.rankers.generative import GenerativeRecommender
-
-        return GenerativeRecommender.from_pretrained(
-            name, interactions.item_ids, arguments.num_beams, arguments.batch_size, items=items
+def ranker_of(
+    name: str, arguments: EvaluationArguments, interactions: Interactions, items: str | Path | None = None
+) -> Ranker:
+    """A ranker for all of the data's items, whose identifiers are those in the folder `items` if one is given."""
+    try:
+        return load_ranker(
+            name,
+            interactions,
+            embeddings=arguments.embeddings,
+            query=arguments.query,
+            items=items,
+            num_beams=arguments.num_beams,
+            batch_size=arguments.batch_size,
         )
-    from trainers.rankers.sequential import SequentialRecommender
-
-    return SequentialRecommender.from_pretrained(name, interactions.item_ids, batch_size=arguments.batch_size)
-
-
-def is_generative(folder: str | Path) -> bool:
-    import modeling_utgrec  # noqa: F401  its configurations are then known
-
-    return hasattr(AutoConfig.from_pretrained(folder), "level_sizes")
+    except ValueError as error:
+        raise SystemExit(f"--recommender {name}: {error}") from error
 
 
 def judge_zero_shot(
@@ -158,12 +138,13 @@ def judge_zero_shot(
     for name in [*arguments.recommender, *filter(None, [arguments.compare_with])]:
         folder = Path(name) if Path(name).is_dir() else None
         if name == TITLES:
-            recommender = load_titles(flags.language_model, arguments, interactions)
+            ranker = load_titles(flags.language_model, arguments, interactions)
         else:
-            generative = folder is not None and is_generative(folder)
-            items = zero_shot.items_folder(folder, domain, flags.items) if generative else None
-            recommender = load_recommender(name, arguments, interactions, items)
-        models.append(zero_shot.zero_shot_model(recommender, interactions, flags, folder, limit, arguments.batch_size))
+            items = flags.items
+            if folder is not None and is_generative(folder):
+                items = zero_shot.items_folder(folder, domain, flags.items)
+            ranker = ranker_of(name, arguments, interactions, items)
+        models.append(zero_shot.zero_shot_model(ranker, interactions, flags, folder, limit, arguments.batch_size))
     results = [
         zero_shot.evaluate_zero_shot(
             model,
@@ -178,7 +159,7 @@ def judge_zero_shot(
             full_ranking=flags.full_ranking,
             per_user=True,
         )
-        | {"command": zero_shot.portable_command("examples/evaluate.py", argv)}
+        | {"command": portable_command("examples/evaluate.py", argv)}
         for model in models
     ]
     per_user = [result.pop("per_user") for result in results]
@@ -189,7 +170,7 @@ def judge_zero_shot(
 
 
 def load_titles(language_model: str | None, arguments: EvaluationArguments, interactions: Interactions):
-    """A language model as a recommender, with the titles of the data's items."""
+    """A language model as a ranker, with the titles of the data's items."""
     if language_model is None:
         raise SystemExit(f"--recommender {TITLES} needs --language_model: a Hub id or a folder.")
     from trainers.rankers.title_likelihood import TitleLikelihood
@@ -204,7 +185,7 @@ def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions:
     """The result of one recommender, or the mean over several seeds with each one's result under `"seeds"`."""
     results = [
         evaluate(
-            load_recommender(name, arguments, interactions),
+            ranker_of(name, arguments, interactions),
             interactions,
             part=arguments.part,
             mask_seen=arguments.mask_seen,
@@ -229,7 +210,7 @@ def load_other(arguments: EvaluationArguments, interactions: Interactions) -> di
         return evaluate_all([arguments.compare_with], arguments, interactions)
     other = load_result(arguments.compare_with)
     if "per_user" not in other:
-        raise SystemExit(f"{arguments.compare_with} has no users' places: evaluate it again with --per_user.")
+        raise SystemExit(f"{arguments.compare_with} has no users' ranks: evaluate it again with --per_user.")
     return other
 
 
@@ -263,14 +244,14 @@ def render(results: list[dict[str, Any]]) -> str:
     for result in results:
         if "comparison" in result:
             tests = [{"metric": name, **test} for name, test in result["comparison"]["metrics"].items()]
-            blocks.append(f"{result['model']} against {result['comparison']['with']}\n\n{render_table(tests)}")
+            blocks.append(f"{result['model']} against {result['comparison']['with']}\n\n{markdown_table(tests)}")
     return "\n\n".join(blocks)
 
 
 def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
     """The result, and that of the recommender that it was compared with, if any."""
     if arguments.per_user and len(arguments.recommender) > 1:
-        raise SystemExit("--per_user keeps the places of one recommender: evaluate the seeds one by one.")
+        raise SystemExit("--per_user keeps the ranks of one recommender: evaluate the seeds one by one.")
     interactions = load_interactions(arguments)
     result = evaluate_all(arguments.recommender, arguments, interactions)
     results = [result]

@@ -8,14 +8,15 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from hub_cards import Evaluation
+from hub_cards.formatting import markdown_table
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
-from trainers.evaluation.protocol import evaluate, render_table
+from trainers.evaluation.protocol import evaluate
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
@@ -102,7 +103,7 @@ def train_and_evaluate(
     if not PartialState().is_main_process:
         return None
     save_recommender(recommender, tokenizer, output / "recommender", weights)
-    ranker = GenerativeRecommender.from_pretrained(
+    ranker = GenerativeRanker.from_pretrained(
         output / "recommender", domain.catalogue.item_ids, num_beams=training.num_beams
     )
     result = evaluate(ranker, domain.interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
@@ -112,5 +113,5 @@ def train_and_evaluate(
     if trainer is not None:  # what was not trained here keeps the card of its own training
         facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
         finish_model(trainer, output / "recommender", facts, pushed)
-    print(render_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
+    print(markdown_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
     return row

@@ -8,106 +8,94 @@ The folder holds items.parquet, interactions.parquet, images, and prepared.json:
 was dropped and why. It appears when it is complete.
 """
 
+import inspect
 import json
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from trainers.arguments import parse_sections
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import PreparedDataError, check_prepared, prepare_data_set
-from trainers.data.readers import (
-    AmazonHubReader,
-    AmazonReader,
-    LetterReader,
-    MiniOneRecReader,
-    MovieLensReader,
-    Reader,
-    ReadError,
-    RecBoleReader,
-    TabularReader,
-    UTGRecFilesReader,
-)
+from trainers.data.readers import READERS, Reader, ReadError
 from trainers.data.readers.base import survey
 
-AMAZON = {"amazon-2014": 2014, "amazon-2018": 2018, "amazon-2023": 2023}
-FOLDERS = {
-    "movielens": MovieLensReader,
-    "recbole": RecBoleReader,
-    "letter": LetterReader,
-    "minionerec": MiniOneRecReader,
-    "utgrec": UTGRecFilesReader,
-}
+
+def documented(cls: type) -> dict[str, str]:
+    """What a class's docstring says of each of its arguments, in one line."""
+    _, _, arguments = (inspect.getdoc(cls) or "").partition("Args:\n")
+    found = re.findall(r"^ {4}(\w+) \(.*?\): (.*?)(?=^ {0,4}\S|\Z)", arguments, re.MULTILINE | re.DOTALL)
+    return {name: text[:1].upper() + " ".join(text.split())[1:] for name, text in found}
+
+
+def fields_of(reader: Callable[..., Reader]) -> tuple[type, dict[str, Field[Any]], dict[str, Any]]:
+    """The dataclass of an entry of [`READERS`], the fields that the entry leaves open, and their types."""
+    cls, bound = (reader.func, reader.keywords) if isinstance(reader, partial) else (reader, {})
+    found = {each.name: each for each in fields(cast(Any, cls)) if each.name not in bound}
+    return cast(type, cls), found, {name: without_none(kind) for name, kind in get_type_hints(cls).items()}
+
+
+def without_none(kind: Any) -> Any:
+    """`X` of `X | None`."""
+    if get_origin(kind) in (Union, UnionType):
+        return next(each for each in get_args(kind) if each is not NoneType)
+    return kind
+
+
+def as_flag(kind: Any) -> Any:
+    """The type of a field on a command line: paths are texts, dictionaries lists of `ours=theirs`, tuples lists."""
+    if get_origin(kind) is tuple:
+        return list[get_args(kind)[0]]  # type: ignore[misc]  # known when it runs
+    return list[str] if get_origin(kind) is dict else str if kind is Path else kind
+
+
+def source_arguments() -> type:
+    """A dataclass of the format and of the fields of all readers; `None` is what was not given."""
+    kinds: dict[str, Any] = {"format": Literal.__getitem__(tuple(READERS))}
+    helps: dict[str, dict[str, list[str]]] = {}  # flag to what it means to which formats
+    for name, reader in READERS.items():
+        cls, found, types = fields_of(reader)
+        about = documented(cls)
+        for each in found.values():
+            kinds[each.name] = as_flag(types[each.name])
+            default = f" (default: {each.default})" if isinstance(each.default, str) else ""
+            helps.setdefault(each.name, {}).setdefault(about[each.name] + default, []).append(name)
+    texts = {"format": "Layout of the source; `letter` is LC-Rec's as well."}
+    texts |= {
+        flag: "\n".join(f"{', '.join(formats)}: {text}" for text, formats in found.items())
+        for flag, found in helps.items()
+    }
+    flags = [(name, kind | None, field(default=None, metadata={"help": texts[name]})) for name, kind in kinds.items()]
+    return make_dataclass("SourceArguments", flags)
+
+
+def choice_arguments() -> type:
+    """A dataclass of the fields of [`PreparationChoices`] as flags."""
+    about, kinds, default = documented(PreparationChoices), get_type_hints(PreparationChoices), PreparationChoices()
+    flags = []
+    for each in fields(PreparationChoices):
+        value, metadata = getattr(default, each.name), {"help": about[each.name]}
+        if isinstance(value, tuple):
+            flag = field(default_factory=partial(list, value), metadata=metadata)
+        else:
+            flag = field(default=value, metadata=metadata)
+        flags.append((each.name, as_flag(kinds[each.name]), flag))
+    return make_dataclass("ChoiceArguments", flags)
+
+
+SourceArguments, ChoiceArguments = source_arguments(), choice_arguments()
+HIDDEN = {"repository", "image_size", "image_cache", "image_workers", "latest_time", "ratios"}  # from `--help`
 
 
 @dataclass
 class PrepareArguments:
     output_dir: str = field(metadata={"help": "The folder to make."})
-    format: (
-        Literal[
-            "amazon-2014",
-            "amazon-2018",
-            "amazon-2023",
-            "amazon-2023-hub",
-            "movielens",
-            "recbole",
-            "letter",
-            "minionerec",
-            "utgrec",
-            "tabular",
-        ]
-        | None
-    ) = field(default=None, metadata={"help": "Layout of the source; `letter` is LC-Rec's as well."})
-    input: str | None = field(
-        default=None, metadata={"help": "The source's folder (movielens, recbole, letter, minionerec, utgrec)."}
-    )
-    interactions: str | None = field(
-        default=None, metadata={"help": "File of the reviews (amazon) or of the interactions (tabular)."}
-    )
-    items: str | None = field(
-        default=None, metadata={"help": "File of the metadata (amazon) or of the items (tabular, may be left out)."}
-    )
-    category: str | None = field(default=None, metadata={"help": "Category of Amazon Reviews 2023 on the Hub."})
-    name: str | None = field(
-        default=None, metadata={"help": "Which data set, where a folder holds several (recbole, letter, minionerec)."}
-    )
-    columns: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Names in the interactions, as ours=theirs: user_id, item_id, timestamp, rating."},
-    )
-    item_columns: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Names in the items: item_id, title, brand, features, categories, description, image, …"},
-    )
-    timestamp_unit: Literal["s", "ms", "us", "ns", "iso", "order"] = field(
-        default="s",
-        metadata={"help": "Of tabular and recbole. `iso`: dates as text. `order`: no time, integers that increase."},
-    )
-    image_size: Literal["large", "hi_res", "thumb"] = field(
-        default="large", metadata={"help": "Of Amazon Reviews 2023's images."}
-    )
-    k_core: int = field(
-        default=5, metadata={"help": "Users and items with at least so many interactions, to a fixed point; 0: all."}
-    )
-    repeats: Literal["first", "all"] = field(
-        default="first", metadata={"help": "Which of a user's interactions with one item to keep."}
-    )
-    min_rating: float | None = field(default=None, metadata={"help": "Lower ratings are no interactions."})
-    text_fields: list[str] = field(
-        default_factory=lambda: ["title", "brand", "features", "categories", "description"],
-        metadata={"help": "The items' text (the paper's: title features categories)."},
-    )
-    split: Literal["leave-one-out", "temporal", "ratio"] = field(
-        default="leave-one-out",
-        metadata={"help": "By each user's last two items, two points in time, or a share of each user's sequence."},
-    )
-    ratios: list[float] = field(
-        default_factory=lambda: [0.8, 0.1, 0.1],
-        metadata={"help": "Training, validation and test of a temporal or ratio split."},
-    )
     latest_time: str | None = field(
         default=None, metadata={"help": "Later interactions are dropped: an ISO date in UTC; by default now."}
     )
@@ -124,6 +112,10 @@ class PrepareArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace a prepared folder that is there."})
 
 
+FLAGS = (PrepareArguments, SourceArguments, ChoiceArguments)
+SHOWN = tuple(each.name for cls in FLAGS for each in fields(cls) if each.name not in HIDDEN)
+
+
 def pairs(given: list[str]) -> dict[str, str]:
     """`["user_id=buyer"]` → `{"user_id": "buyer"}`."""
     split = [entry.partition("=") for entry in given]
@@ -132,34 +124,24 @@ def pairs(given: list[str]) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in split}
 
 
-def make_reader(arguments: PrepareArguments) -> Reader:
+def make_reader(source: Any) -> Reader:
     """The reader of a format, with those arguments that it takes; others that were given are an error."""
-    kind = arguments.format
-    if kind is None:
+    if source.format is None:
         raise SystemExit("--format says how to read the source.")
-    taken = {"interactions", "items"} if kind in AMAZON or kind == "tabular" else {"input"}
-    taken = {"category"} if kind == "amazon-2023-hub" else taken
-    needed = taken - {"items"} if kind == "tabular" else set(taken)
-    taken |= {"name"} if kind in ("recbole", "letter", "minionerec") else set()
-    taken |= {"columns", "item_columns"} if kind in ("recbole", "tabular") else set()
-    ways = ("input", "interactions", "items", "category", "name", "columns", "item_columns")
-    given = {way for way in ways if getattr(arguments, way)}
-    if missing := sorted(needed - given):
-        raise SystemExit(f"--format {kind} needs --{', --'.join(missing)}.")
-    if extra := sorted(given - taken):
-        raise SystemExit(f"--format {kind} does not use --{', --'.join(extra)}.")
-    columns = {"columns": pairs(arguments.columns), "item_columns": pairs(arguments.item_columns)}
-    if kind in AMAZON:
-        return AmazonReader(Path(arguments.interactions), Path(arguments.items), AMAZON[kind], arguments.image_size)
-    if kind == "amazon-2023-hub":
-        return AmazonHubReader(arguments.category, arguments.image_size)
-    if kind == "tabular":
-        items = None if arguments.items is None else Path(arguments.items)
-        return TabularReader(Path(arguments.interactions), items, **columns, time_unit=arguments.timestamp_unit)
-    settings = {"name": arguments.name} if "name" in taken else {}
-    if kind == "recbole":
-        settings |= columns | {"time_unit": arguments.timestamp_unit}
-    return FOLDERS[kind](Path(arguments.input), **settings)
+    reader = READERS[source.format]
+    _, known, kinds = fields_of(reader)
+    given = {name: value for name, value in vars(source).items() if name != "format" and value not in (None, [])}
+    needed = {each.name for each in known.values() if each.default is each.default_factory is MISSING}
+    if missing := sorted(needed - given.keys()):
+        raise SystemExit(f"--format {source.format} needs --{', --'.join(missing)}.")
+    if extra := sorted(given.keys() - known.keys()):
+        raise SystemExit(f"--format {source.format} does not use --{', --'.join(extra)}.")
+    for name, value in given.items():
+        if get_origin(kinds[name]) is dict:
+            given[name] = pairs(value)
+        elif kinds[name] is Path:
+            given[name] = Path(value)
+    return reader(**given)
 
 
 def describe(reader: Reader, output: Path) -> None:
@@ -173,8 +155,18 @@ def describe(reader: Reader, output: Path) -> None:
     print(f"{shutil.disk_usage(parent).free / 1e9:,.1f} GB are free for {output}")
 
 
-def run(arguments: PrepareArguments) -> dict | None:
-    """Prepares the data set, prints an account and returns the content of prepared.json."""
+def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
+    """
+    Prepares the data set and prints an account.
+
+    Args:
+        arguments (`PrepareArguments`): what to write, and where.
+        source (`SourceArguments`): what to read: the format, and the fields of its reader.
+        choices (`ChoiceArguments`): the fields of [`PreparationChoices`].
+
+    Returns:
+        `dict`, *optional*: the content of `prepared.json`; `None` after a dry run.
+    """
     output = Path(arguments.output_dir)
     if arguments.check:
         try:
@@ -183,21 +175,16 @@ def run(arguments: PrepareArguments) -> dict | None:
             raise SystemExit(str(error)) from None
         print(f"{output}: as it was prepared")
         return document
+    kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(choices).items()}
     try:
-        reader = make_reader(arguments)
+        reader = make_reader(source)
         if arguments.dry_run:
-            return describe(reader, output)
+            describe(reader, output)
+            return None
         document = prepare_data_set(
             reader,
             output,
-            PreparationChoices(
-                k_core=arguments.k_core,
-                repeats=arguments.repeats,
-                min_rating=arguments.min_rating,
-                text_fields=tuple(arguments.text_fields),
-                split=arguments.split,
-                ratios=tuple(arguments.ratios),
-            ),
+            PreparationChoices(**kept),
             latest_time=datetime.fromisoformat(arguments.latest_time) if arguments.latest_time else None,
             download=arguments.download_images,
             image_cache=arguments.image_cache,
@@ -219,4 +206,4 @@ def run(arguments: PrepareArguments) -> dict | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    run(*parse_sections(PrepareArguments, {}, __doc__, argv))
+    run(*parse_sections(FLAGS, {}, __doc__ or "", argv, SHOWN))

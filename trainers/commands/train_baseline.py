@@ -1,4 +1,4 @@
-"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
+r"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
 
     # from interactions alone
     utgrec train-baseline --model sasrec --data data/beauty --output_dir runs/beauty-sasrec
@@ -33,12 +33,12 @@ from typing import Any
 from accelerate import PartialState
 
 from hub_cards import Evaluation
+from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
-from trainers.evaluation.protocol import Recommender, evaluate
-from trainers.evaluation.tables import render_table
+from trainers.evaluation.protocol import evaluate
 from trainers.methods.baselines import (
     DECODER,
     NAMES,
@@ -54,17 +54,18 @@ from trainers.methods.runs import finish_model, gathered_weights, place_training
 from trainers.methods.semantic_ids import SemanticIDArguments
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers import Ranker
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
-SECTIONS = {
+SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
     "recommender": (RecommenderArguments, RecommenderTrainingArguments),
@@ -191,7 +192,7 @@ def run(
     if baseline.tokenizer is not None:
         facts["num_items"] = len(baseline.tokenizer)
     finish_model(baseline.trainer, output / "recommender", facts)
-    print(render_table(shown))
+    print(markdown_table(shown))
     return rows
 
 
@@ -204,13 +205,13 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Test results of the model that was saved, and of what needs no training."""
     folder, item_ids = Path(arguments.output_dir) / "recommender", domain.interactions.item_ids
-    model: Recommender
+    model: Ranker
     if baseline.tokenizer is None:
-        model = SequentialRecommender.from_pretrained(folder, item_ids)
+        model = SequentialRanker.from_pretrained(folder, item_ids)
     else:
-        model = GenerativeRecommender.from_pretrained(folder, item_ids, num_beams=num_beams)
+        model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams)
     training_part = domain.interactions.training_part()
-    rankers: dict[str, Recommender] = {
+    rankers: dict[str, Ranker] = {
         arguments.name or arguments.model: model,
         "popularity": Popularity(training_part),
         "item-transitions": ItemTransitions(training_part),

@@ -1,4 +1,4 @@
-"""Co-occurrence of items: how often two of them follow each other, and the graph of who does (UTGRec, "Co-occurrence")."""
+"""Co-occurrence of items: how often two follow each other in sequences, and the graph of neighbours."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ class CoOccurrenceGraph:
     @staticmethod
     def concatenate(graphs: Sequence[CoOccurrenceGraph]) -> CoOccurrenceGraph:
         """Joins the graphs of several domains; rows are offset as in [`Interactions.concatenate`]."""
-        return CoOccurrenceGraph(
-            sparse.csr_array(sparse.block_diag([graph.adjacency for graph in graphs], format="csr"))
-        )
+        return CoOccurrenceGraph(sparse.csr_array(sparse.block_diag([g.adjacency for g in graphs], format="csr")))
 
     def sample(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One neighbour of each of `rows`, uniform among its distinct ones; an item without any: the item itself."""

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from tokenization_items.catalogue import FILE_NAMES, Catalogue
 from tokenization_items.text_template import TextTemplate
 from trainers.data.interactions import Interactions
+from trainers.data.k_core import renumbered
 from trainers.data.synthetic import write_all
 
 BUILTIN = "builtin"
@@ -50,10 +51,9 @@ class Domain:
             kept = np.flatnonzero(interactions.popularity)
             if not len(kept):
                 raise ValueError(f"{folder}: no user and item with {k_core} interactions each: lower k_core.")
-            new_row = np.full(len(catalogue), -1, dtype=np.int32)
-            new_row[kept] = np.arange(len(kept), dtype=np.int32)
             catalogue = catalogue.select(kept)
-            interactions = replace(interactions, item_ids=catalogue.item_ids, items=new_row[interactions.items])
+            rows = renumbered(interactions.items, interactions.popularity > 0)
+            interactions = replace(interactions, item_ids=catalogue.item_ids, items=rows)
         return cls(catalogue.name, catalogue, interactions)
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ def load_domains(
     if list(folders) == [BUILTIN]:
         with PartialState().main_process_first():  # the others find it written
             written = write_all(BUILTIN_FOLDER)
-        folders = [written[name] for name in builtin]
+        folders = [str(written[name]) for name in builtin]
     paths, templates = domain_folders(folders), templates or {}
     names = [path.resolve().name for path in paths]
     unknown = sorted(templates.keys() - {"", *names})
@@ -125,11 +125,11 @@ def domain_folders(folders: Sequence[str]) -> list[Path]:
         FileNotFoundError: a folder is not there or holds no domain.
         ValueError: two domains have one name.
     """
-    paths = []
+    paths: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"No data folder {folder}.")
-        inner = [folder] if _holds_items(folder) else sorted(path for path in folder.iterdir() if _holds_items(path))
+        inner = [folder] if _holds_items(folder) else sorted(filter(_holds_items, folder.iterdir()))
         if not inner:
             raise FileNotFoundError(f"{folder} holds no domain: a folder with one of {', '.join(FILE_NAMES)}.")
         paths += inner
@@ -141,4 +141,5 @@ def domain_folders(folders: Sequence[str]) -> list[Path]:
 
 
 def _holds_items(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FILE_NAMES)
+    """Hidden folders do not: one that was being written when its program was killed may hold anything."""
+    return not folder.name.startswith(".") and any((folder / name).is_file() for name in FILE_NAMES)

@@ -1,4 +1,4 @@
-"""User-item interactions: reading, k-core filtering, splits and the co-occurrence graph.
+"""Interactions of users with the items of one catalogue: training part, cases of validation and test.
 
 Leave-one-out (UTGRec, section 3 "Evaluation"): the last item of a user is the test target, the second last the
 validation target, everything before is training. The history of a test case is everything before the last item, so the
@@ -22,20 +22,18 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
+from hub_cards import MAX_NAMED
 from trainers.data.interaction_files import (
-    MAX_NAMED,
-    PARTS,
     InteractionError,
-    named,
-    read_sequences,
+    UserSequences,
+    flat_sequences,
+    named_as,
+    read_interactions,
     read_split_name,
-    reject_blank,
-    require_columns,
 )
-
-MIN_INTERACTIONS = 3  # one item each for training, validation and test
+from trainers.data.k_core import k_core
+from trainers.data.splits import MIN_INTERACTIONS, PARTS, TRAIN, training_positions
 
 
 @dataclass
@@ -113,16 +111,14 @@ class Interactions:
                 an item that the catalogue lacks, or a given split without a training part. Empty and short sequences
                 are no error: see `num_short`.
         """
-        frame, source = read_sequences(Path(path))
-        interactions = cls._from_frame(frame, item_ids, source)
-        if "ratings" in frame.columns:
-            ratings = frame.filter(pl.col("items").list.len() > 0)["ratings"].explode()
-            interactions = replace(interactions, ratings=ratings.to_numpy().astype(np.float32))
-        if "parts" in frame.columns:
-            parts = frame["parts"].explode().to_numpy()
-            if not (parts == PARTS.index("train")).any():
-                raise InteractionError(f"{source}: no interaction has the split 'train'.")
-            interactions = replace(interactions, parts=parts, split=read_split_name(Path(path)))
+        found = read_interactions(Path(path))
+        interactions = cls._from_flat(found, item_ids)
+        if found.ratings is not None:
+            interactions = replace(interactions, ratings=found.ratings)
+        if found.parts is not None:
+            if not (found.parts == TRAIN).any():
+                raise InteractionError(f"{found.source}: no interaction has the split 'train'.")
+            interactions = replace(interactions, parts=found.parts, split=read_split_name(Path(path)))
         return interactions
 
     @classmethod
@@ -134,64 +130,39 @@ class Interactions:
         Raises:
             InteractionError: as [`~Interactions.from_folder`].
         """
-        sequences = [[None if item is None else str(item) for item in sequence] for sequence in sequences]
-        user_ids = range(len(sequences)) if user_ids is None else user_ids
-        if len(user_ids) != len(sequences):
-            raise InteractionError(
-                f"{len(user_ids)} user ids for {len(sequences)} sequences: give one id per sequence."
-            )
-        users = [None if user is None else str(user) for user in user_ids]
-        schema = {"user_id": pl.String, "items": pl.List(pl.String)}
-        return cls._from_frame(
-            pl.DataFrame({"user_id": users, "items": sequences}, schema=schema), item_ids, "sequences"
+        rows = [[None if item is None else str(item) for item in sequence] for sequence in sequences]
+        ids = range(len(rows)) if user_ids is None else user_ids
+        if len(ids) != len(rows):
+            raise InteractionError(f"{len(ids)} user ids for {len(rows)} sequences: give one id per sequence.")
+        users = [None if user is None else str(user) for user in ids]
+        schema = pl.Schema({"user_id": pl.String(), "items": pl.List(pl.String)})
+        return cls._from_flat(
+            flat_sequences(pl.DataFrame({"user_id": users, "items": rows}, schema=schema), "sequences"), item_ids
         )
 
     @classmethod
-    def _from_frame(cls, frame: pl.DataFrame, item_ids: Sequence[str], source: str) -> Interactions:
-        """Checks a frame of (`user_id`, `items`) and maps item ids to rows; `source` is named in errors."""
-        require_columns(frame, ("user_id", "items"), source)
-        kinds = frame.schema
-        simple = not kinds["user_id"].is_nested() and isinstance(kinds["items"], pl.List)
-        if not simple or kinds["items"].inner.is_nested():
+    def _from_flat(cls, found: UserSequences, item_ids: Sequence[str]) -> Interactions:
+        """Maps item ids to rows of the catalogue."""
+        catalogue = pl.Series(item_ids, dtype=pl.String)
+        if catalogue.n_unique() != len(catalogue):
+            twice = catalogue.filter(catalogue.is_duplicated()).unique(maintain_order=True).to_list()
             raise InteractionError(
-                f"{source}: expected an id and a list of item ids per row, got user_id of type {kinds['user_id']} and "
-                f"items of type {kinds['items']}."
+                f"The catalogue has {named_as('item', twice)} more than once; read every domain with its own "
+                "catalogue and join them with Interactions.concatenate."
             )
-        frame = frame.select(pl.col("user_id").cast(pl.String), pl.col("items").cast(pl.List(pl.String)))
-        if frame.is_empty():
-            raise InteractionError(f"{source} holds no interactions.")
-        reject_blank(frame, "user_id", source)
-        if frame["items"].null_count():
-            users = frame.filter(pl.col("items").is_null())["user_id"].to_list()
+        rows = found.items.cast(pl.Enum(catalogue), strict=False).to_physical()
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(found.lengths)])
+        if rows.null_count():
+            unknown = rows.is_null().arg_true()
+            first = unknown.head(MAX_NAMED)
+            users = found.user_ids.gather(np.searchsorted(offsets, first.to_numpy(), side="right") - 1)
+            pairs = [f"user {u!r}: item {i!r}" for u, i in zip(users, found.items.gather(first), strict=True)]
+            more = f" and {len(unknown) - len(pairs)} more" if len(unknown) > len(pairs) else ""
             raise InteractionError(
-                f"{source}: no items for {named(users, 'user')}; write an empty list or drop the row."
-            )
-        if frame["user_id"].n_unique() != frame.height:
-            users = frame.filter(pl.col("user_id").is_duplicated())["user_id"].unique(maintain_order=True).to_list()
-            raise InteractionError(
-                f"{source}: more than one row for {named(users, 'user')}; merge them into one sequence."
-            )
-
-        catalogue = pl.DataFrame({"item": pl.Series(item_ids, dtype=pl.String), "row": np.arange(len(item_ids))})
-        if catalogue["item"].n_unique() != len(item_ids):
-            twice = catalogue.filter(pl.col("item").is_duplicated())["item"].unique(maintain_order=True).to_list()
-            raise InteractionError(
-                f"The catalogue has {named(twice, 'item')} more than once; read every domain with its own catalogue "
-                "and join them with Interactions.concatenate."
-            )
-        lengths = frame["items"].list.len().to_numpy().astype(np.int64)
-        flat = frame.filter(pl.col("items").list.len() > 0).explode("items").rename({"items": "item"})
-        rows = flat.join(catalogue, on="item", how="left", maintain_order="left")
-        if rows["row"].null_count():
-            unknown = rows.filter(pl.col("row").is_null()).select("user_id", "item")
-            pairs = [f"user {user!r}: item {item!r}" for user, item in unknown.head(MAX_NAMED).rows()]
-            more = f" and {unknown.height - len(pairs)} more" if unknown.height > len(pairs) else ""
-            raise InteractionError(
-                f"{source}: {unknown.height} interactions with items that the catalogue lacks: "
+                f"{found.source}: {len(unknown)} interactions with items that the catalogue lacks: "
                 f"{'; '.join(pairs)}{more}. Add these items to the catalogue or remove the interactions."
             )
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return cls(list(item_ids), frame["user_id"].to_list(), rows["row"].to_numpy().astype(np.int32), offsets)
+        return cls(list(item_ids), found.user_ids.to_list(), rows.to_numpy().astype(np.int32), offsets)
 
     @staticmethod
     def concatenate(parts: Sequence[Interactions]) -> Interactions:
@@ -238,6 +209,11 @@ class Interactions:
         return np.diff(self.offsets)
 
     @property
+    def owners(self) -> np.ndarray:
+        """int64 [total] user row of each interaction."""
+        return np.repeat(np.arange(self.num_users), self.lengths)
+
+    @property
     def num_short(self) -> int:
         """Users with fewer than three interactions (empty sequences included): left out of leave-one-out."""
         return int((self.lengths < MIN_INTERACTIONS).sum())
@@ -253,7 +229,7 @@ class Interactions:
 
     def _keep(self, users: np.ndarray, positions: np.ndarray) -> Interactions:
         """Keeps the users of mask `users` [U] and, of these, the interactions of mask `positions` [total]."""
-        owners = np.repeat(np.arange(self.num_users), self.lengths)
+        owners = self.owners
         positions = positions & users[owners]
         lengths = np.bincount(owners[positions], minlength=self.num_users)[users]
         user_ids = [self.user_ids[user] for user in np.flatnonzero(users)]
@@ -274,25 +250,16 @@ class Interactions:
         kept[users] = True
         return self._keep(kept, np.ones(len(self.items), bool))
 
-    def at_least(self, length: int = MIN_INTERACTIONS) -> Interactions:
-        """Users with at least `length` interactions."""
-        return self.select_users(np.flatnonzero(self.lengths >= length))
-
     def k_core(self, k: int = 5) -> Interactions:
         """Largest part in which every user and every remaining item has at least `k` interactions (a fixed point).
 
         The catalogue, and with it every item row, stays as it is: filtered items just have no interactions left.
         Repeated interactions of one user with one item all count.
         """
-        owners = np.repeat(np.arange(self.num_users), self.lengths)
-        kept = np.ones(len(self.items), bool)
-        while True:
-            frequent_user = np.bincount(owners[kept], minlength=self.num_users) >= k
-            frequent_item = np.bincount(self.items[kept], minlength=self.num_items) >= k
-            smaller = kept & frequent_user[owners] & frequent_item[self.items]
-            if smaller.sum() == kept.sum():
-                return self._keep(frequent_user, kept)
-            kept = smaller
+        owners = self.owners
+        kept = np.zeros(len(self.items), bool)
+        kept[k_core(owners, self.items, k)[0]] = True
+        return self._keep(np.bincount(owners[kept], minlength=self.num_users) >= k, kept)
 
     def training_part(self) -> Interactions:
         """What may be learnt from; users with nothing in it are left out.
@@ -301,19 +268,19 @@ class Interactions:
         interactions of its part `"train"`. The result has no split any more. Of users that training was cut off from,
         see [`~Interactions.sample_training_users`], there is nothing.
         """
-        users, positions = self._training()
+        positions = self._training_positions()
+        users = self._users_of(positions)
         if self.in_training is not None:
             users = users & self.in_training
         return replace(self._keep(users, positions), parts=None, split="leave-one-out", in_training=None)
 
-    def _training(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users [U] with a training part, and its positions [total], as masks."""
-        if self.parts is None:
-            positions = np.arange(len(self.items)) < np.repeat(self.offsets[1:] - 2, self.lengths)
-            return self.lengths >= MIN_INTERACTIONS, positions
-        positions = self.parts == PARTS.index("train")
-        owners = np.repeat(np.arange(self.num_users), self.lengths)
-        return np.bincount(owners[positions], minlength=self.num_users) > 0, positions
+    def _training_positions(self) -> np.ndarray:
+        """bool [total], without regard to `in_training`."""
+        return training_positions(self.lengths, self.parts)
+
+    def _users_of(self, positions: np.ndarray) -> np.ndarray:
+        """bool [U] users with any of the interactions of a mask [total]."""
+        return np.bincount(self.owners[positions], minlength=self.num_users) > 0
 
     def sample_training_users(self, share: float, seed: int = 0) -> Interactions:
         """The same interactions, of which only a share of the users may be learnt from: few-shot training.
@@ -330,7 +297,7 @@ class Interactions:
         """
         if not 0 <= share <= 1:
             raise InteractionError(f"The share of the training users must be between 0 and 1, got {share}.")
-        users = np.random.default_rng(seed).permutation(np.flatnonzero(self._training()[0]))
+        users = np.random.default_rng(seed).permutation(np.flatnonzero(self._users_of(self._training_positions())))
         in_training = np.zeros(self.num_users, bool)
         in_training[users[: ceil(share * len(users))]] = True
         return replace(self, in_training=in_training)
@@ -350,7 +317,7 @@ class Interactions:
             users = np.flatnonzero(self.lengths >= MIN_INTERACTIONS)
             ends = self.offsets[users + 1] - (1 if part == "test" else 2)
         else:
-            owners = np.repeat(np.arange(self.num_users), self.lengths)
+            owners = self.owners
             ends = np.flatnonzero((self.parts == PARTS.index(part)) & (np.arange(len(owners)) > self.offsets[owners]))
             users = owners[ends]
         return Cases(self.items, self.offsets[users], ends, self.items[ends].astype(np.int64), users)
@@ -365,79 +332,3 @@ def _joined(columns: Sequence[np.ndarray | None], absent: Sequence[np.ndarray]) 
     if all(column is None for column in columns):
         return None
     return np.concatenate([b if a is None else a for a, b in zip(columns, absent, strict=True)])
-
-
-class CoOccurrenceGraph:
-    """Direct neighbours (previous and next item) of every item in the users' sequences (UTGRec, "Co-occurrence").
-
-    Undirected, every distinct neighbour counted once, no item its own neighbour. Rows passed to the methods must lie
-    in `[0, num_items)`.
-
-    Args:
-        adjacency (`scipy.sparse.csr_array`): [num_items, num_items], symmetric, empty diagonal.
-    """
-
-    def __init__(self, adjacency: sparse.csr_array):
-        adjacency.sort_indices()
-        self.adjacency = adjacency
-        self.num_items = adjacency.shape[0]
-        self.indptr = adjacency.indptr.astype(np.int64)
-        self.indices = adjacency.indices.astype(np.int64)
-        self.degree = np.diff(self.indptr)
-        # (row, neighbour) as one sorted integer, so that a search answers "are these neighbours?"
-        self._edges = np.repeat(np.arange(self.num_items), self.degree) * self.num_items + self.indices
-
-    @classmethod
-    def from_interactions(cls, training: Interactions) -> CoOccurrenceGraph:
-        """Builds the graph. Pass [`~Interactions.training_part`]: held-out items must not leak into the neighbours."""
-        items = training.items.astype(np.int64)
-        owners = np.repeat(np.arange(training.num_users), training.lengths)
-        left, right = items[:-1], items[1:]
-        edge = (owners[:-1] == owners[1:]) & (left != right)
-        left, right = left[edge], right[edge]
-        n = training.num_items
-        edges = np.unique(np.concatenate([left * n + right, right * n + left]))
-        indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(edges // max(n, 1), minlength=n))])
-        return cls(sparse.csr_array((np.ones(len(edges), bool), edges % max(n, 1), indptr), shape=(n, n)))
-
-    @staticmethod
-    def concatenate(graphs: Sequence[CoOccurrenceGraph]) -> CoOccurrenceGraph:
-        """Joins the graphs of several domains; rows are offset as in [`Interactions.concatenate`]."""
-        return CoOccurrenceGraph(sparse.csr_array(sparse.block_diag([g.adjacency for g in graphs], format="csr")))
-
-    def sample(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One neighbour of each of `rows`, uniform among its distinct ones; an item without any: the item itself."""
-        rows = np.asarray(rows, dtype=np.int64)
-        degree = self.degree[rows]
-        edge = self.indptr[rows] + rng.integers(0, np.maximum(degree, 1))
-        # rows without neighbours may point past the last edge; the clipped value is not used
-        neighbours = self.indices[np.minimum(edge, len(self.indices) - 1)] if len(self.indices) else rows
-        return np.where(degree > 0, neighbours, rows)
-
-    def are_neighbours(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Whether `a` and `b` are direct neighbours; arguments broadcast, the result has their common shape."""
-        a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
-        edges = a * self.num_items + b
-        if not len(self._edges):
-            return np.zeros(edges.shape, bool)
-        place = np.minimum(np.searchsorted(self._edges, edges), len(self._edges) - 1)
-        return self._edges[place] == edges
-
-    def excluded_negatives(
-        self, anchor_rows: np.ndarray, candidate_rows: np.ndarray, positive_rows: np.ndarray
-    ) -> np.ndarray:
-        """Candidates that must not serve as negatives of an anchor in the alignment loss (UTGRec, Eq. 11).
-
-        Args:
-            anchor_rows: int [B] item rows of the anchors.
-            candidate_rows: int [M] item rows of all candidates of the (global) batch.
-            positive_rows: int [B] each anchor's own sampled positive.
-
-        Returns:
-            `np.ndarray`: bool [B, M], true where the candidate is the anchor itself, the anchor's own positive or a
-            direct neighbour of the anchor. The column that holds the anchor's positive is true as well: the caller
-            clears that one entry.
-        """
-        anchors, positives = np.asarray(anchor_rows)[:, None], np.asarray(positive_rows)[:, None]
-        candidates = np.asarray(candidate_rows)[None, :]
-        return (candidates == anchors) | (candidates == positives) | self.are_neighbours(anchors, candidates)

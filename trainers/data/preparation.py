@@ -1,4 +1,4 @@
-"""A raw log → the log that models are trained and judged on: duplicates, ties in time, k-core, splits, co-occurrence.
+"""Preparation of a raw log for training and judging: duplicates, ties in time, k-core, split.
 
 The steps, in this order; each counts what it takes away:
 
@@ -21,15 +21,11 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 from tokenization_items.catalogue import TEXT_FIELDS
-from trainers.data.interaction_files import PARTS
-from trainers.data.interactions import MIN_INTERACTIONS
+from trainers.data.k_core import k_core, renumbered
 from trainers.data.readers.base import MAX_EXAMPLES, RawData, ReadError, ReadingReport
-
-Split = Literal["leave-one-out", "temporal", "ratio"]
-MAX_LABEL_ERROR = 1e-9  # of a share times a number: 0.29 * 100 is 28.999999999999996
+from trainers.data.splits import PARTS, Ratios, Split, SplitError, ratio_parts, temporal_parts, training_positions
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,17 @@ class PreparationChoices:
     What there is to choose; all of it goes into `prepared.json`.
 
     Args:
-        k_core (`int`, *optional*, defaults to 5): users and items with at least so many interactions stay; 0: all do,
-            items without any interaction included.
-        repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the `"first"`
-            or `"all"`. The same user, item and time is one interaction in any case.
+        k_core (`int`, *optional*, defaults to 5): users and items with at least so many interactions stay, to a fixed
+            point; 0: all do, items without any interaction included.
+        repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the first or
+            all. The same user, item and time is one interaction in any case.
         min_rating (`float`, *optional*): lower ratings are no interactions. Without it, all are.
-        text_fields (`tuple[str, ...]`, *optional*): the items' text; other fields are not written.
-        split (`str`, *optional*, defaults to `"leave-one-out"`): `"leave-one-out"` (last item: test, second last:
-            validation; follows from the order, no column is written), `"temporal"` (the whole log is cut at two
-            points in time; interactions of one time are in one part) or `"ratio"` (each user's sequence is cut).
+        text_fields (`tuple[str, ...]`, *optional*): the items' text (the paper's: title features categories); other
+            fields are not written.
+        split (`str`, *optional*, defaults to `"leave-one-out"`): by each user's last two items, by two points in time,
+            or by a share of each user's sequence; see `trainers/data/splits.py`.
         ratios (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): training, validation and test
-            in the latter two. In `"ratio"`, validation and test of a user with at least three interactions get the
-            share of its interactions, rounded down, but at least one each; shorter users are training.
+            of a temporal or ratio split.
     """
 
     k_core: int = 5
@@ -57,7 +52,7 @@ class PreparationChoices:
     min_rating: float | None = None
     text_fields: tuple[str, ...] = TEXT_FIELDS
     split: Split = "leave-one-out"
-    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    ratios: Ratios = (0.8, 0.1, 0.1)
 
     def __post_init__(self):
         if self.k_core < 0:
@@ -86,6 +81,15 @@ class PreparedLog:
     user_ids: pl.Series
     item_ids: pl.Series
     counts: dict = field(default_factory=dict)
+
+    def training_part(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items, as rows, of the interactions that may be learnt from."""
+        users, items = self.log["user"].to_numpy(), self.log["item"].to_numpy()
+        parts = None
+        if "split" in self.log.columns:
+            parts = self.log["split"].cast(pl.Enum(PARTS)).to_physical().to_numpy()
+        positions = training_positions(np.bincount(users), parts)
+        return users[positions], items[positions]
 
 
 def prepare_log(
@@ -121,7 +125,7 @@ def prepare_log(
     else:
         log, item_ids = _compact(log, "item", item_ids, usable["usable"].to_numpy())
     if choices.split != "leave-one-out":
-        log = log.with_columns(split_labels(log["user"], log["timestamp"], choices.split, choices.ratios))
+        log = log.with_columns(_split(log, choices))
         counts["split"] = dict(log["split"].value_counts().sort("split").iter_rows())
     return PreparedLog(log, user_ids, item_ids, counts)
 
@@ -199,26 +203,6 @@ def _without_duplicates(
     return log.filter(kept)
 
 
-def k_core(users: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, int]:
-    """
-    Largest part of a log in which every user and every item that is left has at least `k` interactions.
-
-    Args:
-        users, items: int [N] row of the user and of the item of each interaction.
-
-    Returns:
-        Positions that are left, int64, ascending; and the number of rounds until nothing changed.
-    """
-    kept, rounds = np.arange(len(users)), 0
-    while len(kept):
-        rounds += 1
-        frequent = (np.bincount(users) >= k)[users] & (np.bincount(items) >= k)[items]
-        if frequent.all():
-            break
-        kept, users, items = kept[frequent], users[frequent], items[frequent]
-    return kept, rounds
-
-
 def _compact(
     log: pl.DataFrame, column: str, ids: pl.Series, also: np.ndarray | None = None
 ) -> tuple[pl.DataFrame, pl.Series]:
@@ -226,72 +210,16 @@ def _compact(
     used = np.zeros(len(ids), bool) if also is None else also.copy()
     rows = log[column].to_numpy()
     used[rows] = True
-    new = np.cumsum(used, dtype=np.uint32) - np.uint32(1)
-    return log.with_columns(pl.Series(column, new[rows])), ids.filter(used)
+    return log.with_columns(pl.Series(column, renumbered(rows, used))), ids.filter(used)
 
 
-def split_labels(users: pl.Series, times: pl.Series, split: Split, ratios: tuple[float, float, float]) -> pl.Series:
-    """
-    "train", "validation" or "test" for each interaction, see [`PreparationChoices`].
-
-    Args:
-        users, times: sorted by user, then by time.
-        split: `"temporal"` or `"ratio"`.
-
-    Raises:
-        ReadError: if too many interactions share one time for a temporal split.
-    """
-    if split == "temporal":
-        cuts = [int(len(times) * share + MAX_LABEL_ERROR) for share in (ratios[0], ratios[0] + ratios[1])]
-        ordered = times.sort()
-        starts = [ordered[cut] for cut in cuts]  # first time of validation and of test
-        part = (times >= starts[0]).cast(pl.UInt8) + (times >= starts[1]).cast(pl.UInt8)
-        if part.n_unique() != len(PARTS):
-            raise ReadError("Too few different times for a temporal split: a part would be empty.")
-    else:
-        frame = users.alias("user").to_frame().with_row_index("place")
-        held_out = [(pl.len() * share + MAX_LABEL_ERROR).floor().cast(pl.Int64).clip(1) for share in ratios[1:]]
-        frame = frame.with_columns(
-            last=pl.col("place").max().over("user").cast(pl.Int64),
-            validation=held_out[0].over("user"),
-            test=held_out[1].over("user"),
-            length=pl.len().over("user"),
-        )
-        from_end = pl.col("last") - pl.col("place")
-        long = pl.col("length") >= MIN_INTERACTIONS
-        in_test, held = from_end < pl.col("test"), from_end < pl.col("test") + pl.col("validation")
-        part = frame.select((long & held).cast(pl.UInt8) + (long & in_test).cast(pl.UInt8)).to_series()
-    return part.replace_strict(list(range(len(PARTS))), list(PARTS), return_dtype=pl.String).alias("split")
-
-
-def training_part(log: pl.DataFrame) -> pl.DataFrame:
-    """What models may learn from; of leave-one-out: all but the last two interactions of users with three or more."""
-    if "split" in log.columns:
-        return log.filter(pl.col("split") == PARTS[0])
-    users = log["user"].to_numpy()
-    lengths = np.bincount(users)
-    last = np.cumsum(lengths)[users]
-    return log.filter((np.arange(log.height) < last - 2) & (lengths[users] >= MIN_INTERACTIONS))
-
-
-def co_occurrence_counts(training: pl.DataFrame, num_items: int) -> sparse.csr_array:
-    """
-    How often two items follow each other, in either order, in the users' sequences (UTGRec, "Co-occurrence").
-
-    The places that are not zero are those of [`~trainers.data.interactions.CoOccurrenceGraph`].
-
-    Args:
-        training: `user` and `item`, user after user, oldest first.
-
-    Returns:
-        `scipy.sparse.csr_array`: int32 [num_items, num_items], symmetric, empty diagonal.
-    """
-    users, items = training["user"].to_numpy(), training["item"].to_numpy().astype(np.int64)
-    edge = (users[:-1] == users[1:]) & (items[:-1] != items[1:])
-    first, second = items[:-1][edge], items[1:][edge]
-    pairs, counts = np.unique(np.minimum(first, second) * num_items + np.maximum(first, second), return_counts=True)
-    low, high, counts = pairs // num_items, pairs % num_items, counts.astype(np.int32)
-    rows, columns = np.concatenate([low, high]), np.concatenate([high, low])
-    graph = sparse.coo_array((np.tile(counts, 2), (rows, columns)), shape=(num_items, num_items)).tocsr()
-    graph.sort_indices()
-    return graph
+def _split(log: pl.DataFrame, choices: PreparationChoices) -> pl.Series:
+    """The column `split`: the name of each interaction's part."""
+    try:
+        if choices.split == "temporal":
+            parts = temporal_parts(log["timestamp"].to_numpy(), choices.ratios)
+        else:
+            parts = ratio_parts(np.bincount(log["user"].to_numpy()), choices.ratios)
+    except SplitError as error:
+        raise ReadError(str(error)) from error
+    return pl.Series("split", np.array(PARTS)[parts], dtype=pl.String)

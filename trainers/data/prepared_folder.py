@@ -17,10 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,12 +29,14 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from hub_cards import CARD_FILE, VALUES_FILE
+from tokenization_items.files import replacing_folder
+from trainers.data.co_occurrence import co_occurrence_counts
 from trainers.data.interaction_files import RECORD_FILE
-from trainers.data.interactions import MIN_INTERACTIONS
-from trainers.data.preparation import PreparationChoices, PreparedLog, co_occurrence_counts, prepare_log, training_part
+from trainers.data.preparation import PreparationChoices, PreparedLog, prepare_log
 from trainers.data.prepared_images import FOLDER as IMAGES
 from trainers.data.prepared_images import decodable_images, fetch_images, place_images
 from trainers.data.readers.base import ITEM_SCHEMA, RawData, Reader, ReadingReport
+from trainers.data.splits import MIN_INTERACTIONS
 
 FORMAT_VERSION = 1
 ITEMS, INTERACTIONS, GRAPH = "items.parquet", "interactions.parquet", "co_occurrence.safetensors"
@@ -97,12 +96,12 @@ def prepare_data_set(
     if inside:
         raise FileExistsError(f"{inside[0]} lies in {output}, which would be replaced: give another folder.")
     report = ReadingReport()
-    with fresh_folder(output, RECORD_FILE, overwrite) as working:
-        folder = working / "data"
+    with replacing_folder(output, overwrite, mark=RECORD_FILE) as folder:
+        scratch = folder / "scratch"
         files = [
             {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in reader.files()
         ]
-        raw = reader.read(working / "scratch", report, latest_time)
+        raw = reader.read(scratch, report, latest_time)
         usable = None if raw.items is None else _usable_items(raw.items, choices.text_fields, report)
         prepared = prepare_log(raw, choices, report, usable)
         images = {}
@@ -115,12 +114,13 @@ def prepare_data_set(
                 images |= fetch_images(wanted, folder, cache, image_workers, report)
         counts = _write_items(raw, prepared.item_ids, images, choices.text_fields, folder / ITEMS)
         counts |= _write_interactions(prepared, folder / INTERACTIONS) | prepared.counts
+        shutil.rmtree(scratch)
         if usable is not None:
             empty = int((~usable["usable"]).sum())
             report.drop("items", "neither text nor image", empty)
             report.drop("items", "not enough interactions", usable.height - empty - counts["items"])
         if co_occurrence:
-            graph = co_occurrence_counts(training_part(prepared.log), counts["items"])
+            graph = co_occurrence_counts(*prepared.training_part(), counts["items"])
             counts["co_occurring_pairs"] = graph.nnz // 2
             arrays = {"indptr": graph.indptr.astype(np.int64), "indices": graph.indices, "counts": graph.data}
             (folder / GRAPH).write_bytes(save(arrays))
@@ -187,8 +187,8 @@ def _usable_items(items: pl.LazyFrame, text_fields: tuple[str, ...], report: Rea
         pl.col(name).list.len() > 0 if ITEM_SCHEMA[name] == pl.List(pl.String) else pl.col(name) != ""
         for name in text_fields
     )
-    frame = items.select("item_id", "image", "image_url", usable=has_text.fill_null(False))
-    frame = decodable_images(frame.collect(engine="streaming"), report)
+    selected = items.select("item_id", "image", "image_url", usable=has_text.fill_null(False))
+    frame = decodable_images(selected.collect(engine="streaming"), report)
     return frame.with_columns(pl.col("usable") | pl.col("image").is_not_null())
 
 
@@ -230,46 +230,6 @@ def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
         "interactions": log.height,
         "users_too_short_to_split": int((lengths < MIN_INTERACTIONS).sum()),
     }
-
-
-@contextmanager
-def fresh_folder(path: str | os.PathLike, mark: str, overwrite: bool = False) -> Iterator[Path]:
-    """
-    Gives a temporary folder beside `path`, for two things: `data`, which becomes `path` at the end, and anything else,
-    which is deleted. After an error nothing is left; after a kill, a hidden folder that holds no data set itself.
-
-    Args:
-        path: the folder to make.
-        mark: a file that every folder made in this way holds: only such folders, and empty ones, are overwritten.
-        overwrite: whether to replace a folder that is there.
-
-    Raises:
-        FileExistsError: if the folder is there and is not empty, or may not be overwritten.
-    """
-    path = Path(path).absolute()
-    if path.is_file():
-        raise FileExistsError(f"{path} is a file; give a folder.")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise FileExistsError(f"{path} is not empty: give another folder, or allow it to be overwritten.")
-        if not (path / mark).is_file():
-            raise FileExistsError(f"{path} holds no {mark}, so it was not made by this: remove it yourself.")
-    temporary = path.with_name(f".{path.name}.unfinished-{uuid.uuid4().hex[:8]}")
-    (temporary / "data").mkdir(parents=True)
-    try:
-        yield temporary
-        replaced = temporary.with_name(f".{path.name}.replaced-{uuid.uuid4().hex[:8]}")
-        if path.exists():
-            path.rename(replaced)
-        try:
-            (temporary / "data").rename(path)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(path)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

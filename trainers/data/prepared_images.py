@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import polars as pl
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hub_cards import replacing
 from tokenization_items.item_images import ImageError, open_image
 from tokenization_items.remote_images import TIMEOUT, RemoteImageError, fetch_image
 from trainers.data.readers.base import MAX_EXAMPLES, ReadingReport
@@ -196,12 +196,6 @@ def _fetch_into(address: str, cache: Path, retries: int, timeout: float) -> Path
     except ImageError as error:
         raise RemoteImageError(str(error)) from error
     path = cache_path(cache, address)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing(path) as (temporary,):
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError:  # the disk is full: no image of this run will do better
-        temporary.unlink(missing_ok=True)
-        raise
     return path

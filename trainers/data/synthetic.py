@@ -32,12 +32,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from hub_cards import replacing
+from tokenization_items.files import write_json
 from trainers.data.synthetic_items import (
     MATERIALS,
     NOUNS,
@@ -48,6 +50,9 @@ from trainers.data.synthetic_items import (
     draw_attributes,
     draw_items,
 )
+
+if TYPE_CHECKING:
+    import datasets
 
 GENERATOR_VERSION = 5  # in dataset.json: raise it with any change to what is drawn, so that write_all writes anew
 
@@ -117,7 +122,9 @@ class AttributeOracle:
     def probabilities(self, histories: Sequence[np.ndarray]) -> np.ndarray:
         """P(next | history) for each history of item rows, [B, num_items], rows sum to 1."""
         lengths = np.array([len(history) for history in histories], dtype=np.int64)
-        rows = np.concatenate([np.asarray(history, dtype=np.int64) for history in histories] or [[]]).astype(np.int64)
+        rows = np.concatenate(
+            [np.asarray(history, dtype=np.int64) for history in histories] or [np.zeros(0, np.int64)]
+        )
         users = np.repeat(np.arange(len(lengths)), lengths)
         last = np.full(len(lengths), -1)
         last[lengths > 0] = rows[(np.cumsum(lengths) - 1)[lengths > 0]]
@@ -241,11 +248,10 @@ def _png(image: Image.Image) -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def _write_parquet(columns: dict, features: datasets.Features, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    # Not to_parquet(), which shows a progress bar for each file; the schema holds the features either way.
-    pq.write_table(datasets.Dataset.from_dict(columns, features=features).data.table, temporary)
-    os.replace(temporary, path)
+def _write_parquet(data: datasets.Dataset, path: Path) -> None:
+    with replacing(path) as (temporary,):
+        # Not to_parquet(), which shows a progress bar for each file; the schema holds the features either way.
+        pq.write_table(data.data.table, temporary)
 
 
 def write_domain(domain: SyntheticDomain, folder: str | os.PathLike) -> Path:
@@ -253,6 +259,8 @@ def write_domain(domain: SyntheticDomain, folder: str | os.PathLike) -> Path:
 
     `dataset.json` goes first and comes last, so that it never describes files of another run. Returns the folder.
     """
+    import datasets
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dataset.json").unlink(missing_ok=True)
@@ -261,17 +269,16 @@ def write_domain(domain: SyntheticDomain, folder: str | os.PathLike) -> Path:
     columns["image"] = [None if item["image"] is None else _png(item["image"]) for item in domain.items]
     lists = datasets.List(text)
     features = {"item_id": text, "title": text, "features": lists, "categories": lists, "image": datasets.Image()}
-    _write_parquet(columns, datasets.Features(features), folder / "items.parquet")
+    _write_parquet(datasets.Dataset.from_dict(columns, datasets.Features(features)), folder / "items.parquet")
     columns = {key: [sequence[key] for sequence in domain.sequences] for key in ("user_id", "items")}
-    _write_parquet(columns, datasets.Features({"user_id": text, "items": lists}), folder / "sequences.parquet")
+    kinds = datasets.Features({"user_id": text, "items": lists})
+    _write_parquet(datasets.Dataset.from_dict(columns, kinds), folder / "sequences.parquet")
 
     description = _description(domain.name, len(domain.items), len(domain.sequences), domain.seed)
     description["num_interactions"] = len(domain.rows)
     description["num_items_without_image"] = int((~domain.attributes.has_image).sum())
     description["num_near_duplicates"] = int((domain.attributes.duplicate_of >= 0).sum())
-    temporary = folder / "dataset.json.tmp"
-    temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "dataset.json")
+    write_json(folder / "dataset.json", description)
     return folder
 
 

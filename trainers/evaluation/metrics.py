@@ -1,6 +1,6 @@
-"""Ranking metrics. The only place where a metric is computed.
+"""Ranking metrics, each computed here and nowhere else: a new one is a line of [`RANK_METRICS`].
 
-Means over cases (a case is a history and the item that follows it): Recall, NDCG and MRR, all from the place of the
+Means over cases (a case is a history and the item that follows it): Recall, NDCG and MRR, all from the rank of the
 target in a list. With one relevant item per case Recall is the hit rate, the ideal DCG is 1 and MRR is the mean
 reciprocal rank, 0 outside the list. Of the whole catalogue: coverage, Gini and novelty, from how often each item is
 recommended.
@@ -13,17 +13,34 @@ Of labelled candidates instead of the whole catalogue: [`auc_by_user`], whose me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-MEANS = ("recall", "ndcg", "mrr")  # means over cases: those of several shares of the users can be averaged
+# What a case adds to a metric by the rank of its target (int [C], 0 the best) where that is within the cut-off.
+# Metrics are means over cases: those of several shares of the users can be averaged.
+RANK_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "recall": lambda ranks: np.ones(ranks.shape),
+    "ndcg": lambda ranks: 1 / np.log2(ranks + 2),  # Järvelin & Kekäläinen 2002
+    "mrr": lambda ranks: 1 / (ranks + 1),
+}
+
+
+def metric_names(ks: Sequence[int] = (5, 10)) -> list[str]:
+    """`["recall@5", "ndcg@5", "mrr@5", "recall@10", ...]`: the metrics of a result at these cut-offs."""
+    return [f"{name}@{k}" for k in ks for name in RANK_METRICS]
 
 
 def is_metric(name: str) -> bool:
     """Whether a result's key names a metric: one with a cut-off, or GAUC."""
     return "@" in name or name == "gauc"
+
+
+def is_rank_metric(name: str) -> bool:
+    """Whether a result's key names one of [`RANK_METRICS`], as `"ndcg@10"` does."""
+    metric, at, _ = name.partition("@")
+    return bool(at) and metric in RANK_METRICS
 
 
 def auc_by_user(users: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +83,8 @@ def auc_by_user(users: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tu
     return distinct[both], right[both] / pairs[both]
 
 
-def target_places(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Place of each target in its list, 0 the best, -1 when it is not there; int64 [C].
+def target_ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rank of each target in its list, 0 the best, -1 when it is not there; int64 [C].
 
     Args:
         ranked: int [C, K] item rows, best first, -1 for nothing.
@@ -80,35 +97,33 @@ def target_places(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if ranked.ndim != 2 or targets.shape != ranked.shape[:1]:
         raise ValueError(f"Expected ranked [C, K] and targets [C], got {ranked.shape} and {targets.shape}.")
     if (targets < 0).any():
-        raise ValueError("Negative targets: -1 marks an empty place in a ranking and cannot be a target.")
+        raise ValueError("Negative targets: -1 marks the end of a ranking and cannot be a target.")
     hits = ranked == targets[:, None]
     return np.where(hits.any(axis=1), hits.argmax(axis=1) if ranked.shape[1] else -1, -1)
 
 
-def gains_at(places: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, np.ndarray]:
-    """Each case's share in the metrics, from the place of its target.
+def metrics_per_case(ranks: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, np.ndarray]:
+    """What each case adds to the metrics.
 
     Args:
-        places: int [C], as [`target_places`] gives them.
+        ranks: int [C], as [`target_ranks`] gives them.
         ks: cut-offs.
 
     Returns:
-        float64 [C] for every `"recall@k"` (1 when the target is in the first k), `"ndcg@k"` (`1 / log2(place + 2)`,
-        Järvelin & Kekäläinen 2002) and `"mrr@k"` (`1 / (place + 1)`), the latter two 0 outside the first k.
+        float64 [C] for each of [`metric_names`]: `"recall@k"` (1 when the target is in the first k), `"ndcg@k"`
+        (`1 / log2(rank + 2)`), `"mrr@k"` (`1 / (rank + 1)`), 0 outside the first k.
     """
-    places = np.asarray(places)
-    gains = {}
+    ranks = np.asarray(ranks)
+    per_case = {}
     for k in ks:
-        hit = (places >= 0) & (places < k)
-        place = np.where(hit, places, 0)
-        gains[f"recall@{k}"] = hit.astype(np.float64)
-        gains[f"ndcg@{k}"] = hit / np.log2(place + 2)
-        gains[f"mrr@{k}"] = hit / (place + 1)
-    return gains
+        hit = (ranks >= 0) & (ranks < k)
+        for name, metric in RANK_METRICS.items():
+            per_case[f"{name}@{k}"] = hit * metric(np.where(hit, ranks, 0))
+    return per_case
 
 
-def ranking_gains(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, np.ndarray]:
-    """Each case's share in the metrics: [`gains_at`] of the [`target_places`].
+def ranking_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
+    """Means of [`metrics_per_case`] over the cases: `{"recall@5", "ndcg@5", "mrr@5", "recall@10", ...}`.
 
     Args:
         ranked: int [C, K] item rows, best first, -1 for nothing; K at least `max(ks)`.
@@ -116,33 +131,24 @@ def ranking_gains(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = (
         ks: cut-offs.
 
     Raises:
-        ValueError: shapes do not fit, or negative targets.
+        ValueError: shapes do not fit, negative targets, lists shorter than a cut-off, or no cases.
     """
     check_cutoffs(ks)
-    places = target_places(ranked, targets)
+    ranks = target_ranks(ranked, targets)
     if max(ks) > np.shape(ranked)[1]:
         raise ValueError(f"Cut-offs {tuple(ks)} need lists of {max(ks)} items or more, got {np.shape(ranked)[1]}.")
-    return gains_at(places, ks)
+    return means(metrics_per_case(ranks, ks))
 
 
-def ranking_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
-    """Mean of [`ranking_gains`] over the cases: `{"recall@5", "ndcg@5", "mrr@5", "recall@10", ...}`.
-
-    Raises:
-        ValueError: no cases, or as [`ranking_gains`].
-    """
-    return means(ranking_gains(ranked, targets, ks))
-
-
-def means(gains: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Means over the cases.
+def means(per_case: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Means over the cases of [`metrics_per_case`].
 
     Raises:
         ValueError: no cases.
     """
-    if not all(len(gain) for gain in gains.values()):
+    if not all(len(values) for values in per_case.values()):
         raise ValueError("No users to evaluate: every metric would be undefined.")
-    return {name: float(gain.mean()) for name, gain in gains.items()}
+    return {name: float(values.mean()) for name, values in per_case.items()}
 
 
 def check_cutoffs(ks: Sequence[int]) -> None:
@@ -199,7 +205,7 @@ def identifier_groups(identifiers: np.ndarray) -> np.ndarray:
     """Number of each item's identifier among the distinct ones; int64 [n].
 
     Rankings and targets mapped through it give identifier-level metrics: a hit is then any item with the target's
-    identifier, at the place of the first of them.
+    identifier, at the rank of the first of them.
 
     Args:
         identifiers: int [n, L] codes as the tokenizer gives them, before collisions are resolved.
@@ -208,12 +214,12 @@ def identifier_groups(identifiers: np.ndarray) -> np.ndarray:
 
 
 def group_means(
-    gains: Mapping[str, np.ndarray], users: np.ndarray, values: np.ndarray, bounds: Sequence[int], name: str
+    per_case: Mapping[str, np.ndarray], users: np.ndarray, values: np.ndarray, bounds: Sequence[int], name: str
 ) -> list[dict[str, Any]]:
     """Metrics of slices of the cases: those whose value is in `[bounds[0], bounds[1])`, ..., `[bounds[-1], ∞)`.
 
     Args:
-        gains: float [C] for every metric.
+        per_case: float [C] for every metric, see [`metrics_per_case`].
         users: int [C] user of each case.
         values: int [C] what the cases are sliced by.
         bounds: ascending; values below the first are in no slice.
@@ -228,6 +234,6 @@ def group_means(
         inside = (values >= low) & (True if high is None else values < high)
         count = int(inside.sum())
         label = f"[{low},{'∞' if high is None else high})"
-        metrics = {metric: float(gain[inside].mean()) if count else None for metric, gain in gains.items()}
+        metrics = {metric: float(each[inside].mean()) if count else None for metric, each in per_case.items()}
         groups.append({name: label, "num_users": len(np.unique(users[inside])), "num_cases": count, **metrics})
     return groups

@@ -8,7 +8,7 @@ result. Memory is a number for each case and for each item, never users × items
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -17,19 +17,15 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import (
     catalogue_metrics,
     check_cutoffs,
-    gains_at,
     group_means,
     identifier_groups,
     means,
-    ranking_gains,
-    ranking_metrics,
+    metrics_per_case,
     recommendation_counts,
-    target_places,
+    target_ranks,
 )
 from trainers.evaluation.significance import bootstrap_intervals
-from trainers.evaluation.tables import render_table
-
-__all__ = ["Recommender", "evaluate", "ranking_gains", "ranking_metrics", "render_table"]
+from trainers.rankers import Ranker
 
 # First value of each slice; the last one is open.
 LONG_TAIL_BOUNDS = (0, 20, 40, 60)  # training popularity of the target
@@ -37,23 +33,8 @@ HISTORY_BOUNDS = (1, 5, 10, 20, 50)  # items before the target, before the histo
 COLD_BOUNDS = (0, 1)  # training popularity of the target: none, any
 
 
-class Recommender(Protocol):
-    """What [`evaluate`] needs; [`trainers.rankers.scoring.ScoringRecommender`] makes one of a model that gives scores.
-
-    Optional attributes: `name`, `max_history` (items it looks at, None: no limit), `ties` and `num_beams`; what is
-    there is stated in the result.
-    """
-
-    def rank(self, histories: list[np.ndarray], k: int, exclude: list[np.ndarray] | None = None) -> np.ndarray:
-        """B histories of item rows (oldest first) → int [B, k] distinct item rows, best first, padded with -1.
-
-        No item of `exclude` (B arrays of item rows, or None) may be ranked.
-        """
-        ...
-
-
 def evaluate(
-    recommender: Recommender,
+    ranker: Ranker,
     interactions: Interactions,
     part: Literal["validation", "test"] = "test",
     mask_seen: bool = False,
@@ -66,19 +47,19 @@ def evaluate(
     per_user: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluates a recommender under the split of the interactions: leave-one-out, or the one given with the data.
+    """Evaluates a ranker under the split of the interactions: leave-one-out, or the one given with the data.
 
     Metrics are means over the cases, see [`Interactions.cases`]: one for each user under leave-one-out, one for each
     held-out item under a given split.
 
     Args:
-        recommender: any object with `rank(histories, k, exclude)`, see [`Recommender`].
+        ranker: any object with `rank(histories, k, exclude)`, see [`trainers.rankers.Ranker`].
         interactions: all interactions (not the training part).
         part: `"test"` or `"validation"`.
         mask_seen: forbid the items of the *whole* history, however long. A target that the user had before is then
             lost, as it is for everyone.
-        max_history: the recommender gets the last so many items of a history; None: all of them. Where the
-            recommender's own `max_history` is smaller, that one holds.
+        max_history: the ranker gets the last so many items of a history; None: all of them. Where the
+            ranker's own `max_history` is smaller, that one holds.
         ks: cut-offs of the metrics.
         batch_size: cases per call of `rank`.
         long_tail: also give what needs the popularity in the training part: metrics by popularity and novelty of the
@@ -87,7 +68,7 @@ def evaluate(
             identifiers would have given, for comparison with work that does.
         intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
             have none: they are no means over users, and a bootstrap sample misses a third of the users.
-        per_user: also give each case's gains, for [`trainers.evaluation.significance.paired_test`].
+        per_user: also give each case's share in the metrics, for [`trainers.evaluation.significance.paired_test`].
         seed: of the bootstrap.
 
     Returns:
@@ -99,15 +80,15 @@ def evaluate(
         Nested, as asked for: `"long_tail"`, `"history_length"` and `"cold_targets"`, lists of
         `{"popularity": "[0,20)", "num_users": ..., "num_cases": ..., metrics}` with None for the metrics of an empty
         slice; `"intervals"`, (low, high) for each metric that has one, and `"num_bootstrap"`; `"per_user"`, the only
-        arrays: `"users"` (user rows), `"targets"` (item rows), `"places"` (of the target, -1: not in the first
-        `max(ks)`) and the gains by metric, each [C].
+        arrays: `"users"` (user rows), `"targets"` (item rows), `"ranks"` (of the target, from 0; -1: not in the first
+        `max(ks)`) and the shares by metric, each [C].
 
     Raises:
-        ValueError: no case, or the recommender broke its contract (shape, rows outside the catalogue, an item ranked
+        ValueError: no case, or the ranker broke its contract (shape, rows outside the catalogue, an item ranked
             twice, an excluded item ranked).
     """
     check_cutoffs(ks)
-    limits = [limit for limit in (max_history, getattr(recommender, "max_history", None)) if limit is not None]
+    limits = [limit for limit in (max_history, getattr(ranker, "max_history", None)) if limit is not None]
     if any(limit < 1 for limit in limits) or batch_size < 1:
         raise ValueError(f"max_history and batch_size must be positive, got {max_history} and {batch_size}.")
     limit, depth, num_items = min(limits, default=None), max(ks), interactions.num_items
@@ -118,29 +99,29 @@ def evaluate(
     num_users = len(np.unique(cases.users))
     if not len(cases):
         raise ValueError(_nobody(interactions, part))
-    name = getattr(recommender, "name", type(recommender).__name__)
+    name = getattr(ranker, "name", type(ranker).__name__)
 
-    places, group_places = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
+    ranks, group_ranks = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
     counts = {k: np.zeros(num_items, np.int64) for k in ks if long_tail}
     # disable=None: a bar on a terminal, silence in logs
     with tqdm(total=len(cases), desc=f"{name} ({part})", unit="case", disable=None) as progress:
         for start in range(0, len(cases), batch_size):
             stop = min(start + batch_size, len(cases))
             seen = cases.histories(start, stop) if mask_seen else None
-            ranked = np.asarray(recommender.rank(cases.histories(start, stop, limit), depth, seen))
+            ranked = np.asarray(ranker.rank(cases.histories(start, stop, limit), depth, seen))
             _check_ranking(ranked, (stop - start, depth), num_items, seen, name)
             targets = cases.targets[start:stop]
-            places[start:stop] = target_places(ranked, targets)
+            ranks[start:stop] = target_ranks(ranked, targets)
             if groups is not None:
-                group_places[start:stop] = target_places(np.where(ranked < 0, -1, groups[ranked]), groups[targets])
+                group_ranks[start:stop] = target_ranks(np.where(ranked < 0, -1, groups[ranked]), groups[targets])
             for k, count in counts.items():
                 count += recommendation_counts(ranked[:, :k], num_items)
             progress.update(stop - start)
 
-    gains = gains_at(places, ks)
+    per_case = metrics_per_case(ranks, ks)
     if groups is not None:
-        gains |= {f"identifier_{metric}": gain for metric, gain in gains_at(group_places, ks).items()}
-    result = {"name": name, **means(gains)}
+        per_case |= {f"identifier_{metric}": each for metric, each in metrics_per_case(group_ranks, ks).items()}
+    result = {"name": name, **means(per_case)}
     if long_tail:
         popularity = interactions.training_part().popularity
         for k, count in counts.items():
@@ -154,20 +135,20 @@ def evaluate(
         "part": part,
         "seen": "masked" if mask_seen else "kept",
         "max_history": limit,
-        "ties": getattr(recommender, "ties", "recommender's order"),
-        "num_beams": getattr(recommender, "num_beams", None),
+        "ties": getattr(ranker, "ties", "ranker's order"),
+        "num_beams": getattr(ranker, "num_beams", None),
         "candidates": f"all {num_items} items",
     }
     if long_tail:
         popular, lengths = popularity[cases.targets], cases.ends - cases.starts
-        result["long_tail"] = group_means(gains, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")
-        result["history_length"] = group_means(gains, cases.users, lengths, HISTORY_BOUNDS, "history_length")
-        result["cold_targets"] = group_means(gains, cases.users, popular, COLD_BOUNDS, "training_interactions")
+        result["long_tail"] = group_means(per_case, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")
+        result["history_length"] = group_means(per_case, cases.users, lengths, HISTORY_BOUNDS, "history_length")
+        result["cold_targets"] = group_means(per_case, cases.users, popular, COLD_BOUNDS, "training_interactions")
     if intervals:
-        bounds = bootstrap_intervals(gains, cases.users, intervals, seed=seed)
+        bounds = bootstrap_intervals(per_case, cases.users, intervals, seed=seed)
         result |= {"num_bootstrap": intervals, "intervals": {metric: list(pair) for metric, pair in bounds.items()}}
     if per_user:
-        result["per_user"] = {"users": cases.users, "targets": cases.targets, "places": places, **gains}
+        result["per_user"] = {"users": cases.users, "targets": cases.targets, "ranks": ranks, **per_case}
     return result
 
 

@@ -1,8 +1,8 @@
 """How sure a difference is: bootstrap intervals, a paired test between two models, several seeds.
 
 All of it resamples users, not cases: the cases of one user (several under a given split) go together. Users with equal
-gains are drawn as one group by its size, which is the same distribution: with one case per user there are no more
-groups than places in a list, so that time and memory hardly depend on the number of users.
+metrics are drawn as one group by its size, which is the same distribution: with one case per user there are no more
+groups than ranks in a list, so that time and memory hardly depend on the number of users.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK = 2**22  # random numbers held at a time
 
 
 def bootstrap_intervals(
-    gains: Mapping[str, np.ndarray],
+    per_case: Mapping[str, np.ndarray],
     users: np.ndarray,
     samples: int = 1000,
     confidence: float = 0.95,
@@ -27,7 +27,7 @@ def bootstrap_intervals(
     """Percentile bootstrap intervals of the means (Efron & Tibshirani 1993, chapter 13).
 
     Args:
-        gains: float [C] for every metric, each case's share in it.
+        per_case: float [C] for every metric, each case's share in it.
         users: int [C] user of each case.
         samples: bootstrap samples.
         confidence: probability that the interval covers.
@@ -39,8 +39,8 @@ def bootstrap_intervals(
     Raises:
         ValueError: no cases, shapes do not fit, or a setting out of range.
     """
-    low, high = _bootstrap(*_user_groups(np.stack(list(gains.values()), axis=1), users), samples, confidence, seed)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(gains)}
+    low, high = _bootstrap(*_user_groups(np.stack(list(per_case.values()), axis=1), users), samples, confidence, seed)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(per_case)}
 
 
 def paired_test(
@@ -107,7 +107,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         The plain values that all results share (different names are joined), `"num_seeds"`, the mean metrics, and
         `"sd"`: one number for every metric, None with a single seed. Where all results have `"per_user"`, each case's
-        mean gains, so that [`paired_test`] compares the seeds' mean.
+        mean, so that [`paired_test`] compares the seeds' mean.
 
     Raises:
         ValueError: no results, results with other metrics, or of other cases.
@@ -128,7 +128,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean = {"name": models, **shared, **_plain(names, values.mean(axis=0)), "num_seeds": len(results)}
     mean["sd"] = _plain(names, deviations)
     if all("per_user" in result for result in results):
-        mean["per_user"] = _mean_gains([result["per_user"] for result in results])
+        mean["per_user"] = _mean_per_case([result["per_user"] for result in results])
     return mean
 
 
@@ -136,15 +136,15 @@ def _plain(names: Sequence[str], values: np.ndarray) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _mean_gains(per_user: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _mean_per_case(per_user: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     for other in per_user[1:]:
         _check_same_cases(per_user[0], other)
-    gains = {
+    means = {
         name: np.mean([cases[name] for cases in per_user], axis=0)
         for name in per_user[0]
         if is_metric(name) and all(name in cases for cases in per_user)
     }
-    return {"users": per_user[0]["users"], "targets": per_user[0]["targets"], **gains}
+    return {"users": per_user[0]["users"], "targets": per_user[0]["targets"], **means}
 
 
 def _check_same_cases(per_user_a: Mapping[str, np.ndarray], per_user_b: Mapping[str, np.ndarray]) -> None:
@@ -156,13 +156,15 @@ def _check_same_cases(per_user_a: Mapping[str, np.ndarray], per_user_b: Mapping[
             )
 
 
-def _user_groups(gains: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gains [C, M] → users with the same sums and number of cases as groups: sums [G, M], sizes [G], members [G]."""
+def _user_groups(per_case: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Metrics of cases [C, M] → users with the same sums and sizes as groups: sums [G, M], sizes [G], members [G]."""
     users = np.asarray(users)
-    if not len(gains) or users.shape != gains.shape[:1]:
-        raise ValueError(f"Expected gains and users of the same cases, at least one, got {len(gains)}, {users.shape}.")
+    if not len(per_case) or users.shape != per_case.shape[:1]:
+        raise ValueError(
+            f"Expected metrics and users of the same cases, at least one, got {len(per_case)}, {users.shape}."
+        )
     distinct, inverse = np.unique(users, return_inverse=True)
-    columns = [*gains.T, np.ones(len(gains))]
+    columns = [*per_case.T, np.ones(len(per_case))]
     totals = np.stack([np.bincount(inverse, weights=column, minlength=len(distinct)) for column in columns], axis=1)
     groups, members = np.unique(totals, axis=0, return_counts=True)
     return groups[:, :-1], groups[:, -1], members

@@ -8,8 +8,6 @@ popularity does, is marked.
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from hub_cards import load_values
+from hub_cards.formatting import markdown_table
 from tokenization_items.item_index import CODES_NAME
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import CandidateRows, score_in_batches
 from trainers.evaluation.level_scores import ZeroShotArguments, context_free, named_scores
-from trainers.evaluation.metrics import MEANS, auc_by_user
-from trainers.evaluation.protocol import Recommender, evaluate
+from trainers.evaluation.metrics import auc_by_user, metric_names
+from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import bootstrap_intervals
-from trainers.evaluation.tables import render_table
-from trainers.rankers import title_likelihood
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers import Ranker, title_likelihood
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
-from trainers.rankers.scoring import ScoringRecommender
+from trainers.rankers.scoring import ScoringRanker
 from trainers.rankers.title_likelihood import TitleLikelihood
 
 RANKING_FACTS = ("split", "part", "seen", "max_history", "ties", "num_beams", "candidates", "num_cases", "num_short")
@@ -46,7 +44,7 @@ class ZeroShotModel:
     Args:
         name (`str`): in results.
         score (`Callable`): rows → float [R] for each named score; the first name is the one that counts.
-        recommender ([`Recommender`], *optional*): ranks the whole catalogue; None: it would take too long.
+        ranker ([`Ranker`], *optional*): ranks the whole catalogue; None: it would take too long.
         uses_domain (`bool`, *optional*, defaults to `False`): whether it learns from the domain's interactions.
         pretrained_on (`Sequence[str]`, *optional*): domains of the pre-training; None: not known.
         seed (`int`, *optional*): of its training.
@@ -56,7 +54,7 @@ class ZeroShotModel:
 
     name: str
     score: Callable[[CandidateRows], dict[str, np.ndarray]]
-    recommender: Recommender | None = None
+    ranker: Ranker | None = None
     uses_domain: bool = False
     pretrained_on: Sequence[str] | None = ()
     seed: int | None = None
@@ -65,74 +63,70 @@ class ZeroShotModel:
 
 
 def zero_shot_model(
-    recommender: Recommender | TitleLikelihood,
+    ranker: Ranker | TitleLikelihood,
     interactions: Interactions,
     arguments: ZeroShotArguments,
     folder: str | Path | None = None,
     max_history: int | None = 20,
     batch_size: int = 64,
 ) -> ZeroShotModel:
-    """A recommender as something to judge without training.
+    """A ranker as something to judge without training.
 
     Args:
-        recommender: a [`GenerativeRecommender`], which gets every score of `level_scores`; any
-            [`ScoringRecommender`], as [`NearestItems`]; [`Popularity`], which then
+        ranker: a [`GenerativeRanker`], which gets every score of `level_scores`; any
+            [`ScoringRanker`], as [`NearestItems`]; [`Popularity`], which then
             counts the training interactions of all users but the row's own; or a [`TitleLikelihood`].
         interactions: of the domain.
         arguments: see [`ZeroShotArguments`].
-        folder: where the recommender came from: its card tells what it was trained on, and the seed.
+        folder: where the ranker came from: its card tells what it was trained on, and the seed.
         max_history: last items of a history that it gets; its own limit holds where that is smaller.
         batch_size: histories at a time.
 
     Raises:
-        ValueError: a recommender that gives no scores for candidates.
+        ValueError: a ranker that gives no scores for candidates.
     """
-    own_limit = getattr(recommender, "max_history", None)
+    own_limit = getattr(ranker, "max_history", None)
     limit = min((each for each in (max_history, own_limit) if each is not None), default=None)
-    if isinstance(recommender, Popularity):
-        return ZeroShotModel(
-            recommender.name, partial(_popularity_of_others, interactions), recommender, uses_domain=True
-        )
+    if isinstance(ranker, Popularity):
+        return ZeroShotModel(ranker.name, partial(_popularity_of_others, interactions), ranker, uses_domain=True)
     settings = {"max_history": limit, "batch_size": batch_size}
-    if isinstance(recommender, TitleLikelihood):
+    if isinstance(ranker, TitleLikelihood):
 
         def likelihoods(rows: CandidateRows) -> dict[str, np.ndarray]:
-            return dict(
-                zip(title_likelihood.SCORES, score_in_batches(recommender.score, rows, **settings).T, strict=True)
-            )
+            return dict(zip(title_likelihood.SCORES, score_in_batches(ranker.score, rows, **settings).T, strict=True))
 
-        return ZeroShotModel(recommender.name, likelihoods, max_history=limit)
+        return ZeroShotModel(ranker.name, likelihoods, max_history=limit)
     trained_on, seed = training_of(folder, arguments.pretrained_on)
-    if isinstance(recommender, GenerativeRecommender):
+    if isinstance(ranker, GenerativeRanker):
 
         def by_level(rows: CandidateRows) -> dict[str, np.ndarray]:
-            levels = score_in_batches(recommender.score, rows, **settings)
+            levels = score_in_batches(ranker.score, rows, **settings)
             prior = None
             if arguments.prior_histories:
-                prior = context_free(recommender.score, rows, arguments.prior_histories, **settings)
+                prior = context_free(ranker.score, rows, arguments.prior_histories, **settings)
             scores = named_scores(levels, rows.users, prior)
             return {arguments.score: scores.pop(arguments.score), **scores}
 
         return ZeroShotModel(
-            recommender.name,
+            ranker.name,
             by_level,
-            recommender,
+            ranker,
             pretrained_on=trained_on,
             seed=seed,
             max_history=limit,
             prior_histories=arguments.prior_histories,
         )
-    if isinstance(recommender, ScoringRecommender):
-        kind = "cosine" if isinstance(recommender, NearestItems) else "score"
+    if isinstance(ranker, ScoringRanker):
+        kind = "cosine" if isinstance(ranker, NearestItems) else "score"
         return ZeroShotModel(
-            recommender.name,
-            lambda rows: {kind: score_in_batches(recommender.score, rows, **settings)},
-            recommender,
+            ranker.name,
+            lambda rows: {kind: score_in_batches(ranker.score, rows, **settings)},
+            ranker,
             pretrained_on=() if folder is None else trained_on,
             seed=seed,
             max_history=limit,
         )
-    name = getattr(recommender, "name", type(recommender).__name__)
+    name = getattr(ranker, "name", type(ranker).__name__)
     raise ValueError(f"{name} gives no scores for candidates: zero-shot evaluation cannot judge it.")
 
 
@@ -174,9 +168,9 @@ def evaluate_zero_shot(
     result = {"domain": domain, "model": model.name, "seed": model.seed, "gauc": float(auc.mean())}
     bounds = dict(bootstrap_intervals({"gauc": auc}, users, intervals)) if intervals else {}
     protocol = None
-    if full_ranking and model.recommender is not None:
+    if full_ranking and model.ranker is not None:
         found = evaluate(
-            model.recommender,
+            model.ranker,
             interactions,
             mask_seen=mask_seen,
             max_history=max_history,
@@ -189,7 +183,7 @@ def evaluate_zero_shot(
         bounds |= found.get("intervals", {})
         protocol = {name: found[name] for name in (*RANKING_FACTS, "num_users")}
     else:
-        result |= {f"{metric}@{k}": None for k in ks for metric in MEANS}
+        result |= dict.fromkeys(metric_names(ks))
     known = model.pretrained_on is not None
     result |= {
         "intervals": {name: list(pair) for name, pair in bounds.items()},
@@ -240,18 +234,6 @@ def items_folder(folder: str | Path, domain: str, given: str | Path | None = Non
     )
 
 
-def portable_command(script: str, argv: Sequence[str]) -> str:
-    """A command line for a result: files and folders of this machine by their names alone."""
-
-    def portable(word: str) -> str:
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if value and (os.path.isabs(value) or os.path.exists(value)):
-            value = os.path.basename(os.path.abspath(value))
-        return f"{flag}{equals}{value}"
-
-    return shlex.join(["python", script, *map(portable, argv)])
-
-
 def render_zero_shot(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: of every domain the results of models that have not seen it apart from those of models that have.
     Several seeds of a model share a line: means, and the interval over the users of the first."""
@@ -265,7 +247,7 @@ def render_zero_shot(results: Sequence[Mapping[str, Any]]) -> str:
                 for line in lines
             ]
             if rows:
-                blocks.append(f"### {domain}, {title}\n\n{render_table(rows)}")
+                blocks.append(f"### {domain}, {title}\n\n{markdown_table(rows)}")
     return "\n\n".join(blocks)
 
 

@@ -5,9 +5,9 @@ whole method runs on a laptop without the Hub; a pretrained backbone knows far m
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -27,6 +27,9 @@ from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 TINY = "tiny-qwen2-vl"
 TINY_AUTOENCODER = "tiny"
@@ -99,7 +102,9 @@ def tiny_backbone(
         eos_token="<|im_end|>",
         additional_special_tokens=SPECIAL_TOKENS,
     )
-    image_start, image_end, image_pad, video_pad = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[3:])
+    ids = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[3:])
+    assert isinstance(ids, list)  # one for each token
+    image_start, image_end, image_pad, video_pad = ids
     heads = hidden_size // 24
     config = Qwen2VLConfig(
         text_config={
@@ -176,8 +181,10 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
     tokenizer.save_pretrained(folder)
 
 
-def load_autoencoder(name_or_path: str, seed: int = 0) -> AutoencoderKL:
+def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":
     """A frozen autoencoder by Hub id or folder, or `"tiny"` for a small one with random weights (stride 8)."""
+    from diffusers import AutoencoderKL
+
     if name_or_path == TINY_AUTOENCODER:
         set_seed(seed)
         channels = (8, 16, 16, 32)
@@ -192,4 +199,4 @@ def load_autoencoder(name_or_path: str, seed: int = 0) -> AutoencoderKL:
         )
     else:
         autoencoder = AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True)
-    return autoencoder.requires_grad_(False).eval()
+    return autoencoder.requires_grad_(False).eval()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
 from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem
@@ -75,7 +76,8 @@ class ItemEmbeddings:
         if self.text_encoder is None:
             raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
         folder = self.folder / "text-embeddings"
-        embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
+        with PartialState().main_process_first():  # the others find it done
+            embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
         return load_embeddings(folder, self.item_ids)
 
     @cached_property
@@ -88,7 +90,8 @@ class ItemEmbeddings:
         if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
             raise NotApplicable(f"No item of {self.domain.name} has an image.")
         folder = self.folder / "image-embeddings"
-        embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
+        with PartialState().main_process_first():
+            embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
         return load_embeddings(folder, self.item_ids, allow_missing=True)
 
     @cached_property
@@ -103,8 +106,11 @@ class ItemEmbeddings:
             place_training(training, folder / "sasrec" / "checkpoints", training.seed)
             arguments = SequentialArguments(early_stopping_patience=self.patience)
             model = train_sequential("sasrec", self.domain, arguments, training, self.minutes, self.resume).model
+            assert isinstance(model, SequentialForNextItem)
             embeddings = model.item_embeddings.detach().cpu().numpy()
-            save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
+            if PartialState().is_main_process:
+                save_embeddings(folder, self.item_ids, embeddings, {"model": "sasrec", "part": "training"})
+            PartialState().wait_for_everyone()
         return load_embeddings(folder, self.item_ids)
 
 
@@ -138,7 +144,8 @@ def train_sequential_baseline(
 ) -> TrainedBaseline:
     """[`train_sequential`], with a description."""
     trainer = train_sequential(name, domain, arguments, training, minutes, resume)
-    model: SequentialForNextItem = trainer.model
+    model = trainer.model
+    assert isinstance(model, SequentialForNextItem)
     used = settings_of(model.config, training)
     return TrainedBaseline(model, trainer, describe(model, used, SEQUENTIAL[name].published))
 
@@ -171,7 +178,9 @@ def make_semantic_ids(
     if resume and (folder / REPORT_NAME).is_file():
         return load_tokenized_items(folder)
     # What not every domain has comes first, and what takes a training last.
-    made = {each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs}
+    made: dict[str, np.ndarray] = {
+        each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs
+    }
     if method.trained:
         training = EmbeddingTokenizerTrainingArguments() if training is None else training
         training = replace(training)

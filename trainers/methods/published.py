@@ -10,7 +10,14 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 # What a training says of itself beside its configuration.
-OPTIMISATION = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim")
+OPTIMISATION: tuple[str, ...] = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+)
 
 
 class ForeignArgument(ValueError):
@@ -81,11 +88,11 @@ def settings_of(
 
 
 # Which of a configuration's values are what in a description.
-LOSSES = ("loss", "weight", "temperature", "normalize_over")
-TRAINING = (*OPTIMISATION, "batch_size", "batch_of", "num_train_epochs")
+LOSSES: tuple[str, ...] = ("loss", "weight", "temperature", "normalize_over")
+TRAINING: tuple[str, ...] = (*OPTIMISATION, "batch_size", "batch_of", "num_train_epochs")
 TRAINING += ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs")
 # What follows from other settings, is of generation or of files.
-LEFT_OUT = (
+LEFT_OUT: tuple[str, ...] = (
     "fingerprint",
     "format_version",
     "token_id",
@@ -96,7 +103,14 @@ LEFT_OUT = (
     "use_cache",
 )
 LEFT_OUT += ("is_decoder", "classifier_dropout", "vocab_size", "layer_types", "sliding_window", "max_window_layers")
-LEVELS = ("num_levels", "codebook_size", "root_codebook_size", "leaf_codebook_size", "share_leaf_codes", "level_sizes")
+LEVELS: tuple[str, ...] = (
+    "num_levels",
+    "codebook_size",
+    "root_codebook_size",
+    "leaf_codebook_size",
+    "share_leaf_codes",
+    "level_sizes",
+)
 
 
 def describe(

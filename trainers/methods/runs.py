@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
@@ -22,14 +21,12 @@ from tokenization_items.collisions import AssignmentReport, group_sizes
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
-from trainers.data.interactions import Interactions
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
+from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.training_data.domain_sampling import DomainSampling
-from trainers.training_data.next_item_windows import NextItemWindows, join_domains
-from trainers.training_data.packed_sequences import PackedSequences
+from trainers.training_data.next_item_windows import TrainingData
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -63,8 +60,9 @@ def place_training(training: TrainingArguments, folder: Path, seed: int) -> None
 def last_checkpoint(training: TrainingArguments) -> str | None:
     """The latest checkpoint of a training: the folder's, or else the one in the repository that it is pushed to, or
     `None` if it has not written any yet."""
-    found = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if found is None and training.push_to_hub:
+    folder = training.output_dir
+    found = get_last_checkpoint(folder) if folder is not None and Path(folder).is_dir() else None
+    if found is None and training.push_to_hub and training.hub_model_id is not None:
         try:
             found = hub_checkpoint(training.hub_model_id, training.hub_revision, training.hub_token)
         except ValueError:  # a new repository, or one without checkpoints
@@ -84,7 +82,8 @@ def tokenize(
 ) -> tuple[UniversalItemTokenizer, AssignmentReport]:
     """A tokenizer with the same network and an index of one domain's items."""
     if torch.cuda.is_available():
-        tokenizer.network.to("cuda")
+        tokenizer.network.to("cuda")  # type: ignore[arg-type]
+    assert tokenizer.processor is not None  # it comes with the network
     domain_tokenizer = UniversalItemTokenizer.from_network(
         tokenizer.network, tokenizer.processor, tokenizer.max_history
     )
@@ -96,31 +95,6 @@ def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
     """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
     return int((group_sizes(codes) > 1).sum())
-
-
-def training_windows(
-    config: PreTrainedConfig,
-    interactions: Interactions,
-    token_table: np.ndarray,
-    num_sequences: Sequence[int],
-    training: RecommenderTrainingArguments,
-) -> NextItemWindows | PackedSequences:
-    """What a recommender with this configuration is trained on: whole sequences if it reads in one direction, else
-    pairs of a history and its next item.
-
-    Args:
-        config: the recommender's.
-        interactions, token_table: training part and token ids of all domains, from [`join_domains`] or, read from
-            files as they are needed, [`load_sequences`].
-        num_sequences: sequences of each domain.
-        training: gives `max_history` and, for the draw of each epoch, `domain_temperature` and the seed.
-    """
-    arguments: dict[str, Any] = {"max_history": training.max_history}
-    if training.domain_temperature != 1:
-        arguments["sampling"] = DomainSampling(num_sequences, training.domain_temperature, training.seed)
-    if not config.is_encoder_decoder:
-        return PackedSequences(interactions, token_table, with_targets=True, **arguments)
-    return (PackedSequences if config.causal_encoder else NextItemWindows)(interactions, token_table, **arguments)
 
 
 def train_recommender(
@@ -138,25 +112,26 @@ def train_recommender(
     part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
-    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
+    generated interactions, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
     name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
     its card cites none.
     """
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
-    parts = []
-    for domain in [*domains, *walks]:
-        tokens = tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids)
-        parts.append((domain.interactions.training_part(), tokens))
-    num_sequences = [interactions.num_users for interactions, _ in parts]
-    windows = training_windows(recommender.config, *join_domains(parts), num_sequences, training)
+    data = {
+        domain.name: TrainingData(
+            domain.interactions.training_part(),
+            tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids),
+        )
+        for domain in [*domains, *walks]
+    }
     evaluation = {
         domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
     }
     trainer = RecommenderTrainer(
         model=recommender,
         args=training,
-        train_dataset=windows,
+        train_dataset=data,
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
         callbacks=stopping(early_stopping_patience, minutes),
     )
@@ -171,7 +146,7 @@ def train_recommender(
     return trainer
 
 
-def gathered_weights(trainer: RecommenderTrainer) -> dict[str, torch.Tensor] | None:
+def gathered_weights(trainer: RankingTrainer) -> dict[str, torch.Tensor] | None:
     """Weights that are sharded over the processes (ZeRO-3), put together on the main one; else `None`, the model has
     them. Every process calls this."""
     return trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_deepspeed_zero3_enabled() else None
@@ -210,4 +185,4 @@ def finish_model(
     if not trainer.args.push_to_hub:
         return None
     commit = trainer.push_folder(folder, network=network)
-    return {"name_or_path": trainer.hub_model_id, "revision": commit.oid}
+    return {"name_or_path": str(trainer.hub_model_id), "revision": commit.oid}

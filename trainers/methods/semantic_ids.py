@@ -25,10 +25,10 @@ from accelerate import PartialState
 from safetensors import safe_open
 from transformers import set_seed
 
+from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.collisions import AssignmentReport, Collisions
-from tokenization_items.errors import named
 from tokenization_items.files import write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex

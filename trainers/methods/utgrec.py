@@ -16,8 +16,9 @@ from modeling_utgrec import (
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.domains import Domain
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.interactions import Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.backbones import TINY, TINY_AUTOENCODER, backbone_commit, load_autoencoder, load_backbone
 from trainers.methods.published import Published
@@ -186,7 +187,7 @@ def image_targets(catalogue: Catalogue, arguments: NetworkArguments) -> ImageLat
         return None
     autoencoder = load_autoencoder(arguments.autoencoder)
     if torch.cuda.is_available():
-        autoencoder.to("cuda")
+        autoencoder.to("cuda")  # type: ignore[attr-defined]
     return encode_images(catalogue, autoencoder, arguments.image_size, arguments.latent_scale)
 
 

@@ -1,1 +1,129 @@
-"""Whatever ranks items."""
+"""Rankers: whatever ranks the items of a catalogue for a user, by name, folder or Hub id.
+
+Importing this package, and asking for a ranker that only counts, takes no model code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from trainers.data.interactions import Interactions
+
+__all__ = ["RANKERS", "Ranker", "is_generative", "load_ranker"]
+
+
+class Ranker(Protocol):
+    """What [`~trainers.evaluation.protocol.evaluate`] needs; [`~trainers.rankers.scoring.ScoringRanker`] makes one of
+    a model that gives scores.
+
+    Optional attributes: `name`, `max_history` (items it looks at, None: no limit), `ties` and `num_beams`; what is
+    there is stated in the result.
+    """
+
+    def rank(self, histories: list[np.ndarray], k: int, exclude: list[np.ndarray] | None = None) -> np.ndarray:
+        """B histories of item rows (oldest first) → int [B, k] distinct item rows, best first, padded with -1.
+
+        No item of `exclude` (B arrays of item rows, or None) may be ranked.
+        """
+        ...
+
+
+def load_ranker(
+    name: str | Path,
+    interactions: Interactions,
+    *,
+    embeddings: str | Path | None = None,
+    query: Literal["last", "mean", "last+mean"] = "last",
+    items: str | Path | None = None,
+    num_beams: int = 50,
+    batch_size: int = 64,
+) -> Ranker:
+    """
+    Makes a ranker of a catalogue.
+
+    Args:
+        name (`str` or `Path`): one of [`RANKERS`], or the folder or Hub id of a trained recommender, generative or
+            sequential.
+        interactions (`Interactions`): all interactions. Their `item_ids` are the catalogue; what counts sees their
+            training part alone.
+        embeddings (`str` or `Path`, *optional*): folder of the items' embeddings, for `"nearest-items"`.
+        query (`str`, *optional*, defaults to `"last"`): what `"nearest-items"` are near to, see
+            [`~trainers.rankers.nearest_items.NearestItems`].
+        items (`str` or `Path`, *optional*): folder or Hub id with the catalogue's identifiers, for a generative
+            recommender that was trained on other items; by default those beside the model.
+        num_beams (`int`, *optional*, defaults to 50): beams of a generative recommender.
+        batch_size (`int`, *optional*, defaults to 64): users at a time.
+
+    Raises:
+        ValueError: the name is none of these, what it needs is missing, or model and catalogue do not belong together.
+        OSError: the model has no identifiers beside it.
+
+    Example:
+
+    ```python
+    >>> evaluate(load_ranker("item-transitions", interactions), interactions)["ndcg@10"]
+    >>> evaluate(load_ranker("org/beauty-recommender", interactions), interactions)["ndcg@10"]
+    ```
+    """
+    settings = {"embeddings": embeddings, "query": query, "items": items}
+    settings |= {"num_beams": num_beams, "batch_size": batch_size}
+    if name in RANKERS:
+        return RANKERS[str(name)](interactions, settings)
+    try:
+        generative = is_generative(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} is none of {', '.join(RANKERS)}, and no folder or Hub id of a recommender: {error}"
+        ) from error
+    if generative:
+        from trainers.rankers.generative import GenerativeRanker
+
+        return GenerativeRanker.from_pretrained(name, interactions.item_ids, num_beams, batch_size, items=items)
+    from trainers.rankers.sequential import SequentialRanker
+
+    return SequentialRanker.from_pretrained(name, interactions.item_ids, batch_size)
+
+
+def is_generative(name: str | Path) -> bool:
+    """Whether the recommender of a folder or Hub id generates identifiers, or else is a sequential one."""
+    from transformers import AutoConfig
+
+    import modeling_utgrec  # noqa: F401  its configurations are then known
+
+    return hasattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "level_sizes")
+
+
+def _counted(module: str, name: str) -> Callable[[Interactions, dict[str, Any]], Ranker]:
+    """Loader of a class of `trainers.rankers` that is made of the training part."""
+
+    def load(interactions: Interactions, settings: dict[str, Any]) -> Ranker:
+        return getattr(import_module(f"trainers.rankers.{module}"), name)(interactions.training_part())
+
+    return load
+
+
+def _nearest_items(interactions: Interactions, settings: dict[str, Any]) -> Ranker:
+    if settings["embeddings"] is None:
+        raise ValueError(
+            "nearest-items needs the embeddings of the items' texts: make a folder with `utgrec embed` and give it as "
+            "`embeddings`."
+        )
+    from tokenization_items.item_embeddings import load_embeddings
+    from trainers.rankers.nearest_items import NearestItems
+
+    vectors = load_embeddings(settings["embeddings"], interactions.item_ids)
+    return NearestItems(vectors, settings["query"], batch_size=settings["batch_size"])
+
+
+# Rankers without a model: each is a file of this package and a line here, a loader of interactions and the settings of
+# `load_ranker`.
+RANKERS: dict[str, Callable[[Interactions, dict[str, Any]], Ranker]] = {
+    "popularity": _counted("popularity", "Popularity"),
+    "item-transitions": _counted("item_transitions", "ItemTransitions"),
+    "nearest-items": _nearest_items,
+}

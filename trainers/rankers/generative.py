@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from modeling_utgrec import ItemTrie
+from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex, UnknownItemError
@@ -40,18 +41,18 @@ def load_model(name: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: the model there is another one.
     """
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if not hasattr(config, "level_sizes"):
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, which is no generative recommender.")
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return auto_class.from_pretrained(name)
+    return auto_class.from_pretrained(name, **SAFELY)
 
 
-class GenerativeRecommender:
-    """Ranks items with a generative recommender: what [`evaluate`] asks of any recommender.
+class GenerativeRanker:
+    """Ranks items with a generative recommender: what [`evaluate`] asks of any ranker.
 
     Args:
-        model (`PreTrainedModel`): a model with `recommend`, and `score_items` for [`~GenerativeRecommender.score`], as
+        model (`PreTrainedModel`): a model with `recommend`, and `score_items` for [`~GenerativeRanker.score`], as
             [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`]; stays where it is.
         trie (`ItemTrie`): identifiers of the catalogue.
         token_table (`np.ndarray`): int [n, L] token ids of the same items in the same order.
@@ -66,8 +67,8 @@ class GenerativeRecommender:
     Example:
 
     ```python
-    >>> recommender = GenerativeRecommender.from_pretrained("beauty-recommender", catalogue.item_ids)
-    >>> evaluate(recommender, interactions, part="test")["ndcg@10"]
+    >>> ranker = GenerativeRanker.from_pretrained("beauty-recommender", catalogue.item_ids)
+    >>> evaluate(ranker, interactions, part="test")["ndcg@10"]
     ```
     """
 
@@ -117,32 +118,29 @@ class GenerativeRecommender:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         items: str | Path | None = None,
-    ) -> GenerativeRecommender:
+    ) -> GenerativeRanker:
         """Loads a recommender and the item index beside it, for one catalogue.
 
         Args:
-            folder: a checkpoint of [`RecommenderTrainer`], or any folder with a model and an item index.
+            folder: folder or Hub id with a model and its item index, as [`RecommenderTrainer`] saves them.
             item_ids: the catalogue; `rank` takes and gives positions in this list. Other items of the index are not
                 recommended.
             num_beams: beams.
             batch_size: users per beam search.
             device: where to run; by default the GPU if there is one.
-            items: an item tokenizer's folder with the index of the catalogue, as examples/tokenize_items.py writes it,
-                for a recommender that was trained on other items; by default the index beside the model.
+            items: folder or Hub id of an item tokenizer with the index of the catalogue, as `utgrec tokenize` writes
+                it, for a recommender that was trained on other items; by default the index beside the model.
 
         Raises:
             UnknownItemError: items of the catalogue that the index lacks.
-            ItemIndexError: the folder has no item index, or a broken one.
-            TokenizerMismatchError: `items` are not of the item tokenizer that the recommender was trained with.
+            FileNotFoundError: the folder has no item index.
+            ItemIndexError: a broken one.
+            TokenizerMismatchError: the identifiers are of another item tokenizer than the recommender's.
             ValueError: model and index do not belong together.
         """
-        if items is None:
-            index = ItemIndex.load(folder)
-        else:
-            tokenizer = UniversalItemTokenizer.from_pretrained(items, index_only=True)
-            tokenizer.check_config(AutoConfig.from_pretrained(folder))
-            index = tokenizer.index
-        trie, token_table = item_space(index, item_ids)
+        tokenizer = UniversalItemTokenizer.from_pretrained(folder if items is None else items, index_only=True)
+        tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        trie, token_table = item_space(tokenizer.index, item_ids)
         model = load_model(folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         name = Path(folder).name

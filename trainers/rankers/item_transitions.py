@@ -49,8 +49,8 @@ class ItemTransitions:
     def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
         """Returns int64 [B, k] item rows, best first, without the items of `exclude`; -1 where nothing is left."""
         scores = sparse.csr_array((len(histories), self.num_items), dtype=np.float64)
-        for place, weight in enumerate(LAST_WEIGHTS, 1):
-            last = np.array([h[-place] if len(h) >= place else self.num_items for h in histories], np.int64)
+        for back, weight in enumerate(LAST_WEIGHTS, 1):
+            last = np.array([h[-back] if len(h) >= back else self.num_items for h in histories], np.int64)
             part = self.follows[last]
             part.data = weight * part.data / self.norm[part.indices]
             scores = scores + part  # last item first: a fixed order of additions keeps exact ties exact
@@ -61,8 +61,8 @@ class ItemTransitions:
         order = np.lexsort((items, -values, users))
         users, items = users[order], items[order]
         first = np.searchsorted(users, np.arange(len(histories)))
-        places = np.arange(len(users)) - first[users]
+        ranks = np.arange(len(users)) - first[users]
         ranked = np.full((len(histories), k), -1, np.int64)
-        best = places < k
-        ranked[users[best], places[best]] = items[best]
+        best = ranks < k
+        ranked[users[best], ranks[best]] = items[best]
         return self.popular.fill(ranked, excluded, k)

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from trainers.rankers.scoring import DotProductScorer, ScoringRecommender
+from trainers.rankers.scoring import DotProductScorer, ScoringRanker
 
 
-class NearestItems(ScoringRecommender):
+class NearestItems(ScoringRanker):
     """Recommends the items whose embeddings, of their texts say, are nearest to those of the history.
 
     An item scores the cosine of its embedding and the last item's (`"last"`), or the mean of the history's unit
@@ -22,7 +22,7 @@ class NearestItems(ScoringRecommender):
             gives them; zeros are as near to everything.
         query (`str`, *optional*, defaults to `"last"`): `"last"`, `"mean"` or `"last+mean"`.
         max_history (`int`, *optional*): last items of a history that are looked at; None: all.
-        batch_size, chunk_items (`int`, *optional*): see [`ScoringRecommender`].
+        batch_size, chunk_items (`int`, *optional*): see [`ScoringRanker`].
 
     Raises:
         ValueError: another query, embeddings of a wrong shape or that are not finite.
@@ -38,14 +38,14 @@ class NearestItems(ScoringRecommender):
     ):
         if query not in ("last", "mean", "last+mean"):
             raise ValueError(f"query must be 'last', 'mean' or 'last+mean', got {query!r}.")
-        embeddings = torch.from_numpy(np.asarray(embeddings, np.float32))
-        if embeddings.ndim != 2:
-            raise ValueError(f"Expected embeddings [n, E], got shape {tuple(embeddings.shape)}.")
-        bad = (~embeddings.isfinite().all(dim=1)).nonzero().squeeze(1)
+        vectors = torch.from_numpy(np.asarray(embeddings, np.float32))
+        if vectors.ndim != 2:
+            raise ValueError(f"Expected embeddings [n, E], got shape {tuple(vectors.shape)}.")
+        bad = (~vectors.isfinite().all(dim=1)).nonzero().squeeze(1)
         if len(bad):
             raise ValueError(f"{len(bad)} items have embeddings that are not finite, as row {int(bad[0])}.")
         self.query = query
-        self.unit = torch.nn.functional.normalize(embeddings)
+        self.unit = torch.nn.functional.normalize(vectors)
         scorer = DotProductScorer(self._user_states, self.unit)
         super().__init__(scorer, f"nearest items ({query})", max_history, batch_size, chunk_items)
 

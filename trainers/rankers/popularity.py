@@ -64,7 +64,7 @@ def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
 def _first_kept(candidates: np.ndarray, kept: np.ndarray, k: int) -> np.ndarray:
     """The first `k` entries of each row of `candidates` [B, M] where `kept`, padded with -1; int64 [B, k]."""
     ranked = np.full((len(candidates), k), -1, np.int64)
-    places = kept.cumsum(axis=1) - 1
-    user, column = np.nonzero(kept & (places < k))
-    ranked[user, places[user, column]] = candidates[user, column]
+    ranks = kept.cumsum(axis=1) - 1
+    user, column = np.nonzero(kept & (ranks < k))
+    ranked[user, ranks[user, column]] = candidates[user, column]
     return ranked

@@ -1,12 +1,12 @@
-"""Models that give scores, as recommenders: full ranking in chunks of the catalogue, one batch of users at a time.
+"""Models that give scores, as rankers: full ranking in chunks of the catalogue, one batch of users at a time.
 
-[`ScoringRecommender`] turns any scorer into what [`trainers.evaluation.protocol.evaluate`] asks for. Its memory is
+[`ScoringRanker`] turns any scorer into what [`trainers.evaluation.protocol.evaluate`] asks for. Its memory is
 `batch_size × chunk_items` scores, whatever the number of users and items. For a model whose score is a dot product:
 
 ```python
 scorer = DotProductScorer(lambda histories: model.user_states(*collate(histories)), item_embeddings)
-recommender = ScoringRecommender(scorer, name="sasrec", max_history=50)
-evaluate(recommender, interactions)
+ranker = ScoringRanker(scorer, name="sasrec", max_history=50)
+evaluate(ranker, interactions)
 ```
 """
 
@@ -20,7 +20,7 @@ import torch
 
 
 class Scorer(Protocol):
-    """What [`ScoringRecommender`] needs. Tensors may be on any device; arrays of numpy do as well.
+    """What [`ScoringRanker`] needs. Tensors may be on any device; arrays of numpy do as well.
 
     Attributes:
         num_items (`int`): items of the catalogue.
@@ -48,7 +48,7 @@ class DotProductScorer:
 
     Args:
         user_states (`Callable`): B histories of item rows (arrays, oldest first) → float [B, d], on any device. Called
-            in inference mode, with at most `batch_size` histories of [`ScoringRecommender`].
+            in inference mode, with at most `batch_size` histories of [`ScoringRanker`].
         item_embeddings (`torch.Tensor` or `np.ndarray`): float [n, d] in catalogue order, without a padding row;
             scores are computed on its device.
         bias (`torch.Tensor` or `np.ndarray`, *optional*): float [n].
@@ -94,7 +94,7 @@ class DotProductScorer:
         return scores if self.bias is None else scores.add_(self.bias[candidates])
 
 
-class ScoringRecommender:
+class ScoringRanker:
     """Ranks the catalogue by a scorer's scores; equal scores keep catalogue order, also across chunks.
 
     Args:

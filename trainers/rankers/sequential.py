@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from modeling_utgrec import SequentialForNextItem
 from modeling_utgrec.checkpoint_safety import SAFELY
-from trainers.rankers.scoring import DotProductScorer, ScoringRecommender
+from trainers.rankers.scoring import DotProductScorer, ScoringRanker
 from trainers.training_data.sequence_windows import encode_left_padded
 
 
@@ -27,8 +27,8 @@ def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-class SequentialRecommender(ScoringRecommender):
-    """Ranks items with a sequential model: what [`trainers.evaluation.protocol.evaluate`] asks of any recommender.
+class SequentialRanker(ScoringRanker):
+    """Ranks items with a sequential model: what [`trainers.evaluation.protocol.evaluate`] asks of any ranker.
 
     Item embeddings are taken when it is made: make another one after further training.
 
@@ -40,8 +40,8 @@ class SequentialRecommender(ScoringRecommender):
     Example:
 
     ```python
-    >>> recommender = SequentialRecommender.from_pretrained("beauty-sasrec", interactions.item_ids)
-    >>> evaluate(recommender, interactions, part="test")["ndcg@10"]
+    >>> ranker = SequentialRanker.from_pretrained("beauty-sasrec", interactions.item_ids)
+    >>> evaluate(ranker, interactions, part="test")["ndcg@10"]
     ```
     """
 
@@ -58,11 +58,11 @@ class SequentialRecommender(ScoringRecommender):
         item_ids: Sequence[str],
         batch_size: int = 256,
         device: str | torch.device | None = None,
-    ) -> SequentialRecommender:
+    ) -> SequentialRanker:
         """Loads a model for the catalogue that it was trained on.
 
         Args:
-            folder: a checkpoint of [`SequentialTrainer`].
+            folder: folder or Hub id of a model, as [`SequentialTrainer`] saves it.
             item_ids: the catalogue, in the order of the training.
             batch_size: users at a time.
             device: where to run; by default the GPU if there is one.
@@ -76,12 +76,12 @@ class SequentialRecommender(ScoringRecommender):
         return cls(model, batch_size, Path(folder).name)
 
     def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """See [`ScoringRecommender.rank`]. Dropout is off whatever the model's mode."""
+        """See [`ScoringRanker.rank`]. Dropout is off whatever the model's mode."""
         with _without_dropout(self.model):
             return super().rank(histories, k, exclude)
 
     def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
-        """See [`ScoringRecommender.score`]. Dropout is off whatever the model's mode."""
+        """See [`ScoringRanker.score`]. Dropout is off whatever the model's mode."""
         with _without_dropout(self.model):
             return super().score(histories, candidates)
 

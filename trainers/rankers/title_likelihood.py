@@ -1,4 +1,4 @@
-"""An off-the-shelf language model as a recommender: how likely is an item's title after the titles of a history?
+"""An off-the-shelf language model as a ranker: how likely is an item's title after the titles of a history?
 
 Any causal language model of `AutoModelForCausalLM`, by Hub id or folder. It reads the titles of a history as a list,
 and a candidate scores the log-likelihood of its own title as the next line.
@@ -147,10 +147,10 @@ class TitleLikelihood:
             ids = torch.zeros(size, width, dtype=torch.long)
             mask = torch.zeros(size, width, dtype=torch.long)
             own = torch.zeros(size, width, dtype=torch.bool)  # tokens of the line
-            for place, row in enumerate(batch):
+            for number, row in enumerate(batch):
                 tokens = prompts[row] + lines[row]
-                ids[place, : len(tokens)], mask[place, : len(tokens)] = torch.tensor(tokens), 1
-                own[place, len(prompts[row]) : len(tokens)] = True
+                ids[number, : len(tokens)], mask[number, : len(tokens)] = torch.tensor(tokens), 1
+                own[number, len(prompts[row]) : len(tokens)] = True
             # padding is on the right: no token that counts sees it
             device, kept = self.model.device, width - first + 1
             output = self.model(ids.to(device), attention_mask=mask.to(device), **self._only_last(kept))

@@ -1,14 +1,17 @@
 """Latents of the items' images under a frozen autoencoder: the targets of the image reconstruction, computed once."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from tokenization_items.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class ImageLatents:
 
 def encode_images(
     catalogue: Catalogue,
-    autoencoder: AutoencoderKL,
+    autoencoder: "AutoencoderKL",
     image_size: int = 256,
     scale: float | None = None,
     batch_size: int = 64,

@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.processing_items import ItemProcessor
-from trainers.data.interactions import CoOccurrenceGraph
+from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.training_data.image_latents import ImageLatents
 
 # Patches of this many bytes of images are kept after their first use, then images are opened anew each time.

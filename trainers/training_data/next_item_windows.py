@@ -7,7 +7,8 @@ a batch of positions becomes tokens in one gather.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,15 +31,12 @@ class NextItemWindows(Dataset):
         token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers (`ItemIndex.token_table`, in the
             order of `interactions.item_ids`).
         max_history (`int`, *optional*, defaults to 20): items of history.
-        max_targets_per_epoch (`int`, *optional*): draw this many targets anew for each epoch instead of all (without
-            replacement within an epoch); [`RecommenderTrainer`] announces the epochs by `set_epoch`.
-        seed (`int`, *optional*, defaults to 0): of that draw.
-        sampling (`DomainSampling`, *optional*): makes each epoch draw its targets anew, of each domain so many. By
-            default every target counts once.
+        sampling (`DomainSampling`, *optional*): makes each epoch draw its targets anew, of each domain so many;
+            [`RecommenderTrainer`] announces the epochs by `set_epoch`. By default every target counts once.
 
     Raises:
-        ValueError: table and catalogue differ in size, tokens that are padding, no targets, a size below 1, or the
-            domains to sample from have another number of sequences.
+        ValueError: table and catalogue differ in size, tokens that are padding, no targets, `max_history` below 1, or
+            the domains to sample from have another number of sequences.
 
     Example:
 
@@ -55,8 +53,6 @@ class NextItemWindows(Dataset):
         interactions: Interactions,
         token_table: np.ndarray,
         max_history: int = 20,
-        max_targets_per_epoch: int | None = None,
-        seed: int = 0,
         sampling: DomainSampling | None = None,
     ):
         token_table = np.asarray(token_table)
@@ -71,22 +67,17 @@ class NextItemWindows(Dataset):
                 f"Row {row} of the token table holds {token_table[row].tolist()}: tokens must be above "
                 f"{PAD_TOKEN_ID}, the padding (did you pass level-local codes?)."
             )
-        if max_history < 1 or (max_targets_per_epoch is not None and max_targets_per_epoch < 1):
-            raise ValueError(
-                f"max_history and max_targets_per_epoch must be at least 1, got {max_history} and "
-                f"{max_targets_per_epoch}."
-            )
+        if max_history < 1:
+            raise ValueError(f"max_history must be at least 1, got {max_history}.")
         self.items = interactions.items
         self.offsets = interactions.offsets
         self.token_table = token_table
         self.max_history = max_history
-        self.seed = seed
         # target i of all belongs to the sequence s with first_targets[s] <= i < first_targets[s + 1]
         counts = np.maximum(np.diff(self.offsets) - 1, 0)
         self.first_targets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         if not self.num_targets:
             raise ValueError("No training targets: no sequence has two items or more.")
-        self.max_targets_per_epoch = max_targets_per_epoch
         self.sampling = sampling
         if sampling is not None:
             sampling.check(interactions.num_users)
@@ -95,28 +86,19 @@ class NextItemWindows(Dataset):
 
     @property
     def num_targets(self) -> int:
-        """All targets, whatever `max_targets_per_epoch`."""
+        """All targets, whatever the sampling."""
         return int(self.first_targets[-1])
 
     @property
     def num_levels(self) -> int:
         return self.token_table.shape[1]
 
-    @property
-    def draws_by_epoch(self) -> bool:
-        """Whether epochs differ in their targets."""
-        return self.drawn is not None
-
     def set_epoch(self, epoch: int) -> None:
         """Draws the targets of an epoch; there is nothing to do when every target is used in every epoch."""
         if self.sampling is not None:
             firsts = self.first_targets[self.sampling.first_sequences]
-            counts = self.sampling.counts(np.diff(firsts), self.max_targets_per_epoch or self.num_targets)
+            counts = self.sampling.counts(np.diff(firsts), self.num_targets)
             self.drawn = self.sampling.draw(firsts, counts, epoch)
-        elif self.max_targets_per_epoch is not None and self.max_targets_per_epoch < self.num_targets:
-            rng = np.random.default_rng((self.seed, epoch))
-            self.drawn = rng.choice(self.num_targets, self.max_targets_per_epoch, replace=False, shuffle=False)
-            self.drawn.sort()
 
     def __len__(self) -> int:
         return self.num_targets if self.drawn is None else len(self.drawn)
@@ -200,27 +182,43 @@ class ValidCodes:
         return np.stack([exists[self.prefixes[items, level]] for level, exists in enumerate(self.exists)], axis=-2)
 
 
-def join_domains(domains: Sequence[tuple[Interactions, np.ndarray]]) -> tuple[Interactions, np.ndarray]:
+@dataclass
+class TrainingData:
+    """Sequences and identifiers of one domain, for the training of a generative recommender.
+
+    Args:
+        interactions (`Interactions`): the *training part*, `Interactions.training_part()`.
+        token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers, in the order of
+            `interactions.item_ids` (`ItemIndex.encode_batch`).
+    """
+
+    interactions: Interactions
+    token_table: np.ndarray
+
+
+def join_domains(domains: Mapping[str, TrainingData]) -> TrainingData:
     """Catalogues and sequences of several domains one after the other, for pre-training.
 
     Every target of every domain counts once, so larger domains have more weight (UTGRec mixes all domains alike).
 
     Args:
-        domains: training part and token table [n_d, L] of each domain. Identifiers may occur in several domains.
+        domains (`Mapping[str, TrainingData]`): each domain by its name. Identifiers may occur in several domains.
 
     Returns:
-        Training part and token table [Σ n_d, L] of all.
+        [`TrainingData`] of all domains, with a token table [Σ n_d, L].
 
     Raises:
         ValueError: no domains, or (naming the domain) different identifier lengths or a table that does not fit.
     """
     if not domains:
         raise ValueError("No domains to mix: give at least one.")
-    tables = [np.asarray(table) for _, table in domains]
-    for number, (interactions, table) in enumerate(domains):
-        if np.shape(table) != (interactions.num_items, tables[0].shape[-1]):
+    tables = [np.asarray(domain.token_table) for domain in domains.values()]
+    for (name, domain), table in zip(domains.items(), tables, strict=True):
+        if table.shape != (domain.interactions.num_items, tables[0].shape[-1]):
             raise ValueError(
-                f"Domain {number}: expected a token table [{interactions.num_items}, {tables[0].shape[-1]}] (all "
-                f"domains share one item tokenizer), got {np.shape(table)}."
+                f"Domain {name!r}: expected a token table [{domain.interactions.num_items}, {tables[0].shape[-1]}] "
+                f"(all domains share one item tokenizer), got {table.shape}."
             )
-    return Interactions.concatenate([interactions for interactions, _ in domains]), np.concatenate(tables)
+    return TrainingData(
+        Interactions.concatenate([domain.interactions for domain in domains.values()]), np.concatenate(tables)
+    )

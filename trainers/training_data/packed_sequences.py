@@ -26,8 +26,7 @@ class PackedSequences(Dataset):
     Rows hold about as many items each, so batches have little padding whatever the lengths of the sequences. Element
     `i` is the row's number; [`PackedCollator`] makes tokens of it. Which windows share a row is drawn once.
 
-    Memory: the interactions (shared, or a memory map, see [`load_sequences`]), the token table (shared) and 24 bytes
-    for each window.
+    Memory: the interactions and the token table (both shared) and 24 bytes for each window.
 
     Args:
         interactions (`Interactions`): the *training part*.
@@ -101,11 +100,6 @@ class PackedSequences(Dataset):
     def num_targets(self) -> int:
         """All targets, whatever the sampling."""
         return int(self._targets.sum())
-
-    @property
-    def draws_by_epoch(self) -> bool:
-        """Whether epochs differ in their rows."""
-        return self.sampling is not None
 
     def set_epoch(self, epoch: int) -> None:
         """Draws the rows of an epoch; there is nothing to do when every row is in every epoch."""

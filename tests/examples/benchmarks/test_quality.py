@@ -67,7 +67,7 @@ def test_another_dropout_is_another_row(domain, tmp_path, monkeypatch, capsys):
         run(monkeypatch, capsys, *flags, "--models", *models)
     lines = [json.loads(line) for line in results.read_text().splitlines()][::2]
     assert [line["model"] for line in lines] == ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions"]
-    assert lines[2]["details"]["hidden_dropout"] == lines[2]["details"]["attention_dropout"] == 0.25
+    assert lines[2]["architecture"]["hidden_dropout"] == lines[2]["architecture"]["attention_dropout"] == 0.25
     assert lines[2]["command"].endswith("--models hstu --seeds 0 --minutes 0.02 --dropout 0.25")
     assert "dropout" not in lines[0]["command"] + lines[3]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
     with pytest.raises(SystemExit, match="--dropout: at least 0 and below 1, got 1"):

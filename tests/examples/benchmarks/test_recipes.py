@@ -118,7 +118,7 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeyp
             assert line["details"]["items_sharing_codes"] == round(NUM_ITEMS * line["codebooks"]["collision_rate"])
     generative = {line["model"] for line in lines if "codebooks" in line}
     assert generative == {"tiger", "letter", "tiger-m", "rq-kmeans", "tiger-decoder", "utgrec", "recbase"}
-    by_model = {line["model"]: line["differs_from_published"] for line in lines[::2] if "variant" in line}
+    by_model = {line["model"]: line["differs_from_published"] for line in lines[::2] if line["parameters"]}
     assert by_model["utgrec"]["tokenizer.codebook_dim"] == {"here": 8, "published": 128}
     assert by_model["tiger"]["recommender.d_model"] == {"here": 8, "published": 128}
     assert by_model["tiger"]["tokenizer.num_train_epochs"]["here"] == "3 steps"

@@ -1,12 +1,18 @@
 """The script from a command line to a folder that the trainers read, for each kind of source."""
 
 import json
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tokenization_items.catalogue import Catalogue
-from trainers.commands.prepare import main
+from trainers.arguments import parse_sections
+from trainers.commands.prepare import documented, fields_of, main, make_reader, source_arguments
 from trainers.data.interactions import Interactions
+from trainers.data.readers import READERS
 
 NUM_USERS, NUM_ITEMS = 6, 5
 EVENTS = [(user, item, 1_600_000_000 + 7 * item - user) for user in range(NUM_USERS) for item in range(NUM_ITEMS)]
@@ -154,6 +160,7 @@ def test_a_dry_run_writes_nothing(run, sources, tmp_path, capsys):
         (["--format", "amazon-2023-hub"], "needs --category"),
         (["--format", "movielens", "--input", "x", "--items", "y"], "does not use --items"),
         (["--format", "letter", "--input", "x", "--columns", "user_id=u"], "does not use --columns"),
+        (["--format", "letter", "--input", "x", "--timestamp_unit", "ms"], "does not use --timestamp_unit"),
         (["--format", "tabular", "--interactions", "x", "--columns", "user_id"], "ours=theirs"),
         (["--format", "tabular", "--interactions", "absent.csv"], "absent.csv: no such file"),
         (["--format", "tabular", "--interactions", "absent.csv", "--ratios", "1", "1", "1"], "ratios"),
@@ -164,3 +171,49 @@ def test_wrong_command_lines_say_what_is_wrong(run, tmp_path, argv, word):
     with pytest.raises(SystemExit, match=word):
         run(*argv, "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@dataclass
+class ShopReader:
+    """
+    A reader that was added.
+
+    Args:
+        input (`Path`): the folder of
+            a shop.
+        currency (`str`, *optional*, defaults to `"EUR"`): of the prices.
+        columns (`dict[str, str]`, *optional*): its columns.
+    """
+
+    input: Path
+    currency: Literal["EUR", "USD"] = "EUR"
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def test_a_reader_is_one_entry(monkeypatch):
+    """The fields of its dataclass are the flags, what its docstring says is their help, and nothing else is told."""
+    monkeypatch.setitem(READERS, "shop", ShopReader)
+    monkeypatch.setitem(READERS, "shop-usd", partial(ShopReader, currency="USD"))
+    flags = source_arguments()
+    helps = {each.name: each.metadata["help"].splitlines() for each in fields(flags)}
+    assert "shop, shop-usd: The folder of a shop." in helps["input"]
+    assert helps["currency"] == ["shop: Of the prices. (default: EUR)"]
+
+    def read(*argv):
+        return make_reader(*parse_sections(flags, {}, "", argv))
+
+    assert read("--format", "shop", "--input", "x", "--columns", "item_id=sku") == (
+        ShopReader(Path("x"), columns={"item_id": "sku"})
+    )
+    assert read("--format", "shop", "--input", "x", "--currency", "USD") == ShopReader(Path("x"), "USD")
+    assert read("--format", "shop-usd", "--input", "x") == ShopReader(Path("x"), "USD")
+    with pytest.raises(SystemExit, match="shop-usd does not use --currency"):
+        read("--format", "shop-usd", "--input", "x", "--currency", "EUR")
+    with pytest.raises(SystemExit, match="shop needs --input"):
+        read("--format", "shop")
+
+
+def test_every_field_of_a_reader_is_documented():
+    for reader in READERS.values():
+        cls, found, _ = fields_of(reader)
+        assert found.keys() <= documented(cls).keys() and all(documented(cls).values())

@@ -19,7 +19,7 @@ from tokenization_items.item_index import UnknownItemError
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TINY = """
@@ -182,7 +182,7 @@ def test_results_are_those_of_the_saved_recommender(finetuned, workplace):
     (row,) = json.loads((folder / "results.json").read_text())
     assert (row["model"], row["domain"], row["seed"]) == ("UTGRec", DOWNSTREAM_DOMAIN, 0)
     domain = domain_of(workplace, DOWNSTREAM_DOMAIN)
-    ranker = GenerativeRecommender.from_pretrained(folder / "recommender", domain.catalogue.item_ids, num_beams=10)
+    ranker = GenerativeRanker.from_pretrained(folder / "recommender", domain.catalogue.item_ids, num_beams=10)
     assert ranker.max_history == 5
     expected = json.loads(json.dumps(evaluate(ranker, domain.interactions)))
     assert {name: row[name] for name in expected} == expected
@@ -337,7 +337,7 @@ def test_zero_shot_benchmark(workplace, pretrained, tmp_path, capsys):
         2: (work / "pretrained-users-0.2-seed-5" / "recommender", None),
     }
     for place, (folder, items) in folders.items():
-        ranker = GenerativeRecommender.from_pretrained(folder, domain.catalogue.item_ids, 10, items=items)
+        ranker = GenerativeRanker.from_pretrained(folder, domain.catalogue.item_ids, 10, items=items)
         assert lines[place]["ndcg@10"] == evaluate(ranker, domain.interactions, ks=(10,))["ndcg@10"]
     assert load_values(folders[2][0]).training_data[0]["Training users"] == 12  # of 60
     again = script(capsys, "benchmarks/zero_shot.py", *flags, *argv)

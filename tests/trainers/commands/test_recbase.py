@@ -29,7 +29,7 @@ from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.zero_shot import training_of
 from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
-from trainers.rankers.generative import GenerativeRecommender, load_model
+from trainers.rankers.generative import GenerativeRanker, load_model
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TINY = """
@@ -196,7 +196,7 @@ def test_finetuned_results_are_those_of_the_saved_recommender(finetuned, workpla
     (row,) = json.loads((finetuned / "results.json").read_text())
     assert (row["model"], row["domain"], row["seed"]) == ("RecBase", DOWNSTREAM_DOMAIN, 0)
     domain = load_domains([str(workplace / "data" / DOWNSTREAM_DOMAIN)])[0]
-    ranker = GenerativeRecommender.from_pretrained(finetuned / "recommender", domain.catalogue.item_ids, num_beams=10)
+    ranker = GenerativeRanker.from_pretrained(finetuned / "recommender", domain.catalogue.item_ids, num_beams=10)
     assert isinstance(ranker.model, RecBaseForCausalLM) and ranker.max_history == 5
     expected = json.loads(json.dumps(evaluate(ranker, domain.interactions)))
     assert {name: row[name] for name in expected} == expected

@@ -8,20 +8,20 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback, pipeline
 
 from hub_cards import load_values
 from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem, UTGRecForConditionalGeneration
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_embeddings import save_embeddings
-from trainers.commands import train_baseline
+from trainers.commands import run_command, train_baseline
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
 from trainers.methods.semantic_ids import SEMANTIC_IDS
 from trainers.methods.sequential import SEQUENTIAL
-from trainers.rankers.generative import GenerativeRecommender
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.sequential import SequentialRanker
 
 NUM_ITEMS = 24
 SMALL = """
@@ -108,10 +108,10 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
         tokenizer = UniversalItemTokenizer.from_pretrained(folder)
         tokenizer.check_recommender(model)
         assert len(tokenizer) == NUM_ITEMS and tokenizer.max_history == model.config.max_history == 5
-        ranker = GenerativeRecommender.from_pretrained(folder, domain.interactions.item_ids, num_beams=10)
+        ranker = GenerativeRanker.from_pretrained(folder, domain.interactions.item_ids, num_beams=10)
     else:
         assert isinstance(AutoModelForCausalLM.from_pretrained(folder), SequentialForNextItem)
-        ranker = SequentialRecommender.from_pretrained(folder, domain.interactions.item_ids)
+        ranker = SequentialRanker.from_pretrained(folder, domain.interactions.item_ids)
     result = evaluate(ranker, domain.interactions)
     assert {key: rows[0][key] for key in result if "@" in key} == {key: result[key] for key in result if "@" in key}
 
@@ -239,3 +239,18 @@ def test_arguments_that_a_method_has_not(workplace, tmp_path):
     rows = train(workplace, "bsarec", tmp_path / "run", "--sequential.own", "alpha=0.25", "--name", "mine")
     assert rows[0]["description"]["differs_from_published"]["alpha"] == {"here": 0.25, "published": 0.7}
     assert rows[0]["model"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["hstu", "tiger"])
+def test_other_commands_take_what_was_saved(workplace, tmp_path, capsys, name):
+    rows = train(workplace, name, tmp_path / "run")
+    folder, result = str(tmp_path / "run" / "recommender"), tmp_path / "result.json"
+    flags = ["--data", str(workplace / "tiny"), "--num_beams", "10", "--json", str(result)]
+    run_command("evaluate", ["--recommender", folder, *flags])
+    assert json.loads(result.read_text())["ndcg@10"] == rows[0]["ndcg@10"]
+    if name == "tiger":
+        capsys.readouterr()
+        run_command("recommend", ["--recommender", folder, "--history", "i1", "i2", "--num_items", "3"])
+        assert "History: i1; i2" in capsys.readouterr().out
+        recommended = pipeline("item-recommendation", model=folder)([["i1", "i2"]])
+        assert len(recommended) == 1

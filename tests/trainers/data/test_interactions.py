@@ -1,4 +1,4 @@
-"""Interactions, splits, k-core and the co-occurrence graph against plain Python computations."""
+"""Interactions, their parts and their k-core against plain Python computations."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.data.interactions import CoOccurrenceGraph, InteractionError, Interactions
+from trainers.data.interactions import InteractionError, Interactions
 
 IDS = ["a", "b", "c", "d", "e", "f"]
 SEQUENCES = st.lists(st.lists(st.sampled_from(IDS), max_size=9), min_size=1, max_size=12)
@@ -70,6 +70,26 @@ def test_events_are_sorted_by_time_and_ties_keep_file_order(tmp_path, suffix):
     found = Interactions.from_folder(tmp_path, IDS)
     assert found.user_ids == ["v", "u"]  # by first appearance in the file, not in time
     assert as_ids(found) == [["a", "e"], ["d", "b", "c", "f"]]
+
+
+@checked
+@given(
+    st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from(IDS), st.integers(0, 5)), min_size=1, max_size=25),
+    st.sampled_from(["as it is", "by user", "by user and time"]),
+)
+def test_events_in_any_order_equal_plain_python(tmp_path_factory, events, order):
+    if order != "as it is":
+        first = list(dict.fromkeys(event[0] for event in events))
+        events = sorted(events, key=lambda e: (first.index(e[0]), e[2] if order == "by user and time" else 0))
+    folder = tmp_path_factory.mktemp("events")
+    columns = ["user_id", "item_id", "timestamp"]
+    pl.DataFrame(events, schema=columns, orient="row").write_parquet(folder / "interactions.parquet")
+    found = Interactions.from_folder(folder, IDS)
+    expected: dict[str, list] = {}
+    for user, item, time in events:
+        expected.setdefault(user, []).append((time, item))
+    assert found.user_ids == list(expected)
+    assert as_ids(found) == [[item for _, item in sorted(s, key=lambda e: e[0])] for s in expected.values()]
 
 
 def test_users_keep_file_order_even_if_later_in_time(tmp_path):
@@ -204,7 +224,7 @@ def test_split_travels_with_the_interactions(tmp_path):
     assert whole.split == "temporal" and len(whole.cases()) == 2
     core = whole.k_core(2)
     joined = Interactions.concatenate([core, whole])
-    for part in (core, joined, whole.select_users(np.array([1])), whole.at_least(4)):
+    for part in (core, joined, whole.select_users(np.array([1]))):
         assert part.split == "temporal" and len(part.cases()) == part.user_ids.count("u") + part.user_ids.count("v")
         assert all(len(history) == 3 for history in part.cases().histories())
     assert core.user_ids == ["u", "v"] and core.training_part().items.tolist() == [0, 1, 0, 1]
@@ -267,8 +287,6 @@ def test_no_held_out_item_leaks_into_training(sequences):
     training = set(whole.training_part().items.tolist())
     held_out = set(whole.cases("test").targets.tolist()) | set(whole.cases("validation").targets.tolist())
     assert len(held_out) == 2 * len(whole.cases()) and not training & held_out
-    neighbours = CoOccurrenceGraph.from_interactions(whole.training_part()).indices
-    assert not held_out & set(neighbours.tolist())
 
 
 def test_histories_are_cut_to_the_last_items():
@@ -277,14 +295,6 @@ def test_histories_are_cut_to_the_last_items():
     assert [h.tolist() for h in cases.histories(1, 2)] == [[2, 3]]
     with pytest.raises(ValueError, match="'train'"):
         Interactions.from_sequences([list("abc")], IDS).cases("train")
-
-
-@checked
-@given(SEQUENCES, st.integers(1, 5))
-def test_at_least(sequences, length):
-    kept = Interactions.from_sequences(sequences, IDS).at_least(length)
-    expected = [(str(u), s) for u, s in enumerate(sequences) if len(s) >= length]
-    assert list(zip(kept.user_ids, as_ids(kept), strict=True)) == expected
 
 
 def naive_core(sequences: list[list[str]], k: int) -> dict[int, list[str]]:
@@ -328,62 +338,6 @@ def test_concatenate_offsets_rows(first, second):
     assert joined.item_ids == IDS + IDS[::-1] and joined.items.dtype == np.int32 and joined.offsets.dtype == np.int64
     assert all((joined.sequence(u) < len(IDS)).all() for u in range(len(first)))
     assert all((joined.sequence(u) >= len(IDS)).all() for u in range(len(first), joined.num_users))
-    graph = CoOccurrenceGraph.concatenate([CoOccurrenceGraph.from_interactions(part) for part in parts])
-    assert (graph.adjacency != CoOccurrenceGraph.from_interactions(joined).adjacency).nnz == 0
-
-
-# --- graph
-
-
-def naive_neighbours(sequences: list[list[str]]) -> dict[int, set[int]]:
-    neighbours = {row: set() for row in range(len(IDS))}
-    for sequence in sequences:
-        for left, right in zip(sequence, sequence[1:], strict=False):
-            if left != right:
-                neighbours[IDS.index(left)].add(IDS.index(right))
-                neighbours[IDS.index(right)].add(IDS.index(left))
-    return neighbours
-
-
-@checked
-@given(SEQUENCES, st.integers(0, 2**32 - 1))
-def test_graph_equals_plain_python(sequences, seed):
-    graph = CoOccurrenceGraph.from_interactions(Interactions.from_sequences(sequences, IDS))
-    expected = naive_neighbours(sequences)
-    n = len(IDS)
-    assert graph.degree.tolist() == [len(expected[row]) for row in range(n)]
-    for row in range(n):
-        assert graph.indices[graph.indptr[row] : graph.indptr[row + 1]].tolist() == sorted(expected[row])
-    a, b = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
-    assert graph.are_neighbours(a, b).tolist() == [[j in expected[i] for j in range(n)] for i in range(n)]
-    drawn = graph.sample(np.arange(n), np.random.default_rng(seed))
-    assert all(d in expected[row] if expected[row] else d == row for row, d in enumerate(drawn.tolist()))
-
-    rng = np.random.default_rng(seed)
-    anchors, candidates = rng.integers(0, n, 4), rng.integers(0, n, 7)
-    positives = graph.sample(anchors, rng)
-    excluded = graph.excluded_negatives(anchors, candidates, positives)
-    assert excluded.dtype == bool
-    assert excluded.tolist() == [
-        [c == a or c == p or c in expected[a] for c in candidates.tolist()]
-        for a, p in zip(anchors.tolist(), positives.tolist(), strict=True)
-    ]
-
-
-def test_sampling_is_uniform_over_distinct_neighbours_and_seeded():
-    # b follows a three times, c and d once: all three are drawn equally often
-    graph = CoOccurrenceGraph.from_interactions(Interactions.from_sequences(["ab", "ab", "ab", "ac", "da"], IDS))
-    drawn = graph.sample(np.zeros(30_000, int), np.random.default_rng(0))
-    counts = np.bincount(drawn, minlength=6)
-    assert counts[[0, 4, 5]].sum() == 0
-    assert np.abs(counts[1:4] - 10_000).max() < 5 * np.sqrt(30_000 * 2 / 9)  # five standard deviations
-    assert np.array_equal(drawn, graph.sample(np.zeros(30_000, int), np.random.default_rng(0)))
-
-
-def test_users_do_not_touch_each_other():
-    graph = CoOccurrenceGraph.from_interactions(Interactions.from_sequences(["ab", "", "c", "dd"], IDS))
-    assert graph.degree.tolist() == [1, 1, 0, 0, 0, 0]
-    assert graph.sample(np.array([5, 3]), np.random.default_rng(0)).tolist() == [5, 3]
 
 
 @pytest.mark.slow

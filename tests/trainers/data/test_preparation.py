@@ -2,21 +2,13 @@
 
 from collections import Counter
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
-from trainers.data.preparation import (
-    PreparationChoices,
-    co_occurrence_counts,
-    k_core,
-    prepare_log,
-    split_labels,
-    training_part,
-)
+from trainers.data.interactions import Interactions
+from trainers.data.preparation import PreparationChoices, prepare_log
 from trainers.data.readers.base import LOG_SCHEMA, RawData, ReadError, ReadingReport
 
 checked = settings(max_examples=50, deadline=None)
@@ -26,7 +18,6 @@ ROWS = st.lists(
     min_size=1,
     max_size=40,
 )
-PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=40)
 
 
 def prepare(rows, choices=None, usable=None, has_time=True):
@@ -147,73 +138,7 @@ def test_unknown_and_empty_items_are_named():
     assert dropped["its item has neither text nor image"] == {"count": 1, "examples": ["item 'b'"]}
 
 
-@checked
-@given(PAIRS, st.integers(1, 4))
-def test_k_core_is_the_fixed_point_and_that_of_interactions(pairs, k):
-    pairs = sorted(pairs, key=lambda pair: pair[0])
-    users, items = np.array([u for u, _ in pairs], np.int64), np.array([i for _, i in pairs], np.int64)
-    kept, rounds = k_core(users, items, k)
-    left = [pairs[place] for place in kept]
-    for side in range(2):
-        assert all(count >= k for count in Counter(pair[side] for pair in left).values())
-    # the largest such part: removing one offender at a time ends there too
-    naive_left = list(range(len(pairs)))
-    while True:
-        counts = [Counter(pairs[place][side] for place in naive_left) for side in range(2)]
-        offender = next((p for p in naive_left if min(counts[s][pairs[p][s]] for s in range(2)) < k), None)
-        if offender is None:
-            break
-        naive_left.remove(offender)
-    assert kept.tolist() == naive_left and rounds <= len(pairs) + 1
-    sequences = [[str(item) for user, item in pairs if user == row] for row in range(6)]
-    core = Interactions.from_sequences(sequences, [str(item) for item in range(6)]).k_core(k)
-    assert core.items.tolist() == items[kept].tolist()
-
-
-def test_k_core_that_needs_several_rounds():
-    users, items = np.array([0, 0, 1, 1, 2, 2, 3, 3]), np.array([0, 1, 1, 2, 2, 3, 0, 1])
-    kept, rounds = k_core(users, items, 2)
-    assert kept.tolist() == [0, 1, 6, 7] and rounds == 5  # the last one changes nothing
-
-
 # --- splits
-
-LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=8)
-SHARES = st.sampled_from([(0.8, 0.1, 0.1), (0.6, 0.2, 0.2), (0.7, 0.1, 0.2), (0.2, 0.4, 0.4), (0.42, 0.29, 0.29)])
-
-
-@checked
-@given(LENGTHS, SHARES)
-def test_ratio_split(lengths, ratios):
-    users = pl.Series(np.repeat(np.arange(len(lengths)), lengths))
-    labels = split_labels(users, users, "ratio", ratios).to_list()
-    expected = []
-    for length in lengths:
-        # whole per cents, so that the share is exact
-        test, validation = (max(1, length * round(100 * share) // 100) for share in (ratios[2], ratios[1]))
-        if length < 3:
-            test = validation = 0
-        expected += ["train"] * (length - test - validation) + ["validation"] * validation + ["test"] * test
-        assert length - test - validation >= 1
-    assert labels == expected
-
-
-@checked
-@given(st.lists(st.integers(1, 30), min_size=3, max_size=60), SHARES)
-def test_temporal_split(times, ratios):
-    times = pl.Series(times)
-    users = pl.Series(np.zeros(len(times), int))
-    ordered = sorted(times)
-    cuts = [ordered[len(times) * share // 100] for share in (round(100 * ratios[0]), round(100 * sum(ratios[:2])))]
-    expected = ["train" if t < cuts[0] else "validation" if t < cuts[1] else "test" for t in times]
-    if len(set(expected)) < 3:
-        with pytest.raises(ReadError, match="Too few different times"):
-            split_labels(users, times, "temporal", ratios)
-        return
-    labels = split_labels(users, times, "temporal", ratios).to_list()
-    assert labels == expected
-    by_part = {part: [t for t, label in zip(times, labels, strict=True) if label == part] for part in set(labels)}
-    assert max(by_part["train"]) < min(by_part["validation"]) and max(by_part["validation"]) < min(by_part["test"])
 
 
 def test_splits_of_a_whole_log():
@@ -225,6 +150,8 @@ def test_splits_of_a_whole_log():
     assert prepared.log["split"].to_list() == (["train"] * 8 + ["validation", "test"]) * 4
     prepared, _ = prepare(rows)
     assert "split" not in prepared.log.columns
+    with pytest.raises(ReadError, match="Too few different times"):
+        prepare([("u", item, 1) for item in ITEMS], PreparationChoices(k_core=0, split="temporal"))
     with pytest.raises(ReadError, match="needs times"):
         prepare(rows, PreparationChoices(split="temporal"), has_time=False)
 
@@ -245,32 +172,23 @@ def test_choices_are_checked(wrong, word):
         PreparationChoices(**wrong)
 
 
-# --- co-occurrence
-
-
 @checked
-@given(rows=ROWS, split=st.sampled_from(["leave-one-out", "ratio"]))
-def test_co_occurrence_counts(rows, split):
-    prepared, _ = prepare(rows, PreparationChoices(k_core=0, repeats="all", split=split))
-    n = len(prepared.item_ids)
-    training = training_part(prepared.log)
-    graph = co_occurrence_counts(training, n)
-    expected = np.zeros((n, n), int)
-    for user in range(len(prepared.user_ids)):
-        items = prepared.log.filter(pl.col("user") == user)["item"].to_list()
-        if split == "leave-one-out":
-            items = items[:-2]
-        else:
-            held_out = max(1, len(items) // 10) * 2 if len(items) >= 3 else 0
-            items = items[: len(items) - held_out]
-        for left, right in zip(items, items[1:], strict=False):
-            if left != right:
-                expected[left, right] += 1
-                expected[right, left] += 1
-    np.testing.assert_array_equal(graph.toarray(), expected)
-    assert graph.dtype == np.int32 and graph.has_sorted_indices
-    if split == "leave-one-out":  # the places that are not zero are the neighbours that training uses
-        sequences = prepared.log.group_by("user", maintain_order=True).agg(pl.col("item").cast(pl.String))["item"]
-        interactions = Interactions.from_sequences(sequences.to_list(), [str(row) for row in range(n)])
-        neighbours = CoOccurrenceGraph.from_interactions(interactions.training_part())
-        assert np.array_equal(neighbours.indptr, graph.indptr) and np.array_equal(neighbours.indices, graph.indices)
+@given(rows=ROWS, split=st.sampled_from(["leave-one-out", "ratio", "temporal"]))
+def test_the_training_part_is_that_of_the_interactions_read_back(tmp_path_factory, rows, split):
+    choices = PreparationChoices(k_core=0, repeats="all", split=split, ratios=(0.6, 0.2, 0.2))
+    try:
+        prepared, _ = prepare(rows, choices)
+    except ReadError:  # too few different times
+        assert split == "temporal"
+        return
+    users, items = prepared.training_part()
+    ids = prepared.log.select(
+        prepared.user_ids.gather(prepared.log["user"]).alias("user_id"),
+        prepared.item_ids.gather(prepared.log["item"]).alias("item_id"),
+        pl.exclude("user", "item"),
+    )
+    folder = tmp_path_factory.mktemp("log")
+    ids.write_parquet(folder / "interactions.parquet")
+    training = Interactions.from_folder(folder, prepared.item_ids.to_list()).training_part()
+    assert items.tolist() == training.items.tolist()
+    assert prepared.user_ids.gather(users).to_list() == [training.user_ids[row] for row in training.owners]

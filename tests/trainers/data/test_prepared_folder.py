@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 
 from tokenization_items.catalogue import Catalogue
 from trainers.data import prepared_folder, prepared_images
+from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.domains import load_domains
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.interactions import Interactions
 from trainers.data.preparation import PreparationChoices
-from trainers.data.prepared_folder import PreparedDataError, check_prepared, fresh_folder, prepare_data_set, sha256_of
+from trainers.data.prepared_folder import PreparedDataError, check_prepared, prepare_data_set, sha256_of
 from trainers.data.prepared_images import Downloads, cache_path
 from trainers.data.readers import ReadError, TabularReader
 
@@ -283,70 +284,16 @@ def test_an_error_half_way_leaves_nothing(source, tmp_path, monkeypatch, place):
 def test_a_kill_half_way_leaves_no_data_set(source, tmp_path, monkeypatch):
     """As after a kill when all but prepared.json is written: nothing is tidied up."""
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.data.prepared_folder.shutil.rmtree", lambda *args, **kwargs: None)
+        patch.setattr("tokenization_items.files.shutil.rmtree", lambda *args, **kwargs: None)
         patch.setattr(prepared_folder, "_checksums", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(source, tmp_path / "sets" / "out")
     (left,) = (tmp_path / "sets").iterdir()
-    assert left.name.startswith(".out.unfinished-") and (left / "data" / "interactions.parquet").exists()
+    assert left.name.startswith(".out.unfinished-") and (left / "interactions.parquet").exists()
     with pytest.raises(FileNotFoundError, match="holds no domain"):
         load_domains([str(tmp_path / "sets")])
     prepare(source, tmp_path / "sets" / "out")
     assert [domain.name for domain in load_domains([str(tmp_path / "sets")])] == ["out"]
-
-
-# --- folders that are there whole or not at all
-
-MARK = "done.json"
-
-
-def make(path, content="new", overwrite=False, fail=False):
-    with fresh_folder(path, MARK, overwrite) as working:
-        (working / "data" / "a.txt").write_text(content)
-        (working / "scratch").mkdir()
-        (working / "data" / MARK).write_text("{}")
-        assert not (path / "a.txt").exists() or (path / "a.txt").read_text() != content
-        if fail:
-            raise RuntimeError("half-way")
-
-
-def test_appears_when_it_is_complete(tmp_path):
-    make(tmp_path / "deep" / "out")
-    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == ["a.txt", MARK]
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-
-
-def test_an_error_leaves_nothing_new_and_everything_old(tmp_path):
-    with pytest.raises(RuntimeError):
-        make(tmp_path / "out", fail=True)
-    assert list(tmp_path.iterdir()) == []
-    make(tmp_path / "out", "old")
-    with pytest.raises(RuntimeError):
-        make(tmp_path / "out", overwrite=True, fail=True)
-    assert (tmp_path / "out" / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_failed_exchange_puts_the_old_folder_back(tmp_path):
-    make(tmp_path / "out", "old")
-    with pytest.raises(FileNotFoundError), fresh_folder(tmp_path / "out", MARK, overwrite=True) as working:
-        (working / "data").rmdir()
-    assert (tmp_path / "out" / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_overwrites_only_when_asked_and_only_its_own(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    make(out, "first")  # empty folders are free
-    with pytest.raises(FileExistsError, match="not empty"):
-        make(out, "second")
-    make(out, "second", overwrite=True)
-    assert (out / "a.txt").read_text() == "second" and len(list(tmp_path.iterdir())) == 1
-    (out / MARK).unlink()
-    with pytest.raises(FileExistsError, match="holds no done.json"):
-        make(out, "third", overwrite=True)
-    with pytest.raises(FileExistsError, match="is a file"):
-        make(out / "a.txt", overwrite=True)
-    assert (out / "a.txt").read_text() == "second"
 
 
 def test_checksum(tmp_path):

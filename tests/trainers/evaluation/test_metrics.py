@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainers.evaluation import metrics
 from trainers.evaluation.metrics import (
     auc_by_user,
     catalogue_metrics,
     group_means,
     identifier_groups,
     is_metric,
-    ranking_gains,
+    metrics_per_case,
     ranking_metrics,
     recommendation_counts,
-    target_places,
+    target_ranks,
 )
 
 checked = settings(max_examples=50, deadline=None)
@@ -67,19 +68,19 @@ def test_impossible_inputs_are_refused():
     with pytest.raises(ValueError, match="No users"):
         ranking_metrics(np.empty((0, 10), int), np.empty(0, int))
     with pytest.raises(ValueError, match="got 3"):
-        ranking_gains(np.zeros((2, 3), int), np.zeros(2, int), ks=(5,))
+        ranking_metrics(np.zeros((2, 3), int), np.zeros(2, int), ks=(5,))
     with pytest.raises(ValueError, match="targets"):
-        ranking_gains(np.zeros((2, 10), int), np.zeros(3, int))
+        ranking_metrics(np.zeros((2, 10), int), np.zeros(3, int))
     with pytest.raises(ValueError, match="Negative"):  # else a target of -1 would hit every empty place
-        ranking_gains(np.full((1, 10), -1), np.array([-1]))
+        ranking_metrics(np.full((1, 10), -1), np.array([-1]))
     for ks in ((), (0, 5), (5, 5)):
         with pytest.raises(ValueError, match="Cut-offs must be"):
-            ranking_gains(np.zeros((1, 10), int), np.array([1]), ks)
+            ranking_metrics(np.zeros((1, 10), int), np.array([1]), ks)
 
 
 def test_places():
-    assert target_places(np.array([[3, 1], [0, 5], [2, -1]]), np.array([1, 4, 2])).tolist() == [1, -1, 0]
-    assert target_places(np.empty((2, 0), int), np.array([1, 4])).tolist() == [-1, -1]
+    assert target_ranks(np.array([[3, 1], [0, 5], [2, -1]]), np.array([1, 4, 2])).tolist() == [1, -1, 0]
+    assert target_ranks(np.empty((2, 0), int), np.array([1, 4])).tolist() == [-1, -1]
 
 
 @checked
@@ -126,14 +127,14 @@ def test_slices_equal_plain_python():
     values = np.concatenate([[0, 19, 20, 39, 40, 59, 60, 1000], rng.integers(0, 90, 50)])
     ranked = np.stack([rng.permutation(12)[:10] for _ in values])
     targets, users = rng.integers(0, 12, len(values)), np.arange(len(values)) // 2
-    groups = group_means(ranking_gains(ranked, targets), users, values, (0, 20, 40, 60), "popularity")
+    groups = group_means(metrics_per_case(target_ranks(ranked, targets)), users, values, (0, 20, 40, 60), "popularity")
     assert [group["popularity"] for group in groups] == ["[0,20)", "[20,40)", "[40,60)", "[60,∞)"]
     for group, (low, high) in zip(groups, [(0, 20), (20, 40), (40, 60), (60, math.inf)], strict=True):
         inside = [case for case, value in enumerate(values) if low <= value < high]
         expected = naive_metrics(ranked[inside].tolist(), targets[inside].tolist(), (5, 10))
         assert group["num_cases"] == len(inside) and group["num_users"] == len({case // 2 for case in inside})
         assert {name: group[name] for name in expected} == pytest.approx(expected)
-    empty = group_means(ranking_gains(ranked, targets), users, values, (2000,), "popularity")[0]
+    empty = group_means(metrics_per_case(target_ranks(ranked, targets)), users, values, (2000,), "popularity")[0]
     assert empty["num_cases"] == 0 and empty["recall@5"] is None
 
 
@@ -169,3 +170,30 @@ def test_auc_refuses():
     with pytest.raises(ValueError, match=r"got \(2,\), \(1,\), \(2,\)"):
         auc_by_user([0, 0], [1.0], [True, False])
     assert is_metric("gauc") and is_metric("ndcg@10") and not is_metric("num_users")
+
+
+def test_metrics_are_those_of_their_definitions():
+    """From relevance lists, by the general formulas for any number of relevant items: Recall, NDCG with an ideal DCG,
+    and the reciprocal rank of the first hit."""
+    rng = np.random.default_rng(7)
+    ranked = np.stack([rng.permutation(30)[:12] for _ in range(200)])
+    targets = rng.integers(0, 30, 200)
+    found = metrics_per_case(target_ranks(ranked, targets), (1, 5, 12))
+    relevance = (ranked == targets[:, None]).astype(float)
+    for k in (1, 5, 12):
+        top, discounts = relevance[:, :k], 1 / np.log2(np.arange(2, k + 2))
+        ideal = np.sort(np.eye(1, 30)[0])[::-1][:k] @ discounts
+        first = np.where(top.any(axis=1), 1 / (top.argmax(axis=1) + 1), 0)
+        np.testing.assert_allclose(found[f"recall@{k}"], top.sum(axis=1) / 1)
+        np.testing.assert_allclose(found[f"ndcg@{k}"], top @ discounts / ideal)
+        np.testing.assert_allclose(found[f"mrr@{k}"], first)
+
+
+def test_a_metric_is_one_line(monkeypatch):
+    monkeypatch.setitem(metrics.RANK_METRICS, "rbp", lambda ranks: 0.2 * 0.8**ranks)
+    found = metrics_per_case(np.array([0, 3, -1, 7]), (5,))
+    assert found["rbp@5"].tolist() == pytest.approx([0.2, 0.2 * 0.8**3, 0, 0])
+    assert metrics.metric_names((5,)) == ["recall@5", "ndcg@5", "mrr@5", "rbp@5"] == list(found)
+    assert (
+        metrics.is_rank_metric("rbp@20") and not metrics.is_rank_metric("gini@5") and not metrics.is_rank_metric("rbp")
+    )

@@ -58,7 +58,7 @@ def test_protocol(batch_size, part, cut):
     expected = naive_metrics(recommender.ranked.tolist(), [s[-cut] for s in sequences], (5, 10))
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     flags = {"num_users": 3, "num_cases": 3, "num_short": 2, "num_without_history": 0, "split": "leave-one-out"}
-    flags |= {"part": part, "seen": "kept", "max_history": 2, "ties": "recommender's order", "num_beams": None}
+    flags |= {"part": part, "seen": "kept", "max_history": 2, "ties": "ranker's order", "num_beams": None}
     assert flags.items() <= result.items() and result["candidates"] == "all 12 items"
     names = ["name", "recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10"]
     assert list(json.loads(json.dumps(result)))[:7] == names
@@ -137,16 +137,18 @@ def test_identifiers_are_a_second_column():
         evaluate(Fixed(ranked), interactions, ks=(1, 5), identifiers=identifiers[:-1])
 
 
-def test_intervals_and_gains_of_users():
+def test_intervals_and_metrics_of_users():
     interactions = data((6, 3, 4, 3, 5))
     ranked = np.array([np.random.default_rng(u).permutation(12)[:10] for u in range(5)])
     result = evaluate(Fixed(ranked), interactions, intervals=50, per_user=True, seed=3)
     cases = interactions.cases()
-    gains = {name: gain for name, gain in result["per_user"].items() if "@" in name}
-    assert {name: gain.mean() for name, gain in gains.items()} == pytest.approx({name: result[name] for name in gains})
-    for row, target, place in zip(ranked.tolist(), cases.targets, result["per_user"]["places"], strict=True):
+    per_case = {name: each for name, each in result["per_user"].items() if "@" in name}
+    assert {name: each.mean() for name, each in per_case.items()} == pytest.approx(
+        {name: result[name] for name in per_case}
+    )
+    for row, target, place in zip(ranked.tolist(), cases.targets, result["per_user"]["ranks"], strict=True):
         assert place == (row.index(target) if target in row else -1)
-    expected = bootstrap_intervals(gains, cases.users, 50, seed=3)
+    expected = bootstrap_intervals(per_case, cases.users, 50, seed=3)
     assert result["intervals"] == {name: list(pair) for name, pair in expected.items()}
     assert result["num_bootstrap"] == 50 and "intervals" not in evaluate(Fixed(ranked), interactions)
 

@@ -4,16 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from trainers.evaluation import significance
-from trainers.evaluation.metrics import gains_at
+from trainers.evaluation.metrics import metrics_per_case
 from trainers.evaluation.significance import bootstrap_intervals, over_seeds, paired_test
 
 
 def cases(places, users=None, ks=(5, 10)) -> dict[str, np.ndarray]:
     places = np.asarray(places)
     users = np.arange(len(places)) if users is None else np.asarray(users)
-    return {"users": users, "targets": users + 100, "places": places, **gains_at(places, ks)}
+    return {"users": users, "targets": users + 100, "ranks": places, **metrics_per_case(places, ks)}
 
 
 def random_places(users: int, share: float, seed: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def random_places(users: int, share: float, seed: int) -> np.ndarray:
 
 
 def test_intervals_of_one_case_per_user_are_the_normal_ones():
-    gains = gains_at(random_places(4000, 0.3, 0))
+    gains = metrics_per_case(random_places(4000, 0.3, 0))
     intervals = bootstrap_intervals(gains, np.arange(4000), samples=4000)
     for name, gain in gains.items():
         half = 1.96 * gain.std() / np.sqrt(len(gain))
@@ -65,7 +66,7 @@ def test_blocks_bound_the_memory_and_change_nothing(monkeypatch):
 
 
 def test_seeds_decide():
-    gains = gains_at(random_places(300, 0.3, 0))
+    gains = metrics_per_case(random_places(300, 0.3, 0))
     first, second = (bootstrap_intervals(gains, np.arange(300), 100, seed=seed) for seed in (0, 1))
     assert first == bootstrap_intervals(gains, np.arange(300), 100) and first != second
 
@@ -138,6 +139,36 @@ def test_gains_of_seeds_are_averaged_case_by_case():
     first, second = cases([0, -1, 3]), cases([-1, -1, 3])
     results = [{"name": "a", "recall@5": 0.0, "per_user": each} for each in (first, second)]
     mean = over_seeds(results)["per_user"]
-    assert mean["recall@5"].tolist() == [0.5, 0, 1] and mean["users"].tolist() == [0, 1, 2] and "places" not in mean
+    assert mean["recall@5"].tolist() == [0.5, 0, 1] and mean["users"].tolist() == [0, 1, 2] and "ranks" not in mean
     with pytest.raises(ValueError, match="targets differ"):
         over_seeds([results[0], {**results[1], "per_user": {**second, "targets": np.zeros(3)}}])
+
+
+def test_intervals_are_scipys():
+    """Percentile bootstrap of a mean, one case per user."""
+    per_case = metrics_per_case(random_places(400, 0.3, 4))
+    found = bootstrap_intervals(per_case, np.arange(400), samples=9999, confidence=0.9)
+    for name in ("recall@5", "ndcg@10", "mrr@10"):
+        expected = stats.bootstrap(
+            (per_case[name],), np.mean, n_resamples=9999, confidence_level=0.9, method="percentile", rng=0
+        ).confidence_interval
+        width = expected.high - expected.low
+        assert found[name] == pytest.approx((expected.low, expected.high), abs=0.06 * width), name
+
+
+@pytest.mark.parametrize("share", [0.2, 0.27, 0.4])
+def test_p_values_are_scipys(share):
+    """Paired randomisation test of a mean difference, two-sided: scipy's flips the signs of the differences."""
+    a, b = cases(random_places(150, share, 5)), cases(random_places(150, 0.3, 6))
+    found = paired_test(a, b, samples=9999)
+    for name in ("recall@10", "ndcg@10"):
+        expected = stats.permutation_test(
+            (a[name] - b[name],),
+            lambda x, axis: np.abs(x.mean(axis=axis)),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=9999,
+            alternative="greater",
+            rng=0,
+        )
+        assert found[name]["p_value"] == pytest.approx(expected.pvalue, abs=0.02), name

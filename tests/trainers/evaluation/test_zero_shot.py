@@ -19,12 +19,11 @@ from trainers.evaluation.significance import paired_test
 from trainers.evaluation.zero_shot import (
     evaluate_zero_shot,
     items_folder,
-    portable_command,
     render_zero_shot,
     training_of,
     zero_shot_model,
 )
-from trainers.rankers.generative import GenerativeRecommender
+from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
@@ -47,7 +46,7 @@ def rows(interactions):
 
 
 @pytest.fixture(scope="module")
-def recommender() -> GenerativeRecommender:
+def recommender() -> GenerativeRanker:
     set_seed(0)
     sizes = {"root_codebook_size": 6, "leaf_codebook_size": 8, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2}
     model = UTGRecForConditionalGeneration(UTGRecConfig(**sizes, num_layers=1, max_history=4)).eval()
@@ -55,7 +54,7 @@ def recommender() -> GenerativeRecommender:
     codes = np.stack(np.unravel_index(codes, model.config.level_sizes), axis=1)
     trie = ItemTrie(codes, model.config.level_sizes, model.config.level_offsets)
     table = codes + np.array(model.config.level_offsets)
-    return GenerativeRecommender(model, trie, table, num_beams=20, max_history=4, name="tiny")
+    return GenerativeRanker(model, trie, table, num_beams=20, max_history=4, name="tiny")
 
 
 def auc(users, scores, labels) -> dict[int, float]:
@@ -164,14 +163,6 @@ def test_where_the_identifiers_are(tmp_path):
     assert items_folder(folder, "office") == beside and items_folder(folder, "office", "mine").name == "mine"
     (folder / CODES_NAME).touch()
     assert items_folder(folder, "office") is None
-
-
-def test_commands_name_no_place_of_this_machine(tmp_path):
-    (tmp_path / "office data").mkdir()
-    argv = ["--data", str(tmp_path / "office data"), f"--json={tmp_path / 'new.json'}", "--encoder", "org/name", "-"]
-    assert portable_command("examples/e.py", argv) == (
-        "python examples/e.py --data 'office data' --json=new.json --encoder org/name -"
-    )
 
 
 def test_the_table_keeps_seen_domains_apart(interactions, rows):

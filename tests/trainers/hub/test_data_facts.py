@@ -67,7 +67,7 @@ def test_prepared_data_say_how_they_were_made_and_may_have_a_card(tmp_path):
     rows = [f"u{user},i{item},{time}" for user in range(12) for time, item in enumerate(rng.permutation(8)[:5])]
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join([*rows, rows[0]]) + "\n")
     (tmp_path / "goods.csv").write_text("item_id,title\n" + "".join(f"i{row},thing {row}\n" for row in range(8)))
-    reader = TabularReader(tmp_path / "log.csv", tmp_path / "goods.csv", time_unit="order")
+    reader = TabularReader(tmp_path / "log.csv", tmp_path / "goods.csv", timestamp_unit="order")
     folder = tmp_path / "shop"
     document = prepare_data_set(reader, folder, PreparationChoices(k_core=2))
     values = dataset_card_values(folder)

@@ -26,10 +26,10 @@ def cosines(embeddings: np.ndarray, history: list[int], query: str) -> np.ndarra
 @pytest.mark.parametrize("query, max_history", [("last", None), ("mean", None), ("mean", 2), ("last+mean", None)])
 def test_nearest_items_equal_plain_python(query, max_history, seed, histories):
     embeddings = np.random.default_rng(seed).normal(size=(9, 6)).astype(np.float32)
-    recommender = NearestItems(embeddings, query, max_history, batch_size=2, chunk_items=4)
+    ranker = NearestItems(embeddings, query, max_history, batch_size=2, chunk_items=4)
     arrays = [np.array(history, np.int32) for history in histories]
     for exclude in (None, arrays):
-        for ranked, history in zip(recommender.rank(arrays, 7, exclude).tolist(), histories, strict=True):
+        for ranked, history in zip(ranker.rank(arrays, 7, exclude).tolist(), histories, strict=True):
             scores = cosines(embeddings, history[-max_history:] if max_history else history, query)
             left = [item for item in range(9) if exclude is None or item not in history]
             found = [item for item in ranked if item >= 0]

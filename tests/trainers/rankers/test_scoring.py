@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.rankers.scoring import DotProductScorer, ScoringRecommender, stable_topk
+from trainers.rankers.scoring import DotProductScorer, ScoringRanker, stable_topk
 
 checked = settings(max_examples=50, deadline=None)
 
@@ -47,21 +47,21 @@ def test_chunks_equal_plain_python(seed, k, chunk_items, batch_size, masked):
     scores[rng.random(scores.shape) < 0.2] = -np.inf
     before = scores.copy()
     exclude = [rng.integers(0, scores.shape[1], rng.integers(0, 5)) for _ in scores] if masked else None
-    recommender = ScoringRecommender(Table(scores), "t", batch_size=batch_size, chunk_items=chunk_items)
-    assert recommender.rank(histories(scores), k, exclude).tolist() == naive(scores, exclude, k)
-    assert recommender.scorer.encoded == -(-len(scores) // batch_size)  # once per batch, not per chunk
+    ranker = ScoringRanker(Table(scores), "t", batch_size=batch_size, chunk_items=chunk_items)
+    assert ranker.rank(histories(scores), k, exclude).tolist() == naive(scores, exclude, k)
+    assert ranker.scorer.encoded == -(-len(scores) // batch_size)  # once per batch, not per chunk
     assert np.array_equal(scores, before)  # masking must not write into the scorer's own table
 
 
 def test_all_equal_scores_give_the_catalogue_in_order():
-    recommender = ScoringRecommender(Table(np.zeros((2, 1000))), "t", chunk_items=7)
-    assert recommender.rank([np.array([0]), np.array([1])], 9).tolist() == [list(range(9))] * 2
+    ranker = ScoringRanker(Table(np.zeros((2, 1000))), "t", chunk_items=7)
+    assert ranker.rank([np.array([0]), np.array([1])], 9).tolist() == [list(range(9))] * 2
 
 
 def test_masking_the_best_items_of_a_chunk_leaves_the_next_ones():
     scores = -np.arange(20.0)[None].repeat(2, 0)
     exclude = [np.array([0, 1, 2, 4, 9, 2]), np.array([], int)]
-    ranked = ScoringRecommender(Table(scores), "t", chunk_items=8).rank(histories(scores), 3, exclude)
+    ranked = ScoringRanker(Table(scores), "t", chunk_items=8).rank(histories(scores), 3, exclude)
     assert ranked.tolist() == [[3, 5, 6], [0, 1, 2]]
 
 
@@ -85,7 +85,7 @@ def test_dot_products(dtype, biased):
     scorer = DotProductScorer(lambda histories: torch.tensor(states)[[h[0] for h in histories]], embeddings, bias)
     exact = embeddings.detach().double().numpy()
     expected = naive(states @ exact.T + (bias if biased else 0), None, 8)
-    assert ScoringRecommender(scorer, "d", chunk_items=16).rank(histories(states), 8).tolist() == expected
+    assert ScoringRanker(scorer, "d", chunk_items=16).rank(histories(states), 8).tolist() == expected
     assert scorer.scores(scorer.encode(histories(states)), slice(0, 3)).dtype == (
         torch.float64 if dtype == torch.float64 else torch.float32
     )
@@ -99,23 +99,23 @@ def test_scorers_without_encode_get_the_histories_cut():
             self.seen = [history.tolist() for history in histories]
             return np.eye(5)[[history[-1] for history in histories]][:, items]
 
-    recommender = ScoringRecommender(Last(), "last", max_history=2)
-    assert recommender.rank([np.array([0, 1, 2]), np.array([4])], 2).tolist() == [[2, 0], [4, 0]]
-    assert recommender.scorer.seen == [[1, 2], [4]]
+    ranker = ScoringRanker(Last(), "last", max_history=2)
+    assert ranker.rank([np.array([0, 1, 2]), np.array([4])], 2).tolist() == [[2, 0], [4, 0]]
+    assert ranker.scorer.seen == [[1, 2], [4]]
 
 
 def test_mistakes_are_named():
     scores = np.zeros((2, 5))
     with pytest.raises(ValueError, match="2 histories, but 1"):
-        ScoringRecommender(Table(scores), "t").rank(histories(scores), 2, [np.array([1])])
+        ScoringRanker(Table(scores), "t").rank(histories(scores), 2, [np.array([1])])
     with pytest.raises(ValueError, match="NaN for items 2 to 3"):
         broken = np.where(np.arange(5) == 3, np.nan, scores)
-        ScoringRecommender(Table(broken), "t", chunk_items=2).rank(histories(scores), 2)
+        ScoringRanker(Table(broken), "t", chunk_items=2).rank(histories(scores), 2)
     with pytest.raises(ValueError, match="must return floats"):
-        ScoringRecommender(Table(scores.astype(int)), "t").rank(histories(scores), 2)
+        ScoringRanker(Table(scores.astype(int)), "t").rank(histories(scores), 2)
     with pytest.raises(ValueError, match="at least 1"):
-        ScoringRecommender(Table(scores), "t", chunk_items=0)
+        ScoringRanker(Table(scores), "t", chunk_items=0)
     with pytest.raises(ValueError, match=r"bias \[5\]"):
         DotProductScorer(lambda h: scores, scores.T, np.zeros(4))
     with pytest.raises(ValueError, match="user states"):
-        ScoringRecommender(DotProductScorer(lambda h: scores[:1], scores), "t").rank(histories(scores), 2)
+        ScoringRanker(DotProductScorer(lambda h: scores[:1], scores), "t").rank(histories(scores), 2)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from modeling_utgrec import BERT4RecConfig, BERT4RecForNextItem, SASRecConfig, SASRecForNextItem
-from trainers.rankers.sequential import SequentialRecommender
+from trainers.rankers.sequential import SequentialRanker
 
 NUM_ITEMS = 15
 HISTORIES = [np.array([3]), np.arange(9), np.array([5, 1]), np.array([2, 2])]
@@ -19,10 +19,10 @@ def test_ranks_by_score_without_excluded_items(kind):
     model = make_model(*kind).train()
     if model.item_bias is not None:
         torch.nn.init.normal_(model.bias)
-    recommender = SequentialRecommender(model, batch_size=3)
-    assert recommender.max_history == 4
+    ranker = SequentialRanker(model, batch_size=3)
+    assert ranker.max_history == 4
     exclude = [np.array([3]), np.arange(12), np.array([], int), np.array([2, 7])]
-    ranked, without = recommender.rank(HISTORIES, NUM_ITEMS), recommender.rank(HISTORIES, 5, exclude)
+    ranked, without = ranker.rank(HISTORIES, NUM_ITEMS), ranker.rank(HISTORIES, 5, exclude)
     assert model.training and model.model.training  # dropout is off in ranking only
     model.eval()
     for user, history in enumerate(HISTORIES):
@@ -38,19 +38,19 @@ def test_ranks_by_score_without_excluded_items(kind):
 def test_modes_of_frozen_parts_are_restored():
     model = make_model(SASRecForNextItem, SASRecConfig).train()
     model.model.blocks[0].eval()
-    SequentialRecommender(model).rank(HISTORIES, 3)
+    SequentialRanker(model).rank(HISTORIES, 3)
     assert model.training and not model.model.blocks[0].training and model.model.blocks[1].training
 
 
 def test_training_goes_on_after_ranking():
     model = make_model(SASRecForNextItem, SASRecConfig)
-    SequentialRecommender(model).rank(HISTORIES, 3)
+    SequentialRanker(model).rank(HISTORIES, 3)
     loss = model(torch.tensor([[1, 2]]), labels=torch.tensor([[2, 3]])).loss
     loss.backward()
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
 def test_histories_outside_of_the_catalogue_are_named():
-    recommender = SequentialRecommender(make_model(SASRecForNextItem, SASRecConfig))
+    ranker = SequentialRanker(make_model(SASRecForNextItem, SASRecConfig))
     with pytest.raises(ValueError, match="item row 15"):
-        recommender.rank([np.array([15])], 3)
+        ranker.rank([np.array([15])], 3)

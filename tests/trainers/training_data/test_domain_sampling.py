@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainers.data.interactions import Interactions
 from trainers.training_data.domain_sampling import DomainSampling
-from trainers.training_data.next_item_windows import NextItemWindows, join_domains
+from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, join_domains
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
 
 LEVELS = 3
@@ -18,6 +18,12 @@ def make_domain(name: str, lengths: list[int], num_items: int = 9) -> tuple[Inte
     ids = [f"{name}{item}" for item in range(num_items)]
     sequences = [[ids[item] for item in rng.integers(0, num_items, length)] for length in lengths]
     return Interactions.from_sequences(sequences, ids), rng.integers(2, 20, (num_items, LEVELS))
+
+
+def joined(domains):
+    """Interactions and token table of several domains, each a pair of them."""
+    data = join_domains({str(number): TrainingData(*domain) for number, domain in enumerate(domains)})
+    return data.interactions, data.token_table
 
 
 @pytest.fixture
@@ -83,24 +89,22 @@ def test_epochs_and_seeds_draw_differently():
 @pytest.mark.parametrize("temperature", [1.0, 2.0, float("inf")])
 def test_windows_take_the_shares(domains, temperature):
     sampling = sampling_of(domains, temperature)
-    windows = NextItemWindows(*join_domains(domains), sampling=sampling)
-    assert len(windows) == windows.num_targets and windows.draws_by_epoch
+    windows = NextItemWindows(*joined(domains), sampling=sampling)
+    assert len(windows) == windows.num_targets and windows.drawn is not None
     for epoch in (0, 1):
         windows.set_epoch(epoch)
         positions = windows.__getitems__(range(len(windows)))
         found = np.bincount(domain_of(positions, domains), minlength=3)
         assert found.tolist() == sampling.counts(sizes_of(domains), windows.num_targets).tolist()
     if temperature == 1:
-        assert sorted(positions) == sorted(NextItemWindows(*join_domains(domains)).__getitems__(range(len(windows))))
-    fewer = NextItemWindows(*join_domains(domains), sampling=sampling, max_targets_per_epoch=40)
-    assert len(fewer) == 40
+        assert sorted(positions) == sorted(NextItemWindows(*joined(domains)).__getitems__(range(len(windows))))
 
 
 @pytest.mark.parametrize("with_targets", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 3.0, float("inf")])
 def test_packed_rows_take_the_shares(domains, temperature, with_targets):
     sampling = sampling_of(domains, temperature)
-    interactions, table = join_domains(domains)
+    interactions, table = joined(domains)
     packed = PackedSequences(interactions, table, 10, with_targets=with_targets, sampling=sampling)
     lengths = set()
     for epoch in (0, 1):
@@ -119,10 +123,10 @@ def test_packed_rows_take_the_shares(domains, temperature, with_targets):
 
 
 def test_without_sampling_nothing_is_drawn(domains):
-    packed = PackedSequences(*join_domains(domains), 10)
+    packed = PackedSequences(*joined(domains), 10)
     before = PackedCollator(packed)(range(len(packed)))
     packed.set_epoch(5)
-    assert not packed.draws_by_epoch and packed[3] == 3
+    assert packed.drawn is None and packed[3] == 3
     assert all((before[name] == tensor).all() for name, tensor in PackedCollator(packed)(range(len(packed))).items())
 
 
@@ -134,4 +138,4 @@ def test_bad_input(domains):
         DomainSampling([], 2.0)
     for dataset in (NextItemWindows, PackedSequences):
         with pytest.raises(ValueError, match="have 5 sequences, the training part 90"):
-            dataset(*join_domains(domains), sampling=DomainSampling([2, 3], 2.0))
+            dataset(*joined(domains), sampling=DomainSampling([2, 3], 2.0))

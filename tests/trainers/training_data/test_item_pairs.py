@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tokenization_items.catalogue import Catalogue
-from trainers.data.interactions import CoOccurrenceGraph, Interactions
+from trainers.data.co_occurrence import CoOccurrenceGraph
+from trainers.data.interactions import Interactions
 from trainers.training_data import item_pairs as module
 from trainers.training_data.image_latents import ImageLatents
 from trainers.training_data.item_pairs import ItemPairs

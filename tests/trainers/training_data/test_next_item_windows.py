@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from tokenization_items.histories import encode_histories
 from trainers.data.interactions import Interactions
-from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows, join_domains
+from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows, TrainingData, join_domains
 
 NUM_ITEMS, NUM_LEVELS = 7, 3
 
@@ -105,27 +105,16 @@ def test_indices_outside_of_the_dataset_are_errors():
         windows[2]
 
 
-def test_targets_of_an_epoch_are_drawn_anew_and_reproducibly():
-    sequences = [list(np.arange(20) % NUM_ITEMS)] * 10
-    windows = NextItemWindows(interactions_of(sequences), table_of(), max_targets_per_epoch=50)
-    assert len(windows) == 50 and windows.num_targets == 190
-    first = windows.__getitems__(range(50))
-    assert len(set(first.tolist())) == 50
-    windows.set_epoch(1)
-    second = windows.__getitems__(range(50))
-    assert set(first.tolist()) != set(second.tolist())
-    again = NextItemWindows(interactions_of(sequences), table_of(), max_targets_per_epoch=50)
-    again.set_epoch(1)
-    assert again.__getitems__(range(50)).tolist() == second.tolist()
-    assert len(NextItemWindows(interactions_of(sequences), table_of(), max_targets_per_epoch=1000)) == 190
-
-
 def test_joined_domains_keep_each_domains_own_tokens():
     first, second = [[0, 1, 2], [3]], [[0, 1], [2, 1, 0]]
     tables = table_of(), table_of(3, first=50)
-    windows = NextItemWindows(
-        *join_domains([(interactions_of(first), tables[0]), (interactions_of(second, 3), tables[1])]), 2
+    data = join_domains(
+        {
+            "games": TrainingData(interactions_of(first), tables[0]),
+            "office": TrainingData(interactions_of(second, 3), tables[1]),
+        }
     )
+    windows = NextItemWindows(data.interactions, data.token_table, 2)
     batch = NextItemCollator(windows)(windows.__getitems__(range(len(windows))))
     expected = [(tables[0][h].flatten().tolist(), tables[0][t].tolist()) for h, t in naive_pairs(first, 2)]
     expected += [(tables[1][h].flatten().tolist(), tables[1][t].tolist()) for h, t in naive_pairs(second, 2)]
@@ -142,10 +131,15 @@ def test_joined_domains_keep_each_domains_own_tokens():
         (lambda: NextItemWindows(interactions_of([[0, 1]]), table_of(first=0)), "Row 0 .*padding"),
         (lambda: NextItemWindows(interactions_of([[0], [], [1]]), table_of()), "No training targets"),
         (lambda: NextItemWindows(interactions_of([[0, 1]]), table_of(), max_history=0), "at least 1"),
-        (lambda: join_domains([]), "at least one"),
+        (lambda: join_domains({}), "at least one"),
         (
-            lambda: join_domains([(interactions_of([[0, 1]]), t) for t in (table_of(), table_of()[:, :2])]),
-            "Domain 1",
+            lambda: join_domains(
+                {
+                    name: TrainingData(interactions_of([[0, 1]]), table_of()[:, :levels])
+                    for name, levels in (("games", 3), ("office", 2))
+                }
+            ),
+            r"Domain 'office': expected a token table \[7, 3\]",
         ),
         (lambda: encode_histories([], table_of()), "at least one"),
         (lambda: encode_histories([np.array([1]), np.array([], int)], table_of()), r"1 empty histories, at \[1\]"),

@@ -1,4 +1,7 @@
-"""Published data sets and plain tables → one log and one table of items, with an account of every row left out."""
+"""Readers of published data sets and plain tables: one log, one table of items, an account of every row left out."""
+
+from collections.abc import Callable
+from functools import partial
 
 from trainers.data.readers.amazon import AmazonHubReader, AmazonReader
 from trainers.data.readers.base import RawData, Reader, ReadError, ReadingReport
@@ -9,17 +12,18 @@ from trainers.data.readers.recbole import RecBoleReader
 from trainers.data.readers.tabular import TabularReader
 from trainers.data.readers.utgrec import UTGRecFilesReader
 
-__all__ = [
-    "AmazonHubReader",
-    "AmazonReader",
-    "LetterReader",
-    "MiniOneRecReader",
-    "MovieLensReader",
-    "RawData",
-    "ReadError",
-    "Reader",
-    "ReadingReport",
-    "RecBoleReader",
-    "TabularReader",
-    "UTGRecFilesReader",
-]
+# Format to its reader, a dataclass. Its fields, and what its docstring says of them, are the command's flags.
+READERS: dict[str, Callable[..., Reader]] = {
+    "amazon-2014": partial(AmazonReader, year=2014),
+    "amazon-2018": partial(AmazonReader, year=2018),
+    "amazon-2023": partial(AmazonReader, year=2023),
+    "amazon-2023-hub": AmazonHubReader,
+    "movielens": MovieLensReader,
+    "recbole": RecBoleReader,
+    "letter": LetterReader,
+    "minionerec": MiniOneRecReader,
+    "utgrec": UTGRecFilesReader,
+    "tabular": TabularReader,
+}
+
+__all__ = ["READERS", "RawData", "ReadError", "Reader", "ReadingReport"]

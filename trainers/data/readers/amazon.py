@@ -15,10 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
-
-import datasets
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter, string, strings
@@ -44,30 +42,11 @@ _OLD_HOST, _SECURE_HOST = "http://ecx.images-amazon.com/", "https://images-na.ss
 _PAGE_SOURCE = "getTime"
 
 
-@dataclass
-class AmazonReader:
-    """
-    Files as they are downloaded, such as `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`.
+class _Amazon:
+    """What files of this machine and files of the Hub have in common."""
 
-    Args:
-        reviews (`Path`): reviews, `.json`, `.jsonl` or either gzipped.
-        metadata (`Path`): metadata of the same category.
-        year (`int`): 2014, 2018 or 2023.
-        image_size (`str`, *optional*, defaults to `"large"`): of 2023's images; the next one there is, if absent.
-    """
-
-    reviews: Path
-    metadata: Path
     year: int
-    image_size: ImageSize = "large"
-
-    def __post_init__(self):
-        if self.year not in _REVIEW:
-            raise ReadError(f"There is no Amazon Reviews {self.year}: choose {', '.join(map(str, _REVIEW))}.")
-        self.format = f"amazon-{self.year}"
-
-    def files(self) -> list[Path]:
-        return require_files(Path(self.reviews), Path(self.metadata))
+    image_size: ImageSize
 
     def settings(self) -> dict:
         settings = {"item": _REVIEW[self.year][1], "fields": "price, rank and related items are not used"}
@@ -76,13 +55,6 @@ class AmazonReader:
         if self.year == 2023:
             settings |= {"image": f"variant MAIN or else the first, size {self.image_size} or else the next there is"}
         return settings
-
-    def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
-        self.files()
-        reviews, metadata = Path(self.reviews), Path(self.metadata)
-        return self._read(
-            line_chunks(reviews), line_chunks(metadata), (reviews.name, metadata.name), scratch, report, latest_time
-        )
 
     def _read(
         self,
@@ -112,7 +84,75 @@ class AmazonReader:
         return place, {"title": title, "description": record.get("description")} | _BY_YEAR[self.year](record, self)
 
 
-def _item_of_2014(record: Mapping, reader: AmazonReader) -> dict:
+@dataclass
+class AmazonReader(_Amazon):
+    """
+    Files as they are downloaded, such as `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`.
+
+    Args:
+        interactions (`Path`): file of the reviews, `.json`, `.jsonl` or either gzipped.
+        items (`Path`): file of the metadata of the same category.
+        year (`int`): 2014, 2018 or 2023.
+        image_size (`str`, *optional*, defaults to `"large"`): of 2023's images; the next one there is, if absent.
+    """
+
+    interactions: Path
+    items: Path
+    year: int
+    image_size: ImageSize = "large"
+
+    def __post_init__(self):
+        if self.year not in _REVIEW:
+            raise ReadError(f"There is no Amazon Reviews {self.year}: choose {', '.join(map(str, _REVIEW))}.")
+        self.format = f"amazon-{self.year}"
+
+    def files(self) -> list[Path]:
+        return require_files(Path(self.interactions), Path(self.items))
+
+    def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
+        reviews, metadata = self.files()
+        return self._read(
+            line_chunks(reviews), line_chunks(metadata), (reviews.name, metadata.name), scratch, report, latest_time
+        )
+
+
+@dataclass
+class AmazonHubReader(_Amazon):
+    """
+    Amazon Reviews 2023 from the Hub, by `datasets`, which keeps what it downloads in its cache.
+
+    The repository's raw files are read as lines: their fields differ too much from line to line for one schema.
+
+    Args:
+        category (`str`): category, such as `Musical_Instruments`.
+        image_size (`str`, *optional*, defaults to `"large"`): of 2023's images; the next one there is, if absent.
+        repository (`str`, *optional*): address of the repository, `@revision` included, or a folder with a copy of it.
+    """
+
+    category: str
+    image_size: ImageSize = "large"
+    repository: str = HUB
+    format = "amazon-2023-hub"
+    year = 2023
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Of the files of `"reviews"` and `"items"`."""
+        return {kind: f"{self.repository}/{name.format(self.category)}" for kind, name in HUB_FILES.items()}
+
+    def files(self) -> list[Path]:
+        return []  # nothing is here before it is downloaded
+
+    def settings(self) -> dict:
+        return super().settings() | {"addresses": list(self.addresses.values())}
+
+    def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
+        reviews, items = self.addresses["reviews"], self.addresses["items"]
+        names = (PurePosixPath(reviews).name, PurePosixPath(items).name)
+        return self._read(_hub_lines(reviews), _hub_lines(items), names, scratch, report, latest_time)
+
+
+def _item_of_2014(record: Mapping, reader: _Amazon) -> dict:
     return {
         "item_id": record.get("asin"),
         "brand": record.get("brand"),
@@ -121,7 +161,7 @@ def _item_of_2014(record: Mapping, reader: AmazonReader) -> dict:
     }
 
 
-def _item_of_2018(record: Mapping, reader: AmazonReader) -> dict:
+def _item_of_2018(record: Mapping, reader: _Amazon) -> dict:
     addresses = (strings(record.get(name)) for name in ("imageURLHighRes", "imageURL", "image"))
     return {
         "item_id": record.get("asin"),
@@ -132,7 +172,7 @@ def _item_of_2018(record: Mapping, reader: AmazonReader) -> dict:
     }
 
 
-def _item_of_2023(record: Mapping, reader: AmazonReader) -> dict:
+def _item_of_2023(record: Mapping, reader: _Amazon) -> dict:
     details = record.get("details")
     brand = record.get("store") or (details.get("Brand") if isinstance(details, Mapping) else None)
     images = record.get("images")
@@ -153,41 +193,9 @@ def _item_of_2023(record: Mapping, reader: AmazonReader) -> dict:
 _BY_YEAR = {2014: _item_of_2014, 2018: _item_of_2018, 2023: _item_of_2023}
 
 
-class AmazonHubReader(AmazonReader):
-    """
-    Amazon Reviews 2023 from the Hub, by `datasets`, which keeps what it downloads in its cache.
-
-    The repository's raw files are read as lines: their fields differ too much from line to line for one schema.
-
-    Args:
-        category (`str`): such as `"Musical_Instruments"`.
-        image_size (`str`, *optional*, defaults to `"large"`): see [`AmazonReader`].
-        repository (`str`, *optional*): address of the repository, `@revision` included; a folder with a copy of it.
-    """
-
-    def __init__(self, category: str, image_size: ImageSize = "large", repository: str = HUB):
-        self.addresses = {kind: f"{repository}/{name.format(category)}" for kind, name in HUB_FILES.items()}
-        super().__init__(Path(self.addresses["reviews"]), Path(self.addresses["items"]), 2023, image_size)
-        self.format = "amazon-2023-hub"
-
-    def files(self) -> list[Path]:
-        return []  # nothing is here before it is downloaded
-
-    def settings(self) -> dict:
-        return super().settings() | {"addresses": list(self.addresses.values())}
-
-    def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
-        return self._read(
-            _hub_lines(self.addresses["reviews"]),
-            _hub_lines(self.addresses["items"]),
-            (self.reviews.name, self.metadata.name),
-            scratch,
-            report,
-            latest_time,
-        )
-
-
 def _hub_lines(address: str) -> Iterator[tuple[int, bytes]]:
+    import datasets  # heavy, and of no use to other readers
+
     try:
         lines = datasets.load_dataset("text", data_files=address, split="train")
     except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, SupportsInt
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -17,17 +17,19 @@ import pyarrow.parquet as pq
 MAX_EXAMPLES = 5  # rows that the report spells out for each reason
 SAMPLE_BYTES = 4 * 2**20  # of text, from which the number of a file's lines is guessed
 
-LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float64}
-ITEM_SCHEMA = {
-    "item_id": pl.String,
-    "title": pl.String,
-    "brand": pl.String,
-    "features": pl.List(pl.String),
-    "categories": pl.List(pl.String),
-    "description": pl.String,
-    "image": pl.String,
-    "image_url": pl.String,
-}
+LOG_SCHEMA = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float64})
+ITEM_SCHEMA = pl.Schema(
+    {
+        "item_id": pl.String(),
+        "title": pl.String(),
+        "brand": pl.String(),
+        "features": pl.List(pl.String),
+        "categories": pl.List(pl.String),
+        "description": pl.String(),
+        "image": pl.String(),
+        "image_url": pl.String(),
+    }
+)
 
 
 class ReadError(ValueError):
@@ -42,16 +44,17 @@ class ReadingReport:
     interactions and items, what was read is what is kept plus what was dropped: every row is in one of the two.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.read: Counter[str] = Counter()
         self._dropped: dict[str, dict[str, dict]] = {}
 
-    def drop(self, kind: str, reason: str, count: int, examples: Iterable[str] = ()) -> None:
+    def drop(self, kind: str, reason: str, count: SupportsInt, examples: Iterable[str] = ()) -> None:
         """Adds `count` rows that were dropped for `reason`; `examples` name some of them (file, line, field)."""
+        count = int(count)
         if not count:
             return
         entry = self._dropped.setdefault(kind, {}).setdefault(reason, {"count": 0, "examples": []})
-        entry["count"] += int(count)
+        entry["count"] += count
         entry["examples"] += list(examples)[: MAX_EXAMPLES - len(entry["examples"])]
 
     def dropped(self, kind: str) -> int:

@@ -43,8 +43,8 @@ def clean_html(texts: pl.Series) -> pl.Series:
         lists = texts.alias("entry").to_frame().with_row_index("row")
         entries = lists.filter(pl.col("entry").list.len() > 0).explode("entry")
         entries = entries.with_columns(clean_html(entries["entry"])).filter(pl.col("entry") != "")
-        cleaned = entries.group_by("row", maintain_order=True).agg("entry")
-        cleaned = lists.select("row").join(cleaned, on="row", how="left", maintain_order="left")["entry"]
+        filled = entries.group_by("row", maintain_order=True).agg("entry")
+        cleaned = lists.select("row").join(filled, on="row", how="left", maintain_order="left")["entry"]
         return cleaned.fill_null([]).alias(texts.name)
     for _ in range(_UNESCAPES):
         found = texts.str.extract_all(_ENTITY).explode().unique().drop_nulls().sort().to_list()

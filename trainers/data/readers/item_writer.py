@@ -57,8 +57,8 @@ class ItemWriter:
         if not self.files:
             raise ReadError(f"No item is left of the items.\n{self.report}")
         items = pl.scan_ipc(self.files)
-        several = items.group_by("item_id").agg(count=pl.len(), place=pl.col("place").get(1, null_on_oob=True))
-        several = several.filter(pl.col("count") > 1).collect(engine="streaming").sort("place")
+        counts = items.group_by("item_id").agg(count=pl.len(), place=pl.col("place").get(1, null_on_oob=True))
+        several = counts.filter(pl.col("count") > 1).collect(engine="streaming").sort("place")
         if several.height:
             examples = [f"{place}: item_id {name!r}" for name, _, place in several.head(MAX_EXAMPLES).iter_rows()]
             extra = several["count"].sum() - several.height
@@ -69,7 +69,7 @@ class ItemWriter:
     def _write(self) -> None:
         if not self._part:
             return
-        part = pl.DataFrame(self._part, schema=ITEM_SCHEMA | {"place": pl.String})
+        part = pl.DataFrame(self._part, schema=pl.Schema({**ITEM_SCHEMA, "place": pl.String()}))
         self._part = []
         part = part.with_columns(pl.col("item_id").str.strip_chars())
         nameless = part.filter(pl.col("item_id") == "")

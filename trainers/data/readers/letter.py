@@ -22,16 +22,16 @@ class LetterReader:
     A folder as LETTER and LC-Rec publish it. Ids are the files' numbers, as strings.
 
     Args:
-        folder (`Path`): holds `<name>.inter.json` and `<name>.item.json`.
-        name (`str`, *optional*): which ones, if the folder holds several.
+        input (`Path`): folder with `<name>.inter.json` and `<name>.item.json`.
+        name (`str`, *optional*): which data set, if the folder holds several.
     """
 
-    folder: Path
+    input: Path
     name: str | None = None
     format = "letter"
 
     def files(self) -> list[Path]:
-        sequences = only_file(Path(self.folder), f"{self.name or '*'}.inter.json")
+        sequences = only_file(Path(self.input), f"{self.name or '*'}.inter.json")
         return require_files(sequences, sequences.with_name(sequences.name.replace(".inter.json", ".item.json")))
 
     def settings(self) -> dict:

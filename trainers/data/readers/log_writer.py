@@ -70,7 +70,7 @@ class LogWriter:
         self._drop(parsed.filter(pl.col("problem").is_not_null()), file)
         good = parsed.filter(pl.col("problem").is_null())
         if good.height:
-            self.newest = max(self.newest, good["time"].max())
+            self.newest = max(self.newest, good.select(pl.col("time").max()).item())
             self.files.append(self.folder / f"{len(self.files):06d}.arrow")
             good = good.select("user_id", "item_id", timestamp="time", rating=rating).cast(LOG_SCHEMA)
             good.write_ipc(self.files[-1], compression="lz4")

@@ -31,16 +31,16 @@ class MiniOneRecReader:
     A folder as MiniOneRec publishes it or writes it. Ids are the files' numbers, as strings.
 
     Args:
-        folder (`Path`): see above.
-        name (`str`, *optional*): such as `"Office_Products"`, if the folder holds several data sets.
+        input (`Path`): folder as MiniOneRec publishes or writes it.
+        name (`str`, *optional*): which data set, if the folder holds several.
     """
 
-    folder: Path
+    input: Path
     name: str | None = None
     format = "minionerec"
 
     def files(self) -> list[Path]:
-        folder, name = Path(self.folder), self.name or "*"
+        folder, name = Path(self.input), self.name or "*"
         if (folder / PARTS[0]).is_dir():
             parts = [only_file(folder / part, f"{self.name or ''}*.csv") for part in PARTS]
             items = only_file(folder / "index", f"{name}.item.json")

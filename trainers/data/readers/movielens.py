@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
@@ -35,25 +36,23 @@ class MovieLensReader:
     An unpacked folder of MovieLens; its files tell which one. Titles keep their year, genres become categories.
 
     Args:
-        folder (`Path`): such as `ml-1m`.
+        input (`Path`): folder such as `ml-1m`.
     """
 
-    folder: Path
+    input: Path
     format = "movielens"
 
     @property
     def layout(self) -> str:
         """`"100K"`, `"1M"` (also 10M) or `"20M"` (also 25M, 32M and the small and full "latest")."""
-        found = [layout for layout, (name, *_) in _RATINGS.items() if (Path(self.folder) / name).is_file()]
+        found = [layout for layout, (name, *_) in _RATINGS.items() if (Path(self.input) / name).is_file()]
         if len(found) != 1:
             names = [name for name, *_ in _RATINGS.values()]
-            raise ReadError(
-                f"{self.folder} should hold one of {', '.join(names)}; it holds {found or 'none'} of them."
-            )
+            raise ReadError(f"{self.input} should hold one of {', '.join(names)}; it holds {found or 'none'} of them.")
         return found[0]
 
     def files(self) -> list[Path]:
-        folder, layout = Path(self.folder), self.layout
+        folder, layout = Path(self.input), self.layout
         return require_files(folder / _RATINGS[layout][0], folder / _MOVIES[layout])
 
     def settings(self) -> dict:
@@ -61,8 +60,8 @@ class MovieLensReader:
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         ratings, movies = self.files()
-        _, separator, columns = _RATINGS[self.layout]
-        columns = dict(zip(columns, _OUR_NAMES, strict=True))
+        _, separator, theirs = _RATINGS[self.layout]
+        columns: Any = dict(zip(theirs, _OUR_NAMES, strict=True))  # by name, or by place in files without header
         log = LogWriter(scratch, report, "s", latest_time)
         for part in table_batches(ratings, columns, report, separator=separator, header=self.layout == "20M"):
             log.add(part, ratings.name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
@@ -41,23 +42,25 @@ class RecBoleReader:
     A folder of atomic files. Without a `timestamp`, the order of the file is taken as the order in time.
 
     Args:
-        folder (`Path`): holds `<name>.inter`, or its three parts, and perhaps `<name>.item`; others are not read.
-        name (`str`, *optional*): which ones, if the folder holds several.
-        columns (`dict[str, str]`, *optional*): names in the interactions, without type, other than the usual ones:
-            `{"user_id": "reader_id"}`.
-        item_columns (`dict[str, str]`, *optional*): the same for the items.
-        time_unit (`str`, *optional*, defaults to `"s"`): of the timestamps: "s", "ms", "us", "ns".
+        input (`Path`): folder with `<name>.inter`, or its three parts, and perhaps `<name>.item`.
+        name (`str`, *optional*): which data set, if the folder holds several.
+        columns (`dict[str, str]`, *optional*): names in the interactions where they differ, ours to theirs:
+            `user_id`, `item_id`, `timestamp`, `rating`.
+        item_columns (`dict[str, str]`, *optional*): names in the items where they differ, ours to theirs: `item_id`,
+            `title`, `brand`, `features`, `categories`, `description`, ...
+        timestamp_unit (`str`, *optional*, defaults to `"s"`): of the timestamps; `iso`: dates as text, `order`: no
+            time, integers that increase.
     """
 
-    folder: Path
+    input: Path
     name: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     item_columns: dict[str, str] = field(default_factory=dict)
-    time_unit: TimeUnit = "s"
+    timestamp_unit: TimeUnit = "s"
     format = "recbole"
 
     def files(self) -> list[Path]:
-        folder, name = Path(self.folder), self.name or "*"
+        folder, name = Path(self.input), self.name or "*"
         whole = [path for path in sorted(folder.glob(f"{name}.inter")) if path.stem.rpartition(".")[2] not in PARTS]
         if not whole and any(folder.glob(f"{name}.{PARTS[0]}.inter")):
             logs = [only_file(folder, f"{name}.{part}.inter") for part in PARTS]
@@ -70,7 +73,7 @@ class RecBoleReader:
 
     def settings(self) -> dict:
         log, *_ = self._parts()
-        settings = {"columns": _names(log, _LOG_NAMES, self.columns)}
+        settings: dict[str, Any] = {"columns": _names(log, _LOG_NAMES, self.columns)}
         if len(self._parts()) > 1 or "timestamp" not in settings["columns"].values():
             settings["timestamp"] = "place in the file or, of a history, in the user's sequence"
         if items := self._items():
@@ -82,7 +85,7 @@ class RecBoleReader:
         logs = self._parts()
         names = _names(logs[0], _LOG_NAMES, self.columns)
         has_time = len(logs) == 1 and "timestamp" in names.values()
-        log = LogWriter(scratch, report, self.time_unit if has_time else "order", latest_time)
+        log = LogWriter(scratch, report, self.timestamp_unit if has_time else "order", latest_time)
         if len(logs) > 1:
             rebuilder = SequenceRebuilder(report)
             user = next(theirs for theirs, ours in names.items() if ours == "user_id")
@@ -95,9 +98,9 @@ class RecBoleReader:
                     part = part.with_columns(timestamp="line")
                 log.add(part, logs[0].name)
         items = None
-        if path := self._items():
+        if item_file := self._items():
             writer = ItemWriter(scratch, report)
-            writer.add(self._item_records(path, report))
+            writer.add(self._item_records(item_file, report))
             items = writer.finish()
         return RawData(log.finish(), items, has_time)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
@@ -34,20 +35,22 @@ class TabularReader:
     One file of interactions and, optionally, one of items: `.csv`, `.tsv`, `.jsonl` (each also `.gz`) or `.parquet`.
 
     Args:
-        interactions (`Path`): with the columns `user_id`, `item_id`, `timestamp` and, if there, `rating`.
-        items (`Path`, *optional*): with the column `item_id` and any of `title`, `brand`, `features`, `categories`,
-            `description`, `image` (a path, relative to the file's folder) and `image_url`.
-        columns (`dict[str, str]`, *optional*): names in the interactions where they differ: `{"user_id": "buyer"}`.
-        item_columns (`dict[str, str]`, *optional*): the same for the items.
-        time_unit (`str`, *optional*, defaults to `"s"`): of the timestamps: "s", "ms", "us", "ns", "iso" (dates as
-            text) or "order" (no time, just integers that increase).
+        interactions (`Path`): file with the columns `user_id`, `item_id`, `timestamp` and, if there, `rating`.
+        items (`Path`, *optional*): file with the column `item_id` and any of `title`, `brand`, `features`,
+            `categories`, `description`, `image` (a path, relative to the file's folder) and `image_url`.
+        columns (`dict[str, str]`, *optional*): names in the interactions where they differ, ours to theirs:
+            `user_id`, `item_id`, `timestamp`, `rating`.
+        item_columns (`dict[str, str]`, *optional*): names in the items where they differ, ours to theirs: `item_id`,
+            `title`, `brand`, `features`, `categories`, `description`, ...
+        timestamp_unit (`str`, *optional*, defaults to `"s"`): of the timestamps; `iso`: dates as text, `order`: no
+            time, integers that increase.
     """
 
     interactions: Path
     items: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
     item_columns: dict[str, str] = field(default_factory=dict)
-    time_unit: TimeUnit = "s"
+    timestamp_unit: TimeUnit = "s"
     format = "tabular"
 
     def __post_init__(self):
@@ -59,12 +62,12 @@ class TabularReader:
         return require_files(*(Path(path) for path in (self.interactions, self.items) if path is not None))
 
     def settings(self) -> dict:
-        return {"columns": self.columns, "item_columns": self.item_columns, "time_unit": self.time_unit}
+        return {"columns": self.columns, "item_columns": self.item_columns, "time_unit": self.timestamp_unit}
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         self.files()
         path = Path(self.interactions)
-        log = LogWriter(scratch, report, self.time_unit, latest_time)
+        log = LogWriter(scratch, report, self.timestamp_unit, latest_time)
         for part in self._log_parts(path, report):
             log.add(part, path.name)
         items = None
@@ -72,7 +75,7 @@ class TabularReader:
             writer = ItemWriter(scratch, report)
             writer.add(self._item_records(Path(self.items), report))
             items = writer.finish()
-        return RawData(log.finish(), items, has_time=self.time_unit != "order")
+        return RawData(log.finish(), items, has_time=self.timestamp_unit != "order")
 
     def _log_parts(self, path: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
         kind = _kind(path)
@@ -84,7 +87,7 @@ class TabularReader:
             file = _open_parquet(path)
             names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, file.schema_arrow.names)
             for table in file.iter_batches(batch_size=TABLE_ROWS, columns=list(names)):
-                part = pl.from_arrow(pa.table(table)).rename(names)
+                part = cast(pl.DataFrame, pl.from_arrow(pa.table(table))).rename(names)
                 rows = pl.int_range(report.read["interactions"] + 1, pl.len() + report.read["interactions"] + 1)
                 yield part.with_columns(line=rows)
                 report.read["interactions"] += part.height

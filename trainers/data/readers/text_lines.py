@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from tqdm.auto import tqdm
@@ -183,7 +184,7 @@ def load_json(path: Path) -> dict:
 
 def table_batches(
     path: Path,
-    columns: Mapping[str | int, str],
+    columns: Mapping[str, str] | Mapping[int, str],
     report: ReadingReport,
     kind: str = "interactions",
     separator: str = ",",
@@ -207,7 +208,7 @@ def table_batches(
         known = found if header else range(len(found))
         if missing := [name for name in columns if name not in known]:
             raise ReadError(f"{path} lacks the columns {missing}; it has {list(known)}.")
-        names = columns if header else {found[place]: ours for place, ours in columns.items()}
+        names = {each if isinstance(each, str) else found[each]: ours for each, ours in columns.items()}
         frame = frame.select(pl.col(theirs).alias(ours) for theirs, ours in names.items())
         frame = frame.with_row_index("line", offset=2 if header else 1).with_columns(pl.col("line").cast(pl.Int64))
         for batch in frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True):
@@ -222,7 +223,7 @@ def table_batches(
 
 def _bad_line(path: Path, separator: str, quote: str | None) -> str | None:
     """Names the first line of a table that cannot be read (slow; runs after a failure only)."""
-    quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote is not None else csv.QUOTE_NONE
     first = number = 0  # lines on which a row starts and ends
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from trainers.data.readers.base import RawData, ReadError, ReadingReport
+from trainers.data.readers.base import MAX_EXAMPLES, RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
 from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import load_json, require_files
@@ -25,17 +25,17 @@ IMAGES = "Images"
 @dataclass
 class UTGRecFilesReader:
     """
-    A domain's folder. Items keep the order of `id2item`; their text becomes the description.
+    A domain as UTGRec publishes it. Items keep the order of `id2item`; their text becomes the description.
 
     Args:
-        folder (`Path`): such as `Musical_Instruments`.
+        input (`Path`): folder of a domain, such as `Musical_Instruments`.
     """
 
-    folder: Path
+    input: Path
     format = "utgrec"
 
     def files(self) -> list[Path]:
-        return require_files(*(Path(self.folder) / name for name in FILES))
+        return require_files(*(Path(self.input) / name for name in FILES))
 
     def settings(self) -> dict:
         return {
@@ -59,7 +59,7 @@ class UTGRecFilesReader:
             raise ReadError(f"{mapping}: id2item should be the list of the items; found {str(id2item)[:80]}.")
         if id2item[:1] != ["[PAD]"]:
             raise ReadError(f"{mapping}: id2item should start with '[PAD]'; found {id2item[:1]}.")
-        images = Path(self.folder) / IMAGES
+        images = Path(self.input) / IMAGES
         present = {path.name for path in images.iterdir()} if images.is_dir() else set()
         for place, item in enumerate(id2item[1:], 1):
             report.read["items"] += 1
@@ -68,6 +68,6 @@ class UTGRecFilesReader:
                 fields["image"] = str(images / f"{item}.jpg")
             yield f"{mapping.name}, id2item[{place}]", fields
         if extra := sentences.keys() - set(id2item):
-            named = sorted(extra)[:5]
+            named = sorted(extra)[:MAX_EXAMPLES]
             report.read["items"] += len(extra)
             report.drop("items", "not in id2item", len(extra), [f"{texts.name}: item {item!r}" for item in named])

@@ -51,7 +51,9 @@ def test_without_times_the_file_is_in_order(read, write, tmp_path):
 def test_other_names(read, write, tmp_path):
     write("x.inter", "reader:token\titem_id:token\ttimestamp:float\nu\tb\t1385078400000\n")
     write("x.item", "item_id:token\theadline:token_seq\nb\tA headline\n")
-    reader = RecBoleReader(tmp_path, columns={"user_id": "reader"}, item_columns={"title": "headline"}, time_unit="ms")
+    reader = RecBoleReader(
+        tmp_path, columns={"user_id": "reader"}, item_columns={"title": "headline"}, timestamp_unit="ms"
+    )
     log, items, _ = read(reader)
     assert log[0][:3] == ("u", "b", 1385078400 * SECOND) and items["b"]["title"] == "A headline"
     with pytest.raises(ReadError, match="x.inter lacks the column user_id or session_id; it has .*'reader'"):

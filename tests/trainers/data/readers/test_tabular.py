@@ -96,7 +96,7 @@ def test_items_in_csv(read, write, examples_of):
 )
 def test_units_of_time(read, write, unit, values, expected):
     path = write("l.csv", "user_id,item_id,timestamp\n" + "".join(f"u,i,{value}\n" for value in values))
-    assert [row[2] for row in read(TabularReader(path, time_unit=unit))[0]] == expected
+    assert [row[2] for row in read(TabularReader(path, timestamp_unit=unit))[0]] == expected
 
 
 def test_dates_in_parquet(read, tmp_path):
@@ -187,4 +187,4 @@ def test_types_that_are_no_ids_and_no_paths(read, tmp_path):
     with pytest.raises(ReadError, match="not paths of files"):
         read(TabularReader(tmp_path / "l.parquet", tmp_path / "i.parquet"))
     with pytest.raises(ReadError, match="'weeks'"):
-        read(TabularReader(tmp_path / "l.parquet", time_unit="weeks"))
+        read(TabularReader(tmp_path / "l.parquet", timestamp_unit="weeks"))

@@ -1,0 +1,44 @@
+"""Sequential baselines by name: their configurations, and their training from interactions."""
+
+import pytest
+import torch
+
+from trainers.methods.published import ForeignArgument
+from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential, train_sequential
+from trainers.sequential_trainer import SequentialTrainingArguments
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_a_row_is_a_model(name):
+    method = SEQUENTIAL[name]
+    model = new_sequential(name, 7, SequentialArguments(hidden_size=8), seed=3)
+    assert type(model) is method.model_class and type(model.config) is method.config_class
+    assert (model.config.num_items, model.config.hidden_size, model.config.max_history) == (7, 8, 20)
+    default = method.config_class()
+    assert model.config.num_layers == default.num_layers and model.config.hidden_dropout == default.hidden_dropout
+    again = new_sequential(name, 7, SequentialArguments(hidden_size=8), seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    other = new_sequential(name, 7, SequentialArguments(hidden_size=8), seed=4)
+    assert not torch.equal(model.item_embeddings, other.item_embeddings)
+
+
+def test_variants_and_arguments():
+    assert new_sequential("sasrec-bce", 5, SequentialArguments(), 0).config.loss == "bce"
+    assert new_sequential("sasrec-bce", 5, SequentialArguments(loss="ce"), 0).config.loss == "ce"
+    arguments = SequentialArguments(hidden_dropout=0.1, own=["alpha=0.25", "num_low_frequencies=3"])
+    config = new_sequential("bsarec", 5, arguments, 0).config
+    assert (config.hidden_dropout, config.alpha, config.num_low_frequencies) == (0.1, 0.25, 3)
+    for own, said in ((["alpha=0.5"], "SASRecConfig has no 'alpha'"), (["num_layers=two"], "give name=number")):
+        with pytest.raises(ForeignArgument, match=said):
+            new_sequential("sasrec", 5, SequentialArguments(own=own), 0)
+
+
+def test_it_learns_from_the_training_part_alone(domains, tmp_path):
+    domain = domains[0]
+    training = SequentialTrainingArguments(str(tmp_path), num_train_epochs=1, use_cpu=True, report_to=[], seed=1)
+    arguments = SequentialArguments(hidden_size=8)
+    trainer = train_sequential("sasrec", domain, arguments, training)
+    part = domain.interactions.training_part()
+    assert trainer.train_dataset.items.tolist() == part.items.tolist()
+    assert len(part.items) < len(domain.interactions.items)
+    assert trainer.card_facts["name"] == f"SASRec for {domain.name}" and trainer.domain == domain.name
