@@ -5,6 +5,7 @@ from .citations import METHODS, Method, method_named
 from .edits import CardError, is_edited
 from .files import replacing, write_text
 from .formatting import markdown_table
+from .named import MAX_NAMED, named
 from .schema import check_card, is_repository
 from .values import (
     Card,
@@ -18,6 +19,7 @@ from .values import (
 
 __all__ = [
     "CARD_FILE",
+    "MAX_NAMED",
     "METHODS",
     "VALUES_FILE",
     "Card",
@@ -35,6 +37,7 @@ __all__ = [
     "load_values",
     "markdown_table",
     "method_named",
+    "named",
     "render_card",
     "replacing",
     "save_card",

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tokenization_items.errors import MAX_NAMED
+from hub_cards import MAX_NAMED
 from tokenization_items.item_files import CatalogueError, read_items
 from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
 from tokenization_items.text_template import TextTemplate

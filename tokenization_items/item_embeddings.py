@@ -19,9 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hub_cards import replacing
+from hub_cards import named, replacing
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
-from tokenization_items.errors import named
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
 

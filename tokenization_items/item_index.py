@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hub_cards import replacing
+from hub_cards import named, replacing
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
     NUM_DIGITS,
@@ -25,7 +25,6 @@ from tokenization_items.collisions import (
     check_way,
     report_assignment,
 )
-from tokenization_items.errors import named
 
 CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"

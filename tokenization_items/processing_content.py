@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hub_cards import named
 from modeling_utgrec import RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.errors import named
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_files import CatalogueError
 from tokenization_items.text_encoders import TextEncoder

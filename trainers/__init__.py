@@ -10,7 +10,7 @@ _MODULES = {
     "Domain": "data.domains",
     "EmbeddingTokenizerTrainer": "embedding_tokenizer_trainer",
     "EmbeddingTokenizerTrainingArguments": "embedding_tokenizer_trainer",
-    "GenerativeRecommender": "rankers.generative",
+    "GenerativeRanker": "rankers.generative",
     "Interactions": "data.interactions",
     "ItemTokenizerTrainer": "item_tokenizer_trainer",
     "ItemTokenizerTrainingArguments": "item_tokenizer_trainer",
@@ -19,12 +19,13 @@ _MODULES = {
     "Popularity": "rankers.popularity",
     "RecommenderTrainer": "recommender_trainer",
     "RecommenderTrainingArguments": "recommender_trainer",
-    "SequentialRecommender": "rankers.sequential",
+    "SequentialRanker": "rankers.sequential",
     "SequentialTrainer": "sequential_trainer",
     "SequentialTrainingArguments": "sequential_trainer",
     "TitleLikelihood": "rankers.title_likelihood",
     "evaluate": "evaluation.protocol",
     "load_domains": "data.domains",
+    "load_ranker": "rankers",
 }
 
 __all__ = list(_MODULES)

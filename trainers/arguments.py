@@ -231,8 +231,9 @@ def _parser(section: str, classes: Classes) -> "HfArgumentParser":
 
     if section:
         usage = f"flags --{section}.<flag>:"
-        return HfArgumentParser(classes, prog=f"section --{section}.", usage=usage, add_help=False)
-    return HfArgumentParser(classes, usage="%(prog)s [--flag VALUE ...], see --help", add_help=False)
+        return HfArgumentParser(classes, prog=f"section --{section}.", usage=usage, add_help=False)  # type: ignore[arg-type]
+    usage = "%(prog)s [--flag VALUE ...], see --help"
+    return HfArgumentParser(classes, usage=usage, add_help=False)  # type: ignore[arg-type]
 
 
 def _suggestion(name: str, groups: dict[str, Classes], dashes: str) -> str:

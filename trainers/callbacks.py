@@ -47,7 +47,7 @@ class TimeLimitCallback(TrainerCallback):
 
     def __init__(self, seconds: float):
         self.seconds = seconds
-        self.start: float | None = None
+        self.start = 0.0  # set when the training begins
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
         self.start = time.monotonic()

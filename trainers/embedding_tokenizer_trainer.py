@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
+from hub_cards import named
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
-from tokenization_items.errors import named
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
 from trainers.evaluation.codebooks import codebook_health, collision_rate
 

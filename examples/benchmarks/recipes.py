@@ -192,6 +192,7 @@ def utgrec_settings(network: NetworkArguments, used: dict[str, Any]) -> dict[str
         "tokenizer.images": network.autoencoder not in (None, "none", ""),
         "tokenizer.pretrained_on_other_domains": False,
         "tokenizer.lora_r": network.lora_r,
+        "tokenizer.collisions": "least_distance",
     }
 
 

@@ -3,11 +3,13 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from modeling_utgrec import (
     ItemTrie,
@@ -82,25 +84,67 @@ def changed(draw, values: dict) -> dict:
     return values
 
 
+def some(**entries) -> st.SearchStrategy[dict]:
+    """Some of these entries, with values that are drawn."""
+    return st.fixed_dictionaries({}, optional=entries)
+
+
+SHARES, POSITIVE = st.floats(0, 0.9), st.floats(0.01, 100)
+# What a configuration may hold as well: everything that is no size of a weight, and entries of later releases.
+OF_RECOMMENDERS = some(
+    max_history=st.integers(1, 10**6),
+    causal_encoder=st.booleans(),
+    normalize_over=st.sampled_from(["vocabulary", "items"]),
+    loss_temperature=POSITIVE,
+    dropout_rate=SHARES,
+    item_tokenizer_fingerprint=st.none() | st.text(),
+    entry_of_a_later_release=st.none() | st.integers() | st.text() | st.lists(st.integers()),
+)
+OF_NETWORKS = some(
+    temperature=POSITIVE,
+    image_weight=st.integers(0, 9) | POSITIVE,
+    commitment_weight=POSITIVE,
+    warmup_steps=st.integers(0, 10**6),
+    adapter_dropout=SHARES,
+    codebook_init=st.sampled_from(["normal", "kmeans"]),
+    entry_of_a_later_release=st.none() | st.integers() | st.text() | st.lists(st.integers()),
+)
+
+
 @MANY
-@given(data=st.data())
-def test_configurations_of_recommenders(recommender, data):
-    values = data.draw(changed(json.loads((recommender / "config.json").read_text())))
+@given(data=st.data(), fine=OF_RECOMMENDERS)
+def test_configurations_of_recommenders(recommender, data, fine):
+    values = json.loads((recommender / "config.json").read_text()) | fine
+    config = UTGRecConfig.from_dict(values)
+    assert {name: getattr(config, name) for name in fine} == fine
     try:
-        config = UTGRecConfig.from_dict(values)
+        config = UTGRecConfig.from_dict(data.draw(changed(values)))
     except ValueError:
         return
     assert config.vocab_size == max(o + s for o, s in zip(config.level_offsets, config.level_sizes, strict=True))
 
 
 @MANY
-@given(data=st.data())
-def test_configurations_of_networks(network, data):
-    values = data.draw(changed(json.loads((network / "config.json").read_text())))
+@given(data=st.data(), fine=OF_NETWORKS)
+def test_configurations_of_networks(network, data, fine):
+    values = json.loads((network / "config.json").read_text()) | fine
+    config = UTGRecTokenizerConfig.from_dict(values)
+    assert {name: getattr(config, name) for name in fine} == fine
     try:
-        UTGRecTokenizerConfig.from_dict(values)
+        UTGRecTokenizerConfig.from_dict(data.draw(changed(values)))
     except ValueError:
         pass
+
+
+@settings(MANY, max_examples=5)
+@given(fine=OF_NETWORKS)
+def test_networks_of_another_configuration_that_fits(network, tmp_path, fine):
+    shutil.copytree(network, tmp_path, dirs_exist_ok=True)
+    values = json.loads((network / "config.json").read_text()) | fine
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    loaded = UTGRecTokenizerModel.from_pretrained(tmp_path)
+    assert {name: getattr(loaded.config, name) for name in fine} == fine
+    assert_holds(loaded, network / "model.safetensors")
 
 
 @settings(MANY, max_examples=20)
@@ -115,13 +159,33 @@ def test_networks_of_a_changed_configuration(network, tmp_path, data):
         pass
 
 
+def assert_holds(model: torch.nn.Module, weights: Path) -> None:
+    """That a model has all weights of a file, bit by bit."""
+    found = model.state_dict()
+    for name, tensor in load_file(weights).items():
+        bits, expected = (each.reshape(-1).view(torch.uint8) for each in (found[name], tensor))
+        assert torch.equal(bits, expected), name
+
+
 @settings(MANY, max_examples=25)
-@given(place=st.integers(0, 400), content=st.binary(min_size=1, max_size=9), cut=st.none() | st.integers(0, 5000))
+@given(
+    place=st.integers(0, 400) | st.integers(-2000, -1),
+    content=st.binary(min_size=1, max_size=9),
+    cut=st.none() | st.integers(0, 5000),
+)
+@example(place=-40, content=b"\0", cut=None)
+@example(place=0, content=b"\0", cut=None)
 def test_weights_of_a_recommender(recommender, tmp_path, place, content, cut):
+    """Any numbers among the weights are read, whatever they are; a broken header or a shorter file is an error."""
     shutil.copytree(recommender, tmp_path, dirs_exist_ok=True)
     weights = bytearray((recommender / "model.safetensors").read_bytes())
+    place %= len(weights)
+    header, content = 8 + int.from_bytes(weights[:8], "little"), content[: len(weights) - place]
     weights[place : place + len(content)] = content
     (tmp_path / "model.safetensors").write_bytes(bytes(weights[:cut]))
+    if place >= header and (cut is None or cut >= len(weights)):
+        assert_holds(UTGRecForConditionalGeneration.from_pretrained(tmp_path), tmp_path / "model.safetensors")
+        return
     try:
         UTGRecForConditionalGeneration.from_pretrained(tmp_path)
     except (ValueError, OSError):
@@ -247,6 +311,13 @@ def test_parts_that_lie_beside_each_other_are_read(recommender, tmp_path):
 CODES = st.lists(st.lists(st.integers(-1, 4), min_size=0, max_size=3), max_size=5)
 
 
+def check_trie(trie: ItemTrie, codes: torch.Tensor) -> None:
+    nodes = torch.zeros(trie.num_items, dtype=torch.long)
+    for level in range(trie.num_levels):
+        nodes = trie.step(level, nodes, codes[:, level])
+    assert nodes.tolist() == list(range(len(codes)))
+
+
 @MANY
 @given(codes=CODES, sizes=st.lists(st.integers(-1, 5), max_size=4), offsets=st.lists(st.integers(0, 9), max_size=4))
 def test_tries(codes, sizes, offsets):
@@ -259,7 +330,14 @@ def test_tries(codes, sizes, offsets):
         trie = ItemTrie(table, sizes, offsets)
     except ValueError:
         return
-    nodes = torch.zeros(trie.num_items, dtype=torch.long)
-    for level in range(trie.num_levels):
-        nodes = trie.step(level, nodes, table[:, level])
-    assert nodes.tolist() == list(range(trie.num_items))
+    check_trie(trie, table)
+
+
+@MANY
+@given(data=st.data(), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_tries_of_distinct_identifiers(data, sizes):
+    """Distinct codes within their levels make a trie, always."""
+    row = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+    codes = torch.tensor(data.draw(st.lists(row, min_size=1, max_size=8, unique=True)))
+    offsets = data.draw(st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)))
+    check_trie(ItemTrie(codes, sizes, offsets), codes)

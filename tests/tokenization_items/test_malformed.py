@@ -404,6 +404,25 @@ def test_settings_of_a_processor(saved_processor, tmp_path, data):
         pass
 
 
+@settings(MANY, max_examples=15)
+@given(max_text_tokens=st.integers(1, 2**31), instruct=st.booleans(), more=JSON)
+def test_sound_settings_of_a_processor_are_taken(saved_processor, tmp_path, max_text_tokens, instruct, more):
+    """The other half of the test above, which a loader that refuses everything would pass."""
+    shutil.copytree(saved_processor, tmp_path, dirs_exist_ok=True)
+    values = json.loads((saved_processor / PROCESSOR_FILE).read_text())
+    values |= {
+        "max_text_tokens": max_text_tokens,
+        "max_length": None,
+        "instruct": instruct,
+        "of a later release": more,
+    }
+    (tmp_path / PROCESSOR_FILE).write_text(json.dumps(values))
+    processor = ItemProcessor.from_pretrained(tmp_path)
+    assert (processor.max_text_tokens, processor.instruct) == (max_text_tokens, instruct)
+    assert processor.code_token_ids == values["code_token_ids"]
+    assert processor.encode_texts(["a title"])[0][:max_text_tokens]
+
+
 def test_a_processors_code_is_never_run(saved_processor, tmp_path):
     """A tokenizer that names a class of its own in a file beside it: the file is not imported."""
     shutil.copytree(saved_processor, tmp_path, dirs_exist_ok=True)

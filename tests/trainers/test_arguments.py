@@ -137,7 +137,7 @@ def test_wrong_files_name_the_key(config, text, named):
 def test_missing_file(capsys):
     with pytest.raises(
         SystemExit,
-        match="nowhere.yaml: no such file, and none of the packaged .*: paper, .*small",
+        match="nowhere.yaml: no such file, and none of the packaged .*: .*paper, .*small",
     ):
         parse("--config", "nowhere.yaml", "--data", "a")
     with pytest.raises(SystemExit):
@@ -246,7 +246,7 @@ def test_help_text():
     assert lines[11] == f"{'  --mode {fast,slow}':38}How."
     assert lines[12] == f"{'  --rates X ...':38}Rates. (default: 0.5 1.0)"
     assert lines[14] == f"{'  --net.width N':38}Width of it. (default: 8)"
-    assert not any("--help-all" in line for line in lines) and "small, text_encoder" in lines[-1]
+    assert not any("--help-all" in line for line in lines) and "text_encoder." in lines[-1]
     short = format_help({"": (Shown,), "net": (Network,)}, "What.", ("data", "net.scale"))
     flags = [line.split()[0] for line in short.splitlines() if line.startswith("  --")]
     assert flags == ["--data", "--net.scale", "--config", "--help-all"]

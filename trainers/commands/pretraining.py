@@ -78,7 +78,7 @@ def train_and_save(
 
     Args:
         patience: evaluations without a better one after which training stops.
-        walks: domains with interactions that nobody made, see [`trainers.methods.content_walks`].
+        walks: domains with generated interactions, see [`trainers.methods.content_walks`].
     """
     trainer = train_recommender(
         recommender,

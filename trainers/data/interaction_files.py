@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tokenization_items.errors import named
+from hub_cards import named
 from trainers.data.splits import PARTS
 
 RECORD_FILE = "prepared.json"  # how a data folder was made; `choices.split` names its split

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from tokenization_items.errors import MAX_NAMED
+from hub_cards import MAX_NAMED
 from trainers.data.interaction_files import (
     InteractionError,
     UserSequences,

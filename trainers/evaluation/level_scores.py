@@ -134,13 +134,13 @@ def context_free(
         )
     histories = [h for case in sample for h in cases.histories(case, case + 1, max_history)]
     items, inverse = np.unique(rows.items, return_inverse=True)
-    joint = []  # of the codes up to each level: [S, items, L]
+    parts = []  # of the codes up to each level: [S, items, L]
     for begin in range(0, len(items), PRIOR_CANDIDATES):
         part = items[begin : begin + PRIOR_CANDIDATES]
         batches = (histories[start : start + batch_size] for start in range(0, len(histories), batch_size))
         found = [score(batch, np.tile(part, (len(batch), 1))) for batch in batches]
-        joint.append(np.cumsum(np.concatenate(found).astype(np.float64), axis=2))
-    joint = np.concatenate(joint, axis=1)
+        parts.append(np.cumsum(np.concatenate(found).astype(np.float64), axis=2))
+    joint = np.concatenate(parts, axis=1)
     marginal = _log_mean(joint)[inverse]
     own = np.flatnonzero(np.isin(rows.users, cases.users[sample]))
     for user in np.unique(rows.users[own]):

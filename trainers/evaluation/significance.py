@@ -107,7 +107,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         The plain values that all results share (different names are joined), `"num_seeds"`, the mean metrics, and
         `"sd"`: one number for every metric, None with a single seed. Where all results have `"per_user"`, each case's
-        mean gains, so that [`paired_test`] compares the seeds' mean.
+        mean, so that [`paired_test`] compares the seeds' mean.
 
     Raises:
         ValueError: no results, results with other metrics, or of other cases.

@@ -19,10 +19,10 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import CapacityError
-from tokenization_items.errors import MAX_NAMED
 from tokenization_items.files import write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
 from tokenization_items.processing_content import ContentProcessor, domain_mean

@@ -112,7 +112,7 @@ def train_recommender(
     part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
-    interactions that nobody made, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
+    generated interactions, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
     name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
     its card cites none.
     """

@@ -25,10 +25,10 @@ from accelerate import PartialState
 from safetensors import safe_open
 from transformers import set_seed
 
+from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.collisions import AssignmentReport, Collisions
-from tokenization_items.errors import named
 from tokenization_items.files import write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
@@ -386,8 +386,9 @@ class SemanticIDArguments:
     diversity_weight: float | None = field(default=None, metadata={"help": "LETTER's beta."})
     diversity_clusters: int | None = field(default=None, metadata={"help": "LETTER's clusters of each codebook."})
     num_components: int | None = field(default=None, metadata={"help": "Principal components, TIGER-M, RQ-k-means."})
-    collisions: Collisions | None = field(
-        default=None, metadata={"help": "How items with the same codes are told apart."}
+    collisions: str | None = field(
+        default=None,
+        metadata={"help": "How items with the same codes are told apart: 'digit', 'least_distance', 'nearest_first'."},
     )
 
     def given(self, name: str) -> dict[str, Any]:

@@ -158,6 +158,7 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.adapter_hidden_size": 768,
         "tokenizer.max_text_tokens": 1024,
         "tokenizer.lora_r": 8,
+        "tokenizer.collisions": "nearest_first",
         "tokenizer.commitment_weight": 0.25,
         "tokenizer.quantization_weight": 200.0,
         "tokenizer.image_weight": 3.0,

@@ -51,7 +51,8 @@ def load_ranker(
             sequential.
         interactions (`Interactions`): all interactions. Their `item_ids` are the catalogue; what counts sees their
             training part alone.
-        embeddings (`str` or `Path`, *optional*): folder of the items' embeddings, for `"nearest-items"`.
+        embeddings (`str` or `Path`, *optional*): folder of the items' embeddings: `"nearest-items"` needs them,
+            `"linear"` is better with them.
         query (`str`, *optional*, defaults to `"last"`): what `"nearest-items"` are near to, see
             [`~trainers.rankers.nearest_items.NearestItems`].
         items (`str` or `Path`, *optional*): folder or Hub id with the catalogue's identifiers, for a generative
@@ -120,10 +121,22 @@ def _nearest_items(interactions: Interactions, settings: dict[str, Any]) -> Rank
     return NearestItems(vectors, settings["query"], batch_size=settings["batch_size"])
 
 
+def _linear(interactions: Interactions, settings: dict[str, Any]) -> Ranker:
+    from trainers.rankers.linear import LinearRanker
+
+    content = None
+    if settings["embeddings"] is not None:
+        from tokenization_items.item_embeddings import load_embeddings
+
+        content = load_embeddings(settings["embeddings"], interactions.item_ids)
+    return LinearRanker(interactions.training_part(), content, batch_size=settings["batch_size"])
+
+
 # Rankers without a model: each is a file of this package and a line here, a loader of interactions and the settings of
 # `load_ranker`.
 RANKERS: dict[str, Callable[[Interactions, dict[str, Any]], Ranker]] = {
     "popularity": _counted("popularity", "Popularity"),
     "item-transitions": _counted("item_transitions", "ItemTransitions"),
     "nearest-items": _nearest_items,
+    "linear": _linear,
 }

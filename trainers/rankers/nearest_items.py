@@ -38,14 +38,14 @@ class NearestItems(ScoringRanker):
     ):
         if query not in ("last", "mean", "last+mean"):
             raise ValueError(f"query must be 'last', 'mean' or 'last+mean', got {query!r}.")
-        embeddings = torch.from_numpy(np.asarray(embeddings, np.float32))
-        if embeddings.ndim != 2:
-            raise ValueError(f"Expected embeddings [n, E], got shape {tuple(embeddings.shape)}.")
-        bad = (~embeddings.isfinite().all(dim=1)).nonzero().squeeze(1)
+        vectors = torch.from_numpy(np.asarray(embeddings, np.float32))
+        if vectors.ndim != 2:
+            raise ValueError(f"Expected embeddings [n, E], got shape {tuple(vectors.shape)}.")
+        bad = (~vectors.isfinite().all(dim=1)).nonzero().squeeze(1)
         if len(bad):
             raise ValueError(f"{len(bad)} items have embeddings that are not finite, as row {int(bad[0])}.")
         self.query = query
-        self.unit = torch.nn.functional.normalize(embeddings)
+        self.unit = torch.nn.functional.normalize(vectors)
         scorer = DotProductScorer(self._user_states, self.unit)
         super().__init__(scorer, f"nearest items ({query})", max_history, batch_size, chunk_items)
 

@@ -42,6 +42,7 @@ recommender:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.hub
 def test_accelerate_launch_pretrain_push_to_hub(hub, tiny_bert, tmp_path):
     tiny_bert[0].push_to_hub(backbone_id := hub.new_repo("backbone"))

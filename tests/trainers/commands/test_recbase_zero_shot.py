@@ -69,7 +69,7 @@ def gauc_of_codes(pretrained: Path, data: Path, folder: Path) -> float:
     return float(np.mean(wins))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
     pretrained, results = tmp_path / "recbase", tmp_path / "zero_shot.jsonl"
     domains = [data / name for name in PRETRAINING_DOMAINS]

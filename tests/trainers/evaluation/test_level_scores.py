@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data.interactions import Interactions
+from trainers.evaluation import level_scores
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.level_scores import SCORES, context_free, named_scores
 
@@ -86,3 +87,20 @@ def test_nobody_else_to_ask():
         context_free(score, make_rows(1))
     with pytest.raises(ValueError, match=r"1 were drawn \(num_histories 1\): no other"):
         context_free(score, make_rows(5), 1)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 13, 14, 100])
+def test_items_are_scored_in_chunks_of_a_bounded_size(monkeypatch, chunk):
+    """More items than one call of the model takes: the chunks stand side by side, in the order of the items."""
+    rows, sizes = make_rows(9), []
+    expected = context_free(score, rows, 7)
+
+    def remember(histories, candidates):
+        sizes.append(candidates.shape[1])
+        return score(histories, candidates)
+
+    monkeypatch.setattr(level_scores, "PRIOR_CANDIDATES", chunk)
+    np.testing.assert_array_equal(context_free(remember, rows, 7), expected)
+    num_items = len(np.unique(rows.items))
+    assert max(sizes) <= chunk and sum(sizes) == num_items  # 7 histories are one batch
+    assert len(sizes) == -(-num_items // chunk)

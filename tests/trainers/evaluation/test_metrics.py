@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainers.evaluation import metrics
 from trainers.evaluation.metrics import (
     auc_by_user,
     catalogue_metrics,
@@ -169,3 +170,30 @@ def test_auc_refuses():
     with pytest.raises(ValueError, match=r"got \(2,\), \(1,\), \(2,\)"):
         auc_by_user([0, 0], [1.0], [True, False])
     assert is_metric("gauc") and is_metric("ndcg@10") and not is_metric("num_users")
+
+
+def test_metrics_are_those_of_their_definitions():
+    """From relevance lists, by the general formulas for any number of relevant items: Recall, NDCG with an ideal DCG,
+    and the reciprocal rank of the first hit."""
+    rng = np.random.default_rng(7)
+    ranked = np.stack([rng.permutation(30)[:12] for _ in range(200)])
+    targets = rng.integers(0, 30, 200)
+    found = metrics_per_case(target_ranks(ranked, targets), (1, 5, 12))
+    relevance = (ranked == targets[:, None]).astype(float)
+    for k in (1, 5, 12):
+        top, discounts = relevance[:, :k], 1 / np.log2(np.arange(2, k + 2))
+        ideal = np.sort(np.eye(1, 30)[0])[::-1][:k] @ discounts
+        first = np.where(top.any(axis=1), 1 / (top.argmax(axis=1) + 1), 0)
+        np.testing.assert_allclose(found[f"recall@{k}"], top.sum(axis=1) / 1)
+        np.testing.assert_allclose(found[f"ndcg@{k}"], top @ discounts / ideal)
+        np.testing.assert_allclose(found[f"mrr@{k}"], first)
+
+
+def test_a_metric_is_one_line(monkeypatch):
+    monkeypatch.setitem(metrics.RANK_METRICS, "rbp", lambda ranks: 0.2 * 0.8**ranks)
+    found = metrics_per_case(np.array([0, 3, -1, 7]), (5,))
+    assert found["rbp@5"].tolist() == pytest.approx([0.2, 0.2 * 0.8**3, 0, 0])
+    assert metrics.metric_names((5,)) == ["recall@5", "ndcg@5", "mrr@5", "rbp@5"] == list(found)
+    assert (
+        metrics.is_rank_metric("rbp@20") and not metrics.is_rank_metric("gini@5") and not metrics.is_rank_metric("rbp")
+    )

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from trainers.evaluation import significance
 from trainers.evaluation.metrics import metrics_per_case
@@ -141,3 +142,33 @@ def test_gains_of_seeds_are_averaged_case_by_case():
     assert mean["recall@5"].tolist() == [0.5, 0, 1] and mean["users"].tolist() == [0, 1, 2] and "ranks" not in mean
     with pytest.raises(ValueError, match="targets differ"):
         over_seeds([results[0], {**results[1], "per_user": {**second, "targets": np.zeros(3)}}])
+
+
+def test_intervals_are_scipys():
+    """Percentile bootstrap of a mean, one case per user."""
+    per_case = metrics_per_case(random_places(400, 0.3, 4))
+    found = bootstrap_intervals(per_case, np.arange(400), samples=9999, confidence=0.9)
+    for name in ("recall@5", "ndcg@10", "mrr@10"):
+        expected = stats.bootstrap(
+            (per_case[name],), np.mean, n_resamples=9999, confidence_level=0.9, method="percentile", rng=0
+        ).confidence_interval
+        width = expected.high - expected.low
+        assert found[name] == pytest.approx((expected.low, expected.high), abs=0.06 * width), name
+
+
+@pytest.mark.parametrize("share", [0.2, 0.27, 0.4])
+def test_p_values_are_scipys(share):
+    """Paired randomisation test of a mean difference, two-sided: scipy's flips the signs of the differences."""
+    a, b = cases(random_places(150, share, 5)), cases(random_places(150, 0.3, 6))
+    found = paired_test(a, b, samples=9999)
+    for name in ("recall@10", "ndcg@10"):
+        expected = stats.permutation_test(
+            (a[name] - b[name],),
+            lambda x, axis: np.abs(x.mean(axis=axis)),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=9999,
+            alternative="greater",
+            rng=0,
+        )
+        assert found[name]["p_value"] == pytest.approx(expected.pvalue, abs=0.02), name

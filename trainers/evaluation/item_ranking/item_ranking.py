@@ -64,7 +64,7 @@ class ItemRanking(evaluate.Metric):
                 f"Cut-offs {list(ks)} need lists of {max(ks)} items, one has {min(lengths)}: pad with -1."
             )
         ranked = np.array([row[: max(ks)] for row in predictions], np.int64)
-        result = ranking_metrics(ranked, np.asarray(references), ks)
+        result: dict[str, float | None] = dict(ranking_metrics(ranked, np.asarray(references), ks))
         if popularity is not None:
             popularity = np.asarray(popularity)
             for k in ks:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenization_items.errors import MAX_NAMED, named
+from hub_cards import MAX_NAMED, named
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,292 @@
+"""Linear ranker: item transitions in closed form, and the cosine of the items' content.
+
+    scores = U·B + w·(U·E)·Eᵀ        B = (XᵀX + λI)⁻¹ XᵀY
+
+`U` `[users, n]` holds a history with weight 1/position from its end; `X` the same of every prefix of every training
+sequence, `Y` the items that follow the prefix with weight 1/distance; `E` `[n, e]` are content embeddings without
+their mean, of unit length. It is SLIT (Choi et al., Session-aware Linear Item-Item Models, WWW 2021) with other
+weights, a ridge regression as in EASE (Steck, WWW 2019). Whatever is trained has to beat it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import linalg, sparse
+
+from trainers.data.interactions import Interactions
+from trainers.rankers.scoring import ScoringRanker
+
+logger = logging.getLogger(__name__)
+
+# The closed form holds three float32 matrices [n, n] at once and takes 7/3 n³ operations: at this size 5 GB, minutes.
+MOST_INVERTED = 20_000
+LONG_WORK = 1e12  # operations from which on it is announced: seconds
+
+
+@dataclass(frozen=True)
+class LinearSettings:
+    """
+    What moves a [`LinearRanker`].
+
+    Args:
+        transitions (`str`, *optional*, defaults to `"auto"`): `"inverse"`: the closed form; `"counts"`: decayed counts
+            of neighbours without an inverse, for catalogues whose inverse is too dear; `"auto"`: the closed form up to
+            20,000 items.
+        regularization (`float`, *optional*, defaults to 10.0): λ of the closed form.
+        max_history (`int`, *optional*, defaults to 20): last items of a prefix, or history, that are looked at.
+        horizon (`int`, *optional*, defaults to 10): items after a prefix that are its targets.
+        content_weight (`float`, *optional*, defaults to 0.1): w, for rankers with content embeddings.
+        evidence (`float`, *optional*, defaults to 0.0): κ: a user's weight of the content is
+            `w·(1 + κ/(count + 1))`, `count` that of the history's last item in the training part; 0: the same for all.
+        row_items (`int`, *optional*): largest transitions of an item that are kept; None: all.
+        dtype (`str`, *optional*, defaults to `"float32"`): of the solution, `"float64"` for checks.
+    """
+
+    transitions: Literal["auto", "inverse", "counts"] = "auto"
+    regularization: float = 10.0
+    max_history: int = 20
+    horizon: int = 10
+    content_weight: float = 0.1
+    evidence: float = 0.0
+    row_items: int | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self):
+        if self.transitions not in ("auto", "inverse", "counts"):
+            raise ValueError(f"transitions must be 'auto', 'inverse' or 'counts', got {self.transitions!r}.")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
+        if not self.regularization > 0:
+            raise ValueError(f"regularization must be above 0, got {self.regularization}.")
+        if min(self.max_history, self.horizon, 1 if self.row_items is None else self.row_items) < 1:
+            raise ValueError(
+                f"max_history, horizon and row_items must be at least 1, got {self.max_history}, {self.horizon} and "
+                f"{self.row_items}."
+            )
+        if min(self.content_weight, self.evidence) < 0:
+            raise ValueError(
+                f"content_weight and evidence must be at least 0, got {self.content_weight} and {self.evidence}."
+            )
+
+    def way(self, num_items: int) -> Literal["inverse", "counts"]:
+        """How the transitions of a catalogue of this size are made."""
+        if self.transitions == "auto":
+            return "inverse" if num_items <= MOST_INVERTED else "counts"
+        return self.transitions
+
+    def announcement(self, num_items: int) -> str:
+        """What the closed form will take, to be said before it begins."""
+        size = np.dtype(self.dtype).itemsize
+        return (
+            f"linear ranker: the inverse of {num_items:,} items takes {3 * size * num_items**2 / 1e9:.1f} GB and "
+            f"{7 / 3 * num_items**3 / 1e12:.1f} trillion operations"
+        )
+
+
+def history_weights(
+    histories: Sequence[np.ndarray], num_items: int, max_history: int, dtype: str = "float32"
+) -> sparse.csr_array:
+    """Histories of item rows, oldest first, as rows of `[histories, num_items]`: 1/position from the end; an item that
+    occurs again gets the sum."""
+    cut = [history[-max_history:] for history in histories]
+    lengths = np.array([len(history) for history in cut], np.int64)
+    ends = np.cumsum(lengths)
+    columns = np.concatenate([*cut, np.empty(0, np.int64)]).astype(np.int64)
+    position = np.repeat(ends, lengths) - np.arange(len(columns))
+    indptr = np.concatenate([np.zeros(1, np.int64), ends])
+    weights = sparse.csr_array((1 / position.astype(dtype), columns, indptr), shape=(len(cut), num_items))
+    weights.sum_duplicates()
+    return weights
+
+
+def _shifted(training: Interactions, shifts: range, sign: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every interaction and each shift: its place, the item that many places before (`sign` -1) or after it in the
+    same sequence, and 1/shift."""
+    places = np.arange(len(training.items))
+    first = np.repeat(training.offsets[:-1], training.lengths)
+    last = np.repeat(training.offsets[1:], training.lengths) - 1
+    rows, columns, values = [], [], []
+    for shift in shifts:
+        other = places + sign * shift
+        inside = (other >= first) & (other <= last)
+        rows.append(places[inside])
+        columns.append(training.items[other[inside]].astype(np.int64))
+        values.append(np.full(len(rows[-1]), 1 / shift))
+    none = np.empty(0, np.int64)
+    return np.concatenate([none, *rows]), np.concatenate([none, *columns]), np.concatenate([none, *values])
+
+
+def closed_form(training: Interactions, settings: LinearSettings) -> np.ndarray:
+    """
+    `B = (XᵀX + λI)⁻¹ XᵀY` by Cholesky's factors.
+
+    Args:
+        training ([`Interactions`]): the training part.
+        settings ([`LinearSettings`]): λ, weights and the number format.
+
+    Returns:
+        `np.ndarray`: `[n, n]`; row `i` is what an item `i` at the end of a history adds to the scores.
+    """
+    n, total = training.num_items, len(training.items)
+    # The prefix before each interaction: a place in `items` is a row of X and of Y, empty for a user's first one.
+    before, prefix_items, prefix_weights = _shifted(training, range(1, settings.max_history + 1), -1)
+    at, target_items, target_weights = _shifted(training, range(1, settings.horizon), +1)
+    follows = np.arange(total) != np.repeat(training.offsets[:-1], training.lengths)
+    # distance 1 is the interaction at the place itself, so what is `shift` places on has distance shift + 1
+    rows = np.concatenate([np.flatnonzero(follows), at])
+    columns = np.concatenate([training.items[follows].astype(np.int64), target_items])
+    values = np.concatenate([np.ones(int(follows.sum())), target_weights / (1 + target_weights)])
+    kept = follows[rows]
+    x = sparse.csr_array((prefix_weights.astype(settings.dtype), (before, prefix_items)), shape=(total, n))
+    y = sparse.csr_array((values[kept].astype(settings.dtype), (rows[kept], columns[kept])), shape=(total, n))
+    gram = (x.T @ x).toarray(order="F")
+    gram[np.diag_indices(n)] += settings.regularization
+    right = (x.T @ y).toarray(order="F")
+    factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+
+
+def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.csr_array:
+    """Symmetric counts of which items stand within `horizon` places of each other, weight 1/gap, each divided by the
+    square roots of both items' sums: `[n, n]`, without an inverse."""
+    n = training.num_items
+    at, items, weights = _shifted(training, range(1, settings.horizon + 1), +1)
+    left = training.items[at].astype(np.int64)
+    counts = sparse.csr_array((weights, (left, items)), shape=(n, n))
+    counts = (counts + counts.T).tocsr()
+    norm = 1 / np.sqrt(np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1e-12))
+    owners = np.repeat(np.arange(n), np.diff(counts.indptr))
+    counts.data = (counts.data * norm[owners] * norm[counts.indices]).astype(settings.dtype)
+    return counts
+
+
+def largest_of_rows(matrix: np.ndarray | sparse.csr_array, row_items: int) -> sparse.csr_array:
+    """The `row_items` largest entries of each row above 0; of equal ones the first columns."""
+    n, rows = matrix.shape[0], []
+    for row in range(n):
+        if isinstance(matrix, np.ndarray):
+            columns, values = np.arange(matrix.shape[1]), matrix[row]
+        else:
+            entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
+            columns, values = matrix.indices[entries], matrix.data[entries]
+        if len(values) > row_items:  # a stable sort of few: those at least as large as the last one kept
+            least = np.partition(values, len(values) - row_items)[len(values) - row_items]
+            few = values >= least
+            columns, values = columns[few], values[few]
+        order = np.lexsort((columns, -values))[:row_items]
+        order = np.sort(order[values[order] > 0])
+        rows.append((columns[order], values[order]))
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(columns) for columns, _ in rows])])
+    empty = np.empty(0, matrix.dtype)
+    values = np.concatenate([*(values for _, values in rows), empty])
+    columns = np.concatenate([*(columns for columns, _ in rows), np.empty(0, np.int64)]).astype(np.int64)
+    result = sparse.csr_array((values, columns, indptr), shape=matrix.shape)
+    result.sort_indices()
+    return result
+
+
+class LinearScorer:
+    """
+    Scores of a [`LinearRanker`], a [`Scorer`].
+
+    Args:
+        transitions (`np.ndarray` or `scipy.sparse.csr_array`): B `[n, n]`.
+        settings ([`LinearSettings`]): weights of histories and content.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
+        counts (`np.ndarray`, *optional*): int `[n]` training interactions of each item, for `evidence`.
+
+    Raises:
+        ValueError: content of another number of items, or not finite.
+    """
+
+    def __init__(
+        self,
+        transitions: np.ndarray | sparse.csr_array,
+        settings: LinearSettings,
+        content: np.ndarray | None = None,
+        counts: np.ndarray | None = None,
+    ):
+        self.transitions = transitions
+        self.settings = settings
+        self.num_items = transitions.shape[0]
+        self.counts = np.zeros(self.num_items, np.int64) if counts is None else counts
+        self.content = None
+        if content is not None and settings.content_weight:
+            if content.ndim != 2 or len(content) != self.num_items:
+                raise ValueError(f"Expected content embeddings [{self.num_items}, e], got shape {content.shape}.")
+            bad = np.flatnonzero(~np.isfinite(content).all(axis=1))
+            if len(bad):
+                raise ValueError(f"{len(bad)} items have content embeddings that are not finite, as row {bad[0]}.")
+            content = content.astype(settings.dtype) - content.mean(axis=0, dtype=settings.dtype)
+            self.content = content / (np.linalg.norm(content, axis=1, keepdims=True) + 1e-9)
+
+    def encode(self, histories: Sequence[np.ndarray]) -> tuple[sparse.csr_array, np.ndarray | None]:
+        """The weights of the histories `[B, n]` and, with content, `w·U·E` `[B, e]`."""
+        weights = history_weights(histories, self.num_items, self.settings.max_history, self.settings.dtype)
+        if self.content is None:
+            return weights, None
+        last = np.array([history[-1] if len(history) else -1 for history in histories], np.int64)
+        count = np.where(last >= 0, self.counts[last], 0)
+        content_weight = self.settings.content_weight * (1 + self.settings.evidence / (count + 1))
+        return weights, (weights @ self.content) * content_weight[:, None].astype(self.settings.dtype)
+
+    def scores(self, users: tuple[sparse.csr_array, np.ndarray | None], items: slice) -> torch.Tensor:
+        """float `[B, items]`."""
+        weights, content_states = users
+        scores = weights @ self.transitions[:, items]
+        scores = scores.toarray() if sparse.issparse(scores) else np.asarray(scores)
+        if content_states is not None:
+            scores = scores + content_states @ self.content[items].T
+        return torch.from_numpy(scores)
+
+
+class LinearRanker(ScoringRanker):
+    """
+    Ranks by item transitions in closed form and, if content embeddings are given, by the items' likeness to the
+    history: see the module's description.
+
+    Args:
+        training ([`Interactions`]): the training part.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order, as `load_embeddings`
+            gives them.
+        settings ([`LinearSettings`], *optional*): by default λ 10, and w 0.1 where there is content.
+        transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B `[n, n]` where it was made already, of
+            the same training part and settings.
+        batch_size, chunk_items (`int`, *optional*): see [`ScoringRanker`].
+
+    Raises:
+        ValueError: an empty training part; content of another number of items, or not finite.
+    """
+
+    def __init__(
+        self,
+        training: Interactions,
+        content: np.ndarray | None = None,
+        settings: LinearSettings | None = None,
+        transitions: np.ndarray | sparse.csr_array | None = None,
+        batch_size: int = 256,
+        chunk_items: int = 32768,
+    ):
+        settings = LinearSettings() if settings is None else settings
+        if not len(training.items):
+            raise ValueError("The training part has no interactions: there is nothing to count.")
+        if transitions is None:
+            transitions = transition_matrix(training, settings)
+        scorer = LinearScorer(transitions, settings, content, training.popularity)
+        super().__init__(scorer, "linear", settings.max_history, batch_size, chunk_items)
+
+
+def transition_matrix(training: Interactions, settings: LinearSettings) -> np.ndarray | sparse.csr_array:
+    """B `[n, n]` of a training part by the way that the settings choose for the size of its catalogue."""
+    inverse = settings.way(training.num_items) == "inverse"
+    if inverse and training.num_items**3 * 7 / 3 > LONG_WORK:
+        logger.warning(settings.announcement(training.num_items))
+    make = closed_form if inverse else decayed_counts
+    transitions = make(training, settings)
+    return transitions if settings.row_items is None else largest_of_rows(transitions, settings.row_items)
