@@ -13,6 +13,7 @@ import torch
 
 from tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
+from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.codebooks import collision_rate
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import recbase, utgrec
@@ -117,9 +118,12 @@ def sequential_training(folder: Path, seed: int) -> SequentialTrainingArguments:
 def generative(name: str, setting: Setting) -> TrainedRanker:
     """Semantic IDs and a recommender on them."""
     method = name.removesuffix(DECODER)
-    items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", seed=setting.seed)
+    made_by = EmbeddingTokenizerTrainingArguments()
+    items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", made_by, setting.seed)
     training, arguments = recommender_training(setting)
-    baseline = train_generative_baseline(name, setting.domain, items, arguments, training, minutes=setting.minutes)
+    baseline = train_generative_baseline(
+        name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
+    )
     return _generative_ranker(
         setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
     )
