@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # What torch, oneDNN, MKL and the BLAS of NumPy take for the processor. Of MKL's settings, only MKL_CBWR=COMPATIBLE has
-# an effect on processors that are not Intel's.
+# an effect on processors that are not Intel's. Threads that wait must not spin: more of them than cores would take hours.
 KERNELS := native avx2 sse41
 KERNELS_native :=
 KERNELS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
@@ -44,7 +44,8 @@ test-slow: venv  ## run the slow tests; those on real data read the folder named
 test-kernels: venv  ## run the tests under three instruction sets and two thread counts (TESTS=tests)
 	@failed=; for threads in 1 2; do $(foreach kernels,$(KERNELS), \
 		echo "$(kernels), OMP_NUM_THREADS=$$threads"; \
-		$(TEST_ENV) $(KERNELS_$(kernels)) OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -q \
+		$(TEST_ENV) $(KERNELS_$(kernels)) OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive \
+			$(BIN)/python -m pytest -q \
 			-n $$((($(WORKERS) + threads - 1) / threads)) --dist loadfile -m "not slow" $(TESTS) \
 			|| failed="$$failed $(kernels)/$$threads";) \
 	done; \
