@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # What torch, oneDNN, MKL and the BLAS of NumPy take for the processor. Of MKL's settings, only MKL_CBWR=COMPATIBLE has
-# an effect on processors that are not Intel's. Threads that wait must not spin: more of them than cores would take hours.
+# an effect on processors that are not Intel's.
 KERNELS := native avx2 sse41
 KERNELS_native :=
 KERNELS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
@@ -41,6 +41,7 @@ test: venv  ## run the tests, without the slow ones (WORKERS=2)
 test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m slow
 
+# Threads that wait must not spin: where there are more of them than cores, the tests would take hours.
 test-kernels: venv  ## run the tests under three instruction sets and two thread counts (TESTS=tests)
 	@failed=; for threads in 1 2; do $(foreach kernels,$(KERNELS), \
 		echo "$(kernels), OMP_NUM_THREADS=$$threads"; \
