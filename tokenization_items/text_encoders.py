@@ -1,7 +1,10 @@
 """Frozen encoders of item texts: any text encoder of transformers, by Hub id or local folder.
 
 A sentence-transformers folder is read without that package: its pooling, dense layers, normalisation, prompt and
-length limit are taken from its configuration files.
+length limit are taken from its configuration files. The package (6.2) gives the same vectors, within 2e-7 on
+all-MiniLM-L6-v2, but takes 4 to 5 s more to import and brings scikit-learn. It also reads `pytorch_model.bin`, a
+pickle, where a folder has no safetensors, and replaces an activation that it does not trust by Tanh; here both are
+errors.
 """
 
 from __future__ import annotations
@@ -129,7 +132,8 @@ class TextEncoder:
             revision: of the Hub repository.
 
         Raises:
-            ValueError: if a sentence-transformers folder has a kind of module or pooling that is not known here.
+            ValueError: if a sentence-transformers folder has a kind or an order of modules, or a pooling, that is not
+                known here.
         """
         folder = local_folder(name_or_path, revision)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -223,7 +227,8 @@ def read_sentence_transformers(folder: Path) -> _SentenceTransformers:
     said = _SentenceTransformers()
     if not (folder / "modules.json").is_file():
         return said
-    layers = []
+    layers: list[nn.Module] = []
+    pools_prompt = True
     for module in _read_json(folder / "modules.json"):
         kind, path = module["type"].rsplit(".", 1)[-1], folder / module["path"]
         if kind == "Transformer":
@@ -231,7 +236,11 @@ def read_sentence_transformers(folder: Path) -> _SentenceTransformers:
             said.max_length = values.get("max_seq_length")
             said.lower_case = bool(values.get("do_lower_case", False))
         elif kind == "Pooling":
-            said.pooling = _pooling(_read_json(path / "config.json"), path)
+            values = _read_json(path / "config.json")
+            said.pooling = _pooling(values, path)
+            pools_prompt = values.get("include_prompt", True)
+        elif kind == "Dense" and said.normalize:
+            raise ValueError(f"{folder}: modules.json has a Dense after Normalize; only the other order is known.")
         elif kind == "Dense":
             layers += _dense(path)
         elif kind == "Normalize":
@@ -244,6 +253,11 @@ def read_sentence_transformers(folder: Path) -> _SentenceTransformers:
         said.dense = nn.Sequential(*layers)
     values = _read_json(folder / "config_sentence_transformers.json")
     said.prefix = (values.get("prompts") or {}).get(values.get("default_prompt_name"), "")
+    if said.prefix and not pools_prompt:
+        raise ValueError(
+            f"{folder}: the pooling leaves out the tokens of the prompt {said.prefix!r} (include_prompt is false), "
+            "which is not known here."
+        )
     return said
 
 

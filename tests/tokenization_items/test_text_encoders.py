@@ -32,7 +32,12 @@ def write_sentence_transformers(
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     modules += [("2_Dense", "Dense")] * dense + [("3_Normalize", "Normalize")] * normalize
     (folder / "modules.json").write_text(
-        json.dumps([{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules])
+        json.dumps(
+            [
+                {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for i, (path, kind) in enumerate(modules)
+            ]
+        )
     )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16, "do_lower_case": False}))
     (folder / "config_sentence_transformers.json").write_text(json.dumps(configuration))
@@ -158,6 +163,44 @@ def test_unknown_modules_and_poolings_are_named(tmp_path, plain_folder):
         read_sentence_transformers(folder)
     with pytest.raises(ValueError, match="pooling must be one of"):
         TextEncoder.from_pretrained(plain_folder, pooling="max")
+
+
+def test_what_would_give_other_vectors_is_refused(tmp_path, plain_folder):
+    prompts = {"prompts": {"document": "drum "}, "default_prompt_name": "document"}
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    folder = write_sentence_transformers(tmp_path / "prompt", plain_folder, pooling, **prompts)
+    with pytest.raises(ValueError, match="tokens of the prompt 'drum '"):
+        read_sentence_transformers(folder)
+    without_prompt = write_sentence_transformers(tmp_path / "none", plain_folder, pooling)
+    assert read_sentence_transformers(without_prompt).prefix == ""
+    folder = write_sentence_transformers(tmp_path / "order", plain_folder, {"pooling_mode": "mean"}, dense=True)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2:] = modules[:1:-1]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="Dense after Normalize"):
+        read_sentence_transformers(folder)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+        {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
+        {"pooling_mode": "lasttoken"},
+    ],
+)
+@pytest.mark.parametrize("dense", [False, True])
+def test_vectors_of_sentence_transformers(tmp_path, plain_folder, pooling, dense):
+    """The same folder, and the same again as that library saves it, read here and there."""
+    library = pytest.importorskip("sentence_transformers")
+    prompts = {"prompts": {"query": "oak ", "document": "drum "}, "default_prompt_name": "document"}
+    folder = write_sentence_transformers(tmp_path / "st", plain_folder, pooling, dense=dense, **prompts)
+    theirs = library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    expected = theirs.encode(TEXTS, show_progress_bar=False)
+    theirs.save(str(tmp_path / "saved"))
+    for each in (folder, tmp_path / "saved"):
+        vectors = TextEncoder.from_pretrained(each, device="cpu").embed(TEXTS)
+        np.testing.assert_allclose(vectors, expected, atol=1e-6, rtol=0)
 
 
 def test_fingerprint_follows_the_files(tmp_path, plain_folder):
