@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.item_index import UnknownItemError
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
