@@ -6,7 +6,7 @@ Small domains may get more weight:
         --data data/sports data/games --output_dir runs/recbase --recommender.domain_temperature 2 \
         --tokenizer.text_encoder sentence-transformers/all-MiniLM-L6-v2
 
-For domains whose interactions nobody has: the tokenizer learns their texts too, and the decoder which of their items
+For domains without interactions: the tokenizer learns their texts too, and the decoder which of their items
 are alike:
 
     accelerate launch examples/pretrain_recbase.py --config recbase_minilm.yaml \

@@ -66,7 +66,7 @@ class AdapterCheckpoints(PreTrainedModel):
             save_backbone (`bool`, *optional*):
                 `True` for a self-contained checkpoint, `False` for one without the backbone's own weights, which names
                 them instead. By default `False` if the backbone was loaded by name and is adapted with LoRA; one from
-                a local folder is pushed along, as nobody else has it.
+                a local folder is pushed along, as it is not on the Hub.
             without_decoders (`bool`): leaves out what only training uses; the codes are the same.
             state_dict, push_to_hub, kwargs: as in transformers.
 

@@ -1,8 +1,8 @@
 """The backbone's own weights inside an item tokenizer's network: which they are, what tells that they are the same,
 and how a checkpoint without them gets them back.
 
-With LoRA they are frozen, the same as whoever published them has them, and most of the network. So a checkpoint may
-leave them out and name the backbone and its commit instead, with a fingerprint of the weights that it was trained on.
+With LoRA they are frozen, identical to the published weights, and most of the network. So a checkpoint may leave them
+out and name the backbone and its commit instead, with a fingerprint of the weights that it was trained on.
 """
 
 import hashlib

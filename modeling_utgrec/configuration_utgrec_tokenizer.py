@@ -109,7 +109,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
 
     def to_dict(self) -> dict:
         values = super().to_dict()
-        # A folder of whoever trained, perhaps; backbone_name_or_path says where the backbone is.
+        # It may be a local folder of the training machine; backbone_name_or_path says where the backbone is.
         values["backbone_config"].pop("_name_or_path", None)
         return values
 

@@ -193,7 +193,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         """What an item's codes depend on: codebooks, adapter and the backbone's trained weights."""
         yield from self.quantizer.parameters()
         yield from self.adapter.parameters()
-        # With LoRA the backbone's own weights are whoever published them's, and large.
+        # With LoRA the backbone's own weights are large and identical to the published ones.
         adapted = self.config.lora_config is not None
         for name, parameter in self.backbone.named_parameters():
             if not adapted or is_adaptation(name):

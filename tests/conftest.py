@@ -16,7 +16,7 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # huggingface_hub reads where the Hub is when it is imported. No test sees another Hub than this machine's own, or the
-# one that UTGREC_TEST_HUB names (see the README), nor the caches of whoever runs the tests.
+# one that UTGREC_TEST_HUB names (see the README), nor the caches of the user who runs the tests.
 _home = tempfile.TemporaryDirectory(prefix="utgrec-tests-", ignore_cleanup_errors=True)
 os.environ |= {"HF_HOME": _home.name, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 for _name in ("HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_OFFLINE"):

@@ -1,4 +1,4 @@
-"""Items and their identifiers. Importing this package registers them with transformers' Auto classes and pipelines."""
+"""Items and their semantic IDs. Importing the package registers them with transformers' Auto classes and pipelines."""
 
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY

@@ -48,5 +48,5 @@ def prepared(
         while ahead:
             first, futures = ahead.popleft()
             yield first, [future.result() for future in futures]
-    finally:  # also after an error, or when nobody asks for the rest
+    finally:  # also after an error, or when the rest is not read
         pool.shutdown(cancel_futures=True)

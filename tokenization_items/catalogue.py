@@ -38,10 +38,10 @@ class Catalogue:
     The items of one domain.
 
     Args:
-        item_ids (`list[str]`): Identifier of each item in its shop.
+        item_ids (`list[str]`): Id of each item in its shop.
         texts (`list[str]`): Text of each item, in one line unless a template says otherwise; may be empty for an item
             with an image.
-        titles (`list[str]`): Title of each item, for people; may be empty.
+        titles (`list[str]`): Title of each item, for display; may be empty.
         images (`ImageColumn`, *optional*): References to images, opened one at a time.
         name (`str`): Name of the domain.
         template (`TextTemplate`, *optional*): What the texts were put together with, if not joined by full stops.

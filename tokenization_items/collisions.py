@@ -30,27 +30,27 @@ Collisions = Literal["least_distance", "nearest_first", "digit"]
 
 
 class CapacityError(ValueError):
-    """The catalogue holds more items than there are identifiers."""
+    """The catalogue holds more items than there are semantic IDs."""
 
 
 @dataclass(frozen=True)
 class AssignmentReport:
     """
-    What an assignment of identifiers did.
+    What an assignment of semantic IDs did.
 
     Args:
         num_items (`int`): Items added.
         items_sharing_codes (`int`): Added items to which the tokenizer gave the codes of another item, added or
             present.
         collision_rate (`float`): The same as a share of the items added; 0 without any.
-        largest_group (`int`): Most items with the same codes: the given ones of items added, the identifiers of items
+        largest_group (`int`): Most items with the same codes: the given ones of items added, the semantic IDs of items
             present.
         used (`list[float]`): Share of each level's codes among the given codes (before collisions are resolved).
         perplexity (`list[float]`): Exponential of the entropy of the given codes of each level (at most its size).
-        items_moved (`int`): Added items whose identifier differs from their given codes.
+        items_moved (`int`): Added items whose semantic ID differs from their given codes.
         moved_by_level (`list[int]`): The same items, by the first level at which they differ.
         mean_extra_distance (`float`): Mean over moved items of the squared distance, summed over levels, that their
-            identifier adds to that of their given codes.
+            semantic ID adds to that of their given codes.
         max_extra_distance (`float`): Largest such distance.
         given_codes (`np.ndarray` of shape `(num_items, num_levels)`): Codes that the tokenizer gave, before collisions
             were resolved, int64, in the order of the items added.
@@ -103,11 +103,11 @@ def group_sizes(codes: np.ndarray, occupied: np.ndarray | None = None) -> np.nda
 
 
 def check_capacity(num_items: int, num_occupied: int, level_sizes: Sequence[int]) -> None:
-    """Raises a [`CapacityError`] unless there are identifiers for new items beside those that are taken."""
+    """Raises a [`CapacityError`] unless there are semantic IDs for new items beside those that are taken."""
     capacity, needed = math.prod(level_sizes), num_items + num_occupied
     if needed > capacity:
         raise CapacityError(
-            f"{num_items} new items and {num_occupied} items of the index need {needed} identifiers, but levels of "
+            f"{num_items} new items and {num_occupied} items of the index need {needed} semantic IDs, but levels of "
             f"{list(level_sizes)} codes have a capacity of {capacity}; use more levels or larger codebooks"
         )
 
@@ -126,9 +126,9 @@ def assign_least_distance(
     occupied: np.ndarray | None = None,
 ) -> np.ndarray:
     """
-    Changes as few codes as needed for all identifiers to differ, from the first level to the last.
+    Changes as few codes as needed for all semantic IDs to differ, from the first level to the last.
 
-    At every level but the last, a code whose prefix would hold more items than identifiers begin with it gives away
+    At every level but the last, a code whose prefix would hold more items than semantic IDs begin with it gives away
     its surplus: the items with the smallest additional distance move to the nearest code of that level with room, in
     rounds, and their later codes become the nearest ones. At the last level, the new items of every prefix that holds
     a collision are assigned to its free codes with the least total distance. Prefixes without one keep their codes.
@@ -146,13 +146,13 @@ def assign_least_distance(
         level_vectors (`Sequence[np.ndarray]` of shapes `(level_sizes[l], dim)`, *optional*):
             Code vectors e of each level.
         occupied (`np.ndarray` of shape `(num_occupied, num_levels)`, *optional*):
-            Identifiers that are taken (all different). They are never changed.
+            semantic IDs that are taken (all different). They are never changed.
 
     Returns:
         `np.ndarray` of shape `(num_items, num_levels)`, int64: all rows differ from each other and from `occupied`.
 
     Raises:
-        CapacityError: If new and occupied identifiers together outnumber the product of `level_sizes`.
+        CapacityError: If new and occupied semantic IDs together outnumber the product of `level_sizes`.
         ValueError: If there is a collision and `residuals` or `level_vectors` is missing.
     """
     codes, occupied = _checked(codes, level_sizes, occupied)
@@ -216,7 +216,7 @@ def assign_nearest_first(
         return codes
     distances = _Distances(residuals, level_vectors)
     distances.require(len(rows))
-    # The nearest of each group, unless an occupied identifier is in it.
+    # The nearest of each group, unless an occupied semantic ID is in it.
     ranked = rows[np.argsort(distances.to_codes(rows, codes, num_levels - 1), kind="stable")]
     keeps = (_rank_within(groups[ranked]) == 0) & ~np.isin(groups[ranked], taken)
     moving = np.sort(ranked[~keeps])
@@ -253,7 +253,7 @@ def append_digits(item_ids: Sequence[str], codes: np.ndarray, occupied: np.ndarr
     Args:
         item_ids (`Sequence[str]`): the new items.
         codes (`np.ndarray` of shape `(items, levels)`): their codes.
-        occupied (`np.ndarray` of shape `(others, levels + 1)`, *optional*): identifiers that are taken, with digits.
+        occupied (`np.ndarray` of shape `(others, levels + 1)`, *optional*): semantic IDs that are taken, with digits.
 
     Returns:
         `np.ndarray` of shape `(items, levels + 1)`, int64.
@@ -281,11 +281,11 @@ def report_assignment(
     level_vectors: Sequence[np.ndarray] | None = None,
 ) -> AssignmentReport:
     """
-    Compares given codes with the identifiers that were made of them.
+    Compares given codes with the semantic IDs that were made of them.
 
     Args:
         given (`np.ndarray` of shape `(num_items, num_levels)`): the codes of the tokenizer.
-        final (`np.ndarray` of the same shape): the identifiers, without the level of digits.
+        final (`np.ndarray` of the same shape): the semantic IDs, without the level of digits.
         occupied, level_sizes, residuals, level_vectors: see [`assign_least_distance`].
     """
     num_items, num_levels = given.shape
@@ -320,7 +320,7 @@ def report_assignment(
 def _checked(
     codes: np.ndarray, level_sizes: Sequence[int], occupied: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Copies of codes and occupied identifiers, int64; raises [`CapacityError`] if they are too many."""
+    """Copies of codes and occupied semantic IDs, int64; raises [`CapacityError`] if they are too many."""
     codes = np.array(codes, dtype=np.int64)
     occupied = np.zeros((0, codes.shape[1])) if occupied is None else occupied
     check_capacity(len(codes), len(occupied), level_sizes)
@@ -328,7 +328,7 @@ def _checked(
 
 
 class _Room:
-    """Codes below which no identifier is free, by their prefix; of prefixes of at least `least` codes."""
+    """Codes below which no semantic ID is free, by their prefix; of prefixes of at least `least` codes."""
 
     def __init__(self, level_sizes: Sequence[int], least: int):
         self.below = [math.prod(level_sizes[level:]) for level in range(len(level_sizes) + 1)]
@@ -337,7 +337,7 @@ class _Room:
         self.full: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
 
     def take(self, codes: tuple[int, ...]) -> None:
-        """Takes an identifier."""
+        """Takes a semantic ID."""
         for length in range(self.least, len(codes)):
             self.taken[codes[:length]] += 1
         self.full[codes[:-1]].add(codes[-1])
@@ -359,7 +359,7 @@ class _Distances:
     def require(self, num_items: int) -> None:
         if self._residuals is None or self._vectors is None:
             raise ValueError(
-                f"{num_items} items share identifiers or overflow their prefix; resolving this needs "
+                f"{num_items} items share semantic IDs or overflow their prefix; resolving this needs "
                 "residuals and level_vectors (the vectors that each level quantizes and its code vectors)"
             )
 

@@ -23,7 +23,7 @@ def encode_windows(
         token_table: int [n, L] token ids of every item.
 
     Returns:
-        `input_ids` and `attention_mask`, int64 [B, H·L] with H the longest window of the batch; the identifiers follow
+        `input_ids` and `attention_mask`, int64 [B, H·L] with H the longest window of the batch; semantic IDs follow
         each other, oldest item first, and shorter windows are padded on the right with token 0.
     """
     steps = np.arange((ends - starts).max(initial=0))

@@ -40,7 +40,7 @@ class ItemIndexError(ValueError):
 
 
 class UnknownItemError(KeyError):
-    """An item id or an identifier that the index does not hold."""
+    """An item id or a semantic ID that the index does not hold."""
 
     def __str__(self) -> str:  # KeyError would show the message in quotes
         return str(self.args[0])
@@ -48,8 +48,8 @@ class UnknownItemError(KeyError):
 
 class ItemIndex:
     """
-    Bijection between item ids and identifiers, known as semantic IDs (Rajput et al. 2023): for each item one code of
-    each level, all of them made from its content.
+    Bijection between item ids and semantic IDs (Rajput et al. 2023): for each item one code of each level, all of them
+    made from its content.
 
     Args:
         level_sizes (`Sequence[int]`): Number of codes of each level; the last may be one of digits, see `assign`.
@@ -58,7 +58,7 @@ class ItemIndex:
     Attributes:
         item_ids (`list[str]`): Items in the order in which they were added; an item's position is its row.
         codes (`np.ndarray` of shape `(num_items, num_levels)`, int32, read-only): Level-local codes.
-        titles (`list[str]`): Title of each item, for people; empty if not known.
+        titles (`list[str]`): Title of each item, for display; empty if not known.
     """
 
     def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
@@ -117,7 +117,7 @@ class ItemIndex:
         collisions: Collisions = "least_distance",
     ) -> AssignmentReport:
         """
-        Adds items. Their identifiers are the given codes, told apart where items share them; items of the index keep
+        Adds items. Their semantic IDs are the given codes, told apart where items share them; items of the index keep
         theirs. The outcome does not depend on the order of the items; their rows follow it.
 
         Args:
@@ -130,7 +130,7 @@ class ItemIndex:
             level_vectors (`Sequence` of float arrays of shapes `(level_sizes[l], dim)`, *optional*):
                 Code vectors of each level. Needed only when codes change.
             titles (`Sequence[str]`, *optional*):
-                Titles of the new items, for people.
+                Titles of the new items, for display.
             collisions (`str`, *optional*, defaults to `"least_distance"`):
                 How items with the same codes are told apart, see [`~tokenization_items.collisions`]:
                 `"least_distance"` and `"nearest_first"` change codes; `"digit"` changes none and adds a level, to an
@@ -140,7 +140,7 @@ class ItemIndex:
             [`AssignmentReport`].
 
         Raises:
-            CapacityError: If the index would hold more items than identifiers exist.
+            CapacityError: If the index would hold more items than semantic IDs exist.
             ValueError: If an item is given twice or present already, an array does not fit the levels or the items, a
                 code is outside its level, a residual is not finite, codes must change and there are no residuals, or
                 the index has digits and `collisions` is another way, or the other way round. The index is unchanged
@@ -186,7 +186,7 @@ class ItemIndex:
         present = [item_id for item_id in item_ids if item_id in self._row_of]
         if present:
             raise ValueError(
-                f"{len(present)} items are in the index already and keep their identifiers: {named(present)}; "
+                f"{len(present)} items are in the index already and keep their semantic IDs: {named(present)}; "
                 "leave them out, or remove() them first"
             )
 
@@ -239,18 +239,18 @@ class ItemIndex:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """
-        The item that has this identifier.
+        The item that has this semantic ID.
 
         Args:
             tokens (`Sequence[int]` of length `num_levels`): Token ids, one for each level.
 
         Raises:
-            UnknownItemError: If no item has this identifier.
+            UnknownItemError: If no item has this semantic ID.
             ValueError: If there are not `num_levels` tokens.
         """
         found = np.asarray(tokens)
         if found.shape != (self.num_levels,):
-            raise ValueError(f"an identifier has {self.num_levels} tokens, got shape {found.shape}: {found.tolist()}")
+            raise ValueError(f"a semantic ID has {self.num_levels} tokens, got shape {found.shape}: {found.tolist()}")
         codes = found - np.asarray(self.level_offsets)
         if len(self) and ((codes >= 0) & (codes < self.level_sizes)).all():
             trie = self.trie()
@@ -259,10 +259,10 @@ class ItemIndex:
                 node = trie.step(level, node, node.new_tensor([code]))
             if int(node) >= 0:
                 return self.item_ids[int(node)]
-        raise UnknownItemError(f"no item of the index has the identifier {found.tolist()} (codes {codes.tolist()})")
+        raise UnknownItemError(f"no item of the index has the semantic ID {found.tolist()} (codes {codes.tolist()})")
 
     def trie(self) -> ItemTrie:
-        """All identifiers as an [`ItemTrie`], built at the first call after a change; rows are the index's."""
+        """All semantic IDs as an [`ItemTrie`], built at the first call after a change; rows are the index's."""
         if self._trie is None:
             codes = self.codes.astype(np.int64)
             self._trie = ItemTrie(codes, self.level_sizes, self.level_offsets, item_ids=self.item_ids)
@@ -270,7 +270,7 @@ class ItemIndex:
 
     def remove(self, item_ids: Iterable[str]) -> None:
         """
-        Removes items and frees their identifiers; later items move up in rows, identifiers stay.
+        Removes items and frees their semantic IDs; later items move up in rows, semantic IDs stay.
 
         Raises:
             UnknownItemError: If an item is not in the index; nothing is removed then.
@@ -349,7 +349,7 @@ class ItemIndex:
         num_unique = len(np.unique(codes, axis=0))
         if num_unique != len(codes):
             raise ItemIndexError(
-                f"{folder / CODES_NAME}: expected {len(codes)} identifiers, found {num_unique} different"
+                f"{folder / CODES_NAME}: expected {len(codes)} semantic IDs, found {num_unique} different"
             )
         return index
 

@@ -30,7 +30,7 @@ PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
 
 Network = UTGRecTokenizerModel | RecBaseTokenizerModel | RQVAEModel
 Processor = ItemProcessor | EmbeddingProcessor
-# The networks that make identifiers, by the model type that their configuration states.
+# The networks that make semantic IDs, by the model type that their configuration states.
 NETWORK_CONFIGS = {
     config.model_type: config for config in (UTGRecTokenizerConfig, RecBaseTokenizerConfig, RQVAEConfig)
 }
@@ -136,7 +136,7 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def network_fingerprint(network: Network, processor: Processor) -> str:
-    """A digest of what identifiers are made of: the levels, the prompt or template, and what of the network codes
+    """A digest of what semantic IDs are made of: the levels, the prompt or template, and what of the network codes
     depend on."""
     digest = hashlib.sha256(json.dumps([network.config.level_sizes, network.config.level_offsets]).encode())
     digest.update(processor.prompt_key().encode())

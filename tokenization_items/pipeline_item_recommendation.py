@@ -149,7 +149,7 @@ class ItemRecommendationPipeline(Pipeline):
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "seen": rows}
 
     def _tokens(self, history: History) -> torch.Tensor:
-        """Identifiers of the items one after the other, `[1, items * num_levels]`: those of the index, and those that
+        """Semantic IDs of the items one after the other, `[1, items * num_levels]`: those of the index, and those that
         the network gives to items that the index does not know."""
         index = self.tokenizer.index
         new = [at for at, item in enumerate(history) if isinstance(item, Mapping) and _item_id(item) not in index]

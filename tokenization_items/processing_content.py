@@ -103,7 +103,7 @@ class EmbeddingProcessor:
         """Writes nothing: all that it needs is in the network's configuration."""
 
     def prompt_key(self) -> str:
-        """What the identifiers depend on besides the network: goes into the fingerprint."""
+        """What the semantic IDs depend on besides the network: goes into the fingerprint."""
         return "embeddings"
 
 
@@ -193,7 +193,7 @@ class ContentProcessor(EmbeddingProcessor):
         return self._fitting(embeddings, f"the vectors of {self.encoder.name}")
 
     def prompt_key(self) -> str:
-        """What the identifiers depend on besides the network: goes into the fingerprint."""
+        """What the semantic IDs depend on besides the network: goes into the fingerprint."""
         config = self.config
         encoder = [config.text_encoder_fingerprint or config.text_encoder, config.text_encoder_settings]
         key = [encoder, config.introduction, config.max_field_characters]

@@ -1,4 +1,4 @@
-"""From items to the backbone's inputs: prompt with code tokens, images, batches padded to their longest item."""
+"""Processor of items for the backbone: prompt with code tokens, images, batches padded to their longest item."""
 
 import json
 import os
@@ -261,7 +261,7 @@ class ItemProcessor:
         return processor
 
     def prompt_key(self) -> str:
-        """What the identifiers depend on besides the network: goes into the fingerprint."""
+        """What the semantic IDs depend on besides the network: goes into the fingerprint."""
         parts = [self._start, self._image_start, self._image_end, self._introduction, self._instruction, self._end]
         images = None
         if self.image_processor is not None:

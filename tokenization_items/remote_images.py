@@ -1,7 +1,7 @@
 """One image of an https address: size-limited, time-limited, and from a public address only.
 
-A catalogue comes from somebody else, and so do the addresses in it. The name is looked up here, every address that it
-stands for must be one of the public internet, and the connection goes to the very address that was checked: a name
+A catalogue, and the addresses in it, may come from an untrusted source. The name is looked up here, every address that
+it stands for must be one of the public internet, and the connection goes to the very address that was checked: a name
 server that answers otherwise the second time gains nothing. Each redirection is checked like the first address.
 Proxies of the environment are not used: what they would fetch could not be checked.
 """
@@ -128,7 +128,7 @@ class _CheckedConnection(http.client.HTTPConnection):
             self._open.do_handshake()
 
     def cut(self) -> None:
-        """Ends the connection from another thread: whoever reads from it finds its end at once."""
+        """Ends the connection from another thread: a read that is waiting ends at once."""
         try:
             if self._open is not None:
                 socket.socket.shutdown(self._open, socket.SHUT_RDWR)  # not the one of TLS, which changes its state

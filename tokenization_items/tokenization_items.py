@@ -35,7 +35,7 @@ from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
-# No fingerprint: identifiers of no item tokenizer, which a recommender without one was trained on.
+# No fingerprint: semantic IDs of no item tokenizer, which a recommender without one was trained on.
 SETTINGS: dict[str, tuple[type, ...]] = {"fingerprint": (str, type(None)), "max_history": (int,)}
 SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None)), "domain_mean": (list, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -51,7 +51,7 @@ class UniversalItemTokenizer(PushToHubMixin):
     network is, and fetches it when new items come.
 
     Args:
-        index ([`ItemIndex`]): item ids and their identifiers.
+        index ([`ItemIndex`]): item ids and their semantic IDs.
         fingerprint (`str` or `None`): ties index, network and recommender together, see [`network_fingerprint`].
         max_history (`int`, *optional*, defaults to 20): items of a history that the recommender sees.
         network ([`UTGRecTokenizerModel`], [`RecBaseTokenizerModel`] or [`RQVAEModel`], *optional*): the item tokenizer
@@ -112,7 +112,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         Raises:
             ValueError: for an index-only copy, or a network that is incomplete.
             OSError: if the network is not where it should be.
-            TokenizerMismatchError: if the network is not the one that gave the index its identifiers.
+            TokenizerMismatchError: if the network is not the one that gave the index its semantic IDs.
         """
         return self._loaded(without_decoders=False)
 
@@ -146,7 +146,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     @property
     def trie(self) -> ItemTrie:
-        """The identifiers that exist, for constrained generation."""
+        """The semantic IDs that exist, for constrained generation."""
         return self.index.trie()
 
     def __len__(self) -> int:
@@ -156,11 +156,11 @@ class UniversalItemTokenizer(PushToHubMixin):
         return item_id in self.index
 
     def encode(self, item_id: str) -> list[int]:
-        """The item's identifier as ids of the recommender's vocabulary."""
+        """The item's semantic ID as ids of the recommender's vocabulary."""
         return self.index.encode(item_id)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The item with this identifier."""
+        """The item with this semantic ID."""
         return self.index.decode(tokens)
 
     def __call__(
@@ -193,7 +193,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         collisions: Collisions = "least_distance",
         **arguments: Any,
     ) -> AssignmentReport:
-        """Gives new items their identifiers; those given before never change.
+        """Gives new items their semantic IDs; those given before never change.
 
         Args:
             catalogue: a [`Catalogue`], or what [`Catalogue.from_records`] takes: a `datasets.Dataset`, a data frame,
@@ -210,7 +210,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Raises:
             CatalogueError, EmbeddingError: if an item cannot be tokenized; it is named.
-            CapacityError: if there are more items than identifiers.
+            CapacityError: if there are more items than semantic IDs.
             ValueError: if an item is in the index already, or `collisions` is no way, or not the index's.
         """
         check_way(collisions)
@@ -231,7 +231,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles, collisions)
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
-        """Forgets items and frees their identifiers for items added later."""
+        """Forgets items and frees their semantic IDs for items added later."""
         self.index.remove(item_ids)
 
     def compute_codes(
@@ -276,7 +276,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     def centre(self, embeddings: np.ndarray, name: str) -> np.ndarray:
         """Content embeddings `[items, input_dim]` of the catalogue `name` as RecBase's network reads them: with
-        `centre_domains`, without the mean of the domain. The first items that get identifiers are the domain.
+        `centre_domains`, without the mean of the domain. The first items that get semantic IDs are the domain.
 
         Raises:
             ValueError: one item is all of the domain.
@@ -296,7 +296,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         return embeddings - self.domain_mean
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
-        """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's identifiers."""
+        """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's semantic IDs."""
         self.check_config(recommender.config)
 
     def check_config(self, config: PreTrainedConfig) -> None:
@@ -381,7 +381,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         Args:
             repo_id: the repository; made if need be.
             include_network, save_backbone, without_decoders: as in `save_pretrained`. A backbone from a local folder
-                is pushed along, as nobody else has it.
+                is pushed along, as it is not on the Hub.
             kwargs: `commit_message`, `private`, `token`, `revision`, `create_pr` and the like, as in transformers.
         """
         include_network = self.has_network if include_network is None else include_network
@@ -389,7 +389,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             save_backbone = os.path.isdir(getattr(self.network.config, "backbone_name_or_path", None) or "") or None
         place = self.network_reference
         if not include_network and place is not None and Path(place.name_or_path).is_dir():
-            self.network_reference = None  # nobody else has the folder
+            self.network_reference = None  # a local folder is of no use on the Hub
         upload = Upload(lambda folder: self.save_pretrained(folder, include_network, save_backbone, without_decoders))
         try:
             pushed = upload.push_to_hub(repo_id, **{"commit_message": "Upload item tokenizer", **kwargs})

@@ -1,4 +1,4 @@
-"""Callbacks of our trainers."""
+"""Callbacks of the trainers."""
 
 import time
 from collections.abc import Callable

@@ -98,7 +98,7 @@ class HubTrainer(Trainer):
         is no reason to stop a training: a warning says why."""
         folder = self.args.output_dir if folder is None else folder
         try:
-            # Of checkpoints, only those that are sent get pictures: nobody looks at the others.
+            # Of checkpoints, only those that are pushed get pictures: the others' cards are not read.
             draw = self.args.push_to_hub or not _NUMBERED.fullmatch(Path(folder).name)
             save_card(folder, self.card_values(), old=self.args.output_dir, draw=draw)
         except ValueError as error:
@@ -158,7 +158,7 @@ class HubTrainer(Trainer):
         card = Path(self.args.output_dir) / CARD_FILE
         if not self.is_world_process_zero() or card.exists():
             return
-        try:  # somebody may have written there what is to be kept
+        try:  # sections that users edited there are kept
             token = token or self.args.hub_token
             found = hf_hub_download(self.hub_model_id, CARD_FILE, revision=self.args.hub_revision, token=token)
         except HfHubHTTPError:  # neither a card nor the branch

@@ -34,6 +34,7 @@ from recipes import FLOORS, RECIPES, NotApplicable, Setting, TrainedRanker, sequ
 from hub_cards.formatting import markdown_table
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
+from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.tables import portable_command
 from trainers.methods.baselines import ItemEmbeddings
@@ -42,7 +43,6 @@ from trainers.methods.utgrec import SECTIONS
 
 HERE = Path(__file__).parent
 KS = (5, 10, 20)
-MODEL_OF_TABLE = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
 
 @dataclass
@@ -173,7 +173,7 @@ def judge(
                 "command": command(run, arguments),
             }
         )
-        shown = {name: round(test[name], 4) for name in MODEL_OF_TABLE}
+        shown = {name: round(test[name], 4) for name in TABLE_METRICS}
         print(f"  seen {test['seen']}: {shown} after {seconds:.0f} s", flush=True)
     return lines
 
@@ -228,7 +228,7 @@ def render(lines: list[dict[str, Any]]) -> str:
 
 def row(kept: list[dict[str, Any]], masked: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds; the 95 % interval is of the users of the first seed."""
-    mean = {name: sum(line[name] for line in kept) / len(kept) for name in MODEL_OF_TABLE}
+    mean = {name: sum(line[name] for line in kept) / len(kept) for name in TABLE_METRICS}
     low, high = kept[0]["intervals"]["ndcg@10"]
     return {
         **mean,

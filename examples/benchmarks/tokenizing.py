@@ -5,9 +5,10 @@
     python examples/benchmarks/tokenizing.py --kinds images
 
 The usual loop takes 16 items at a time, in the catalogue's order, pads all to the catalogue's longest item and has the
-language model's head give logits that nobody reads. Two methods between it and ours show where the time goes. The text
-encoder has the size of MiniLM (6 layers of width 384) and random weights, the multimodal one is a tiny Qwen2-VL;
-images are JPEG files of 640 × 480 pixels. `--backbone` takes a folder or a Hub id of another one for the first.
+language model's head compute logits that are not used. Two methods between it and this package's show where the time
+goes. The text encoder has the size of MiniLM (6 layers of width 384) and random weights, the multimodal one is a tiny
+Qwen2-VL; images are JPEG files of 640 × 480 pixels. `--backbone` takes a folder or a Hub id of another one for the
+first.
 
 The limit is the arithmetic of each item alone, without padding, at the rate of a large matrix product measured in the
 same run. Codes of all methods are compared: codebooks are made of the items, so that they tell items apart; an item

@@ -1,4 +1,4 @@
-"""What the Hub would not take is refused before it is asked."""
+"""Metadata that the Hub would not take: refused before it is asked."""
 
 import pytest
 import yaml

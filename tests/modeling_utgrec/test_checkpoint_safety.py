@@ -1,4 +1,4 @@
-"""Checkpoints that somebody broke, by accident or not: each ends in one of our errors, and runs nothing."""
+"""Checkpoints that are broken, by accident or not: each ends in an error of the package, and runs nothing."""
 
 import json
 import pickle

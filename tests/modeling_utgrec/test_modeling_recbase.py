@@ -176,7 +176,7 @@ def test_loss_is_mean_negative_log_likelihood():
     assert count == 9 + 3 - 1
     output = model(**batch)
     assert output.loss.item() == pytest.approx(total / count, abs=1e-5)
-    assert output.logits is None, "a long batch has no room for logits that nobody reads"
+    assert output.logits is None, "a long batch has no room for logits that are not used"
     assert torch.equal(model(**batch, return_dict=False)[0], output.loss)
 
 

@@ -1,4 +1,4 @@
-"""What every sequential recommender must do: the checks that all of them share, and the shared losses."""
+"""Checks that all sequential recommenders share, and the shared losses."""
 
 import pytest
 import torch

@@ -35,7 +35,7 @@ for job in json.load(open(sys.argv[1])):
         output = model(**load_file(f"{job['name']}-inputs.safetensors"))
     tensors = {name: value.contiguous() for name, value in output.items() if isinstance(value, torch.Tensor)}
     save_file(tensors, f"{job['name']}-outputs.safetensors")
-    model.save_pretrained(job["name"])  # whoever has it can pass it on
+    model.save_pretrained(job["name"])  # a loaded copy can be saved again
     again = getattr(transformers, job["auto_class"]).from_pretrained(job["name"], trust_remote_code=True)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 """

@@ -231,9 +231,9 @@ def test_many_levels_do_not_overflow(assign):
 def test_missing_residuals_are_an_error_only_with_collisions(assign):
     codes = np.array([[0, 1], [1, 1]])
     assert np.array_equal(assign(codes, [2, 2]), codes)
-    with pytest.raises(ValueError, match="2 items share identifiers.*needs residuals and level_vectors"):
+    with pytest.raises(ValueError, match="2 items share semantic IDs.*needs residuals and level_vectors"):
         assign(np.array([[0, 1], [0, 1]]), [2, 2])
-    with pytest.raises(ValueError, match="1 items share identifiers"):
+    with pytest.raises(ValueError, match="1 items share semantic IDs"):
         assign(codes, [2, 2], occupied=np.array([[1, 1]]))
 
 

@@ -164,7 +164,7 @@ def test_an_index_only_copy_names_the_commit_of_its_network(hub, tokenizer, reco
 
 
 def test_nothing_of_this_machine_is_pushed(hub, make_network, tiny_bert, tokenizer, recommender, tmp_path):
-    """Neither the folder of a backbone nor that of a network, which nobody else has."""
+    """Neither the folder of a backbone nor that of a network, which are not on the Hub."""
     tiny_bert[0].save_pretrained(tmp_path / "backbone")
     parts = (AutoModel.from_pretrained(tmp_path / "backbone"), *tiny_bert[1:])
     network, processor = make_network(parts, backbone_name_or_path=str(tmp_path / "backbone"))

@@ -1,4 +1,4 @@
-"""What `import tokenization_items` costs: none of the libraries that only some of its uses need."""
+"""The cost of `import tokenization_items`: none of the libraries that only some of its uses need."""
 
 import subprocess
 import sys

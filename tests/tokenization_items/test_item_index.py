@@ -166,7 +166,7 @@ def test_an_identifier_is_free_after_removal():
     index = filled(names(CAPACITY))
     tokens = index.encode("item-7")
     index.remove(["item-7"])
-    with pytest.raises(UnknownItemError, match=rf"no item of the index has the identifier \[{tokens[0]}, "):
+    with pytest.raises(UnknownItemError, match=rf"no item of the index has the semantic ID \[{tokens[0]}, "):
         index.decode(tokens)
     codes, residuals = new_items(["late"])
     index.assign(["late"], codes, residuals, VECTORS)
@@ -185,7 +185,7 @@ def test_the_trie_is_kept_until_the_index_changes():
     assert index.trie().item_ids[-1] == "late"
 
 
-def test_nobody_can_write_into_the_codes():
+def test_the_codes_are_read_only():
     index = filled(names(4))
     for table in (index.codes, index.token_table):
         with pytest.raises(ValueError, match="read-only"):
@@ -209,14 +209,14 @@ def test_unknown_items_are_named():
 
 @pytest.mark.parametrize("tokens", [[2, 5, 99], [0, 5, 5], [2, 4, 5]])
 def test_tokens_outside_their_level_are_no_identifier(tokens):
-    with pytest.raises(UnknownItemError, match="no item of the index has the identifier"):
+    with pytest.raises(UnknownItemError, match="no item of the index has the semantic ID"):
         filled(names(CAPACITY)).decode(tokens)
     with pytest.raises(UnknownItemError):
         ItemIndex(SIZES, OFFSETS).decode(tokens)
 
 
 def test_identifiers_of_another_length_are_an_error():
-    with pytest.raises(ValueError, match="an identifier has 3 tokens"):
+    with pytest.raises(ValueError, match="a semantic ID has 3 tokens"):
         filled(names(4)).decode([2, 5])
 
 

@@ -1,4 +1,4 @@
-"""Files and rows that somebody broke, by accident or not: each ends in one of our errors."""
+"""Files and rows that are broken, by accident or not: each ends in an error of the package."""
 
 import gzip
 import io

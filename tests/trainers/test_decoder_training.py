@@ -24,7 +24,7 @@ NUM_ITEMS = 20
 
 
 def make_interactions(num_users=150, num_items=NUM_ITEMS, prefix="item"):
-    """Item i is followed by item i + 1: whoever learns that ranks the target first."""
+    """Item i is followed by item i + 1: a model that learns that ranks the target first."""
     rng = np.random.default_rng(0)
     sequences = [(rng.integers(num_items) + np.arange(rng.integers(5, 16))) % num_items for _ in range(num_users)]
     ids = [f"{prefix}{row}" for row in range(num_items)]

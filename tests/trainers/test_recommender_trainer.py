@@ -1,4 +1,4 @@
-"""Run as a script (`__main__` below) this file is the worker of the two-process test."""
+"""Training of generative recommenders. As a script (`__main__` below) this file is a two-process test's worker."""
 
 import json
 import os
@@ -27,7 +27,7 @@ METRICS = {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}
 
 
 def make_interactions(num_users=NUM_USERS, num_items=NUM_ITEMS, prefix="item"):
-    """Item i is followed by item i + 1: whoever learns that ranks the target first."""
+    """Item i is followed by item i + 1: a model that learns that ranks the target first."""
     rng = np.random.default_rng(0)
     sequences = [(rng.integers(num_items) + np.arange(rng.integers(5, 16))) % num_items for _ in range(num_users)]
     ids = [f"{prefix}{row}" for row in range(num_items)]

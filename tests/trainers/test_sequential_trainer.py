@@ -1,3 +1,5 @@
+"""Training of sequential recommenders, and its validation."""
+
 import gzip
 import json
 import os
@@ -21,7 +23,7 @@ NAMES = ["BERT4Rec", "BSARec", "FMLPRec", "GRU4Rec", "HSTU", "SASRec"]
 
 
 def make_interactions(num_users=NUM_USERS, num_items=NUM_ITEMS):
-    """Item i is followed by item i + 1: whoever learns that ranks the target first."""
+    """Item i is followed by item i + 1: a model that learns that ranks the target first."""
     rng = np.random.default_rng(0)
     sequences = [(rng.integers(num_items) + np.arange(rng.integers(5, 12))) % num_items for _ in range(num_users)]
     ids = [f"item{row}" for row in range(num_items)]

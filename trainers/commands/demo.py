@@ -21,13 +21,13 @@ from trainers.arguments import parse_sections
 from trainers.commands import finetune, pretrain, recommend
 from trainers.data.domains import Domain
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
+from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.popularity import Popularity
 
-METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 # Three domains' targets fill larger batches, which a CPU works through faster.
 PRETRAINING = ["--recommender.per_device_train_batch_size", "128"]
 # A pre-trained network is adapted with care. A new one gets as many steps as pre-training had, and the new recommender
@@ -60,7 +60,7 @@ def run(arguments: DemoArguments) -> None:
         rows += run_seed(output / f"seed-{seed}", folders, seed)
         write_json(output / "results.json", rows)
 
-    columns = ("domain", "model", "seed", *METRICS)
+    columns = ("domain", "model", "seed", *TABLE_METRICS)
     print("\n" + markdown_table([{name: row[name] for name in columns} for row in rows]))
     if arguments.seeds > 1:
         print(f"\nMean over {arguments.seeds} seeds\n\n" + markdown_table(seed_means(rows)))
@@ -114,7 +114,7 @@ def seed_means(rows: list[dict]) -> list[dict]:
     means = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mean = over_seeds([row for row in rows if row["model"] == model])
-        cells = {name: f"{mean[name]:.4f} ± {mean['sd'][name]:.4f}" for name in METRICS}
+        cells = {name: f"{mean[name]:.4f} ± {mean['sd'][name]:.4f}" for name in TABLE_METRICS}
         means.append({"domain": DOWNSTREAM_DOMAIN, "model": model, **cells})
     return means
 

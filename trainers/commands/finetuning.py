@@ -14,13 +14,13 @@ from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
+from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
-METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 
 
 @dataclass
@@ -113,5 +113,6 @@ def train_and_evaluate(
     if trainer is not None:  # what was not trained here keeps the card of its own training
         facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
         finish_model(trainer, output / "recommender", facts, pushed)
-    print(markdown_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
+    columns = ("domain", "model", "seed", *TABLE_METRICS, "num_users", "seen")
+    print(markdown_table([{key: row[key] for key in columns}]))
     return row

@@ -38,6 +38,7 @@ from tokenization_items.files import write_json
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
+from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.methods.baselines import (
     DECODER,
@@ -65,7 +66,6 @@ from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
-METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -188,7 +188,7 @@ def run(
     write_json(output / "results.json", rows)
     facts: dict[str, Any] = {"license": arguments.license}
     facts["evaluations"] = [Evaluation.from_result(domain.name, rows[0])]
-    shown = [{key: row[key] for key in ("model", *METRICS)} for row in rows]
+    shown = [{key: row[key] for key in ("model", *TABLE_METRICS)} for row in rows]
     facts["comparison"] = shown
     if baseline.tokenizer is not None:
         facts["num_items"] = len(baseline.tokenizer)

@@ -74,7 +74,7 @@ class PreparedLog:
         log (`pl.DataFrame`): `user` and `item` (uint32 rows in the ids), `timestamp` (int64), `rating` (float32) if
             the source has any and, unless the split is leave-one-out, `split`; user after user, oldest first.
         user_ids, item_ids (`pl.Series`): strings, each in the order of the source.
-        counts (`dict`): of the steps, for people.
+        counts (`dict`): of the steps, for display.
     """
 
     log: pl.DataFrame

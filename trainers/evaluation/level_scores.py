@@ -13,7 +13,7 @@ An identifier has L codes, `lp_l` is the log-probability of the l-th after the h
 | `level-normalised-pmi` | as `level-normalised`, of `lp_l - log p(code_l of the item, given the codes before it)` |
 
 The context-free `p(item)` is the mean of the item's probability over the histories of a fixed sample of other users of
-the domain: what an item gets whoever is asked, which is what popularity in the training data leaves behind.
+the domain: an item's probability without regard to the user, which reflects popularity in the training data.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def context_free(
     max_history: int | None = 20,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Log-probabilities of the rows' items whoever is asked: of each level's code, after the codes before it, under
+    """Context-free log-probabilities of the rows' items: of each level's code, after the codes before it, under
     the mean over other users' histories.
 
     Args:

@@ -26,6 +26,9 @@ RANK_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mrr": lambda ranks: 1 / (ranks + 1),
 }
 
+# The columns of short tables: those that papers on sequential recommendation report most.
+TABLE_METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+
 
 def metric_names(ks: Sequence[int] = (5, 10)) -> list[str]:
     """`["recall@5", "ndcg@5", "mrr@5", "recall@10", ...]`: the metrics of a result at these cut-offs."""
@@ -171,17 +174,17 @@ def catalogue_metrics(counts: np.ndarray, popularity: np.ndarray) -> dict[str, f
     """What the recommendations of all users are like together, at one cut-off.
 
     Args:
-        counts: int [n] how often each item is in the first k of somebody's list.
+        counts: int [n] how often each item is among the first k of a user's list, over all users.
         popularity: int [n] training interactions of each item.
 
     Returns:
-        - `"coverage"`: share of the catalogue that is recommended to somebody;
+        - `"coverage"`: share of the catalogue that is recommended to at least one user;
         - `"gini"`: Gini coefficient of the counts over the whole catalogue, `Σ (2i - n - 1) c_i / (n Σ c)` with the
           counts ascending; 0 when every item is recommended equally often, near 1 when few get everything;
         - `"novelty"`: mean self-information of a recommendation, `-log2` of the item's share of the training
           interactions (Zhou et al. 2010), in bits. An item without any counts as if it had one.
 
-        Gini and novelty are None when nothing was recommended to anybody.
+        Gini and novelty are None when nothing was recommended.
 
     Raises:
         ValueError: shapes do not fit.

@@ -98,7 +98,7 @@ def evaluate(
     cases = interactions.cases(part)
     num_users = len(np.unique(cases.users))
     if not len(cases):
-        raise ValueError(_nobody(interactions, part))
+        raise ValueError(_no_case(interactions, part))
     name = getattr(ranker, "name", type(ranker).__name__)
 
     ranks, group_ranks = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
@@ -152,7 +152,7 @@ def evaluate(
     return result
 
 
-def _nobody(interactions: Interactions, part: str) -> str:
+def _no_case(interactions: Interactions, part: str) -> str:
     if interactions.parts is None:
         return f"No user has three interactions or more ({interactions.num_short} users are shorter)."
     return f"The split has no interaction in {part!r} that follows another one of its user."

@@ -1,4 +1,4 @@
-"""How sure a difference is: bootstrap intervals, a paired test between two models, several seeds.
+"""Significance of differences: bootstrap intervals, a paired test between two models, several seeds.
 
 All of it resamples users, not cases: the cases of one user (several under a given split) go together. Users with equal
 metrics are drawn as one group by its size, which is the same distribution: with one case per user there are no more

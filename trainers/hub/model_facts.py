@@ -1,4 +1,4 @@
-"""What a training can say about itself, in plain values for its card: settings, versions, machine, codebooks."""
+"""Facts of a training, in plain values for its card: settings, versions, machine, codebooks."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def assignment_facts(report: AssignmentReport, level_sizes: Sequence[int]) -> di
     ]
     collisions = {
         "Items added": report.num_items,
-        "Their codes were another item's too": report.items_sharing_codes,
+        "Items whose codes collided": report.items_sharing_codes,
         "Moved to other codes": report.items_moved,
         "Moved, by the first level that changed": ", ".join(map(str, report.moved_by_level)),
         "Additional squared distance, mean": report.mean_extra_distance,

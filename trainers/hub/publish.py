@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, values_text, write_text
+from hub_cards.named import named
 from hub_cards.plots import FOLDER as PLOTS
 from hub_cards.plots import TITLES as PLOT_TITLES
 from trainers.hub.upload import Plan, PublishingError, format_bytes, plan_folder, send_folder
@@ -68,7 +69,8 @@ def publish(
         What happened, in a line, and the commit.
 
     Raises:
-        PublishingError: if nobody is logged in, the repository is not to be had, or is public and should not be.
+        PublishingError: if no user is logged in, or the repository cannot be created or written, or is public and
+            should not be.
     """
     api, kind = HfApi(), publication.values.repo_type
     target = {"repo_id": publication.repo_id, "repo_type": kind}
@@ -86,10 +88,11 @@ def publish(
         missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings}
     except HfHubHTTPError as error:
         raise PublishingError(
-            f"{publication.repo_id} could not be written: {error}. Log in with `hf auth login` as somebody who may."
+            f"{publication.repo_id} could not be written: {error}. Log in with `hf auth login` as a user with write "
+            "access."
         ) from error
     if missing:
-        raise PublishingError(f"{publication.repo_id} lacks {sorted(missing)[:10]} after the push: push again.")
+        raise PublishingError(f"{publication.repo_id} lacks {named(sorted(missing))} after the push: push again.")
     seen_by = "private" if private else "public"
     return f"{url} ({seen_by}): {len(plan.files)} files, {format_bytes(plan.num_bytes)}", info.sha
 

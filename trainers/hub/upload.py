@@ -1,4 +1,4 @@
-"""What may leave this machine for the Hub: safetensors, JSON, text, tables and images; no pickles, no secrets."""
+"""Uploads to the Hub, of safetensors, JSON, text, tables and images only: no pickles, no secrets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.utils import filter_repo_objects
 
+from hub_cards.named import MAX_NAMED, named
 from tokenization_items.files import read_json_object
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 
@@ -100,8 +101,7 @@ class Plan:
         lines = [f"{format_bytes(size):>10}  {name}" for name, size in self.files]
         lines.append(f"{format_bytes(self.num_bytes):>10}  in {len(self.files)} files")
         if self.left_out:
-            shown = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
-            lines.append(f"{'left out':>10}  {len(self.left_out)} files: {shown}")
+            lines.append(f"{'left out':>10}  {len(self.left_out)} files: {named(self.left_out)}")
         return "\n".join(lines)
 
 
@@ -127,8 +127,9 @@ def plan_folder(folder: str | os.PathLike) -> Plan:
     plan = Plan(folder, [(name, (folder / name).stat().st_size) for name in kept], sorted({*names} - {*kept}))
     problems = list(_problems(folder, kept))
     if problems:
-        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise PublishingError(f"{folder} must not be published as it is:\n  " + "\n  ".join(problems[:10]) + more)
+        more = [f"and {len(problems) - MAX_NAMED} more"] if len(problems) > MAX_NAMED else []
+        lines = "\n  ".join(problems[:MAX_NAMED] + more)
+        raise PublishingError(f"{folder} must not be published as it is:\n  {lines}")
     if not kept:
         raise PublishingError(f"{folder} holds no file to publish.")
     return plan
@@ -188,7 +189,7 @@ def send_folder(
         folder: the folder, which is looked through first.
         repo_id, repo_type, revision: where to.
         message: of the commit.
-        token: by default the one of whoever is logged in.
+        token: by default that of the user who is logged in.
         network: place of the item tokenizer's network on the Hub (`name_or_path`, `revision`), for an index-only copy.
             Where its file names a folder of this machine, this is what is sent instead.
 

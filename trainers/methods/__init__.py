@@ -1,1 +1,1 @@
-"""How each method is made."""
+"""Methods: how each is configured, trained and saved."""

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
+from hub_cards.named import named
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
 
@@ -67,7 +68,7 @@ def load_backbone(
     )
     lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if lacking:
-        raise ValueError(f"{name_or_path}: {len(lacking)} weights of the backbone are missing: {lacking[:5]}.")
+        raise ValueError(f"{name_or_path}: {len(lacking)} weights of the backbone are missing: {named(lacking)}.")
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     image_processor = None
     if hasattr(config, "vision_config"):

@@ -1,4 +1,4 @@
-"""Sequences of items that are alike, for a catalogue whose interactions nobody has: what RecBase reads in their place.
+"""Sequences of similar items, for a catalogue without interactions: RecBase's training data in their place.
 
 A decoder that was pre-trained on other domains has not met most first codes of a new one. Walks from item to item
 between nearest neighbours by content tell it which codes go together there, and nothing of what users do.

@@ -256,7 +256,7 @@ def train_item_tokenizer(
                 f"made for {expected[0]} and {expected[1]}: give the autoencoder and image_size of its training."
             )
     if training.push_to_hub and Path(config.backbone_name_or_path or "").is_dir():
-        config.backbone_fingerprint = None  # what is pushed holds the backbone: nobody else has the folder
+        config.backbone_fingerprint = None  # what is pushed holds the backbone: the folder is local
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)

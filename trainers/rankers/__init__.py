@@ -1,4 +1,4 @@
-"""Rankers: whatever ranks the items of a catalogue for a user, by name, folder or Hub id.
+"""Rankers, which rank the items of a catalogue for a user, by name, folder or Hub id.
 
 Importing this package, and asking for a ranker that only counts, takes no model code.
 """

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hub_cards.named import named
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.catalogue import Catalogue
 
@@ -51,7 +52,7 @@ class TitleLikelihood:
         if empty:
             raise ValueError(
                 f"{len(empty)} of {len(titles)} items have neither title nor text for a language model to read, as "
-                f"rows {empty[:10]}."
+                f"rows {named(empty)}."
             )
         self.model = model.eval()
         self.tokenizer = tokenizer

@@ -5,6 +5,7 @@ import statistics
 from functools import partial
 
 from trainers.commands import demo
+from trainers.evaluation.metrics import TABLE_METRICS
 
 
 def test_table_over_seeds_is_of_the_results(monkeypatch, tmp_path, capsys):
@@ -16,7 +17,7 @@ def test_table_over_seeds_is_of_the_results(monkeypatch, tmp_path, capsys):
     def finetune(arguments, network, tokenizer, architecture, training):
         calls.append((arguments, tokenizer, training))
         row = {"domain": "office", "model": arguments.name, "seed": arguments.seed}
-        return row | dict.fromkeys(demo.METRICS, len(calls) / 100)
+        return row | dict.fromkeys(TABLE_METRICS, len(calls) / 100)
 
     monkeypatch.setattr(demo.pretrain, "run", pretrain)
     monkeypatch.setattr(demo.finetune, "run", finetune)

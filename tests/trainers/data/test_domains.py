@@ -59,7 +59,7 @@ def test_reads_catalogue_and_sequences(tmp_path):
     sizes = "toys: 7 items (0 with image), 5 users, 19 interactions"
     assert str(domain) == f"{sizes}; 1 users with fewer than three interactions are left out"
     interactions = domain.interactions
-    assert str(replace(domain, interactions=replace(interactions, split="temporal"))) == sizes  # it leaves out nobody
+    assert str(replace(domain, interactions=replace(interactions, split="temporal"))) == sizes  # it leaves out no user
     long = interactions.select_users(np.array([0, 1]))
     assert long.num_short == 0 and str(replace(domain, interactions=long)).endswith(" interactions")
 

@@ -105,7 +105,7 @@ def test_the_steps_equal_plain_python(rows, core, repeats, rating, allowed):
         appearing = dict.fromkeys(item for _, item, *_ in rows)
         left = {item for sequence in expected.values() for item, _ in sequence}
         assert prepared.item_ids.to_list() == [item for item in appearing if item in left]
-    else:  # the items' own order; without a core those that nobody touched are there too
+    else:  # the items' own order; without a core those without interactions are there too
         left = {item for sequence in expected.values() for item, _ in sequence}
         assert prepared.item_ids.to_list() == [i for i in allowed if (i in left if core else allowed[i])]
 

@@ -82,7 +82,7 @@ def test_histories_of_users_without_rows_come_first():
     assert rows.num_users == 10 and len(asked) == 10 and not own & set(asked)
 
 
-def test_nobody_else_to_ask():
+def test_no_other_user():
     with pytest.raises(ValueError, match="Of 1 users with a history 1 were drawn"):
         context_free(score, make_rows(1))
     with pytest.raises(ValueError, match=r"1 were drawn \(num_histories 1\): no other"):

@@ -188,7 +188,7 @@ def test_broken_rankings_are_refused(ranked, message):
         evaluate(Fixed(ranked), Interactions.from_sequences([IDS[:3]], IDS))
 
 
-def test_nobody_to_evaluate():
+def test_no_case_to_evaluate():
     with pytest.raises(ValueError, match="2 users are shorter"):
         evaluate(Fixed([range(10)]), Interactions.from_sequences([IDS[:2], []], IDS))
     given = Interactions(IDS, ["u"], np.array([1, 2], np.int32), np.array([0, 2]), np.array([2, 0], np.int8), "ratio")

@@ -1,4 +1,4 @@
-"""What may leave this machine, and what may not."""
+"""Files that may leave this machine, and those that may not."""
 
 import json
 import os
@@ -161,7 +161,7 @@ def test_folders_of_this_machine_are_not_named(hub, folder, network):
 
 
 @pytest.mark.hub
-def test_whoever_may_not_write_is_told_so(hub_server, hub, folder, monkeypatch):
+def test_an_upload_without_write_access_is_an_error(hub_server, hub, folder, monkeypatch):
     publication = Publication(str(folder), hub.new_repo("theirs"), VALUES)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
     with pytest.raises(PublishingError, match="(?s)could not be written.*hf auth login") as caught:

@@ -1,3 +1,5 @@
+"""Content walks: sequences of similar items."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What a result says of its model: settings, and which of them differ from the published ones."""
+"""Facts that a result gives of its model: settings, and which of them differ from the published ones."""
 
 import pytest
 

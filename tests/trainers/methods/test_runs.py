@@ -1,4 +1,4 @@
-"""What all methods' trainings share."""
+"""Steps that all methods' trainings share."""
 
 import numpy as np
 import pytest

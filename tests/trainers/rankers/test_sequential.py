@@ -1,3 +1,5 @@
+"""Sequential models as rankers."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Training pairs of generative recommenders against plain Python."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Training batches of sequential recommenders."""
+
 import numpy as np
 import pytest
 import torch

@@ -22,7 +22,7 @@ except ImportError as error:
 _DESCRIPTION = """\
 Ranking metrics of recommendations with one relevant item per case, counted on items. Recall@k is 1 when the target is
 among the first k items, NDCG@k is 1 / log2(place + 2) and MRR@k 1 / (place + 1) with the best place 0; means over the
-cases. Coverage@k is the share of the catalogue that is recommended to somebody, Gini@k how unevenly, and novelty@k the
+cases. Coverage@k is the share of the catalogue that is recommended at all, Gini@k how unevenly, and novelty@k the
 mean self-information (bits) of a recommended item's share of the training interactions."""
 
 _INPUTS = """

@@ -1,4 +1,4 @@
-"""What the tests of all readers share."""
+"""Helpers that the tests of all readers share."""
 
 import gzip
 from datetime import datetime
