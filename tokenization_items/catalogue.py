@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -300,7 +300,7 @@ class Catalogue:
         )
 
 
-def _columns(records: object, wanted: Sequence[str]) -> tuple[dict[str, Sequence], int]:
+def _columns(records: Any, wanted: Sequence[str]) -> tuple[dict[str, Sequence], int]:
     """The wanted columns that exist, and the number of rows. Image columns of tables stay in Arrow, undecoded."""
     if hasattr(records, "with_format") and hasattr(records, "column_names"):  # datasets.Dataset
         records = records.with_format("arrow")[:]
@@ -327,7 +327,7 @@ def _is_frame_of(library: str, records: object, name: str) -> bool:
     return type(records).__module__.startswith(f"{library}.") and type(records).__name__ == name
 
 
-def _values(column: "Sequence | pa.ChunkedArray") -> Sequence:
+def _values(column: Any) -> Sequence:
     return column.to_pylist() if is_arrow(column) else column
 
 

@@ -295,7 +295,7 @@ def _check_values(
     zero = ~embeddings.any(axis=1) & (not zeros)
     for rows, what in ((~finite, "NaN or infinity"), (zero, "only zeros")):
         if rows.any():
-            broken = [item_ids[row] for row in np.flatnonzero(rows)]
+            broken = [item_ids[row] for row in np.flatnonzero(rows).tolist()]
             raise EmbeddingError(f"{place}: {len(broken)} items have embeddings with {what}: {named(broken)}")
 
 

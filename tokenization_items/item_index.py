@@ -248,20 +248,18 @@ class ItemIndex:
             UnknownItemError: If no item has this identifier.
             ValueError: If there are not `num_levels` tokens.
         """
-        tokens = np.asarray(tokens)
-        if tokens.shape != (self.num_levels,):
-            raise ValueError(
-                f"an identifier has {self.num_levels} tokens, got shape {tokens.shape}: {tokens.tolist()}"
-            )
-        codes = tokens - np.asarray(self.level_offsets)
+        found = np.asarray(tokens)
+        if found.shape != (self.num_levels,):
+            raise ValueError(f"an identifier has {self.num_levels} tokens, got shape {found.shape}: {found.tolist()}")
+        codes = found - np.asarray(self.level_offsets)
         if len(self) and ((codes >= 0) & (codes < self.level_sizes)).all():
             trie = self.trie()
             node = torch.zeros(1, dtype=torch.long)
             for level, code in enumerate(codes.tolist()):
                 node = trie.step(level, node, node.new_tensor([code]))
-            if node.item() >= 0:
-                return self.item_ids[node.item()]
-        raise UnknownItemError(f"no item of the index has the identifier {tokens.tolist()} (codes {codes.tolist()})")
+            if int(node) >= 0:
+                return self.item_ids[int(node)]
+        raise UnknownItemError(f"no item of the index has the identifier {found.tolist()} (codes {codes.tolist()})")
 
     def trie(self) -> ItemTrie:
         """All identifiers as an [`ItemTrie`], built at the first call after a change; rows are the index's."""
@@ -393,9 +391,9 @@ def _checked_vectors(
         if len(shape) != 3 or shape[:2] != codes.shape or dim not in (None, shape[2]):
             wanted = (*codes.shape, "dim" if dim is None else dim)
             raise ValueError(f"residuals must have shape {wanted} (items, levels, dim), got {shape}")
-        broken = (~np.isfinite(residuals).all((1, 2))).nonzero()[0]
+        broken = np.flatnonzero(~np.isfinite(residuals).all((1, 2)))
         if len(broken):
-            examples = [item_ids[row] for row in broken]
+            examples = [item_ids[row] for row in broken.tolist()]
             raise ValueError(f"{len(broken)} items have residuals with NaN or infinity: {named(examples)}")
     return residuals, vectors
 

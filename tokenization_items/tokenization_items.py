@@ -35,7 +35,7 @@ from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
-SETTINGS = {"fingerprint": (str,), "max_history": (int,)}
+SETTINGS: dict[str, tuple[type, ...]] = {"fingerprint": (str,), "max_history": (int,)}
 SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None)), "domain_mean": (list, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
@@ -137,7 +137,9 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{self.network_reference}: the index was made by the network with fingerprint "
                     f"{self.fingerprint}, the network there has {found}."
                 )
-            self._network, self.processor = network.to(device), processor
+            if device is not None:
+                network.to(device)
+            self._network, self.processor = network, processor
             self._lacks_decoders = without_decoders
         return self._network
 
@@ -343,8 +345,9 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{folder} holds a model of type {kind}, which the item tokenizer's network would replace: save "
                     "it to another folder, or with include_network=False."
                 )
-            choices = {"save_backbone": save_backbone, "without_decoders": without_decoders}
+            choices: dict[str, Any] = {"save_backbone": save_backbone, "without_decoders": without_decoders}
             self.network.save_pretrained(folder, **({} if own in EMBEDDING_NETWORKS else choices))
+            assert self.processor is not None
             self.processor.save_pretrained(folder)
             self.network_reference, place = NetworkReference(str(folder.absolute())), None
         self.index.save(folder)
@@ -359,8 +362,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             values["domain_mean"] = self.domain_mean.tolist()
         write_json(folder / TOKENIZER_FILE, values)
         if push_to_hub:
-            choices = (include_network, save_backbone, without_decoders)
-            self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), *choices, **kwargs)
+            name = kwargs.pop("repo_id", folder.absolute().name)
+            self.push_to_hub(name, include_network, save_backbone, without_decoders, **kwargs)
 
     def push_to_hub(
         self,

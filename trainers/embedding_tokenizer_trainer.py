@@ -79,8 +79,8 @@ class EmbeddingRows(Dataset):
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """A whole batch (PyTorch's data loader calls this instead of `__getitem__`)."""
-        rows = torch.as_tensor(rows)
-        return {name: values[rows] for name, values in self.columns.items()}
+        picked = torch.as_tensor(rows)
+        return {name: values[picked] for name, values in self.columns.items()}
 
     @staticmethod
     def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -132,17 +132,20 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
             `eval_entropy_triples` (of the first codes, in nats), `eval_restarts` (codes that started anew so far) and
             for each level `eval_used_<l>` and `eval_perplexity_<l>`.
         """
-        sums, codes = defaultdict(float), []
-        for rows, output in forward_all(self.model, self.train_dataset):
+        model, items = self.accelerator.unwrap_model(self.model), self.train_dataset
+        assert isinstance(model, EmbeddingAutoencoder) and isinstance(items, EmbeddingRows)
+        sums: defaultdict[str, float] = defaultdict(float)
+        parts = []
+        for rows, output in forward_all(model, items):
             for name, value in {"loss": output.loss, **loss_parts(output)}.items():
                 sums[name] += value.item() * len(rows)
-            codes.append(output.codes.cpu())
-        metrics = {name: total / len(self.train_dataset) for name, total in sums.items()}
-        codes = torch.cat(codes)
-        metrics |= codebook_health(codes, self.model.config.level_sizes)
-        for domain, rows in self.train_dataset.rows_of_domains().items():
-            metrics[f"collision_rate_{domain}"] = collision_rate(codes[rows])
-        metrics["restarts"] = int(self.model.restarts)
+            parts.append(output.codes.cpu())
+        metrics = {name: total / len(items) for name, total in sums.items()}
+        codes = torch.cat(parts)
+        metrics |= codebook_health(codes, model.config.level_sizes)
+        for domain, within in items.rows_of_domains().items():
+            metrics[f"collision_rate_{domain}"] = collision_rate(codes[within])
+        metrics["restarts"] = int(model.restarts)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -89,6 +89,7 @@ class RecBaseItems:
         """Writes `tokenizer/` and `items/<domain>/`."""
         folder = Path(folder)
         any_domain = next(iter(self.tokenizers.values()))
+        assert any_domain.processor is not None
         bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
         bare.save_pretrained(folder / TOKENIZER_FOLDER)
         for name, tokenizer in self.tokenizers.items():
@@ -133,9 +134,9 @@ def recbase_tokenizer(
         ValueError: for domains without items, or of one item with `centre_domains`, or fewer items than codes of a
             level.
     """
-    domains = {name: ContentEmbeddings(*content)._replace(name=name) for name, content in domains.items()}
-    encoder = check_domains(domains)
-    inputs = {name: np.asarray(content.embeddings, dtype=np.float32) for name, content in domains.items()}
+    contents = {name: ContentEmbeddings(*content)._replace(name=name) for name, content in domains.items()}
+    encoder = check_domains(contents)
+    inputs = {name: np.asarray(content.embeddings, dtype=np.float32) for name, content in contents.items()}
     if config.get("centre_domains"):
         inputs = {name: values - domain_mean(values, name) for name, values in inputs.items()}
     embeddings = np.concatenate(list(inputs.values()))
@@ -146,17 +147,18 @@ def recbase_tokenizer(
         values |= {f"text_encoder_{key}": encoder[key] for key in ("fingerprint", "settings")}
         values["text_encoder"] = encoder["name"]
     network_config = RecBaseTokenizerConfig(**values | config)
-    check_capacity(network_config, {name: len(content.item_ids) for name, content in domains.items()})
+    check_capacity(network_config, {name: len(content.item_ids) for name, content in contents.items()})
 
     started = time.perf_counter()
     set_seed(seed)
-    sizes = {name: len(content.item_ids) for name, content in domains.items()}
+    sizes = {name: len(content.item_ids) for name, content in contents.items()}
     trainer = EmbeddingTokenizerTrainer(
         RecBaseTokenizerModel(network_config), training, EmbeddingRows(embeddings, domains=sizes)
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
     metrics = trainer.evaluate(metric_key_prefix="final")
-    network: RecBaseTokenizerModel = trainer.model
+    network = trainer.model
+    assert isinstance(network, RecBaseTokenizerModel)
     report = {
         "method": "recbase",
         "seed": seed,
@@ -167,13 +169,13 @@ def recbase_tokenizer(
     }
     processor = ContentProcessor(network.config)
     tokenizers, raw_codes, reports = {}, {}, {}
-    for name, content in domains.items():
+    for name, content in contents.items():
         tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
         assignment = tokenizers[name].add_items(content)
         raw_codes[name] = assignment.given_codes
         reports[name] = assignment.to_dict() | content_report({name: content})
     report |= codes_report(np.concatenate(list(raw_codes.values())), network)
-    report |= content_report(domains) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
+    report |= content_report(contents) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
     items = RecBaseItems(network, tokenizers, raw_codes, report, trainer)
     if PartialState().is_main_process:
         items.save(output_dir)

@@ -331,7 +331,8 @@ def _rqvae_tokenizer(
     trainer = train_rqvae(
         RQVAEConfig(input_dim=np.shape(embeddings)[1], **config), embeddings, collaborative, training
     )
-    network: RQVAEModel = trainer.model
+    network = trainer.model
+    assert isinstance(network, RQVAEModel)
     metrics = trainer.evaluate(metric_key_prefix="final")
     tokenizer = UniversalItemTokenizer.from_network(network, EmbeddingProcessor(network.config))
     assignment = tokenizer.add_items(ContentEmbeddings(item_ids, embeddings, name=method), collisions)
