@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hub_cards import named
+
 PAD_TOKEN_ID = 0
 
 
@@ -68,7 +70,7 @@ def encode_histories(
     if not lengths.all():
         empty = np.flatnonzero(lengths == 0)
         raise ValueError(
-            f"{len(empty)} empty histories, at {empty[:10].tolist()}: a recommendation needs at least one item. Leave "
+            f"{len(empty)} empty histories, at {named(empty)}: a recommendation needs at least one item. Leave "
             "these users out or give them a fallback such as the most popular items."
         )
     items = np.concatenate([np.asarray(history) for history in histories])

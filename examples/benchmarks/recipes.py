@@ -13,6 +13,7 @@ import torch
 
 from tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
+from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.codebooks import collision_rate
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import recbase, utgrec
@@ -37,6 +38,7 @@ from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokeniz
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.linear import LinearRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
@@ -116,9 +118,12 @@ def sequential_training(folder: Path, seed: int) -> SequentialTrainingArguments:
 def generative(name: str, setting: Setting) -> TrainedRanker:
     """Semantic IDs and a recommender on them."""
     method = name.removesuffix(DECODER)
-    items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", seed=setting.seed)
+    made_by = EmbeddingTokenizerTrainingArguments()
+    items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", made_by, setting.seed)
     training, arguments = recommender_training(setting)
-    baseline = train_generative_baseline(name, setting.domain, items, arguments, training, minutes=setting.minutes)
+    baseline = train_generative_baseline(
+        name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
+    )
     return _generative_ranker(
         setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
     )
@@ -254,15 +259,19 @@ def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
 def floor(name: str, setting: Setting) -> TrainedRanker:
     """What needs no training."""
     description = {"variant": FLOORS[name]}
+    training_part = setting.domain.interactions.training_part()
+    if name == "linear":
+        return TrainedRanker(LinearRanker(training_part, setting.embeddings.text), description=description)
     if name == "nearest-items":
         return TrainedRanker(NearestItems(setting.embeddings.text), description=description)
     counted = {"popularity": Popularity, "item-transitions": ItemTransitions}[name]
-    return TrainedRanker(counted(setting.domain.interactions.training_part()), description=description)
+    return TrainedRanker(counted(training_part), description=description)
 
 
 FLOORS = {
     "popularity": "counted from the training part",
     "item-transitions": "counted from the training part",
+    "linear": "transitions in closed form (λ 10) and 0.1 of the texts' cosine with the history",
     "nearest-items": "text embeddings nearest to the last item's",
 }
 RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {

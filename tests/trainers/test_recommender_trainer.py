@@ -92,7 +92,7 @@ def assert_equal(first, second):
 def trained(tmp_path_factory):
     """A trainer that has learned the successors, its checkpoint and its metrics."""
     folder = tmp_path_factory.mktemp("trained")
-    trainer = make_trainer(folder, max_steps=350, learning_rate=0.01, logging_steps=50)
+    trainer = make_trainer(folder, max_steps=350, learning_rate=0.005, logging_steps=50)
     trainer.train()
     trainer.save_model()
     return trainer, folder
@@ -122,7 +122,7 @@ def test_learns_successors_and_logs_prefixed_metrics(trained):
     trainer.add_callback(Recorder())
     metrics = trainer.evaluate()
     trainer.remove_callback(Recorder)
-    assert metrics["eval_ndcg@10"] > 0.9
+    assert metrics["eval_ndcg@10"] > 0.9  # 1.0 with each seed that was tried, 0.25 before training
     assert metrics["eval_num_users"] == NUM_USERS
     assert {f"eval_{name}" for name in METRICS} <= metrics.keys()
     assert len(calls) == 1 and calls[0]["eval_ndcg@10"] == metrics["eval_ndcg@10"]

@@ -61,9 +61,10 @@ SHOWN = (
 class EvaluationArguments:
     recommender: list[str] = field(
         metadata={
-            "help": "`item-transitions`, `popularity` (both counted from the training part), `nearest-items` (needs "
-            "--embeddings), or a model's folder or Hub id. Several models: one with several seeds. With --zero-shot "
-            "also `title-likelihood` (needs --language_model), and each is judged for itself."
+            "help": "`linear`, `item-transitions`, `popularity` (from the training part alone), `nearest-items` "
+            "(needs --embeddings, with which `linear` is better), or a model's folder or Hub id. Several models: one "
+            "with several seeds. With --zero-shot also `title-likelihood` (needs --language_model), and each is judged "
+            "for itself."
         }
     )
     data: str = field(metadata={"help": "Data folder with the items and the interactions."})

@@ -57,6 +57,7 @@ from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.linear import LinearRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
@@ -216,8 +217,11 @@ def judge(
         "popularity": Popularity(training_part),
         "item-transitions": ItemTransitions(training_part),
     }
+    content = None
     if arguments.embeddings is not None or arguments.text_encoder is not None:
-        rankers["nearest-items"] = NearestItems(embeddings.text)
+        content = embeddings.text
+        rankers["nearest-items"] = NearestItems(content)
+    rankers["linear"] = LinearRanker(training_part, content)
     rows = []
     for name, ranker in rankers.items():
         result = evaluate(

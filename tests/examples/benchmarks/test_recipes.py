@@ -93,7 +93,7 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeyp
     assert steps.default == 1000
     quick = {"max_steps": 3, "use_cpu": True}
     for module, name in (
-        (baselines, "EmbeddingTokenizerTrainingArguments"),
+        (recipes, "EmbeddingTokenizerTrainingArguments"),
         (recipes, "RecBaseTokenizerTrainingArguments"),
     ):
         kind = getattr(module, name)

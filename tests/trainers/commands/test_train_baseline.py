@@ -95,7 +95,7 @@ def train(workplace: Path, name: str, output: Path, *flags) -> list[dict]:
 def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name, capsys):
     rows = train(workplace, name, tmp_path / "run")
     generative = name not in SEQUENTIAL
-    assert [row["model"] for row in rows] == [name, *FLOORS, *(["nearest-items"] if generative else [])]
+    assert [row["model"] for row in rows] == [name, *FLOORS, *(["nearest-items"] if generative else []), "linear"]
     assert all(0 <= row["ndcg@10"] <= row["recall@10"] <= 1 and row["part"] == "test" for row in rows)
     assert "| item-transitions |" in capsys.readouterr().out
 

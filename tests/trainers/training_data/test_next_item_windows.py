@@ -142,7 +142,7 @@ def test_joined_domains_keep_each_domains_own_tokens():
             r"Domain 'office': expected a token table \[7, 3\]",
         ),
         (lambda: encode_histories([], table_of()), "at least one"),
-        (lambda: encode_histories([np.array([1]), np.array([], int)], table_of()), r"1 empty histories, at \[1\]"),
+        (lambda: encode_histories([np.array([1]), np.array([], int)], table_of()), r"1 empty histories, at 1:"),
         (lambda: encode_histories([np.array([1]), np.array([2, 7])], table_of()), "History 1 holds item row 7"),
         (lambda: encode_histories([np.array([-1])], table_of()), "History 0 holds item row -1"),
         (lambda: encode_histories([np.array(["a"])], table_of()), "item rows"),
