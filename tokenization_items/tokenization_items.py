@@ -36,7 +36,8 @@ from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
-SETTINGS: dict[str, tuple[type, ...]] = {"fingerprint": (str,), "max_history": (int,)}
+# No fingerprint: identifiers of no item tokenizer, which a recommender without one was trained on.
+SETTINGS: dict[str, tuple[type, ...]] = {"fingerprint": (str, type(None)), "max_history": (int,)}
 SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None)), "domain_mean": (list, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
@@ -52,7 +53,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     Args:
         index ([`ItemIndex`]): item ids and their identifiers.
-        fingerprint (`str`): ties index, network and recommender together, see [`network_fingerprint`].
+        fingerprint (`str` or `None`): ties index, network and recommender together, see [`network_fingerprint`].
         max_history (`int`, *optional*, defaults to 20): items of a history that the recommender sees.
         network ([`UTGRecTokenizerModel`], [`RecBaseTokenizerModel`] or [`RQVAEModel`], *optional*): the item tokenizer
             network.
@@ -83,7 +84,7 @@ class UniversalItemTokenizer(PushToHubMixin):
     def __init__(
         self,
         index: ItemIndex,
-        fingerprint: str,
+        fingerprint: str | None,
         max_history: int = 20,
         network: Network | None = None,
         processor: Processor | None = None,

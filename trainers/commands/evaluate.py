@@ -63,8 +63,7 @@ class EvaluationArguments:
         metadata={
             "help": "`linear`, `item-transitions`, `popularity` (from the training part alone), `nearest-items` "
             "(needs --embeddings, with which `linear` is better), or a model's folder or Hub id. Several models: one "
-            "with several seeds. With --zero-shot also `title-likelihood` (needs --language_model), and each is judged "
-            "for itself."
+            "with several seeds. With --zero-shot also `title-likelihood` (needs --language_model), each judged alone."
         }
     )
     data: str = field(metadata={"help": "Data folder with the items and the interactions."})

@@ -194,7 +194,7 @@ def test_zero_shot_refuses_before_work_starts(run, data, tmp_path, embedded):
     with pytest.raises(SystemExit, match="needs --language_model"):
         run("--recommender", "title-likelihood", *embedded)
     save_embeddings(tmp_path / "texts", IDS[:-2], np.ones((28, 4)))
-    with pytest.raises(SystemExit, match=r"no embeddings of 2 of 30 items: \['i28', 'i29'\]"):
+    with pytest.raises(SystemExit, match=r"no embeddings of 2 of 30 items: 'i28', 'i29'; compute"):
         run("--recommender", "popularity", "nearest-items", *embedded)
     rows = [{"user_id": str(user), "items": [IDS[user]]} for user in range(5)]
     (data / "sequences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

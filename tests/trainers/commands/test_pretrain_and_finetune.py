@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
-from tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
+from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_index import UnknownItemError
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
@@ -289,7 +289,7 @@ def test_zero_shot_of_a_pretrained_recommender(workplace, pretrained, finetuned,
            items, "--index_only")  # fmt: skip
     with pytest.raises(FileNotFoundError, match="no identifiers of the items of"):
         script(capsys, "evaluate.py", *flags)
-    with pytest.raises(TokenizerMismatchError, match="do not belong together"):
+    with pytest.raises(SystemExit, match="do not belong together"):
         script(capsys, "evaluate.py", *flags, "--items", finetuned[0] / "tokenizer")
     script(capsys, "evaluate.py", *flags, "--items", items, "--score", "level-normalised")
     (line,) = lines_of(tmp_path / "lines.jsonl")
