@@ -261,7 +261,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             ValueError, TokenizerMismatchError: as [`~UniversalItemTokenizer.centre`].
         """
         network = self.encoding_network.eval()
-        assert self.processor is not None
+        assert self.processor is not None and self.fingerprint is not None  # a network has both
         return self.processor.codes_of(
             network,
             catalogue,
