@@ -95,7 +95,9 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
 
 
 def train(output: Path, name: str, argv: list[str]) -> dict:
-    return finetune.run(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+    row = finetune.run(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+    assert row is not None  # of the main process, which is the only one
+    return row
 
 
 def parse(main_arguments: type, argv: list[str]) -> tuple:

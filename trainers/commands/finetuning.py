@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedModel
 
 from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
@@ -68,7 +68,7 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
 
 
 def train_and_evaluate(
-    recommender: PreTrainedModel,
+    recommender: ItemRecommendation,
     tokenizer: UniversalItemTokenizer,
     domain: Domain,
     training: RecommenderTrainingArguments,
