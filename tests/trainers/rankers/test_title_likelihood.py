@@ -62,7 +62,7 @@ def test_from_a_folder_with_items_without_title(language_model, tmp_path):
     asked = [np.array([0])], np.array([[1]])
     np.testing.assert_allclose(likelihood.score(*asked), same.score(*asked), rtol=1e-5)
     records.append({"item_id": "c", "title": " ", "description": ""})
-    with pytest.raises(ValueError, match=r"1 of 3 items have neither title nor text .* rows \[2\]"):
+    with pytest.raises(ValueError, match=r"1 of 3 items have neither title nor text .* rows 2\."):
         TitleLikelihood.from_pretrained(tmp_path, Catalogue.from_records(records))
 
 
