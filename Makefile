@@ -52,9 +52,10 @@ test-kernels: venv  ## run the tests under three instruction sets and two thread
 	done; \
 	test -z "$$failed" || { echo "failed, as instruction set/threads:$$failed"; exit 1; }
 
-style: venv  ## check lint and formatting
+style: venv  ## check lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: venv  ## repair what style complains about, where that is safe
 	$(BIN)/ruff check --fix .

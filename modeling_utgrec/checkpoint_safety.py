@@ -17,7 +17,7 @@ MAX_PARTS = 1000
 LISTED = {"num_labels": 10**6, "diffusion_steps": 10**5}
 MAX_DEPTH = 50  # of dictionaries within dictionaries
 # For models of other people: no code of theirs, and no pickles.
-SAFELY = {"trust_remote_code": False, "use_safetensors": True}
+SAFELY: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 SHARDS = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 

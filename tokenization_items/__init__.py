@@ -21,7 +21,7 @@ for _config in (UTGRecConfig, RecBaseConfig):
 PIPELINE_REGISTRY.register_pipeline(
     "item-recommendation",
     pipeline_class=ItemRecommendationPipeline,
-    pt_model=(AutoModelForSeq2SeqLM, AutoModelForCausalLM),
+    pt_model=(AutoModelForSeq2SeqLM, AutoModelForCausalLM),  # type: ignore[arg-type]  # `tuple[type]` there
 )
 
 __all__ = [

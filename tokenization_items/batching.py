@@ -1,7 +1,7 @@
 """Batches of items of like length, and their images made ready ahead of the network."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 BATCHES_AHEAD = 2
 
 
-def length_batches(lengths: Sequence[int], prompt_length: int, batch_tokens: int) -> Iterator[np.ndarray]:
+def length_batches(lengths: Sequence[int] | np.ndarray, prompt_length: int, batch_tokens: int) -> Iterator[np.ndarray]:
     """Rows of items in batches of like length, each of at most `batch_tokens` tokens (or of one item), longest first:
     what does not fit into memory shows at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
@@ -24,7 +24,7 @@ def length_batches(lengths: Sequence[int], prompt_length: int, batch_tokens: int
 
 def prepared(
     function: Callable[[int], Any], batches: Iterable[np.ndarray], num_workers: int
-) -> Iterator[tuple[np.ndarray, list]]:
+) -> Generator[tuple[np.ndarray, list], None, None]:
     """
     Batches with what `function` gives for each of their rows, in order; an error comes up at its row's batch.
 

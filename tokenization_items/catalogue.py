@@ -166,7 +166,7 @@ class Catalogue:
         Raises:
             CatalogueError: If the image is remote, missing, broken, truncated or larger than 89 MPixel.
         """
-        if not self.has_image(row):
+        if self.images is None or not self.has_image(row):
             return None
         try:
             return self.images[row]
@@ -180,7 +180,7 @@ class Catalogue:
         Raises:
             CatalogueError: If the image is remote, missing or outside of the catalogue's folder.
         """
-        if not self.has_image(row):
+        if self.images is None or not self.has_image(row):
             return None
         try:
             return self.images.digest(row)
@@ -250,6 +250,7 @@ class Catalogue:
 
     def _image_problems(self, rows: np.ndarray) -> list[str]:
         def problems_of(part: np.ndarray) -> list[str]:
+            assert self.images is not None  # otherwise there are no rows
             found = []
             for row in part.tolist():
                 try:

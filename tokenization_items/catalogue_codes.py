@@ -166,10 +166,11 @@ def _image_inputs(
     if catalogue is None or not catalogue.has_image(row):
         return None
     digest = None if cache is None else catalogue.image_digest(row)
-    features = None if cache is None else cache.load(digest)
+    features = None if cache is None or digest is None else cache.load(digest)
     if features is not None:
         return ImageInputs(None, features["grid"], digest, features)
     image = catalogue.image(row)
+    assert image is not None
     try:
         return ImageInputs(*processor.encode_image(image), digest)
     except ValueError as error:  # such as a side that is too many times the other
@@ -184,20 +185,17 @@ def _network_inputs(
     images: Sequence[ImageInputs | None],
 ) -> dict[str, Any]:
     """A batch on the network's device; with a cache the vision tower's states take the place of pixels."""
-    given = [image and (image.patches, image.grid) for image in images]
+    given = [None if image is None else (image.patches, image.grid) for image in images]
     batch = {name: value.to(network.device) for name, value in processor.collate(texts, given).items()}
     present = [image for image in images if image is not None]
     if cache is None or not present:
         return batch
     new = [image for image in present if image.features is None]
-    features = {image.digest: image.features for image in present}
+    features = {image.digest: image.features for image in present if image.features is not None}
     if new:
+        digests = [image.digest for image in new if image.digest is not None]  # with a cache all have one
         grids = torch.stack([image.grid for image in new])
-        features |= zip(
-            [image.digest for image in new],
-            cache.compute([image.digest for image in new], batch.pop("pixel_values"), grids),
-            strict=True,
-        )
+        features |= zip(digests, cache.compute(digests, batch.pop("pixel_values"), grids), strict=True)
     return {**batch, "mm_encoder_outputs": {"image": cache.as_output([features[image.digest] for image in present])}}
 
 

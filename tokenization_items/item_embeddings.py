@@ -195,7 +195,8 @@ def embed_items(
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
     if isinstance(encoder, TextEncoder):
-        rows, inputs = range(len(catalogue)), catalogue.texts
+        rows: Sequence[int] = range(len(catalogue))
+        inputs = catalogue.texts
         record |= {"input": "text", "text_fields": list(text_fields)}
         if catalogue.template is not None:
             record |= {"template": asdict(catalogue.template), "items_without_text": _without_text(catalogue)}
@@ -224,7 +225,9 @@ def _without_text(catalogue: Catalogue) -> list[str]:
     Raises:
         EmbeddingError: if that are all of them.
     """
-    rows = [row for row, text in enumerate(catalogue.texts) if catalogue.template.is_bare(text)]
+    template = catalogue.template
+    assert template is not None
+    rows = [row for row, text in enumerate(catalogue.texts) if template.is_bare(text)]
     if len(rows) == len(catalogue):
         raise EmbeddingError(
             f"{catalogue.name}: none of the {len(catalogue)} items has a text: give the fields that hold one"
@@ -235,6 +238,7 @@ def _without_text(catalogue: Catalogue) -> list[str]:
 def _image_digests(catalogue: Catalogue, rows: Sequence[int]) -> list[str]:
     def digest(row: int) -> str:
         image = catalogue.image(row)
+        assert image is not None  # the rows are of items with one
         return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
     with ThreadPoolExecutor() as pool:

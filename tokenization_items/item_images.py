@@ -212,6 +212,7 @@ def _source(value: object, root: Path | None, allow_remote: bool) -> tuple[Path 
         return value.copy(), "PIL image"
     if isinstance(value, (str, os.PathLike)):
         shown = str(value)
+        source: Path | io.BytesIO
         if "://" not in shown:
             source = _file_of(value, root)
         elif allow_remote:

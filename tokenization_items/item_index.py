@@ -361,9 +361,9 @@ def _checked_codes(item_ids: Sequence[str], codes: np.ndarray, sizes: Sequence[i
     if len(item_ids) and not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(f"codes must be integers, got {codes.dtype}")
     codes = codes.astype(np.int64)
-    outside = ((codes < 0) | (codes >= np.asarray(sizes))).any(1).nonzero()[0]
+    outside = np.flatnonzero(((codes < 0) | (codes >= np.asarray(sizes))).any(1))
     if len(outside):
-        examples = [(item_ids[row], codes[row].tolist()) for row in outside]
+        examples = [(item_ids[row], codes[row].tolist()) for row in outside.tolist()]
         raise ValueError(f"{len(outside)} items have codes outside level_sizes {list(sizes)}: {named(examples)}")
     return codes
 

@@ -1,5 +1,6 @@
 """`pipeline("item-recommendation")`: from histories of items to the ids, titles and scores of what to recommend."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from transformers import Pipeline, PreTrainedModel
 
 from modeling_utgrec import ItemTrie
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
@@ -46,11 +48,14 @@ class ItemRecommendationPipeline(Pipeline):
     ```
     """
 
-    _load_tokenizer = True
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
+    model: ItemRecommendation
+    tokenizer: UniversalItemTokenizer  # type: ignore[assignment]  # of items, not of text
+    # transformers gives them the type of their default, None
+    _load_tokenizer = True  # type: ignore[assignment]
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
 
     def __init__(self, model: PreTrainedModel, tokenizer: UniversalItemTokenizer, **kwargs):
         if not isinstance(tokenizer, UniversalItemTokenizer):
@@ -62,9 +67,9 @@ class ItemRecommendationPipeline(Pipeline):
             raise TypeError(f"Expected a generative recommender, got {type(model).__name__}.")
         tokenizer.check_recommender(model)
         self._trie: ItemTrie | None = None
-        super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+        super().__init__(model=model, tokenizer=tokenizer, **kwargs)  # type: ignore[arg-type]
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # nothing but the histories goes by place
         self, inputs: History | Sequence[History], **kwargs
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """
@@ -94,12 +99,12 @@ class ItemRecommendationPipeline(Pipeline):
             return super().__call__([inputs], **kwargs)[0]
         return super().__call__(inputs, **kwargs) if inputs != [] else []
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves the recommender with an index-only copy of the tokenizer."""
         self.model.save_pretrained(save_directory)
         self.tokenizer.save_pretrained(save_directory, include_network=False)
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]  # by name, so that others are refused
         self,
         top_k: int | None = None,
         num_beams: int | None = None,
@@ -136,7 +141,9 @@ class ItemRecommendationPipeline(Pipeline):
             self._trie = trie.to(self.model.device)
         return self._trie
 
-    def preprocess(self, history: History, exclude_seen: bool = True) -> dict[str, torch.Tensor]:
+    def preprocess(  # type: ignore[override]  # as above, and tensors only
+        self, history: History, exclude_seen: bool = True
+    ) -> dict[str, torch.Tensor]:
         if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
             raise TypeError(f"A history is a list of items, got {history!r}")
         if not history:
@@ -144,7 +151,8 @@ class ItemRecommendationPipeline(Pipeline):
         history = history[-self.tokenizer.max_history :]
         tokens = self._tokens(history)
         # As numbers above zero: batches are padded with zeros.
-        seen = [item for item in map(_item_id, history) if exclude_seen and item in self.tokenizer]
+        ids = [item_id for item_id in map(_item_id, history) if item_id is not None]
+        seen = [item_id for item_id in ids if exclude_seen and item_id in self.tokenizer]
         rows = torch.from_numpy(self.tokenizer.index.rows(seen))[None] + 1
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "seen": rows}
 
@@ -152,24 +160,36 @@ class ItemRecommendationPipeline(Pipeline):
         """Identifiers of the items one after the other, `[1, items * num_levels]`: those of the index, and those that
         the network gives to items that the index does not know."""
         index = self.tokenizer.index
-        new = [at for at, item in enumerate(history) if isinstance(item, Mapping) and _item_id(item) not in index]
+        new = {
+            at: item for at, item in enumerate(history) if isinstance(item, Mapping) and _item_id(item) not in index
+        }
         tokens = np.empty((len(history), index.num_levels), dtype=np.int64)
-        known = np.setdiff1d(np.arange(len(history)), new)
-        tokens[known] = index.encode_batch([_item_id(history[at]) for at in known])
+        ids = {at: item_id for at, item_id in enumerate(map(_item_id, history)) if item_id is not None}
+        known = [at for at in ids if at not in new]
+        tokens[known] = index.encode_batch([ids[at] for at in known])
         if new:
-            self.tokenizer.encoding_network.to(self.device)  # its processor comes with it
-            records = [{**history[at], "item_id": str(at)} for at in new]
-            catalogue = Catalogue.from_records(records, name="history", template=self.tokenizer.processor.template)
+            self.tokenizer.encoding_network.to(self.device)  # type: ignore[arg-type]
+            processor = self.tokenizer.processor  # which came with the network
+            assert processor is not None
+            records = [{**item, "item_id": str(at)} for at, item in new.items()]
+            catalogue = Catalogue.from_records(records, name="history", template=processor.template)
             catalogue.check(images=False)
-            tokens[new] = self.tokenizer.compute_codes(catalogue, progress=False)[0] + np.asarray(index.level_offsets)
+            codes, _ = self.tokenizer.compute_codes(catalogue, progress=False)
+            tokens[list(new)] = codes + np.asarray(index.level_offsets)
         return torch.from_numpy(tokens.reshape(1, -1))
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor], **arguments) -> dict[str, torch.Tensor]:
+    def _forward(  # type: ignore[override]
+        self, model_inputs: dict[str, torch.Tensor], **arguments
+    ) -> dict[str, torch.Tensor]:
         exclude = model_inputs.pop("seen") - 1
-        output = self.model.recommend(**model_inputs, trie=self.trie, exclude=exclude, **arguments)
+        input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
+        output = self.model.recommend(input_ids, attention_mask, self.trie, exclude=exclude, **arguments)
+        assert output.item_rows is not None and output.scores is not None
         return {"item_rows": output.item_rows, "scores": output.scores}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, torch.Tensor]
+    ) -> list[dict[str, Any]]:
         index = self.tokenizer.index
         found = zip(model_outputs["item_rows"][0].tolist(), model_outputs["scores"][0].tolist(), strict=True)
         return [

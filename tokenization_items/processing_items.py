@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import PROCESSOR_NAME, cached_file
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
@@ -17,6 +17,7 @@ from modeling_utgrec.checkpoint_safety import errors_that_say_why
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_codes import codes_of_catalogue
 from tokenization_items.files import read_settings, write_json
+from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_files import CatalogueError
 
 PROCESSOR_FILE = "item_processor_config.json"
@@ -79,7 +80,7 @@ class ItemProcessor:
         instruction = INSTRUCTION.format(num_levels=len(self.code_token_ids))
         self._start = self._ids(CHAT_START if chat else "") + _given(tokenizer.cls_token_id)
         self._image_start, self._image_end = (self._ids(IMAGE_START), self._ids(IMAGE_END)) if images else ([], [])
-        self._image_pad = self._ids(IMAGE_PAD)[0] if images else None
+        self._image_pad = self._ids(IMAGE_PAD)[:1] if images else []
         self._introduction = self._ids(INTRODUCTION if instruct else "")
         self._instruction = self._ids((instruction if instruct else "") + (CHAT_END if chat else ""))
         self._end = self.code_token_ids + _given(tokenizer.sep_token_id)
@@ -109,6 +110,7 @@ class ItemProcessor:
         cls, config: UTGRecTokenizerConfig, tokenizer, image_processor=None, instruct: bool = True
     ) -> "ItemProcessor":
         """The processor that fits a network's configuration."""
+        assert isinstance(config.backbone_config, PreTrainedConfig)
         text_config = config.backbone_config.get_text_config()
         # Rotary positions of a multimodal backbone are far longer than any item; learned ones are a hard limit. The
         # tokenizer knows it best: RoBERTa's 514 positions are for 512 tokens.
@@ -156,14 +158,15 @@ class ItemProcessor:
             `image_grid_thw` and `mm_token_type_ids`.
         """
         images = [None] * len(texts) if images is None or self.image_processor is None else images
-        rows, image_spans = [], []
+        rows: list[list[int]] = []
+        image_spans = []
         for text, image in zip(texts, images, strict=True):
             start = self._start
             if image is not None:
                 pads = int(image[1].prod()) // self.image_processor.merge_size**2
                 first = len(start) + len(self._image_start)
                 image_spans.append((len(rows), first, first + pads))
-                start = start + self._image_start + [self._image_pad] * pads + self._image_end
+                start = start + self._image_start + self._image_pad * pads + self._image_end
             rows.append([*start, *self._introduction, *text, *self._instruction, *self._end])
         length = max(map(len, rows))
         input_ids = np.full((len(rows), length), self.pad_token_id, dtype=np.int64)
@@ -187,7 +190,7 @@ class ItemProcessor:
     def codes_of(
         self,
         network: UTGRecTokenizerModel,
-        catalogue: Catalogue,
+        catalogue: Catalogue | ContentEmbeddings,
         fingerprint: str,
         centre: Callable[[np.ndarray, str], np.ndarray] | None = None,
         **settings: Any,
@@ -244,7 +247,9 @@ class ItemProcessor:
             ValueError: if one of its files is malformed.
         """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-        file = Path(cached_file(pretrained_model_name_or_path, PROCESSOR_FILE, **hub))
+        place = cached_file(pretrained_model_name_or_path, PROCESSOR_FILE, **hub)
+        assert place is not None  # a missing file raises
+        file = Path(place)
         values = read_settings(file, SETTINGS)
         numbers = [*values["code_token_ids"], values["max_text_tokens"], values["max_length"] or 1]
         if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):

@@ -77,7 +77,7 @@ def public_addresses(host: str, port: int) -> list[str]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise RemoteImageError(f"no answer: {host!r} has no address ({error})", passing=True) from error
-    addresses = list(dict.fromkeys(entry[4][0] for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     private = [address for address in addresses if not is_public(address)]
     if private or not addresses:
         raise RemoteImageError(f"{host!r} is no public address: {', '.join(private) or 'none'}")
@@ -107,7 +107,7 @@ class _CheckedConnection(http.client.HTTPConnection):
     """A connection to one of the addresses that were checked, under the name that they were looked up for."""
 
     def __init__(self, parts: SplitResult, addresses: list[str], timeout: float):
-        super().__init__(parts.hostname, _port(parts), timeout=timeout)
+        super().__init__(_host(parts), _port(parts), timeout=timeout)
         self._addresses, self._encrypted = addresses, parts.scheme == "https"
         self._open: socket.socket | None = None  # `sock` is None as soon as the response has it
 
@@ -119,13 +119,13 @@ class _CheckedConnection(http.client.HTTPConnection):
             except OSError:
                 if address == self._addresses[-1]:
                     raise
+        self._open = self.sock
         if self._encrypted:
             context = ssl.create_default_context()
             # The handshake comes when `cut` can end it.
-            self.sock = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-        self._open = self.sock
-        if self._encrypted:
-            self._open.do_handshake()
+            encrypted = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = self._open = encrypted
+            encrypted.do_handshake()
 
     def cut(self) -> None:
         """Ends the connection from another thread: whoever reads from it finds its end at once."""
@@ -142,7 +142,7 @@ def _request(address: str, timeout: float, ends: float) -> tuple[bytes | None, s
     agent = f"utgrec/{metadata.version('utgrec')}"
     headers = {"User-Agent": agent, "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
     try:
-        connection = _CheckedConnection(parts, public_addresses(parts.hostname, _port(parts)), timeout)
+        connection = _CheckedConnection(parts, public_addresses(_host(parts), _port(parts)), timeout)
         watchdog = threading.Timer(max(0.0, ends - time.monotonic()), connection.cut)
         watchdog.daemon = True
         watchdog.start()
@@ -199,6 +199,11 @@ def _split(address: str) -> SplitResult:
     if not parts.hostname or parts.username is not None or parts.password is not None:
         raise RemoteImageError("no address: it has no host, or a user's name in it")
     return parts
+
+
+def _host(parts: SplitResult) -> str:
+    assert parts.hostname is not None  # `_split` has seen to it
+    return parts.hostname
 
 
 def _port(parts: SplitResult) -> int:

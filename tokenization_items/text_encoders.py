@@ -173,7 +173,8 @@ class TextEncoder:
             return vectors[[place_of[text] for text in texts]]
         texts = [settings.prefix + (text.lower() if settings.lower_case else text) for text in texts]
         cut = {"truncation": True, "max_length": settings.max_length}
-        lengths = np.array([len(tokens) for tokens in self.tokenizer(texts, **cut)["input_ids"]]) if texts else []
+        tokenized = self.tokenizer(texts, **cut)["input_ids"] if texts else []
+        lengths = np.array([len(tokens) for tokens in tokenized], dtype=np.int64)
         readable = np.flatnonzero(lengths)
         result = None
         bar = tqdm(
@@ -248,8 +249,8 @@ def read_sentence_transformers(folder: Path) -> _SentenceTransformers:
 
 
 def _pooling(values: dict[str, Any], path: Path) -> Pooling:
-    names = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last", "mean": "mean", "cls": "cls"}
-    names["last"] = "last"
+    names: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+    names |= {"mean": "mean", "cls": "cls", "last": "last"}
     # One key with a name, or one flag for each kind.
     modes = [values["pooling_mode"]] if "pooling_mode" in values else []
     modes = modes or [key.removeprefix("pooling_mode_") for key, on in values.items() if "pooling_mode" in key and on]
@@ -289,5 +290,5 @@ def files_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

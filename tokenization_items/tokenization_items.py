@@ -3,15 +3,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from huggingface_hub import CommitInfo
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin
 
-from modeling_utgrec import ItemTrie
+from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
@@ -139,7 +140,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{self.fingerprint}, the network there has {found}."
                 )
             if device is not None:
-                network.to(device)
+                network.to(device)  # type: ignore[arg-type]
             self._network, self.processor = network, processor
             self._lacks_decoders = without_decoders
         return self._network
@@ -260,7 +261,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             ValueError, TokenizerMismatchError: as [`~UniversalItemTokenizer.centre`].
         """
         network = self.encoding_network.eval()
-        assert self.processor is not None
+        assert self.processor is not None and self.fingerprint is not None  # a network has both
         return self.processor.codes_of(
             network,
             catalogue,
@@ -392,7 +393,10 @@ class UniversalItemTokenizer(PushToHubMixin):
             self.network_reference = None  # nobody else has the folder
         upload = Upload(lambda folder: self.save_pretrained(folder, include_network, save_backbone, without_decoders))
         try:
-            pushed = upload.push_to_hub(repo_id, **{"commit_message": "Upload item tokenizer", **kwargs})
+            # said to be a string, which a CommitInfo is too
+            pushed = cast(
+                CommitInfo, upload.push_to_hub(repo_id, **{"commit_message": "Upload item tokenizer", **kwargs})
+            )
         finally:
             self.network_reference = place
         if include_network and not kwargs.get("create_pr"):
@@ -437,7 +441,9 @@ class UniversalItemTokenizer(PushToHubMixin):
             return tokenizer
         kind = model_config(folder).get("model_type")
         if kind in EMBEDDING_NETWORKS:
-            tokenizer.processor = EMBEDDING_NETWORKS[kind][1](NETWORK_CONFIGS[kind].from_pretrained(folder))
+            config = NETWORK_CONFIGS[kind].from_pretrained(folder)
+            assert isinstance(config, RQVAEConfig | RecBaseTokenizerConfig)
+            tokenizer.processor = EMBEDDING_NETWORKS[kind][1](config)
         elif (folder / PROCESSOR_FILE).is_file():
             tokenizer.processor = ItemProcessor.from_pretrained(folder)
         if tokenizer.processor is not None:

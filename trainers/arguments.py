@@ -8,7 +8,7 @@ import difflib
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import UnionType
@@ -28,7 +28,7 @@ Classes = tuple[type, ...]
 
 def parse_sections(
     main: type | Classes,
-    sections: dict[str, Classes],
+    sections: Mapping[str, Classes],
     description: str,
     argv: Sequence[str] | None = None,
     shown: Sequence[str] | None = None,

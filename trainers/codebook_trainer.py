@@ -1,6 +1,7 @@
 """The Trainer that item tokenizers share: it logs the parts of the loss and the use of the codebooks."""
 
 import math
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -19,7 +20,7 @@ class CodebookLoggingTrainer(HubTrainer):
 
     card_class = TokenizerCardValues
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_steps = 0
@@ -31,7 +32,7 @@ class CodebookLoggingTrainer(HubTrainer):
             self._part_sums[name] = self._part_sums.get(name, 0.0) + value
         self._part_steps += 1
         sizes = self.model.config.level_sizes
-        counts = [torch.bincount(output.codes[:, level], minlength=size) for level, size in enumerate(sizes)]
+        counts = [torch.bincount(output["codes"][:, level], minlength=size) for level, size in enumerate(sizes)]
         self._code_counts = (
             counts
             if self._code_counts is None
@@ -50,8 +51,9 @@ class CodebookLoggingTrainer(HubTrainer):
                     "use bf16 instead of fp16; checkpoints from before the previous log entry are unharmed."
                 )
             logs.update({f"loss/{name}": round(mean, 5) for name, mean in zip(names, means, strict=True)})
-            for level, counts in enumerate(self._code_counts):
-                counts = self.accelerator.reduce(counts.clone())
+            assert self._code_counts is not None
+            for level, own in enumerate(self._code_counts):
+                counts = self.accelerator.reduce(own.clone())
                 codes = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
                 for name, value in code_usage(codes, len(counts)).items():
                     logs[f"codes/{name}_{level}"] = round(value, 4)

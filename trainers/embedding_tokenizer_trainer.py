@@ -99,6 +99,9 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
         kwargs: passed on to [`~transformers.Trainer`].
     """
 
+    model: EmbeddingAutoencoder
+    train_dataset: EmbeddingRows
+
     def __init__(
         self,
         model: EmbeddingAutoencoder,

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -57,9 +57,13 @@ class HubTrainer(Trainer):
             [`~hub_cards.ModelCardValues`]: `license`, `training_data`, `evaluations`, ...
     """
 
+    model: PreTrainedModel
+    # transformers gives them the type of their first value, None
+    hub_model_id: str | None  # type: ignore[assignment]
+    push_in_progress: PushInProgress | None  # type: ignore[assignment]
     card_class: type[ModelCardValues] = ModelCardValues
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.card_facts: dict[str, Any] = {}
         self._best_is_loaded = False
         self._seconds_before: float | None = None
@@ -72,13 +76,19 @@ class HubTrainer(Trainer):
         AcceleratorState._reset_state()
         super().create_accelerator_and_postprocess()
 
+    @property
+    def output_folder(self) -> Path:
+        """`args.output_dir` as a path."""
+        assert self.args.output_dir is not None  # which has a default
+        return Path(self.args.output_dir)
+
     def card_values(self) -> ModelCardValues:
         """What the card says: what was measured, and `card_facts`."""
         config, logs = self.model.config, self.state.log_history
         name = getattr(config, "backbone_name_or_path", None)
         seconds = last_entry(logs, "train_seconds")
-        measured = {
-            "name": (self.args.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2],
+        measured: dict[str, Any] = {
+            "name": (self.args.hub_model_id or self.output_folder.name).rpartition("/")[2],
             "repo_id": self.hub_model_id,
             "method": method_of(config),
             "base_model": name if name and "/" in name and is_repository(name) and not Path(name).exists() else None,
@@ -96,15 +106,15 @@ class HubTrainer(Trainer):
     def save_card(self, folder: str | os.PathLike | None = None) -> None:
         """Writes the card of the training so far to a folder, by default `output_dir`. A card that cannot be written
         is no reason to stop a training: a warning says why."""
-        folder = self.args.output_dir if folder is None else folder
+        folder = self.output_folder if folder is None else Path(folder)
         try:
             # Of checkpoints, only those that are sent get pictures: nobody looks at the others.
-            draw = self.args.push_to_hub or not _NUMBERED.fullmatch(Path(folder).name)
-            save_card(folder, self.card_values(), old=self.args.output_dir, draw=draw)
+            draw = self.args.push_to_hub or not _NUMBERED.fullmatch(folder.name)
+            save_card(folder, self.card_values(), old=self.output_folder, draw=draw)
         except ValueError as error:
             logger.warning(f"{folder}: the card was not written. {error}")
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]  # without what this card has no place for
         self,
         language: str | None = None,
         license: str | None = None,
@@ -117,8 +127,8 @@ class HubTrainer(Trainer):
         but for a name that is there."""
         if not self.is_world_process_zero():
             return
-        given = {"language": language, "license": license, "base_model": finetuned_from, "name": model_name}
-        given |= {"tags": _list(tags), "datasets": _list(dataset_tags)}
+        given: dict[str, Any] = {"language": language, "license": license, "tags": _list(tags)}
+        given |= {"name": model_name, "base_model": finetuned_from, "datasets": _list(dataset_tags)}
         if "name" in self.card_facts:
             del given["name"]
         self.card_facts |= {name: value for name, value in given.items() if value}
@@ -142,6 +152,7 @@ class HubTrainer(Trainer):
         """
         if self.hub_model_id is None:
             self.init_hf_repo()
+        assert self.hub_model_id is not None
         self._finish_current_push()
         args = self.args
         return send_folder(
@@ -155,11 +166,12 @@ class HubTrainer(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         super().init_hf_repo(token, private)
-        card = Path(self.args.output_dir) / CARD_FILE
+        card = self.output_folder / CARD_FILE
         if not self.is_world_process_zero() or card.exists():
             return
         try:  # somebody may have written there what is to be kept
             token = token or self.args.hub_token
+            assert self.hub_model_id is not None
             found = hf_hub_download(self.hub_model_id, CARD_FILE, revision=self.args.hub_revision, token=token)
         except HfHubHTTPError:  # neither a card nor the branch
             return
@@ -174,7 +186,12 @@ class HubTrainer(Trainer):
             logs["train_seconds"] = round(self._seconds_before + time.perf_counter() - self._began, 2)
         super().log(logs, start_time)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint` may also be a repository of the Hub.
 
         Raises:
@@ -187,7 +204,7 @@ class HubTrainer(Trainer):
                 )
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._began = None
 
@@ -203,7 +220,7 @@ class HubTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or self.output_folder)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             self.save_card(folder)
 
@@ -219,7 +236,7 @@ class HubTrainer(Trainer):
             elif not self.args.hub_always_push:
                 return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder, output = Path(checkpoint_folder), Path(self.args.output_dir)
+        folder, output = Path(checkpoint_folder), self.output_folder
         for name in published_files(folder):
             if name != TRAINER_STATE_NAME:  # which names folders of this machine; the card has its numbers
                 (output / name).parent.mkdir(parents=True, exist_ok=True)
@@ -246,9 +263,9 @@ class HubTrainer(Trainer):
                 )
             )
         if self.push_in_progress is None or self.push_in_progress.is_done():
-            self.push_in_progress = PushInProgress(jobs)
+            self.push_in_progress = PushInProgress(jobs)  # type: ignore[arg-type]  # takes a list, too
         else:
-            self.push_in_progress.jobs.extend(jobs)
+            self.push_in_progress.jobs.extend(jobs)  # type: ignore[union-attr]  # is always one
 
 
 def hub_checkpoint(repo_id: str, revision: str | None = None, token: str | None = None) -> str:

@@ -1,7 +1,9 @@
 """Trainer for item tokenizers: the losses of Eq. 13, their logging, and the health of the codebooks."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
+from modeling_utgrec.quantization import SimVQCodebook
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback, WarmupCallback
@@ -76,6 +79,10 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         ValueError: if there are fewer items than one global batch on several processes, or loader workers persist.
     """
 
+    model: UTGRecTokenizerModel
+    args: ItemTokenizerTrainingArguments
+    train_dataset: ItemPairs
+
     def __init__(
         self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs
     ):
@@ -117,14 +124,15 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        model = self.model if model is None else model
+        network = self.model if model is None else model
         if self.optimizer is None:
-            decay = set(self.get_decay_parameter_names(model))
+            decay = set(self.get_decay_parameter_names(network))
             groups = defaultdict(list)
-            for name, parameter in model.named_parameters():
+            for name, parameter in network.named_parameters():
                 if parameter.requires_grad:
                     groups["backbone." in name, name in decay].append(parameter)
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            # which takes any module, as transformers' own create_optimizer gives it
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, network)  # type: ignore[arg-type]
             backbone_rate = self.args.backbone_learning_rate or self.args.learning_rate
             self.optimizer = optimizer_class(
                 [
@@ -162,12 +170,13 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         rows = generator.permutation(len(self.train_dataset))[:most]
         size = self.args.per_device_eval_batch_size
         network.eval()
-        z = []
+        parts = []
         for start in range(0, len(rows), size):
             inputs = self.train_dataset.encoder_inputs(rows[start : start + size])
-            z.append(network.encode(**self._prepare_inputs(inputs)).float())
-        z = torch.cat(z)
-        for number, codebook in enumerate(quantizer.codebooks):
+            prepared: dict[str, Any] = self._prepare_inputs(inputs)
+            parts.append(network.encode(**prepared).float())
+        z = torch.cat(parts)
+        for number, codebook in enumerate(cast(Iterable[SimVQCodebook], quantizer.codebooks)):
             residuals = quantizer(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1)
             seeds = torch.Generator().manual_seed(self.args.seed)
             # All processes go on with the first one's, should theirs differ in a last digit.
@@ -201,17 +210,19 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
-        sums, weight, codes, items = defaultdict(float), 0, [], []
+        sums: defaultdict[str, float] = defaultdict(float)
+        weight, parts, items = 0, [], []
         loader = self.get_eval_dataloader()
         for inputs in tqdm(loader, desc="Evaluating", disable=None if self.is_world_process_zero() else True):
             inputs = self._prepare_inputs(inputs)
             batch_items = inputs["anchor_items"]
             output = self._forward(model, inputs)
+            assert output.loss is not None
             for name, value in {"loss": output.loss, **loss_parts(output)}.items():
                 sums[name] += float(value) * len(batch_items)
             weight += len(batch_items)
             gathered = self.accelerator.gather((output.codes, batch_items))
-            codes.append(gathered[0].cpu())
+            parts.append(gathered[0].cpu())
             items.append(gathered[1].cpu())
         model.train(was_training)
         totals = torch.tensor([[*sums.values(), weight]], dtype=torch.float64, device=self.args.device)
@@ -219,7 +230,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         metrics = {f"{metric_key_prefix}_{name}": total / weight for name, total in zip(sums, totals, strict=True)}
         # Several processes may have evaluated an item twice to fill their last batches.
         first = np.unique(torch.cat(items).numpy(), return_index=True)[1]
-        codes = torch.cat(codes)[first]
+        codes = torch.cat(parts)[first]
         health = codebook_health(codes, self.model.config.level_sizes)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in health.items()})
         self.log(dict(metrics))
@@ -230,7 +241,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         """A checkpoint is an item tokenizer without items: [`UniversalItemTokenizer.from_pretrained`] reads it.
         Sharded weights (FSDP, ZeRO-3) have no fingerprint; of those, load the network alone."""
         if self.args.should_save and not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
-            folder, processor = output_dir or self.args.output_dir, self.train_dataset.processor
+            folder, processor = output_dir or self.output_folder, self.train_dataset.processor
             network = self.accelerator.unwrap_model(self.model)
             tokenizer = UniversalItemTokenizer.from_network(network, processor)
             tokenizer.save_pretrained(folder, include_network=False)

@@ -70,9 +70,10 @@ class RankingTrainer(HubTrainer):
         domain (`str`): what the card calls the data set when there is one.
     """
 
+    args: RankingTrainingArguments
     domain = "validation data"
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tests: list[dict[str, Any]] = []  # entries of the log that are no validation
         super().__init__(*args, **kwargs)
         if self.args.device.type == "cpu":

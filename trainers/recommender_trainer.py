@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedConfig, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
 from hub_cards.values import ModelCardValues, RecommenderCardValues
 from modeling_utgrec import ItemTrie
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import EpochCallback
@@ -191,7 +192,7 @@ class RecommenderTrainer(RankingTrainer):
     [`UniversalItemTokenizer.from_pretrained`].
 
     Args:
-        model (`PreTrainedModel`): the recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`].
+        model ([`ItemRecommendation`]): the recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`].
         args (`RecommenderTrainingArguments`): the arguments.
         train_dataset (`TrainingData` or `dict[str, TrainingData]`, *optional*):
             The training part of one domain or of several, which are mixed as `args.domain_temperature` says; not
@@ -218,6 +219,8 @@ class RecommenderTrainer(RankingTrainer):
     ```
     """
 
+    model: ItemRecommendation
+    args: RecommenderTrainingArguments
     # Every pair has L labels, so the mean over a batch is the mean over pairs (packed rows hold about as many each).
     # Were the Trainer to believe that the model scales its loss by `num_items_in_batch`, gradients would grow with the
     # accumulation steps.
@@ -226,7 +229,7 @@ class RecommenderTrainer(RankingTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: ItemRecommendation,
         args: RecommenderTrainingArguments,
         train_dataset: TrainingData | dict[str, TrainingData] | None = None,
         evaluation: EvaluationData | dict[str, EvaluationData] | None = None,
@@ -264,18 +267,25 @@ class RecommenderTrainer(RankingTrainer):
     ) -> torch.Tensor:
         """As the Trainer's; on a CPU in parts of like length, whose gradients add up to the batch's."""
         parts = length_parts(inputs) if self._in_parts else [(1.0, inputs)]
-        total = 0.0
+        total: torch.Tensor | float = 0.0
         for number, (share, part) in enumerate(parts, start=1):
             self._share = share
             # processes exchange gradients once
             with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
                 total = total + super().training_step(model, part, num_items_in_batch)
         self._share = 1.0
+        assert isinstance(total, torch.Tensor)
         return total
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs):
-        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
-        return result if return_outputs else result * self._share
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return result if isinstance(result, tuple) else result * self._share
 
     def _ranker(self, data: EvaluationData) -> GenerativeRanker:
         args = self.args
@@ -300,8 +310,8 @@ class RecommenderTrainer(RankingTrainer):
     @property
     def _item_index(self) -> ItemIndex | None:
         """What a checkpoint carries: with several domains there is no one catalogue to save."""
-        single = isinstance(self.eval_dataset, EvaluationData) and self.processing_class is None
-        return self.eval_dataset.item_index if single else None
+        data = self.eval_dataset
+        return data.item_index if isinstance(data, EvaluationData) and self.processing_class is None else None
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save and self._item_index is not None:
@@ -309,5 +319,5 @@ class RecommenderTrainer(RankingTrainer):
             tokenizer = UniversalItemTokenizer(
                 self._item_index, config.item_tokenizer_fingerprint, self.args.max_history
             )
-            tokenizer.save_pretrained(output_dir or self.args.output_dir)
+            tokenizer.save_pretrained(output_dir or self.output_folder)
         super()._save(output_dir, state_dict)

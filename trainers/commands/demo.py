@@ -21,11 +21,9 @@ from trainers.arguments import parse_sections
 from trainers.commands import finetune, pretrain, recommend
 from trainers.data.domains import Domain
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import SECTIONS
-from trainers.rankers.item_transitions import ItemTransitions
-from trainers.rankers.popularity import Popularity
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 # Three domains' targets fill larger batches, which a CPU works through faster.
@@ -85,7 +83,8 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
     pretraining = [*common, *PRETRAINING, "--data", *data, "--output_dir", str(pretrained)]
     pretrain.run(*parse(pretrain.PretrainArguments, pretraining))
 
-    rows = [floor_row(target, floor, seed) for floor in (Popularity, ItemTransitions)]
+    interactions = Domain.from_folder(target, check_images=False).interactions
+    rows = compare(untrained_rankers(interactions.training_part()), DOWNSTREAM_DOMAIN, interactions, seed)
     common += ["--data", target, *BEST_EPOCH]
     announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} from scratch")
     rows.append(train(output / "from-scratch", "from scratch", [*common, *FROM_SCRATCH]))
@@ -96,17 +95,13 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
 
 
 def train(output: Path, name: str, argv: list[str]) -> dict:
-    return finetune.run(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+    row = finetune.run(*parse(finetune.FinetuneArguments, [*argv, "--output_dir", str(output), "--name", name]))
+    assert row is not None  # of the main process, which is the only one
+    return row
 
 
 def parse(main_arguments: type, argv: list[str]) -> tuple:
     return parse_sections(main_arguments, SECTIONS, "", argv)
-
-
-def floor_row(folder: str, floor: type, seed: int) -> dict:
-    interactions = Domain.from_folder(folder, check_images=False).interactions
-    result = evaluate(floor(interactions.training_part()), interactions)
-    return {**result, "domain": DOWNSTREAM_DOMAIN, "model": result["name"], "seed": seed}
 
 
 def seed_means(rows: list[dict]) -> list[dict]:

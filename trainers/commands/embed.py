@@ -62,13 +62,19 @@ def run(arguments: EmbedArguments) -> bool:
         template = TextTemplate(arguments.introduction, arguments.max_field_characters)
     catalogue = Catalogue.from_folder(arguments.data, text_fields=arguments.text_fields, template=template)
     catalogue.check(images=arguments.images)
-    settings = {"dtype": arguments.dtype, "revision": arguments.revision}
+    encoder: ImageEncoder | TextEncoder
     if arguments.images:
-        encoder = ImageEncoder.from_pretrained(arguments.encoder, **settings)
+        encoder = ImageEncoder.from_pretrained(arguments.encoder, dtype=arguments.dtype, revision=arguments.revision)
     else:
-        for name in ("pooling", "normalize", "max_length", "prefix"):
-            settings[name] = getattr(arguments, name)
-        encoder = TextEncoder.from_pretrained(arguments.encoder, **settings)
+        encoder = TextEncoder.from_pretrained(
+            arguments.encoder,
+            pooling=arguments.pooling,
+            normalize=arguments.normalize,
+            max_length=arguments.max_length,
+            prefix=arguments.prefix,
+            dtype=arguments.dtype,
+            revision=arguments.revision,
+        )
     done = embed_items(
         catalogue,
         encoder,

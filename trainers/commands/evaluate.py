@@ -140,7 +140,7 @@ def judge_zero_shot(
         if name == TITLES:
             ranker = load_titles(flags.language_model, arguments, interactions)
         else:
-            items = flags.items
+            items: str | Path | None = flags.items
             if folder is not None and is_generative(folder):
                 items = zero_shot.items_folder(folder, domain, flags.items)
             ranker = ranker_of(name, arguments, interactions, items)
@@ -206,11 +206,13 @@ def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions:
 
 def load_other(arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
     """The result that `--compare_with` names, with its cases."""
-    if not Path(arguments.compare_with).is_file():
-        return evaluate_all([arguments.compare_with], arguments, interactions)
-    other = load_result(arguments.compare_with)
+    name = arguments.compare_with
+    assert name is not None
+    if not Path(name).is_file():
+        return evaluate_all([name], arguments, interactions)
+    other = load_result(name)
     if "per_user" not in other:
-        raise SystemExit(f"{arguments.compare_with} has no users' ranks: evaluate it again with --per_user.")
+        raise SystemExit(f"{name} has no users' ranks: evaluate it again with --per_user.")
     return other
 
 

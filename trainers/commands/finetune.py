@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
-from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
-from tokenization_items import UniversalItemTokenizer
+from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig, UTGRecTokenizerModel
+from tokenization_items import ItemProcessor, UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.commands.finetuning import FinetuningArguments, load_domain, train_and_evaluate
 from trainers.data.domains import Domain
@@ -137,6 +137,7 @@ def finetune_tokenizer(
     if arguments.pretrained:
         pretrained = UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer")
         network, processor = pretrained.network, pretrained.processor
+        assert isinstance(network, UTGRecTokenizerModel) and isinstance(processor, ItemProcessor)
         training.freeze_codes = arguments.tokenizer_mode == "finetune"
     else:
         network, processor = build_network(network_arguments, catalogue, latents, arguments.seed)

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedModel
 
 from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
@@ -68,7 +68,7 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
 
 
 def train_and_evaluate(
-    recommender: PreTrainedModel,
+    recommender: ItemRecommendation,
     tokenizer: UniversalItemTokenizer,
     domain: Domain,
     training: RecommenderTrainingArguments,
@@ -85,7 +85,7 @@ def train_and_evaluate(
         pushed: where the tokenizer was pushed to, if it was.
 
     Returns:
-        The row of `results.json` on the main process, else `None`.
+        The model's row of `results.json` on the main process, else `None`.
     """
     output = Path(arguments.output_dir)
     trainer, weights = None, None
@@ -106,12 +106,15 @@ def train_and_evaluate(
     ranker = GenerativeRanker.from_pretrained(
         output / "recommender", domain.catalogue.item_ids, num_beams=training.num_beams
     )
-    result = evaluate(ranker, domain.interactions, mask_seen=arguments.mask_seen, intervals=INTERVALS)
-    row = {**result, "domain": domain.name, "model": arguments.name or output.name, "seed": arguments.seed}
-    row["train_users"] = arguments.train_users
-    write_json(output / "results.json", [row])
+    rankers = {arguments.name or output.name: ranker, **untrained_rankers(domain.interactions.training_part())}
+    rows = compare(
+        rankers, domain.name, domain.interactions, arguments.seed, mask_seen=arguments.mask_seen, intervals=INTERVALS
+    )
+    rows[0]["train_users"] = arguments.train_users
+    write_json(output / "results.json", rows)
+    shown = [{key: row[key] for key in ("model", *METRICS)} for row in rows]
     if trainer is not None:  # what was not trained here keeps the card of its own training
-        facts["evaluations"] = [Evaluation.from_result(domain.name, result)]
+        facts |= {"evaluations": [Evaluation.from_result(domain.name, rows[0])], "comparison": shown}
         finish_model(trainer, output / "recommender", facts, pushed)
-    print(markdown_table([{key: row[key] for key in ("domain", "model", "seed", *METRICS, "num_users", "seen")}]))
-    return row
+    print(markdown_table(shown))
+    return rows[0]

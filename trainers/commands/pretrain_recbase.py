@@ -122,6 +122,7 @@ def run(
             training.max_history,
         )
         if state.is_main_process:
+            assert items.trainer is not None
             fingerprint = items.tokenizers[domains[0].name].fingerprint
             items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains, more)
             facts = {"license": arguments.license, "fingerprint": fingerprint}

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.methods.runs import (
@@ -66,7 +67,7 @@ def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
 
 
 def train_and_save(
-    recommender: PreTrainedModel,
+    recommender: ItemRecommendation,
     domains: list[Domain],
     tokenizers: dict[str, UniversalItemTokenizer],
     training: RecommenderTrainingArguments,

@@ -11,6 +11,7 @@ Log in with `hf auth login`, or set HF_TOKEN; there is no flag for a token, whic
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hub_cards import Card, CardError, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -63,7 +64,7 @@ def plan(arguments: PublishArguments) -> list[Publication]:
     if not (arguments.tokenizer or arguments.recommender or arguments.data):
         raise PublishingError("Nothing to publish: give --tokenizer, --recommender or --data.")
     check_pair(arguments)
-    facts = {"license": arguments.license, "language": arguments.language}
+    facts: dict[str, Any] = {"license": arguments.license, "language": arguments.language}
     found = []
     if arguments.data:
         repo_id = f"{arguments.name}-data"
@@ -84,6 +85,8 @@ def check_pair(arguments: PublishArguments) -> None:
     """Tokenizer and recommender must be of one training: together is how they will be used."""
     if arguments.tokenizer and arguments.recommender:
         tokenizer, other = (load_items(folder) for folder in (arguments.tokenizer, arguments.recommender))
+        if tokenizer is None:
+            raise PublishingError(f"--tokenizer {arguments.tokenizer} holds no item tokenizer.")
         if other is not None and tokenizer.fingerprint != other.fingerprint:
             raise PublishingError(
                 f"{arguments.tokenizer} has the fingerprint {tokenizer.fingerprint}, the items of "
@@ -101,7 +104,7 @@ def load_items(folder: str) -> UniversalItemTokenizer | None:
 def bare_values(kind: str, folder: Path) -> Card:
     """Values of the card of a folder without `card_values.json`: what the item index says."""
     items = load_items(str(folder))
-    facts = {"name": f"Item {kind}" if kind == "tokenizer" else kind.capitalize(), "num_items": None}
+    facts: dict[str, Any] = {"name": f"Item {kind}" if kind == "tokenizer" else kind.capitalize(), "num_items": None}
     if items is not None:
         facts |= {"num_items": len(items), "level_sizes": items.index.level_sizes, "fingerprint": items.fingerprint}
     return (TokenizerCardValues if kind == "tokenizer" else RecommenderCardValues)(**facts)

@@ -31,7 +31,8 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     """Prints the recommendations and returns item ids with scores for each user."""
     tokenizer = UniversalItemTokenizer.from_pretrained(arguments.recommender, index_only=True)
     recommender = load_model(arguments.recommender)
-    recommender.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    recommender.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    recommender.eval()
     tokenizer.check_recommender(recommender)
 
     titles: dict[str, str] = {}
@@ -54,6 +55,7 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
         num_beams=arguments.num_beams,
         exclude=seen,
     )
+    assert output.item_ids is not None and output.scores is not None
     results = []
     for history, item_ids, scores in zip(histories, output.item_ids, output.scores.tolist(), strict=True):
         print("History: " + "; ".join(titles.get(item_id) or item_id for item_id in history[-tokenizer.max_history :]))

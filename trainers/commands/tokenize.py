@@ -49,6 +49,7 @@ def run(arguments: TokenizeArguments) -> dict:
         # What is saved has decoders too.
         network = tokenizer.encoding_network if arguments.index_only else tokenizer.network
     network.to(state.device)
+    assert tokenizer.processor is not None  # a network brings its own
     template = tokenizer.processor.template
     if arguments.introduction is not None:
         if template is None:
@@ -71,7 +72,7 @@ def run(arguments: TokenizeArguments) -> dict:
         state=state,
     )
     if state.is_main_process:
-        network.to("cpu")
+        network.to("cpu")  # type: ignore[arg-type]
         tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
         print(report)
         write_json(output_dir / "assignment_report.json", report.to_dict())

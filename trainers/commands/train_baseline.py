@@ -38,7 +38,7 @@ from tokenization_items.files import write_json
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.methods.baselines import (
     DECODER,
     NAMES,
@@ -56,10 +56,6 @@ from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
-from trainers.rankers.item_transitions import ItemTransitions
-from trainers.rankers.linear import LinearRanker
-from trainers.rankers.nearest_items import NearestItems
-from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
@@ -211,29 +207,16 @@ def judge(
         model = SequentialRanker.from_pretrained(folder, item_ids)
     else:
         model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams)
-    training_part = domain.interactions.training_part()
-    rankers: dict[str, Ranker] = {
-        arguments.name or arguments.model: model,
-        "popularity": Popularity(training_part),
-        "item-transitions": ItemTransitions(training_part),
-    }
     content = None
     if arguments.embeddings is not None or arguments.text_encoder is not None:
         content = embeddings.text
-        rankers["nearest-items"] = NearestItems(content)
-    rankers["linear"] = LinearRanker(training_part, content)
-    rows = []
-    for name, ranker in rankers.items():
-        result = evaluate(
-            ranker,
-            domain.interactions,
-            mask_seen=arguments.mask_seen,
-            intervals=INTERVALS,
-            identifiers=baseline.raw_codes if ranker is model else None,
-        )
-        rows.append({**result, "domain": domain.name, "model": name, "seed": arguments.seed})
-    rows[0]["description"] = baseline.description
-    return rows
+    judged = (domain.name, domain.interactions, arguments.seed)
+    protocol: dict[str, Any] = {"mask_seen": arguments.mask_seen, "intervals": INTERVALS}
+    name = arguments.name or arguments.model
+    (row,) = compare({name: model}, *judged, **protocol, identifiers=baseline.raw_codes)
+    row["description"] = baseline.description
+    others = untrained_rankers(domain.interactions.training_part(), content)
+    return [row, *compare(others, *judged, **protocol)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

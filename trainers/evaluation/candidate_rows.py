@@ -154,6 +154,7 @@ def draw_rows(interactions: Interactions, choices: RowChoices | None = None) -> 
     places = _targets(interactions, owners, choices.targets)
     counts = {"num_without_history": num_users - len(np.unique(owners[places]))}
     if choices.labels == "ratings":
+        assert interactions.ratings is not None  # `resolve` has seen to it
         rating = interactions.ratings[places]
         labels = rating >= choices.positive_rating
         keep = labels | (rating < choices.negative_rating)
@@ -283,4 +284,5 @@ def score_in_batches(
         if scores is None:
             scores = np.empty((len(rows), *found.shape[2:]))
         scores[places[inside]] = found[inside]
+    assert scores is not None  # there are rows
     return scores

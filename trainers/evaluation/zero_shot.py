@@ -89,21 +89,21 @@ def zero_shot_model(
     limit = min((each for each in (max_history, own_limit) if each is not None), default=None)
     if isinstance(ranker, Popularity):
         return ZeroShotModel(ranker.name, partial(_popularity_of_others, interactions), ranker, uses_domain=True)
-    settings = {"max_history": limit, "batch_size": batch_size}
     if isinstance(ranker, TitleLikelihood):
 
         def likelihoods(rows: CandidateRows) -> dict[str, np.ndarray]:
-            return dict(zip(title_likelihood.SCORES, score_in_batches(ranker.score, rows, **settings).T, strict=True))
+            scores = score_in_batches(ranker.score, rows, limit, batch_size).T
+            return dict(zip(title_likelihood.SCORES, scores, strict=True))
 
         return ZeroShotModel(ranker.name, likelihoods, max_history=limit)
     trained_on, seed = training_of(folder, arguments.pretrained_on)
     if isinstance(ranker, GenerativeRanker):
 
         def by_level(rows: CandidateRows) -> dict[str, np.ndarray]:
-            levels = score_in_batches(ranker.score, rows, **settings)
+            levels = score_in_batches(ranker.score, rows, limit, batch_size)
             prior = None
             if arguments.prior_histories:
-                prior = context_free(ranker.score, rows, arguments.prior_histories, **settings)
+                prior = context_free(ranker.score, rows, arguments.prior_histories, limit, batch_size)
             scores = named_scores(levels, rows.users, prior)
             return {arguments.score: scores.pop(arguments.score), **scores}
 
@@ -120,7 +120,7 @@ def zero_shot_model(
         kind = "cosine" if isinstance(ranker, NearestItems) else "score"
         return ZeroShotModel(
             ranker.name,
-            lambda rows: {kind: score_in_batches(ranker.score, rows, **settings)},
+            lambda rows: {kind: score_in_batches(ranker.score, rows, limit, batch_size)},
             ranker,
             pretrained_on=() if folder is None else trained_on,
             seed=seed,
@@ -165,7 +165,7 @@ def evaluate_zero_shot(
     scores = model.score(rows)
     users, auc = auc_by_user(rows.users, next(iter(scores.values())), rows.labels)
     by_score = {name: float(auc_by_user(rows.users, each, rows.labels)[1].mean()) for name, each in scores.items()}
-    result = {"domain": domain, "model": model.name, "seed": model.seed, "gauc": float(auc.mean())}
+    result: dict[str, Any] = {"domain": domain, "model": model.name, "seed": model.seed, "gauc": float(auc.mean())}
     bounds = dict(bootstrap_intervals({"gauc": auc}, users, intervals)) if intervals else {}
     protocol = None
     if full_ranking and model.ranker is not None:
@@ -184,14 +184,16 @@ def evaluate_zero_shot(
         protocol = {name: found[name] for name in (*RANKING_FACTS, "num_users")}
     else:
         result |= dict.fromkeys(metric_names(ks))
-    known = model.pretrained_on is not None
+    trained_on, seen = model.pretrained_on, "unknown"
+    if trained_on is not None:
+        seen = "seen" if domain in trained_on else "unseen"
     result |= {
         "intervals": {name: list(pair) for name, pair in bounds.items()},
         "num_bootstrap": intervals,
         "score": next(iter(scores)),
         "gauc_by_score": by_score,
-        "pretrained_on": list(model.pretrained_on) if known else None,
-        "seen_in_pretraining": ("seen" if domain in model.pretrained_on else "unseen") if known else "unknown",
+        "pretrained_on": None if trained_on is None else list(trained_on),
+        "seen_in_pretraining": seen,
         "uses_domain": model.uses_domain,
         "max_history": model.max_history,
         "prior_histories": model.prior_histories,

@@ -47,8 +47,9 @@ def dataset_card_values(folder: str | Path, name: str | None = None, **facts: An
         ValueError: if a domain cannot be read.
     """
     folder = Path(folder)
-    rows, configs, columns, num_rows = [], [], {}, 0
-    sources, preparation, dropped = [], {}, []
+    rows, configs, sources, dropped, num_rows = [], [], [], [], 0
+    columns: dict[str, str] = {}  # and the table that has it
+    preparation: dict[str, dict[str, Any]] = {}
     places = domain_folders([str(folder)])
     for place in places:
         domain = Domain.from_folder(place, check_images=False)
@@ -72,7 +73,7 @@ def dataset_card_values(folder: str | Path, name: str | None = None, **facts: An
         for column, kind in columns.items()
         if column in COLUMNS
     ]
-    values = {
+    values: dict[str, Any] = {
         "name": name or folder.resolve().name,
         "domains": rows,
         "configs": configs,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, values_text, write_text
@@ -70,26 +71,26 @@ def publish(
     Raises:
         PublishingError: if nobody is logged in, the repository is not to be had, or is public and should not be.
     """
-    api, kind = HfApi(), publication.values.repo_type
-    target = {"repo_id": publication.repo_id, "repo_type": kind}
+    api, repo_id, kind = HfApi(), publication.repo_id, publication.values.repo_type
     try:
-        url = api.create_repo(**target, private=not public, exist_ok=True)
-        private = api.repo_info(**target).private
+        url = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True)
+        private = api.repo_info(repo_id, repo_type=kind).private
         if not private and not public:
-            raise PublishingError(f"{publication.repo_id} is there and public: give --public, or another name.")
+            raise PublishingError(f"{repo_id} is there and public: give --public, or another name.")
         text = publication.render(_card_to_keep(api, publication))
         write_text(Path(publication.folder) / CARD_FILE, text)
         write_text(Path(publication.folder) / VALUES_FILE, values_text(publication.values))
         plan = plan_folder(publication.folder)
-        send_folder(publication.folder, message=message, network=network, **target)
-        info = api.repo_info(**target)
-        missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings}
+        send_folder(publication.folder, repo_id, message, kind, network=network)
+        info = cast(ModelInfo | DatasetInfo, api.repo_info(repo_id, repo_type=kind))
+        missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings or ()}
     except HfHubHTTPError as error:
         raise PublishingError(
-            f"{publication.repo_id} could not be written: {error}. Log in with `hf auth login` as somebody who may."
+            f"{repo_id} could not be written: {error}. Log in with `hf auth login` as somebody who may."
         ) from error
     if missing:
-        raise PublishingError(f"{publication.repo_id} lacks {sorted(missing)[:10]} after the push: push again.")
+        raise PublishingError(f"{repo_id} lacks {sorted(missing)[:10]} after the push: push again.")
+    assert info.sha is not None
     seen_by = "private" if private else "public"
     return f"{url} ({seen_by}): {len(plan.files)} files, {format_bytes(plan.num_bytes)}", info.sha
 
@@ -101,7 +102,7 @@ def _card_to_keep(api: HfApi, publication: Publication) -> str | None:
     if local is not None and is_edited(local):
         return local
     try:
-        target = {"repo_id": publication.repo_id, "repo_type": publication.values.repo_type}
-        return Path(api.hf_hub_download(**target, filename=CARD_FILE)).read_text(encoding="utf-8")
+        file = api.hf_hub_download(publication.repo_id, CARD_FILE, repo_type=publication.values.repo_type)
+        return Path(file).read_text(encoding="utf-8")
     except EntryNotFoundError:
         return local

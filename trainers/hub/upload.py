@@ -195,19 +195,27 @@ def send_folder(
     Raises:
         PublishingError: if the folder holds what must not be published.
     """
+    folder = Path(folder)
     plan_folder(folder)
-    api, target = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
-    settings = _settings_for_others(Path(folder) / TOKENIZER_FILE, network)
+    api = HfApi(token=token)
+    settings = _settings_for_others(folder / TOKENIZER_FILE, network)
     if settings is not None:
         api.upload_file(
-            path_or_fileobj=settings, path_in_repo=TOKENIZER_FILE, commit_message=f"{message}: settings", **target
+            path_or_fileobj=settings,
+            path_in_repo=TOKENIZER_FILE,
+            repo_id=repo_id,
+            repo_type=repo_type,
+            revision=revision,
+            commit_message=f"{message}: settings",
         )
     return api.upload_folder(
         folder_path=folder,
+        repo_id=repo_id,
+        repo_type=repo_type,
+        revision=revision,
         commit_message=message,
         allow_patterns=ALLOWED,
         ignore_patterns=[*LEFT_OUT, *([TOKENIZER_FILE] if settings is not None else [])],
-        **target,
     )
 
 

@@ -29,7 +29,7 @@ from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models import AutoencoderKL
 
 TINY = "tiny-qwen2-vl"
 TINY_AUTOENCODER = "tiny"
@@ -183,7 +183,7 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
 
 def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":
     """A frozen autoencoder by Hub id or folder, or `"tiny"` for a small one with random weights (stride 8)."""
-    from diffusers import AutoencoderKL
+    from diffusers.models import AutoencoderKL
 
     if name_or_path == TINY_AUTOENCODER:
         set_seed(seed)
@@ -199,4 +199,4 @@ def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":
         )
     else:
         autoencoder = AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True)
-    return autoencoder.requires_grad_(False).eval()  # type: ignore[attr-defined]
+    return autoencoder.requires_grad_(False).eval()

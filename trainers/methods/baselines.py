@@ -13,6 +13,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
 from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
@@ -239,7 +240,7 @@ def recommender_on(
     arguments: RecommenderArguments,
     seed: int,
     loss_temperature: float = 1.0,
-) -> PreTrainedModel:
+) -> ItemRecommendation:
     """A recommender with random weights on a tokenizer's semantic IDs: RecBase's decoder in the T5's size if the name
     ends with `-decoder`, else the T5."""
     if name.endswith(DECODER):

@@ -51,7 +51,7 @@ def content_walks(
         )
     rows = np.arange(num_items)
     neighbours = min(neighbours, num_items - 1)
-    nearest = NearestItems(embeddings).rank(rows[:, None], neighbours, exclude=rows[:, None])
+    nearest = NearestItems(embeddings).rank(list(rows[:, None]), neighbours, exclude=list(rows[:, None]))
     rng = np.random.default_rng(seed)
     return np.concatenate([_walks(nearest, min(length, num_items), rng) for _ in range(walks_per_item)])
 

@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
 from hub_cards import method_named
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import AssignmentReport, group_sizes
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -98,7 +99,7 @@ def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
 
 
 def train_recommender(
-    recommender: PreTrainedModel,
+    recommender: ItemRecommendation,
     domains: list[Domain],
     tokenizers: dict[str, UniversalItemTokenizer],
     training: RecommenderTrainingArguments,

@@ -295,6 +295,7 @@ def rq_kmeans(
         kmeans.train(residual)
         codes.append(kmeans.index.search(residual, 1)[1][:, 0])
         residuals.append(residual)
+        assert kmeans.centroids is not None
         codebooks.append(kmeans.centroids.copy())
         residual = residual - codebooks[-1][codes[-1]]
     return np.stack(codes, axis=1), np.stack(residuals, axis=1), codebooks

@@ -187,7 +187,7 @@ def image_targets(catalogue: Catalogue, arguments: NetworkArguments) -> ImageLat
         return None
     autoencoder = load_autoencoder(arguments.autoencoder)
     if torch.cuda.is_available():
-        autoencoder.to("cuda")  # type: ignore[attr-defined]
+        autoencoder.to("cuda")  # type: ignore[arg-type]
     return encode_images(catalogue, autoencoder, arguments.image_size, arguments.latent_scale)
 
 

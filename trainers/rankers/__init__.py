@@ -71,7 +71,7 @@ def load_ranker(
     >>> evaluate(load_ranker("org/beauty-recommender", interactions), interactions)["ndcg@10"]
     ```
     """
-    settings = {"embeddings": embeddings, "query": query, "items": items}
+    settings: dict[str, Any] = {"embeddings": embeddings, "query": query, "items": items}
     settings |= {"num_beams": num_beams, "batch_size": batch_size}
     if name in RANKERS:
         return RANKERS[str(name)](interactions, settings)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from modeling_utgrec import ItemTrie
 from modeling_utgrec.checkpoint_safety import SAFELY
+from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex, UnknownItemError
@@ -35,7 +37,7 @@ def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie
     return trie, item_index.token_table[rows]
 
 
-def load_model(name: str | Path) -> PreTrainedModel:
+def load_model(name: str | Path) -> ItemRecommendation:
     """Loads a generative recommender, whether encoder-decoder or decoder, from a folder or the Hub.
 
     Raises:
@@ -45,15 +47,15 @@ def load_model(name: str | Path) -> PreTrainedModel:
     if not hasattr(config, "level_sizes"):
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, which is no generative recommender.")
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return auto_class.from_pretrained(name, **SAFELY)
+    return cast(ItemRecommendation, auto_class.from_pretrained(name, **SAFELY))
 
 
 class GenerativeRanker:
     """Ranks items with a generative recommender: what [`evaluate`] asks of any ranker.
 
     Args:
-        model (`PreTrainedModel`): a model with `recommend`, and `score_items` for [`~GenerativeRanker.score`], as
-            [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`]; stays where it is.
+        model ([`ItemRecommendation`]): as [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`]; stays where it
+            is.
         trie (`ItemTrie`): identifiers of the catalogue.
         token_table (`np.ndarray`): int [n, L] token ids of the same items in the same order.
         num_beams (`int`, *optional*, defaults to 50): beams.
@@ -76,7 +78,7 @@ class GenerativeRanker:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: ItemRecommendation,
         trie: ItemTrie,
         token_table: np.ndarray,
         num_beams: int = 50,
@@ -142,7 +144,7 @@ class GenerativeRanker:
         tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         trie, token_table = item_space(tokenizer.index, item_ids)
         model = load_model(folder)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         name = Path(folder).name
         return cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name)
 
@@ -169,6 +171,7 @@ class GenerativeRanker:
             input_ids, attention_mask = map(torch.from_numpy, batch)
             unwanted = None if exclude is None else _padded([exclude[user] for user in users])
             output = self.model.recommend(input_ids, attention_mask, self.trie, k, self.num_beams, exclude=unwanted)
+            assert output.item_rows is not None
             ranked[users] = output.item_rows.cpu().numpy()
         return ranked
 

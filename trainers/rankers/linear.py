@@ -241,7 +241,7 @@ class LinearScorer:
         weights, content_states = users
         scores = weights @ self.transitions[:, items]
         scores = scores.toarray() if sparse.issparse(scores) else np.asarray(scores)
-        if content_states is not None:
+        if self.content is not None and content_states is not None:
             scores = scores + content_states @ self.content[items].T
         return torch.from_numpy(scores)
 

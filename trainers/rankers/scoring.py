@@ -13,7 +13,7 @@ evaluate(ranker, interactions)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,20 @@ class Scorer(Protocol):
 
         An item with the score -inf is never ranked.
         """
+        ...
+
+
+class CandidateScorer(Scorer, Protocol):
+    """A [`Scorer`] that also scores a few items of each user, as [`DotProductScorer`].
+
+    Attributes:
+        item_embeddings (`torch.Tensor`): `[n, d]`, where scores are computed.
+    """
+
+    item_embeddings: torch.Tensor
+
+    def candidate_scores(self, users: Any, candidates: torch.Tensor) -> torch.Tensor:
+        """What `encode` gave, and item rows int64 `[B, C]` → scores `[B, C]`."""
         ...
 
 
@@ -156,7 +170,7 @@ class ScoringRanker:
 
     @torch.inference_mode()
     def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
-        """Scores of given items, of a scorer with `candidate_scores`.
+        """Scores of given items, if the scorer is a [`CandidateScorer`].
 
         Args:
             histories: B arrays of item rows, oldest first; the last `max_history` of each are used.
@@ -167,18 +181,17 @@ class ScoringRanker:
         """
         if self.max_history is not None:
             histories = [history[-self.max_history :] for history in histories]
-        users, rows = (
-            self.scorer.encode(histories),
-            torch.from_numpy(candidates).to(self.scorer.item_embeddings.device),
-        )
-        scores = self.scorer.candidate_scores(users, rows.clamp(min=0))
+        scorer = cast(CandidateScorer, self.scorer)
+        users, rows = scorer.encode(histories), torch.from_numpy(candidates).to(scorer.item_embeddings.device)
+        scores = scorer.candidate_scores(users, rows.clamp(min=0))
         return scores.masked_fill(rows < 0, -torch.inf).cpu().numpy()
 
     def _rank_batch(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None) -> np.ndarray:
         scorer, num_items = self.scorer, self.scorer.num_items
         users = scorer.encode(histories) if hasattr(scorer, "encode") else histories
         owners, unwanted = _pairs([] if exclude is None else exclude)
-        best = rows = None  # the best k so far, sorted: float [B, <= k] and int64 [B, <= k]
+        best: torch.Tensor | None = None  # the best k so far, sorted, float [B, <= k]
+        rows: torch.Tensor | None = None  # and their items, int64 [B, <= k]
         for start in range(0, num_items, self.chunk_items):
             stop = min(start + self.chunk_items, num_items)
             scores = torch.as_tensor(scorer.scores(users, slice(start, stop)))
@@ -192,13 +205,13 @@ class ScoringRanker:
                 first_keys = torch.arange(len(histories), device=chunk_rows.device)[:, None] * num_items
                 keys = torch.from_numpy(owners[inside] * num_items + unwanted[inside]).to(chunk_rows.device)
                 chunk_best = chunk_best.masked_fill(torch.isin(first_keys + chunk_rows, keys), -torch.inf)
-            if best is not None:
+            if best is not None and rows is not None:
                 chunk_best, chunk_rows = torch.cat([best, chunk_best], 1), torch.cat([rows, chunk_rows], 1)
             # what was found before comes first and the sort is stable: of equals, the earlier item stays in front
             best, order = chunk_best.sort(dim=1, descending=True, stable=True)
             best, rows = best[:, :k], chunk_rows.gather(1, order[:, :k])
         ranked = np.full((len(histories), k), -1, np.int64)
-        if best is not None:
+        if best is not None and rows is not None:
             ranked[:, : best.shape[1]] = rows.masked_fill(best == -torch.inf, -1).cpu().numpy()
         return ranked
 

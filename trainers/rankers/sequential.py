@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,9 +71,9 @@ class SequentialRanker(ScoringRanker):
         Raises:
             ValueError: catalogue and model differ in size.
         """
-        model = AutoModelForCausalLM.from_pretrained(folder, **SAFELY)
+        model = cast(SequentialForNextItem, AutoModelForCausalLM.from_pretrained(folder, **SAFELY))
         check_catalogue(model, len(item_ids))
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         return cls(model, batch_size, Path(folder).name)
 
     def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:

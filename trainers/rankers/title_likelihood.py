@@ -87,7 +87,7 @@ class TitleLikelihood:
         """
         titles = [title or text for title, text in zip(catalogue.titles, catalogue.texts, strict=True)]
         model = AutoModelForCausalLM.from_pretrained(name_or_path, **SAFELY)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         return cls(model, tokenizer, titles, Path(name_or_path).name, **arguments)
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from tokenization_items.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def encode_images(
         ) as bar,
     ):
         for start in range(0, len(items), batch_size):
-            pixels = np.stack([_pixels(catalogue.image(row), image_size) for row in items[start : start + batch_size]])
+            images = [catalogue.image(row) for row in items[start : start + batch_size]]
+            pixels = np.stack([_pixels(image, image_size) for image in images if image is not None])
             values = torch.from_numpy(pixels).to(autoencoder.device, autoencoder.dtype)
             parts.append(autoencoder.encode(values).latent_dist.mode().float().cpu().numpy())
             bar.update(len(pixels))

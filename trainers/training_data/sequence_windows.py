@@ -113,7 +113,7 @@ class SequenceWindows(Dataset):
             raise IndexError(f"window {index} of {len(self)}")
         return self.__getitems__([index % len(self)])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Starts and ends of a batch of windows, int64 [B, 2] (PyTorch's data loader calls this)."""
         windows = np.asarray(indices, np.int64)
         sequences = np.searchsorted(self.first_windows, windows, side="right") - 1

@@ -32,13 +32,14 @@ def test_table_over_seeds_is_of_the_results(monkeypatch, tmp_path, capsys):
     assert scratch[2].load_best_model_at_end and finetuned[2].load_best_model_at_end
     assert (scratch[1].num_train_epochs, finetuned[1].num_train_epochs) == (12, 4)
     rows = json.loads((tmp_path / "results.json").read_text())
-    assert [row["model"] for row in rows[:4]] == [
+    assert [row["model"] for row in rows[:5]] == [
         "popularity",
-        "item transitions",
+        "item-transitions",
+        "linear",
         "from scratch",
         "with pre-training",
     ]
-    assert [row["seed"] for row in rows] == [0] * 4 + [1] * 4
+    assert [row["seed"] for row in rows] == [0] * 5 + [1] * 5
     printed = capsys.readouterr().out
     mean, deviation = statistics.mean([0.02, 0.05]), statistics.stdev([0.02, 0.05])
     assert f"| from scratch | {mean:.4f} ± {deviation:.4f} |" in printed.partition("Mean over 2 seeds")[2]

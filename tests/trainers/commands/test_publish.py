@@ -111,6 +111,11 @@ def test_parts_of_two_trainings_are_refused(publish, folders):
         publish(name="o/office", **folders)
 
 
+def test_a_folder_without_item_tokenizer_is_none(publish, folders):
+    with pytest.raises(SystemExit, match="data holds no item tokenizer"):
+        publish(name="o/office", **folders | {"tokenizer": folders["data"]})
+
+
 def test_a_pickle_stops_everything(publish, folders):
     torch.save([1], Path(folders["recommender"]) / "pytorch_model.bin")
     with pytest.raises(SystemExit, match="pytorch_model.bin is a pickle"):

@@ -193,7 +193,7 @@ def test_zero_shot_folders_recommend(run, pretrained, workplace, tmp_path, monke
 
 
 def test_finetuned_results_are_those_of_the_saved_recommender(finetuned, workplace):
-    (row,) = json.loads((finetuned / "results.json").read_text())
+    row, *_ = json.loads((finetuned / "results.json").read_text())
     assert (row["model"], row["domain"], row["seed"]) == ("RecBase", DOWNSTREAM_DOMAIN, 0)
     domain = load_domains([str(workplace / "data" / DOWNSTREAM_DOMAIN)])[0]
     ranker = GenerativeRanker.from_pretrained(finetuned / "recommender", domain.catalogue.item_ids, num_beams=10)
@@ -226,7 +226,7 @@ def test_cards_render_for_recbase(pretrained, finetuned):
         assert "RecBase recommender for" in card.text and "zhou2025recbase" in card.text
         assert "AutoModelForCausalLM.from_pretrained" in card.text and "Seq2Seq" not in card.text
         assert "zheng2025universal" not in card.text
-    (row,) = json.loads((finetuned / "results.json").read_text())
+    row, *_ = json.loads((finetuned / "results.json").read_text())
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results["ndcg@10"] == row["ndcg@10"]
     assert load_values(finetuned / "recommender").num_items == 64
@@ -246,7 +246,7 @@ def test_evaluate_and_recommend_load_the_folder(finetuned, workplace, monkeypatc
     argv = ["evaluate.py", "--recommender", str(finetuned / "recommender"), "--data", str(data), "--json", "-"]
     monkeypatch.setattr(sys, "argv", [*argv, "--num_beams", "10"])
     runpy.run_path(str(EXAMPLES / "evaluate.py"), run_name="__main__")
-    (row,) = json.loads((finetuned / "results.json").read_text())
+    row, *_ = json.loads((finetuned / "results.json").read_text())
     assert json.loads(capsys.readouterr().out)["ndcg@10"] == row["ndcg@10"]
     argv = ["recommend.py", "--recommender", str(finetuned / "recommender"), "--data", str(data), "--users", "2"]
     monkeypatch.setattr(sys, "argv", argv)
