@@ -123,7 +123,7 @@ class Catalogue:
             name (`str`, *optional*): Name of the domain.
             allow_remote_images (`bool`, *optional*, defaults to `False`): Whether to fetch images of https addresses,
                 from public addresses only, each time that they are asked for. To fetch many once, see
-                `examples/prepare_data.py`.
+                `utgrec prepare`.
             template (`TextTemplate`, *optional*): Puts the fields together; by default they are joined by full stops.
 
         Raises:

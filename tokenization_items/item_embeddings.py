@@ -106,7 +106,7 @@ def load_embeddings(
     if absent and not allow_missing:
         raise EmbeddingError(
             f"{folder}: no embeddings of {len(absent)} of {len(rows)} items: {named(absent)}; compute them with "
-            "examples/embed_items.py, from the data that has these items"
+            "`utgrec embed`, from the data that has these items"
         )
     wanted = embeddings[rows[rows >= 0]]
     _check_values(folder, wanted, [item_id for item_id in item_ids if item_id in row_of])
@@ -128,8 +128,8 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
     record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
     if "template" not in record:
         raise EmbeddingError(
-            f"{folder}: the embeddings are not of texts by a template: make them with examples/embed_items.py "
-            "--introduction 'Describe an item:', or the domain's own"
+            f"{folder}: the embeddings are not of texts by a template: make them with `utgrec embed "
+            "--introduction 'Describe an item:'`, or the domain's own introduction"
         )
     settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
     encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}
@@ -264,7 +264,7 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
         if not (folder / name).is_file():
             raise EmbeddingError(
                 f"{folder / name} is missing; a folder of embeddings holds {EMBEDDINGS_NAME}, {IDS_NAME} and "
-                f"{RECORD_NAME}: make one with examples/embed_items.py"
+                f"{RECORD_NAME}: make one with `utgrec embed`"
             )
     try:
         with safe_open(folder / EMBEDDINGS_NAME, framework="numpy") as file:

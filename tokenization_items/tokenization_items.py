@@ -457,7 +457,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         if not (folder / TOKENIZER_FILE).is_file():
             raise FileNotFoundError(
                 f"{folder} holds no item tokenizer: {TOKENIZER_FILE} is missing. Save one with "
-                "UniversalItemTokenizer.save_pretrained, or make one with examples/tokenize_items.py."
+                "UniversalItemTokenizer.save_pretrained, or make one with `utgrec tokenize`."
             )
         file = folder / TOKENIZER_FILE
         check_format_version(read_json_object(file).get("format_version"), str(file))

@@ -169,7 +169,7 @@ def _flag_lines(name: str, field: Field[Any], kind: Any) -> list[str]:
     if _is_required(field):
         help_text = f"(required) {help_text}"
     elif default is True:
-        help_text += f" (default: true; --no_{field.name})"
+        help_text += f" (default: true; --{name.removesuffix(field.name)}no_{field.name})"
     elif default is not None and default is not False and default not in ([], ""):
         said = " ".join(map(str, default)) if isinstance(default, list | tuple) else getattr(default, "value", default)
         help_text += f" (default: {said})"

@@ -49,6 +49,19 @@ def test_the_first_section_can_come_back():
     )
 
 
+def test_several_sections_come_back_in_their_order():
+    sections = [(name, name.upper()) for name in "abcde"]
+    assert merge_body(mark_sections([sections[1], sections[4]]), sections) == mark_sections(sections)
+
+
+def test_a_section_that_was_copied_is_written_once_and_changed_copies_stay():
+    a, b, c = (mark_sections([(name, name.upper())]) for name in "abc")
+    assert merge_body(f"{a}\n\n{a}\n\n{b}", [("a", "A2"), ("b", "B")]) == mark_sections([("a", "A2"), ("b", "B")])
+    mine = a.replace("\nA\n", "\nMine\n")
+    merged = merge_body(f"{mine}\n\n{mine}\n\n{b}", [("a", "A2"), ("c", "C"), ("b", "B")])
+    assert merged == f"{mine}\n\n{mine}\n\n{c}\n\n{b}", "what is new follows the last of them"
+
+
 def test_the_text_of_a_card_written_by_hand_stays():
     old = "---\nlicense: mit\n---\n\n# My model\n\nAll by hand.\n"
     new = render_card(values(), old=old)

@@ -369,6 +369,9 @@ def test_rules_of_another_trie_or_batch_are_an_error():
         model.recommend(*batch, grown, rules=ItemRules(trie))
     with pytest.raises(ValueError, match="for 3 users, the batch has 2"):
         model.recommend(*batch, trie, rules=ItemRules(trie, deny=torch.tensor([[0], [1], [2]])))
+    with pytest.raises(ValueError, match="for 2 users, the batch has 4"):
+        twice = [each.repeat(2, 1) for each in batch]
+        model.recommend(*twice, trie, rules=ItemRules(trie, deny=torch.tensor([[0], [1]])))
 
 
 @pytest.mark.parametrize("rows_per_block", [1, 2048])

@@ -87,3 +87,55 @@ def test_products_are_the_same_with_the_switch(monkeypatch, relu):
         with torch.no_grad():
             found = Projection(*layers, relu=relu)(states, residual=residual)
         torch.testing.assert_close(found, expected)
+
+
+class Doubled(nn.Linear):
+    def forward(self, states):
+        return 2 * super().forward(states)
+
+
+def with_bias(layer):
+    return nn.Linear(5, 3)
+
+
+def with_hook(layer):
+    layer.register_forward_hook(lambda module, args, output: 2 * output)
+    return layer
+
+
+def with_pre_hook(layer):
+    layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    return layer
+
+
+def with_own_forward(layer):
+    layer.forward = lambda states: 2 * nn.Linear.forward(layer, states)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "change", [with_bias, with_hook, with_pre_hook, with_own_forward, lambda layer: Doubled(5, 3, bias=False)]
+)
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_a_module_that_is_more_than_its_weight_is_called(monkeypatch, change, switch):
+    monkeypatch.setenv("UTGREC_FAST_CPU", switch)
+    layer, other = change(nn.Linear(5, 3, bias=False)), nn.Linear(5, 4, bias=False)
+    states = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.cat([layer(states), other(states)], dim=-1)
+        torch.testing.assert_close(Projection(layer, other)(states), expected)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_half_precision_is_clamped_as_in_t5s_blocks(sign):
+    """An overflow of a sum becomes the largest number less 1000; without one nothing changes."""
+    layer = nn.Linear(1, 2, bias=False).half()
+    layer.weight.data = torch.tensor([[1.0], [0.5]]).half()
+    states, residual = torch.full((1, 1), 40000 * sign).half(), torch.full((1, 2), 40000 * sign).half()
+    with torch.no_grad():
+        found = Projection(layer)(states, residual=residual)
+        assert found.tolist() == [[64512 * sign, 60000 * sign]]  # 65504 - 1000, in steps of 32
+        assert Projection(layer)(states, residual=residual / 2).tolist() == [[60000 * sign, 40000 * sign]]
+    single = nn.Linear(1, 1, bias=False)
+    single.weight.data.fill_(sign * torch.finfo(torch.float32).max)
+    assert Projection(single)(torch.ones(1, 1), residual=single.weight.detach().clone()).isinf().all()

@@ -64,6 +64,13 @@ def test_kmeans_of_fewer_points_than_clusters_keeps_every_point(num_points):
     assert len(centroids.unique(dim=0)) == 8  # no two codes are one
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_copies_stand_a_little_beside_the_points_whatever_their_scale(scale):
+    points = scale * torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
+    beside = torch.cdist(kmeans(points, 200, torch.Generator().manual_seed(0)), points).amin(1)[5:] / points.std()
+    assert 1e-3 < beside.mean() < 0.1 and beside.max() < 0.2
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 40), st.integers(1, 10), st.integers(0, 100))
 def test_sizes_of_balanced_clusters_differ_by_one_at_most(num_vectors, num_clusters, seed):
@@ -81,18 +88,19 @@ def test_balanced_clusters_of_blobs_are_the_blobs():
     assert (clusters == clusters[:, :1]).all() and clusters[:, 0].unique().numel() == 4
 
 
-def test_a_round_of_balanced_clusters_is_the_best_of_all_balanced_partitions():
-    """With two clusters of six points the best partition can be listed."""
-    points = torch.randn(6, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+@pytest.mark.parametrize("num_points", [6, 7])
+def test_a_round_of_balanced_clusters_is_the_best_of_all_balanced_partitions(num_points):
+    """With two clusters of few points the best partition can be listed; of seven one has a point more."""
+    points = torch.randn(num_points, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
     def cost(members: tuple[int, ...]) -> float:
-        mask = np.isin(np.arange(6), members)
+        mask = np.isin(np.arange(num_points), members)
         return sum(((part - part.mean(0)) ** 2).sum() for part in (points.numpy()[mask], points.numpy()[~mask]))
 
     found = min(
         cost(tuple(torch.where(balanced_clusters(points, 2) == 0)[0].tolist())) for _ in range(20)
     )  # a local optimum from each seed
-    assert found == pytest.approx(min(cost(members) for members in itertools.combinations(range(6), 3)))
+    assert found == pytest.approx(min(cost(members) for members in itertools.combinations(range(num_points), 3)))
 
 
 def test_missing_scipy_is_named(monkeypatch):

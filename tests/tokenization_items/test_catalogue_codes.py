@@ -89,6 +89,12 @@ def test_workers_keep_the_order(tokenizer, catalogue, expected, num_workers):
     assert_identical(tokenizer.compute_codes(catalogue, num_workers=num_workers, **SMALL), expected)
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_bar_is_shown_when_it_is_asked_for(tokenizer, catalogue, capsys, progress):
+    tokenizer.compute_codes(catalogue, **SMALL | {"progress": progress})
+    assert (f"{len(catalogue)}/{len(catalogue)}" in capsys.readouterr().err) == progress
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("image", ["missing.png", b"\x89PNG\r\n\x1a\nbroken", "long"])
 def test_errors_name_the_item(tokenizer, catalogue, num_workers, image):
@@ -213,9 +219,12 @@ def test_another_network_or_item_is_not_taken_up(
     with monkeypatch.context() as patch:
         assert computed(tokenizer, catalogue) == num_items
         assert computed(tokenizer, catalogue) == 0
-        # another network, another batch, another text, another image
+        # another network, another precision, another batch, another text, another image
         other = UniversalItemTokenizer.from_network(*make_network(tiny_qwen2_vl, seed=1))
         assert computed(other, catalogue) == num_items
+        half = UniversalItemTokenizer.from_network(copy.deepcopy(tokenizer.network), tokenizer.processor)
+        half.network.to(torch.bfloat16)
+        assert half.fingerprint == tokenizer.fingerprint and computed(half, catalogue) == num_items
         assert computed(tokenizer, catalogue, batch_tokens=200) == num_items
         changed = catalogue.select(range(num_items))
         changed.texts[3] = changed.texts[3].replace(" ", "  ", 1)[::-1]

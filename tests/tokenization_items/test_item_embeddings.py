@@ -76,7 +76,7 @@ def test_save_checks_its_arguments(tmp_path):
 
 
 def test_damaged_folders_are_errors(tmp_path):
-    with pytest.raises(EmbeddingError, match="missing.*embed_items.py"):
+    with pytest.raises(EmbeddingError, match="missing.*`utgrec embed`"):
         load_embeddings(tmp_path)
     save_embeddings(tmp_path, IDS, matrix())
     path = tmp_path / "embeddings.safetensors"

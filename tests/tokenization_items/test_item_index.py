@@ -137,6 +137,9 @@ def test_digits_tell_items_apart_on_a_level_of_their_own():
     many = ItemIndex([3], [2])
     many.assign(names(300), np.zeros((300, 1), dtype=int), collisions="digit")
     assert many.level_sizes == [3, 300]
+    downwards = ItemIndex([4, 3], [10, 2])
+    downwards.assign(["a"], np.array([[3, 2]]), collisions="digit")
+    assert downwards.level_offsets == [10, 2, 14], "tokens that no other level has"
     with pytest.raises(ValueError, match="one of least_distance, nearest_first, digit, got 'sinkhorn'"):
         index.assign([], np.zeros((0, 2), dtype=int), collisions="sinkhorn")
 

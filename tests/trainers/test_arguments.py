@@ -233,19 +233,25 @@ class Shown:
     shuffle: bool = field(default=True, metadata={"help": "Whether to shuffle."})
     mode: Literal["fast", "slow"] | None = field(default=None, metadata={"help": "How."})
     rates: list[float] = field(default_factory=lambda: [0.5, 1.0], metadata={"help": "Rates."})
+    names: list[str] = field(default_factory=list, metadata={"help": "Names."})
 
 
 def test_help_text():
     """Line breaks stay, required flags are marked, defaults are said, also those that are 0."""
     indent = " " * 38
-    lines = format_help({"": (Shown,), "net": (Network,)}, "What it does:\n\n    a b \\\n        c\n").splitlines()
+    lines = format_help(
+        {"": (Shown,), "net": (Network, Extra)}, "What it does:\n\n    a b \\\n        c\n"
+    ).splitlines()
     assert lines[:5] == ["What it does:", "", "    a b \\", "        c", ""]
     assert lines[5:7] == [f"{'  --data TEXT ...':38}(required) Folders, of", f"{indent}data at 95 %."]
     assert lines[7].startswith("  --many N") and lines[9].endswith("word (default: 0)") and len(lines[7]) <= 112
     assert lines[10] == f"{'  --shuffle':38}Whether to shuffle. (default: true; --no_shuffle)"
     assert lines[11] == f"{'  --mode {fast,slow}':38}How."
     assert lines[12] == f"{'  --rates X ...':38}Rates. (default: 0.5 1.0)"
-    assert lines[14] == f"{'  --net.width N':38}Width of it. (default: 8)"
+    assert lines[13] == f"{'  --names TEXT ...':38}Names."
+    assert lines[15] == f"{'  --net.width N':38}Width of it. (default: 8)"
+    assert f"{'  --net.shuffle':38}Whether to shuffle. (default: true; --net.no_shuffle)" in lines
+    assert parse("--data", "a", "--tokenizer.no_shuffle")[2].shuffle is False, "the flag that is named"
     assert not any("--help-all" in line for line in lines) and "text_encoder." in lines[-1]
     short = format_help({"": (Shown,), "net": (Network,)}, "What.", ("data", "net.scale"))
     flags = [line.split()[0] for line in short.splitlines() if line.startswith("  --")]

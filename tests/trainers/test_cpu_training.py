@@ -56,6 +56,15 @@ def test_nothing_and_everything(p):
     torch.testing.assert_close(CpuDropout(p)(torch.ones(5)), torch.full((5,), 1 - p))
 
 
+@pytest.mark.parametrize("dropped", [1, STEPS - 1])
+def test_the_least_and_the_most_likely_steps(dropped):
+    """Of a million elements 16 are of the rare kind: neither none nor twice as many."""
+    torch.manual_seed(0)
+    output = CpuDropout(dropped / STEPS)(torch.ones(2**20))
+    rare = (output == 0).sum() if dropped == 1 else (output != 0).sum()
+    assert 4 <= rare <= 28  # three standard deviations
+
+
 def test_swapped_in_a_model_and_off_in_evaluation():
     class Other(nn.Dropout):
         pass

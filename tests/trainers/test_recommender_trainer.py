@@ -159,7 +159,7 @@ def test_checkpoint_ranks_as_the_model_in_memory(trained):
     for few, many in zip(ranked, full, strict=True):
         assert rows[few].tolist() == [row for row in many.tolist() if row in rows]
 
-    with pytest.raises(UnknownItemError, match=r"'new'.*examples/tokenize_items.py"):
+    with pytest.raises(UnknownItemError, match=r"'new'.*`utgrec tokenize`"):
         GenerativeRanker.from_pretrained(folder, [*ids, "new"])
 
 

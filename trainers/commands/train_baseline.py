@@ -18,8 +18,8 @@ HSTU; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender
 collaborative embeddings are those of a SASRec that sees the training part alone; they stay in the output folder.
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
-`results.json`: the model, with every setting that differs from the published one, popularity and item transitions, and
-with embeddings the nearest items, on the test items.
+`results.json`: the model, with every setting that differs from the published one, and what needs no training
+(popularity, item transitions, the linear ranker and, with embeddings, the nearest items) on the test items.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def _as_part(split: pl.Series, file: Path) -> pl.Series:
 
 
 def _as_rating(ratings: pl.Series, file: Path) -> pl.Series:
-    """Numbers, null for an event without a rating; Float32."""
+    """Numbers, null or NaN for an event without a rating; Float32."""
     if ratings.dtype == pl.String:
         ratings = ratings.str.strip_chars().replace("", None)
     numbers = ratings.cast(pl.Float32, strict=False)
@@ -252,7 +252,7 @@ def _as_rating(ratings: pl.Series, file: Path) -> pl.Series:
         raise InteractionError(
             f"{file}: rating {ratings.filter(bad)[0]!r} in {rows} is no number; empty means unrated."
         )
-    return numbers.fill_nan(None).alias("rating")
+    return numbers.alias("rating")
 
 
 def _check_ratings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:

@@ -43,7 +43,7 @@ class ZeroShotArguments:
     )
     items: str | None = field(
         default=None,
-        metadata={"help": "Folder of examples/tokenize_items.py with the domain's index; default: the recommender's."},
+        metadata={"help": "Folder of `utgrec tokenize` with the domain's index; default: the recommender's."},
     )
     language_model: str | None = field(
         default=None, metadata={"help": "Hub id or folder of a causal language model, for `title-likelihood`."}

@@ -218,7 +218,7 @@ def training_of(folder: str | Path | None, given: Sequence[str] | None = None) -
 
 def items_folder(folder: str | Path, domain: str, given: str | Path | None = None) -> Path | None:
     """Folder with the index of a domain's items for a recommender: the one given, None for the recommender's own, or
-    what examples/pretrain.py wrote for a domain of the pre-training, `items/<domain>` beside the recommender.
+    what `utgrec pretrain` wrote for a domain of the pre-training, `items/<domain>` beside the recommender.
 
     Raises:
         FileNotFoundError: there is none.
@@ -231,7 +231,7 @@ def items_folder(folder: str | Path, domain: str, given: str | Path | None = Non
     if (beside / CODES_NAME).exists():
         return beside
     raise FileNotFoundError(
-        f"{folder} has no identifiers of the items of {domain}: make them with examples/tokenize_items.py and the "
+        f"{folder} has no identifiers of the items of {domain}: make them with `utgrec tokenize` and the "
         "item tokenizer that the recommender was trained with, and give that folder as --items."
     )
 

@@ -1,6 +1,6 @@
 """RecBase's unified tokenizer: one network for the items of several domains, and an index for each.
 
-From content embeddings to a folder laid out as `examples/pretrain.py` writes UTGRec's: `tokenizer/` with the network
+From content embeddings to a folder laid out as `utgrec pretrain` writes UTGRec's: `tokenizer/` with the network
 and `tokenizer_report.json`, and `items/<domain>/` with the identifiers. A network that is there gives identifiers to
 the items of a new domain without training.
 """

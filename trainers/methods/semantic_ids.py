@@ -28,7 +28,7 @@ from transformers import set_seed
 from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.checkpoint_safety import SAFELY
-from tokenization_items.collisions import AssignmentReport, Collisions
+from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
 from tokenization_items.files import write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
@@ -203,7 +203,8 @@ def rq_kmeans_tokenizer(
             most residuals are nearer to the mean than to any other centroid, so one code takes them: a quarter of
             the items of two Amazon domains then shared their codes, against a tenth with 32 components.
     """
-    item_ids = _check_items(item_ids, embeddings)
+    layout = RQVAEConfig(num_levels=num_levels, codebook_size=codebook_size)
+    item_ids = _check_items(item_ids, embeddings, layout, collisions)
     started = time.perf_counter()
     points = np.asarray(embeddings, dtype=np.float32)
     if num_components is not None:
@@ -211,7 +212,6 @@ def rq_kmeans_tokenizer(
     codes, residuals, codebooks = rq_kmeans(points, num_levels, codebook_size, seed=seed)
     settings = {"num_components": num_components, "num_levels": num_levels, "codebook_size": codebook_size}
     report = {"method": "rq-kmeans", "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
-    layout = RQVAEConfig(num_levels=num_levels, codebook_size=codebook_size)
     index = ItemIndex(layout.level_sizes, layout.level_offsets)
     assignment = index.assign(item_ids, codes, residuals, codebooks, collisions=collisions)
     report |= _assignment_facts(assignment, index, collisions)
@@ -325,13 +325,12 @@ def _rqvae_tokenizer(
     seed: int,
     config: dict[str, Any],
 ) -> TokenizedItems:
-    item_ids = _check_items(item_ids, embeddings)
+    network_config = RQVAEConfig(input_dim=np.shape(embeddings)[1], **config)
+    item_ids = _check_items(item_ids, embeddings, network_config, collisions)
     started = time.perf_counter()
     training = EmbeddingTokenizerTrainingArguments() if training is None else training
     place_training(training, Path(output_dir) / "training", seed)
-    trainer = train_rqvae(
-        RQVAEConfig(input_dim=np.shape(embeddings)[1], **config), embeddings, collaborative, training
-    )
+    trainer = train_rqvae(network_config, embeddings, collaborative, training)
     network = trainer.model
     assert isinstance(network, RQVAEModel)
     metrics = trainer.evaluate(metric_key_prefix="final")
@@ -354,9 +353,15 @@ def _assignment_facts(assignment: AssignmentReport, index: ItemIndex, collisions
     return {**assignment.to_dict(), "collisions": collisions, "level_sizes": index.level_sizes}
 
 
-def _check_items(item_ids: Sequence[str], embeddings: np.ndarray) -> list[str]:
+def _check_items(
+    item_ids: Sequence[str], embeddings: np.ndarray, layout: RQVAEConfig, collisions: Collisions
+) -> list[str]:
+    """The items, if each has an embedding and there are identifiers for all: known before a training, not after it."""
     if len(item_ids) != len(embeddings):
         raise ValueError(f"{len(item_ids)} items, but {len(embeddings)} embeddings; give one for each, in order.")
+    check_way(collisions)
+    if collisions != "digit":
+        check_capacity(len(item_ids), 0, layout.level_sizes)
     return list(item_ids)
 
 

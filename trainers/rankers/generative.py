@@ -32,7 +32,7 @@ def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie
     try:
         rows = item_index.rows(item_ids)
     except UnknownItemError as error:
-        raise UnknownItemError(f"{error} (tokenize them with examples/tokenize_items.py)") from None
+        raise UnknownItemError(f"{error} (tokenize them with `utgrec tokenize`)") from None
     trie = ItemTrie(item_index.codes[rows].astype(np.int64), item_index.level_sizes, item_index.level_offsets)
     return trie, item_index.token_table[rows]
 

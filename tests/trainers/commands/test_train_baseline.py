@@ -18,8 +18,9 @@ from trainers.commands import run_command, train_baseline
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
-from trainers.methods.semantic_ids import SEMANTIC_IDS
+from trainers.methods.semantic_ids import SEMANTIC_IDS, load_raw_codes
 from trainers.methods.sequential import SEQUENTIAL
+from trainers.rankers import load_ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker
 
@@ -134,6 +135,28 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
     assert values.evaluations[0].metrics["ndcg@10"] == rows[0]["ndcg@10"]
 
 
+def test_every_row_is_of_its_ranker_under_the_protocol_that_was_asked_for(workplace, tmp_path):
+    flags = ["--mask_seen", "--k_core", "4", "--license", "mit", "--seed", "1", "--tokenizer.num_levels", "1"]
+    rows = train(workplace, "rq-kmeans", tmp_path / "run", *flags)
+    whole = Domain.from_folder(workplace / "tiny", check_images=False).interactions
+    interactions = Domain.from_folder(workplace / "tiny", 4, check_images=False).interactions
+    assert len(interactions.items) < len(whole.items)
+    raw_codes = load_raw_codes(tmp_path / "run" / "tokenizer")
+    assert len(np.unique(raw_codes, axis=0)) < len(raw_codes), "identifiers that are shared, or nothing is compared"
+    for row in rows:
+        own = row["model"] == "rq-kmeans"
+        name = tmp_path / "run" / "recommender" if own else row["model"]
+        ranker = load_ranker(name, interactions, embeddings=workplace / "texts", num_beams=10)
+        expected = evaluate(ranker, interactions, mask_seen=True, identifiers=raw_codes if own else None)
+        assert {key: row[key] for key in expected if key != "name"} == {
+            key: value for key, value in json.loads(json.dumps(expected)).items() if key != "name"
+        }
+        assert row["seed"] == 1 and row["num_bootstrap"] == 1000 and ("description" in row) == own
+    values = load_values(tmp_path / "run" / "recommender")
+    assert (values.license, values.num_items) == ("mit", interactions.num_items)
+    assert values.hyperparameters["seed"] == 1
+
+
 def test_letters_variants(workplace, tmp_path):
     rows = train(workplace, "letter", tmp_path / "run")
     assert rows[0]["description"]["losses"]["recommender.loss_temperature"] == 0.7
@@ -143,6 +166,22 @@ def test_letters_variants(workplace, tmp_path):
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
+
+
+def watch(patch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The folder of every training, and the step that it begins at."""
+    began, start = [], HubTrainer.__init__
+
+    class Begin(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            began.append((Path(args.output_dir).name, state.global_step))
+
+    def watched(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self.add_callback(Begin())
+
+    patch.setattr(HubTrainer, "__init__", watched)
+    return began
 
 
 @pytest.mark.parametrize(("name", "section"), [("sasrec", "sequential"), ("tiger", "recommender")])
@@ -170,7 +209,11 @@ def test_after_a_kill_it_goes_on(workplace, tmp_path, monkeypatch, name, section
     assert not (tmp_path / "run" / "results.json").exists()
     tokenizer = tmp_path / "run" / "tokenizer" / "network" / "model.safetensors"
     before = tokenizer.stat().st_mtime_ns if name == "tiger" else None
-    train(workplace, name, tmp_path / "run", *epochs, "--resume")
+    with monkeypatch.context() as patch:
+        began = watch(patch)
+        train(workplace, name, tmp_path / "run", *epochs, "--resume")
+    ((trained, step),) = began
+    assert trained == "recommender" and step > 0, "from the checkpoint, not anew to the same end"
     if name == "tiger":
         assert tokenizer.stat().st_mtime_ns == before, "a finished tokenizer is taken as it is"
     whole, resumed = (weights(tmp_path / each / "recommender") for each in ("whole", "run"))
@@ -195,7 +238,10 @@ def test_a_killed_tokenizer_goes_on(workplace, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(workplace, "tiger", tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer" / "training" / "checkpoint-2").is_dir()
-    train(workplace, "tiger", tmp_path / "run", "--resume")
+    with monkeypatch.context() as patch:
+        began = watch(patch)
+        train(workplace, "tiger", tmp_path / "run", "--resume")
+    assert began == [("training", 2), ("recommender", 0)]
     codes = [UniversalItemTokenizer.from_pretrained(tmp_path / each / "tokenizer") for each in ("whole", "run")]
     assert np.array_equal(codes[0].index.codes, codes[1].index.codes)
     assert codes[0].fingerprint == codes[1].fingerprint

@@ -415,6 +415,7 @@ def test_training_users_are_a_share_and_nested(sequences, share, larger, seed, g
     )
     # what is learnt from a user is what would have been learnt from it, and what is held out stays
     part, whole = few.training_part(), interactions.training_part()
+    assert part.in_training is None
     for row, user in enumerate(part.user_ids):
         assert part.sequence(row).tolist() == whole.sequence(whole.user_ids.index(user)).tolist()
     for name in ("validation", "test"):
@@ -425,6 +426,12 @@ def test_training_users_are_a_share_and_nested(sequences, share, larger, seed, g
     assert few.sample_training_users(share, seed).in_training.tolist() == few.in_training.tolist()
     joined = Interactions.concatenate([few, interactions])
     assert len(joined.training_part().user_ids) == len(trained) + len(every)
+
+
+def test_seeds_draw_other_training_users():
+    interactions = Interactions.from_sequences([["a", "b", "c"]] * 40, IDS)
+    drawn = [interactions.sample_training_users(0.5, seed).in_training.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_share_of_training_users_out_of_range():

@@ -1,5 +1,7 @@
 """Scores by level against plain loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from trainers.data.interactions import Interactions
 from trainers.evaluation import level_scores
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
-from trainers.evaluation.level_scores import SCORES, context_free, named_scores
+from trainers.evaluation.level_scores import SCORES, ZeroShotArguments, context_free, named_scores
 
 ITEMS, LEVELS = 14, 3
 
@@ -80,6 +82,33 @@ def test_histories_of_users_without_rows_come_first():
     context_free(remember, rows, 10)
     own = {tuple(interactions.sequence(user)[:-1]) for user in rows.users}
     assert rows.num_users == 10 and len(asked) == 10 and not own & set(asked)
+
+
+def test_a_user_is_in_the_sample_once_however_many_items_are_held_out():
+    interactions = make_rows(8).interactions
+    parts = np.tile(np.array([0, 0, 2, 2, 2], np.int8), 8)
+    rows = draw_rows(replace(interactions, parts=parts, split="ratio"), RowChoices())
+    asked = []
+
+    def remember(histories, candidates):
+        asked.extend(tuple(history) for history in histories)
+        return score(histories, candidates)
+
+    context_free(remember, rows, 100)
+    assert sorted(asked) == sorted(tuple(interactions.sequence(user)[:2]) for user in range(8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score": "max"}, "one of sum, mean, "),
+        ({"score": "pmi", "prior_histories": 0}, "'pmi' needs prior_histories"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ZeroShotArguments(**arguments)
+    assert ZeroShotArguments(score="mean", prior_histories=0).prior_histories == 0
 
 
 def test_no_other_user():

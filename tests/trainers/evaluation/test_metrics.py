@@ -78,7 +78,7 @@ def test_impossible_inputs_are_refused():
             ranking_metrics(np.zeros((1, 10), int), np.array([1]), ks)
 
 
-def test_places():
+def test_target_ranks():
     assert target_ranks(np.array([[3, 1], [0, 5], [2, -1]]), np.array([1, 4, 2])).tolist() == [1, -1, 0]
     assert target_ranks(np.empty((2, 0), int), np.array([1, 4])).tolist() == [-1, -1]
 

@@ -177,6 +177,7 @@ def test_the_shorter_history_holds_and_beams_are_stated():
     "ranked, message",
     [
         ([[1, 2, 3, 4, 5, 6, 7, 8, 9, 1]], "twice"),
+        ([[0, 2, 3, 4, 5, 6, 7, 8, 9, 0]], "twice"),
         ([[1, 2, 3, 4, 5, 6, 7, 8, 9, 12]], "outside the catalogue"),
         ([[1, 2, 3, 4, 5, 6, 7, 8, 9, -2]], "outside the catalogue"),
         ([[1, 2, 3, 4, 5]], "must return"),

@@ -1,13 +1,18 @@
 """Baselines by name."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from hub_cards import METHODS
+from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.hub.model_facts import method_of
-from trainers.methods.baselines import NAMES
+from trainers.methods.baselines import NAMES, decoder_arguments, make_semantic_ids
+from trainers.methods.semantic_ids import SEMANTIC_IDS
 from trainers.methods.sequential import SEQUENTIAL
+from trainers.methods.utgrec import RecommenderArguments
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -16,3 +21,32 @@ def test_every_baseline_has_a_title_and_sources_for_its_card(name):
     method = METHODS[method_of(SEQUENTIAL[name].config_class) if name in SEQUENTIAL else name]
     assert method.citation
     assert re.sub(r"[^a-z0-9]", "", method.title.lower()) == name.removesuffix("-bce").replace("-", "")
+
+
+def test_a_decoder_has_the_sizes_of_the_t5():
+    sizes = RecommenderArguments(
+        d_model=8, d_ff=12, num_layers=3, num_heads=2, d_kv=4, dropout_rate=0.2, normalize_over="items"
+    )
+    arguments = decoder_arguments(sizes)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+    assert [getattr(arguments, name) for name in names] == [8, 12, 4, 2, 4], "a layer more, for the T5's encoder"
+    assert (arguments.attention_dropout, arguments.embedding_dropout) == (0.2, 0.4)
+    assert arguments.normalize_over == "items" and arguments.size == "tiny"
+
+
+def test_semantic_ids_get_what_their_method_reads(monkeypatch, tmp_path):
+    calls = []
+
+    def function(*given, **config):
+        calls.append((given, config))
+
+    method = replace(SEMANTIC_IDS["letter"], function=function)
+    monkeypatch.setitem(SEMANTIC_IDS, "letter", method)
+    embeddings = SimpleNamespace(text="texts", collaborative="users", item_ids=["a"])
+    training = EmbeddingTokenizerTrainingArguments(str(tmp_path), use_cpu=True, max_steps=7)
+    make_semantic_ids("letter", embeddings, tmp_path / "ids", training, seed=3, num_levels=2)
+    ((given, config),) = calls
+    assert given == ("texts", "users", ["a"], tmp_path / "ids") and (config["seed"], config["num_levels"]) == (3, 2)
+    own = config["training"]
+    assert (own.seed, own.max_steps, own.output_dir) == (3, 7, str(tmp_path / "ids" / "training"))
+    assert training.output_dir == str(tmp_path), "what was given stays as it is"

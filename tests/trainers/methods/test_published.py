@@ -5,6 +5,7 @@ import pytest
 from modeling_utgrec import (
     RecBaseConfig,
     RecBaseForCausalLM,
+    RQVAEConfig,
     SASRecConfig,
     SASRecForNextItem,
     UTGRecConfig,
@@ -92,6 +93,10 @@ def test_a_t5_is_described(training):
     assert described["differs_from_published"]["recommender.d_model"] == {"here": 8, "published": 128}
     told = {name for group in ("architecture", "losses", "training") for name in described[group]}
     assert "recommender.learning_rate" not in described["architecture"] and "recommender.d_ff" in told
+    assert not told & {f"recommender.{name}" for name in ("level_sizes", "return_dict", "output_hidden_states")}
+    used |= settings_of(RQVAEConfig(input_dim=8, num_levels=2), None, "tokenizer.")
+    architecture = describe(model, used, utgrec.PUBLISHED_RECOMMENDER)["architecture"]
+    assert architecture["tokenizer.num_levels"] == 2 and architecture["tokenizer.codebook_size"] == 256
 
 
 def test_others_are_described_too():

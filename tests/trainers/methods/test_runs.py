@@ -1,5 +1,7 @@
 """Steps that all methods' trainings share."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.methods import runs
 from trainers.methods.runs import (
+    finish_model,
     last_checkpoint,
     place_training,
     shared_identifiers,
@@ -28,6 +32,15 @@ def test_last_checkpoint(tmp_path):
     for step in (9, 10):
         (tmp_path / "none" / f"checkpoint-{step}").mkdir(parents=True)
     assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-10")
+
+
+def test_last_checkpoint_of_a_new_machine_is_the_repositorys(tmp_path, monkeypatch):
+    pushed = {"hub_model_id": "o/m", "hub_revision": "dev", "hub_token": "t"}
+    training = ItemTokenizerTrainingArguments(str(tmp_path / "none"), use_cpu=True, push_to_hub=True, **pushed)
+    monkeypatch.setattr(runs, "hub_checkpoint", lambda *given: f"{'-'.join(given)}/last-checkpoint")
+    assert last_checkpoint(training) == "o/m-dev-t/last-checkpoint"
+    (tmp_path / "none" / "checkpoint-3").mkdir(parents=True)
+    assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-3"), "what is here is later"
 
 
 def test_shared_identifiers_are_counted_over_domains(tiny_network, domains):
@@ -79,9 +92,39 @@ def test_the_card_of_a_recommender_is_its_methods(domains, tmp_path, decoder, me
     args = RecommenderTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no")
     trainer = train_recommender(model, domains[:1], {"a": tokenizer}, args, method=method)
     values = trainer.card_values()
-    assert (values.name, values.method) == (title, cited)
+    assert (values.name, values.method, trainer.domain) == (title, cited, "a")
     card = render_card(values)
     assert ("bibtex" in card) == (cited is not None)
     own = "" if cited is None else METHODS[cited].citation
     for entry in "\n\n".join(each.citation for each in METHODS.values()).split("\n\n"):
         assert (entry in card) == (entry in own)
+
+
+def test_walks_are_trained_on_and_told_as_items_alone(domains, tmp_path):
+    config = UTGRecConfig(level_sizes=[2, 3], num_layers=1, item_tokenizer_fingerprint="0" * 32)
+    codes, tokenizers = np.array([[row // 3, row % 3] for row in range(6)]), {}
+    for domain in domains[:2]:
+        index = ItemIndex(config.level_sizes, config.level_offsets)
+        index.assign(domain.catalogue.item_ids, codes)
+        tokenizers[domain.name] = UniversalItemTokenizer(index, "0" * 32)
+    args = RecommenderTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no")
+    model = UTGRecForConditionalGeneration(config)
+    trainer = train_recommender(model, domains[:1], tokenizers, args, walks=domains[1:2])
+    first, second = (domain.interactions.training_part() for domain in domains[:2])
+    assert len(trainer.train_dataset) == sum(np.maximum(part.lengths - 1, 0).sum() for part in (first, second))
+    rows = trainer.card_values().training_data
+    assert [row["Domain"] for row in rows] == [domain.name for domain in domains[:2]]
+    assert rows[1] == {"Domain": domains[1].name, "Items": 6, "Users": 0, "Interactions": 0} and rows[0]["Users"] > 0
+
+
+@pytest.mark.parametrize("push", [False, True])
+def test_a_finished_model_has_its_card_and_is_sent(push):
+    calls, network = [], {"name_or_path": "o/tokenizer", "revision": "1"}
+    trainer = SimpleNamespace(card_facts={"license": "mit"}, hub_model_id="o/m")
+    trainer.args = SimpleNamespace(push_to_hub=push)
+    trainer.save_card = lambda folder: calls.append((folder, dict(trainer.card_facts)))
+    trainer.push_folder = lambda folder, **more: calls.append((folder, more)) or SimpleNamespace(oid="c0ffee")
+    sent = finish_model(trainer, "folder", {"num_items": 3}, network)
+    assert calls[0] == ("folder", {"license": "mit", "num_items": 3})
+    assert calls[1:] == ([("folder", {"network": network})] if push else [])
+    assert sent == ({"name_or_path": "o/m", "revision": "c0ffee"} if push else None)

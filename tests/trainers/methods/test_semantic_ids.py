@@ -9,9 +9,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from modeling_utgrec import RQVAEConfig
 from tokenization_items import CatalogueError, ContentEmbeddings, EncoderMismatchError, UniversalItemTokenizer
+from tokenization_items.collisions import CapacityError
 from tokenization_items.processing_content import codes_of_embeddings
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
+from trainers.methods import semantic_ids
 from trainers.methods.runs import save_recommender
 from trainers.methods.semantic_ids import (
     letter_tokenizer,
@@ -21,6 +24,7 @@ from trainers.methods.semantic_ids import (
     rq_kmeans_tokenizer,
     tiger_m_tokenizer,
     tiger_tokenizer,
+    train_rqvae,
 )
 from trainers.methods.utgrec import RecommenderArguments, new_recommender
 
@@ -179,11 +183,49 @@ def test_collaborative_embeddings_matter(made, tmp_path):
     assert any(not torch.equal(value, ours[name]) for name, value in other.network.state_dict().items())
 
 
+def test_letters_own_settings_may_be_changed(made, tmp_path):
+    config = made["letter"][0].network.config
+    assert (config.num_levels, config.collaborative_weight, config.diversity_weight) == (4, 0.02, 1e-4)
+    changed = {"num_levels": 3, "collaborative_weight": 0.5, "diversity_weight": 0.0}
+    config = MAKERS["letter"](tmp_path, **changed).network.config
+    assert {name: getattr(config, name) for name in changed} == changed
+
+
 def test_items_and_embeddings_must_be_as_many(tmp_path):
     with pytest.raises(ValueError, match="3 items, but 40 embeddings"):
         tiger_tokenizer(embeddings(), IDS[:3], tmp_path)
     with pytest.raises(ValueError, match="3 items, but 40 embeddings"):
         rq_kmeans_tokenizer(embeddings(), IDS[:3], tmp_path)
+
+
+@pytest.mark.parametrize("name", [*MAKERS])
+def test_too_few_identifiers_are_an_error_before_training(name, tmp_path, monkeypatch):
+    for work in ("train_rqvae", "rq_kmeans"):
+        monkeypatch.setattr(semantic_ids, work, lambda *_, **__: pytest.fail("works"))
+    with pytest.raises(CapacityError, match="40 new items .* capacity of 36"):
+        MAKERS[name](tmp_path / name, num_levels=2, collisions="nearest_first")
+    with pytest.raises(ValueError, match="collisions must be one of .*, got 'sinkhorn'"):
+        MAKERS[name](tmp_path / name, collisions="sinkhorn")
+    assert not (tmp_path / name).exists()
+
+
+def test_the_seed_is_the_weights_too():
+    config = RQVAEConfig(input_dim=embeddings().shape[1], num_levels=2, **SIZES)
+    found = []
+    for seed in (1, 1, 2):
+        args = training()
+        args.seed, args.learning_rate, args.max_steps = seed, 0.0, 1
+        found.append(train_rqvae(config, embeddings(), None, args).model.state_dict())
+    weights = [name for name in found[0] if name.startswith("encoder") and name.endswith("weight")]
+    assert weights and all(torch.equal(found[0][name], found[1][name]) for name in weights)
+    assert not any(torch.equal(found[0][name], found[2][name]) for name in weights)
+
+
+@NEEDS_FAISS
+def test_the_fingerprint_of_rq_kmeans_is_of_its_codebooks(made, tmp_path):
+    fingerprint = made["rq-kmeans"][0].tokenizer.fingerprint
+    assert MAKERS["rq-kmeans"](tmp_path / "same").tokenizer.fingerprint == fingerprint
+    assert MAKERS["rq-kmeans"](tmp_path / "other", seed=1).tokenizer.fingerprint != fingerprint
 
 
 def cloud(num_items: int = 120) -> np.ndarray:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from trainers.callbacks import TimeLimitCallback
 from trainers.methods.published import ForeignArgument
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential, train_sequential
 from trainers.sequential_trainer import SequentialTrainingArguments
@@ -41,4 +42,14 @@ def test_it_learns_from_the_training_part_alone(domains, tmp_path):
     part = domain.interactions.training_part()
     assert trainer.train_dataset.items.tolist() == part.items.tolist()
     assert len(part.items) < len(domain.interactions.items)
+    assert not [each for each in trainer.callback_handler.callbacks if isinstance(each, TimeLimitCallback)]
     assert trainer.card_facts["name"] == f"SASRec for {domain.name}" and trainer.domain == domain.name
+
+
+def test_its_time_is_limited(domains, tmp_path):
+    training = SequentialTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[])
+    arguments = SequentialArguments(hidden_size=8)
+    trainer = train_sequential("sasrec", domains[0], arguments, training, minutes=2)
+    assert [each.seconds for each in trainer.callback_handler.callbacks if isinstance(each, TimeLimitCallback)] == [
+        120
+    ]

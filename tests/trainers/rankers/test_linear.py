@@ -93,7 +93,9 @@ def test_history_weights_end_with_one():
 @pytest.mark.parametrize("make", [lambda matrix: matrix, sparse.csr_array], ids=["dense", "sparse"])
 def test_largest_of_rows(make):
     matrix = np.array([[0.1, 0.5, 0.5, 0.5], [-1.0, 0.0, -2.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
-    assert largest_of_rows(make(matrix), 2).toarray().tolist() == [[0, 0.5, 0.5, 0], [0, 0, 0, 3.0], [0] * 4]
+    found = largest_of_rows(make(matrix), 2)
+    assert found.toarray().tolist() == [[0, 0.5, 0.5, 0], [0, 0, 0, 3.0], [0] * 4]
+    assert found.nnz == 3, "zeros take no memory"
 
 
 def test_all_of_a_row_kept_ranks_the_same():
@@ -127,11 +129,13 @@ def test_scores_are_transitions_and_content(evidence):
 
 def test_it_ranks_by_name_like_the_others(tmp_path):
     interactions = make_interactions()
+    training = interactions.training_part()
     content = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
     save_embeddings(tmp_path, IDS, content, {"model": "none"})
     for embeddings in (None, tmp_path):
-        ranker = load_ranker("linear", interactions, embeddings=embeddings)
-        assert (ranker.scorer.content is None) == (embeddings is None)
+        ranker = load_ranker("linear", interactions, embeddings=embeddings, batch_size=7)
+        assert (ranker.scorer.content is None) == (embeddings is None) and ranker.batch_size == 7
+        assert np.array_equal(ranker.scorer.transitions, transition_matrix(training, LinearSettings()))
         assert 0 < evaluate(ranker, interactions, ks=[5])["ndcg@5"] <= 1
 
 

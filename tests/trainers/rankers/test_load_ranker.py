@@ -67,9 +67,10 @@ def test_nearest_items(interactions, tmp_path):
         load_ranker("nearest-items", interactions)
     vectors = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     save_embeddings(tmp_path / "texts", IDS[::-1], vectors[::-1])
-    ranker = load_ranker("nearest-items", interactions, embeddings=tmp_path / "texts", query="mean")
+    ranker = load_ranker("nearest-items", interactions, embeddings=tmp_path / "texts", query="mean", batch_size=2)
     expected = NearestItems(vectors, "mean").rank(HISTORIES, 5)
     assert ranker.rank(HISTORIES, 5).tolist() == expected.tolist() and ranker.name == "nearest items (mean)"
+    assert ranker.batch_size == 2
 
 
 @pytest.mark.parametrize("kind, settings", [("generative", {"num_beams": 7}), ("sequential", {})])
