@@ -9,10 +9,12 @@ import pytest
 from hub_cards import METHODS
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.hub.model_facts import method_of
-from trainers.methods.baselines import NAMES, decoder_arguments, make_semantic_ids
+from trainers.methods import baselines
+from trainers.methods.baselines import NAMES, ItemEmbeddings, decoder_arguments, make_semantic_ids
 from trainers.methods.semantic_ids import SEMANTIC_IDS
-from trainers.methods.sequential import SEQUENTIAL
+from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
 from trainers.methods.utgrec import RecommenderArguments
+from trainers.sequential_trainer import SequentialTrainingArguments
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,3 +52,22 @@ def test_semantic_ids_get_what_their_method_reads(monkeypatch, tmp_path):
     own = config["training"]
     assert (own.seed, own.max_steps, own.output_dir) == (3, 7, str(tmp_path / "ids" / "training"))
     assert training.output_dir == str(tmp_path), "what was given stays as it is"
+
+
+def test_the_sasrec_of_the_collaborative_embeddings_stays_here(monkeypatch, domains, tmp_path):
+    calls = []
+
+    def train(name, domain, arguments, training, minutes, resume):
+        calls.append((name, training.push_to_hub, training.output_dir, training.seed, minutes, resume))
+        model = new_sequential("sasrec", domain.interactions.num_items, SequentialArguments(hidden_size=8), 0)
+        return SimpleNamespace(model=model)
+
+    monkeypatch.setattr(baselines, "train_sequential", train)
+    training = SequentialTrainingArguments(str(tmp_path / "own"), use_cpu=True, seed=4, push_to_hub=True)
+    embeddings = ItemEmbeddings(domains[0], tmp_path, collaborative_training=training, minutes=2, resume=True)
+    assert embeddings.collaborative.shape == (6, 8)
+    folder = tmp_path / "collaborative-embeddings-seed-4"
+    assert calls == [("sasrec", False, str(folder / "sasrec" / "checkpoints"), 4, 2, True)]
+    assert training.push_to_hub and training.output_dir == str(tmp_path / "own"), "what was given stays as it is"
+    again = ItemEmbeddings(domains[0], tmp_path, collaborative_training=training)
+    assert (again.collaborative == embeddings.collaborative).all() and len(calls) == 1
