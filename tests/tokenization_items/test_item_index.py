@@ -366,7 +366,7 @@ def rewrite(folder, codes=None, **metadata):
         ({"level_sizes": "[3, 4]"}, "2 level_sizes but 3 level_offsets"),
         ({"level_sizes": "[3, 4"}, "expected level sizes and offsets"),
         ({"level_sizes": "[1, 1, 1]"}, r"expected codes within level sizes \[1, 1, 1\]"),
-        ({"codes": np.zeros((4, 3), np.int32)}, "expected 4 identifiers, found 1 different"),
+        ({"codes": np.zeros((4, 3), np.int32)}, "expected 4 semantic IDs, found 1 different"),
         ({"codes": np.zeros((4, 3), np.int64)}, "found int64"),
     ],
 )
