@@ -121,3 +121,14 @@ def test_a_process_without_our_packages_loads_every_network(
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[key], value) for key, value in tensors.items()), name
         assert type(AutoModel.from_pretrained(tmp_path / name)).__module__.startswith("modeling_utgrec.")
+
+
+def test_a_checkpoint_names_the_class_that_loads_it_whole():
+    classes = {
+        modeling_utgrec.RecBaseForCausalLM: "AutoModelForCausalLM",
+        modeling_utgrec.UTGRecForConditionalGeneration: "AutoModelForSeq2SeqLM",
+        modeling_utgrec.SASRecForNextItem: "AutoModelForCausalLM",
+        modeling_utgrec.SASRecModel: "AutoModel",
+        modeling_utgrec.UTGRecTokenizerModel: "AutoModel",
+    }
+    assert {model: model._auto_class for model in classes} == classes
