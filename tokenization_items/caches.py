@@ -145,7 +145,8 @@ class VisualFeatureCache(TensorCache):
     def as_output(self, images: Sequence[Features]) -> SimpleNamespace:
         """Features of a batch's images as the vision tower would have given them."""
         device = self.backbone.device
-        deeper = [[features[name].to(device) for features in images] for name in sorted(images[0]) if "deeper" in name]
+        levels = range(sum(name.startswith("deeper.") for name in images[0]))
+        deeper = [[features[f"deeper.{level}"].to(device) for features in images] for level in levels]
         return SimpleNamespace(
             pooler_output=[features["states"].to(device) for features in images], deepstack_features=deeper
         )

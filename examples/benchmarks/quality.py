@@ -194,7 +194,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
         if word.startswith("--"):
             of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
         words += [word] if of_section else []
-    return portable_command("examples/benchmarks/quality.py", words)
+    return portable_command(["python", "examples/benchmarks/quality.py"], words)
 
 
 def append(results: Path, lines: list[dict[str, Any]]) -> None:

@@ -337,7 +337,7 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
         if word.startswith("--"):
             of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
         words += [word] if of_section and run.train_users else []
-    return portable_command("examples/benchmarks/zero_shot.py", words)
+    return portable_command(["python", "examples/benchmarks/zero_shot.py"], words)
 
 
 def append(results: Path, line: dict[str, Any]) -> None:

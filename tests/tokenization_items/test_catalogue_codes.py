@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -350,3 +351,12 @@ def test_shares_add_up(tokenizer, catalogue, expected, monkeypatch, num_processe
         computed.append(sum(counts))
     assert_identical((codes, residuals), expected)
     assert sum(computed) == len(catalogue)
+
+
+def test_deeper_features_keep_the_order_of_their_levels():
+    """A vision tower may give more than ten: as text, level 10 comes before level 2."""
+    cache = object.__new__(VisualFeatureCache)
+    cache.backbone = SimpleNamespace(device="cpu")
+    features = {f"deeper.{level}": torch.tensor([level]) for level in range(12)}
+    output = cache.as_output([{"states": torch.zeros(1), **features}])
+    assert [int(images[0]) for images in output.deepstack_features] == list(range(12))

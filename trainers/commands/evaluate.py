@@ -159,7 +159,7 @@ def judge_zero_shot(
             full_ranking=flags.full_ranking,
             per_user=True,
         )
-        | {"command": portable_command("examples/evaluate.py", argv)}
+        | {"command": portable_command(["utgrec", "evaluate"], argv)}
         for model in models
     ]
     per_user = [result.pop("per_user") for result in results]

@@ -89,7 +89,7 @@ def load_result(path: str | Path) -> dict[str, Any]:
     return result
 
 
-def portable_command(script: str, argv: Sequence[str]) -> str:
+def portable_command(program: Sequence[str], argv: Sequence[str]) -> str:
     """A command line for a result: files and folders of this machine by their names alone."""
 
     def portable(word: str) -> str:
@@ -98,4 +98,4 @@ def portable_command(script: str, argv: Sequence[str]) -> str:
             value = os.path.basename(os.path.abspath(value))
         return f"{flag}{equals}{value}"
 
-    return shlex.join(["python", script, *map(portable, argv)])
+    return shlex.join([*program, *map(portable, argv)])

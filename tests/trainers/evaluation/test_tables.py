@@ -58,12 +58,12 @@ def test_other_files_are_refused(tmp_path, content):
 def test_commands_name_no_place_of_this_machine(tmp_path, monkeypatch):
     (tmp_path / "office data").mkdir()
     argv = ["--data", str(tmp_path / "office data"), f"--json={tmp_path / 'new.json'}", "--encoder", "org/name", "-"]
-    assert portable_command("examples/e.py", argv) == (
+    assert portable_command(["python", "examples/e.py"], argv) == (
         "python examples/e.py --data 'office data' --json=new.json --encoder org/name -"
     )
     (tmp_path / "data" / "office").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     argv = ["--data", "data/office", "--tokenizer=../there/not", "--recommender", "data/none"]
-    assert portable_command("e.py", argv) == (
-        "python e.py --data office --tokenizer=../there/not --recommender data/none"
+    assert portable_command(["utgrec", "e"], argv) == (
+        "utgrec e --data office --tokenizer=../there/not --recommender data/none"
     ), "of relative ones those that are there: others may be on the Hub"
