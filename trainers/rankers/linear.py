@@ -149,7 +149,9 @@ def closed_form(training: Interactions, settings: LinearSettings) -> np.ndarray:
     gram[np.diag_indices(n)] += settings.regularization
     right = (x.T @ y).toarray(order="F")
     factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    return linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+    solution = linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+    del gram, factor, right
+    return np.ascontiguousarray(solution)  # sparse rows times any other order copies it for each batch
 
 
 def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.csr_array:
