@@ -134,8 +134,8 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
         )
     if record["encoder"] == TF_IDF:
         raise EmbeddingError(
-            f"{folder}: {TF_IDF} is fitted on its own catalogue; a tokenizer of several domains and of new items needs a "
-            " text encoder"
+            f"{folder}: {TF_IDF} is fitted on its own catalogue; a tokenizer of several domains and new items needs "
+            "a text encoder"
         )
     settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
     encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}

@@ -4,8 +4,8 @@
     utgrec embed --data data/beauty --encoder tf-idf --output_dir runs/beauty-words
     utgrec embed --data data/beauty --encoder openai/clip-vit-base-patch32 --images --output_dir runs/beauty-images
 
-tf-idf is no network but a truncated SVD of the words' TF-IDF, fitted on the catalogue: vectors of two catalogues do not
-compare, and for items that are added all are embedded anew.
+tf-idf is no network but a truncated SVD of the words' TF-IDF, fitted on the catalogue: vectors of two catalogues do
+not compare, and for items that are added all are embedded anew.
 
 With --introduction the texts of all domains follow one template, as RecBase's tokenizer needs them. A second call with
 the same items, encoder and settings finds its work done and leaves the folder as it is.

@@ -63,8 +63,8 @@ class EvaluationArguments:
     recommender: list[str] = field(
         metadata={
             "help": "`linear` (settings chosen on validation; reads the texts by --embeddings, or else TF-IDF), "
-            "`item-transitions`, `popularity` (from the training part alone), `nearest-items` (needs --embeddings), or "
-            "a model's folder or Hub id. Several models: one with several seeds. With --zero-shot also "
+            "`item-transitions`, `popularity` (from the training part alone), `nearest-items` (needs --embeddings), "
+            "or a model's folder or Hub id. Several models: one with several seeds. With --zero-shot also "
             "`title-likelihood` (needs --language_model), each judged alone."
         }
     )

@@ -336,7 +336,7 @@ class LinearScorer:
     def transition_scores(self, users: LinearUsers, items: slice) -> np.ndarray:
         """U·B of some items, `[B, items]`."""
         part = users.transitions[:, items]
-        return part.toarray() if sparse.issparse(part) else np.ascontiguousarray(part)
+        return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part.toarray()
 
     def content_scores(self, users: LinearUsers, items: slice) -> np.ndarray:
         """(U·E)·Eᵀ of some items, without its weight, `[B, items]`."""
