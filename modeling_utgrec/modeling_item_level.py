@@ -9,7 +9,6 @@ state and codes so far.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -294,7 +293,9 @@ class ItemLevelForCausalLM(ItemRecommendation, CheckedLoading):
         positions = (mask[:, 0].sum(dim=1) - 1).masked_fill(~real, 0)
         longest = self.positions.num_embeddings
         if tokens.shape[1] > longest and int(positions.max()) >= longest:
-            raise ValueError(f"A history has {int(positions.max()) + 1} items, the model reads {longest}: keep the last.")
+            raise ValueError(
+                f"A history has {int(positions.max()) + 1} items, the model reads {longest}: keep the last."
+            )
         states = self.embed_tokens(tokens).mean(dim=2) + self.positions(positions)
         if content is not None:
             states = states + self._project(content)
