@@ -44,7 +44,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             none. Items added later have a zero in its place.
         residual_dropout (`float`, *optional*, defaults to 0.5):
             Share of the histories' items that are read without their own embedding in training.
-        tie_word_embeddings (`bool`, *optional*, defaults to `True`): One matrix for codes read and written.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`):
+            One matrix for codes read and predicted. With two the deeper levels learn faster.
         horizon (`int`, *optional*, defaults to 10):
             The target of a position in training: drawn from so many items that follow, with probability in proportion
             to 1 / distance; 1: the next item. A matter of the training batches, kept here for the record.
@@ -89,7 +90,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     content_size: int | None = None
     num_item_residuals: int = 0
     residual_dropout: float | int = 0.5
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool = False
     horizon: int = 10
     normalize_over: str = "vocabulary"
     item_tokenizer_fingerprint: str | None = None

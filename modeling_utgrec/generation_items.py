@@ -38,8 +38,8 @@ class BeamStep(Protocol):
     """What the beam search needs of a network. It holds the state (caches) of B users."""
 
     def start(self) -> Tensor:
-        """Reads the users' context. Returns the logits of the first code, `[B, 1, vocab_size]`, or those of the level's
-        codes alone, `[B, 1, codes of the level]`."""
+        """Reads the users' context. Returns the logits of the first code, `[B, 1, vocab_size]`, or of the codes of its
+        level alone, `[B, 1, codes]`."""
 
     def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """

@@ -22,8 +22,8 @@ class ItemRecommendation(PreTrainedModel):
     """
 
     def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
-        """Prepares the network for one search among the items of `trie`. Returns what makes the step of users from their
-        histories `[B, S]` and the histories' mask, 0 on padding."""
+        """Prepares the network for one search among the items of `trie`. Returns what makes the step of users from
+        their histories `[B, S]` and the histories' mask, 0 on padding."""
         raise NotImplementedError
 
     @torch.no_grad()

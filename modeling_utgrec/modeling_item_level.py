@@ -85,11 +85,14 @@ class ItemLevelBlock(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """What writes an item's codes: residual layers on state + level embedding + embeddings of the codes so far."""
+    """What writes an item's codes: residual layers on state + level embedding + embeddings of the codes so far. A code
+    that was written has another embedding than one that is read: what an item is and what narrows the next one down
+    are two things, and with one table the deeper levels learn several times as slowly."""
 
     def __init__(self, config: ItemLevelConfig):
         super().__init__()
         self.levels = nn.Embedding(config.num_levels, config.hidden_size)
+        self.codes = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([ResidualLayer(config) for _ in range(config.depth_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
 
@@ -108,7 +111,7 @@ class DepthHead(nn.Module):
         return self.norm(states)
 
 
-class ItemLevelForCausalLM(ItemRecommendation, CheckedLoading):
+class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
     """
     Generative recommender that reads a history at one position an item and writes the next item's codes by a depth
     head. An item is read as the mean of its codes' embeddings, plus a projection of its content vector and an
@@ -317,7 +320,7 @@ class ItemLevelForCausalLM(ItemRecommendation, CheckedLoading):
         hidden_size)`."""
         config = self.config
         assert config.level_sizes is not None
-        before = torch.cat((states[:, None], self.embed_tokens(labels[:, :-1])), dim=1).cumsum(dim=1)
+        before = torch.cat((states[:, None], self.depth_head.codes(labels[:, :-1])), dim=1).cumsum(dim=1)
         written = self.depth_head(before, torch.arange(labels.shape[1], device=labels.device))
         losses = []
         for level, (first, size) in enumerate(zip(config.level_offsets, config.level_sizes, strict=True)):

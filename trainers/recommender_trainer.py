@@ -216,7 +216,7 @@ class RecommenderTrainer(RankingTrainer):
 
     What is trained on follows from the model's configuration: a decoder reads whole sequences with their targets, an
     item-level recommender or an encoder-decoder with a causal encoder whole sequences ([`PackedSequences`]), any other
-    one pairs of a history and its next item ([`NextItemWindows`]). Where a model gives the loss of each level, they are
+    one pairs of a history and its next item ([`NextItemWindows`]). Losses of the levels, where a model gives them, are
     logged as `loss/level_0`, ...
 
     On a CPU a batch of windows is worked on in parts of like length, which saves most of its padding, and dropout

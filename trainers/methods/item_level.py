@@ -31,7 +31,7 @@ class ItemLevelArguments:
     residual_dropout: float = field(
         default=0.5, metadata={"help": "Share of items read without their own embedding in training."}
     )
-    tie_word_embeddings: bool = field(default=True, metadata={"help": "One matrix for codes read and written."})
+    tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and predicted."})
     normalize_over: str = field(
         default="vocabulary",
         metadata={"help": "'vocabulary', a level's codes, or 'items': those that exist after a prefix."},

@@ -18,7 +18,7 @@ from trainers.data.interactions import Interactions
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import ValidCodes
 from trainers.training_data.sequence_windows import NOT_LABELLED, SequenceWindows
-from trainers.training_data.target_horizon import target_positions
+from trainers.training_data.target_horizon import check_horizon, target_positions
 
 
 class PackedSequences(Dataset):
@@ -151,12 +151,30 @@ class PackedCollator:
         within its row, from 1, and 0 on padding (on the right); and `labels`: the tokens of the items that follow, or
         where the rows hold their targets, these in their own places and -100 for each sequence's first item (which
         has no history: every item after it is a target, and it is none). With `valid_codes` also these, bool
-        `(B, H·L, codes)`.
+        `(B, H·L, codes)`; with `content` that of the items, `(B, H, width)`, zero on padding.
     """
 
-    def __init__(self, sequences: PackedSequences, valid_codes: ValidCodes | None = None):
+    def __init__(
+        self,
+        sequences: PackedSequences,
+        valid_codes: ValidCodes | None = None,
+        horizon: int = 1,
+        seed: int = 0,
+        content: np.ndarray | None = None,
+    ):
+        check_horizon(horizon)
+        if horizon > 1 and sequences.with_targets:
+            raise ValueError(
+                f"A decoder's targets are the items that it reads next: it has no longer horizon, got {horizon}."
+            )
+        if content is not None and (content.ndim != 2 or len(content) != len(sequences.token_table)):
+            raise ValueError(
+                f"Expected a content vector for each of {len(sequences.token_table)} items, got shape {content.shape}."
+            )
         self.sequences = sequences
         self.valid_codes = valid_codes
+        self.horizon, self.seed = horizon, seed
+        self.content = content
 
     def __call__(self, rows: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         data = self.sequences
