@@ -239,6 +239,8 @@ def rq_kmeans_transitions_tokenizer(
             [`transition_embeddings`].
         item_ids, output_dir, num_components, config: see [`rq_kmeans_tokenizer`].
     """
+    if len(transitions) != len(embeddings):
+        raise ValueError(f"{len(embeddings)} items with text, but {len(transitions)} with transitions.")
     centred = np.asarray(embeddings, np.float32) - np.mean(embeddings, axis=0, dtype=np.float32)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     both = np.concatenate([centred / np.where(lengths > 0, lengths, 1), transitions], axis=1)
