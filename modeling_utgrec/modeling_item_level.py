@@ -91,6 +91,7 @@ class DepthHead(nn.Module):
 
     def __init__(self, config: ItemLevelConfig):
         super().__init__()
+        assert config.num_levels is not None and config.vocab_size is not None
         self.levels = nn.Embedding(config.num_levels, config.hidden_size)
         self.codes = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([ResidualLayer(config) for _ in range(config.depth_layers)])
@@ -143,6 +144,8 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
     """
 
     config: ItemLevelConfig
+    content_mean: Tensor
+    residual_keys: Tensor
     base_model_prefix = "model"
     main_input_name = "input_ids"
     _supports_sdpa = True
@@ -177,13 +180,13 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value
+        self.embed_tokens = value  # type: ignore[assignment]
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
     def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value
+        self.lm_head = value  # type: ignore[assignment]
 
     @torch.no_grad()
     def set_catalogue(self, trie: ItemTrie) -> None:
@@ -262,6 +265,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
         config = self.config
         assert config.num_levels is not None and config.level_sizes is not None
         if attention_mask is None:
+            assert config.pad_token_id is not None
             attention_mask = input_ids.ne(config.pad_token_id)
         if input_ids.shape[1] % config.num_levels:
             raise ValueError(

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 
-from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemTrie
+from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemRules, ItemTrie
 
 SIZES = [6, 8, 5]
 CONTENT = 7
@@ -532,3 +532,52 @@ def test_recommend_ignores_dropout_and_restores_modes():
     output = model.recommend(history, None, trie, num_items=3)
     assert torch.equal(output.scores, expected.scores)
     assert model.training and model.blocks[1].training and not model.blocks[0].training
+
+
+# search
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_recommend_equals_brute_force_under_rules(seed, assert_same_ranking):
+    """Random models, catalogues, lists and rules; the beam is as wide as any level."""
+    rng = torch.Generator().manual_seed(seed)
+    num_items = int(torch.randint(3, 60, (1,), generator=rng))
+    trie = make_trie(num_items, CONTENT, seed)
+    model = make_model(
+        seed, content_size=CONTENT, num_item_residuals=num_items, normalize_over=["vocabulary", "items"][seed % 2]
+    )
+    model.set_catalogue(trie)
+    batch = make_batch(trie, [3, 1, 5], seed)
+    deny = torch.rand(3, num_items, generator=rng) < 0.4
+    exclude = torch.randint(-1, num_items, (3, 4), generator=rng)
+    history = [batch["input_ids"][user, : 3 * length] for user, length in enumerate([3, 1, 5])]
+    rows = [trie.find(each.view(-1, 3) - torch.tensor(trie.level_offsets)).tolist() for each in history]
+    scores = torch.stack([score_by_hand(model, trie, each) for each in rows]).float()
+    gone = deny.clone()
+    for user in range(3):
+        gone[user, exclude[user][exclude[user] >= 0]] = True
+    for rules, removed in ((None, torch.zeros_like(gone)), (ItemRules(trie, deny=deny), gone)):
+        expected, order = scores.masked_fill(removed, -torch.inf).sort(dim=1, descending=True)
+        order = order.masked_fill(expected == -torch.inf, -1)
+        output = model.recommend(
+            batch["input_ids"],
+            batch["attention_mask"],
+            trie,
+            num_items=num_items,
+            num_beams=60,
+            rules=rules,
+            exclude=None if rules is None else exclude,
+        )
+        assert_same_ranking(output.item_rows, output.scores, order, expected)
+        torch.testing.assert_close(output.scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_narrow_beam_finds_as_many_items_as_were_asked_for():
+    model, trie = everything()
+    batch = make_batch(trie, [3, 1])
+    output = model.recommend(batch["input_ids"], batch["attention_mask"], trie, num_items=8, num_beams=2)
+    assert (output.item_rows >= 0).all()
+    scores = model.score_items(batch["input_ids"], batch["attention_mask"], trie, output.item_rows)
+    torch.testing.assert_close(scores, output.scores)
+    by_level = model.score_items(batch["input_ids"], batch["attention_mask"], trie, output.item_rows, per_level=True)
+    torch.testing.assert_close(by_level.sum(-1), scores)
