@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from .checkpoint_format import FORMAT_VERSION, CheckedConfig
 from .configuration_levels import CodeLevels
+from .configuration_utgrec import NUM_SPECIAL_TOKENS
 
 
 @strict
@@ -15,7 +16,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     Configuration of [`ItemLevelForCausalLM`].
 
     The vocabulary holds the special tokens followed by the codes: pad 0, end-of-sequence 1, code `c` of level `l` is
-    token `level_offsets[l] + c`. Every level has its own range of tokens.
+    token `level_offsets[l] + c`. Levels may share tokens, as those of UTGRec's item tokenizer do; each has embeddings
+    of its own here all the same, since an item is read as their mean, which knows no order.
 
     Args:
         num_levels (`int`, *optional*):
@@ -25,6 +27,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
         level_sizes (`list[int]`, *optional*):
             Number of codes of each level, where they differ. Always a list of `num_levels` integers once the
             configuration is built.
+        level_offsets (`list[int]`, *optional*):
+            First token id of each level, where it is not the first after the level before.
         vocab_size (`int`, *optional*):
             Derived from the sizes above. May be given (a saved configuration does), must then agree.
         max_history (`int`, *optional*, defaults to 20):
@@ -78,6 +82,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     num_levels: int | None = None
     codebook_size: int = 256
     level_sizes: list[int] | None = None
+    level_offsets: list[int] | None = None  # type: ignore[assignment]  # of other recommenders it follows
     vocab_size: int | None = None
     max_history: int = 20
     hidden_size: int = 128
@@ -99,7 +104,11 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        if self.num_levels is None and self.level_sizes is None and self.level_offsets is not None:
+            self.num_levels = len(self.level_offsets)
         self.derive_levels(3)
+        if self.level_offsets is None:
+            self.level_offsets = self.row_offsets
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
@@ -109,9 +118,37 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
         """For tests and a first look on a CPU; `arguments` are further ones, or other values."""
         return cls(**{"hidden_size": 32, "codebook_size": 16, **arguments})
 
+    @property
+    def row_offsets(self) -> list[int]:
+        """First row of each level in the tables of embeddings, where no two levels share any."""
+        assert self.num_levels is not None and self.level_sizes is not None  # __post_init__ has set them
+        return [NUM_SPECIAL_TOKENS + sum(self.level_sizes[:level]) for level in range(self.num_levels)]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the tables of embeddings."""
+        assert self.level_sizes is not None
+        return NUM_SPECIAL_TOKENS + sum(self.level_sizes)
+
+    def number_of_tokens(self) -> int:
+        """What `vocab_size` must be."""
+        assert self.level_sizes is not None
+        if not self.level_offsets:
+            return self.num_rows
+        return max(first + size for first, size in zip(self.level_offsets, self.level_sizes, strict=False))
+
     def validate_levels(self):
         """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
         self.check_levels()
+        if len(self.level_offsets) != len(self.level_sizes):
+            raise ValueError(
+                f"`level_sizes` {self.level_sizes} and `level_offsets` {self.level_offsets} differ in length."
+            )
+        if self.level_offsets and min(self.level_offsets) < NUM_SPECIAL_TOKENS:
+            raise ValueError(
+                f"`level_offsets` {self.level_offsets} must leave the first {NUM_SPECIAL_TOKENS} tokens alone, which "
+                "are padding and end-of-sequence."
+            )
         if self.normalize_over not in ("vocabulary", "items"):
             raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if self.num_item_residuals and math.prod(self.level_sizes) >= 2**63:

@@ -22,7 +22,12 @@ class CodeLevels:
         if self.level_sizes is None:
             self.level_sizes = [self.codebook_size] * self.num_levels
         if self.vocab_size is None:
-            self.vocab_size = NUM_SPECIAL_TOKENS + sum(self.level_sizes)
+            self.vocab_size = self.number_of_tokens()
+
+    def number_of_tokens(self) -> int:
+        """What `vocab_size` must be."""
+        assert self.level_sizes is not None
+        return NUM_SPECIAL_TOKENS + sum(self.level_sizes)
 
     @property
     def level_offsets(self) -> list[int]:
@@ -42,11 +47,10 @@ class CodeLevels:
             )
         if min(self.level_sizes) < 1:
             raise ValueError(f"every level needs at least one code, got `level_sizes` {self.level_sizes}.")
-        if self.vocab_size != NUM_SPECIAL_TOKENS + sum(self.level_sizes):
+        if self.vocab_size != self.number_of_tokens():
             raise ValueError(
                 f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
-                f"{self.level_sizes} make {NUM_SPECIAL_TOKENS + sum(self.level_sizes)}. Leave `vocab_size` out: it is "
-                "derived."
+                f"{self.level_sizes} make {self.number_of_tokens()}. Leave `vocab_size` out: it is derived."
             )
 
 

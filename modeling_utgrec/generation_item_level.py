@@ -47,7 +47,7 @@ class DepthHeadBeamStep:
         of the next level's codes, `[B, W, codes]`.
         """
         own = self.prefixes.gather(1, parents[..., None].expand(-1, -1, self.prefixes.shape[-1]))
-        self.prefixes = own + self.model.depth_head.codes(tokens)
+        self.prefixes = own + self.model.written(tokens, self.level)
         self.level += 1
         return self.model.level_logits(self.prefixes, self.level)
 

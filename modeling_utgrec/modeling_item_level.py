@@ -13,6 +13,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import GenerationMixin
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -91,9 +92,9 @@ class DepthHead(nn.Module):
 
     def __init__(self, config: ItemLevelConfig):
         super().__init__()
-        assert config.num_levels is not None and config.vocab_size is not None
+        assert config.num_levels is not None
         self.levels = nn.Embedding(config.num_levels, config.hidden_size)
-        self.codes = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.codes = nn.Embedding(config.num_rows, config.hidden_size)
         self.layers = nn.ModuleList([ResidualLayer(config) for _ in range(config.depth_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
 
@@ -112,7 +113,7 @@ class DepthHead(nn.Module):
         return self.norm(states)
 
 
-class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
+class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
     """
     Generative recommender that reads a history at one position an item and writes the next item's codes by a depth
     head. An item is read as the mean of its codes' embeddings, plus a projection of its content vector and an
@@ -155,8 +156,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
 
     def __init__(self, config: ItemLevelConfig):
         super().__init__(config)
-        assert config.vocab_size is not None
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.num_rows, config.hidden_size)
         self.positions = nn.Embedding(config.max_history, config.hidden_size)
         if config.content_size is not None:
             self.content_projection = nn.Linear(config.content_size, config.hidden_size, bias=False)
@@ -168,8 +168,25 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
         self.blocks = nn.ModuleList([ItemLevelBlock(config) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
         self.depth_head = DepthHead(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.num_rows)
         self.post_init()
+        # identifiers have a fixed length and no end-of-sequence
+        self.generation_config.eos_token_id = None
+        self.generation_config.max_new_tokens = config.num_levels
+
+    def generate(self, inputs: Tensor | None = None, *args, **kwargs):
+        """As [`~transformers.GenerationMixin.generate`] with `custom_generate=generate_items`: the search among items
+        that [`~ItemLevelForCausalLM.recommend`] makes, the one way in which codes are generated here.
+
+        Raises:
+            ValueError: for any other generation.
+        """
+        if kwargs.get("custom_generate") is None:
+            raise ValueError(
+                "An item-level recommender generates whole items: call `recommend`, or `generate` with "
+                "custom_generate=generate_items and a trie."
+            )
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]  # self is that of a protocol
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -212,6 +229,15 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
             self.content_mean.copy_(trie.content.double().mean(dim=0))
         if config.num_item_residuals:
             self.residual_keys.copy_(self._keys(trie.codes).sort().values)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """Rows of the tables of embeddings for tokens `(..., levels)`, the first of an item's levels or all."""
+        config = self.config
+        if config.level_offsets == config.row_offsets:
+            return tokens
+        shifts = torch.tensor(config.row_offsets) - torch.tensor(config.level_offsets)
+        rows = tokens + shifts[: tokens.shape[-1]].to(tokens.device)
+        return rows.clamp(0, config.num_rows - 1)  # of padding, any
 
     def _keys(self, codes: Tensor) -> Tensor:
         """Identifiers `(..., num_levels)` as numbers, in lexicographic order."""
@@ -303,7 +329,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
             raise ValueError(
                 f"A history has {int(positions.max()) + 1} items, the model reads {longest}: keep the last."
             )
-        states = self.embed_tokens(tokens).mean(dim=2) + self.positions(positions)
+        states = self.embed_tokens(self._rows(tokens)).mean(dim=2) + self.positions(positions)
         if content is not None:
             states = states + self._project(content)
         if self.config.num_item_residuals:
@@ -323,13 +349,12 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
         """Mean loss of each level, `(num_levels,)`, of `labels` `(targets, num_levels)` after `states` `(targets,
         hidden_size)`."""
         config = self.config
-        assert config.level_sizes is not None
-        before = torch.cat((states[:, None], self.depth_head.codes(labels[:, :-1])), dim=1).cumsum(dim=1)
+        assert config.level_offsets is not None
+        before = torch.cat((states[:, None], self.depth_head.codes(self._rows(labels[:, :-1]))), dim=1).cumsum(dim=1)
         written = self.depth_head(before, torch.arange(labels.shape[1], device=labels.device))
         losses = []
-        for level, (first, size) in enumerate(zip(config.level_offsets, config.level_sizes, strict=True)):
-            columns, codes = slice(first, first + size), labels[:, level] - first
-            weight, bias = self.lm_head.weight[columns], self.lm_head.bias[columns]
+        for level, first in enumerate(config.level_offsets):
+            codes, (weight, bias) = labels[:, level] - first, self._output_embeddings(level)
             if config.normalize_over == "vocabulary":
                 losses.append(linear_cross_entropy(written[:, level], weight, codes, bias))
             else:
@@ -350,11 +375,22 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation):
         Returns:
             `torch.FloatTensor` of shape `(..., config.level_sizes[level])`.
         """
-        assert self.config.level_sizes is not None
-        first = self.config.level_offsets[level]
-        columns = slice(first, first + self.config.level_sizes[level])
         written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
-        return F.linear(written, self.lm_head.weight[columns], self.lm_head.bias[columns])
+        return F.linear(written, *self._output_embeddings(level))
+
+    def written(self, tokens: Tensor, level: int) -> Tensor:
+        """What tokens of a level add to the prefixes of [`~ItemLevelForCausalLM.level_logits`], `(*tokens.shape,
+        hidden_size)`."""
+        config = self.config
+        assert config.level_offsets is not None
+        return self.depth_head.codes(tokens - config.level_offsets[level] + config.row_offsets[level])
+
+    def _output_embeddings(self, level: int) -> tuple[Tensor, Tensor]:
+        """Vectors `(codes, hidden_size)` and biases `(codes,)` of a level's codes."""
+        assert self.config.level_sizes is not None
+        first = self.config.row_offsets[level]
+        columns = slice(first, first + self.config.level_sizes[level])
+        return self.lm_head.weight[columns], self.lm_head.bias[columns]
 
     def _check_content(self, content: Tensor | None, tokens: Tensor) -> None:
         width = self.config.content_size

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 
-from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemRules, ItemTrie
+from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemRules, ItemTrie, generate_items
 
 SIZES = [6, 8, 5]
 CONTENT = 7
@@ -95,6 +95,9 @@ def test_config_round_trip(tmp_path, arguments):
         ({"num_levels": 0}, "at least 1"),
         ({"num_levels": 2, "level_sizes": [4, 4, 4]}, "3 levels"),
         ({"level_sizes": [4, 0, 4]}, "at least one code"),
+        ({"level_offsets": [2, 258], "vocab_size": 770}, "make 514"),
+        ({"level_sizes": [4, 4], "level_offsets": [2]}, "differ in length"),
+        ({"level_sizes": [4, 4], "level_offsets": [1, 5]}, "leave the first 2 tokens alone"),
         ({"max_history": 0}, "max_history"),
         ({"horizon": 0}, "horizon"),
         ({"content_size": 0}, "content_size"),
@@ -127,7 +130,7 @@ def test_save_and_load_is_bit_equal(tmp_path, tied):
     batch = make_batch(trie, [3, 2])
     model.save_pretrained(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".py")  # the code travels along
-    assert names == ["config.json", "model.safetensors"]
+    assert names == ["config.json", "generation_config.json", "model.safetensors"]
     for auto_class in (AutoModelForCausalLM, AutoModel):
         loaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
         assert isinstance(loaded, ItemLevelForCausalLM) and not loaded.training
@@ -474,6 +477,49 @@ def test_content_is_centred_and_of_length_one(float32_tolerance):
     # zero stands for no content, whatever the mean is
     nothing = model._project(torch.zeros(1, 1, CONTENT))
     assert not nothing.any()
+
+
+def test_levels_that_share_tokens_have_embeddings_of_their_own(tmp_path):
+    """As those of UTGRec's item tokenizer: the same model on other tokens."""
+    model, trie = everything()
+    shared = ItemLevelForCausalLM(
+        ItemLevelConfig(**{**model.config.to_dict(), "level_offsets": [2, 8, 8], "vocab_size": None})
+    ).eval()
+    assert shared.config.vocab_size == 16
+    shared.load_state_dict(model.state_dict())
+    other = ItemTrie(trie.codes, SIZES, [2, 8, 8], content=trie.content)
+    batch = make_batch(trie, [3, 1])
+    tokens = {}
+    for name, nothing in (("input_ids", 0), ("labels", -100)):
+        moved = batch[name].unflatten(1, (-1, 3)) + torch.tensor(other.level_offsets) - torch.tensor([2, 8, 16])
+        tokens[name] = torch.where(batch[name] == nothing, nothing, moved.flatten(1))
+    assert torch.equal(shared(**{**batch, **tokens}).loss, model(**batch).loss)
+    found = shared.recommend(tokens["input_ids"], batch["attention_mask"], other, num_items=30)
+    expected = model.recommend(batch["input_ids"], batch["attention_mask"], trie, num_items=30)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.item_rows, expected.item_rows)
+    shared.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).level_offsets == [2, 8, 8]
+
+
+def test_generate_gives_what_recommend_gives():
+    model, trie = everything()
+    batch = make_batch(trie, [3, 1])
+    del batch["labels"], batch["content"]
+    found = model.generate(
+        **batch,
+        custom_generate=generate_items,
+        trie=trie,
+        num_beams=8,
+        num_return_sequences=4,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+    )
+    expected = model.recommend(**batch, trie=trie, num_items=4, num_beams=8)
+    torch.testing.assert_close(found.sequences_scores.view(2, 4), expected.scores)
+    codes = found.sequences[:, -3:] - torch.tensor(trie.level_offsets)
+    assert torch.equal(trie.find(codes).view(2, 4), expected.item_rows)
+    with pytest.raises(ValueError, match="generates whole items: call `recommend`"):
+        model.generate(**batch)
 
 
 # errors

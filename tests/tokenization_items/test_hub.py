@@ -111,6 +111,7 @@ def test_content_vectors_are_pushed_with_the_index(hub, tokenizer):
     set_seed(0)
     config = ItemLevelConfig(
         level_sizes=tokenizer.index.level_sizes,
+        level_offsets=tokenizer.index.level_offsets,
         hidden_size=8,
         content_size=5,
         num_item_residuals=len(tokenizer),

@@ -86,6 +86,7 @@ def new_item_level(
         values["content_size"] = index.content.shape[1]
     config = ItemLevelConfig(
         level_sizes=index.level_sizes,
+        level_offsets=index.level_offsets,
         max_history=tokenizer.max_history,
         num_item_residuals=len(index) if arguments.item_residuals else 0,
         item_tokenizer_fingerprint=tokenizer.fingerprint,

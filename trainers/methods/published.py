@@ -110,6 +110,7 @@ LEVELS: tuple[str, ...] = (
     "leaf_codebook_size",
     "share_leaf_codes",
     "level_sizes",
+    "level_offsets",
 )
 
 
