@@ -33,8 +33,8 @@ class ItemLevelArguments:
     )
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and predicted."})
     normalize_over: str = field(
-        default="vocabulary",
-        metadata={"help": "'vocabulary', a level's codes, or 'items': those that exist after a prefix."},
+        default="items",
+        metadata={"help": "'items', the codes that exist after a prefix, or 'vocabulary': all codes of a level."},
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
