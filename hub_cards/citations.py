@@ -151,6 +151,24 @@ _EASE = """\
   doi       = {10.1145/3308558.3313710}
 }"""
 
+_MARIUS = """\
+@article{lepage2025closing,
+  title   = {Closing the Performance Gap in Generative Recommenders with Collaborative Tokenization and Efficient
+             Modeling},
+  author  = {Lepage, Simon and Mary, Jeremie and Picard, David},
+  journal = {arXiv preprint arXiv:2508.14910},
+  year    = {2025}
+}"""
+
+_RQ_TRANSFORMER = """\
+@inproceedings{lee2022autoregressive,
+  title     = {Autoregressive Image Generation using Residual Quantization},
+  author    = {Lee, Doyup and Kim, Chiheon and Kim, Saehoon and Cho, Minsu and Han, Wook-Shin},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  pages     = {11523--11532},
+  year      = {2022}
+}"""
+
 METHODS = {
     "utgrec": Method("UTGRec", _UTGREC),
     "recbase": Method("RecBase", _RECBASE),
@@ -159,6 +177,10 @@ METHODS = {
     # Without a paper of their own: TIGER on text and images, and a T5 on the codes of residual k-means.
     "tiger-m": Method("TIGER-M", _TIGER),
     "rq-kmeans": Method("RQ-k-means", _RESIDUAL_QUANTIZATION),
+    # of text and of the training's transitions side by side
+    "rq-kmeans-transitions": Method("RQ-k-means transitions", _RESIDUAL_QUANTIZATION),
+    # A timeline over items and a depth head, on the codes of any item tokenizer.
+    "item_level": Method("Item-level recommender", f"{_MARIUS}\n\n{_RQ_TRANSFORMER}"),
     "sasrec": Method("SASRec", _SASREC),
     "gru4rec": Method("GRU4Rec", _GRU4REC),
     "bert4rec": Method("BERT4Rec", _BERT4REC),
@@ -168,10 +190,18 @@ METHODS = {
     # Item transitions in closed form, after SLIT; the ridge regression is EASE's.
     "linear": Method("Linear item-item model", f"{_SLIT}\n\n{_EASE}"),
 }
+_SEMANTIC_IDS = ("tiger", "letter", "tiger-m", "rq-kmeans", "rq-kmeans-transitions")
 # RecBase's decoder in place of a T5, on the codes of another item tokenizer.
 METHODS |= {
     f"{name}-decoder": Method(f"{METHODS[name].title} (decoder)", f"{METHODS[name].citation}\n\n{_RECBASE}")
-    for name in ("tiger", "letter", "tiger-m", "rq-kmeans")
+    for name in _SEMANTIC_IDS
+}
+# An item-level recommender in its place.
+METHODS |= {
+    f"{name}-item-level": Method(
+        f"{METHODS[name].title} (item level)", f"{METHODS[name].citation}\n\n{METHODS['item_level'].citation}"
+    )
+    for name in _SEMANTIC_IDS
 }
 
 

@@ -4,11 +4,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import Qwen3Config
 
 from .checkpoint_format import FORMAT_VERSION, CheckedConfig
-from .configuration_utgrec import NUM_SPECIAL_TOKENS
+from .configuration_levels import CodeLevels
 
 
 @strict
-class RecBaseConfig(CheckedConfig, Qwen3Config):
+class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
     r"""
     Configuration of [`RecBaseForCausalLM`]. The defaults are the sizes of the paper's base model (RecBase, Zhou et al.
     2025), see [`~RecBaseConfig.base`].
@@ -79,12 +79,7 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
     eos_token_id: int | list[int] | None = 1
 
     def __post_init__(self, **kwargs):
-        if self.num_levels is None:
-            self.num_levels = 4 if self.level_sizes is None else len(self.level_sizes)
-        if self.level_sizes is None:
-            self.level_sizes = [self.codebook_size] * self.num_levels
-        if self.vocab_size is None:
-            self.vocab_size = NUM_SPECIAL_TOKENS + sum(self.level_sizes)
+        self.derive_levels(4)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -104,29 +99,9 @@ class RecBaseConfig(CheckedConfig, Qwen3Config):
         sizes = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
         return cls(**{**sizes, **arguments})
 
-    @property
-    def level_offsets(self) -> list[int]:
-        """First token id of each level."""
-        assert self.num_levels is not None and self.level_sizes is not None  # __post_init__ has set them
-        return [NUM_SPECIAL_TOKENS + sum(self.level_sizes[:level]) for level in range(self.num_levels)]
-
     def validate_levels(self):
         """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
-        if self.num_levels < 1:
-            raise ValueError(f"`num_levels` must be at least 1, got {self.num_levels}.")
-        if len(self.level_sizes) != self.num_levels:
-            raise ValueError(
-                f"`level_sizes` {self.level_sizes} has {len(self.level_sizes)} levels, `num_levels` is "
-                f"{self.num_levels}."
-            )
-        if min(self.level_sizes) < 1:
-            raise ValueError(f"every level needs at least one code, got `level_sizes` {self.level_sizes}.")
-        if self.vocab_size != NUM_SPECIAL_TOKENS + sum(self.level_sizes):
-            raise ValueError(
-                f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
-                f"{self.level_sizes} make {NUM_SPECIAL_TOKENS + sum(self.level_sizes)}. Leave `vocab_size` out: it is "
-                "derived."
-            )
+        self.check_levels()
         if not 0 <= self.embedding_dropout < 1:
             raise ValueError(f"`embedding_dropout` must be at least 0 and below 1, got {self.embedding_dropout}.")
         if self.normalize_over not in ("vocabulary", "items"):

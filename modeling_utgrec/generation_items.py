@@ -38,12 +38,13 @@ class BeamStep(Protocol):
     """What the beam search needs of a network. It holds the state (caches) of B users."""
 
     def start(self) -> Tensor:
-        """Reads the users' context. Returns the logits of the first code, `[B, 1, vocab_size]`."""
+        """Reads the users' context. Returns the logits of the first code, `[B, 1, vocab_size]`, or of the codes of its
+        level alone, `[B, 1, codes]`."""
 
     def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """
         Appends `tokens` `[B, W]`, where beam `w` continues beam `parents[:, w]` of the call before. Returns the logits
-        of the next code, `[B, W, vocab_size]`.
+        of the next code, as `start`.
         """
 
 
@@ -52,23 +53,27 @@ def level_log_probs(logits: Tensor, trie: ItemTrie, depth: int, nodes: Tensor, n
     Log-probabilities of a level's codes, in float32 whatever the weights.
 
     Args:
-        logits (`torch.Tensor` of shape `(B, W, vocab_size)`): of the next code.
+        logits (`torch.Tensor` of shape `(B, W, vocab_size)` or `(B, W, codes of the level)`):
+            of the next code. A network that has logits of one level at a time has none for other levels' tokens.
         trie ([`ItemTrie`]): the valid identifiers.
         depth (`int`): the level.
         nodes (`torch.LongTensor` of shape `(B, W)`): nodes of the beams at that depth.
-        normalize_over (`str`): `"vocabulary"`, or `"items"`: the codes that exist after the beam's prefix.
+        normalize_over (`str`): `"vocabulary"`, all that has logits, or `"items"`: the codes that exist after the
+            beam's prefix.
 
     Returns:
         `torch.FloatTensor` of shape `(B, W, codes of the level)`; without meaning where a code does not exist.
     """
     level, first = trie.levels[depth], trie.level_offsets[depth]
+    # a vocabulary has special tokens too, so it is larger than any level
+    columns = slice(None) if logits.shape[-1] == level.size else slice(first, first + level.size)
     if normalize_over == "vocabulary":
-        return logits.log_softmax(-1, dtype=torch.float32)[..., first : first + level.size]
+        return logits.log_softmax(-1, dtype=torch.float32)[..., columns]
     codes, exists = level.children(nodes)[:2]
     if codes is not None:
         of_code = torch.zeros(*nodes.shape, level.size, dtype=torch.uint8, device=nodes.device)
         exists = of_code.scatter_reduce_(-1, codes, exists.to(torch.uint8), "amax").bool()
-    return logits[..., first : first + level.size].float().masked_fill(~exists, -torch.inf).log_softmax(-1)
+    return logits[..., columns].float().masked_fill(~exists, -torch.inf).log_softmax(-1)
 
 
 @torch.no_grad()

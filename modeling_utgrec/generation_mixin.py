@@ -21,9 +21,9 @@ class ItemRecommendation(PreTrainedModel):
     `level_offsets` and `normalize_over`. The model says in `_search_step` how it is read.
     """
 
-    def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:
-        """Prepares the network for one search. Returns what makes the step of users from their histories `[B, S]` and
-        the histories' mask, 0 on padding."""
+    def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
+        """Prepares the network for one search among the items of `trie`. Returns what makes the step of users from
+        their histories `[B, S]` and the histories' mask, 0 on padding."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class ItemRecommendation(PreTrainedModel):
         rows = torch.empty(batch_size, num_items, dtype=torch.long, device=self.device)
         scores = torch.empty(batch_size, num_items, device=self.device)
         with self._without_dropout():
-            make_step = self._search_step()
+            make_step = self._search_step(trie)
             for users, columns in user_blocks(attention_mask, num_beams):
                 step = make_step(input_ids[users, columns], attention_mask[users, columns])
                 rules_of_users = rules
@@ -131,7 +131,7 @@ class ItemRecommendation(PreTrainedModel):
         shape = (*candidates.shape, trie.num_levels) if per_level else candidates.shape
         scores = torch.empty(shape, device=self.device)
         with self._without_dropout():
-            make_step = self._search_step()
+            make_step = self._search_step(trie)
             for users, columns in user_blocks(attention_mask, candidates.shape[1]):
                 step = make_step(input_ids[users, columns], attention_mask[users, columns])
                 scores[users] = score_candidates(step, trie, candidates[users], self.config.normalize_over, per_level)

@@ -37,13 +37,17 @@ class ItemTrie:
             First token id of each level in the recommender's vocabulary.
         item_ids (`Sequence[str]`, *optional*):
             Names of the items, in the order of `codes`.
+        content (`torch.Tensor` or `np.ndarray` of shape `(num_items, width)`, *optional*):
+            Content vectors of the items, such as text embeddings, for a recommender that reads them. Kept as `content`
+            in the precision that they have.
         dense_limit (`int`, *optional*, defaults to `DENSE_LIMIT`):
             Largest number of entries (nodes × codes, one byte each) of a level's dense table; 0 keeps all levels
             sparse.
 
     Raises:
         ValueError: If `codes` is empty, has another number of levels than `level_sizes`, holds a code outside its
-            level, or gives two items the same identifier (the message names the rows).
+            level, or gives two items the same identifier (the message names the rows); or if `content` has not a row
+            of finite numbers for each item.
 
     Example:
 
@@ -65,6 +69,7 @@ class ItemTrie:
         level_offsets: Sequence[int],
         item_ids: Sequence[str] | None = None,
         dense_limit: int = DENSE_LIMIT,
+        content: Tensor | np.ndarray | None = None,
     ):
         self.level_sizes = [int(size) for size in level_sizes]
         self.level_offsets = [int(offset) for offset in level_offsets]
@@ -74,6 +79,7 @@ class ItemTrie:
         self._codes = self._checked(codes, item_ids)
         if len(self._codes) == 0:
             raise ValueError("an item trie needs at least one item")
+        self.content = None if content is None else self._checked_content(content, len(self._codes))
         self._identity = object()  # the same in copies on other devices
         self._build(dense_limit)
 
@@ -95,6 +101,18 @@ class ItemTrie:
                 f"codes {codes[rows].tolist()}"
             )
         return codes.to(torch.int16 if max(self.level_sizes) <= 2**15 else torch.int32)
+
+    def _checked_content(self, content: Tensor | np.ndarray, num_items: int, width: int | None = None) -> Tensor:
+        content = torch.as_tensor(content)
+        if content.dim() != 2 or len(content) != num_items or width not in (None, content.shape[1]):
+            expected = f"({num_items}, {'width' if width is None else width})"
+            raise ValueError(f"content must have shape {expected}, a row for each item, got {tuple(content.shape)}")
+        if not content.is_floating_point():
+            raise ValueError(f"content must be floating-point numbers, got {content.dtype}")
+        broken = (~content.isfinite()).any(dim=1).nonzero().flatten()
+        if broken.numel():
+            raise ValueError(f"{broken.numel()} items have content with NaN or infinity: rows {broken[:10].tolist()}")
+        return content.to(self._codes.device)
 
     def _build(self, dense_limit: int):
         num_items, device = len(self._codes), self._codes.device
@@ -140,7 +158,8 @@ class ItemTrie:
     @property
     def nbytes(self) -> int:
         """Size of the tensors in bytes."""
-        return self._codes.nbytes + self._rows.nbytes + sum(level.nbytes for level in self.levels)
+        content = 0 if self.content is None else self.content.nbytes
+        return self._codes.nbytes + self._rows.nbytes + content + sum(level.nbytes for level in self.levels)
 
     def num_nodes(self, depth: int) -> int:
         """Number of nodes at a depth (`1` at depth 0, `num_items` at depth `num_levels`)."""
@@ -156,6 +175,7 @@ class ItemTrie:
             return self
         moved = copy.copy(self)
         moved._codes, moved._rows = self._codes.to(device), self._rows.to(device)
+        moved.content = None if self.content is None else self.content.to(device)
         moved.levels = [level.to(device) for level in self.levels]
         return moved
 
@@ -207,6 +227,21 @@ class ItemTrie:
         edges = self.levels[level].edge(nodes, codes)
         return edges if level < self.num_levels - 1 else self.rows_at(edges)
 
+    def find(self, codes: Tensor) -> Tensor:
+        """
+        Rows of the items that have given identifiers.
+
+        Args:
+            codes (`torch.LongTensor` of shape `(..., num_levels)`): Level-local codes.
+
+        Returns:
+            `torch.LongTensor` of shape `(...)`: item rows, -1 where no item has these codes.
+        """
+        nodes = torch.zeros_like(codes[..., 0])
+        for level, column in enumerate(codes.unbind(-1)):
+            nodes = self.step(level, nodes, column)
+        return nodes
+
     def path(self, rows: Tensor) -> list[Tensor]:
         """
         The edges from the root to items, a tensor of the shape of `rows` for each level; the last has the positions.
@@ -221,7 +256,12 @@ class ItemTrie:
             edges.append(nodes)
         return edges
 
-    def add_items(self, codes: Tensor | np.ndarray, item_ids: Sequence[str] | None = None) -> "ItemTrie":
+    def add_items(
+        self,
+        codes: Tensor | np.ndarray,
+        item_ids: Sequence[str] | None = None,
+        content: Tensor | np.ndarray | None = None,
+    ) -> "ItemTrie":
         """
         A trie with more items: the new ones have the rows after those of this trie, which stays as it is. The sorted
         edges are merged with the new ones, level by level, which is linear in the number of items; a search that
@@ -230,14 +270,22 @@ class ItemTrie:
         Args:
             codes (`torch.Tensor` or `np.ndarray` of shape `(num_new, num_levels)`): Codes of the new items.
             item_ids (`Sequence[str]`, *optional*): Their names; to be given if and only if this trie has names.
+            content (`torch.Tensor` or `np.ndarray` of shape `(num_new, width)`, *optional*): Their content vectors; to
+                be given if and only if this trie has content.
 
         Raises:
-            ValueError: As for the constructor; also if an identifier is taken, or names are missing or unexpected.
+            ValueError: As for the constructor; also if an identifier is taken, or names or content are missing or
+                unexpected.
         """
+        if (content is None) != (self.content is None):
+            expected = "no content" if self.content is None else "content"
+            raise ValueError(f"the items of this trie have {expected}, so must the new ones")
         if (item_ids is None) != (self.item_ids is None):
             expected = "no item_ids" if self.item_ids is None else "item_ids"
             raise ValueError(f"the items of this trie have {expected}, so must the new ones")
         codes = self._checked(codes, item_ids).to(self.device)
+        if content is not None and self.content is not None:
+            content = self._checked_content(content, len(codes), self.content.shape[1]).to(self.content.dtype)
         if len(codes) == 0:
             return self
         added = copy.copy(self)
@@ -262,6 +310,8 @@ class ItemTrie:
         added._rows = torch.empty(num_nodes, dtype=torch.int32, device=self.device)
         added._rows[old_nodes] = self._rows
         added._rows[nodes] = (order + self.num_items).to(torch.int32)
+        if isinstance(content, Tensor) and self.content is not None:
+            added.content = torch.cat((self.content, content))
         if item_ids is not None:
             added.item_ids = [*(self.item_ids or []), *item_ids]
         return added

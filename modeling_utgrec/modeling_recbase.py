@@ -13,9 +13,11 @@ from transformers.utils import can_return_tuple
 
 from .checkpoint_format import CheckedLoading
 from .configuration_recbase import RecBaseConfig
+from .generation_histories import check_whole_items
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .generation_qwen3 import DecoderBeamStep, FusedDecoder
+from .item_trie import ItemTrie
 from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 
 # Attention implementations with this in their name tell packed sequences apart in a batch of one row only.
@@ -197,42 +199,11 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         embeddings[self.config.level_offsets[0] :] = vectors.to(embeddings)
         embeddings.requires_grad_(not freeze)
 
-    def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:
+    def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
         return partial(DecoderBeamStep, FusedDecoder(self))
 
     def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        config, real = self.config, attention_mask != 0
-        assert config.num_levels is not None
-        lengths = real.sum(1)
-        if not lengths.all():
-            user = int((lengths == 0).nonzero()[0])
-            raise ValueError(
-                f"The history of user {user} of the batch is empty: a decoder needs an item to go on from."
-            )
-        most = config.max_history * config.num_levels
-        if (lengths > most).any():
-            user = int((lengths > most).nonzero()[0])
-            raise ValueError(
-                f"The history of user {user} of the batch has {int(lengths[user])} tokens, the recommender reads "
-                f"{config.max_history} items of {config.num_levels}: keep the latest, as UniversalItemTokenizer does."
-            )
-        level = (real.cumsum(1) - 1) % config.num_levels
-        first = torch.tensor(config.level_offsets, device=level.device)[level]
-        size = torch.tensor(config.level_sizes, device=level.device)[level]
-        odd = real & ((input_ids < first) | (input_ids >= first + size))
-        if odd.any():
-            user, position = odd.nonzero()[0].tolist()
-            raise ValueError(
-                f"input_ids[{user}, {position}] is {input_ids[user, position].item()}, which is no code of level "
-                f"{level[user, position].item()}: a history is whole identifiers one after the other."
-            )
-        broken = (lengths % config.num_levels).nonzero()
-        if len(broken):
-            user = int(broken[0])
-            raise ValueError(
-                f"The history of user {user} of the batch has {int(lengths[user])} tokens, which is no multiple of "
-                f"{config.num_levels}, the codes of an item."
-            )
+        check_whole_items(self.config, input_ids, attention_mask)
 
 
 __all__ = ["RecBaseForCausalLM"]

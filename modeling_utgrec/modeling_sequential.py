@@ -7,7 +7,7 @@ makes the prediction is position 0 in use as in training, where earlier position
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -95,10 +95,18 @@ class ItemEmbeddings(nn.Module):
         return self.dropout(self.norm(states)) * attention_mask[..., None].to(states.dtype)
 
 
+class AttentionSizes(Protocol):
+    """What [`SelfAttention`] needs of a configuration."""
+
+    hidden_size: int
+    num_heads: int
+    attention_dropout: float | int
+
+
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product attention of a history to itself (without residual connection and norm)."""
 
-    def __init__(self, config: SequentialConfig):
+    def __init__(self, config: AttentionSizes):
         super().__init__()
         self.num_heads = config.num_heads
         self.dropout = config.attention_dropout

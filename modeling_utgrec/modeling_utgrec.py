@@ -19,6 +19,7 @@ from .configuration_utgrec import UTGRecConfig
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .generation_t5 import FusedT5, T5BeamStep
+from .item_trie import ItemTrie
 from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 
 
@@ -227,7 +228,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         assert valid_codes is not None
         return self._loss_over_items(logits, labels, valid_codes[labelled].unflatten(0, (-1, config.num_levels)))
 
-    def _search_step(self) -> Callable[[Tensor, Tensor], BeamStep]:
+    def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
         return partial(T5BeamStep, FusedT5(self))
 
 

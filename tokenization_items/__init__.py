@@ -3,7 +3,7 @@
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_utgrec import RecBaseConfig, UTGRecConfig, UTGRecTokenizerConfig
+from modeling_utgrec import ItemLevelConfig, RecBaseConfig, UTGRecConfig, UTGRecTokenizerConfig
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.collisions import AssignmentReport, CapacityError
 from tokenization_items.item_embeddings import ContentEmbeddings
@@ -16,7 +16,7 @@ from tokenization_items.text_template import TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 
 AutoProcessor.register(UTGRecTokenizerConfig, ItemProcessor, exist_ok=True)
-for _config in (UTGRecConfig, RecBaseConfig):
+for _config in (UTGRecConfig, RecBaseConfig, ItemLevelConfig):
     AutoTokenizer.register(_config, UniversalItemTokenizer, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "item-recommendation",

@@ -29,6 +29,7 @@ from tokenization_items.collisions import (
 CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
 TITLES_NAME = "item_titles.json"  # only if there are titles
+CONTENT_NAME = "item_content.safetensors"  # only if there are content vectors
 FORMAT_VERSION = "1"
 MAX_LEVELS = 256
 MAX_CODES = 2**24  # of a level: generation keeps a mask of them for every beam
@@ -59,6 +60,8 @@ class ItemIndex:
         item_ids (`list[str]`): Items in the order in which they were added; an item's position is its row.
         codes (`np.ndarray` of shape `(num_items, num_levels)`, int32, read-only): Level-local codes.
         titles (`list[str]`): Title of each item, for display; empty if not known.
+        content (`np.ndarray` of shape `(num_items, width)`, float16, read-only, *optional*): Content vector of each
+            item, such as a text embedding, for recommenders that read them, see `set_content`.
     """
 
     def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
@@ -68,10 +71,14 @@ class ItemIndex:
             raise ValueError(f"{len(self.level_sizes)} level_sizes but {len(self.level_offsets)} level_offsets")
         self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32), [])
 
-    def _replace(self, item_ids: list[str], codes: np.ndarray, titles: list[str]) -> None:
+    def _replace(
+        self, item_ids: list[str], codes: np.ndarray, titles: list[str], content: np.ndarray | None = None
+    ) -> None:
         codes = np.ascontiguousarray(codes, dtype=np.int32)
         codes.flags.writeable = False
-        self.item_ids, self.codes, self.titles = item_ids, codes, titles
+        if content is not None:
+            content.flags.writeable = False
+        self.item_ids, self.codes, self.titles, self.content = item_ids, codes, titles, content
         self._row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
         self._token_table: np.ndarray | None = None  # all three built when first asked for
         self._trie: ItemTrie | None = None
@@ -115,6 +122,7 @@ class ItemIndex:
         level_vectors: Sequence[np.ndarray] | None = None,
         titles: Sequence[str] | None = None,
         collisions: Collisions = "least_distance",
+        content: np.ndarray | None = None,
     ) -> AssignmentReport:
         """
         Adds items. Their semantic IDs are the given codes, told apart where items share them; items of the index keep
@@ -135,6 +143,9 @@ class ItemIndex:
                 How items with the same codes are told apart, see [`~tokenization_items.collisions`]:
                 `"least_distance"` and `"nearest_first"` change codes; `"digit"` changes none and adds a level, to an
                 empty index, with 256 codes or as many as the largest group of items needs.
+            content (floats of shape `(num_items, width)`, *optional*):
+                Content vectors of the new items, as their encoder gives them; to be given if and only if the index has
+                those of its items. An empty index takes what is given.
 
         Returns:
             [`AssignmentReport`].
@@ -142,9 +153,9 @@ class ItemIndex:
         Raises:
             CapacityError: If the index would hold more items than semantic IDs exist.
             ValueError: If an item is given twice or present already, an array does not fit the levels or the items, a
-                code is outside its level, a residual is not finite, codes must change and there are no residuals, or
-                the index has digits and `collisions` is another way, or the other way round. The index is unchanged
-                after any error.
+                code is outside its level, a residual is not finite, codes must change and there are no residuals,
+                the index has digits and `collisions` is another way, or the other way round, or content is missing,
+                unexpected, of another width, or not finite. The index is unchanged after any error.
         """
         check_way(collisions)
         item_ids = list(item_ids)
@@ -152,6 +163,7 @@ class ItemIndex:
         if len(titles) != len(item_ids):
             raise ValueError(f"{len(item_ids)} item_ids but {len(titles)} titles")
         self.check_new(item_ids)
+        content = self._content_with(item_ids, content)
         codes = np.asarray(codes)
         sizes, has_digits = self._levels_of_codes(codes, collisions)
         occupied = self.codes.astype(np.int64)
@@ -175,10 +187,43 @@ class ItemIndex:
             part = None if residuals is None else residuals[order]
             final[order] = assign(given[order], sizes, part, level_vectors, occupied)
             report = report_assignment(given, final, occupied, sizes, residuals, level_vectors)
-        self._replace(
-            self.item_ids + item_ids, np.concatenate([self.codes, final.astype(np.int32)]), self.titles + titles
-        )
+        codes = np.concatenate([self.codes, final.astype(np.int32)])
+        self._replace(self.item_ids + item_ids, codes, self.titles + titles, content)
         return report
+
+    def set_content(self, content: np.ndarray | None) -> None:
+        """
+        Gives the items content vectors, for recommenders that read them. They are kept in half precision and saved
+        beside the index.
+
+        Args:
+            content (floats of shape `(num_items, width)`): a vector of each item, as the encoder gives it, in the
+                order of `item_ids`; `None` takes them away.
+
+        Raises:
+            ValueError: If there is not a row for each item, or a number is not finite in half precision.
+        """
+        if content is not None:
+            content = _checked_content(self.item_ids, content)
+        self._replace(self.item_ids, self.codes, self.titles, content)
+
+    def check_content(self, item_ids: Sequence[str], content: np.ndarray | None) -> None:
+        """Raises the `ValueError` of `assign` unless new items have content vectors as those of the index."""
+        self._content_with(item_ids, content)
+
+    def _content_with(self, item_ids: Sequence[str], content: np.ndarray | None) -> np.ndarray | None:
+        """The content of the items there are and of new ones."""
+        if not len(self):
+            return None if content is None else _checked_content(item_ids, content)
+        if (content is None) != (self.content is None):
+            raise ValueError(
+                "the index has content vectors of its items: give `content` of the new ones, from the same encoder"
+                if content is None
+                else "the index has no content vectors of its items: leave `content` out, or set_content first"
+            )
+        if content is None or self.content is None:
+            return None
+        return np.concatenate([self.content, _checked_content(item_ids, content, self.content.shape[1])])
 
     def check_new(self, item_ids: Sequence[str]) -> None:
         """Raises a `ValueError` unless items can be added: strings, none of them twice, none in the index."""
@@ -265,7 +310,9 @@ class ItemIndex:
         """All semantic IDs as an [`ItemTrie`], built at the first call after a change; rows are the index's."""
         if self._trie is None:
             codes = self.codes.astype(np.int64)
-            self._trie = ItemTrie(codes, self.level_sizes, self.level_offsets, item_ids=self.item_ids)
+            # torch takes no array that may not be written
+            content = None if self.content is None else self.content.copy()
+            self._trie = ItemTrie(codes, self.level_sizes, self.level_offsets, item_ids=self.item_ids, content=content)
         return self._trie
 
     def remove(self, item_ids: Iterable[str]) -> None:
@@ -278,11 +325,13 @@ class ItemIndex:
         keep = np.ones(len(self), dtype=bool)
         keep[self.rows(item_ids)] = False
         kept = keep.nonzero()[0].tolist()
-        self._replace([self.item_ids[row] for row in kept], self.codes[keep], [self.titles[row] for row in kept])
+        content = None if self.content is None else self.content[keep]
+        titles = [self.titles[row] for row in kept]
+        self._replace([self.item_ids[row] for row in kept], self.codes[keep], titles, content)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `item_index.safetensors` (codes and levels), `item_ids.json` (a list) and, if there are titles,
-        `item_titles.json` (a list) to `folder`."""
+        """Writes `item_index.safetensors` (codes and levels), `item_ids.json` (a list) and, if there are any,
+        `item_titles.json` (a list) and `item_content.safetensors` (vectors) to `folder`."""
         folder = Path(folder)
         metadata = {
             "format": "utgrec-item-index",
@@ -296,12 +345,17 @@ class ItemIndex:
         if any(self.titles):
             lists[TITLES_NAME] = self.titles
             metadata["titles_sha256"] = _digest(self.titles)
-        with replacing(folder / CODES_NAME, *(folder / name for name in lists)) as (codes, *others):
+        names = [*lists] if self.content is None else [*lists, CONTENT_NAME]
+        if self.content is not None:
+            metadata["content_width"] = str(self.content.shape[1])
+        with replacing(folder / CODES_NAME, *(folder / name for name in names)) as (codes, *others):
             save_file({"codes": self.codes}, codes, metadata=metadata)
-            for values, file in zip(lists.values(), others, strict=True):
+            for values, file in zip(lists.values(), others, strict=False):
                 file.write_text(json.dumps(values), encoding="utf-8")
-        if TITLES_NAME not in lists:
-            (folder / TITLES_NAME).unlink(missing_ok=True)
+            if self.content is not None:
+                save_file({"content": self.content}, others[-1], metadata={"index_sha256": self.checksum})
+        for name in {TITLES_NAME, CONTENT_NAME} - {*names}:
+            (folder / name).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "ItemIndex":
@@ -337,7 +391,8 @@ class ItemIndex:
                     f"{folder}: {TITLES_NAME} does not belong to {CODES_NAME}: expected {len(item_ids)} titles with "
                     f"sha256 {metadata['titles_sha256']}, found {len(titles)} with {_digest(titles)}"
                 )
-        index._replace(item_ids, codes, titles)
+        content = _read_content(folder, metadata) if "content_width" in metadata else None
+        index._replace(item_ids, codes, titles, content)
         if index.checksum != metadata["sha256"]:
             raise ItemIndexError(
                 f"{folder}: expected sha256 {metadata['sha256']}, found {index.checksum}; "
@@ -398,6 +453,31 @@ def _checked_vectors(
     return residuals, vectors
 
 
+def _checked_content(item_ids: Sequence[str], content: np.ndarray, width: int | None = None) -> np.ndarray:
+    """The content vectors of items in half precision, if there is one of finite numbers for each."""
+    content = np.asarray(content)
+    if content.ndim != 2 or len(content) != len(item_ids) or not np.issubdtype(content.dtype, np.floating):
+        raise ValueError(
+            f"content must be floats of shape ({len(item_ids)}, width), a row for each item, got {content.dtype} "
+            f"{content.shape}"
+        )
+    if width not in (None, content.shape[1]):
+        raise ValueError(
+            f"the index has content vectors of {width} numbers, the new ones have {content.shape[1]}: they must be "
+            "of the same encoder"
+        )
+    with np.errstate(over="ignore"):  # infinity then, which is refused
+        content = content.astype(np.float16)
+    broken = np.flatnonzero(~np.isfinite(content).all(1))
+    if len(broken):
+        examples = [item_ids[row] for row in broken.tolist()]
+        raise ValueError(
+            f"{len(broken)} items have content with NaN, infinity or numbers above {np.finfo(np.float16).max:g}: "
+            f"{named(examples)}"
+        )
+    return content
+
+
 def _check_ids(item_ids: Sequence[str], error: type[ValueError]) -> None:
     other = [item_id for item_id in item_ids if not isinstance(item_id, str)]
     if other:
@@ -432,6 +512,32 @@ def _read_list(file: Path) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ItemIndexError(f"{file}: expected a list of strings")
     return values
+
+
+def _read_content(folder: Path, index: dict[str, str]) -> np.ndarray:
+    """The content vectors that belong to an index with this metadata."""
+    path = folder / CONTENT_NAME
+    if not path.is_file():
+        raise ItemIndexError(f"{path} is missing, which {CODES_NAME} names")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            checksum = (file.metadata() or {}).get("index_sha256")
+            content = file.get_tensor("content") if "content" in file.keys() else None  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ItemIndexError(f"{path} is truncated or not a safetensors file: {error}") from error
+    wanted = f"({index['num_items']}, {index['content_width']})"
+    if content is None or content.dtype != np.float16 or str(content.shape) != wanted:
+        found = "no such tensor" if content is None else f"{content.dtype} {content.shape}"
+        raise ItemIndexError(f"{path}: expected float16 'content' of shape {wanted}, found {found}")
+    if checksum != index["sha256"]:
+        raise ItemIndexError(
+            f"{folder}: {CONTENT_NAME} does not belong to {CODES_NAME}: it is of the index with sha256 {checksum}, "
+            f"found the one with {index['sha256']}"
+        )
+    broken = np.flatnonzero(~np.isfinite(content).all(1))
+    if len(broken):
+        raise ItemIndexError(f"{path}: rows {named(broken)} have NaN or infinity")
+    return content
 
 
 def _read_codes(path: Path) -> tuple[dict[str, str], np.ndarray]:

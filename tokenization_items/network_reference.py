@@ -21,11 +21,11 @@ from modeling_utgrec import (
     UTGRecTokenizerModel,
 )
 from tokenization_items.files import read_json_object
-from tokenization_items.item_index import CODES_NAME
+from tokenization_items.item_index import CODES_NAME, CONTENT_NAME
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor
 from tokenization_items.processing_items import ItemProcessor
 
-INDEX_FILES = ("*.json", CODES_NAME)
+INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME)
 PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
 
 Network = UTGRecTokenizerModel | RecBaseTokenizerModel | RQVAEModel

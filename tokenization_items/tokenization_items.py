@@ -192,6 +192,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self,
         catalogue: Catalogue | ContentEmbeddings | Any,
         collisions: Collisions = "least_distance",
+        content: np.ndarray | None = None,
         **arguments: Any,
     ) -> AssignmentReport:
         """Gives new items their semantic IDs; those given before never change.
@@ -204,6 +205,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             collisions (`str`, *optional*, defaults to `"least_distance"`): how items to which the network gives the
                 same codes are told apart, see [`~tokenization_items.collisions`]: `"least_distance"`,
                 `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
+            content: content vectors of the items `[items, width]`, where the index has those of its items for a
+                recommender that reads them, see [`ItemIndex.set_content`].
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -224,12 +227,13 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue.check(images=False)
             titles = catalogue.titles
         self.index.check_new(catalogue.item_ids)
+        self.index.check_content(catalogue.item_ids, content)
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
         with torch.no_grad():
             vectors = [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
-        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles, collisions)
+        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles, collisions, content)
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Forgets items and frees their semantic IDs for items added later."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
 from hub_cards.values import ModelCardValues, RecommenderCardValues
-from modeling_utgrec import ItemTrie
+from modeling_utgrec import ItemLevelConfig, ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -31,6 +31,7 @@ from trainers.training_data.next_item_windows import (
     join_domains,
 )
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
+from trainers.training_data.target_horizon import check_horizon
 
 
 @dataclass
@@ -52,6 +53,9 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         max_history (`int`, *optional*, defaults to 20): items of history, counted from the most recent one.
         num_beams (`int`, *optional*, defaults to 50): beams of the constrained beam search.
         max_eval_users (`int`, *optional*): validate on this many users of each domain, drawn once and for all.
+        horizon (`int`, *optional*): a history's target is drawn from so many items that follow it, near ones more
+            often, see [`target_positions`]; 1: the next item. By default that of the model's configuration if it has
+            one, as [`ItemLevelConfig`], else 1. A decoder's targets are the items that it reads: 1 alone.
 
     > Parameters that control the mixture of several domains
 
@@ -79,6 +83,10 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Users per device and beam search."})
     max_history: int = field(default=20, metadata={"help": "Items of history, counted from the most recent one."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the constrained beam search in validation."})
+    horizon: int | None = field(
+        default=None,
+        metadata={"help": "Items that follow of which a target is drawn, near ones more often; default: the model's."},
+    )
     domain_temperature: float = field(
         default=1.0,
         metadata={"help": "Above 1, small domains count more: in proportion to (their targets)^(1/temperature)."},
@@ -89,6 +97,8 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         for name in ("max_history", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.horizon is not None:
+            check_horizon(self.horizon)
         check_temperature(self.domain_temperature)
 
 
@@ -126,12 +136,12 @@ def training_rows(
     for domain in domains.values():
         _check_identifiers(config, domain.token_table)
     sampling = None
+    if args.dataloader_persistent_workers and (args.domain_temperature != 1 or horizon_of(config, args) > 1):
+        raise ValueError(
+            "Persistent data loader workers would keep the targets of the first epoch: turn off "
+            "dataloader_persistent_workers, or leave domain_temperature and horizon at 1."
+        )
     if args.domain_temperature != 1:
-        if args.dataloader_persistent_workers:
-            raise ValueError(
-                "Persistent data loader workers would keep the targets of the first epoch: turn off "
-                "dataloader_persistent_workers or leave domain_temperature at 1."
-            )
         num_sequences = [domain.interactions.num_users for domain in domains.values()]
         sampling = DomainSampling(num_sequences, args.domain_temperature, args.seed)
     joint = data if isinstance(data, TrainingData) else join_domains(domains)
@@ -142,19 +152,42 @@ def training_rows(
         joint.interactions,
         joint.token_table,
         args.max_history,
-        with_targets=not config.is_encoder_decoder,
+        with_targets=not config.is_encoder_decoder and not isinstance(config, ItemLevelConfig),
         sampling=sampling,
     )
 
 
 def collator_of(
-    config: PreTrainedConfig, rows: NextItemWindows | PackedSequences
+    config: PreTrainedConfig,
+    rows: NextItemWindows | PackedSequences,
+    data: TrainingData | dict[str, TrainingData],
+    args: RecommenderTrainingArguments,
 ) -> NextItemCollator | PackedCollator:
-    """What makes batches of [`training_rows`]."""
-    valid = None
+    """What makes batches of [`training_rows`] of the same data.
+
+    Raises:
+        ValueError: the data lack the content vectors that the model reads, or a decoder is to have a horizon.
+    """
+    valid, content = None, None
     if config.normalize_over == "items":
         valid = ValidCodes(rows.token_table, config.level_sizes, config.level_offsets)
-    return PackedCollator(rows, valid) if isinstance(rows, PackedSequences) else NextItemCollator(rows, valid)
+    if isinstance(config, ItemLevelConfig) and config.content_size is not None:
+        content = (data if isinstance(data, TrainingData) else join_domains(data)).content
+        if content is None or content.shape[1] != config.content_size:
+            found = "none" if content is None else f"vectors of {content.shape[1]} numbers"
+            raise ValueError(
+                f"The model reads content vectors of {config.content_size} numbers, the training data have {found}: "
+                "give TrainingData the `content` of its items, from the encoder that the model is made for."
+            )
+    horizon = horizon_of(config, args)
+    if isinstance(rows, PackedSequences):
+        return PackedCollator(rows, valid, horizon, args.seed, content)
+    return NextItemCollator(rows, valid, horizon, args.seed)
+
+
+def horizon_of(config: PreTrainedConfig, args: RecommenderTrainingArguments) -> int:
+    """Items of which a target is drawn: what the arguments say, or else the model's configuration."""
+    return getattr(config, "horizon", 1) if args.horizon is None else args.horizon
 
 
 def _check_identifiers(config: PreTrainedConfig, token_table: np.ndarray) -> None:
@@ -182,8 +215,9 @@ class RecommenderTrainer(RankingTrainer):
     [`RankingTrainer`].
 
     What is trained on follows from the model's configuration: a decoder reads whole sequences with their targets, an
-    encoder-decoder with a causal encoder whole sequences ([`PackedSequences`]), any other one pairs of a history and
-    its next item ([`NextItemWindows`]).
+    item-level recommender or an encoder-decoder with a causal encoder whole sequences ([`PackedSequences`]), any other
+    one pairs of a history and its next item ([`NextItemWindows`]). Losses of the levels, where a model gives them, are
+    logged as `loss/level_0`, ...
 
     On a CPU a batch of windows is worked on in parts of like length, which saves most of its padding, and dropout
     draws its random numbers four at a time ([`CpuDropout`]). The gradients are the same, up to rounding and the draw.
@@ -192,7 +226,8 @@ class RecommenderTrainer(RankingTrainer):
     [`UniversalItemTokenizer.from_pretrained`].
 
     Args:
-        model ([`ItemRecommendation`]): the recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`].
+        model ([`ItemRecommendation`]): the recommender, [`UTGRecForConditionalGeneration`], [`RecBaseForCausalLM`] or
+            [`ItemLevelForCausalLM`].
         args (`RecommenderTrainingArguments`): the arguments.
         train_dataset (`TrainingData` or `dict[str, TrainingData]`, *optional*):
             The training part of one domain or of several, which are mixed as `args.domain_temperature` says; not
@@ -240,7 +275,9 @@ class RecommenderTrainer(RankingTrainer):
         rows = collator = None
         if train_dataset is not None:
             rows = training_rows(model.config, train_dataset, args)
-            collator = collator_of(model.config, rows)
+            collator = collator_of(model.config, rows, train_dataset, args)
+            if isinstance(model.config, ItemLevelConfig):
+                model.config.horizon = horizon_of(model.config, args)
             callbacks = [EpochCallback(rows), *(callbacks or [])]
         super().__init__(
             model=model,
@@ -254,6 +291,7 @@ class RecommenderTrainer(RankingTrainer):
         )
         self.model_accepts_loss_kwargs = False  # no counting of labels over processes either
         self._share = 1.0  # of the batch that the next loss is the mean over
+        self._level_losses: list[torch.Tensor] = []  # of the steps since the last entry of the log
         windows_on_cpu = self.args.device.type == "cpu" and isinstance(rows, NextItemWindows)
         self._in_parts = windows_on_cpu and not self.is_deepspeed_enabled
         if evaluation is not None:
@@ -284,8 +322,17 @@ class RecommenderTrainer(RankingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return result if isinstance(result, tuple) else result * self._share
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training and "level_losses" in outputs:
+            self._level_losses.append(outputs["level_losses"].detach())
+        return (loss, outputs) if return_outputs else loss * self._share
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if {"loss", "train_loss"} & logs.keys() and self._level_losses:
+            means = self.accelerator.gather(torch.stack(self._level_losses).mean(dim=0)[None]).mean(dim=0).tolist()
+            logs.update({f"loss/level_{level}": round(mean, 5) for level, mean in enumerate(means)})
+            self._level_losses = []
+        super().log(logs, start_time)
 
     def _ranker(self, data: EvaluationData) -> GenerativeRanker:
         args = self.args

@@ -14,6 +14,7 @@ from trainers.data.interactions import Interactions
 from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
+from trainers.training_data.target_horizon import check_horizon
 
 
 @dataclass
@@ -25,6 +26,12 @@ class SequentialTrainingArguments(RankingTrainingArguments):
     > Parameters with a new default (Kang & McAuley 2018, section IV-D): `learning_rate`, `lr_scheduler_type`,
     `num_train_epochs`, `per_device_train_batch_size` (sequences, or targets for models that learn one target a row),
     `per_device_eval_batch_size`; and those of [`RankingTrainingArguments`].
+
+    > Parameters that control the targets
+
+    Args:
+        horizon (`int`, *optional*, defaults to 1): a position's target is drawn from so many items that follow, near
+            ones more often, see [`target_positions`]; 1: the next item. Not for models that predict masked items.
     """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW."})
@@ -32,6 +39,14 @@ class SequentialTrainingArguments(RankingTrainingArguments):
     num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over all training sequences, at most."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows per device and step."})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users per device in validation."})
+    horizon: int = field(
+        default=1,
+        metadata={"help": "Items that follow of which a target is drawn, near ones more often; 1: the next."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_horizon(self.horizon)
 
 
 class SequentialTrainer(RankingTrainer):
@@ -77,10 +92,11 @@ class SequentialTrainer(RankingTrainer):
         if train_dataset is not None:
             check_catalogue(model, train_dataset.num_items)
             windows = SequenceWindows(train_dataset, model.training_targets, model.config.max_history)
-            collator = SequenceCollator(windows, model.config, args.seed)
-            if model.training_targets == "cloze" and args.dataloader_persistent_workers:
+            collator = SequenceCollator(windows, model.config, args.seed, args.horizon)
+            drawn = model.training_targets == "cloze" or args.horizon > 1
+            if drawn and args.dataloader_persistent_workers:
                 raise ValueError(
-                    "Persistent data loader workers would keep the masks of the first epoch: turn off "
+                    "Persistent data loader workers would keep the masks and targets of the first epoch: turn off "
                     "dataloader_persistent_workers."
                 )
             callbacks = [EpochCallback(windows), *(callbacks or [])]

@@ -2,12 +2,15 @@
 
     python examples/benchmarks/generation.py --items 25000 --batch 64 --beams 50 --dtype float32
     python examples/benchmarks/generation.py --items 10000 1000000 --methods recommend    # growth with the catalogue
+    python examples/benchmarks/generation.py --items 10000 1000000 --methods recommend item-level
+    python examples/benchmarks/generation.py --batch 1 --methods recommend item-level     # of one user
 
 A T5 of TIGER's size with random weights (d 128, 4 + 4 layers, 6 heads of 64, 3 × 256 codes) and histories of 20 items.
 With several numbers of items, `generate` runs on the first of them. The arithmetic limit is the time of the products
 that the search cannot do without, at the rate of the fastest large product measured in the same run (or of the bytes
 that it must move, at the rate of a copy, if that takes longer). On a CPU, `recommend` is measured with the switch
-UTGREC_FAST_CPU off, as everybody has it, and on (`modeling_utgrec.fast_cpu`). The last line is one JSON object.
+UTGREC_FAST_CPU off, as everybody has it, and on (`modeling_utgrec.fast_cpu`). *item-level* is an item-level
+recommender of the same width with content vectors, on the same items. The last line is one JSON object.
 """
 
 import argparse
@@ -25,7 +28,14 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 from trie import random_codes
 
-from modeling_utgrec import ItemLogitsProcessor, ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import (
+    ItemLevelConfig,
+    ItemLevelForCausalLM,
+    ItemLogitsProcessor,
+    ItemTrie,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+)
 from modeling_utgrec.generation_rules import ItemRules
 
 METHODS = (
@@ -35,6 +45,7 @@ METHODS = (
     "score given items",
     "recommend, UTGREC_FAST_CPU=1",
 )
+ITEM_LEVEL = "item-level"
 GENERATE = ("generate, prefix_allowed_tokens_fn", "generate, vectorised processor", "generate, hash map")
 
 
@@ -92,6 +103,17 @@ def distinct_prefixes(trie: ItemTrie, rows: Tensor) -> list[int]:
     return [len(rows) + int((each.sort(dim=1).values.diff(dim=1) > 0).sum()) for each in edges]
 
 
+def make_item_level(t5: UTGRecForConditionalGeneration, options: argparse.Namespace) -> ItemLevelForCausalLM:
+    """An item-level recommender with random weights, of a T5's width and for its codes."""
+    config = ItemLevelConfig(
+        level_sizes=t5.config.level_sizes,
+        hidden_size=t5.config.d_model,
+        max_history=options.history,
+        content_size=options.content,
+    )
+    return ItemLevelForCausalLM(config).eval().to(t5.device, t5.dtype)  # type: ignore[arg-type]
+
+
 def make_methods(
     model: UTGRecForConditionalGeneration, tries: list[ItemTrie], batch: dict[str, Tensor], options: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
@@ -128,6 +150,11 @@ def make_methods(
         GENERATE[2]: lambda: partial(generate, logits_processor=LogitsProcessorList([HashMapProcessor(following)])),
     }
     methods = {name: make() for name, make in makers.items() if name in chosen}
+    if ITEM_LEVEL in options.methods:
+        search_items = partial(make_item_level(model, options).recommend, **batch, num_items=options.num_items)
+        for each in tries:
+            name = ITEM_LEVEL if each is trie else f"{ITEM_LEVEL}, {each.num_items:,} items"
+            methods[name] = partial(search_items, trie=each, num_beams=options.beams)
     for each in tries[1:]:
         methods[f"recommend, {each.num_items:,} items"] = partial(search, trie=each)
     if device.type != "cpu":
@@ -188,7 +215,13 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     model = UTGRecForConditionalGeneration(config).eval().to(device, dtype)
     generator = torch.Generator().manual_seed(options.seed)
     sizes, offsets = config.level_sizes, config.level_offsets
-    tries = [ItemTrie(random_codes(items, sizes, generator), sizes, offsets).to(device) for items in options.items]
+    tries = []
+    for items in options.items:
+        codes = random_codes(items, sizes, generator)
+        content = None
+        if ITEM_LEVEL in options.methods:
+            content = torch.randn(items, options.content, generator=generator, dtype=torch.float32).half()
+        tries.append(ItemTrie(codes, sizes, offsets, content=content).to(device))
     histories = torch.randint(tries[0].num_items, (options.batch, options.history), device=device)
     input_ids = (tries[0].codes_of(histories) + torch.tensor(offsets, device=device)).flatten(1)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
@@ -250,8 +283,18 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
             result["speedup_of_medians"] = timing.significant(statistics.median(theirs) / statistics.median(ours))
             result |= compare(methods["recommend"](), methods[fastest](), tries[0])
         if len(tries) > 1:
-            names = ["recommend", *(name for name in methods if name.endswith(" items"))]
+            names = [
+                "recommend",
+                *(name for name in methods if name.startswith("recommend") and name.endswith(" items")),
+            ]
             result["growth"] = {name: timing.significant(min(seconds[name]) / min(ours)) for name in names}
+        if ITEM_LEVEL in methods:
+            result["item_level_speedup"] = timing.significant(min(ours) / min(seconds[ITEM_LEVEL]))
+    if ITEM_LEVEL in methods:
+        result["item_level_milliseconds"] = timing.significant(1000 * min(seconds[ITEM_LEVEL]))
+        names = [name for name in methods if name.startswith(ITEM_LEVEL)]
+        first = min(seconds[ITEM_LEVEL])
+        result["item_level_growth"] = {name: timing.significant(min(seconds[name]) / first) for name in names}
     print(json.dumps(result))
     return result
 
@@ -272,8 +315,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--methods",
         nargs="+",
         default=["recommend", "score", "generate"],
-        help="Beginnings of names: recommend, score, generate.",
+        help="Beginnings of names: recommend, score, generate; or item-level.",
     )
+    parser.add_argument("--content", type=int, default=384, help="Width of item-level's content (%(default)s).")
     parser.add_argument("--repetitions", type=int, default=7, help="Rounds that are timed (%(default)s).")
     parser.add_argument("--warmup", type=int, default=3, help="Rounds before them (%(default)s).")
     parser.add_argument("--seed", type=int, default=0)

@@ -19,15 +19,18 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import recbase, utgrec
 from trainers.methods.baselines import (
     DECODER,
+    ITEM_LEVEL,
     ItemEmbeddings,
     NotApplicable,
     make_semantic_ids,
     published_recommender,
     recommender_on,
     recommender_settings,
+    semantic_ids_of,
     train_generative_baseline,
     train_sequential_baseline,
 )
+from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
@@ -121,6 +124,25 @@ def generative(name: str, setting: Setting) -> TrainedRanker:
     made_by = EmbeddingTokenizerTrainingArguments()
     items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", made_by, setting.seed)
     training, arguments = recommender_training(setting)
+    baseline = train_generative_baseline(
+        name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
+    )
+    return _generative_ranker(
+        setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
+    )
+
+
+def item_level(name: str, setting: Setting) -> TrainedRanker:
+    """Semantic IDs and an item-level recommender on them that reads the texts' embeddings too; its own sizes."""
+    made_by = EmbeddingTokenizerTrainingArguments()
+    folder = setting.folder / "tokenizer"
+    items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
+    items.tokenizer.index.set_content(setting.embeddings.text)
+    of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
+    values = {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch()
+    training = ItemLevelTrainingArguments(str(setting.folder), **values, report_to=[])
+    place_training(training, setting.folder / "checkpoints", setting.seed)
+    arguments = ItemLevelArguments(early_stopping_patience=setting.patience)
     baseline = train_generative_baseline(
         name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
     )
@@ -281,6 +303,7 @@ RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
     **dict.fromkeys(SEQUENTIAL, sequential),
     **dict.fromkeys(SEMANTIC_IDS, generative),
     f"tiger{DECODER}": generative,
+    **{f"{name}{ITEM_LEVEL}": item_level for name in SEMANTIC_IDS},
     "utgrec": utgrec_recipe,
     "recbase": recbase_recipe,
 }

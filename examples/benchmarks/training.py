@@ -2,8 +2,9 @@
 
     python examples/benchmarks/training.py --data data/beauty --batch 256
     python examples/benchmarks/training.py --to_equal_quality --d_model 64 --num_layers 2   # on the built-in data
+    python examples/benchmarks/training.py --data data/beauty --methods item-level sasrec windows
 
-Three methods, each in a process of its own, of which one works while the others wait:
+Methods, each in a process of its own, of which one works while the others wait:
 
 - *plain*: `Seq2SeqTrainer` with a list of examples, one for each target, padded to the batch's longest;
 - *windows*: `RecommenderTrainer` with `NextItemWindows`. The same model and the same batches, so the same training:
@@ -11,7 +12,11 @@ Three methods, each in a process of its own, of which one works while the others
 - *packed*: `RecommenderTrainer` with `PackedSequences` and a causal encoder. All items of a sequence are targets of
   one pass. Its loss and gradients are exactly those of windows, of the same causal model, as long as no sequence is
   longer than the history; behind that border the history begins anew. The causal model is another one than the
-  bidirectional one of the paper: what that does to quality has to be measured on each data set.
+  bidirectional one of the paper: what that does to quality has to be measured on each data set;
+- *item-level*: `RecommenderTrainer` with an item-level recommender that reads content vectors, on packed rows;
+- *sasrec*: `SequentialTrainer` with a SASRec of the same width and the cross-entropy over all items.
+
+Only the first two are the same training; what a target of the others is worth has to be measured.
 
 Timed are targets a second and, with `--to_equal_quality`, the seconds of training (without validation) until the
 NDCG@10 of the validation that *plain* reaches. Peak memory is the resident set of each method's process, with the
@@ -33,20 +38,40 @@ import timing
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, set_seed
+from transformers import (
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
 from trie import random_codes
 
-from modeling_utgrec import ItemTrie, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import (
+    ItemLevelConfig,
+    ItemLevelForCausalLM,
+    ItemTrie,
+    SASRecConfig,
+    SASRecForNextItem,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+)
 from tokenization_items import Catalogue
 from trainers.data.interactions import Interactions
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, generate_domain
 from trainers.evaluation.protocol import evaluate
+from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData
 from trainers.training_data.packed_sequences import PackedSequences
+from trainers.training_data.sequence_windows import SequenceWindows
 
-PLAIN, WINDOWS, PACKED = METHODS = ("plain", "windows", "packed")
+PLAIN, WINDOWS, PACKED, ITEM_LEVEL, SASREC = METHODS = ("plain", "windows", "packed", "item-level", "sasrec")
+WHOLE_SEQUENCES = (PACKED, ITEM_LEVEL, SASREC)  # a row has as many targets as items
 TRAINING = {"learning_rate": 3e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.01}
 
 
@@ -63,12 +88,21 @@ class Data:
             item_ids = Catalogue.from_folder(options.data).item_ids
             self.interactions = Interactions.from_folder(options.data, item_ids)
         sizes = [options.codes] * options.levels
-        codes = random_codes(self.interactions.num_items, sizes, torch.Generator().manual_seed(options.seed))
+        generator = torch.Generator().manual_seed(options.seed)
+        codes = random_codes(self.interactions.num_items, sizes, generator)
         config = UTGRecConfig(level_sizes=sizes)
-        self.trie = ItemTrie(codes, config.level_sizes, config.level_offsets)
+        content = torch.randn(self.interactions.num_items, options.content, generator=generator).half()
+        self.trie = ItemTrie(codes, config.level_sizes, config.level_offsets, content=content)
         self.table = codes.numpy() + np.array(config.level_offsets)
         self.windows = NextItemWindows(self.interactions.training_part(), self.table, options.max_history)
         self.packed = PackedSequences(self.interactions.training_part(), self.table, options.max_history)
+        self.sequences = SequenceWindows(self.interactions.training_part(), "all", options.max_history)
+
+    def num_rows(self, method: str) -> int:
+        """Rows of an epoch."""
+        if method not in WHOLE_SEQUENCES:
+            return len(self.windows)
+        return len(self.sequences if method == SASREC else self.packed)
 
     def examples(self) -> list[dict[str, list[int]]]:
         """Each target with its history, as lists of tokens."""
@@ -93,8 +127,16 @@ def pad(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     }
 
 
-def make_model(method: str, options: argparse.Namespace) -> UTGRecForConditionalGeneration:
+def make_model(method: str, data: Data, options: argparse.Namespace) -> PreTrainedModel:
     set_seed(options.seed)
+    own = {"hidden_size": options.hidden_size, "num_layers": 2, "num_heads": 2, "max_history": options.max_history}
+    if method == SASREC:
+        return SASRecForNextItem(SASRecConfig(num_items=data.interactions.num_items, **own))
+    if method == ITEM_LEVEL:
+        own |= {"level_sizes": [options.codes] * options.levels, "content_size": options.content}
+        model = ItemLevelForCausalLM(ItemLevelConfig(**own))
+        model.set_catalogue(data.trie)
+        return model
     sizes = {name: getattr(options, name) for name in ("d_model", "d_ff", "d_kv", "num_heads", "num_layers")}
     return UTGRecForConditionalGeneration(
         UTGRecConfig(
@@ -109,9 +151,7 @@ def make_model(method: str, options: argparse.Namespace) -> UTGRecForConditional
 
 def rows_of_a_batch(method: str, data: Data, options: argparse.Namespace) -> int:
     """As many as hold `options.batch` targets."""
-    if method != PACKED:
-        return options.batch
-    return max(1, round(options.batch * len(data.packed) / data.packed.num_targets))
+    return max(1, round(options.batch * data.num_rows(method) / len(data.windows)))
 
 
 def make_trainer(method: str, data: Data, folder: str, options: argparse.Namespace) -> Trainer:
@@ -132,12 +172,15 @@ def make_trainer(method: str, data: Data, folder: str, options: argparse.Namespa
         values["num_train_epochs"] = options.epochs
     else:
         values["max_steps"] = options.steps * (options.repetitions + options.warmup)
-    model = make_model(method, options)
+    model, training = make_model(method, data, options), data.interactions.training_part()
+    if method == SASREC:
+        return SequentialTrainer(model, SequentialTrainingArguments(**values), training)
     if method == PLAIN:
         examples, arguments = data.examples(), Seq2SeqTrainingArguments(**values, remove_unused_columns=False)
         return Seq2SeqTrainer(model, arguments, train_dataset=examples, data_collator=pad)
     arguments = RecommenderTrainingArguments(**values, max_history=options.max_history)
-    return RecommenderTrainer(model, arguments, TrainingData(data.interactions.training_part(), data.table))
+    assert data.trie.content is not None
+    return RecommenderTrainer(model, arguments, TrainingData(training, data.table, data.trie.content.numpy()))
 
 
 class Turns(TrainerCallback):
@@ -172,9 +215,13 @@ class Turns(TrainerCallback):
         if self.options.to_equal_quality:
             seconds = timing.clock(self.options.device) - self.began
             options = self.options
-            ranker = GenerativeRanker(
-                model, self.data.trie, self.data.table, options.num_beams, max_history=options.max_history
-            )
+            ranker: Ranker
+            if options.work == SASREC:
+                ranker = SequentialRanker(model)
+            else:
+                ranker = GenerativeRanker(
+                    model, self.data.trie, self.data.table, options.num_beams, max_history=options.max_history
+                )
             result = evaluate(ranker, self.data.interactions, "validation", long_tail=False, ks=(10,))
             self._report(train_seconds=seconds, ndcg=result["ndcg@10"])
             self._wait()
@@ -218,8 +265,8 @@ class Worker:
 
 def arithmetic(method: str, data: Data, options: argparse.Namespace) -> float:
     """FLOPs of forward and backward passes for one target, on average, without padding."""
-    model, levels = make_model(method, options).eval(), options.levels
-    if method == PACKED:
+    model, levels = make_model(method, data, options).eval(), options.levels
+    if method in WHOLE_SEQUENCES:
         sizes = data.packed.bounds[:, 1] - data.packed.bounds[:, 0] - 1
         num_targets = data.packed.num_targets
     else:
@@ -227,10 +274,14 @@ def arithmetic(method: str, data: Data, options: argparse.Namespace) -> float:
         sizes, num_targets = positions - data.windows.history_starts(positions), len(positions)
     total = 0.0
     for items, count in zip(*np.unique(sizes, return_counts=True), strict=True):
-        input_ids = torch.full((1, int(items) * levels), 2)
-        labels = input_ids if method == PACKED else input_ids[:, :levels]
+        input_ids = torch.full((1, int(items) * (1 if method == SASREC else levels)), 2)
+        labels = input_ids if method in WHOLE_SEQUENCES else input_ids[:, :levels]
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+        if method == ITEM_LEVEL:
+            inputs["labels"] = torch.tensor(data.table[:1]).repeat(1, int(items))
+            inputs["content"] = torch.ones(1, int(items), options.content)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), labels=labels)
+            model(**inputs)
         total += 3.0 * counter.get_total_flops() * int(count)
     return total / num_targets
 
@@ -255,8 +306,7 @@ def throughput(options: argparse.Namespace, argv: list[str], data: Data) -> dict
     targets = {}
     for method in workers:
         rows = rows_of_a_batch(method, data, options)
-        per_row = data.packed.num_targets / len(data.packed) if method == PACKED else 1
-        targets[method] = options.steps * rows * per_row
+        targets[method] = options.steps * rows * len(data.windows) / data.num_rows(method)
     print(timing.table(seconds, targets, "targets/s"))
     result = {
         "seconds": {name: timing.summary(times) for name, times in seconds.items()},
@@ -275,6 +325,13 @@ def throughput(options: argparse.Namespace, argv: list[str], data: Data) -> dict
             name: timing.significant(value / plain)
             for name, value in result["targets_per_second"].items()
             if name != PLAIN
+        }
+    if ITEM_LEVEL in targets:
+        ours = result["targets_per_second"][ITEM_LEVEL]
+        result["item_level_speedup"] = {
+            name: timing.significant(ours / value)
+            for name, value in result["targets_per_second"].items()
+            if name != ITEM_LEVEL
         }
     return result
 
@@ -329,7 +386,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="Data folder; without one, the built-in catalogue.")
     parser.add_argument("--items", type=int, default=1000, help="Items of the built-in catalogue (%(default)s).")
     parser.add_argument("--users", type=int, default=3000, help="Its users (%(default)s).")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[PLAIN, WINDOWS, PACKED])
     parser.add_argument("--batch", type=int, default=256, help="Targets of a step (%(default)s).")
     parser.add_argument("--steps", type=int, default=2, help="Steps of a repetition (%(default)s).")
     parser.add_argument("--to_equal_quality", action="store_true", help="Train until the validation is equally good.")
@@ -341,6 +398,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--codes", type=int, default=256, help="Codes of a level (%(default)s).")
     for name, value in {"d_model": 128, "d_ff": 1024, "d_kv": 64, "num_heads": 6, "num_layers": 4}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="Of the T5 (%(default)s).")
+    parser.add_argument("--hidden_size", type=int, default=128, help="Of item-level and SASRec (%(default)s).")
+    parser.add_argument("--content", type=int, default=384, help="Width of content vectors (%(default)s).")
     parser.add_argument("--dropout", type=float, default=0.1, help="Of the T5 (%(default)s).")
     parser.add_argument("--bf16", action="store_true", help="Train in mixed precision.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

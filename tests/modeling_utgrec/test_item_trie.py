@@ -230,3 +230,45 @@ def test_bad_codes_are_named(codes, sizes, offsets, item_ids, message):
 def test_no_items_is_an_error():
     with pytest.raises(ValueError, match="at least one item"):
         ItemTrie(np.zeros((0, 2), dtype=np.int64), [2, 2], [0, 2])
+
+
+# content vectors
+
+
+def test_content_goes_with_the_items():
+    codes = random_codes(20, [4, 4, 4], seed=0)
+    content = torch.randn(20, 3, dtype=torch.float16)
+    whole = ItemTrie(codes, [4, 4, 4], [0, 4, 8], content=content)
+    grown = ItemTrie(codes[:15], [4, 4, 4], [0, 4, 8], content=content[:15]).add_items(
+        codes[15:], content=content[15:].float()
+    )
+    for trie in (whole, grown, grown.to("cpu")):
+        assert trie.content.dtype == torch.float16 and torch.equal(trie.content, content)
+    assert whole.nbytes == ItemTrie(codes, [4, 4, 4], [0, 4, 8]).nbytes + content.nbytes
+    moved = whole.to("meta")
+    assert moved.content.device.type == "meta" and whole.content.device.type == "cpu"
+    added = codes[15:]
+    for new, message in (
+        (None, "the items of this trie have content, so must the new ones"),
+        (torch.randn(5, 4), r"content must have shape \(5, 3\)"),
+        (torch.randn(4, 3), r"content must have shape \(5, 3\)"),
+        (torch.full((5, 3), torch.inf), r"5 items have content with NaN or infinity: rows \[0, 1"),
+        (torch.ones(5, 3, dtype=torch.int64), "must be floating-point"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ItemTrie(codes[:15], [4, 4, 4], [0, 4, 8], content=content[:15]).add_items(added, content=new)
+    with pytest.raises(ValueError, match="have no content, so must the new ones"):
+        ItemTrie(codes[:15], [4, 4, 4], [0, 4, 8]).add_items(added, content=content[15:])
+    with pytest.raises(ValueError, match=r"shape \(20, width\), a row for each item, got \(19, 3\)"):
+        ItemTrie(codes, [4, 4, 4], [0, 4, 8], content=content[1:])
+
+
+@pytest.mark.parametrize("dense_limit", [0, 10**6])
+def test_find_is_the_inverse_of_codes(dense_limit):
+    codes = torch.as_tensor(random_codes(20, [4, 4, 4], seed=0))
+    trie = ItemTrie(codes, [4, 4, 4], [0, 4, 8], dense_limit=dense_limit)
+    every = torch.cartesian_prod(*[torch.arange(-1, 5)] * 3).view(6, 36, 3)
+    found = trie.find(every)
+    assert found.shape == (6, 36) and (found >= 0).sum() == 20
+    assert torch.equal(trie.find(codes), torch.arange(20))
+    assert torch.equal(every[found >= 0], codes[found[found >= 0]])

@@ -13,6 +13,8 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, pipeline, set_seed
 
 from modeling_utgrec import (
+    ItemLevelConfig,
+    ItemLevelForCausalLM,
     RecBaseTokenizerConfig,
     RecBaseTokenizerModel,
     UTGRecConfig,
@@ -101,6 +103,34 @@ def test_auto_classes_from_repo_ids(hub, tokenizer, recommender, tiny_bert):
     assert pipeline("item-recommendation", model=recommender_id)(["item-1", {"title": "red"}], top_k=3) == pipeline(
         "item-recommendation", model=recommender, tokenizer=tokenizer
     )(["item-1", {"title": "red"}], top_k=3)
+
+
+def test_content_vectors_are_pushed_with_the_index(hub, tokenizer):
+    """What an item-level recommender reads of the items beside their codes."""
+    tokenizer.index.set_content(np.random.default_rng(0).normal(size=(len(tokenizer), 5)))
+    set_seed(0)
+    config = ItemLevelConfig(
+        level_sizes=tokenizer.index.level_sizes,
+        level_offsets=tokenizer.index.level_offsets,
+        hidden_size=8,
+        content_size=5,
+        num_item_residuals=len(tokenizer),
+        item_tokenizer_fingerprint=tokenizer.fingerprint,
+    )
+    recommender = ItemLevelForCausalLM(config).eval()
+    recommender.set_catalogue(tokenizer.trie)
+    recommender.push_to_hub(repo_id := hub.new_repo("recommender"))
+    tokenizer.push_to_hub(repo_id, include_network=False)
+    assert {"item_content.safetensors", "item_index.safetensors", "model.safetensors"} <= files_of(repo_id)
+    pulled = UniversalItemTokenizer.from_pretrained(repo_id, index_only=True)
+    np.testing.assert_array_equal(pulled.index.content, tokenizer.index.content)
+    history = tokenizer.index.item_ids[:2]
+    found = pipeline("item-recommendation", model=repo_id)(history, top_k=2)
+    seen = torch.tensor([[0, 1]])
+    batch = tokenizer([history], return_tensors="pt")
+    output = recommender.recommend(**batch, trie=tokenizer.trie, num_items=2, exclude=seen)
+    assert [each["item_id"] for each in found] == output.item_ids[0]
+    assert type(AutoTokenizer.from_pretrained(repo_id)) is UniversalItemTokenizer
 
 
 def test_branches_and_later_commits(hub, tokenizer, recommender, records):

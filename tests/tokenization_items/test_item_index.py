@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from tokenization_items.item_index import (
     CODES_NAME,
+    CONTENT_NAME,
     IDS_NAME,
     TITLES_NAME,
     CapacityError,
@@ -389,4 +390,80 @@ def test_duplicate_ids_in_the_file_are_named(tmp_path):
     (tmp_path / IDS_NAME).write_text(json.dumps(["a", "b", "a"]))
     rewrite(tmp_path)
     with pytest.raises(ItemIndexError, match=r"more than once: 'a'"):
+        ItemIndex.load(tmp_path)
+
+
+# content vectors
+
+
+def with_content(count, width=3, seed=0):
+    index = filled(names(count), spread=2.0)
+    index.set_content(np.random.default_rng(seed).normal(size=(count, width)))
+    return index
+
+
+def test_content_is_saved_beside_the_index_and_follows_its_items(tmp_path):
+    index = with_content(6)
+    content = index.content
+    assert content.dtype == np.float16 and content.shape == (6, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        content[0] = 0
+    index.save(tmp_path)
+    loaded = ItemIndex.load(tmp_path)
+    np.testing.assert_array_equal(loaded.content, content)
+    assert loaded.checksum == index.checksum == filled(names(6), spread=2.0).checksum
+    np.testing.assert_array_equal(loaded.trie().content.numpy(), content)
+    loaded.remove(names(2, 1))
+    np.testing.assert_array_equal(loaded.content, content[[0, 3, 4, 5]])
+    codes, residuals = new_items(["new"])
+    loaded.assign(["new"], codes, residuals, VECTORS, content=np.ones((1, 3)))
+    np.testing.assert_array_equal(loaded.content, [*content[[0, 3, 4, 5]], np.ones(3)])
+    assert loaded.trie().content.shape == (5, 3)
+    loaded.save(tmp_path)
+    np.testing.assert_array_equal(ItemIndex.load(tmp_path).content, loaded.content)
+    loaded.set_content(None)
+    loaded.save(tmp_path)
+    assert not (tmp_path / CONTENT_NAME).exists() and ItemIndex.load(tmp_path).content is None
+    assert loaded.trie().content is None
+
+
+def test_content_that_does_not_fit_is_named_and_changes_nothing():
+    index = with_content(4)
+    before = index.content
+    codes, residuals = new_items(["new"])
+    for content, message in (
+        (None, "give `content` of the new ones"),
+        (np.ones((2, 3)), r"floats of shape \(1, width\)"),
+        (np.ones((1, 3), int), "got int64"),
+        (np.ones((1, 4)), "content vectors of 3 numbers, the new ones have 4"),
+        (np.array([[1, np.nan, 1]]), "1 items have content with NaN.*'new'"),
+        (np.array([[1, 1e6, 1]]), "numbers above 65504: 'new'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            index.assign(["new"], codes, residuals, VECTORS, content=content)
+    with pytest.raises(ValueError, match=r"shape \(4, width\)"):
+        index.set_content(np.ones((3, 3)))
+    assert index.content is before and len(index) == 4
+    bare = filled(names(4))
+    with pytest.raises(ValueError, match="the index has no content vectors"):
+        bare.assign(["new"], codes, residuals, VECTORS, content=np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file, _: file.unlink(), f"{CONTENT_NAME} is missing, which {CODES_NAME} names"),
+        (lambda file, _: file.write_bytes(file.read_bytes()[:50]), "truncated or not a safetensors file"),
+        (lambda file, sha: save_file({"content": np.ones((4, 3), np.float16)}, file), "does not belong to"),
+        (lambda file, sha: save_file({"content": np.ones((3, 3), np.float16)}, file, sha), r"shape \(4, 3\), found"),
+        (lambda file, sha: save_file({"content": np.ones((4, 3), np.float32)}, file, sha), "found float32"),
+        (lambda file, sha: save_file({"other": np.ones((4, 3), np.float16)}, file, sha), "no such tensor"),
+        (lambda file, sha: save_file({"content": np.full((4, 3), np.nan, np.float16)}, file, sha), "NaN or infinity"),
+    ],
+)
+def test_broken_content_files_are_named(tmp_path, change, message):
+    index = with_content(4)
+    index.save(tmp_path)
+    change(tmp_path / CONTENT_NAME, {"index_sha256": index.checksum})
+    with pytest.raises(ItemIndexError, match=message):
         ItemIndex.load(tmp_path)

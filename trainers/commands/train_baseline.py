@@ -2,7 +2,8 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
 
     # from interactions alone
     utgrec train-baseline --model sasrec --data data/beauty --output_dir runs/beauty-sasrec
-    # semantic IDs of the items' texts and a T5 on them; or a decoder: tiger-decoder
+    # semantic IDs of the items' texts and a T5 on them; or a decoder: tiger-decoder; or an item-level recommender,
+    # which reads the texts' embeddings too and trains many times as fast: tiger-item-level, rq-kmeans-item-level
     utgrec train-baseline --model tiger --data data/beauty --output_dir runs/beauty-tiger \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
     # with embeddings that `utgrec embed` made, half an hour at most, and a push to the Hub
@@ -14,7 +15,8 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
 
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
 epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and
-HSTU; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs. LETTER's
+HSTU; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs, or
+--item_level.<flag> if that is an item-level one. LETTER's
 collaborative embeddings are those of a SASRec that sees the training part alone; they stay in the output folder.
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
@@ -41,15 +43,17 @@ from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.methods.baselines import (
-    DECODER,
+    ITEM_LEVEL,
     NAMES,
     ItemEmbeddings,
     NotApplicable,
     TrainedBaseline,
     make_semantic_ids,
+    semantic_ids_of,
     train_generative_baseline,
     train_sequential_baseline,
 )
+from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SemanticIDArguments
@@ -66,6 +70,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
     "recommender": (RecommenderArguments, RecommenderTrainingArguments),
+    "item_level": (ItemLevelArguments, ItemLevelTrainingArguments),
 }
 
 
@@ -89,6 +94,11 @@ SHOWN = (
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
     "recommender.per_device_train_batch_size",
+    "item_level.hidden_size",
+    "item_level.num_layers",
+    "item_level.horizon",
+    "item_level.num_train_epochs",
+    "item_level.per_device_train_batch_size",
 )
 
 
@@ -128,10 +138,15 @@ def run(
     tokenizer_training: EmbeddingTokenizerTrainingArguments,
     recommender: RecommenderArguments,
     recommender_training: RecommenderTrainingArguments,
+    item_level: ItemLevelArguments,
+    item_level_training: ItemLevelTrainingArguments,
 ) -> list[dict[str, Any]] | None:
     """Trains, saves and evaluates; returns the rows of `results.json` on the main process."""
     output, state = Path(arguments.output_dir), PartialState()
-    training = sequential_training if arguments.model in SEQUENTIAL else recommender_training
+    at_item_level = arguments.model.endswith(ITEM_LEVEL)
+    generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
+    generative_training = item_level_training if at_item_level else recommender_training
+    training = sequential_training if arguments.model in SEQUENTIAL else generative_training
     if arguments.push_to_hub:
         training.push_to_hub = True
         training.hub_model_id = arguments.hub_model_id or output.absolute().name
@@ -156,7 +171,7 @@ def run(
             arguments.model, domain, sequential, sequential_training, arguments.minutes, arguments.resume
         )
     else:
-        tokenized_by = arguments.model.removesuffix(DECODER)
+        tokenized_by = semantic_ids_of(arguments.model)
         items = make_semantic_ids(
             tokenized_by,
             embeddings,
@@ -166,12 +181,14 @@ def run(
             arguments.resume,
             **tokenizer.given(tokenized_by),
         )
+        if at_item_level and item_level.content:
+            items.tokenizer.index.set_content(embeddings.text)
         baseline = train_generative_baseline(
             arguments.model,
             domain,
             items,
-            recommender,
-            recommender_training,
+            generative,
+            generative_training,
             tokenizer_training,
             arguments.minutes,
             arguments.resume,
@@ -180,7 +197,7 @@ def run(
     if not state.is_main_process:
         return None
     save_recommender(baseline.model, baseline.tokenizer, output / "recommender", weights)
-    rows = judge(baseline, domain, embeddings, arguments, recommender_training.num_beams)
+    rows = judge(baseline, domain, embeddings, arguments, generative_training.num_beams)
     write_json(output / "results.json", rows)
     facts: dict[str, Any] = {"license": arguments.license}
     facts["evaluations"] = [Evaluation.from_result(domain.name, rows[0])]

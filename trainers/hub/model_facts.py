@@ -44,7 +44,9 @@ NOT_LEARNING = frozenset(
     """.split()
 )
 # Settings of a configuration that follow from others, or that the card shows above.
-TOLD_ELSEWHERE = frozenset("vocab_size level_sizes share_leaf_codes item_tokenizer_fingerprint auto_map".split())
+TOLD_ELSEWHERE = frozenset(
+    "vocab_size level_sizes level_offsets share_leaf_codes item_tokenizer_fingerprint auto_map".split()
+)
 
 # Networks of one method whose `model_type` is not the method's name.
 METHOD_OF_TYPE = {"utgrec_tokenizer": "utgrec", "recbase_tokenizer": "recbase"}

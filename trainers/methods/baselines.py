@@ -12,7 +12,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
-from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem
+from modeling_utgrec import ItemLevelForCausalLM, RecBaseForCausalLM, SequentialForNextItem
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
@@ -21,18 +21,27 @@ from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
-from trainers.methods import recbase, utgrec
+from trainers.methods import item_level, recbase, utgrec
+from trainers.methods.item_level import ItemLevelArguments, new_item_level
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase import RecBaseArguments, new_recbase
 from trainers.methods.runs import last_checkpoint, place_training, train_recommender
 from trainers.methods.semantic_ids import REPORT_NAME, SEMANTIC_IDS, TokenizedItems, load_tokenized_items
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, train_sequential
+from trainers.methods.transition_embeddings import transition_embeddings
 from trainers.methods.utgrec import LevelLayout, RecommenderArguments, new_recommender
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
-DECODER = "-decoder"  # after the name of semantic IDs: a decoder, RecBase's, instead of a T5
-NAMES = (*SEQUENTIAL, *SEMANTIC_IDS, *(f"{name}{DECODER}" for name in SEMANTIC_IDS))
+# After the name of semantic IDs, what is trained on them instead of a T5:
+DECODER = "-decoder"  # a decoder, RecBase's
+ITEM_LEVEL = "-item-level"  # a recommender with one position an item and a depth head
+NAMES = (*SEQUENTIAL, *(f"{name}{kind}" for kind in ("", DECODER, ITEM_LEVEL) for name in SEMANTIC_IDS))
+
+
+def semantic_ids_of(name: str) -> str:
+    """The method of [`SEMANTIC_IDS`] in a baseline's name."""
+    return name.removesuffix(DECODER).removesuffix(ITEM_LEVEL)
 
 
 class NotApplicable(ValueError):
@@ -96,6 +105,11 @@ class ItemEmbeddings:
         with PartialState().main_process_first():
             embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
         return load_embeddings(folder, self.item_ids, allow_missing=True)
+
+    @cached_property
+    def transitions(self) -> np.ndarray:
+        """Float32 `(items, d)`: what the training interactions say of each item, see [`transition_embeddings`]."""
+        return transition_embeddings(self.domain.interactions.training_part())
 
     @cached_property
     def collaborative(self) -> np.ndarray:
@@ -182,7 +196,9 @@ def make_semantic_ids(
         return load_tokenized_items(folder)
     # What not every domain has comes first, and what takes a training last.
     made: dict[str, np.ndarray] = {
-        each: getattr(embeddings, each) for each in ("images", "text", "collaborative") if each in method.inputs
+        each: getattr(embeddings, each)
+        for each in ("images", "text", "transitions", "collaborative")
+        if each in method.inputs
     }
     if method.trained:
         training = EmbeddingTokenizerTrainingArguments() if training is None else training
@@ -197,26 +213,28 @@ def train_generative_baseline(
     name: str,
     domain: Domain,
     items: TokenizedItems,
-    arguments: RecommenderArguments,
+    arguments: RecommenderArguments | ItemLevelArguments,
     training: RecommenderTrainingArguments,
     tokenizer_training: TrainingArguments | None = None,
     minutes: float | None = None,
     resume: bool = False,
 ) -> TrainedBaseline:
     """
-    A recommender on semantic IDs: a T5, or a decoder of its size if the name ends with `-decoder`.
+    A recommender on semantic IDs: a T5, a decoder of its size if the name ends with `-decoder`, or an item-level
+    recommender if it ends with `-item-level`.
 
     Args:
-        name (`str`): of the method that made the semantic IDs, with or without `-decoder`.
+        name (`str`): of the method that made the semantic IDs, with or without one of these ends.
         domain ([`Domain`]): items and interactions.
         items ([`TokenizedItems`]): the semantic IDs.
-        arguments ([`RecommenderArguments`]): the recommender's size and when to stop.
+        arguments ([`RecommenderArguments`] or [`ItemLevelArguments`]): the recommender's size and when to stop. An
+            item-level one reads the content of the items' index, if it is to read any.
         training ([`RecommenderTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights'.
         tokenizer_training (*optional*): how the tokenizer was trained, for the description.
         minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
     """
-    method = SEMANTIC_IDS[name.removesuffix(DECODER)]
+    method = SEMANTIC_IDS[semantic_ids_of(name)]
     items.tokenizer.max_history = training.max_history
     temperature = method.loss_temperature
     model = recommender_on(name, items.tokenizer, items, arguments, training.seed, temperature)
@@ -239,12 +257,14 @@ def recommender_on(
     name: str,
     tokenizer: UniversalItemTokenizer,
     levels: LevelLayout,
-    arguments: RecommenderArguments,
+    arguments: RecommenderArguments | ItemLevelArguments,
     seed: int,
     loss_temperature: float = 1.0,
 ) -> ItemRecommendation:
-    """A recommender with random weights on a tokenizer's semantic IDs: RecBase's decoder in the T5's size if the name
-    ends with `-decoder`, else the T5."""
+    """A recommender with random weights on a tokenizer's semantic IDs: an item-level one if these are the arguments,
+    RecBase's decoder in the T5's size if the name ends with `-decoder`, else the T5."""
+    if isinstance(arguments, ItemLevelArguments):
+        return new_item_level(arguments, tokenizer, seed)
     if name.endswith(DECODER):
         return new_recbase(decoder_arguments(arguments), tokenizer, seed)
     return new_recommender(arguments, tokenizer, levels, seed, loss_temperature)
@@ -284,5 +304,7 @@ def recommender_settings(model: PreTrainedModel, training: RecommenderTrainingAr
 
 def published_recommender(model: PreTrainedModel) -> Published:
     """The published settings of the recommender of a model's kind."""
+    if isinstance(model, ItemLevelForCausalLM):
+        return item_level.PUBLISHED_RECOMMENDER
     decoder = isinstance(model, RecBaseForCausalLM)
     return recbase.PUBLISHED_RECOMMENDER if decoder else utgrec.PUBLISHED_RECOMMENDER

@@ -110,6 +110,7 @@ LEVELS: tuple[str, ...] = (
     "leaf_codebook_size",
     "share_leaf_codes",
     "level_sizes",
+    "level_offsets",
 )
 
 
@@ -170,6 +171,11 @@ def variant(model: PreTrainedModel) -> str:
         words = [f"T5 {config.d_model} wide, {config.num_layers}+{config.num_decoder_layers} layers"]
         words += ["causal encoder"] if config.causal_encoder else []
         words += [f"loss temperature {config.loss_temperature:g}"] if config.loss_temperature != 1 else []
+    elif config.model_type == "item_level":
+        words = [f"item level {config.hidden_size} wide, {config.num_layers}+{config.depth_layers} layers"]
+        words += [] if config.content_size is None else ["reads content"]
+        words += ["item residuals"] if config.num_item_residuals else []
+        words += [f"horizon {config.horizon}"] if config.horizon > 1 else []
     else:
         words = [f"decoder {config.hidden_size} wide, {config.num_hidden_layers} layers"]
     words += ["normalised over items"] if config.normalize_over == "items" else []

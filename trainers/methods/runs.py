@@ -19,6 +19,7 @@ from hub_cards import method_named
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import AssignmentReport, group_sizes
+from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
@@ -98,6 +99,13 @@ def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
     return int((group_sizes(codes) > 1).sum())
 
 
+def training_data(domain: Domain, index: ItemIndex) -> TrainingData:
+    """The training part of a domain's sequences, with the identifiers and content vectors that an index has."""
+    rows = index.rows(domain.catalogue.item_ids)
+    content = None if index.content is None else index.content[rows]
+    return TrainingData(domain.interactions.training_part(), index.token_table[rows], content)
+
+
 def train_recommender(
     recommender: ItemRecommendation,
     domains: list[Domain],
@@ -109,8 +117,8 @@ def train_recommender(
     walks: Sequence[Domain] = (),
     method: str | None = None,
 ) -> RecommenderTrainer:
-    """Trains a recommender, [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`], in place on the training
-    part of all domains' sequences, mixed; every position is a target.
+    """Trains a recommender, [`UTGRecForConditionalGeneration`], [`RecBaseForCausalLM`] or [`ItemLevelForCausalLM`], in
+    place on the training part of all domains' sequences, mixed; every position is a target.
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     generated interactions, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
@@ -119,13 +127,7 @@ def train_recommender(
     """
     for tokenizer in tokenizers.values():
         tokenizer.check_recommender(recommender)
-    data = {
-        domain.name: TrainingData(
-            domain.interactions.training_part(),
-            tokenizers[domain.name].index.encode_batch(domain.catalogue.item_ids),
-        )
-        for domain in [*domains, *walks]
-    }
+    data = {domain.name: training_data(domain, tokenizers[domain.name].index) for domain in [*domains, *walks]}
     evaluation = {
         domain.name: EvaluationData(domain.interactions, tokenizers[domain.name].index) for domain in domains
     }

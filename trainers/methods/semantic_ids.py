@@ -1,4 +1,4 @@
-"""Semantic IDs made from one embedding for each item: TIGER, LETTER, TIGER-M and RQ-k-means.
+"""Semantic IDs made from embeddings of the items: TIGER, LETTER, TIGER-M, RQ-k-means, and that with transitions.
 
 Each function goes from embeddings to the folder of an index-only [`UniversalItemTokenizer`], which UTGRec's
 recommender, trainer, trie and evaluation take like any other: only the tokenizer differs. Every level has its own
@@ -190,6 +190,7 @@ def rq_kmeans_tokenizer(
     num_components: int | None = 32,
     collisions: Collisions = "digit",
     seed: int = 0,
+    method: str = "rq-kmeans",
 ) -> TokenizedItems:
     """
     RQ-k-means of the embeddings' principal components.
@@ -202,6 +203,7 @@ def rq_kmeans_tokenizer(
             principal components that are quantized; `None` for the embeddings themselves. In hundreds of dimensions
             most residuals are nearer to the mean than to any other centroid, so one code takes them: a quarter of
             the items of two Amazon domains then shared their codes, against a tenth with 32 components.
+        method (`str`, *optional*, defaults to `"rq-kmeans"`): name in the report.
     """
     layout = RQVAEConfig(num_levels=num_levels, codebook_size=codebook_size)
     item_ids = _check_items(item_ids, embeddings, layout, collisions)
@@ -211,12 +213,40 @@ def rq_kmeans_tokenizer(
         points = principal_components(points, num_components)
     codes, residuals, codebooks = rq_kmeans(points, num_levels, codebook_size, seed=seed)
     settings = {"num_components": num_components, "num_levels": num_levels, "codebook_size": codebook_size}
-    report = {"method": "rq-kmeans", "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
+    report = {"method": method, "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
     index = ItemIndex(layout.level_sizes, layout.level_offsets)
     assignment = index.assign(item_ids, codes, residuals, codebooks, collisions=collisions)
     report |= _assignment_facts(assignment, index, collisions)
     tokenizer = UniversalItemTokenizer(index, _fingerprint(index, codebooks))
     return _saved(TokenizedItems(tokenizer, assignment.given_codes, report), output_dir)
+
+
+def rq_kmeans_transitions_tokenizer(
+    embeddings: np.ndarray,
+    transitions: np.ndarray,
+    item_ids: Sequence[str],
+    output_dir: str | os.PathLike,
+    num_components: int | None = 64,
+    **config,
+) -> TokenizedItems:
+    """
+    RQ-k-means of text and transitions side by side, of equal weight: items share codes if they are alike in both.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(items, E)`): text embeddings; without their mean they are scaled to length
+            1.
+        transitions (`np.ndarray` of shape `(items, d)`): of the training interactions alone, at length 1 or zero, see
+            [`transition_embeddings`].
+        item_ids, output_dir, num_components, config: see [`rq_kmeans_tokenizer`].
+    """
+    if len(transitions) != len(embeddings):
+        raise ValueError(f"{len(embeddings)} items with text, but {len(transitions)} with transitions.")
+    centred = np.asarray(embeddings, np.float32) - np.mean(embeddings, axis=0, dtype=np.float32)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    both = np.concatenate([centred / np.where(lengths > 0, lengths, 1), transitions], axis=1)
+    return rq_kmeans_tokenizer(
+        both, item_ids, output_dir, num_components=num_components, method="rq-kmeans-transitions", **config
+    )
 
 
 def principal_components(points: np.ndarray, num_components: int, whiten: bool = False) -> np.ndarray:
@@ -407,7 +437,7 @@ class SemanticIDArguments:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values = {key: value for key, value in values.items() if value is not None}
         method = SEMANTIC_IDS[name]
-        known = set(inspect.signature(method.function).parameters)
+        known = set(inspect.signature(method.function).parameters) | set(method.further)
         known |= {each.name for each in fields(RQVAEConfig)} if method.trained else set()
         if foreign := sorted(values.keys() - known):
             raise ForeignArgument(f"{name} has no {', '.join(foreign)}.")
@@ -422,10 +452,11 @@ class SemanticIDMethod:
     Args:
         function (`Callable`): one of this module; it takes the inputs, then the items and the output folder.
         published ([`Published`]): the authors' settings of the tokenizer.
-        inputs (`tuple[str, ...]`, *optional*): embeddings that it is made from: of `"text"`, of `"images"`, or the
-            `"collaborative"` ones of a recommender.
+        inputs (`tuple[str, ...]`, *optional*): embeddings that it is made from: of `"text"`, of `"images"`, of the
+            training's `"transitions"`, or the `"collaborative"` ones of a recommender.
         trained (`bool`, *optional*, defaults to `True`): whether it has a `training`.
         loss_temperature (`float`, *optional*, defaults to 1.0): of its recommender's loss.
+        further (`tuple[str, ...]`, *optional*): arguments that the function passes on.
     """
 
     function: Callable[..., TokenizedItems]
@@ -433,6 +464,7 @@ class SemanticIDMethod:
     inputs: tuple[str, ...] = ("text",)
     trained: bool = True
     loss_temperature: float = 1.0
+    further: tuple[str, ...] = ()
 
 
 _TIGER = Published(
@@ -475,4 +507,11 @@ SEMANTIC_IDS: dict[str, SemanticIDMethod] = {
     "letter": SemanticIDMethod(letter_tokenizer, _LETTER, ("text", "collaborative"), loss_temperature=0.7),
     "tiger-m": SemanticIDMethod(tiger_m_tokenizer, _TIGER, ("text", "images")),
     "rq-kmeans": SemanticIDMethod(rq_kmeans_tokenizer, _RQ_KMEANS, trained=False),
+    "rq-kmeans-transitions": SemanticIDMethod(
+        rq_kmeans_transitions_tokenizer,
+        _RQ_KMEANS,
+        ("text", "transitions"),
+        trained=False,
+        further=("num_levels", "codebook_size", "collisions"),
+    ),
 }

@@ -19,7 +19,8 @@ from tokenization_items.item_index import ItemIndex, UnknownItemError
 
 
 def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie, np.ndarray]:
-    """Trie and token table of a catalogue, both in the order of `item_ids` whatever the order of the index.
+    """Trie (with the index' content vectors, if it has any) and token table of a catalogue, both in the order of
+    `item_ids` whatever the order of the index.
 
     Items of the index that are not in `item_ids` are left out, so they can never be recommended.
 
@@ -33,7 +34,9 @@ def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie
         rows = item_index.rows(item_ids)
     except UnknownItemError as error:
         raise UnknownItemError(f"{error} (tokenize them with `utgrec tokenize`)") from None
-    trie = ItemTrie(item_index.codes[rows].astype(np.int64), item_index.level_sizes, item_index.level_offsets)
+    codes = item_index.codes[rows].astype(np.int64)
+    content = None if item_index.content is None else item_index.content[rows]
+    trie = ItemTrie(codes, item_index.level_sizes, item_index.level_offsets, content=content)
     return trie, item_index.token_table[rows]
 
 

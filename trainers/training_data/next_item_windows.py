@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tokenization_items.histories import PAD_TOKEN_ID, encode_windows
 from trainers.data.interactions import Interactions
 from trainers.training_data.domain_sampling import DomainSampling
+from trainers.training_data.target_horizon import check_horizon, target_positions
 
 
 class NextItemWindows(Dataset):
@@ -79,6 +80,7 @@ class NextItemWindows(Dataset):
         if not self.num_targets:
             raise ValueError("No training targets: no sequence has two items or more.")
         self.sampling = sampling
+        self.epoch = 0
         if sampling is not None:
             sampling.check(interactions.num_users)
         self.drawn: np.ndarray | None = None  # int64 [targets of an epoch] targets of this epoch
@@ -94,7 +96,9 @@ class NextItemWindows(Dataset):
         return self.token_table.shape[1]
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the targets of an epoch; there is nothing to do when every target is used in every epoch."""
+        """The number of the epoch, from which targets of a longer horizon are drawn; and, unless every target is used
+        in every epoch, which ones are."""
+        self.epoch = epoch
         if self.sampling is not None:
             firsts = self.first_targets[self.sampling.first_sequences]
             counts = self.sampling.counts(np.diff(firsts), self.num_targets)
@@ -128,6 +132,12 @@ class NextItemCollator:
     Args:
         windows (`NextItemWindows`): the dataset that the positions are from.
         valid_codes (`ValidCodes`, *optional*): for a model that normalises over items.
+        horizon (`int`, *optional*, defaults to 1): items that follow a history of which its target is drawn, see
+            [`target_positions`]; 1: the next item.
+        seed (`int`, *optional*, defaults to 0): of that draw, beside the epoch and the histories of the batch.
+
+    Raises:
+        ValueError: a horizon below 1.
 
     Returns:
         `dict` of int64 tensors: `input_ids` and `attention_mask` of shape `(B, H·L)`, padded on the right with 0 to
@@ -135,16 +145,22 @@ class NextItemCollator:
         these, bool `(B, L, codes)`.
     """
 
-    def __init__(self, windows: NextItemWindows, valid_codes: ValidCodes | None = None):
+    def __init__(
+        self, windows: NextItemWindows, valid_codes: ValidCodes | None = None, horizon: int = 1, seed: int = 0
+    ):
+        check_horizon(horizon)
         self.windows = windows
         self.valid_codes = valid_codes
+        self.horizon, self.seed = horizon, seed
 
     def __call__(self, positions: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         windows = self.windows
-        targets = np.asarray(positions, np.int64)
+        ends = np.asarray(positions, np.int64)
         input_ids, attention_mask = encode_windows(
-            windows.items, windows.history_starts(targets), targets, windows.token_table
+            windows.items, windows.history_starts(ends), ends, windows.token_table
         )
+        seed = [self.seed, windows.epoch, *ends.tolist()]
+        targets = target_positions(ends - 1, windows.offsets, self.horizon, seed)
         labels = windows.token_table[windows.items[targets]].astype(np.int64)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         if self.valid_codes is not None:
@@ -190,10 +206,12 @@ class TrainingData:
         interactions (`Interactions`): the *training part*, `Interactions.training_part()`.
         token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers, in the order of
             `interactions.item_ids` (`ItemIndex.encode_batch`).
+        content (`np.ndarray`, *optional*): [n, width] content vectors of the same items, for a model that reads them.
     """
 
     interactions: Interactions
     token_table: np.ndarray
+    content: np.ndarray | None = None
 
 
 def join_domains(domains: Mapping[str, TrainingData]) -> TrainingData:
@@ -208,7 +226,8 @@ def join_domains(domains: Mapping[str, TrainingData]) -> TrainingData:
         [`TrainingData`] of all domains, with a token table [Σ n_d, L].
 
     Raises:
-        ValueError: no domains, or (naming the domain) different identifier lengths or a table that does not fit.
+        ValueError: no domains, or (naming the domain) different identifier lengths, a table that does not fit, or
+            content that another domain lacks or has in another width.
     """
     if not domains:
         raise ValueError("No domains to mix: give at least one.")
@@ -219,6 +238,12 @@ def join_domains(domains: Mapping[str, TrainingData]) -> TrainingData:
                 f"Domain {name!r}: expected a token table [{domain.interactions.num_items}, {tables[0].shape[-1]}] "
                 f"(all domains share one item tokenizer), got {table.shape}."
             )
+    widths = {name: None if each.content is None else each.content.shape[1] for name, each in domains.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"Domains share one kind of content vectors or have none, got these widths: {widths}.")
+    contents = [domain.content for domain in domains.values() if domain.content is not None]
     return TrainingData(
-        Interactions.concatenate([domain.interactions for domain in domains.values()]), np.concatenate(tables)
+        Interactions.concatenate([domain.interactions for domain in domains.values()]),
+        np.concatenate(tables),
+        np.concatenate(contents) if contents else None,
     )

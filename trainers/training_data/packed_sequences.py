@@ -18,6 +18,7 @@ from trainers.data.interactions import Interactions
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import ValidCodes
 from trainers.training_data.sequence_windows import NOT_LABELLED, SequenceWindows
+from trainers.training_data.target_horizon import check_horizon, target_positions
 
 
 class PackedSequences(Dataset):
@@ -62,6 +63,8 @@ class PackedSequences(Dataset):
             )
         windows = SequenceWindows(interactions, "all", max_history)
         self.items = interactions.items
+        self.offsets = interactions.offsets
+        self.epoch = 0
         self.max_history = max_history
         self.with_targets = with_targets
         self.sampling = sampling
@@ -102,7 +105,8 @@ class PackedSequences(Dataset):
         return int(self._targets.sum())
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the rows of an epoch; there is nothing to do when every row is in every epoch."""
+        """The number of the epoch, from which targets are drawn; and rows, unless every row is in every epoch."""
+        self.epoch = epoch
         if self.sampling is not None:
             self.drawn = self.sampling.draw(np.asarray(self.first_rows), self._rows_to_draw, epoch)
 
@@ -133,18 +137,44 @@ class PackedCollator:
     Args:
         sequences (`PackedSequences`): the dataset that the rows are from.
         valid_codes (`ValidCodes`, *optional*): for a model that normalises over items.
+        horizon (`int`, *optional*, defaults to 1): items that follow a position of which its target is drawn, see
+            [`target_positions`]; 1: the next item.
+        seed (`int`, *optional*, defaults to 0): of that draw, beside the epoch and the rows of the batch.
+        content (`np.ndarray` of shape `(items, width)`, *optional*): content vectors of the items, for a model that
+            reads them.
+
+    Raises:
+        ValueError: a horizon below 1, or above it where the rows hold their targets, or content of other items.
 
     Returns:
         `dict` of int64 tensors of shape `(B, H·L)`: `input_ids`; `attention_mask`, the number of a token's sequence
         within its row, from 1, and 0 on padding (on the right); and `labels`: the tokens of the items that follow, or
         where the rows hold their targets, these in their own places and -100 for each sequence's first item (which
         has no history: every item after it is a target, and it is none). With `valid_codes` also these, bool
-        `(B, H·L, codes)`.
+        `(B, H·L, codes)`; with `content` that of the items, `(B, H, width)`, zero on padding.
     """
 
-    def __init__(self, sequences: PackedSequences, valid_codes: ValidCodes | None = None):
+    def __init__(
+        self,
+        sequences: PackedSequences,
+        valid_codes: ValidCodes | None = None,
+        horizon: int = 1,
+        seed: int = 0,
+        content: np.ndarray | None = None,
+    ):
+        check_horizon(horizon)
+        if horizon > 1 and sequences.with_targets:
+            raise ValueError(
+                f"A decoder's targets are the items that it reads next: it has no longer horizon, got {horizon}."
+            )
+        if content is not None and (content.ndim != 2 or len(content) != len(sequences.token_table)):
+            raise ValueError(
+                f"Expected a content vector for each of {len(sequences.token_table)} items, got shape {content.shape}."
+            )
         self.sequences = sequences
         self.valid_codes = valid_codes
+        self.horizon, self.seed = horizon, seed
+        self.content = content
 
     def __call__(self, rows: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         data = self.sequences
@@ -168,7 +198,8 @@ class PackedCollator:
             predicted[np.cumsum(sizes) - sizes] = False
             targets = data.items[positions[predicted]]
         else:
-            targets = data.items[positions + 1]
+            seed = [self.seed, data.epoch, *rows.tolist()]
+            targets = data.items[target_positions(positions, data.offsets, self.horizon, seed)]
         label_row, label_column = row[predicted], column[predicted]
         following[label_row, label_column] = data.token_table[targets]
         sequences = np.zeros(shape, np.int64)
@@ -178,6 +209,10 @@ class PackedCollator:
             "attention_mask": np.repeat(sequences, data.num_levels, axis=1),
             "labels": following.reshape(len(rows), -1),
         }
+        if self.content is not None:
+            content = np.zeros((*shape, self.content.shape[1]), self.content.dtype)
+            content[row, column] = self.content[data.items[positions]]
+            batch["content"] = content
         if self.valid_codes is not None:
             valid = np.zeros((*items.shape, self.valid_codes.most_codes), bool)
             valid[label_row, label_column] = self.valid_codes(targets)

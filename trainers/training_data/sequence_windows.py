@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import Dataset
 
 from modeling_utgrec import SequentialConfig
-from tokenization_items.histories import PAD_TOKEN_ID, encode_histories, encode_windows
+from tokenization_items.histories import encode_histories, encode_windows
 from trainers.data.interactions import Interactions
+from trainers.training_data.target_horizon import check_horizon, target_positions
 
 NOT_LABELLED = -100
 TrainingTargets = Literal["all", "last", "cloze"]
@@ -102,7 +103,7 @@ class SequenceWindows(Dataset):
             raise ValueError("No training windows: no sequence has two items or more.")
 
     def set_epoch(self, epoch: int) -> None:
-        """The number of the epoch, from which masks are drawn."""
+        """The number of the epoch, from which masks and targets are drawn."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -124,21 +125,32 @@ class SequenceWindows(Dataset):
 class SequenceCollator:
     """Makes a batch of a list of windows.
 
-    Masks of `"cloze"` windows are drawn from the seed, the epoch and the windows of the batch: a resumed training sees
-    those of an uninterrupted one.
+    Masks of `"cloze"` windows, and targets of a longer horizon, are drawn from the seed, the epoch and the windows of
+    the batch: a resumed training sees those of an uninterrupted one.
 
     Args:
         windows (`SequenceWindows`): the dataset that the windows are from.
         config (`SequentialConfig`): the model's; for `"cloze"` it has `mask_token_id`, `mask_ratio` and
             `last_item_ratio` (see [`BERT4RecConfig`]).
-        seed (`int`, *optional*, defaults to 0): of the masks.
+        seed (`int`, *optional*, defaults to 0): of the masks and targets.
+        horizon (`int`, *optional*, defaults to 1): items that follow a position of which its target is drawn, see
+            [`target_positions`]; 1: the next item.
+
+    Raises:
+        ValueError: a horizon below 1, or above it for `"cloze"` windows, whose targets are the masked items.
 
     Returns:
         `dict` of int64 tensors of shape `(B, H)`, padded on the left to the longest window: `input_ids`,
         `attention_mask` and `labels` (-100 for none).
     """
 
-    def __init__(self, windows: SequenceWindows, config: SequentialConfig, seed: int = 0):
+    def __init__(self, windows: SequenceWindows, config: SequentialConfig, seed: int = 0, horizon: int = 1):
+        check_horizon(horizon)
+        if horizon > 1 and windows.targets == "cloze":
+            raise ValueError(
+                f"A model that predicts masked items has no horizon of targets: leave it at 1, got {horizon}."
+            )
+        self.horizon = horizon
         self.windows = windows
         self.config = config
         self.seed = seed
@@ -153,8 +165,13 @@ class SequenceCollator:
             input_ids = np.where(hidden, self.config.mask_token_id, input_ids)
         else:
             input_ids, mask = self._encode(starts, ends - 1)
-            following, _ = self._encode(starts + 1, ends)
-            labels = np.where(following == PAD_TOKEN_ID, NOT_LABELLED, following)
+            # the places of the items of `input_ids`, window after window
+            read = np.flatnonzero(mask)
+            inputs = ends[read // mask.shape[1]] - 1 - (mask.shape[1] - read % mask.shape[1])
+            seed = [self.seed, self.windows.epoch, *ends.tolist()]
+            targets = target_positions(inputs, self.windows.offsets, self.horizon, seed)
+            labels = np.full(mask.shape, NOT_LABELLED)
+            labels.flat[read] = self.tokens[self.windows.items[targets], 0]
             if self.windows.targets == "last":
                 labels[:, :-1] = NOT_LABELLED
         batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}

@@ -48,6 +48,15 @@ def test_compares_with_generate(benchmark, capsys):
     assert all(times["min"] <= times["median"] for times in result["seconds"].values())
 
 
+def test_item_level_stands_beside_the_t5(benchmark, capsys):
+    names = "--methods recommend item-level --content 5".split()
+    result = run(benchmark, capsys, "--items", "20", "40", *names)
+    assert result["users_per_second"]["item-level"] > 0 and result["item_level_speedup"] > 0
+    assert result["item_level_milliseconds"] > 0
+    assert set(result["item_level_growth"]) == {"item-level", "item-level, 40 items"}
+    assert set(result["growth"]) == {"recommend", "recommend, 40 items"}
+
+
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_the_switch_is_on_in_its_row_alone(benchmark, capsys, monkeypatch, switch):
     monkeypatch.setenv("UTGREC_FAST_CPU", switch)

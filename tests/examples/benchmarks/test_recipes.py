@@ -117,7 +117,10 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeyp
             assert shared == line["codebooks"]["items_sharing_codes"]
             assert line["details"]["items_sharing_codes"] == round(NUM_ITEMS * line["codebooks"]["collision_rate"])
     generative = {line["model"] for line in lines if "codebooks" in line}
-    assert generative == {"tiger", "letter", "tiger-m", "rq-kmeans", "tiger-decoder", "utgrec", "recbase"}
+    methods = {"tiger", "letter", "tiger-m", "rq-kmeans", "rq-kmeans-transitions"}
+    at_item_level = {f"{name}-item-level" for name in methods}
+    assert generative == methods | at_item_level | {"tiger-decoder", "utgrec", "recbase"}
+    assert all("item level 128 wide" in line["variant"] for line in lines if line["model"] in at_item_level)
     by_model = {line["model"]: line["differs_from_published"] for line in lines[::2] if line["parameters"]}
     assert by_model["utgrec"]["tokenizer.codebook_dim"] == {"here": 8, "published": 128}
     assert by_model["tiger"]["recommender.d_model"] == {"here": 8, "published": 128}

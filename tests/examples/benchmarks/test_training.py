@@ -45,6 +45,15 @@ def test_throughput():
 
 
 @pytest.mark.slow
+def test_throughput_of_an_item_level_recommender():
+    methods = ("item-level", "sasrec", "windows")
+    result = run("--hidden_size", "8", "--content", "5", "--repetitions", "1", "--steps", "1", "--methods", *methods)
+    assert set(result["targets_per_second"]) == set(methods)
+    assert set(result["item_level_speedup"]) == {"sasrec", "windows"}
+    assert all(0 < share < 1 for share in result["fraction_of_limit"].values())
+
+
+@pytest.mark.slow
 def test_to_equal_quality():
     result = run("--to_equal_quality", "--epochs", "2", "--methods", "plain", "windows")
     for name in ("plain", "windows"):

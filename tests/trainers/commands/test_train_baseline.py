@@ -11,13 +11,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback, pipeline
 
 from hub_cards import load_values
-from modeling_utgrec import RecBaseForCausalLM, SequentialForNextItem, UTGRecForConditionalGeneration
+from modeling_utgrec import (
+    ItemLevelForCausalLM,
+    RecBaseForCausalLM,
+    SequentialForNextItem,
+    UTGRecForConditionalGeneration,
+)
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_embeddings import save_embeddings
 from trainers.commands import run_command, train_baseline
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
+from trainers.methods.baselines import semantic_ids_of
 from trainers.methods.semantic_ids import SEMANTIC_IDS, load_raw_codes
 from trainers.methods.sequential import SEQUENTIAL
 from trainers.rankers import load_ranker
@@ -58,6 +64,19 @@ recommender:
   use_cpu: true
   disable_tqdm: true
 """
+SMALL += """
+item_level:
+  hidden_size: 8
+  num_layers: 1
+  max_history: 5
+  num_beams: 10
+  num_train_epochs: 1
+  eval_strategy: epoch
+  save_strategy: epoch
+  load_best_model_at_end: true
+  use_cpu: true
+  disable_tqdm: true
+"""
 FLOORS = ["popularity", "item-transitions"]
 
 
@@ -92,7 +111,7 @@ def train(workplace: Path, name: str, output: Path, *flags) -> list[dict]:
     return json.loads((output / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", [*SEQUENTIAL, *SEMANTIC_IDS, "tiger-decoder"])
+@pytest.mark.parametrize("name", [*SEQUENTIAL, *SEMANTIC_IDS, "tiger-decoder", "rq-kmeans-item-level"])
 def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name, capsys):
     rows = train(workplace, name, tmp_path / "run")
     generative = name not in SEQUENTIAL
@@ -103,9 +122,11 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
     folder = tmp_path / "run" / "recommender"
     domain = Domain.from_folder(workplace / "tiny", check_images=False)
     if generative:
-        decoder = name.endswith("-decoder")
-        model = (AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM).from_pretrained(folder)
-        assert type(model) is (RecBaseForCausalLM if decoder else UTGRecForConditionalGeneration)
+        kinds = {"-decoder": RecBaseForCausalLM, "-item-level": ItemLevelForCausalLM}
+        kind = next((kinds[end] for end in kinds if name.endswith(end)), UTGRecForConditionalGeneration)
+        seq2seq = kind is UTGRecForConditionalGeneration
+        model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(folder)
+        assert type(model) is kind
         tokenizer = UniversalItemTokenizer.from_pretrained(folder)
         tokenizer.check_recommender(model)
         assert len(tokenizer) == NUM_ITEMS and tokenizer.max_history == model.config.max_history == 5
@@ -123,10 +144,13 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
     if generative:
         assert isinstance(description["codebooks"]["items_sharing_codes"], int)
         assert "tokenizer.codebook_size" in differing
-        if not name.endswith("-decoder"):
+        if kind is ItemLevelForCausalLM:
+            assert model.config.content_size == 8 and tokenizer.index.content.shape == (NUM_ITEMS, 8)
+            assert "item level 8 wide, 1+1 layers, reads content, horizon 10" in description["variant"]
+        if seq2seq:
             assert differing["recommender.batch_size"] == {"here": 64, "published": 1024}
             assert differing["recommender.d_model"] == {"here": 8, "published": 128}
-        if SEMANTIC_IDS[name.removesuffix("-decoder")].trained:
+        if SEMANTIC_IDS[semantic_ids_of(name)].trained:
             assert differing["tokenizer.num_train_epochs"] == {"here": "4 steps", "published": 20000}
     else:
         assert differing["hidden_size"]["here"] == 8 and differing["max_history"] == {"here": 5, "published": 50}
@@ -186,7 +210,9 @@ def watch(patch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return began
 
 
-@pytest.mark.parametrize(("name", "section"), [("sasrec", "sequential"), ("tiger", "recommender")])
+@pytest.mark.parametrize(
+    ("name", "section"), [("sasrec", "sequential"), ("tiger", "recommender"), ("rq-kmeans-item-level", "item_level")]
+)
 def test_after_a_kill_it_goes_on(workplace, tmp_path, monkeypatch, name, section):
     """A recommender's training, killed after the first epoch's checkpoint, ends as one that was left alone."""
 

@@ -16,6 +16,7 @@ OF_ONE_METHOD = {
     "FMLPRecConfig": "FMLP-Rec",
     "BSARecConfig": "BSARec",
     "HSTUConfig": "HSTU",
+    "ItemLevelConfig": "Item-level recommender",
 }
 OF_SEVERAL = {"UTGRecConfig", "RQVAEConfig"}  # a T5 on the codes of any item tokenizer; TIGER's and LETTER's network
 

@@ -22,6 +22,7 @@ from trainers.methods.semantic_ids import (
     principal_components,
     rq_kmeans,
     rq_kmeans_tokenizer,
+    rq_kmeans_transitions_tokenizer,
     tiger_m_tokenizer,
     tiger_tokenizer,
     train_rqvae,
@@ -63,6 +64,9 @@ MAKERS = {
     ),
     "rq-kmeans": lambda folder, **more: rq_kmeans_tokenizer(
         embeddings(), IDS, folder, **{"codebook_size": 6, "num_components": 5, **more}
+    ),
+    "rq-kmeans-transitions": lambda folder, **more: rq_kmeans_transitions_tokenizer(
+        embeddings(), embeddings(4, 2), IDS, folder, **{"codebook_size": 6, "num_components": 5, **more}
     ),
 }
 

@@ -1,0 +1,51 @@
+"""Histories as a generative recommender that needs whole items can read them, and errors for those it cannot."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+
+def check_whole_items(config: PreTrainedConfig, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """
+    Raises ValueError unless every history is whole identifiers one after the other, at least one of them and at most
+    `config.max_history`.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]): with `num_levels`, `level_sizes`, `level_offsets`, `max_history`.
+        input_ids (`torch.LongTensor` of shape `(B, S)`): tokens.
+        attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding, on whichever side.
+    """
+    real = attention_mask != 0
+    lengths = real.sum(1)
+    if not lengths.all():
+        user = int((lengths == 0).nonzero()[0])
+        raise ValueError(
+            f"The history of user {user} of the batch is empty: the recommender needs an item to go on from."
+        )
+    most = config.max_history * config.num_levels
+    if (lengths > most).any():
+        user = int((lengths > most).nonzero()[0])
+        raise ValueError(
+            f"The history of user {user} of the batch has {int(lengths[user])} tokens, the recommender reads "
+            f"{config.max_history} items of {config.num_levels}: keep the latest, as UniversalItemTokenizer does."
+        )
+    level = (real.cumsum(1) - 1) % config.num_levels
+    first = torch.tensor(config.level_offsets, device=level.device)[level]
+    size = torch.tensor(config.level_sizes, device=level.device)[level]
+    odd = real & ((input_ids < first) | (input_ids >= first + size))
+    if odd.any():
+        user, position = odd.nonzero()[0].tolist()
+        raise ValueError(
+            f"input_ids[{user}, {position}] is {input_ids[user, position].item()}, which is no code of level "
+            f"{level[user, position].item()}: a history is whole identifiers one after the other."
+        )
+    broken = (lengths % config.num_levels).nonzero()
+    if len(broken):
+        user = int(broken[0])
+        raise ValueError(
+            f"The history of user {user} of the batch has {int(lengths[user])} tokens, which is no multiple of "
+            f"{config.num_levels}, the codes of an item."
+        )
+
+
+__all__ = ["check_whole_items"]

@@ -1,0 +1,629 @@
+"""The item-level recommender: configuration, sizes, loss, packed rows, content, saving, errors."""
+
+import json
+import math
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
+
+from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemRules, ItemTrie, generate_items
+
+SIZES = [6, 8, 5]
+CONTENT = 7
+
+
+def make_model(seed: int = 0, **config) -> ItemLevelForCausalLM:
+    """A small model whose states spread: initialised as it is, all codes would be nearly as likely."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "level_sizes": SIZES, "initializer_range": 0.3}
+    model = ItemLevelForCausalLM(ItemLevelConfig(**{**sizes, **config})).eval()
+    if model.config.num_item_residuals:
+        torch.nn.init.normal_(model.residuals.weight[1:])
+    return model
+
+
+def make_trie(num_items: int, content: int | None = None, seed: int = 0, **arguments) -> ItemTrie:
+    generator = torch.Generator().manual_seed(seed)
+    every = torch.cartesian_prod(*map(torch.arange, SIZES))
+    codes = every[torch.randperm(len(every), generator=generator)[:num_items]]
+    vectors = None if content is None else torch.randn(num_items, content, generator=generator)
+    return ItemTrie(codes, SIZES, [2, 8, 16], content=vectors, **arguments)
+
+
+def make_batch(trie: ItemTrie, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Histories of those numbers of items, padded on the right, and a label for each item."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(trie.num_items, (2, len(lengths), max(lengths)), generator=generator)
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    tokens = trie.codes_of(rows) + torch.tensor(trie.level_offsets)
+    batch = {
+        "input_ids": (tokens[0] * real[..., None]).flatten(1),
+        "attention_mask": real.long().repeat_interleave(trie.num_levels, dim=1),
+        "labels": tokens[1].masked_fill(~real[..., None], -100).flatten(1),
+    }
+    if trie.content is not None:
+        batch["content"] = trie.content[rows[0]] * real[..., None]
+    return batch
+
+
+def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def everything(num_items: int = 30, **config) -> tuple[ItemLevelForCausalLM, ItemTrie]:
+    """A model with all that it may have, and its catalogue."""
+    trie = make_trie(num_items, CONTENT)
+    model = make_model(content_size=CONTENT, num_item_residuals=num_items, depth_layers=2, **config)
+    model.set_catalogue(trie)
+    return model, trie
+
+
+# configuration
+
+
+def test_default_config():
+    config = ItemLevelConfig()
+    assert config.level_sizes == [256] * 3 and config.level_offsets == [2, 258, 514]
+    assert config.vocab_size == 2 + 3 * 256 and config.intermediate_size == 4 * config.hidden_size
+    assert (config.num_hidden_layers, config.num_attention_heads, config.is_encoder_decoder) == (2, 2, False)
+    assert ItemLevelForCausalLM(ItemLevelConfig.tiny()).num_parameters() < 10**5
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_levels": 2}, {"level_sizes": [4, 7, 5]}, {"content_size": 9}])
+def test_config_round_trip(tmp_path, arguments):
+    config = ItemLevelConfig(max_history=7, horizon=3, num_item_residuals=4, **arguments)
+    config.save_pretrained(tmp_path)
+    for loaded in (
+        AutoConfig.from_pretrained(tmp_path),
+        ItemLevelConfig(**config.to_dict()),
+        ItemLevelConfig(**json.loads(config.to_json_string(use_diff=False))),
+    ):
+        assert isinstance(loaded, ItemLevelConfig)
+        names = ("level_sizes", "level_offsets", "vocab_size", "num_levels", "max_history", "hidden_size", "horizon")
+        for name in (*names, "content_size", "num_item_residuals", "intermediate_size", "tie_word_embeddings"):
+            assert getattr(loaded, name) == getattr(config, name), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vocab_size": 1000}, "make 770"),
+        ({"num_levels": 0}, "at least 1"),
+        ({"num_levels": 2, "level_sizes": [4, 4, 4]}, "3 levels"),
+        ({"level_sizes": [4, 0, 4]}, "at least one code"),
+        ({"level_offsets": [2, 258], "vocab_size": 770}, "make 514"),
+        ({"level_sizes": [4, 4], "level_offsets": [2]}, "differ in length"),
+        ({"level_sizes": [4, 4], "level_offsets": [1, 5]}, "leave the first 2 tokens alone"),
+        ({"max_history": 0}, "max_history"),
+        ({"horizon": 0}, "horizon"),
+        ({"content_size": 0}, "content_size"),
+        ({"num_item_residuals": -1}, "num_item_residuals"),
+        ({"num_item_residuals": 5, "num_levels": 8}, "63 bits"),
+        ({"num_heads": 3}, "does not divide"),
+        ({"hidden_dropout": 1.0}, "hidden_dropout"),
+        ({"residual_dropout": -0.1}, "residual_dropout"),
+        ({"normalize_over": "codes"}, "normalize_over"),
+    ],
+)
+def test_config_contradictions(arguments, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        ItemLevelConfig(**arguments)
+
+
+def test_config_types_and_kinds():
+    with pytest.raises(StrictDataclassFieldValidationError):
+        ItemLevelConfig(num_levels="3")
+    with pytest.raises(ValueError, match="'item_level', found 'utgrec'"):
+        ItemLevelConfig.from_dict({"model_type": "utgrec"})
+
+
+# model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_save_and_load_is_bit_equal(tmp_path, tied):
+    model, trie = everything(tie_word_embeddings=tied)
+    batch = make_batch(trie, [3, 2])
+    model.save_pretrained(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".py")  # the code travels along
+    assert names == ["config.json", "generation_config.json", "model.safetensors"]
+    for auto_class in (AutoModelForCausalLM, AutoModel):
+        loaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert isinstance(loaded, ItemLevelForCausalLM) and not loaded.training
+        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert (loaded.lm_head.weight is loaded.embed_tokens.weight) == tied
+    assert torch.equal(model(**batch).loss, loaded(**batch).loss)
+    found, expected = (each.recommend(batch["input_ids"], None, trie).scores for each in (loaded, model))
+    assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="weights of ItemLevelForCausalLM are missing"):
+        config = json.loads((tmp_path / "config.json").read_text()) | {"depth_layers": 3}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        ItemLevelForCausalLM.from_pretrained(tmp_path)
+
+
+def norm(states: torch.Tensor, module: torch.nn.LayerNorm) -> torch.Tensor:
+    centred = states - states.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + module.eps).sqrt()
+    return scaled * module.weight.double() + module.bias.double()
+
+
+def linear(states: torch.Tensor, module: torch.nn.Linear) -> torch.Tensor:
+    product = states @ module.weight.double().T
+    return product if module.bias is None else product + module.bias.double()
+
+
+def feed_forward(states: torch.Tensor, layer) -> torch.Tensor:
+    inner = linear(norm(states, layer.norm), layer.inner)
+    return states + linear(inner * (1 + torch.erf(inner / math.sqrt(2))) / 2, layer.outer)
+
+
+@torch.no_grad()
+def by_hand(model: ItemLevelForCausalLM, trie: ItemTrie, history: list[int]) -> torch.Tensor:
+    """Logits of every code on each level for each item of a trie, in float64 and in plain steps: `levels` tensors
+    `(items, codes)`."""
+    config = model.config
+    offsets = torch.tensor(config.level_offsets)
+    table = model.embed_tokens.weight.double()
+    states = []
+    for place, row in enumerate(history):
+        state = table[trie.codes[row] + offsets].mean(0) + model.positions.weight.double()[len(history) - 1 - place]
+        if config.content_size:
+            centred = trie.content[row].double() - model.content_mean.double()
+            state = state + linear(centred / centred.norm(), model.content_projection)
+        if config.num_item_residuals:
+            place_of = sorted(map(tuple, trie.codes.tolist())).index(tuple(trie.codes[row].tolist()))
+            state = state + model.residuals.weight.double()[place_of + 1]
+        states.append(state)
+    states = torch.stack(states)
+    for block in model.blocks:
+        normed = norm(states, block.attention_norm)
+        attention, width = block.attention, config.hidden_size // config.num_heads
+        query, key, value = (linear(normed, each) for each in (attention.query, attention.key, attention.value))
+        mixed = torch.zeros_like(states)
+        for head in range(config.num_heads):
+            own = slice(head * width, (head + 1) * width)
+            for place in range(len(history)):
+                scores = query[place, own] @ key[: place + 1, own].T / math.sqrt(width)
+                mixed[place, own] = scores.softmax(0) @ value[: place + 1, own]
+        states = states + linear(mixed, attention.output)
+        states = feed_forward(states, block.feed_forward)
+    prefixes = norm(states[-1], model.norm).expand(trie.num_items, -1)
+    levels = []
+    for level, (first, size) in enumerate(zip(config.level_offsets, config.level_sizes, strict=True)):
+        written = prefixes + model.depth_head.levels.weight.double()[level]
+        for layer in model.depth_head.layers:
+            written = feed_forward(written, layer)
+        written = norm(written, model.depth_head.norm)
+        head = model.lm_head
+        levels.append(
+            written @ head.weight[first : first + size].double().T + head.bias[first : first + size].double()
+        )
+        prefixes = prefixes + model.depth_head.codes.weight.double()[trie.codes[:, level] + first]
+    return levels
+
+
+@torch.no_grad()
+def score_by_hand(model: ItemLevelForCausalLM, trie: ItemTrie, history: list[int]) -> torch.Tensor:
+    """Log-probability of every item of a trie."""
+    total = torch.zeros(trie.num_items, dtype=torch.float64)
+    for level, logits in enumerate(by_hand(model, trie, history)):
+        if model.config.normalize_over == "items":
+            same = (trie.codes[:, None, :level] == trie.codes[None, :, :level]).all(-1)
+            exists = torch.zeros(logits.shape, dtype=torch.bool)
+            for row in range(trie.num_items):
+                exists[row, trie.codes[same[row], level]] = True
+            logits = logits.masked_fill(~exists, -torch.inf)
+        total += logits.log_softmax(-1).gather(1, trie.codes[:, level, None]).squeeze(1)
+    return total
+
+
+def tokens_of(trie: ItemTrie, history: list[int]) -> torch.Tensor:
+    return (trie.codes[history] + torch.tensor(trie.level_offsets)).view(1, -1)
+
+
+@pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_scores_equal_an_independent_computation(normalize_over, tied, float32_tolerance):
+    model, trie = everything(tie_word_embeddings=tied, normalize_over=normalize_over)
+    if not tied:
+        torch.nn.init.normal_(model.lm_head.bias)
+    for history in ([3], [7, 7, 2, 20, 11]):
+        expected = score_by_hand(model, trie, history)
+        if normalize_over == "items":
+            assert expected.exp().sum().item() == pytest.approx(1)
+        rows = torch.arange(trie.num_items)[None]
+        found = model.score_items(tokens_of(trie, history), None, trie, rows)[0]
+        torch.testing.assert_close(found.double(), expected, **float32_tolerance(12, expected))
+        best = model.recommend(tokens_of(trie, history), None, trie, num_items=30)
+        torch.testing.assert_close(best.scores[0], found.sort(descending=True).values)
+
+
+@pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
+def test_loss_is_mean_negative_log_likelihood(normalize_over):
+    model, trie = everything(normalize_over=normalize_over)
+    # positions are counted from the end of the row, and below every history is a row of its own
+    model.positions.weight.data[:] = model.positions.weight[0]
+    batch = make_batch(trie, [4, 1, 2])
+    batch["labels"][0, 3:6] = -100
+    tokens = batch["input_ids"].unflatten(1, (-1, 3)) - torch.tensor(trie.level_offsets)
+    targets = batch["labels"].unflatten(1, (-1, 3)) - torch.tensor(trie.level_offsets)
+    scores = []
+    valid = torch.zeros(3, 12, 8, dtype=torch.bool)
+    for user, length in enumerate([4, 1, 2]):
+        for place in range(length):
+            if batch["labels"][user, 3 * place] == -100:
+                continue
+            row = int(trie.find(targets[user, place]))
+            history = trie.find(tokens[user, : place + 1]).tolist()
+            scores.append(score_by_hand(model, trie, history)[row].item())
+            for level in range(3):
+                same = (trie.codes[:, :level] == targets[user, place, :level]).all(1)
+                valid[user, 3 * place + level, trie.codes[same, level]] = True
+    if normalize_over == "items":
+        with pytest.raises(ValueError, match=r"needs valid_codes of shape \(3, 12, 8\), got None"):
+            model(**batch)
+        batch["valid_codes"] = valid
+    output = model(**batch)
+    assert len(scores) == 6
+    assert output.loss.item() == pytest.approx(-sum(scores) / 6 / 3, abs=1e-5)
+    assert output.level_losses.mean().item() == pytest.approx(output.loss.item())
+    assert torch.equal(model(**batch, return_dict=False)[0], output.loss)
+
+
+def test_packed_rows_are_as_a_row_for_each_user(float32_tolerance):
+    """The loss and every gradient; nothing leaks between the users of a row, whose positions are each one's own."""
+    model, trie = everything()
+    lengths = [4, 1, 2, 5, 3, 2]
+    batch = make_batch(trie, lengths)
+    fills = {"input_ids": 0, "attention_mask": 0, "labels": -100, "content": 0.0}
+    packed = {name: [] for name in fills}
+    for users in ([3, 1], [0, 2], [5, 4]):
+        for name in fills:
+            per_item = 1 if name == "content" else 3
+            parts = [batch[name][user, : lengths[user] * per_item] for user in users]
+            if name == "attention_mask":
+                parts = [part * number for number, part in enumerate(parts, start=1)]
+            packed[name].append(torch.cat(parts))
+    packed = {
+        name: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fills[name])
+        for name, rows in packed.items()
+    }
+    loss, wanted = model(**packed).loss, model(**batch).loss
+    torch.testing.assert_close(loss, wanted, **float32_tolerance(8))
+    found, expected = gradients(model, loss), gradients(model, wanted)
+    scale = max(tensor.abs().max().item() for tensor in expected.values())  # of a key's bias it is rounding alone
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], **float32_tolerance(8, scale), msg=name)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_gets_a_gradient(ordered_sums, tied):
+    model, trie = everything(tie_word_embeddings=tied, residual_dropout=0.0)
+    loss = model.train()(**make_batch(trie, [4, 2])).loss
+    with ordered_sums():
+        loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_eval_mode_is_deterministic_and_training_mode_is_not():
+    model, trie = everything()
+    batch = make_batch(trie, [4, 2])
+    assert torch.equal(model(**batch).loss, model(**batch).loss)
+    model.train()
+    assert not torch.equal(model(**batch).loss, model(**batch).loss)
+
+
+def test_residuals_are_dropped_in_training_alone():
+    model, trie = everything(hidden_dropout=0.0, attention_dropout=0.0, residual_dropout=0.5)
+    batch = make_batch(trie, [4, 2])
+    seen = []
+    model.residuals.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    whole = model(**batch).loss
+    real = batch["attention_mask"][:, ::3] != 0
+    assert (seen[-1][real] > 0).all() and not seen[-1][~real].any()
+    dropped = [model.train()(**batch).loss.item() for _ in range(6)]
+    assert len(set(dropped)) > 1 and {0} < set(torch.stack(seen[1:])[:, real].flatten().tolist())
+    assert torch.equal(model.eval()(**batch).loss, whole)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batching_and_padding_do_not_matter(side, float32_tolerance):
+    model, trie = everything()
+    lengths = [4, 2, 1]
+    batch = make_batch(trie, lengths)
+    del batch["labels"]
+    if side == "left":
+        for user, length in enumerate(lengths):
+            for name, per_item in (("input_ids", 3), ("attention_mask", 3), ("content", 1)):
+                batch[name][user] = batch[name][user].roll((4 - length) * per_item, dims=0)
+        batch["input_ids"][1, 0] = 5  # padding is never read
+    together = model(**batch).last_hidden_state
+    scores = model.recommend(batch["input_ids"], batch["attention_mask"], trie, num_items=5).scores
+    for user, length in enumerate(lengths):
+        items = slice(4 - length, 4) if side == "left" else slice(length)
+        tokens = slice(3 * items.start if items.start else 0, 3 * items.stop)
+        history = batch["input_ids"][user : user + 1, tokens]
+        alone = model(history, content=batch["content"][user : user + 1, items]).last_hidden_state
+        torch.testing.assert_close(alone[0], together[user, items], **float32_tolerance(8, together))
+        own = model.recommend(history, None, trie, num_items=5).scores[0]
+        torch.testing.assert_close(own, scores[user], **float32_tolerance(12, scores))
+
+
+def test_no_item_reads_later_ones(float32_tolerance):
+    model, trie = everything(max_history=4)
+    model.positions.weight.data[:] = model.positions.weight[0]  # which are counted from the end
+    batch = make_batch(trie, [4])
+    whole = model(batch["input_ids"], content=batch["content"]).last_hidden_state
+    part = model(batch["input_ids"][:, :6], content=batch["content"][:, :2]).last_hidden_state
+    torch.testing.assert_close(part, whole[:, :2], **float32_tolerance(8, whole))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    model, trie = everything()
+    batch = make_batch(trie, [3, 1])
+    rows = torch.arange(trie.num_items).expand(2, -1)
+    expected = model.score_items(batch["input_ids"], None, trie, rows)
+    model.to(dtype)
+    output = model.recommend(batch["input_ids"], None, trie, num_items=30, num_beams=30)
+    assert output.scores.dtype == torch.float32
+    torch.testing.assert_close(output.scores, expected.gather(1, output.item_rows), atol=0.5, rtol=0.05)
+    assert model(**batch).loss.isfinite()
+
+
+def test_autocast():
+    model, trie = everything()
+    batch = make_batch(trie, [3, 1])
+    expected = model(**batch).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.train(False)(**batch).loss
+        loss.backward()
+    torch.testing.assert_close(loss.float(), expected, atol=0.1, rtol=0.05)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_trainer_runs_and_does_not_scale_gradients_twice(tmp_path):
+    """Accumulating two half batches must give the gradient of the whole batch."""
+    norms = []
+    for batch_size, steps in ((4, 1), (2, 2)):
+        model, trie = everything(hidden_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
+        batch = make_batch(trie, [4, 4, 4, 4])
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=steps,
+            max_steps=1,
+            logging_steps=1,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        dataset = [{name: tensor[user] for name, tensor in batch.items()} for user in range(4)]
+        trainer = Trainer(model=model, args=arguments, train_dataset=dataset)
+        trainer.train()
+        norms.append(trainer.state.log_history[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_overfits_and_recommends_the_targets():
+    model, trie = everything(initializer_range=0.02)
+    batch = make_batch(trie, [4, 4, 4, 4, 4, 4])
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+    output = model.eval().recommend(batch["input_ids"], None, trie, num_items=3)
+    assert model(**batch).loss.item() < 0.1
+    targets = batch["labels"].unflatten(1, (-1, 3))[:, -1] - torch.tensor(trie.level_offsets)
+    assert torch.equal(trie.codes[output.item_rows[:, 0]], targets)
+
+
+# catalogue and content
+
+
+def test_new_items_have_content_and_no_residual(float32_tolerance):
+    model, trie = everything()
+    history = [3, 9]
+    before = model.score_items(tokens_of(trie, history), None, trie, torch.arange(30)[None])[0]
+    every = torch.cartesian_prod(*map(torch.arange, SIZES))
+    free = every[trie.find(every) < 0][:2]
+    grown = trie.add_items(free, content=torch.randn(2, CONTENT))
+    after = model.score_items(tokens_of(grown, history), None, grown, torch.arange(32)[None])[0]
+    torch.testing.assert_close(after[:30], before, **float32_tolerance(12, before))
+    assert after[30:].isfinite().all()
+    # a history with a new item: its content is read, and no other item's residual
+    model.residuals.weight.data[1:] += 100
+    tokens = tokens_of(grown, [30])
+    states = model(tokens, content=grown.content[None, [30]]).last_hidden_state
+    model.residuals.weight.data.zero_()
+    assert torch.equal(model(tokens, content=grown.content[None, [30]]).last_hidden_state, states)
+    assert not torch.equal(model(tokens, content=grown.content[None, [31]]).last_hidden_state, states)
+    found = model.recommend(tokens, None, grown, num_items=32).scores
+    other = model.recommend(tokens, None, trie, num_items=30).scores
+    assert found.isfinite().all() and other.isfinite().all()  # read by its codes alone where it is not known
+
+
+def test_the_order_of_the_catalogue_does_not_matter(assert_same_ranking):
+    """Items keep content and embedding of their own in another order, and when others are removed."""
+    model, trie = everything()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))[:20]
+    other = ItemTrie(trie.codes[order], SIZES, trie.level_offsets, content=trie.content[order])
+    histories = [tokens_of(trie, [int(order[4]), int(order[11])]), tokens_of(trie, [int(order[0])])]
+    for tokens in histories:
+        expected = model.score_items(tokens, None, trie, order[None])
+        found = model.score_items(tokens, None, other, torch.arange(20)[None])
+        assert torch.equal(found, expected)
+
+
+def test_content_is_centred_and_of_length_one(float32_tolerance):
+    model, trie = everything()
+    torch.testing.assert_close(model.content_mean, trie.content.mean(0), **float32_tolerance(4))
+    batch = make_batch(trie, [2])
+    shifted = model.content_mean + 3 * (batch["content"] - model.content_mean)
+    states = model(batch["input_ids"], content=batch["content"]).last_hidden_state
+    found = model(batch["input_ids"], content=shifted).last_hidden_state
+    torch.testing.assert_close(found, states, **float32_tolerance(8, states))
+    # zero stands for no content, whatever the mean is
+    nothing = model._project(torch.zeros(1, 1, CONTENT))
+    assert not nothing.any()
+
+
+def test_levels_that_share_tokens_have_embeddings_of_their_own(tmp_path):
+    """As those of UTGRec's item tokenizer: the same model on other tokens."""
+    model, trie = everything()
+    shared = ItemLevelForCausalLM(
+        ItemLevelConfig(**{**model.config.to_dict(), "level_offsets": [2, 8, 8], "vocab_size": None})
+    ).eval()
+    assert shared.config.vocab_size == 16
+    shared.load_state_dict(model.state_dict())
+    other = ItemTrie(trie.codes, SIZES, [2, 8, 8], content=trie.content)
+    batch = make_batch(trie, [3, 1])
+    tokens = {}
+    for name, nothing in (("input_ids", 0), ("labels", -100)):
+        moved = batch[name].unflatten(1, (-1, 3)) + torch.tensor(other.level_offsets) - torch.tensor([2, 8, 16])
+        tokens[name] = torch.where(batch[name] == nothing, nothing, moved.flatten(1))
+    assert torch.equal(shared(**{**batch, **tokens}).loss, model(**batch).loss)
+    found = shared.recommend(tokens["input_ids"], batch["attention_mask"], other, num_items=30)
+    expected = model.recommend(batch["input_ids"], batch["attention_mask"], trie, num_items=30)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.item_rows, expected.item_rows)
+    shared.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).level_offsets == [2, 8, 8]
+
+
+def test_generate_gives_what_recommend_gives():
+    model, trie = everything()
+    batch = make_batch(trie, [3, 1])
+    del batch["labels"], batch["content"]
+    found = model.generate(
+        **batch,
+        custom_generate=generate_items,
+        trie=trie,
+        num_beams=8,
+        num_return_sequences=4,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+    )
+    expected = model.recommend(**batch, trie=trie, num_items=4, num_beams=8)
+    torch.testing.assert_close(found.sequences_scores.view(2, 4), expected.scores)
+    codes = found.sequences[:, -3:] - torch.tensor(trie.level_offsets)
+    assert torch.equal(trie.find(codes).view(2, 4), expected.item_rows)
+    with pytest.raises(ValueError, match="generates whole items: call `recommend`"):
+        model.generate(**batch)
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": torch.tensor([[2, 9, 18], [2, 21, 18]])}, r"input_ids\[1, 1\] is 21"),
+        ({"input_ids": torch.tensor([[2, 9, 18, 3]])}, "has 4 tokens, which is no multiple of 3"),
+        ({"input_ids": torch.tensor([[2, 9, 18], [0, 0, 0]])}, "history of user 1 of the batch is empty"),
+        ({"input_ids": torch.tensor([[2, 9, 18]]).repeat(1, 21)}, "has 63 tokens, the recommender reads 20 items"),
+        ({"num_items": 0}, "at least 1"),
+        ({"exclude": torch.tensor([[0, 30]])}, r"exclude\[0, 1\] is 30"),
+        ({"trie": make_trie(30)}, r"reads content vectors of 7 numbers, and the trie has none"),
+        ({"trie": make_trie(30, 9)}, r"content vectors of 7 numbers, those of the trie have 9"),
+        ({"trie": ItemTrie(torch.tensor([[0, 1, 2]]), SIZES, [2, 8, 8])}, r"expected .*\[2, 8, 16\]"),
+    ],
+)
+def test_recommend_names_bad_input(arguments, message):
+    model, trie = everything()
+    history = torch.tensor([[2, 9, 18]])
+    with pytest.raises(ValueError, match=message):
+        model.recommend(**{"input_ids": history, "attention_mask": None, "trie": trie, **arguments})
+
+
+def test_forward_names_bad_input():
+    model, trie = everything(max_history=3)
+    batch = make_batch(trie, [3, 2])
+    with pytest.raises(ValueError, match="no whole items"):
+        model(batch["input_ids"][:, :4])
+    with pytest.raises(ValueError, match=r"expected content of shape \(2, 3, 7\), got None"):
+        model(batch["input_ids"])
+    with pytest.raises(ValueError, match=r"labels have shape \(2, 3\)"):
+        model(**{**batch, "labels": batch["labels"][:, :3]})
+    with pytest.raises(ValueError, match="A history has 5 items, the model reads 3"):
+        model(tokens_of(trie, [1, 2, 3, 4, 5]), content=trie.content[None, :5])
+    with pytest.raises(ValueError, match="reads no content"):
+        make_model()(**batch)
+
+
+def test_a_catalogue_of_another_size_is_an_error():
+    model, _ = everything()
+    with pytest.raises(ValueError, match="embeddings of their own for 30 items, the catalogue has 29"):
+        model.set_catalogue(make_trie(29, CONTENT))
+    with pytest.raises(ValueError, match="the trie has none"):
+        model.set_catalogue(make_trie(30))
+
+
+def test_recommend_ignores_dropout_and_restores_modes():
+    model, trie = everything()
+    history = tokens_of(trie, [1, 2])
+    expected = model.recommend(history, None, trie, num_items=3)
+    model.train()
+    model.blocks[0].eval()
+    output = model.recommend(history, None, trie, num_items=3)
+    assert torch.equal(output.scores, expected.scores)
+    assert model.training and model.blocks[1].training and not model.blocks[0].training
+
+
+# search
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_recommend_equals_brute_force_under_rules(seed, assert_same_ranking):
+    """Random models, catalogues, lists and rules; the beam is as wide as any level."""
+    rng = torch.Generator().manual_seed(seed)
+    num_items = int(torch.randint(3, 60, (1,), generator=rng))
+    trie = make_trie(num_items, CONTENT, seed)
+    model = make_model(
+        seed, content_size=CONTENT, num_item_residuals=num_items, normalize_over=["vocabulary", "items"][seed % 2]
+    )
+    model.set_catalogue(trie)
+    batch = make_batch(trie, [3, 1, 5], seed)
+    deny = torch.rand(3, num_items, generator=rng) < 0.4
+    exclude = torch.randint(-1, num_items, (3, 4), generator=rng)
+    history = [batch["input_ids"][user, : 3 * length] for user, length in enumerate([3, 1, 5])]
+    rows = [trie.find(each.view(-1, 3) - torch.tensor(trie.level_offsets)).tolist() for each in history]
+    scores = torch.stack([score_by_hand(model, trie, each) for each in rows]).float()
+    gone = deny.clone()
+    for user in range(3):
+        gone[user, exclude[user][exclude[user] >= 0]] = True
+    for rules, removed in ((None, torch.zeros_like(gone)), (ItemRules(trie, deny=deny), gone)):
+        expected, order = scores.masked_fill(removed, -torch.inf).sort(dim=1, descending=True)
+        order = order.masked_fill(expected == -torch.inf, -1)
+        output = model.recommend(
+            batch["input_ids"],
+            batch["attention_mask"],
+            trie,
+            num_items=num_items,
+            num_beams=60,
+            rules=rules,
+            exclude=None if rules is None else exclude,
+        )
+        assert_same_ranking(output.item_rows, output.scores, order, expected)
+        torch.testing.assert_close(output.scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_narrow_beam_finds_as_many_items_as_were_asked_for():
+    model, trie = everything()
+    batch = make_batch(trie, [3, 1])
+    output = model.recommend(batch["input_ids"], batch["attention_mask"], trie, num_items=8, num_beams=2)
+    assert (output.item_rows >= 0).all()
+    scores = model.score_items(batch["input_ids"], batch["attention_mask"], trie, output.item_rows)
+    torch.testing.assert_close(scores, output.scores)
+    by_level = model.score_items(batch["input_ids"], batch["attention_mask"], trie, output.item_rows, per_level=True)
+    torch.testing.assert_close(by_level.sum(-1), scores)
