@@ -103,6 +103,34 @@ class TrieLevel:
         found = (self.keys[edges] == wanted) & (nodes >= 0) & (codes >= 0) & (codes < self.size)
         return edges.masked_fill_(~found, -1)
 
+    def cells(self, nodes: Tensor, starts: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Where edges stand among the children of a user's beams.
+
+        Args:
+            nodes (`torch.LongTensor` of shape `(B, W)`): Nodes of the beams, each once; `-1` for a beam that ended.
+            starts, edges (`torch.LongTensor` of shape `(B, C)`):
+                Edges and the nodes that they leave from; an edge that is no number of one is nowhere.
+
+        Returns:
+            `tuple`: cells of the edges in `children(nodes)` `[B, W, width]` with its last two dimensions flattened, and
+            whether the edge is there; where it is not, the cell has no meaning but exists. Both of shape `(B, C)`.
+        """
+        ordered, beams = nodes.sort(dim=1)
+        places = torch.searchsorted(ordered, starts).clamp_(max=nodes.shape[1] - 1)
+        there = (ordered.gather(1, places) == starts) & (edges >= 0) & (edges < self.num_edges)
+        starts, edges = starts.clamp(0, self.num_nodes - 1), edges.clamp(0, self.num_edges - 1)
+        columns = self.columns(starts, edges).masked_fill_(~there, 0)
+        return beams.gather(1, places) * self.width + columns, there
+
+    def edges_of_children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges of the columns of `children`, of dense levels too, without meaning where there is no child; and whether
+        there is one."""
+        _, exists, edges = self.children(nodes)
+        if edges is None:
+            edges = self.starts[nodes.clamp(min=0)].unsqueeze(-1) + exists.cumsum(-1, dtype=torch.int32) - 1
+        return edges.clamp_(min=0, max=self.num_edges - 1), exists
+
     def split(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Nodes from which edges leave, and their codes."""
         keys = self.keys[edges].long()
