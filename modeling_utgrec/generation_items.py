@@ -127,7 +127,7 @@ def constrained_beam_search(
         if codes is not None:
             log_probs = log_probs.gather(-1, codes)
         log_probs = log_probs + scores[..., None]
-        ranked_by = log_probs if memory is None or mass is None else memory.mix(log_probs, mass.children(depth, nodes))
+        ranked_by = log_probs if mass is None else mass.mix_children(depth, nodes, log_probs)
         candidates = torch.where(exists, ranked_by, -torch.inf).flatten(1)
         ranked, best = candidates.topk(min(num_items if is_last else num_beams, candidates.shape[1]))
         scores = ranked if memory is None else log_probs.flatten(1).gather(1, best)  # the network goes on from its own
@@ -207,7 +207,8 @@ def generate_items(
     `generate` prepares: it runs the encoder and repeats its states for every beam before it comes here.
 
     Args:
-        trie, exclude, rules, memory: as for `recommend`; arguments of `generate`, like `num_beams` and `num_return_sequences`.
+        trie, exclude, rules, memory: as for `recommend`; arguments of `generate`, like `num_beams` and
+            `num_return_sequences`.
 
     Returns:
         As `generate`: token ids `(batch_size * num_return_sequences, 1 + num_levels)`, for a decoder with the history

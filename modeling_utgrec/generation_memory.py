@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .generation_rules import ItemRules, RulesOfSearch
+from .generation_rules import ItemRules, RulesOfSearch, put
 from .item_memory import ItemMemory
 from .item_trie import ItemTrie
 
@@ -30,8 +30,8 @@ class ItemSources(ModelOutput):
     none.
 
     The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: of
-    `p_mem ∝ exp(m / τ)`, `exp(0)` is what an item has of which the memory says nothing (`unknown`); what is above it is
-    given to transitions and content in proportion to their positive terms of `m`, `a_j·B[j, i]` and
+    `p_mem ∝ exp(m / τ)`, `exp(0)` is what an item has of which the memory says nothing (`unknown`); what is above
+    it is given to transitions and content in proportion to their positive terms of `m`, `a_j·B[j, i]` and
     `w_u·a_j·cos(j, i)`.
 
     Args:
@@ -87,7 +87,7 @@ class UserMemory:
         trie ([`ItemTrie`]): the catalogue.
 
     Attributes:
-        histories (`torch.LongTensor` of shape `(B, H)`): those of the arguments, on a CPU without empty columns before.
+        histories (`torch.LongTensor` of shape `(B, H)`): those given, on a CPU without empty columns before.
         positions (`torch.LongTensor` of shape `(B, C)`): the candidates in the order of the trie, each once; then
             `num_items`.
         scores (`torch.DoubleTensor` of shape `(B, C)`): their m; 0 behind them.
@@ -150,15 +150,10 @@ class UserMemory:
             rules = ItemRules(self.trie).start(len(self.positions))
         return PrefixMass(self, rules)
 
-    def mix(self, log_network: Tensor, log_mass: Tensor) -> Tensor:
-        """`log((1 - g)·P_net + g·M)` of log-probabilities `[B, ...]`."""
-        mixing = self.mixing.view(-1, *(1,) * (log_network.ndim - 1))
-        return torch.logaddexp(log_network + torch.log1p(-mixing), log_mass + mixing.log())
-
 
 class PrefixMass:
     """
-    Mass of prefixes in the memory of a batch of users, over the items that each may get.
+    Mixture of the network with the memory of a batch of users, prefix by prefix, over the items that each may get.
 
     Args:
         users ([`UserMemory`]): the memory's candidates.
@@ -180,41 +175,49 @@ class PrefixMass:
             sums, numbers = _segment_sums(edges, logits, known)
             self.sums.insert(0, sums)
             self.numbers.insert(0, numbers)
-        root = torch.zeros(len(logits), 1, dtype=torch.long, device=logits.device)
-        others = rules.counts(0, root).sum((1, 2)) - known.sum(1)
+        others = rules.totals() - known.sum(1)
         self.log_total = torch.logaddexp(others.to(logits.dtype).log(), logits.logsumexp(1))
+        self._log_mixing, self._log_rest = users.mixing.log(), torch.log1p(-users.mixing)
 
-    def children(self, level: int, nodes: Tensor) -> Tensor:
-        """`log M` of the children of nodes `[B, W]`, float32 `[B, W, width]` laid out as [`TrieLevel.children`] does;
-        -inf where there is nothing that the user may get."""
-        counts = self.rules.counts(level, nodes)
-        edges = self.edges[level]
+    def mix_children(self, level: int, nodes: Tensor, log_network: Tensor) -> Tensor:
+        """
+        Log-probabilities of the children of beams in the mixture of network and memory.
+
+        Args:
+            level (`int`): the level of the children.
+            nodes (`torch.LongTensor` of shape `(B, W)`): the beams' nodes.
+            log_network (`torch.FloatTensor` of shape `(B, W, width)`): log-probabilities of the network, from the root
+                on, laid out as [`TrieLevel.children`] does.
+
+        Returns:
+            `torch.FloatTensor` of the same shape; without meaning where no child may be entered.
+        """
+        logs, edges = self.rules.log_counts(level, nodes), self.edges[level]
         starts = self.edges[level - 1] if level else edges.clamp(max=0)
         cells, there = self.trie.levels[level].cells(nodes, starts, edges)
-        mass = self._with(counts.flatten(1).gather(1, cells), level)
-        size = counts[0].numel()
-        grid = torch.empty(len(counts), size + 1, device=counts.device)  # and a cell for what is not there
-        torch.log(counts.flatten(1), out=grid[:, :-1])
-        grid -= self.log_total[:, None].float()
-        grid.scatter_(1, cells.masked_fill(~there, size), mass)
-        return grid[:, :-1].view(counts.shape)
+        counts = self.rules.counts(level, edges.clamp(max=self.trie.levels[level].num_edges - 1))
+        shift = (self._log_mixing - self.log_total)[:, None]  # in float64 where a candidate's sum may be large
+        logs += shift.float()[..., None]
+        put(logs, cells, there, (self._log_sums(level, counts) + shift).float())
+        return torch.logaddexp(log_network + self._log_rest[:, None, None], logs)
 
-    def below(self, level: int, edges: Tensor) -> Tensor:
-        """`log M` of edges `[B, X]` of a level where all items are allowed, float32; without meaning for edge -1."""
+    def mix_edges(self, level: int, edges: Tensor, log_network: Tensor) -> Tensor:
+        """The same of edges `[B, C]` of a level, of which all are the trie's or -1, without meaning for those."""
         edges = edges.clamp(min=0)
         places = torch.searchsorted(self.edges[level], edges).clamp_(max=self.edges[level].shape[1] - 1)
         found = self.edges[level].gather(1, places) == edges
-        counts = self.trie.levels[level].counts[edges]
-        none = (counts.to(self.log_total.dtype).log() - self.log_total[:, None]).float()
-        return torch.where(found, self._with(counts, level, places), none)
+        counts = self.rules.counts(level, edges)
+        logs = torch.where(found, self._log_sums(level, counts, places), counts.to(self.log_total.dtype).log())
+        logs = (logs + (self._log_mixing - self.log_total)[:, None]).float()
+        return torch.logaddexp(log_network + self._log_rest[:, None], logs)
 
-    def _with(self, counts: Tensor, level: int, places: Tensor | None = None) -> Tensor:
-        """`log M` of edges that candidates, by default each of them, are below; `counts` items are there."""
+    def _log_sums(self, level: int, counts: Tensor, places: Tensor | None = None) -> Tensor:
+        """Log-sum of exp(m / τ) below edges of candidates, by default of each; `counts` items are there."""
         sums, numbers = self.sums[level], self.numbers[level]
         if places is not None:
             sums, numbers = sums.gather(1, places), numbers.gather(1, places)
         others = (counts - numbers).clamp_(min=0).to(sums.dtype)
-        return (torch.logaddexp(others.log(), sums) - self.log_total[:, None]).float()
+        return torch.logaddexp(others.log(), sums)
 
 
 def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, scores: Tensor) -> ItemSources:
@@ -273,7 +276,7 @@ def _places(histories: Tensor) -> Tensor:
 
 
 def _weighted(items: Tensor, weights: Tensor, histories: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sparse rows of the items of histories `[B, H]`, side by side: items and `a_j` times their weights, `[B, H·k]`."""
+    """Sparse rows of the items of histories `[B, H]` side by side: items, and `a_j` times their weights, `[B, H·k]`."""
     safe = histories.clamp(min=0)
     missing = (histories < 0)[..., None]
     found = items[safe].masked_fill(missing, -1).flatten(1)

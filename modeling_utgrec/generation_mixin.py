@@ -163,7 +163,12 @@ class ItemRecommendation(PreTrainedModel):
         return scores
 
     def _recalled(
-        self, memory: ItemMemory | None, input_ids: Tensor, attention_mask: Tensor, trie: ItemTrie, needed: bool = False
+        self,
+        memory: ItemMemory | None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        trie: ItemTrie,
+        needed: bool = False,
     ) -> Callable[[Tensor | slice], UserMemory] | None:
         """What a memory says of some of the users; `None` where it has no say and need not explain itself."""
         if memory is None:
@@ -331,7 +336,7 @@ def _mixed(levels: list[Tensor], memory: UserMemory, path: list[Tensor]) -> list
     mixed, before, network = [], torch.zeros_like(levels[0]), torch.zeros_like(levels[0])
     for level, (log_probs, edges) in enumerate(zip(levels, path, strict=True)):
         network = network + log_probs
-        prefix = memory.mix(network, mass.below(level, edges))
+        prefix = mass.mix_edges(level, edges, network)
         mixed.append(prefix - before)
         before = prefix
     return mixed

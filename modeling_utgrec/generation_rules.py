@@ -259,23 +259,40 @@ class RulesOfSearch:
             self._mark(level, nodes, self.denied, exists, False)
         return codes, exists
 
-    def counts(self, level: int, nodes: Tensor) -> Tensor:
-        """Numbers of items that a user may get below each child of nodes `[B, W]`, int32, laid out as `children`; 0
-        where there is no child."""
-        edges_of_level = self.trie.levels[level]
+    def counts(self, level: int, edges: Tensor) -> Tensor:
+        """Numbers of items that a user may get below edges `[B, C]` of a level, which are all of the trie; int64."""
         if self.allowed is not None:
-            counts = torch.zeros(*nodes.shape, edges_of_level.width, dtype=torch.int32, device=nodes.device)
-            self._add(level, nodes, self.allowed, counts, 1)
-            return counts
-        edges, exists = edges_of_level.edges_of_children(nodes)
+            return _number_of(self.allowed[level], edges)
         if self.masks is None:
-            counts = edges_of_level.counts[edges]
+            counts = self.trie.levels[level].counts[edges].long()
         else:
-            counts = self.masks.below(level, self.mask_rows, edges).to(torch.int32)
-        counts.masked_fill_(~exists, 0)
-        if self.denied is not None:
-            self._add(level, nodes, self.denied, counts, -1)
-        return counts
+            counts = self.masks.below(level, self.mask_rows, edges).long()
+        return counts if self.denied is None else counts - _number_of(self.denied[level], edges)
+
+    def totals(self) -> Tensor:
+        """Numbers of items that each user may get, int64 `[B]`."""
+        if self.allowed is not None:
+            return (self.allowed[-1] >= 0).sum(1)
+        if self.masks is None:
+            totals = torch.full((self.batch_size,), self.trie.num_items, device=self.trie.device)
+        else:
+            totals = self.masks.counts[0].sum(1)[self.mask_rows]
+        return totals if self.denied is None else totals - (self.denied[-1] >= 0).sum(1)
+
+    def log_counts(self, level: int, nodes: Tensor) -> Tensor:
+        """Logarithm of the number of items that a user may get below each child of nodes `[B, W]`, float32, laid out as
+        `children`; without meaning where no child may be entered."""
+        edges_of_level = self.trie.levels[level]
+        if self.masks is None or self.allowed is not None:
+            logs = edges_of_level.log_counts(nodes)
+        else:
+            logs = self.masks.below(level, self.mask_rows, edges_of_level.edges_of_children(nodes)).float().log_()
+        listed = self.denied if self.allowed is None else self.allowed
+        if listed is not None:  # of all that may be entered, the others are as they were, or not listed
+            cells, there = self._cells(level, nodes, listed)
+            counts = self.counts(level, listed[level].clamp(min=0))
+            put(logs, cells, there, counts.float().log_())
+        return logs
 
     def allows(self, positions: Tensor) -> Tensor:
         """Whether a user may get the items at positions `[B, C]`, which are all of the trie."""
@@ -292,11 +309,6 @@ class RulesOfSearch:
         edges = path[level]
         starts = path[level - 1] if level else edges.clamp(max=0)  # nodes that the edges leave from
         return self.trie.levels[level].cells(nodes, starts, edges)
-
-    def _add(self, level: int, nodes: Tensor, path: list[Tensor], counts: Tensor, value: int):
-        """Adds `value` to `counts` `[B, W, columns]` for each listed item."""
-        cells, applies = self._cells(level, nodes, path)
-        counts.flatten(1).scatter_add_(1, cells, applies.to(torch.int32) * value)
 
     def _mark(self, level: int, nodes: Tensor, path: list[Tensor], exists: Tensor, value: bool):
         """
@@ -316,6 +328,20 @@ class RulesOfSearch:
         exists.scatter_reduce_(1, cells, values if value else 1 - values, "amax" if value else "amin")
 
 
+def put(grid: Tensor, cells: Tensor, there: Tensor, values: Tensor) -> None:
+    """Writes values `[B, C]` into the cells of `grid` `[B, ...]` that are there; those of one cell are the same."""
+    flat = grid.flatten(1)
+    first = there.to(torch.uint8).argmax(1, keepdim=True)
+    cell = cells.gather(1, first)  # what is not there goes where the first one goes, or leaves a cell as it is
+    value = torch.where(there.gather(1, first), values.gather(1, first), flat.gather(1, cell))
+    flat.scatter_(1, torch.where(there, cells, cell), torch.where(there, values, value))
+
+
+def _number_of(listed: Tensor, edges: Tensor) -> Tensor:
+    """How many of sorted edges `[B, longest]` are each of the edges `[B, C]`."""
+    return torch.searchsorted(listed, edges, right=True) - torch.searchsorted(listed, edges)
+
+
 def _is_in(listed: Tensor, positions: Tensor) -> Tensor:
     """Whether positions `[B, C]` are among sorted ones `[B, longest]`."""
     places = torch.searchsorted(listed, positions).clamp_(max=listed.shape[1] - 1)
@@ -333,4 +359,4 @@ def check_range(name: str, values: Tensor, low: int, high: int, what: str):
         )
 
 
-__all__ = ["ItemRules", "RulesOfSearch", "check_range"]
+__all__ = ["ItemRules", "RulesOfSearch", "check_range", "put"]

@@ -234,7 +234,9 @@ class ItemMemory:
             for start in range(0, old, BLOCK_ENTRIES // max(num_new, 1) + 1):
                 block = slice(start, min(start + BLOCK_ENTRIES // max(num_new, 1) + 1, old))
                 near, found = nearest_items(unit[block], unit[old:], min(kept, num_new))
-                both = torch.cat((values[block].masked_fill(items[block] < 0, -torch.inf), found.half().float()), dim=1)
+                both = torch.cat(
+                    (values[block].masked_fill(items[block] < 0, -torch.inf), found.half().float()), dim=1
+                )
                 best = both.topk(kept, dim=1)
                 every = torch.cat((items[block], near + old), dim=1)
                 items[block] = every.gather(1, best.indices)
