@@ -276,7 +276,7 @@ def _places(histories: Tensor) -> Tensor:
 
 
 def _weighted(items: Tensor, weights: Tensor, histories: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sparse rows of the items of histories `[B, H]` side by side: items, and `a_j` times their weights, `[B, H·k]`."""
+    """Sparse rows of the items of histories `[B, H]` side by side: items and `a_j` times their weights `[B, H·k]`."""
     safe = histories.clamp(min=0)
     missing = (histories < 0)[..., None]
     found = items[safe].masked_fill(missing, -1).flatten(1)

@@ -331,7 +331,7 @@ def score_candidates(
 
 
 def _mixed(levels: list[Tensor], memory: UserMemory, path: list[Tensor]) -> list[Tensor]:
-    """Log-probabilities `[B, C]` of each level's code in the mixture, from the network's and the edges of the items."""
+    """Log-probabilities `[B, C]` of each level's code in the mixture, from the network's and the items' edges."""
     mass = memory.start()
     mixed, before, network = [], torch.zeros_like(levels[0]), torch.zeros_like(levels[0])
     for level, (log_probs, edges) in enumerate(zip(levels, path, strict=True)):

@@ -241,8 +241,8 @@ class RulesOfSearch:
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor | None, Tensor]:
         """
-        What may follow nodes `[B, W]` of a level's depth, different ones for a user: codes (None if the level is dense)
-        and whether a child may be entered, laid out as [`TrieLevel.children`] does.
+        What may follow nodes `[B, W]` of a level's depth, different ones for a user: codes (None if the level is
+        dense) and whether a child may be entered, laid out as [`TrieLevel.children`] does.
         """
         codes, exists, edges = self.trie.levels[level].children(nodes)
         if self.allowed is not None:
@@ -280,8 +280,8 @@ class RulesOfSearch:
         return totals if self.denied is None else totals - (self.denied[-1] >= 0).sum(1)
 
     def log_counts(self, level: int, nodes: Tensor) -> Tensor:
-        """Logarithm of the number of items that a user may get below each child of nodes `[B, W]`, float32, laid out as
-        `children`; without meaning where no child may be entered."""
+        """Logarithm of the number of items that a user may get below each child of nodes `[B, W]`, float32, laid out
+        as `children`; without meaning where no child may be entered."""
         edges_of_level = self.trie.levels[level]
         if self.masks is None or self.allowed is not None:
             logs = edges_of_level.log_counts(nodes)

@@ -85,8 +85,8 @@ class ItemMemory:
         transition_weights (`torch.Tensor` of shape `(num_items, k)`): `B` there, kept in float16.
         counts (`torch.IntTensor` of shape `(num_items,)`): training interactions of each item.
         settings ([`MemorySettings`], *optional*): how it is read.
-        similar_items (`torch.IntTensor` of shape `(num_items, k)`, *optional*): items alike in content, each item among
-            its own; -1 for none.
+        similar_items (`torch.IntTensor` of shape `(num_items, k)`, *optional*): items alike in content, each item
+            among its own; -1 for none.
         similarities (`torch.Tensor` of shape `(num_items, k)`, *optional*): cosines of the content embeddings without
             their mean, kept in float16.
         content_mean (`torch.Tensor` of shape `(width,)`, *optional*): that mean, for items that are added.
@@ -184,7 +184,7 @@ class ItemMemory:
         The memory of some of the items, or of the same in another order.
 
         Args:
-            rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one that nothing is known of.
+            rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one of which nothing is known.
         """
         rows = rows.to(self.device)
         known, safe = rows >= 0, rows.clamp(min=0)
@@ -262,8 +262,8 @@ def _checked(name: str, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]
     if outside.any():
         row = int(outside.nonzero()[0])
         raise ValueError(
-            f"{name} items of an item memory must be rows of its {len(items)} items or -1, found {items[row].tolist()} "
-            f"of item {row}."
+            f"{name} items of an item memory must be rows of its {len(items)} items or -1, found "
+            f"{items[row].tolist()} of item {row}."
         )
     weights = weights.half()
     broken = ~weights.isfinite().all(1)

@@ -115,7 +115,7 @@ class TrieLevel:
                 Edges and the nodes that they leave from; an edge that is no number of one is nowhere.
 
         Returns:
-            `tuple`: cells of the edges in `children(nodes)` `[B, W, width]` with its last two dimensions flattened, and
+            `tuple`: cells of the edges in `children(nodes)` `[B, W, width]`, its last two dimensions flattened, and
             whether the edge is there; where it is not, the cell has no meaning but exists. Both of shape `(B, C)`.
         """
         ordered, beams = nodes.sort(dim=1)
@@ -140,8 +140,8 @@ class TrieLevel:
             nodes (`torch.LongTensor` of any shape): Nodes.
 
         Returns:
-            `torch.FloatTensor` of shape `(*nodes.shape, width)`, laid out as `children`; without meaning where there is
-            no child.
+            `torch.FloatTensor` of shape `(*nodes.shape, width)`, laid out as `children`; without meaning where there
+            is no child.
         """
         if self.table is None:
             return self.counts[self.edges_of_children(nodes)].float().log_()

@@ -114,7 +114,8 @@ class NetworkReference:
 
 
 def fetch_items(repo_id: str, subfolder: str, index_only: bool, **hub_arguments) -> Path:
-    """Downloads an item index, its memory if there is one, and, unless it is all that is asked for, the files of a processor, but no network.
+    """Downloads an item index, its memory if there is one and, unless `index_only`, the files of a processor, but no
+    network.
 
     Returns:
         A folder that has the commit's name.

@@ -32,8 +32,8 @@ class ItemRecommendationPipeline(Pipeline):
         model (`PreTrainedModel`): a recommender with `recommend`, such as [`UTGRecForConditionalGeneration`].
         tokenizer ([`UniversalItemTokenizer`]): the items that it was trained on; `pipeline()` finds it in the
             recommender's folder or repository.
-        memory ([`ItemMemory`] or `bool`, *optional*): transitions and content to rank by beside the network; by default
-            the one that lies beside the tokenizer's index, if there is one; `False`: none.
+        memory ([`ItemMemory`] or `bool`, *optional*): transitions and content to rank by beside the network; by
+            default the one that lies beside the tokenizer's index, if there is one; `False`: none.
         kwargs: those of [`~transformers.Pipeline`] (`device`, `batch_size`, ...), and defaults for those of a call.
 
     Raises:

@@ -342,8 +342,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Writes the tokenizer to a folder: index, memory and settings, and with it network and processor. A memory that
-        items were added to or removed from since is not written.
+        """Writes the tokenizer to a folder: index, memory and settings, and with it network and processor. A memory
+        is not written if items were added or removed since.
 
         Args:
             save_directory: the folder; made if need be.

@@ -60,8 +60,8 @@ def load_ranker(
             recommender that was trained on other items; by default those beside the model.
         num_beams (`int`, *optional*, defaults to 50): beams of a generative recommender.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
-        memory (`bool`, *optional*, defaults to `True`): whether a generative recommender ranks by the item memory beside
-            it, if there is one.
+        memory (`bool`, *optional*, defaults to `True`): whether a generative recommender ranks by the item memory
+            beside it, if there is one.
 
     Raises:
         ValueError: the name is none of these, what it needs is missing, or model and catalogue do not belong together.
