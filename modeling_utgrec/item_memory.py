@@ -184,7 +184,7 @@ class ItemMemory:
         The memory of some of the items, or of the same in another order.
 
         Args:
-            rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one of which nothing is known.
+            rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one without any past.
         """
         rows = rows.to(self.device)
         known, safe = rows >= 0, rows.clamp(min=0)
