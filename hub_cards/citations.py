@@ -131,6 +131,26 @@ _HSTU = """\
   year      = {2024}
 }"""
 
+_SLIT = """\
+@inproceedings{choi2021session,
+  title     = {Session-aware Linear Item-Item Models for Session-based Recommendation},
+  author    = {Choi, Minjin and Kim, Jinhong and Lee, Joonseok and Shim, Hyunjung and Lee, Jongwuk},
+  booktitle = {Proceedings of the Web Conference 2021 (WWW 2021)},
+  pages     = {2186--2197},
+  year      = {2021},
+  doi       = {10.1145/3442381.3450005}
+}"""
+
+_EASE = """\
+@inproceedings{steck2019embarrassingly,
+  title     = {Embarrassingly Shallow Autoencoders for Sparse Data},
+  author    = {Steck, Harald},
+  booktitle = {The World Wide Web Conference (WWW 2019)},
+  pages     = {3251--3257},
+  year      = {2019},
+  doi       = {10.1145/3308558.3313710}
+}"""
+
 METHODS = {
     "utgrec": Method("UTGRec", _UTGREC),
     "recbase": Method("RecBase", _RECBASE),
@@ -145,6 +165,8 @@ METHODS = {
     "fmlprec": Method("FMLP-Rec", _FMLP_REC),
     "bsarec": Method("BSARec", _BSAREC),
     "hstu": Method("HSTU", _HSTU),
+    # Item transitions in closed form, after SLIT; the ridge regression is EASE's.
+    "linear": Method("Linear item-item model", f"{_SLIT}\n\n{_EASE}"),
 }
 # RecBase's decoder in place of a T5, on the codes of another item tokenizer.
 METHODS |= {

@@ -144,6 +144,13 @@ class UserMemory:
         mass = self._mass.clamp(min=1e-3).log()
         return torch.stack((self._counts.to(self.dtype).log1p(), mass, entropy), dim=1).float()
 
+    def scores_of(self, rows: Tensor) -> Tensor:
+        """m of items `[B, K]`; 0 for those that are no candidates, and for row -1."""
+        positions = self.trie.positions_of(rows)
+        places = torch.searchsorted(self.positions, positions).clamp_(max=self.positions.shape[1] - 1)
+        known = (self.positions.gather(1, places) == positions) & (rows >= 0)
+        return torch.where(known, self.scores.gather(1, places), 0)
+
     def start(self, rules: RulesOfSearch | None = None) -> "PrefixMass":
         """Prepares a search, by default over all items."""
         if rules is None:
@@ -233,10 +240,7 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
     memory, histories = users.memory, users.histories
     mass = users.start(None if rules is None else rules.start(len(rows)))
     found = rows >= 0
-    positions = users.trie.positions_of(rows)
-    places = torch.searchsorted(users.positions, positions).clamp_(max=users.positions.shape[1] - 1)
-    known = (users.positions.gather(1, places) == positions) & found
-    logits = torch.where(known, users.scores.gather(1, places) / users.temperature, 0)
+    logits = users.scores_of(rows) / users.temperature
     log_mass = logits - mass.log_total[:, None]
     remembered = (log_mass + users.mixing.log()[:, None] - scores).exp().clamp(max=1).float()
     remembered = torch.where(found, remembered, 0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
+NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
 
 
@@ -277,7 +278,8 @@ def _checked(name: str, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]
 
 def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
     """
-    Content embeddings without their mean, of unit length, float32 `(num_items, width)`.
+    Content embeddings without their mean, of unit length, float32 `(num_items, width)`; zeros for an item whose
+    embedding is the mean, of which nothing is known.
 
     Raises:
         ValueError: if there are not so many, they are of another width than the mean, or not finite.
@@ -295,8 +297,10 @@ def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
             f"{int(broken.sum())} items have content embeddings that are not finite, such as row "
             f"{int(broken.nonzero()[0])}."
         )
-    centred = content.float() - mean
-    return centred / (centred.norm(dim=1, keepdim=True) + 1e-9)
+    content = content.float()
+    usual, centred = content.norm(dim=1).mean(), content - mean
+    lengths = centred.norm(dim=1, keepdim=True)
+    return (centred / (lengths + 1e-9)).masked_fill_(lengths <= NO_CONTENT * usual, 0)
 
 
 def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Tensor]:

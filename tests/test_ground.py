@@ -25,10 +25,12 @@ MAY_IMPORT = {
     "trainers": {"modeling_utgrec", "hub_cards", "tokenization_items"},
     "examples": set(PACKAGES),
 }
-# Within trainers/: from the ground up; a file imports only what is on its own floor or below.
+# Within trainers/: from the ground up; a file imports only what is on its own floor or below. One file is on another
+# floor than its folder: rankers whose settings are chosen use the metrics.
 FLOORS = (
     {"data"},
     {"training_data"},
+    {"evaluation.metrics"},
     {"rankers"},
     {"evaluation"},
     {"hub"},
@@ -89,17 +91,22 @@ def room_violations(root: Path) -> list[str]:
 def floor_violations(root: Path) -> list[str]:
     """Imports within trainers/ that run upwards. `trainers/__init__.py` names what is public, and is not looked at."""
     height = {floor: number for number, floors in enumerate(FLOORS) for floor in floors}
+
+    def floor_of(names: list[str]) -> str:
+        """The longest name that has a floor, "" for the files of trainers/ itself."""
+        return next((floor for floor in (".".join(names[:2]), *names[:1]) if floor in height), "")
+
     found = []
     for path in modules("trainers", root):
         parts = path.relative_to(root / "trainers").parts
         if parts in (("__init__.py",), ("__main__.py",)):
             continue
-        floor = parts[0] if len(parts) > 1 else ""
+        floor = floor_of([*parts[:-1], path.stem]) or (parts[0] if len(parts) > 1 else "")
         for entry in imports_of(path, root):
             room, *names = entry.module.split(".")
             if room != "trainers":
                 continue
-            target = names[0] if names and names[0] in height else ""
+            target = floor_of(names)
             if floor not in height or height[target] > height[floor] or not (names or entry.level):
                 found.append(
                     f"{path.relative_to(root)}:{entry.line}: {floor or 'trainers'} may not import {entry.module}"
@@ -213,6 +220,8 @@ def planted_dependencies(root: Path) -> list[str]:
         ("trainers/data/a.py", "from trainers.rankers.b import c", floor_violations),
         ("trainers/data/readers/a.py", "def f():\n    import trainers.methods.x", floor_violations),
         ("trainers/rankers/a.py", "from trainers.hub_trainer import HubTrainer", floor_violations),
+        ("trainers/rankers/a.py", "from trainers.evaluation.protocol import evaluate", floor_violations),
+        ("trainers/evaluation/metrics.py", "from trainers.rankers import Ranker", floor_violations),
         ("trainers/a.py", "from trainers.methods.b import c", floor_violations),
         ("trainers/methods/a.py", "from trainers import evaluate", floor_violations),
         ("trainers/attic/a.py", "from trainers.data.b import c", floor_violations),
@@ -235,6 +244,8 @@ def test_the_checks_find_a_planted_violation(tmp_path, file, line, check):
     (tmp_path / "trainers" / "fine.py").write_text(
         "import os\nfrom . import a\nfrom modeling_utgrec.b import nn\nfrom hub_cards import a\n"
     )
+    (tmp_path / "trainers" / "rankers").mkdir()
+    (tmp_path / "trainers" / "rankers" / "fine.py").write_text("from trainers.evaluation.metrics import means\n")
     (tmp_path / "trainers" / "lazy.py").write_text("def f():\n    import deepspeed\n")
     readers = tmp_path / "trainers" / "data" / "readers"
     readers.mkdir(parents=True)

@@ -23,6 +23,7 @@ from hub_cards import named, replacing
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
+from tokenization_items.text_statistics import TF_IDF, TextStatistics
 
 EMBEDDINGS_NAME = "embeddings.safetensors"
 IDS_NAME = "item_ids.json"
@@ -120,7 +121,7 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
 
     Raises:
         EmbeddingError: as [`load_embeddings`], or if the embeddings are not those of texts by a template, which all
-            domains of one tokenizer share.
+            domains of one tokenizer share, or are TF-IDF, which no two domains share.
     """
     folder = Path(folder)
     item_ids, embeddings = _read(folder)
@@ -130,6 +131,11 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
         raise EmbeddingError(
             f"{folder}: the embeddings are not of texts by a template: make them with `utgrec embed "
             "--introduction 'Describe an item:'`, or the domain's own introduction"
+        )
+    if record["encoder"] == TF_IDF:
+        raise EmbeddingError(
+            f"{folder}: {TF_IDF} is fitted on its own catalogue; a tokenizer of several domains and new items needs "
+            "a text encoder"
         )
     settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
     encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}
@@ -165,7 +171,7 @@ def save_embeddings(
 
 def embed_items(
     catalogue: Catalogue,
-    encoder: TextEncoder | ImageEncoder,
+    encoder: TextEncoder | TextStatistics | ImageEncoder,
     folder: str | os.PathLike,
     batch_tokens: int = 16384,
     batch_images: int = 64,
@@ -178,7 +184,7 @@ def embed_items(
 
     Args:
         catalogue ([`Catalogue`]): the items. Of images, only the items that have one get a row.
-        encoder ([`TextEncoder`] or [`ImageEncoder`]): decides what is read of an item.
+        encoder ([`TextEncoder`], [`TextStatistics`] or [`ImageEncoder`]): decides what is read of an item.
         folder (`str` or `os.PathLike`): where the embeddings go.
         batch_tokens (`int`, *optional*, defaults to 16384): tokens of one batch of texts, with padding.
         batch_images (`int`, *optional*, defaults to 64): images of one batch.
@@ -194,7 +200,7 @@ def embed_items(
             an embedding is not finite or zero.
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
-    if isinstance(encoder, TextEncoder):
+    if isinstance(encoder, TextEncoder | TextStatistics):
         rows: Sequence[int] = range(len(catalogue))
         inputs = catalogue.texts
         record |= {"input": "text", "text_fields": list(text_fields)}
@@ -211,7 +217,7 @@ def embed_items(
     record |= {"inputs_sha256": inputs_digest}
     if _holds(Path(folder), record):
         return False
-    if isinstance(encoder, TextEncoder):
+    if isinstance(encoder, TextEncoder | TextStatistics):
         embeddings = encoder.embed(inputs, batch_tokens=batch_tokens, progress=progress)
     else:
         embeddings = encoder.embed(catalogue, rows, batch_images=batch_images, progress=progress)

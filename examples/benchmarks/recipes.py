@@ -38,7 +38,7 @@ from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokeniz
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
-from trainers.rankers.linear import LinearRanker
+from trainers.rankers.linear_selection import linear_ranker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
@@ -258,10 +258,12 @@ def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
 
 def floor(name: str, setting: Setting) -> TrainedRanker:
     """What needs no training."""
+    if name == "linear":
+        encoder = Path(setting.embeddings.text_encoder or "embeddings").name
+        linear = linear_ranker(setting.domain.interactions, setting.embeddings.text, content_name=encoder)
+        return TrainedRanker(linear, description=linear.description)
     description = {"variant": FLOORS[name]}
     training_part = setting.domain.interactions.training_part()
-    if name == "linear":
-        return TrainedRanker(LinearRanker(training_part, setting.embeddings.text), description=description)
     if name == "nearest-items":
         return TrainedRanker(NearestItems(setting.embeddings.text), description=description)
     counted = {"popularity": Popularity, "item-transitions": ItemTransitions}[name]
@@ -271,7 +273,7 @@ def floor(name: str, setting: Setting) -> TrainedRanker:
 FLOORS = {
     "popularity": "counted from the training part",
     "item-transitions": "counted from the training part",
-    "linear": "transitions in closed form (λ 10) and 0.1 of the texts' cosine with the history",
+    "linear": "transitions in closed form and the texts' cosine with the history, weights chosen on validation",
     "nearest-items": "text embeddings nearest to the last item's",
 }
 RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {

@@ -35,6 +35,7 @@ SOURCES = {
     "fmlprec": ("FMLP-Rec", "Zhou 2022"),
     "bsarec": ("BSARec", "Shin 2024"),
     "hstu": ("HSTU", "Zhai 2024"),
+    "linear": ("Linear item-item model", "Choi 2021, Steck 2019"),
 }
 CARDS = [TokenizerCardValues, RecommenderCardValues, SequentialCardValues, ModelCardValues]
 

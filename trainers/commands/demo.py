@@ -83,8 +83,9 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
     pretraining = [*common, *PRETRAINING, "--data", *data, "--output_dir", str(pretrained)]
     pretrain.run(*parse(pretrain.PretrainArguments, pretraining))
 
-    interactions = Domain.from_folder(target, check_images=False).interactions
-    rows = compare(untrained_rankers(interactions.training_part()), DOWNSTREAM_DOMAIN, interactions, seed)
+    domain = Domain.from_folder(target, check_images=False)
+    others = untrained_rankers(domain.interactions, texts=domain.catalogue.texts)
+    rows = compare(others, DOWNSTREAM_DOMAIN, domain.interactions, seed)
     common += ["--data", target, *BEST_EPOCH]
     announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} from scratch")
     rows.append(train(output / "from-scratch", "from scratch", [*common, *FROM_SCRATCH]))

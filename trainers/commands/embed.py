@@ -1,7 +1,11 @@
 """Embeddings of a catalogue's texts or images by a frozen encoder, in a folder that other commands read.
 
     utgrec embed --data data/beauty --encoder sentence-transformers/all-MiniLM-L6-v2 --output_dir runs/beauty-texts
+    utgrec embed --data data/beauty --encoder tf-idf --output_dir runs/beauty-words
     utgrec embed --data data/beauty --encoder openai/clip-vit-base-patch32 --images --output_dir runs/beauty-images
+
+tf-idf is no network but a truncated SVD of the words' TF-IDF, fitted on the catalogue: vectors of two catalogues do
+not compare, and for items that are added all are embedded anew.
 
 With --introduction the texts of all domains follow one template, as RecBase's tokenizer needs them. A second call with
 the same items, encoder and settings finds its work done and leaves the folder as it is.
@@ -15,6 +19,7 @@ from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items
 from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from trainers.arguments import parse_sections
 
@@ -23,7 +28,10 @@ from trainers.arguments import parse_sections
 class EmbedArguments:
     data: str = field(metadata={"help": "Data folder with the items."})
     encoder: str = field(
-        metadata={"help": "Hub id or folder: a sentence-transformers model or any encoder of AutoModel."}
+        metadata={
+            "help": "Hub id or folder: a sentence-transformers model or any encoder of AutoModel; or `tf-idf`, which "
+            "needs none."
+        }
     )
     output_dir: str = field(metadata={"help": "Where the embeddings go."})
     images: bool = field(default=False, metadata={"help": "Embed the images, of the items that have one."})
@@ -60,10 +68,17 @@ def run(arguments: EmbedArguments) -> bool:
     template = None
     if arguments.introduction is not None:
         template = TextTemplate(arguments.introduction, arguments.max_field_characters)
+    if arguments.encoder == TF_IDF:
+        settings = ("pooling", "normalize", "max_length", "prefix", "revision")
+        unread = [f"--{name}" for name in settings if getattr(arguments, name) is not None]
+        if arguments.images or unread:
+            raise SystemExit(f"--encoder {TF_IDF} has no {' and no '.join(unread or ['--images'])}.")
     catalogue = Catalogue.from_folder(arguments.data, text_fields=arguments.text_fields, template=template)
     catalogue.check(images=arguments.images)
-    encoder: ImageEncoder | TextEncoder
-    if arguments.images:
+    encoder: ImageEncoder | TextEncoder | TextStatistics
+    if arguments.encoder == TF_IDF:
+        encoder = TextStatistics()
+    elif arguments.images:
         encoder = ImageEncoder.from_pretrained(arguments.encoder, dtype=arguments.dtype, revision=arguments.revision)
     else:
         encoder = TextEncoder.from_pretrained(

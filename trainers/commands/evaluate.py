@@ -22,6 +22,7 @@ from tokenization_items.catalogue import Catalogue
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
+from trainers.evaluation.comparison import described
 from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import over_seeds, paired_test
@@ -62,9 +63,10 @@ SHOWN = (
 class EvaluationArguments:
     recommender: list[str] = field(
         metadata={
-            "help": "`linear`, `item-transitions`, `popularity` (from the training part alone), `nearest-items` "
-            "(needs --embeddings, with which `linear` is better), or a model's folder or Hub id. Several models: one "
-            "with several seeds. With --zero-shot also `title-likelihood` (needs --language_model), each judged alone."
+            "help": "`linear` (settings chosen on validation; reads the texts by --embeddings, or else TF-IDF), "
+            "`item-transitions`, `popularity` (from the training part alone), `nearest-items` (needs --embeddings), "
+            "or a model's folder or Hub id. Several models: one with several seeds. With --zero-shot also "
+            "`title-likelihood` (needs --language_model), each judged alone."
         }
     )
     data: str = field(metadata={"help": "Data folder with the items and the interactions."})
@@ -87,7 +89,9 @@ class EvaluationArguments:
     no_memory: bool = field(
         default=False, metadata={"help": "Rank by the network alone, whatever memory lies beside a recommender."}
     )
-    embeddings: str | None = field(default=None, metadata={"help": "Folder of embeddings, for `nearest-items`."})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "Folder of embeddings, for `nearest-items` and `linear`."}
+    )
     query: Literal["last", "mean", "last+mean"] = field(
         default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
     )
@@ -117,11 +121,15 @@ def ranker_of(
     name: str, arguments: EvaluationArguments, interactions: Interactions, items: str | Path | None = None
 ) -> Ranker:
     """A ranker for all of the data's items, whose identifiers are those in the folder `items` if one is given."""
+    texts = None
+    if name == "linear" and arguments.embeddings is None:
+        texts = catalogue_of(arguments, interactions).texts
     try:
         return load_ranker(
             name,
             interactions,
             embeddings=arguments.embeddings,
+            texts=texts,
             query=arguments.query,
             items=items,
             num_beams=arguments.num_beams,
@@ -180,17 +188,23 @@ def load_titles(language_model: str | None, arguments: EvaluationArguments, inte
         raise SystemExit(f"--recommender {TITLES} needs --language_model: a Hub id or a folder.")
     from trainers.rankers.title_likelihood import TitleLikelihood
 
+    return TitleLikelihood.from_pretrained(language_model, catalogue_of(arguments, interactions))
+
+
+def catalogue_of(arguments: EvaluationArguments, interactions: Interactions) -> Catalogue:
+    """The items of the interactions, in their order."""
     catalogue = Catalogue.from_folder(arguments.data)
     row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
-    catalogue = catalogue.select([row_of[item_id] for item_id in interactions.item_ids])
-    return TitleLikelihood.from_pretrained(language_model, catalogue)
+    return catalogue.select([row_of[item_id] for item_id in interactions.item_ids])
 
 
 def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
     """The result of one recommender, or the mean over several seeds with each one's result under `"seeds"`."""
-    results = [
-        evaluate(
-            ranker_of(name, arguments, interactions),
+    results = []
+    for name in names:
+        ranker = ranker_of(name, arguments, interactions)
+        result = evaluate(
+            ranker,
             interactions,
             part=arguments.part,
             mask_seen=arguments.mask_seen,
@@ -200,8 +214,7 @@ def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions:
             intervals=arguments.intervals,
             per_user=arguments.per_user or arguments.compare_with is not None,
         )
-        for name in names
-    ]
+        results.append({**result, **described(ranker)})
     if len(results) == 1:
         return results[0]
     mean = over_seeds(results)

@@ -14,8 +14,7 @@ from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
-from trainers.evaluation.comparison import compare, untrained_rankers
-from trainers.evaluation.metrics import TABLE_METRICS
+from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
@@ -106,13 +105,14 @@ def train_and_evaluate(
     ranker = GenerativeRanker.from_pretrained(
         output / "recommender", domain.catalogue.item_ids, num_beams=training.num_beams
     )
-    rankers = {arguments.name or output.name: ranker, **untrained_rankers(domain.interactions.training_part())}
+    others = untrained_rankers(domain.interactions, texts=domain.catalogue.texts)
+    rankers = {arguments.name or output.name: ranker, **others}
     rows = compare(
         rankers, domain.name, domain.interactions, arguments.seed, mask_seen=arguments.mask_seen, intervals=INTERVALS
     )
     rows[0]["train_users"] = arguments.train_users
     write_json(output / "results.json", rows)
-    shown = [{key: row[key] for key in ("model", *TABLE_METRICS)} for row in rows]
+    shown = short_table(rows)
     if trainer is not None:  # what was not trained here keeps the card of its own training
         facts |= {"evaluations": [Evaluation.from_result(domain.name, rows[0])], "comparison": shown}
         finish_model(trainer, output / "recommender", facts, pushed)

@@ -19,7 +19,8 @@ collaborative embeddings are those of a SASRec that sees the training part alone
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
 `results.json`: the model, with every setting that differs from the published one, and what needs no training
-(popularity, item transitions, the linear ranker and, with embeddings, the nearest items) on the test items.
+(popularity, item transitions, the linear ranker with settings chosen on validation, which reads the texts by TF-IDF if
+there are no embeddings, and, with embeddings, the nearest items) on the test items.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ from tokenization_items.files import write_json
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
-from trainers.evaluation.comparison import compare, untrained_rankers
-from trainers.evaluation.metrics import TABLE_METRICS
+from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.methods.baselines import (
     DECODER,
     NAMES,
@@ -184,7 +184,7 @@ def run(
     write_json(output / "results.json", rows)
     facts: dict[str, Any] = {"license": arguments.license}
     facts["evaluations"] = [Evaluation.from_result(domain.name, rows[0])]
-    shown = [{key: row[key] for key in ("model", *TABLE_METRICS)} for row in rows]
+    shown = short_table(rows)
     facts["comparison"] = shown
     if baseline.tokenizer is not None:
         facts["num_items"] = len(baseline.tokenizer)
@@ -215,7 +215,7 @@ def judge(
     name = arguments.name or arguments.model
     (row,) = compare({name: model}, *judged, **protocol, identifiers=baseline.raw_codes)
     row["description"] = baseline.description
-    others = untrained_rankers(domain.interactions.training_part(), content)
+    others = untrained_rankers(domain.interactions, content, domain.catalogue.texts)
     return [row, *compare(others, *judged, **protocol)]
 
 

@@ -18,6 +18,7 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
 from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.methods import recbase, utgrec
@@ -46,7 +47,7 @@ class ItemEmbeddings:
     Args:
         domain ([`Domain`]): the items and their interactions.
         folder (`Path`): where embeddings that are made go; what is there is not made again.
-        text_encoder, image_encoder (`str`, *optional*): Hub ids or folders.
+        text_encoder, image_encoder (`str`, *optional*): Hub ids or folders; a text encoder may be `"tf-idf"`.
         text_folder, image_folder (`str`, *optional*): folders of embeddings, which need no encoder.
         collaborative_training ([`SequentialTrainingArguments`], *optional*): of the SASRec whose item embeddings are
             the collaborative ones; its seed counts.
@@ -76,9 +77,10 @@ class ItemEmbeddings:
             return load_embeddings(self.text_folder, self.item_ids)
         if self.text_encoder is None:
             raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
-        folder = self.folder / "text-embeddings"
+        folder, name = self.folder / "text-embeddings", self.text_encoder
         with PartialState().main_process_first():  # the others find it done
-            embed_items(self.domain.catalogue, TextEncoder.from_pretrained(self.text_encoder), folder)
+            encoder = TextStatistics() if name == TF_IDF else TextEncoder.from_pretrained(name)
+            embed_items(self.domain.catalogue, encoder, folder)
         return load_embeddings(folder, self.item_ids)
 
     @cached_property

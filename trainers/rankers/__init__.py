@@ -5,14 +5,17 @@ Importing this package, and asking for a ranker that only counts, takes no model
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from trainers.data.interactions import Interactions
+
+if TYPE_CHECKING:
+    from trainers.rankers.linear import LinearSettings
 
 __all__ = ["RANKERS", "Ranker", "is_generative", "load_ranker"]
 
@@ -38,6 +41,8 @@ def load_ranker(
     interactions: Interactions,
     *,
     embeddings: str | Path | None = None,
+    texts: Sequence[str] | None = None,
+    linear: LinearSettings | None = None,
     query: Literal["last", "mean", "last+mean"] = "last",
     items: str | Path | None = None,
     num_beams: int = 50,
@@ -54,6 +59,10 @@ def load_ranker(
             training part alone.
         embeddings (`str` or `Path`, *optional*): folder of the items' embeddings: `"nearest-items"` needs them,
             `"linear"` is better with them.
+        texts (`Sequence[str]`, *optional*): texts of the items in catalogue order, which `"linear"` reads by TF-IDF
+            where it has no embeddings.
+        linear ([`~trainers.rankers.linear.LinearSettings`], *optional*): of `"linear"`; by default they are chosen on
+            validation, see [`trainers.rankers.linear_selection`].
         query (`str`, *optional*, defaults to `"last"`): what `"nearest-items"` are near to, see
             [`~trainers.rankers.nearest_items.NearestItems`].
         items (`str` or `Path`, *optional*): folder or Hub id with the catalogue's identifiers, for a generative
@@ -74,8 +83,8 @@ def load_ranker(
     >>> evaluate(load_ranker("org/beauty-recommender", interactions), interactions)["ndcg@10"]
     ```
     """
-    settings: dict[str, Any] = {"embeddings": embeddings, "query": query, "items": items}
-    settings |= {"num_beams": num_beams, "batch_size": batch_size}
+    settings: dict[str, Any] = {"embeddings": embeddings, "texts": texts, "linear": linear, "query": query}
+    settings |= {"batch_size": batch_size}
     if name in RANKERS:
         return RANKERS[str(name)](interactions, settings)
     try:
@@ -127,14 +136,16 @@ def _nearest_items(interactions: Interactions, settings: dict[str, Any]) -> Rank
 
 
 def _linear(interactions: Interactions, settings: dict[str, Any]) -> Ranker:
-    from trainers.rankers.linear import LinearRanker
+    from trainers.rankers.linear_selection import linear_ranker
 
     content = None
     if settings["embeddings"] is not None:
         from tokenization_items.item_embeddings import load_embeddings
 
         content = load_embeddings(settings["embeddings"], interactions.item_ids)
-    return LinearRanker(interactions.training_part(), content, batch_size=settings["batch_size"])
+    return linear_ranker(
+        interactions, content, settings["texts"], settings["linear"], batch_size=settings["batch_size"]
+    )
 
 
 # Rankers without a model: each is a file of this package and a line here, a loader of interactions and the settings of

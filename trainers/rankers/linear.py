@@ -11,9 +11,10 @@ weights, a ridge regression as in EASE (Steck, WWW 2019). Whatever is trained ha
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 # The closed form holds three float32 matrices [n, n] at once and takes 7/3 n³ operations: at this size 5 GB, minutes.
 MOST_INVERTED = 20_000
 LONG_WORK = 1e12  # operations from which on it is announced: seconds
+MANY_PAIRS = 5e6  # of neighbours, from which on counting them is announced: seconds
+PAIR_BYTES = 130  # that counting holds at most for a pair: places, rows, columns and weights, and their sorted copies
+CHUNK_ENTRIES = 2**24  # of a matrix that is worked on row by row
+NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,56 @@ class LinearSettings:
             return "inverse" if num_items <= MOST_INVERTED else "counts"
         return self.transitions
 
-    def announcement(self, num_items: int) -> str:
-        """What the closed form will take, to be said before it begins."""
-        size = np.dtype(self.dtype).itemsize
+    def announcement(self, num_items: int, num_interactions: int) -> str | None:
+        """What making the transitions will take, to be said before it begins; None if it is soon done."""
+        if self.way(num_items) == "counts":
+            pairs = self.horizon * num_interactions
+            if pairs < MANY_PAIRS:
+                return None
+            return (
+                f"linear ranker: counting up to {pairs / 1e6:,.0f} million pairs of neighbours takes up to "
+                f"{PAIR_BYTES * pairs / 1e9:.1f} GB and about {pairs / 2e6:.0f} s"
+            )
+        operations = 7 / 3 * num_items**3
+        if operations < LONG_WORK:
+            return None
+        size, seconds = np.dtype(self.dtype).itemsize, operations / _operations_per_second(self.dtype)
         return (
-            f"linear ranker: the inverse of {num_items:,} items takes {3 * size * num_items**2 / 1e9:.1f} GB and "
-            f"{7 / 3 * num_items**3 / 1e12:.1f} trillion operations"
+            f"linear ranker: the inverse of {num_items:,} items for λ {self.regularization:g} takes "
+            f"{3 * size * num_items**2 / 1e9:.1f} GB, of which {size * num_items**2 / 1e9:.1f} GB stay, and "
+            f"{operations / 1e12:.1f} trillion operations, about {seconds:.0f} s"
         )
+
+    def content_weights(self, counts: np.ndarray) -> np.ndarray:
+        """Weight of the content for users whose last item has so many training interactions, float64 `[B]`."""
+        return self.content_weight * (1 + self.evidence / (counts + 1))
+
+    def label(self, num_items: int, content: str | None) -> str:
+        """The settings in short, for names: `"λ 10, w 0.02, κ 30"`."""
+        parts = [f"λ {self.regularization:g}" if self.way(num_items) == "inverse" else "counts"]
+        if content is not None:
+            parts.append(f"w {self.content_weight:g}")
+            parts += [f"κ {self.evidence:g}"] if self.evidence and self.content_weight else []
+            parts += [content] if self.content_weight else []
+        return ", ".join(parts)
+
+    def sentence(self, num_items: int, content: str | None) -> str:
+        """The settings in words, for tables that have a column for what a row is of."""
+        inverse = self.way(num_items) == "inverse"
+        text = f"transitions in closed form (λ {self.regularization:g})" if inverse else "decayed counts of neighbours"
+        if content is None or not self.content_weight:
+            return text
+        rise = f"·(1 + {self.evidence:g}/(count of the last item + 1))" if self.evidence else ""
+        return f"{text} and {self.content_weight:g}{rise} of the texts' cosine with the history ({content})"
+
+
+def _operations_per_second(dtype: str) -> float:
+    """The rate of this machine's matrix products, of which solving has most."""
+    square = np.ones((1024, 1024), dtype)
+    square @ square  # the first call starts threads
+    start = time.perf_counter()
+    square @ square
+    return 2 * 1024**3 / (time.perf_counter() - start)
 
 
 def history_weights(
@@ -142,9 +190,8 @@ def closed_form(training: Interactions, settings: LinearSettings) -> np.ndarray:
     rows = np.concatenate([np.flatnonzero(follows), at])
     columns = np.concatenate([training.items[follows].astype(np.int64), target_items])
     values = np.concatenate([np.ones(int(follows.sum())), target_weights / (1 + target_weights)])
-    kept = follows[rows]
     x = sparse.csr_array((prefix_weights.astype(settings.dtype), (before, prefix_items)), shape=(total, n))
-    y = sparse.csr_array((values[kept].astype(settings.dtype), (rows[kept], columns[kept])), shape=(total, n))
+    y = sparse.csr_array((values.astype(settings.dtype), (rows, columns)), shape=(total, n))
     gram = (x.T @ x).toarray(order="F")
     gram[np.diag_indices(n)] += settings.regularization
     right = (x.T @ y).toarray(order="F")
@@ -170,27 +217,75 @@ def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.c
 
 def largest_of_rows(matrix: np.ndarray | sparse.csr_array, row_items: int) -> sparse.csr_array:
     """The `row_items` largest entries of each row above 0; of equal ones the first columns."""
-    n, rows = matrix.shape[0], []
-    for row in range(n):
-        if isinstance(matrix, np.ndarray):
-            columns, values = np.arange(matrix.shape[1]), matrix[row]
-        else:
-            entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
-            columns, values = matrix.indices[entries], matrix.data[entries]
-        if len(values) > row_items:  # a stable sort of few: those at least as large as the last one kept
-            least = np.partition(values, len(values) - row_items)[len(values) - row_items]
-            few = values >= least
-            columns, values = columns[few], values[few]
-        order = np.lexsort((columns, -values))[:row_items]
-        order = np.sort(order[values[order] > 0])
-        rows.append((columns[order], values[order]))
-    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(columns) for columns, _ in rows])])
-    empty = np.empty(0, matrix.dtype)
-    values = np.concatenate([*(values for _, values in rows), empty])
-    columns = np.concatenate([*(columns for columns, _ in rows), np.empty(0, np.int64)]).astype(np.int64)
-    result = sparse.csr_array((values, columns, indptr), shape=matrix.shape)
-    result.sort_indices()
-    return result
+    if isinstance(matrix, np.ndarray):
+        rows = max(1, CHUNK_ENTRIES // max(1, matrix.shape[1]))
+        chunks = [_largest_of_dense(matrix[start : start + rows], row_items) for start in range(0, len(matrix), rows)]
+        return sparse.csr_array(sparse.vstack(chunks, format="csr"))
+    matrix = matrix.copy()
+    matrix.sort_indices()
+    lengths = np.diff(matrix.indptr)
+    owners = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), lengths)
+    # rows one after the other, each from its largest entry on; both sorts are stable, so equals stay in column order
+    order = np.argsort(-matrix.data, kind="stable")
+    order = order[np.argsort(owners[order], kind="stable")]
+    kept = np.zeros(len(order), bool)
+    kept[order] = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], lengths) < row_items
+    kept &= matrix.data > 0
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[matrix.indptr]
+    return sparse.csr_array((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+
+
+def _largest_of_dense(rows: np.ndarray, row_items: int) -> sparse.csr_array:
+    """[`largest_of_rows`] of a few rows."""
+    chosen = rows > 0
+    if row_items < rows.shape[1]:
+        least = np.partition(rows, rows.shape[1] - row_items, axis=1)[:, rows.shape[1] - row_items, None]
+        above, equal = rows > least, rows == least
+        room = row_items - above.sum(axis=1, keepdims=True)
+        chosen &= above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room))
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen.sum(axis=1))])
+    return sparse.csr_array((rows[chosen], np.nonzero(chosen)[1], indptr), shape=rows.shape)
+
+
+def unit_content(content: np.ndarray, num_items: int, dtype: str = "float32") -> np.ndarray:
+    """
+    Content embeddings without their mean, of unit length; zeros for an item whose embedding is the mean, of which
+    nothing is known.
+
+    Args:
+        content (`np.ndarray`): float `[n, e]`.
+        num_items (`int`): n.
+        dtype (`str`, *optional*, defaults to `"float32"`): of the result.
+
+    Raises:
+        ValueError: content of another number of items, or not finite.
+    """
+    if content.ndim != 2 or len(content) != num_items:
+        raise ValueError(f"Expected content embeddings [{num_items}, e], got shape {content.shape}.")
+    bad = np.flatnonzero(~np.isfinite(content).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{len(bad)} items have content embeddings that are not finite, as row {bad[0]}.")
+    usual = np.linalg.norm(content, axis=1).mean(dtype=np.float64)
+    content = content.astype(dtype) - content.mean(axis=0, dtype=dtype)
+    length = np.linalg.norm(content, axis=1, keepdims=True)
+    content /= length + 1e-9
+    content[length[:, 0] <= NO_CONTENT * usual] = 0
+    return content
+
+
+class LinearUsers(NamedTuple):
+    """
+    What a [`LinearScorer`] knows of B users.
+
+    Args:
+        transitions (`np.ndarray` or `scipy.sparse.csr_array`): U·B, `[B, n]`.
+        content (`np.ndarray`, *optional*): U·E, `[B, e]`.
+        counts (`np.ndarray`): int64 `[B]` training interactions of the last item.
+    """
+
+    transitions: np.ndarray | sparse.csr_array
+    content: np.ndarray | None
+    counts: np.ndarray
 
 
 class LinearScorer:
@@ -220,32 +315,33 @@ class LinearScorer:
         self.counts = np.zeros(self.num_items, np.int64) if counts is None else counts
         self.content = None
         if content is not None and settings.content_weight:
-            if content.ndim != 2 or len(content) != self.num_items:
-                raise ValueError(f"Expected content embeddings [{self.num_items}, e], got shape {content.shape}.")
-            bad = np.flatnonzero(~np.isfinite(content).all(axis=1))
-            if len(bad):
-                raise ValueError(f"{len(bad)} items have content embeddings that are not finite, as row {bad[0]}.")
-            content = content.astype(settings.dtype) - content.mean(axis=0, dtype=settings.dtype)
-            self.content = content / (np.linalg.norm(content, axis=1, keepdims=True) + 1e-9)
+            self.content = unit_content(content, self.num_items, settings.dtype)
 
-    def encode(self, histories: Sequence[np.ndarray]) -> tuple[sparse.csr_array, np.ndarray | None]:
-        """The weights of the histories `[B, n]` and, with content, `w·U·E` `[B, e]`."""
+    def encode(self, histories: Sequence[np.ndarray]) -> LinearUsers:
+        """All that is the same for every chunk of items. A product of sparse matrices stays one."""
         weights = history_weights(histories, self.num_items, self.settings.max_history, self.settings.dtype)
-        if self.content is None:
-            return weights, None
         last = np.array([history[-1] if len(history) else -1 for history in histories], np.int64)
-        count = np.where(last >= 0, self.counts[last], 0)
-        content_weight = self.settings.content_weight * (1 + self.settings.evidence / (count + 1))
-        return weights, (weights @ self.content) * content_weight[:, None].astype(self.settings.dtype)
+        counts = np.where(last >= 0, self.counts[last], 0)
+        transitions = weights @ self.transitions
+        return LinearUsers(transitions, None if self.content is None else weights @ self.content, counts)
 
-    def scores(self, users: tuple[sparse.csr_array, np.ndarray | None], items: slice) -> torch.Tensor:
+    def scores(self, users: LinearUsers, items: slice) -> torch.Tensor:
         """float `[B, items]`."""
-        weights, content_states = users
-        scores = weights @ self.transitions[:, items]
-        scores = scores.toarray() if sparse.issparse(scores) else np.asarray(scores)
-        if self.content is not None and content_states is not None:
-            scores = scores + content_states @ self.content[items].T
+        scores = self.transition_scores(users, items)
+        if self.content is not None:
+            weights = self.settings.content_weights(users.counts)
+            scores = scores + weights[:, None].astype(self.settings.dtype) * self.content_scores(users, items)
         return torch.from_numpy(scores)
+
+    def transition_scores(self, users: LinearUsers, items: slice) -> np.ndarray:
+        """U·B of some items, `[B, items]`."""
+        part = users.transitions[:, items]
+        return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part.toarray()
+
+    def content_scores(self, users: LinearUsers, items: slice) -> np.ndarray:
+        """(U·E)·Eᵀ of some items, without its weight, `[B, items]`."""
+        assert self.content is not None and users.content is not None
+        return users.content @ self.content[items].T
 
 
 class LinearRanker(ScoringRanker):
@@ -258,9 +354,17 @@ class LinearRanker(ScoringRanker):
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order, as `load_embeddings`
             gives them.
         settings ([`LinearSettings`], *optional*): by default λ 10, and w 0.1 where there is content.
+            [`~trainers.rankers.linear_selection.linear_ranker`] chooses them on validation.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B `[n, n]` where it was made already, of
             the same training part and settings.
+        content_name (`str`, *optional*, defaults to `"embeddings"`): what the content is, for names.
+        selection (`Sequence[dict]`, *optional*): the table that the settings were chosen from, for the description.
         batch_size, chunk_items (`int`, *optional*): see [`ScoringRanker`].
+
+    Attributes:
+        name (`str`): `"linear"` with the settings.
+        description (`dict`): plain values for results: `variant` (the settings in words), `content` (what it is, or
+            None), `settings` and, where they were chosen, `selection`.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite.
@@ -272,23 +376,39 @@ class LinearRanker(ScoringRanker):
         content: np.ndarray | None = None,
         settings: LinearSettings | None = None,
         transitions: np.ndarray | sparse.csr_array | None = None,
+        content_name: str = "embeddings",
+        selection: Sequence[dict[str, Any]] | None = None,
         batch_size: int = 256,
         chunk_items: int = 32768,
     ):
         settings = LinearSettings() if settings is None else settings
-        if not len(training.items):
-            raise ValueError("The training part has no interactions: there is nothing to count.")
+        check_training(training)
         if transitions is None:
             transitions = transition_matrix(training, settings)
         scorer = LinearScorer(transitions, settings, content, training.popularity)
-        super().__init__(scorer, "linear", settings.max_history, batch_size, chunk_items)
+        named = None if content is None else content_name
+        self.description: dict[str, Any] = {
+            "variant": settings.sentence(scorer.num_items, named),
+            "content": named,
+            "settings": asdict(settings) | {"transitions": settings.way(scorer.num_items)},
+        }
+        if selection is not None:
+            self.description["selection"] = list(selection)
+        name = f"linear ({settings.label(scorer.num_items, named)})"
+        super().__init__(scorer, name, settings.max_history, batch_size, chunk_items)
+
+
+def check_training(training: Interactions) -> None:
+    """Raises ValueError unless there is something to count."""
+    if not len(training.items):
+        raise ValueError("The training part has no interactions: there is nothing to count.")
 
 
 def transition_matrix(training: Interactions, settings: LinearSettings) -> np.ndarray | sparse.csr_array:
     """B `[n, n]` of a training part by the way that the settings choose for the size of its catalogue."""
-    inverse = settings.way(training.num_items) == "inverse"
-    if inverse and training.num_items**3 * 7 / 3 > LONG_WORK:
-        logger.warning(settings.announcement(training.num_items))
-    make = closed_form if inverse else decayed_counts
+    announcement = settings.announcement(training.num_items, len(training.items))
+    if announcement is not None:
+        logger.warning(announcement)
+    make = closed_form if settings.way(training.num_items) == "inverse" else decayed_counts
     transitions = make(training, settings)
     return transitions if settings.row_items is None else largest_of_rows(transitions, settings.row_items)

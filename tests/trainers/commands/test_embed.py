@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from tokenization_items import Catalogue
 from tokenization_items.item_embeddings import load_embeddings
 from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_statistics import tf_idf_embeddings
 from trainers.commands.embed import main
 
 
@@ -28,3 +30,19 @@ def test_embeds_once(tmp_path, tiny_bert, capsys):
     assert json.loads((output / "embeddings.json").read_text())["text_fields"] == ["title"]
     main(list(map(str, flags)))
     assert "were already in" in capsys.readouterr().out
+
+
+def test_without_an_encoder(tmp_path):
+    data, output = tmp_path / "toys", tmp_path / "out"
+    data.mkdir()
+    titles = ["red amp", "blue bow", "red bow", "blue amp"]
+    items = [{"item_id": f"t{row}", "title": title} for row, title in enumerate(titles)]
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    flags = ["--data", str(data), "--encoder", "tf-idf", "--output_dir", str(output)]
+    for unread in (["--pooling", "cls"], ["--images"], ["--prefix", "query: "]):
+        with pytest.raises(SystemExit, match=f"tf-idf has no {unread[0]}"):
+            main([*flags, *unread])
+    assert not output.exists()
+    main(flags)
+    np.testing.assert_array_equal(load_embeddings(output), tf_idf_embeddings(titles))
+    assert json.loads((output / "embeddings.json").read_text())["encoder"] == "tf-idf"

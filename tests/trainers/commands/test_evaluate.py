@@ -12,6 +12,7 @@ from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import paired_test
 from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.linear_selection import linear_ranker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 
@@ -62,6 +63,21 @@ def test_settings_arrive(run, data):
         and kept["candidates"] == f"all {(core.popularity > 0).sum()} items"
         and kept["num_users"] == core.num_users
     )
+
+
+def test_linear_is_judged_with_the_settings_of_its_choice(run, data, tmp_path):
+    interactions = Interactions.from_folder(data, IDS)
+    told = json.loads(run("--recommender", "linear", "--intervals", "0", "--json", "-"))
+    ranker = linear_ranker(interactions, texts=[f"item {i}" for i in IDS])
+    assert {key: value for key, value in told.items() if key != "description"} == evaluate(ranker, interactions)
+    assert told["description"] == json.loads(json.dumps(ranker.description)) and told["name"] == ranker.name
+    content = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+    save_embeddings(tmp_path / "texts", IDS, content)
+    compared = run("--recommender", "popularity", "--compare_with", "linear", "--embeddings", str(tmp_path / "texts"))
+    assert linear_ranker(interactions, content).name in compared
+    # the texts of the items that are kept, in their order
+    core = json.loads(run("--recommender", "linear", "--k_core", "4", "--json", "-"))
+    assert core["description"]["content"] == "tf-idf" and core["candidates"] != told["candidates"]
 
 
 def test_given_split(run, data):

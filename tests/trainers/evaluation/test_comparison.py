@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from trainers.data.interactions import Interactions
-from trainers.evaluation.comparison import compare, untrained_rankers
+from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 
 IDS = [f"i{row}" for row in range(8)]
+TEXTS = [f"{color} {thing}" for color in ("red", "green") for thing in ("bow", "amp", "amp stand", "bow rest")]
 
 
 @pytest.fixture
@@ -17,24 +19,38 @@ def interactions() -> Interactions:
 
 
 def test_content_brings_the_nearest_items(interactions):
-    training_part = interactions.training_part()
-    assert [*untrained_rankers(training_part)] == ["popularity", "item-transitions", "linear"]
-    rankers = untrained_rankers(training_part, np.eye(8, dtype=np.float32))
+    assert [*untrained_rankers(interactions)] == ["popularity", "item-transitions", "linear"]
+    rankers = untrained_rankers(interactions, np.eye(8, dtype=np.float32), TEXTS)
     assert [*rankers] == ["popularity", "item-transitions", "nearest-items", "linear"]
-    assert rankers["linear"].scorer.content is not None
-    assert untrained_rankers(training_part)["linear"].scorer.content is None
+    assert rankers["linear"].description["content"] == "embeddings"
+    assert untrained_rankers(interactions)["linear"].description["content"] is None
+
+
+def test_without_embeddings_the_linear_ranker_reads_the_texts(interactions):
+    rankers = untrained_rankers(interactions, texts=TEXTS)
+    assert [*rankers] == ["popularity", "item-transitions", "linear"]
+    assert rankers["linear"].description["content"] == "tf-idf"
+    assert untrained_rankers(interactions, texts=[""] * 8)["linear"].description["content"] is None
 
 
 def test_without_training_interactions_there_is_no_linear_ranker(interactions):
-    nothing = interactions.sample_training_users(0.0).training_part()
-    assert [*untrained_rankers(nothing)] == ["popularity", "item-transitions"]
+    nothing = interactions.sample_training_users(0.0)
+    assert [*untrained_rankers(nothing, texts=TEXTS)] == ["popularity", "item-transitions"]
 
 
 def test_all_are_judged_by_the_same_protocol(interactions):
-    rankers = untrained_rankers(interactions.training_part())
+    rankers = untrained_rankers(interactions, texts=TEXTS)
     rows = compare(rankers, "things", interactions, 3, mask_seen=True, ks=[2])
     assert [(row["model"], row["domain"], row["seed"], row["seen"]) for row in rows] == [
         (name, "things", 3, "masked") for name in rankers
     ]
     for row, ranker in zip(rows, rankers.values(), strict=True):
         assert row["ndcg@2"] == evaluate(ranker, interactions, mask_seen=True, ks=[2])["ndcg@2"]
+        assert ("description" in row) == (row["model"] == "linear")
+
+
+def test_short_tables_name_the_settings_that_were_chosen(interactions):
+    rankers = untrained_rankers(interactions, texts=TEXTS)
+    rows = short_table(compare(rankers, "things", interactions, 0))
+    assert [row["model"] for row in rows] == ["popularity", "item-transitions", rankers["linear"].name]
+    assert [*rows[0]] == ["model", *TABLE_METRICS]

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tokenization_items.item_embeddings import save_embeddings
 from trainers.data.interactions import Interactions
-from trainers.evaluation.protocol import evaluate
-from trainers.rankers import load_ranker
 from trainers.rankers.linear import (
     LinearRanker,
     LinearSettings,
@@ -16,6 +13,7 @@ from trainers.rankers.linear import (
     history_weights,
     largest_of_rows,
     transition_matrix,
+    unit_content,
 )
 
 N = 9
@@ -98,6 +96,19 @@ def test_largest_of_rows(make):
     assert found.nnz == 3, "zeros take no memory"
 
 
+@pytest.mark.parametrize("make", [lambda matrix: matrix, sparse.csr_array], ids=["dense", "sparse"])
+def test_largest_of_rows_one_by_one(make, monkeypatch):
+    monkeypatch.setattr("trainers.rankers.linear.CHUNK_ENTRIES", 50)  # several rows at a time, not all
+    matrix = np.random.default_rng(0).integers(-2, 4, (25, 20)).astype(np.float32)  # many ties
+    expected = np.zeros_like(matrix)
+    for row, values in enumerate(matrix):
+        for column in sorted(range(20), key=lambda column: (-values[column], column))[:7]:
+            expected[row, column] = max(values[column], 0)
+    found = largest_of_rows(make(matrix), 7)
+    assert np.array_equal(found.toarray(), expected) and found.nnz == np.count_nonzero(expected)
+    assert found.dtype == np.float32 and found.has_sorted_indices
+
+
 def test_all_of_a_row_kept_ranks_the_same():
     interactions = make_interactions()
     training = interactions.training_part()
@@ -127,29 +138,54 @@ def test_scores_are_transitions_and_content(evidence):
     assert ranker.rank([history, np.array([], np.int64)], 3).shape == (2, 3)
 
 
-def test_it_ranks_by_name_like_the_others(tmp_path):
-    interactions = make_interactions()
-    training = interactions.training_part()
-    content = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
-    save_embeddings(tmp_path, IDS, content, {"model": "none"})
-    for embeddings in (None, tmp_path):
-        ranker = load_ranker("linear", interactions, embeddings=embeddings, batch_size=7)
-        assert (ranker.scorer.content is None) == (embeddings is None) and ranker.batch_size == 7
-        assert np.array_equal(ranker.scorer.transitions, transition_matrix(training, LinearSettings()))
-        assert 0 < evaluate(ranker, interactions, ks=[5])["ndcg@5"] <= 1
+def test_sparse_transitions_score_as_dense_ones():
+    training = make_interactions().training_part()
+    content = np.random.default_rng(1).normal(size=(N, 4))
+    settings = LinearSettings(transitions="counts", dtype="float64")
+    counts = decayed_counts(training, settings)
+    histories = [np.array([3, 1, 7]), np.array([2]), np.array([], np.int64)]
+    made = [
+        LinearRanker(training, content, settings, transitions, chunk_items=4).rank(histories, N)
+        for transitions in (None, counts, counts.toarray())
+    ]
+    assert np.array_equal(made[0], made[1]) and np.array_equal(made[1], made[2])
+    users = LinearRanker(training, content, settings).scorer.encode(histories)
+    assert sparse.issparse(users.transitions), "users × items are not written out"
+
+
+def test_an_embedding_that_is_the_mean_says_nothing():
+    content = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32) + 3
+    content[5] = np.delete(content, 5, axis=0).mean(axis=0)
+    unit = unit_content(content, N)
+    assert not unit[5].any()
+    assert np.allclose(np.linalg.norm(np.delete(unit, 5, axis=0), axis=1), 1, atol=1e-6)
+
+
+def test_name_and_description_tell_the_settings():
+    training, content = make_interactions().training_part(), np.eye(N)
+    settings = LinearSettings(content_weight=0.02, evidence=30)
+    ranker = LinearRanker(training, content, settings, content_name="tf-idf")
+    assert ranker.name == "linear (λ 10, w 0.02, κ 30, tf-idf)"
+    assert ranker.description["content"] == "tf-idf" and "0.02·(1 + 30/" in ranker.description["variant"]
+    assert ranker.description["settings"]["transitions"] == "inverse" and "selection" not in ranker.description
+    counted = LinearRanker(training, None, LinearSettings(transitions="counts"))
+    assert counted.name == "linear (counts)" and counted.description["content"] is None
 
 
 def test_large_catalogues_are_counted_and_long_work_is_announced(caplog, monkeypatch):
     settings = LinearSettings()
     assert settings.way(20_000) == "inverse" and settings.way(20_001) == "counts"
     assert LinearSettings(transitions="counts").way(5) == "counts"
-    assert "1.8 GB and 4.1 trillion operations" in settings.announcement(12_101)
+    said = settings.announcement(12_101, 150_000)
+    assert "1.8 GB, of which 0.6 GB stay, and 4.1 trillion operations" in said
+    assert "up to 10 million pairs" in settings.announcement(100_000, 1_000_000)
     training = make_interactions().training_part()
     transition_matrix(training, settings)
     assert not caplog.records
-    monkeypatch.setattr("trainers.rankers.linear.LONG_WORK", 1)
-    transition_matrix(training, settings)
-    assert "trillion" in caplog.text
+    for limit, transitions, word in (("LONG_WORK", "inverse", "trillion"), ("MANY_PAIRS", "counts", "pairs")):
+        monkeypatch.setattr(f"trainers.rankers.linear.{limit}", 1)
+        transition_matrix(training, LinearSettings(transitions=transitions))
+        assert word in caplog.text
 
 
 @pytest.mark.parametrize(

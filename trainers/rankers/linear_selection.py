@@ -1,0 +1,203 @@
+"""Choice of the linear ranker's settings on validation, by a fixed rule.
+
+The settings of [`GRID`] with the best NDCG@10 on the validation items, seen items kept; of equal ones the first. Ranks
+are those of [`~trainers.evaluation.protocol.evaluate`], but users are scored once for all weights of the content: the
+grid costs little more than the inverse of each λ. All is fitted on the training part, and the test is judged with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from trainers.data.interactions import Cases, Interactions
+from trainers.evaluation.metrics import means, metrics_per_case
+from trainers.rankers.linear import LinearRanker, LinearScorer, LinearSettings, check_training, transition_matrix
+
+logger = logging.getLogger(__name__)
+
+REGULARIZATIONS = (10.0, 30.0)  # λ; of no meaning where transitions are counted
+CONTENT_WEIGHTS = (  # (w, κ): the same weight for all, then by evidence; without content only the first
+    (0.0, 0.0),
+    (0.03, 0.0),
+    (0.1, 0.0),
+    (0.02, 10.0),
+    (0.02, 30.0),
+    (0.03, 10.0),
+    (0.03, 30.0),
+)
+CUTOFF = 10
+CRITERION = f"ndcg@{CUTOFF}"
+MOST_SCORES = 1e9  # scores of users and items that each setting is judged by; of more, cases at equal distances
+CHUNK_SCORES = 2**24  # of a batch: a few arrays of 67 MB
+
+
+@dataclass(frozen=True)
+class LinearSelection:
+    """
+    What was chosen, and from what.
+
+    Args:
+        settings ([`LinearSettings`]): the best.
+        transitions (`np.ndarray` or `scipy.sparse.csr_array`): B `[n, n]` of these settings.
+        table (`list[dict]`): for each entry of the grid, in its order, `regularization` (where there is an inverse),
+            `content_weight`, `evidence`, and `recall@10` and `ndcg@10` on validation. Empty where the split has no
+            validation items: the settings are then those that were given.
+        num_cases (`int`): validation cases that they were judged by.
+    """
+
+    settings: LinearSettings
+    transitions: np.ndarray | sparse.csr_array
+    table: list[dict[str, Any]]
+    num_cases: int
+
+
+def grid(settings: LinearSettings, num_items: int, content: bool) -> list[LinearSettings]:
+    """The settings to choose from: those given, with each λ (where there is an inverse) and weight (with content)."""
+    inverse = settings.way(num_items) == "inverse"
+    return [
+        replace(settings, regularization=regularization, content_weight=weight, evidence=evidence)
+        for regularization in (REGULARIZATIONS if inverse else (settings.regularization,))
+        for weight, evidence in (CONTENT_WEIGHTS if content else CONTENT_WEIGHTS[:1])
+    ]
+
+
+def select_settings(
+    interactions: Interactions, content: np.ndarray | None = None, settings: LinearSettings | None = None
+) -> LinearSelection:
+    """
+    Chooses λ and the weight of the content.
+
+    Args:
+        interactions ([`Interactions`]): all interactions; fitted is their training part, judged by their validation
+            cases; of very large data by some of them, at equal distances.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
+        settings ([`LinearSettings`], *optional*): what the grid leaves as it is.
+
+    Raises:
+        ValueError: an empty training part; content of another number of items, or not finite.
+    """
+    settings = LinearSettings() if settings is None else settings
+    training, cases, num_items = interactions.training_part(), interactions.cases("validation"), interactions.num_items
+    check_training(training)
+    if not len(cases):
+        logger.warning("linear ranker: the split has no validation items, so its settings were not chosen")
+        return LinearSelection(settings, transition_matrix(training, settings), [], 0)
+    cases = _sample(cases, max(1, int(MOST_SCORES / num_items)))
+    entries = grid(settings, num_items, content is not None)
+    heaviest = max(entries, key=lambda entry: entry.content_weight)
+    scorers: dict[float, LinearScorer] = {}
+    for entry in entries:
+        if entry.regularization not in scorers:  # users' content states are made with the first of them alone
+            scorers[entry.regularization] = LinearScorer(
+                transition_matrix(training, entry), heaviest, None if scorers else content, training.popularity
+            )
+    ranks = _ranks(cases, entries, scorers, num_items)
+    rows = [_row(entry, metrics, num_items) for entry, metrics in zip(entries, map(_metrics, ranks), strict=True)]
+    best = max(range(len(rows)), key=lambda number: rows[number][CRITERION])  # the first of equal ones
+    chosen = entries[best]
+    return LinearSelection(chosen, scorers[chosen.regularization].transitions, rows, len(cases))
+
+
+def linear_ranker(
+    interactions: Interactions,
+    content: np.ndarray | None = None,
+    texts: Sequence[str] | None = None,
+    settings: LinearSettings | None = None,
+    content_name: str = "embeddings",
+    batch_size: int = 256,
+) -> LinearRanker:
+    """
+    The linear ranker of a data set, its settings chosen on validation.
+
+    Args:
+        interactions ([`Interactions`]): all interactions; it counts their training part.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
+        texts (`Sequence[str]`, *optional*): texts of the items in catalogue order, read where there are no embeddings:
+            see [`tokenization_items.text_statistics`].
+        settings ([`LinearSettings`], *optional*): fixed ones, of which nothing is chosen.
+        content_name (`str`, *optional*, defaults to `"embeddings"`): what the embeddings are, for names.
+        batch_size (`int`, *optional*, defaults to 256): users at a time.
+
+    Raises:
+        ValueError: an empty training part; content of another number of items, or not finite.
+    """
+    if content is None and texts is not None:
+        from tokenization_items.text_statistics import TF_IDF, tf_idf_embeddings
+
+        found = tf_idf_embeddings(texts)
+        content, content_name = (found, TF_IDF) if found.shape[1] else (None, content_name)
+    training = interactions.training_part()
+    if settings is not None:
+        return LinearRanker(training, content, settings, content_name=content_name, batch_size=batch_size)
+    selection = select_settings(interactions, content)
+    return LinearRanker(
+        training,
+        content,
+        selection.settings,
+        selection.transitions,
+        content_name,
+        selection.table or None,
+        batch_size,
+    )
+
+
+def _sample(cases: Cases, most: int) -> Cases:
+    """As many cases, at equal distances."""
+    if len(cases) <= most:
+        return cases
+    chosen = np.linspace(0, len(cases) - 1, most).astype(np.int64)
+    return Cases(cases.items, cases.starts[chosen], cases.ends[chosen], cases.targets[chosen], cases.users[chosen])
+
+
+def _ranks(
+    cases: Cases, entries: Sequence[LinearSettings], scorers: dict[float, LinearScorer], num_items: int
+) -> np.ndarray:
+    """Rank of each case's target by each entry, int64 `[entries, C]`, -1 outside of the first 10."""
+    ranks = np.empty((len(entries), len(cases)), np.int64)
+    everything, first = slice(0, num_items), next(iter(scorers.values()))
+    batch_size = max(1, min(256, CHUNK_SCORES // num_items))
+    for start in range(0, len(cases), batch_size):
+        stop = min(start + batch_size, len(cases))
+        histories, targets = cases.histories(start, stop, first.settings.max_history), cases.targets[start:stop]
+        users = {regularization: scorer.encode(histories) for regularization, scorer in scorers.items()}
+        own = {each: scorers[each].transition_scores(users[each], everything) for each in scorers}
+        alike, counts = None, users[entries[0].regularization].counts
+        if first.content is not None:
+            alike = first.content_scores(users[entries[0].regularization], everything)
+        for number, entry in enumerate(entries):
+            scores = own[entry.regularization]
+            if alike is not None and entry.content_weight:
+                scores = scores + entry.content_weights(counts)[:, None].astype(scores.dtype) * alike
+            ranks[number, start:stop] = ranks_of(scores, targets)
+    return ranks
+
+
+def ranks_of(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rank of each target among all items, equal scores in catalogue order; -1 outside of the first 10; int64 `[B]`.
+
+    Args:
+        scores: float `[B, n]`.
+        targets: int `[B]` item rows.
+    """
+    own = scores[np.arange(len(targets)), targets]
+    ranks = (scores > own[:, None]).sum(axis=1)
+    near = np.flatnonzero(ranks < CUTOFF)  # the others are out, whatever is equal
+    earlier = np.arange(scores.shape[1]) < targets[near, None]
+    ranks[near] += ((scores[near] == own[near, None]) & earlier).sum(axis=1)
+    return np.where(ranks < CUTOFF, ranks, -1)
+
+
+def _metrics(ranks: np.ndarray) -> dict[str, Any]:
+    return means(metrics_per_case(ranks, [CUTOFF]))
+
+
+def _row(entry: LinearSettings, metrics: dict[str, Any], num_items: int) -> dict[str, Any]:
+    row = {"regularization": entry.regularization} if entry.way(num_items) == "inverse" else {}
+    row |= {"content_weight": entry.content_weight, "evidence": entry.evidence}
+    return row | {name: metrics[name] for name in (f"recall@{CUTOFF}", CRITERION)}
