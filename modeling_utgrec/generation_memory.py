@@ -121,8 +121,8 @@ class UserMemory:
         self.scores = torch.zeros_like(values).scatter_add_(1, runs, values)
         self.positions = torch.full_like(positions, trie.num_items).scatter_(1, runs, positions)
         if positions.device.type == "cpu":
-            most = int((self.positions < trie.num_items).sum(1).max()) if positions.numel() else 0
-            self.scores, self.positions = self.scores[:, : max(most, 1)], self.positions[:, : max(most, 1)]
+            most = max(1, int((self.positions < trie.num_items).sum(1).max())) if len(positions) else 1
+            self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
         self._counts, self._mass = _last_counts(memory, histories), transitions[1].sum(1)
         gate = settings.gate
         if gate is None:

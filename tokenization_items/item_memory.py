@@ -65,13 +65,14 @@ class StoredMemory:
         return write_tensors(Path(folder) / MEMORY_NAME, tensors, metadata)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, index: ItemIndex) -> "StoredMemory":
+    def load(cls, folder: str | os.PathLike, index: ItemIndex | None = None) -> "StoredMemory":
         """
         Reads what `save` wrote.
 
         Args:
             folder (`str` or `os.PathLike`): the folder.
-            index ([`ItemIndex`]): the index beside it.
+            index ([`ItemIndex`], *optional*): the index beside it. Without one it may be of another, to be brought up
+                to date.
 
         Raises:
             FileNotFoundError: if the folder has no memory.
@@ -90,14 +91,14 @@ class StoredMemory:
                 f"{path}: expected {FORMAT} version {FORMAT_VERSION}, found {metadata['format']} version "
                 f"{metadata['version']}."
             )
-        if metadata["index_sha256"] != index.checksum:
+        if index is not None and metadata["index_sha256"] != index.checksum:
             raise ItemMemoryError(
                 f"{path} belongs to another item index: it was made for {metadata['num_items']} items with sha256 "
                 f"{metadata['index_sha256']}, the index has {len(index)} with {index.checksum}. Items were added or "
                 "removed, or the files come from different models: build it anew with `utgrec memory`, extend it with "
                 "`utgrec memory --update`, or leave it out (memory=False, --no_memory)."
             )
-        _check_tensors(path, tensors, len(index))
+        _check_tensors(path, tensors, metadata["num_items"])
         try:
             settings = json.loads(metadata["settings"])
             facts = json.loads(metadata["facts"])
@@ -119,7 +120,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         raise ItemMemoryError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
-def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], num_items: int) -> None:
+def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], stated: str) -> None:
     known = _REQUIRED | _CONTENT | _PAIRS
     for group in (_CONTENT, _PAIRS):
         if set(group) & set(tensors) and not set(group) <= set(tensors):
@@ -129,10 +130,9 @@ def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], num_items: int)
     for name, dtype in known.items():
         if name in tensors and tensors[name].dtype != dtype:
             raise ItemMemoryError(f"{path}: expected {name} as {dtype}, found {tensors[name].dtype}.")
-    if len(tensors["transition_items"]) != num_items:
-        raise ItemMemoryError(
-            f"{path}: expected transitions of {num_items} items, found {len(tensors['transition_items'])}."
-        )
+    num_items = len(tensors["transition_items"])
+    if str(num_items) != stated:
+        raise ItemMemoryError(f"{path}: expected transitions of {stated} items, found {num_items}.")
     if "pair_offsets" in tensors:
         offsets, items, counts = (tensors[name] for name in _PAIRS)
         if (
