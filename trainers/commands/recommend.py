@@ -88,6 +88,7 @@ def described(sources: ItemSources, user: int, place: int, item_ids: Sequence[st
         for row, share in zip(history, of_items[user, place].tolist(), strict=True):
             if row >= 0:
                 shares[f"{name} {item_ids[row]}"] = share
+    shares["no reason"] = sources.unknown[user, place].item()
     return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
 
 
