@@ -12,19 +12,17 @@ below a prefix are neighbours; their sums are of segments, in float64 and relati
 keeps its precision however small its share.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.utils import ModelOutput
 
 from .generation_rules import ItemRules, RulesOfSearch, put
 from .item_memory import ItemMemory
 from .item_trie import ItemTrie
 
 
-@dataclass
-class ItemSources(ModelOutput):
+class ItemSources(NamedTuple):
     """
     Where recommended items come from, in shares of their probability that sum to 1 for each item; 0 where there is
     none.
@@ -43,11 +41,11 @@ class ItemSources(ModelOutput):
         history_rows (`torch.LongTensor` of shape `(batch_size, history)`): those items, the latest last; -1 for none.
     """
 
-    network: Tensor | None = None
-    transitions: Tensor | None = None
-    content: Tensor | None = None
-    unknown: Tensor | None = None
-    history_rows: Tensor | None = None
+    network: Tensor
+    transitions: Tensor
+    content: Tensor
+    unknown: Tensor
+    history_rows: Tensor
 
 
 def history_rows(input_ids: Tensor, attention_mask: Tensor, trie: ItemTrie, max_history: int) -> Tensor:

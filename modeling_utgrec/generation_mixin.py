@@ -255,7 +255,7 @@ def _joined(parts: list[tuple[Tensor | slice, ItemSources]], batch_size: int) ->
     longest = max(part.history_rows.shape[1] for _, part in parts)
     joined: dict[str, Tensor] = {}
     for users, part in parts:
-        for name, values in part.items():
+        for name, values in part._asdict().items():
             fill = -1 if name == "history_rows" else 0
             if name in ("transitions", "content", "history_rows"):  # the latest item stands last
                 values = nn.functional.pad(values, (longest - values.shape[-1], 0), value=fill)

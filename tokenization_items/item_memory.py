@@ -104,8 +104,13 @@ class StoredMemory:
             facts = json.loads(metadata["facts"])
             if not isinstance(settings, dict) or not isinstance(facts, dict):
                 raise ValueError("settings and facts must be objects")
-            content = {name: tensors.get(name) for name in _CONTENT}
-            memory = ItemMemory(*(tensors[name] for name in _REQUIRED), MemorySettings.from_dict(settings), **content)
+            memory = ItemMemory(
+                tensors["transition_items"],
+                tensors["transition_weights"],
+                tensors["counts"],
+                MemorySettings.from_dict(settings),
+                *(tensors.get(name) for name in _CONTENT),
+            )
         except (ValueError, TypeError, RecursionError) as error:
             raise ItemMemoryError(f"{path}: {error}") from error
         pairs = {name: tensors[name] for name in _PAIRS} if "pair_offsets" in tensors else None

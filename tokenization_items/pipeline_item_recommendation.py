@@ -206,7 +206,8 @@ class ItemRecommendationPipeline(Pipeline):
             input_ids, attention_mask, self.trie, exclude=exclude, memory=self.memory, **arguments
         )
         assert output.item_rows is not None and output.scores is not None
-        return {"item_rows": output.item_rows, "scores": output.scores, **(output.sources or {})}
+        sources = {} if output.sources is None else output.sources._asdict()
+        return {"item_rows": output.item_rows, "scores": output.scores, **sources}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, torch.Tensor]

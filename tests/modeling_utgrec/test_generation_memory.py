@@ -328,8 +328,8 @@ def test_a_batch_is_its_users_one_by_one(model, trie, monkeypatch):
     apart = model.recommend(input_ids, mask, trie, 5, 8, memory=memory, return_sources=True)
     assert torch.equal(together.item_rows, apart.item_rows)
     torch.testing.assert_close(together.scores, apart.scores, atol=1e-5, rtol=1e-5)
-    for name, values in together.sources.items():
-        torch.testing.assert_close(values, apart.sources[name], atol=1e-5, rtol=1e-4)
+    for mine, theirs in zip(together.sources, apart.sources, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_weight_0_and_no_memory_are_the_same(model, trie):

@@ -103,12 +103,9 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     if before is not None:
         stored = updated(before, domain, content, arguments.all_interactions)
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
-        weights = {"content_weight": arguments.content_weight, "evidence": arguments.evidence}
-        settings = MemorySettings(
-            **({} if content is None else weights),
-            temperature=arguments.temperature,
-            mixing_weight=arguments.mixing_weight,
-        )
+        settings = MemorySettings(temperature=arguments.temperature, mixing_weight=arguments.mixing_weight)
+        if content is not None:
+            settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
         stored = build_memory(interactions.training_part(), content, linear, settings, arguments.row_items)
         stored.facts["part"] = "training"
     else:

@@ -155,8 +155,9 @@ def build_memory(
         raise ValueError(f"row_items must be at least 1, got {row_items}.")
     linear = LinearSettings() if linear is None else linear
     if settings is None:
-        weights = {} if content is None else {"content_weight": linear.content_weight, "evidence": linear.evidence}
-        settings = MemorySettings(**weights, max_history=linear.max_history)
+        settings = MemorySettings(max_history=linear.max_history)
+        if content is not None:
+            settings = replace(settings, content_weight=linear.content_weight, evidence=linear.evidence)
     if settings.content_weight and content is None:
         raise ValueError(
             f"The content's weight is {settings.content_weight}, but there is no content: give embeddings of the "
@@ -420,7 +421,7 @@ def select_mixture(cases: MixtureCases, seed: int = 0) -> tuple[dict[str, Any], 
         The values of [`MemorySettings`] that were chosen, and the table that they were chosen from: a row for each
         pair with `temperature`, `mixing_weight`, `recall@10`, `ndcg@10`, and one with `mixing_weight` "gate".
     """
-    table = [
+    table: list[dict[str, Any]] = [
         {"temperature": temperature, "mixing_weight": mixing, **_shown(cases.metrics(temperature, mixing))}
         for temperature in TEMPERATURES
         for mixing in MIXING_WEIGHTS
