@@ -34,7 +34,14 @@ from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
-from trainers.methods.memory import ROW_ITEMS, build_memory, choose_memory, for_index, texts_without_encoder
+from trainers.methods.memory import (
+    ROW_ITEMS,
+    SIMILAR_ITEMS,
+    build_memory,
+    choose_memory,
+    for_index,
+    texts_without_encoder,
+)
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
 
@@ -59,7 +66,8 @@ class MemoryArguments:
         default=False,
         metadata={"help": "With --update: remember validation and test items too. For serving: nothing is judged."},
     )
-    row_items: int = field(default=ROW_ITEMS, metadata={"help": "Transitions, and similar items, kept of each item."})
+    row_items: int = field(default=ROW_ITEMS, metadata={"help": "Transitions of an item that are kept, and its own."})
+    similar_items: int = field(default=SIMILAR_ITEMS, metadata={"help": "Items alike in content kept of each item."})
     transitions: Literal["auto", "inverse", "counts"] = field(
         default="auto", metadata={"help": "In closed form, or decayed counts; auto: by the number of items."}
     )
@@ -81,8 +89,10 @@ class MemoryArguments:
             raise SystemExit("--update keeps the settings: leave out --temperature and --mixing_weight.")
         if self.all_interactions and not self.update:
             raise SystemExit("--all_interactions is for --update: a choice on validation must not remember it.")
-        if self.row_items < 1:
-            raise SystemExit(f"--row_items must be at least 1, got {self.row_items}.")
+        if min(self.row_items, self.similar_items) < 1:
+            raise SystemExit(
+                f"--row_items and --similar_items are at least 1, got {self.row_items} and {self.similar_items}."
+            )
         if self.no_content and self.embeddings is not None:
             raise SystemExit("--no_content and --embeddings contradict each other.")
 
@@ -100,16 +110,17 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     before = StoredMemory.load(folder) if arguments.update else None
     content, content_name = load_content(arguments, domain)
     linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
+    kept = arguments.row_items, arguments.similar_items
     if before is not None:
         stored = updated(before, domain, content, arguments.all_interactions)
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
         settings = MemorySettings(temperature=arguments.temperature, mixing_weight=arguments.mixing_weight)
         if content is not None:
             settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
-        stored = build_memory(interactions.training_part(), content, linear, settings, arguments.row_items)
+        stored = build_memory(interactions.training_part(), content, linear, settings, *kept)
         stored.facts["part"] = "training"
     else:
-        stored = choose_memory(ranker, interactions, content, linear, arguments.row_items)
+        stored = choose_memory(ranker, interactions, content, linear, *kept)
     if stored.memory.settings.content_weight:
         stored.facts["content"] = content_name
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
@@ -168,7 +179,7 @@ def updated(before: StoredMemory, domain: Domain, content: np.ndarray | None, ev
         max_history=settings.max_history,
     )
     remembered = interactions if everything else interactions.training_part()
-    stored = build_memory(remembered, content, linear, settings, facts["row_items"])
+    stored = build_memory(remembered, content, linear, settings, facts["row_items"], facts["similar_items"])
     stored.facts = facts | stored.facts | {"part": "all" if everything else "training"}
     return stored
 

@@ -145,7 +145,8 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
     told: dict[str, Any] = {
         "Transitions": {"inverse": "linear, in closed form", "counts": "decayed counts"}[facts["transitions"]],
         "Regularization": facts.get("regularization"),
-        "Kept of each item": facts["row_items"],
+        "Transitions kept of each item": facts["row_items"],
+        "Similar items kept of each": facts["similar_items"] if memory.similar_items is not None else None,
         "Interactions remembered": facts["interactions"],
         "Part": facts.get("part"),
         "Content": facts.get("content"),

@@ -1,7 +1,8 @@
 """Item memories: built from a training part, chosen on validation, and brought up to date.
 
-The transitions are those of the linear ranker, cut to the largest of each row, and the content its cosines, cut to the
-nearest items. What is chosen is chosen on validation by a fixed rule, before any look at the test:
+The transitions are those of the linear ranker, cut to the largest of each row and the item's own, which in closed form
+is below 0: what was bought is seldom bought again, and ranking loses much without it. The content is its cosines, cut
+to the nearest items. What is chosen is chosen on validation by a fixed rule, before any look at the test:
 
 1. λ, w and κ of the memory alone, as the linear ranker chooses them ([`trainers.rankers.linear_selection`]);
 2. τ and g together, the pair of [`TEMPERATURES`] × [`MIXING_WEIGHTS`] with the best NDCG@10 of the mixture, seen items
@@ -45,7 +46,8 @@ logger = logging.getLogger(__name__)
 
 TEMPERATURES = (0.02, 0.03, 0.05)  # τ
 MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)  # g
-ROW_ITEMS = 50  # transitions of an item, and items alike
+ROW_ITEMS = 50  # transitions of an item that are kept, beside its own
+SIMILAR_ITEMS = 100  # items alike in content, itself among them
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
 MOST_CASES = 5000  # validation cases; of more, some at equal distances
 FOLDS = 5  # of users, for the gate
@@ -132,6 +134,7 @@ def build_memory(
     linear: LinearSettings | None = None,
     settings: MemorySettings | None = None,
     row_items: int = ROW_ITEMS,
+    similar_items: int = SIMILAR_ITEMS,
     transitions: np.ndarray | sparse.csr_array | None = None,
 ) -> StoredMemory:
     """
@@ -143,7 +146,8 @@ def build_memory(
         linear ([`LinearSettings`], *optional*): how transitions are made; its weights of the content are taken unless
             `settings` are given, and none where there is no content.
         settings ([`MemorySettings`], *optional*): how the memory is read.
-        row_items (`int`, *optional*, defaults to 50): transitions, and similar items, that are kept of each item.
+        row_items (`int`, *optional*, defaults to 50): transitions that are kept of each item, beside its own.
+        similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B in closed form, if it was made already.
 
     Raises:
@@ -151,8 +155,8 @@ def build_memory(
             without any.
     """
     check_training(training)
-    if row_items < 1:
-        raise ValueError(f"row_items must be at least 1, got {row_items}.")
+    if min(row_items, similar_items) < 1:
+        raise ValueError(f"row_items and similar_items must be at least 1, got {row_items} and {similar_items}.")
     linear = LinearSettings() if linear is None else linear
     if settings is None:
         settings = MemorySettings(max_history=linear.max_history)
@@ -176,10 +180,11 @@ def build_memory(
         unit = unit_content(vectors, num_items, mean)
         if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
             logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
-        similar = (*nearest_items(unit, unit, row_items), mean)
+        similar = (*nearest_items(unit, unit, similar_items), mean)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     memory = ItemMemory(*_largest(transitions, row_items), counts, settings, *similar)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
+    facts["similar_items"] = similar_items
     if way == "inverse":
         facts["regularization"] = linear.regularization
     facts |= {"interactions": len(training.items), "users": training.num_users}
@@ -187,8 +192,16 @@ def build_memory(
 
 
 def _largest(transitions: np.ndarray | sparse.csr_array, row_items: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest entries of each row as items and weights, side by side, those of largest weight first."""
-    kept = largest_of_rows(transitions, row_items)
+    """The largest entries of each row above 0, and the item's own whatever its sign, as items and weights side by
+    side, those of largest weight first."""
+    own = transitions.diagonal()
+    if isinstance(transitions, np.ndarray):
+        transitions = transitions.copy()
+        np.fill_diagonal(transitions, 0)
+    else:
+        transitions = sparse.csr_array(transitions - sparse.diags_array(own))
+    kept = sparse.csr_array(largest_of_rows(transitions, row_items) + sparse.diags_array(own))
+    kept.eliminate_zeros()
     lengths = np.diff(kept.indptr)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((kept.indices, -kept.data, owners))
@@ -463,6 +476,7 @@ def choose_memory(
     content: np.ndarray | None = None,
     linear: LinearSettings | None = None,
     row_items: int = ROW_ITEMS,
+    similar_items: int = SIMILAR_ITEMS,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses how it is read, by the rule of the module.
@@ -472,7 +486,7 @@ def choose_memory(
         interactions ([`Interactions`]): all interactions; the test is not looked at.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
-        row_items (`int`, *optional*, defaults to 50): transitions, and similar items, that are kept of each item.
+        row_items, similar_items (`int`, *optional*): see [`build_memory`].
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -484,16 +498,17 @@ def choose_memory(
     ranker = GenerativeRanker(
         ranker.model, ranker.trie, ranker.token_table, ranker.num_beams, ranker.batch_size, ranker.max_history
     )
-    selection = select_settings(interactions, content, replace(linear or LinearSettings(), row_items=row_items))
+    selection = select_settings(interactions, content, linear)
     if not selection.table:
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
     if not selection.settings.content_weight:
         content = None
     training = interactions.training_part()
-    stored = build_memory(training, content, selection.settings, None, row_items, selection.transitions)
+    chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
+    stored = build_memory(training, content, *chosen)
     cases = mixture_cases(ranker, stored.memory, interactions)
-    chosen, table = select_mixture(cases)
-    stored.memory = stored.memory.with_settings(**chosen)
+    values, table = select_mixture(cases)
+    stored.memory = stored.memory.with_settings(**values)
     ranker.memory = stored.memory
     result = evaluate(ranker, interactions, part="validation", ks=[CUTOFF], long_tail=False)
     stored.facts |= {

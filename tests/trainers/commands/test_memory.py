@@ -156,7 +156,7 @@ def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
         (["--temperature", "0", "--mixing_weight", "0.5"], "temperature must be above 0"),
         (["--temperature", "0.1", "--mixing_weight", "2"], "mixing_weight must be from 0 to 1"),
         (["--all_interactions"], "is for --update"),
-        (["--row_items", "0"], "--row_items"),
+        (["--row_items", "0"], "--row_items and --similar_items"),
         (["--output_dir", "x"], "--output_dir is for a recommender of the Hub"),
         (["--no_content", "--embeddings", "x"], "contradict"),
     ],

@@ -24,7 +24,7 @@ from trainers.methods.memory import (
     select_mixture,
 )
 from trainers.rankers.generative import GenerativeRanker
-from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts
+from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
 
 N, LEVELS = 30, [4, 5, 6]
 IDS = [f"i{row}" for row in range(N)]
@@ -61,12 +61,15 @@ def make_ranker(**arguments) -> GenerativeRanker:
 @pytest.mark.parametrize("evidence", [0.0, 10.0])
 def test_with_weight_1_the_search_ranks_as_the_linear_ranker(way, evidence):
     interactions, content = make_interactions(), make_content()
-    linear = LinearSettings(transitions=way, content_weight=0.1, evidence=evidence, row_items=N)
+    linear = LinearSettings(transitions=way, content_weight=0.1, evidence=evidence)
     training = interactions.training_part()
     stored = build_memory(training, content, linear, row_items=N)
+    transitions = transition_matrix(training, linear)
+    transitions = transitions if isinstance(transitions, np.ndarray) else transitions.toarray()
+    transitions = np.where((transitions > 0) | np.eye(N, dtype=bool), transitions, 0)
     ranker = make_ranker(num_beams=N)
     ranker.memory = stored.memory.with_settings(mixing_weight=1.0)
-    expected = LinearRanker(training, content, linear)
+    expected = LinearRanker(training, content, linear, transitions)
     histories = interactions.cases("test").histories()
     scores = torch.zeros(len(histories), N, dtype=torch.float64)
     users = expected.scorer.encode(histories)
@@ -75,6 +78,19 @@ def test_with_weight_1_the_search_ranks_as_the_linear_ranker(way, evidence):
     # both round: float32 products there, float16 rows here
     torch.testing.assert_close(scores.gather(1, ranked), scores.topk(10, dim=1).values, atol=2e-3, rtol=0)
     assert (ranked[:, 0].numpy() == expected.rank(histories, 1)[:, 0]).mean() > 0.95
+
+
+def test_rows_are_the_largest_and_the_items_own():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(N, N)).astype(np.float32)
+    stored = build_memory(make_interactions(), linear=LinearSettings(), row_items=4, transitions=matrix)
+    items, weights = stored.memory.transition_items, stored.memory.transition_weights
+    for row in range(N):
+        others = np.delete(np.arange(N), row)
+        best = sorted(others[np.argsort(-matrix[row, others])[:4]])
+        assert sorted(items[row].tolist()) == sorted([*best, row])
+        np.testing.assert_allclose(weights[row], matrix[row, items[row]], rtol=1e-3)
+    assert stored.facts["row_items"] == 4
 
 
 def test_counts_are_those_of_the_linear_ranker():
