@@ -5,21 +5,22 @@ is below 0: what was bought is seldom bought again, and ranking loses much witho
 to the nearest items. What is chosen is chosen on validation by a fixed rule, before any look at the test:
 
 1. λ, w and κ of the memory alone, as the linear ranker chooses them ([`trainers.rankers.linear_selection`]);
-2. τ and g together, the pair of [`TEMPERATURES`] × [`MIXING_WEIGHTS`] with the best NDCG@10 of the mixture, seen items
-   kept; of equal ones the first. g = 0 and 1 are in the grid, so on validation the mixture is no worse than either;
+2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
+   ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
+   prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;
 3. a gate in place of the constant g, fitted by maximum likelihood, if its NDCG@10 on users that it was not fitted on
-   (5 folds) is above that of the constant.
+   (5 folds) is above that of the best constant, and that of the search with it above that of the choice of step 2.
 
-The network is asked once. Of each validation case the items that any mixture could rank among the first 10 are the
-network's best and the memory's best, [`CANDIDATES`] of each; the network's log-probabilities of all of them are exact,
-so is the memory's normaliser, and each pair is a sort of these. The numbers of what was chosen come from the search.
+For the grid the network is asked once. Of each validation case the items that a mixture could rank among the first 10
+are the network's best and the memory's best, [`CANDIDATES`] of each; the network's log-probabilities of all of them
+are exact, so is the memory's normaliser, and each pair is a sort of these.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.text_statistics import TF_IDF, tf_idf_embeddings
 from trainers.data.domains import Domain
-from trainers.data.interactions import Interactions
+from trainers.data.interactions import Cases, Interactions
 from trainers.evaluation.metrics import means, metrics_per_case
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.generative import GenerativeRanker
@@ -49,6 +50,7 @@ MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)  # g
 ROW_ITEMS = 50  # transitions of an item that are kept, beside its own
 SIMILAR_ITEMS = 100  # items alike in content, itself among them
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
+SEARCHED = 3  # pairs that the search itself judges
 MOST_CASES = 5000  # validation cases; of more, some at equal distances
 FOLDS = 5  # of users, for the gate
 CUTOFF = 10
@@ -337,9 +339,7 @@ def mixture_cases(ranker: GenerativeRanker, memory: ItemMemory, interactions: In
     cases = interactions.cases("validation")
     if not len(cases):
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
-    chosen = np.arange(len(cases))
-    if len(cases) > MOST_CASES:
-        chosen = np.linspace(0, len(cases) - 1, MOST_CASES).astype(np.int64)
+    chosen, _ = _sampled(cases)
     model, trie = ranker.model, ranker.trie.to(ranker.model.device)
     memory = memory.to(model.device)
     wanted = min(CANDIDATES, trie.num_items)
@@ -375,6 +375,12 @@ def mixture_cases(ranker: GenerativeRanker, memory: ItemMemory, interactions: In
             tensors = tuple(_widened(each, width, fill) for each in tensors)
         joined.append(torch.cat(tensors))
     return MixtureCases(*joined)
+
+
+def _sampled(cases: Cases) -> tuple[np.ndarray, np.ndarray]:
+    """The cases that are judged, of very many some at equal distances, and their users."""
+    chosen = np.linspace(0, len(cases) - 1, min(MOST_CASES, len(cases))).astype(np.int64)
+    return chosen, np.unique(cases.users[chosen])
 
 
 def _widened(values: torch.Tensor, width: int, fill: float) -> torch.Tensor:
@@ -422,40 +428,54 @@ def gates(gate: Sequence[float], evidence: torch.Tensor) -> torch.Tensor:
     return (weights[0] + evidence @ weights[1:]).sigmoid()
 
 
-def select_mixture(cases: MixtureCases, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def select_mixture(
+    cases: MixtureCases, search: Callable[[dict[str, Any]], dict[str, float]], seed: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     Chooses τ, g and whether a gate replaces g, by the rule of the module.
 
     Args:
         cases ([`MixtureCases`]): of validation.
+        search (`Callable`): the metrics of the beam search with values of [`MemorySettings`].
         seed (`int`, *optional*, defaults to 0): of the folds.
 
     Returns:
         The values of [`MemorySettings`] that were chosen, and the table that they were chosen from: a row for each
-        pair with `temperature`, `mixing_weight`, `recall@10`, `ndcg@10`, and one with `mixing_weight` "gate".
+        pair with `temperature`, `mixing_weight`, `recall@10`, `ndcg@10`, and one with `mixing_weight` "gate". Rows
+        that the search has judged have `searched`, its NDCG@10.
     """
     table: list[dict[str, Any]] = [
         {"temperature": temperature, "mixing_weight": mixing, **_shown(cases.metrics(temperature, mixing))}
         for temperature in TEMPERATURES
         for mixing in MIXING_WEIGHTS
     ]
-    best = max(table, key=lambda row: row[CRITERION])  # the first of equal ones
-    chosen: dict[str, Any] = {name: best[name] for name in ("temperature", "mixing_weight")} | {"gate": None}
-    temperature = chosen["temperature"]
+    # stable, so of equal ones the first; the network alone has no temperature, and the memory's order none either
+    ranked = sorted(table, key=lambda row: -row[CRITERION])
+    alone = {0.0: TEMPERATURES[0], 1.0: TEMPERATURES[0]}
+    distinct = [row for row in ranked if alone.get(row["mixing_weight"], row["temperature"]) == row["temperature"]]
+    for row in distinct[:SEARCHED]:
+        values = {"temperature": row["temperature"], "mixing_weight": row["mixing_weight"], "gate": None}
+        row["searched"] = search(values)[CRITERION]
+    best = max(distinct[:SEARCHED], key=lambda row: row["searched"])
+    temperature = best["temperature"]
+    chosen: dict[str, Any] = {"temperature": temperature, "mixing_weight": best["mixing_weight"], "gate": None}
+    if len(cases) < 10 * FOLDS:
+        return chosen, table
     evidence, log_network = cases.evidence(temperature), cases.log_network[:, -1]
     log_memory = cases.log_memory(temperature)[:, -1]
-    if len(cases) >= 10 * FOLDS:
-        folds = np.random.default_rng(seed).permutation(len(cases)) % FOLDS
-        mixing = torch.empty(len(cases), dtype=torch.float64)
-        for fold in range(FOLDS):
-            inside = torch.from_numpy(folds == fold)
-            gate = fit_gate(evidence[~inside], log_network[~inside], log_memory[~inside])
-            mixing[inside] = gates(gate, evidence[inside])
-        table.append(
-            {"temperature": temperature, "mixing_weight": "gate", **_shown(cases.metrics(temperature, mixing))}
-        )
-        if table[-1][CRITERION] > best[CRITERION]:
-            chosen["gate"] = fit_gate(evidence, log_network, log_memory)
+    folds = np.random.default_rng(seed).permutation(len(cases)) % FOLDS
+    mixing = torch.empty(len(cases), dtype=torch.float64)
+    for fold in range(FOLDS):
+        inside = torch.from_numpy(folds == fold)
+        gate = fit_gate(evidence[~inside], log_network[~inside], log_memory[~inside])
+        mixing[inside] = gates(gate, evidence[inside])
+    row = {"temperature": temperature, "mixing_weight": "gate", **_shown(cases.metrics(temperature, mixing))}
+    table.append(row)
+    if row[CRITERION] > ranked[0][CRITERION]:
+        with_gate = chosen | {"gate": fit_gate(evidence, log_network, log_memory)}
+        row["searched"] = search(with_gate)[CRITERION]
+        if row["searched"] > best["searched"]:
+            chosen = with_gate
     return chosen, table
 
 
@@ -507,15 +527,21 @@ def choose_memory(
     chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
     stored = build_memory(training, content, *chosen)
     cases = mixture_cases(ranker, stored.memory, interactions)
-    values, table = select_mixture(cases)
+    judged = interactions.select_users(_sampled(interactions.cases("validation"))[1])
+    searched: dict[str, dict[str, float]] = {}
+
+    def search(values: dict[str, Any]) -> dict[str, float]:
+        ranker.memory = stored.memory.with_settings(**values)
+        result = evaluate(ranker, judged, part="validation", ks=[CUTOFF], long_tail=False)
+        return searched.setdefault(str(values), _shown(result))
+
+    values, table = select_mixture(cases, search)
     stored.memory = stored.memory.with_settings(**values)
-    ranker.memory = stored.memory
-    result = evaluate(ranker, interactions, part="validation", ks=[CUTOFF], long_tail=False)
     stored.facts |= {
         "part": "training",
         "linear_selection": selection.table,
         "selection": table,
         "selection_cases": len(cases),
-        "validation": _shown(result),
+        "validation": searched[str(values)],
     }
     return stored

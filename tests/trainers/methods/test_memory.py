@@ -215,14 +215,19 @@ def test_a_gate_finds_who_is_whose():
 def test_the_choice_is_the_best_of_a_table_that_has_both_alone():
     interactions, ranker = make_interactions(), make_ranker(num_beams=N)
     stored = choose_memory(ranker, interactions, make_content())
+    assert ranker.memory is None, "the ranker is as it was"
     table, settings = stored.facts["selection"], stored.memory.settings
     constant = [row for row in table if row["mixing_weight"] != "gate"]
     assert {row["mixing_weight"] for row in constant} == set(memories.MIXING_WEIGHTS)
-    best = max(constant, key=lambda row: row["ndcg@10"])
+    searched = [row for row in constant if "searched" in row]
+    best = max(searched, key=lambda row: row["searched"])
     assert (settings.temperature, settings.mixing_weight) == (best["temperature"], best["mixing_weight"])
-    gate = [row for row in table if row["mixing_weight"] == "gate"]
-    assert (settings.gate is not None) == bool(gate and gate[0]["ndcg@10"] > best["ndcg@10"])
-    assert ranker.memory is None, "the ranker is as it was"
+    assert len(searched) == memories.SEARCHED
+    assert max(row["ndcg@10"] for row in constant) in [row["ndcg@10"] for row in searched]
+    ranker.memory = stored.memory
+    result = evaluate(ranker, interactions, part="validation", ks=[10], long_tail=False)
+    assert stored.facts["validation"] == {name: result[name] for name in ("recall@10", "ndcg@10")}
+    ranker.memory = None
     assert stored.facts["linear_selection"] and stored.facts["part"] == "training"
     again = choose_memory(ranker, interactions, make_content())
     assert again.facts == stored.facts and again.memory.settings == settings
@@ -232,10 +237,23 @@ def test_a_gate_is_taken_only_if_it_is_better_on_users_that_it_has_not_seen(monk
     interactions, ranker = make_interactions(), make_ranker(num_beams=N)
     stored = build_memory(interactions.training_part(), None)
     cases = mixture_cases(ranker, stored.memory, interactions)
+    network = cases.metrics(0.02, 0.0)["ndcg@10"]
+    asked = []
+
+    def search(values):
+        asked.append(values)
+        return {"ndcg@10": 1.0 if values["gate"] else 0.5}
+
     monkeypatch.setattr(memories, "fit_gate", lambda *_: (-50.0, 0.0, 0.0, 0.0))  # the network alone
-    chosen, table = select_mixture(cases)
-    network = next(row for row in table if row["mixing_weight"] == 0)
-    assert table[-1]["ndcg@10"] == pytest.approx(network["ndcg@10"]) and chosen["gate"] is None
+    chosen, table = select_mixture(cases, search)
+    assert table[-1]["ndcg@10"] == pytest.approx(network) and chosen["gate"] is None
+    assert len(asked) == memories.SEARCHED
+    monkeypatch.setattr(memories, "MIXING_WEIGHTS", (0.0,))  # a gate that gives the memory a say is better
+    monkeypatch.setattr(memories, "fit_gate", lambda *_: (0.5, 0.0, 0.0, 0.0))
+    chosen, table = select_mixture(cases, search)
+    assert chosen["gate"] == (0.5, 0.0, 0.0, 0.0) and table[-1]["searched"] == 1.0
+    chosen, _ = select_mixture(cases, lambda values: {"ndcg@10": 0.0 if values["gate"] else 0.5})
+    assert chosen["gate"] is None, "the search has the last word"
 
 
 def test_nothing_is_chosen_without_validation():
