@@ -182,7 +182,8 @@ class PrefixMass:
             self.numbers.insert(0, numbers)
         others = rules.totals() - known.sum(1)
         self.log_total = torch.logaddexp(others.to(logits.dtype).log(), logits.logsumexp(1))
-        self._log_mixing, self._log_rest = users.mixing.log(), torch.log1p(-users.mixing)
+        self._shift = (users.mixing.log() - self.log_total)[:, None]  # from a log-sum to log(g·M)
+        self._log_rest = torch.log1p(-users.mixing)
 
     def mix_children(self, level: int, nodes: Tensor, log_network: Tensor) -> Tensor:
         """
@@ -201,9 +202,8 @@ class PrefixMass:
         starts = self.edges[level - 1] if level else edges.clamp(max=0)
         cells, there = self.trie.levels[level].cells(nodes, starts, edges)
         counts = self.rules.counts(level, edges.clamp(max=self.trie.levels[level].num_edges - 1))
-        shift = (self._log_mixing - self.log_total)[:, None]  # in float64 where a candidate's sum may be large
-        logs += shift.float()[..., None]
-        put(logs, cells, there, (self._log_sums(level, counts) + shift).float())
+        logs += self._shift.float()[..., None]
+        put(logs, cells, there, self._shares(level, counts, self.sums[level], self.numbers[level]))
         return torch.logaddexp(log_network + self._log_rest[:, None, None], logs)
 
     def mix_edges(self, level: int, edges: Tensor, log_network: Tensor) -> Tensor:
@@ -212,17 +212,17 @@ class PrefixMass:
         places = torch.searchsorted(self.edges[level], edges).clamp_(max=self.edges[level].shape[1] - 1)
         found = self.edges[level].gather(1, places) == edges
         counts = self.rules.counts(level, edges)
-        logs = torch.where(found, self._log_sums(level, counts, places), counts.to(self.log_total.dtype).log())
-        logs = (logs + (self._log_mixing - self.log_total)[:, None]).float()
+        shares = self._shares(level, counts, self.sums[level].gather(1, places), self.numbers[level].gather(1, places))
+        logs = torch.where(found, shares, counts.float().log() + self._shift.float())
         return torch.logaddexp(log_network + self._log_rest[:, None], logs)
 
-    def _log_sums(self, level: int, counts: Tensor, places: Tensor | None = None) -> Tensor:
-        """Log-sum of exp(m / τ) below edges of candidates, by default of each; `counts` items are there."""
-        sums, numbers = self.sums[level], self.numbers[level]
-        if places is not None:
-            sums, numbers = sums.gather(1, places), numbers.gather(1, places)
-        others = (counts - numbers).clamp_(min=0).to(sums.dtype)
-        return torch.logaddexp(others.log(), sums)
+    def _shares(self, level: int, counts: Tensor, sums: Tensor, numbers: Tensor) -> Tensor:
+        """`log(g·M)` of edges with `numbers` candidates among `counts` items, whose log-sum is `sums`; float32."""
+        shares = (sums + self._shift).float()  # in float64 up to here: both may be large
+        if level == self.trie.num_levels - 1:  # a candidate is all that there is
+            return shares
+        others = (counts - numbers).clamp_(min=0).float().log_()
+        return torch.logaddexp(others + self._shift.float(), shares)
 
 
 def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, scores: Tensor) -> ItemSources:
