@@ -78,7 +78,7 @@ def tf_idf_embeddings(texts: Sequence[str], width: int = WIDTH, most_words: int 
     """
     if len(texts) >= MANY_TEXTS:
         logger.warning(
-            f"tf-idf: the SVD of {len(texts):,} texts takes about {len(texts) / 1e5:.0f} minutes on one core and "
+            f"tf-idf: the SVD of {len(texts):,} texts takes about {len(texts) / 3e3:.0f} s on one core and "
             f"{len(texts) * 8 * 4 * width / 1e9:.1f} GB"
         )
     matrix = tf_idf(texts, most_words)

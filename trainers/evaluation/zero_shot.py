@@ -116,7 +116,7 @@ def zero_shot_model(
             max_history=limit,
             prior_histories=arguments.prior_histories,
         )
-    if isinstance(ranker, ScoringRanker):
+    if isinstance(ranker, ScoringRanker) and hasattr(ranker.scorer, "candidate_scores"):
         kind = "cosine" if isinstance(ranker, NearestItems) else "score"
         return ZeroShotModel(
             ranker.name,

@@ -6,6 +6,7 @@
 sequence, `Y` the items that follow the prefix with weight 1/distance; `E` `[n, e]` are content embeddings without
 their mean, of unit length. It is SLIT (Choi et al., Session-aware Linear Item-Item Models, WWW 2021) with other
 weights, a ridge regression as in EASE (Steck, WWW 2019). Whatever is trained has to beat it.
+[`trainers.rankers.linear_selection`] chooses λ and w, which may depend on how often a user's last item was seen.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Choice of the linear ranker's settings on validation, by a fixed rule.
 
-The settings of [`GRID`] with the best NDCG@10 on the validation items, seen items kept; of equal ones the first. Ranks
+The settings of [`grid`] with the best NDCG@10 on the validation items, seen items kept; of equal ones the first. Ranks
 are those of [`~trainers.evaluation.protocol.evaluate`], but users are scored once for all weights of the content: the
 grid costs little more than the inverse of each λ. All is fitted on the training part, and the test is judged with it.
 """
@@ -141,9 +141,9 @@ def linear_ranker(
         content,
         selection.settings,
         selection.transitions,
-        content_name,
-        selection.table or None,
-        batch_size,
+        content_name=content_name,
+        selection=selection.table or None,
+        batch_size=batch_size,
     )
 
 

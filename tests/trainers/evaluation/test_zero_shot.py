@@ -25,6 +25,7 @@ from trainers.evaluation.zero_shot import (
 )
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
+from trainers.rankers.linear import LinearRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 
@@ -134,6 +135,8 @@ def test_two_models_are_compared_user_by_user(interactions, rows, recommender):
 
 
 def test_refusals(interactions):
+    with pytest.raises(ValueError, match=r"linear \(.*\) gives no scores for candidates"):
+        zero_shot_model(LinearRanker(interactions.training_part()), interactions, ZeroShotArguments())
     with pytest.raises(ValueError, match="item transitions gives no scores for candidates"):
         zero_shot_model(ItemTransitions(interactions.training_part()), interactions, ZeroShotArguments())
     with pytest.raises(ValueError, match="score must be one of sum, mean"):
