@@ -154,12 +154,19 @@ class TokenizerCardValues(ModelCardValues):
 
 @dataclass(frozen=True, kw_only=True)
 class RecommenderCardValues(ModelCardValues):
-    """Values of a generative recommender's card: those of [`ModelCardValues`]."""
+    """Values of a generative recommender's card: those of [`ModelCardValues`], and of its item memory.
+
+    Args:
+        memory (`Mapping[str, Any]`, *optional*): What the memory beside the recommender is, names and values.
+        memory_selection (`Sequence[Mapping]`, *optional*): Rows of the table that its settings were chosen from.
+    """
 
     template: ClassVar[str] = "recommender_card.md"
     kind: ClassVar[str] = "generative recommender"
 
     auto_class: str = "AutoModelForSeq2SeqLM"
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    memory_selection: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
+from .generation_memory import ItemSources, UserMemory
 from .generation_rules import ItemRules
+from .item_memory import ItemMemory
 from .item_trie import ItemTrie
 
 
@@ -24,14 +26,17 @@ class RecommendOutput(ModelOutput):
             Rows of the items in the trie; -1 where fewer items were found.
         scores (`torch.FloatTensor` of shape `(batch_size, num_items)`):
             Sum over the levels of the code's natural log-probability, normalised as the model was trained (by default
-            over the full vocabulary); -inf where `item_rows` is -1.
+            over the full vocabulary); with a memory, natural logarithm of the mixture. -inf where `item_rows` is -1.
         item_ids (`list[list[str]]`, *optional*):
             Item ids, when the trie has them. Users with fewer items found have shorter lists.
+        sources ([`ItemSources`], *optional*):
+            How much of each item is of the network, of the memory's transitions and of its content, if asked for.
     """
 
     item_rows: Tensor | None = None
     scores: Tensor | None = None
     item_ids: list[list[str]] | None = None
+    sources: ItemSources | None = None
 
 
 class BeamStep(Protocol):
@@ -84,6 +89,7 @@ def constrained_beam_search(
     num_beams: int,
     rules: ItemRules | None = None,
     normalize_over: str = "vocabulary",
+    memory: UserMemory | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
     Beam search over the identifiers of a trie: the items and scores that `generate` gives with `num_beams`,
@@ -92,6 +98,9 @@ def constrained_beam_search(
 
     With rules, it is the search over a trie of the items that each user may get. With `num_beams >= num_items`, as
     many items come back as were asked for, whenever there are so many (see `generation_rules.py`).
+
+    With a memory, prefixes and items are ranked by their probability in the mixture of network and memory (see
+    `generation_memory.py`).
 
     Args:
         step ([`BeamStep`]): the network with B users.
@@ -102,6 +111,7 @@ def constrained_beam_search(
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
             What a code's probability is normalised over, as the network was trained: the `"vocabulary"` or `"items"`,
             the codes that exist after the prefix whatever the rules.
+        memory ([`UserMemory`], *optional*): what a memory says of the B users.
 
     Returns:
         `tuple[torch.LongTensor, torch.FloatTensor]`: item rows and float32 scores, both of shape `(B, num_items)`,
@@ -110,25 +120,32 @@ def constrained_beam_search(
     logits = step.start()
     nodes = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
     scores = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
-    rules_of_level = None if rules is None else rules.start(len(logits))
+    rules_of_search = None if rules is None else rules.start(len(logits))
+    mass = None if memory is None else memory.start(rules_of_search)
     for depth, (level, first) in enumerate(zip(trie.levels, trie.level_offsets, strict=True)):
         is_last = depth == trie.num_levels - 1
         log_probs = level_log_probs(logits, trie, depth, nodes, normalize_over)
-        codes, exists = level.children(nodes)[:2] if rules_of_level is None else rules_of_level(depth, nodes)
+        if rules_of_search is None:
+            codes, exists = level.children(nodes)[:2]
+        else:
+            codes, exists = rules_of_search.children(depth, nodes)
         if codes is not None:
             log_probs = log_probs.gather(-1, codes)
-        candidates = torch.where(exists, log_probs + scores[..., None], -torch.inf).flatten(1)
-        scores, best = candidates.topk(min(num_items if is_last else num_beams, candidates.shape[1]))
+        log_probs = log_probs + scores[..., None]
+        ranked_by = log_probs if mass is None else mass.mix_children(depth, nodes, log_probs)
+        candidates = torch.where(exists, ranked_by, -torch.inf).flatten(1)
+        ranked, best = candidates.topk(min(num_items if is_last else num_beams, candidates.shape[1]))
+        scores = ranked if memory is None else log_probs.flatten(1).gather(1, best)  # the network goes on from its own
         parents, columns = best // level.width, best % level.width
         # a beam without continuation has edge -1 and score -inf from here on
         codes, nodes = level.child(nodes.gather(1, parents), columns)
         if not is_last:
             logits = step.advance(codes + first, parents)
 
-    missing = num_items - scores.shape[1]
-    scores = nn.functional.pad(scores, (0, missing), value=-torch.inf)
+    missing = num_items - ranked.shape[1]
+    ranked = nn.functional.pad(ranked, (0, missing), value=-torch.inf)
     rows = nn.functional.pad(trie.rows_at(nodes), (0, missing), value=-1)
-    return rows.masked_fill(scores == -torch.inf, -1), scores
+    return rows.masked_fill(ranked == -torch.inf, -1), ranked
 
 
 class ItemLogitsProcessor(LogitsProcessor):
@@ -186,6 +203,7 @@ def generate_items(
     trie: ItemTrie,
     exclude: Tensor | None = None,
     rules: ItemRules | None = None,
+    memory: ItemMemory | None = None,
     **model_kwargs,
 ) -> Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
     """
@@ -194,7 +212,8 @@ def generate_items(
     `generate` prepares: it runs the encoder and repeats its states for every beam before it comes here.
 
     Args:
-        trie, exclude, rules: as for `recommend`; arguments of `generate`, like `num_beams` and `num_return_sequences`.
+        trie, exclude, rules, memory: as for `recommend`; arguments of `generate`, like `num_beams` and
+            `num_return_sequences`.
 
     Returns:
         As `generate`: token ids `(batch_size * num_return_sequences, 1 + num_levels)`, for a decoder with the history
@@ -225,7 +244,7 @@ def generate_items(
         attention_mask = attention_mask[::expansion]
     recommend: Callable[..., RecommendOutput] = model.recommend  # type: ignore[assignment]  # a mixin's
     output = recommend(
-        inputs_tensor, attention_mask, trie, num_items, generation_config.num_beams, exclude=exclude, rules=rules
+        inputs_tensor, attention_mask, trie, num_items, generation_config.num_beams, exclude, rules, memory
     )
     assert output.item_rows is not None and output.scores is not None
     rows = output.item_rows.flatten()

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .generation_items import BeamStep, RecommendOutput, constrained_beam_search, level_log_probs
+from .generation_memory import ItemSources, UserMemory, history_rows, item_sources
 from .generation_rules import ItemRules, check_range
+from .item_memory import ItemMemory
 from .item_trie import ItemTrie
 
 # Rows of the network (users × beams) that a CPU works on at a time; from 1,000 to 3,000 there is little difference.
@@ -36,6 +38,8 @@ class ItemRecommendation(PreTrainedModel):
         num_beams: int = 50,
         exclude: Tensor | None = None,
         rules: ItemRules | None = None,
+        memory: ItemMemory | None = None,
+        return_sources: bool = False,
     ) -> RecommendOutput:
         """
         Recommends items by beam search over the identifiers that exist (UTGRec, section 2.4). Dropout is off whatever
@@ -55,13 +59,17 @@ class ItemRecommendation(PreTrainedModel):
             exclude (`torch.LongTensor` of shape `(batch_size, num_excluded)`, *optional*):
                 Item rows never to return, for instance those seen; padded with -1.
             rules ([`ItemRules`], *optional*): what each user may get, made for this trie.
+            memory ([`ItemMemory`], *optional*): transitions and content of the trie's items, to rank by the mixture of
+                network and memory (see `generation_memory.py`). Moved as the trie is.
+            return_sources (`bool`, *optional*, defaults to `False`):
+                Whether to tell for each item how much of it is of the network and of the memory, see [`ItemSources`].
 
         Returns:
             [`RecommendOutput`]: item rows, scores and, when the trie has them, item ids.
 
         Raises:
-            ValueError: if the trie is not of this model's vocabulary, the rules are not of the trie, a token id or an
-                item row is out of range, or shapes disagree.
+            ValueError: if the trie is not of this model's vocabulary, rules or memory are not of the trie, a token id
+                or an item row is out of range, or shapes disagree; if sources are asked for without a memory.
         """
         if num_items < 1 or num_beams < 1:
             raise ValueError(f"num_items and num_beams must be at least 1, got {num_items} and {num_beams}.")
@@ -78,8 +86,10 @@ class ItemRecommendation(PreTrainedModel):
             raise ValueError(
                 f"the rules are for {rules.num_users} users, the batch has {batch_size}: `select` a row for each user."
             )
+        recalled = self._recalled(memory, input_ids, attention_mask, trie, needed=return_sources)
         rows = torch.empty(batch_size, num_items, dtype=torch.long, device=self.device)
         scores = torch.empty(batch_size, num_items, device=self.device)
+        sources: list[tuple[Tensor | slice, ItemSources]] = []
         with self._without_dropout():
             make_step = self._search_step(trie)
             for users, columns in user_blocks(attention_mask, num_beams):
@@ -87,13 +97,22 @@ class ItemRecommendation(PreTrainedModel):
                 rules_of_users = rules
                 if rules is not None and isinstance(users, Tensor):
                     rules_of_users = rules.select(users)
+                memory_of_users = None if recalled is None else recalled(users)
                 rows[users], scores[users] = constrained_beam_search(
-                    step, trie, num_items, num_beams, rules_of_users, self.config.normalize_over
+                    step, trie, num_items, num_beams, rules_of_users, self.config.normalize_over, memory_of_users
                 )
+                if return_sources:
+                    assert memory_of_users is not None
+                    sources.append((users, item_sources(memory_of_users, rules_of_users, rows[users], scores[users])))
         item_ids = None
         if trie.item_ids is not None:
             item_ids = [[trie.item_ids[row] for row in user if row >= 0] for user in rows.tolist()]
-        return RecommendOutput(item_rows=rows, scores=scores, item_ids=item_ids)
+        return RecommendOutput(
+            item_rows=rows,
+            scores=scores,
+            item_ids=item_ids,
+            sources=_joined(sources, batch_size) if return_sources else None,
+        )
 
     @torch.no_grad()
     def score_items(
@@ -103,6 +122,7 @@ class ItemRecommendation(PreTrainedModel):
         trie: ItemTrie,
         candidates: Tensor,
         per_level: bool = False,
+        memory: ItemMemory | None = None,
     ) -> Tensor:
         """
         Log-probability of given items for given users: what [`~ItemRecommendation.recommend`] returns as
@@ -113,6 +133,7 @@ class ItemRecommendation(PreTrainedModel):
             candidates (`torch.LongTensor` of shape `(batch_size, num_candidates)`): item rows, padded with -1.
             per_level (`bool`, *optional*, defaults to `False`): whether to give the log-probability of each code
                 instead of their sum.
+            memory ([`ItemMemory`], *optional*): as for `recommend`: scores are those of the mixture.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_candidates)`, or `(batch_size, num_candidates, num_levels)`
@@ -128,14 +149,42 @@ class ItemRecommendation(PreTrainedModel):
             )
         check_range("candidates", candidates, -1, trie.num_items, "of items in the trie (-1 is padding)")
         trie, candidates = trie.to(self.device), candidates.to(self.device)
+        recalled = self._recalled(memory, input_ids, attention_mask, trie)
         shape = (*candidates.shape, trie.num_levels) if per_level else candidates.shape
         scores = torch.empty(shape, device=self.device)
         with self._without_dropout():
             make_step = self._search_step(trie)
             for users, columns in user_blocks(attention_mask, candidates.shape[1]):
                 step = make_step(input_ids[users, columns], attention_mask[users, columns])
-                scores[users] = score_candidates(step, trie, candidates[users], self.config.normalize_over, per_level)
+                memory_of_users = None if recalled is None else recalled(users)
+                scores[users] = score_candidates(
+                    step, trie, candidates[users], self.config.normalize_over, per_level, memory_of_users
+                )
         return scores
+
+    def _recalled(
+        self,
+        memory: ItemMemory | None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        trie: ItemTrie,
+        needed: bool = False,
+    ) -> Callable[[Tensor | slice], UserMemory] | None:
+        """What a memory says of some of the users; `None` where it has no say and need not explain itself."""
+        if memory is None:
+            if needed:
+                raise ValueError("return_sources needs a memory: without one every item is the network's.")
+            return None
+        if memory.num_items != trie.num_items:
+            raise ValueError(
+                f"the memory is of {memory.num_items} items, the trie has {trie.num_items}: build it for this "
+                "catalogue, or `select` its items."
+            )
+        if memory.is_silent and not needed:
+            return None
+        memory = memory.to(self.device)
+        rows = history_rows(input_ids, attention_mask, trie, memory.settings.max_history)
+        return lambda users: UserMemory(memory, rows[users], trie)
 
     def _checked_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, trie: ItemTrie
@@ -201,9 +250,29 @@ def user_blocks(attention_mask: Tensor, rows_per_user: int) -> list[tuple[Tensor
     return [(users, slice(int(ends[users].max()))) for users in blocks]
 
 
+def _joined(parts: list[tuple[Tensor | slice, ItemSources]], batch_size: int) -> ItemSources:
+    """The sources of all users, in their order."""
+    longest = max(part.history_rows.shape[1] for _, part in parts)
+    joined: dict[str, Tensor] = {}
+    for users, part in parts:
+        for name, values in part._asdict().items():
+            fill = -1 if name == "history_rows" else 0
+            if name in ("transitions", "content", "history_rows"):  # the latest item stands last
+                values = nn.functional.pad(values, (longest - values.shape[-1], 0), value=fill)
+            if name not in joined:
+                joined[name] = values.new_full((batch_size, *values.shape[1:]), fill)
+            joined[name][users] = values
+    return ItemSources(**joined)
+
+
 @torch.no_grad()
 def score_candidates(
-    step: BeamStep, trie: ItemTrie, candidates: Tensor, normalize_over: str = "vocabulary", per_level: bool = False
+    step: BeamStep,
+    trie: ItemTrie,
+    candidates: Tensor,
+    normalize_over: str = "vocabulary",
+    per_level: bool = False,
+    memory: UserMemory | None = None,
 ) -> Tensor:
     """
     Scores each user's candidates exhaustively. A prefix that several candidates of a user share is a beam that the
@@ -215,11 +284,13 @@ def score_candidates(
         candidates (`torch.LongTensor` of shape `(B, C)`): item rows, -1 for padding.
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`): as [`constrained_beam_search`].
         per_level (`bool`, *optional*, defaults to `False`): whether to give each level's share instead of their sum.
+        memory ([`UserMemory`], *optional*): what a memory says of the B users.
 
     Returns:
         `torch.FloatTensor` of shape `(B, C)`: sum over the levels of the codes' natural log-probabilities, as
         [`constrained_beam_search`] scores items; -inf for padding. With `per_level` of shape `(B, C, L)`: the
-        log-probability of each level's code after the history and the codes before it.
+        log-probability of each level's code after the history and the codes before it. With a memory these are of the
+        mixture, a level's that of the prefix with its code less that of the prefix before.
     """
     path = trie.path(candidates)
     order = path[-1].argsort(dim=1)  # equal prefixes are neighbours; padding comes first and is a prefix of its own
@@ -251,10 +322,24 @@ def score_candidates(
             parents = torch.zeros(shape, dtype=torch.long, device=beam.device).scatter_(1, beams[depth], beam)
             logits, beam = step.advance(next_tokens, parents), beams[depth]
             nodes = path[depth][:, :1].expand(shape).clone().scatter_(1, beam, path[depth])
+    if memory is not None:
+        levels = _mixed(levels, memory, path)
     scores = torch.stack(levels, dim=2) if per_level else sum(levels[1:], start=levels[0])[..., None]
     scores = torch.empty_like(scores).scatter_(1, order[..., None].expand_as(scores), scores)
     scores.masked_fill_(candidates[..., None] < 0, -torch.inf)
     return scores if per_level else scores.squeeze(2)
+
+
+def _mixed(levels: list[Tensor], memory: UserMemory, path: list[Tensor]) -> list[Tensor]:
+    """Log-probabilities `[B, C]` of each level's code in the mixture, from the network's and the items' edges."""
+    mass = memory.start()
+    mixed, before, network = [], torch.zeros_like(levels[0]), torch.zeros_like(levels[0])
+    for level, (log_probs, edges) in enumerate(zip(levels, path, strict=True)):
+        network = network + log_probs
+        prefix = mass.mix_edges(level, edges, network)
+        mixed.append(prefix - before)
+        before = prefix
+    return mixed
 
 
 __all__ = ["ItemRecommendation", "score_candidates", "user_blocks"]

@@ -8,7 +8,6 @@ and the search is exhaustive so far, or as many as the beam is wide, and each ha
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -141,13 +140,12 @@ class ItemRules:
             setattr(moved, name, None if tensor is None else tensor.to(trie.device))
         return moved
 
-    def start(self, batch_size: int) -> Callable[[int, Tensor], tuple[Tensor | None, Tensor]]:
+    def start(self, batch_size: int) -> "RulesOfSearch":
         """
         Prepares a search for a batch of users.
 
         Returns:
-            A function of a level and nodes `[B, W]` of that depth, different for a user, that returns codes (None if
-            the level is dense) and whether a child may be entered, laid out as [`TrieLevel.children`] does.
+            [`RulesOfSearch`]: what may be entered, level by level.
 
         Raises:
             ValueError: if the rules are for another number of users.
@@ -156,7 +154,7 @@ class ItemRules:
             raise ValueError(
                 f"the rules are for {self.num_users} users, the batch has {batch_size}; `select` a row for each user."
             )
-        return _Search(self.trie, self._masks, self._users, self._allowed, self._denied, batch_size).children
+        return RulesOfSearch(self.trie, self._masks, self._users, self._allowed, self._denied, batch_size)
 
 
 class _Masks:
@@ -203,8 +201,8 @@ class _Masks:
         return self.counts[level].flatten()[rows * self.counts[level].shape[1] + edges.clamp(min=0)]
 
 
-class _Search:
-    """Rules of a batch of users during one search."""
+class RulesOfSearch:
+    """Rules of a batch of users during one search, as [`ItemRules.start`] makes them."""
 
     def __init__(
         self,
@@ -236,14 +234,16 @@ class _Search:
         if self.masks is not None:
             drop |= ~self.masks.below(self.trie.num_levels - 1, self.mask_rows, positions)
         if without is not None:
-            places = torch.searchsorted(without[-1], positions).clamp_(max=without[-1].shape[1] - 1)
-            drop |= without[-1].gather(1, places) == positions
+            drop |= _is_in(without[-1], positions)
         positions, again = positions.masked_fill_(drop, -1).sort(dim=1)
         order = order.gather(1, again)
         return [edges.gather(1, order).masked_fill_(positions < 0, -1) for edges in path]
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor | None, Tensor]:
-        """See [`ItemRules.start`]."""
+        """
+        What may follow nodes `[B, W]` of a level's depth, different ones for a user: codes (None if the level is
+        dense) and whether a child may be entered, laid out as [`TrieLevel.children`] does.
+        """
         codes, exists, edges = self.trie.levels[level].children(nodes)
         if self.allowed is not None:
             exists = torch.zeros_like(exists)
@@ -259,27 +259,93 @@ class _Search:
             self._mark(level, nodes, self.denied, exists, False)
         return codes, exists
 
+    def counts(self, level: int, edges: Tensor) -> Tensor:
+        """Numbers of items that a user may get below edges `[B, C]` of a level, which are all of the trie; int64."""
+        if self.allowed is not None:
+            return _number_of(self.allowed[level], edges)
+        if self.masks is None:
+            counts = self.trie.levels[level].counts[edges].long()
+        else:
+            counts = self.masks.below(level, self.mask_rows, edges).long()
+        return counts if self.denied is None else counts - _number_of(self.denied[level], edges)
+
+    def totals(self) -> Tensor:
+        """Numbers of items that each user may get, int64 `[B]`."""
+        if self.allowed is not None:
+            return (self.allowed[-1] >= 0).sum(1)
+        if self.masks is None:
+            totals = torch.full((self.batch_size,), self.trie.num_items, device=self.trie.device)
+        else:
+            totals = self.masks.counts[0].sum(1)[self.mask_rows]
+        return totals if self.denied is None else totals - (self.denied[-1] >= 0).sum(1)
+
+    def log_counts(self, level: int, nodes: Tensor) -> Tensor:
+        """Logarithm of the number of items that a user may get below each child of nodes `[B, W]`, float32, laid out
+        as `children`; without meaning where no child may be entered."""
+        edges_of_level = self.trie.levels[level]
+        if self.masks is None or self.allowed is not None:
+            logs = edges_of_level.log_counts(nodes)
+        else:
+            logs = self.masks.below(level, self.mask_rows, edges_of_level.edges_of_children(nodes)).float().log_()
+        listed = self.denied if self.allowed is None else self.allowed
+        if listed is not None:  # of all that may be entered, the others are as they were, or not listed
+            cells, there = self._cells(level, nodes, listed)
+            counts = self.counts(level, listed[level].clamp(min=0))
+            put(logs, cells, there, counts.float().log_())
+        return logs
+
+    def allows(self, positions: Tensor) -> Tensor:
+        """Whether a user may get the items at positions `[B, C]`, which are all of the trie."""
+        if self.allowed is not None:
+            return _is_in(self.allowed[-1], positions)
+        allows = torch.ones_like(positions, dtype=torch.bool)
+        if self.masks is not None:
+            allows &= self.masks.below(self.trie.num_levels - 1, self.mask_rows, positions)
+        if self.denied is not None:
+            allows &= ~_is_in(self.denied[-1], positions)
+        return allows
+
+    def _cells(self, level: int, nodes: Tensor, path: list[Tensor]) -> tuple[Tensor, Tensor]:
+        edges = path[level]
+        starts = path[level - 1] if level else edges.clamp(max=0)  # nodes that the edges leave from
+        return self.trie.levels[level].cells(nodes, starts, edges)
+
     def _mark(self, level: int, nodes: Tensor, path: list[Tensor], exists: Tensor, value: bool):
         """
         Sets `exists` `[B, W, columns]` to `value` at listed edges that leave from `nodes` `[B, W]`; with False, only
         at edges below which all items are listed.
         """
         edges = path[level]
-        starts = path[level - 1] if level else edges.clamp(max=0)  # nodes that the edges leave from
-        ordered, beams = nodes.sort(dim=1)
-        places = torch.searchsorted(ordered, starts).clamp_(max=nodes.shape[1] - 1)
-        applies = (ordered.gather(1, places) == starts) & (edges >= 0)
+        cells, applies = self._cells(level, nodes, path)
         if not value:
             listed = torch.searchsorted(edges, edges, right=True) - torch.searchsorted(edges, edges)
             if self.masks is not None:
                 applies &= listed >= self.masks.below(level, self.mask_rows, edges)
             else:
                 applies &= listed >= self.trie.levels[level].counts[edges.clamp(min=0)]
-        columns = self.trie.levels[level].columns(starts.clamp(min=0), edges.clamp(min=0))
-        cells = beams.gather(1, places) * exists.shape[2] + columns
         exists = exists.view(torch.uint8).flatten(1)
         values = applies.to(torch.uint8)  # those that do not apply change nothing where they go
         exists.scatter_reduce_(1, cells, values if value else 1 - values, "amax" if value else "amin")
+
+
+def put(grid: Tensor, cells: Tensor, there: Tensor, values: Tensor) -> None:
+    """Writes values `[B, C]` into the cells of `grid` `[B, ...]` that are there; those of one cell are the same."""
+    flat = grid.flatten(1)
+    first = there.to(torch.uint8).argmax(1, keepdim=True)
+    cell = cells.gather(1, first)  # what is not there goes where the first one goes, or leaves a cell as it is
+    value = torch.where(there.gather(1, first), values.gather(1, first), flat.gather(1, cell))
+    flat.scatter_(1, torch.where(there, cells, cell), torch.where(there, values, value))
+
+
+def _number_of(listed: Tensor, edges: Tensor) -> Tensor:
+    """How many of sorted edges `[B, longest]` are each of the edges `[B, C]`."""
+    return torch.searchsorted(listed, edges, right=True) - torch.searchsorted(listed, edges)
+
+
+def _is_in(listed: Tensor, positions: Tensor) -> Tensor:
+    """Whether positions `[B, C]` are among sorted ones `[B, longest]`."""
+    places = torch.searchsorted(listed, positions).clamp_(max=listed.shape[1] - 1)
+    return listed.gather(1, places) == positions
 
 
 def check_range(name: str, values: Tensor, low: int, high: int, what: str):
@@ -293,4 +359,4 @@ def check_range(name: str, values: Tensor, low: int, high: int, what: str):
         )
 
 
-__all__ = ["ItemRules", "check_range"]
+__all__ = ["ItemRules", "RulesOfSearch", "check_range", "put"]

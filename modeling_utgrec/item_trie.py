@@ -137,6 +137,7 @@ class ItemTrie:
             pairs = torch.stack([order[second - 1], order[second]], dim=1)[:10].tolist()
             raise ValueError(f"{second.numel()} identifiers belong to more than one item; equal rows: {pairs}")
         self._rows = order.to(torch.int32)  # item row of each position
+        self._positions: Tensor | None = None  # the inverse, made when it is first asked for
 
     @property
     def codes(self) -> Tensor:
@@ -176,6 +177,7 @@ class ItemTrie:
         moved = copy.copy(self)
         moved._codes, moved._rows = self._codes.to(device), self._rows.to(device)
         moved.content = None if self.content is None else self.content.to(device)
+        moved._positions = None
         moved.levels = [level.to(device) for level in self.levels]
         return moved
 
@@ -186,6 +188,15 @@ class ItemTrie:
     def rows_at(self, positions: Tensor) -> Tensor:
         """Item rows of positions, int64 of the same shape; -1 for position -1."""
         return self._rows[positions.clamp(min=0)].long().masked_fill_(positions < 0, -1)
+
+    def positions_of(self, rows: Tensor) -> Tensor:
+        """Positions of item rows, int64 of the same shape; `num_items` for row -1, so that it is sorted behind all."""
+        if self._positions is None:
+            positions = torch.empty(self.num_items + 1, dtype=torch.int32, device=self.device)
+            positions[self._rows.long()] = torch.arange(self.num_items, dtype=torch.int32, device=self.device)
+            positions[-1] = self.num_items
+            self._positions = positions
+        return self._positions[rows.long()].long()  # -1 is the last place
 
     def allowed(self, level: int, nodes: Tensor) -> Tensor:
         """
@@ -290,6 +301,7 @@ class ItemTrie:
             return self
         added = copy.copy(self)
         added._identity = object()
+        added._positions = None
         added.levels = []
         order = lexicographic_order(codes, self.level_sizes)
         old_nodes = torch.zeros(1, dtype=torch.long, device=self.device)  # new number of each old node at this depth

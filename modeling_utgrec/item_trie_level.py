@@ -36,6 +36,7 @@ class TrieLevel:
         self.counts = counts.to(torch.int32)
         self.fan_out = int(fan_outs.max())  # of the widest node
         self.table: Tensor | None = None
+        self._log_counts: Tensor | None = None  # of a dense level, made when first asked for
         if capacity <= dense_limit and self.fan_out >= size * DENSE_FAN_OUT:
             self.table = torch.zeros(capacity, dtype=torch.bool, device=keys.device).index_fill_(0, keys, True)
             self.table = self.table.view(self.num_nodes, size)
@@ -48,12 +49,13 @@ class TrieLevel:
     @property
     def nbytes(self) -> int:
         """Size of the tensors in bytes."""
-        tables = [] if self.table is None else [self.table]
+        tables = [each for each in (self.table, self._log_counts) if each is not None]
         return sum(each.nbytes for each in (self.keys, self.starts, self.counts, *tables))
 
     def to(self, device: torch.device | str) -> "TrieLevel":
         """The level with its tensors on `device`."""
         moved = copy.copy(self)
+        moved._log_counts = None
         for name in ("keys", "starts", "counts", "table"):
             tensor = getattr(self, name)
             setattr(moved, name, None if tensor is None else tensor.to(device))
@@ -102,6 +104,52 @@ class TrieLevel:
         edges = torch.searchsorted(self.keys, wanted.to(self.keys.dtype)).clamp_(max=self.num_edges - 1)
         found = (self.keys[edges] == wanted) & (nodes >= 0) & (codes >= 0) & (codes < self.size)
         return edges.masked_fill_(~found, -1)
+
+    def cells(self, nodes: Tensor, starts: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Where edges stand among the children of a user's beams.
+
+        Args:
+            nodes (`torch.LongTensor` of shape `(B, W)`): Nodes of the beams, each once; `-1` for a beam that ended.
+            starts, edges (`torch.LongTensor` of shape `(B, C)`):
+                Edges and the nodes that they leave from; an edge that is no number of one is nowhere.
+
+        Returns:
+            `tuple`: cells of the edges in `children(nodes)` `[B, W, width]`, its last two dimensions flattened, and
+            whether the edge is there; where it is not, the cell has no meaning but exists. Both of shape `(B, C)`.
+        """
+        ordered, beams = nodes.sort(dim=1)
+        places = torch.searchsorted(ordered, starts).clamp_(max=nodes.shape[1] - 1)
+        there = (ordered.gather(1, places) == starts) & (edges >= 0) & (edges < self.num_edges)
+        starts, edges = starts.clamp(0, self.num_nodes - 1), edges.clamp(0, self.num_edges - 1)
+        columns = self.columns(starts, edges).masked_fill_(~there, 0)
+        return beams.gather(1, places) * self.width + columns, there
+
+    def edges_of_children(self, nodes: Tensor) -> Tensor:
+        """Edges of the columns of `children`, of a dense level too; without meaning where there is no child."""
+        _, exists, edges = self.children(nodes)
+        if edges is None:
+            edges = self.starts[nodes.clamp(min=0)].unsqueeze(-1) + exists.cumsum(-1, dtype=torch.int32) - 1
+        return edges.clamp_(min=0, max=self.num_edges - 1)
+
+    def log_counts(self, nodes: Tensor) -> Tensor:
+        """
+        Logarithm of the number of items below each child of nodes.
+
+        Args:
+            nodes (`torch.LongTensor` of any shape): Nodes.
+
+        Returns:
+            `torch.FloatTensor` of shape `(*nodes.shape, width)`, laid out as `children`; without meaning where there
+            is no child.
+        """
+        if self.table is None:
+            return self.counts[self.edges_of_children(nodes)].float().log_()
+        if self._log_counts is None:
+            cells = torch.zeros(self.table.numel(), device=self.table.device)
+            cells[self.keys.long()] = self.counts.float().log_()
+            self._log_counts = cells.view_as(self.table)
+        return self._log_counts.index_select(0, nodes.flatten().clamp(min=0)).view(*nodes.shape, self.size)
 
     def split(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Nodes from which edges leave, and their codes."""

@@ -8,6 +8,7 @@ from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.collisions import AssignmentReport, CapacityError
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex, ItemIndexError, UnknownItemError
+from tokenization_items.item_memory import ItemMemoryError, StoredMemory
 from tokenization_items.pipeline_item_recommendation import ItemRecommendationPipeline
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor, EncoderMismatchError
 from tokenization_items.processing_items import ItemProcessor
@@ -35,8 +36,10 @@ __all__ = [
     "EncoderMismatchError",
     "ItemIndex",
     "ItemIndexError",
+    "ItemMemoryError",
     "ItemProcessor",
     "ItemRecommendationPipeline",
+    "StoredMemory",
     "TextEncoder",
     "TextTemplate",
     "TokenizerMismatchError",

@@ -22,10 +22,11 @@ from modeling_utgrec import (
 )
 from tokenization_items.files import read_json_object
 from tokenization_items.item_index import CODES_NAME, CONTENT_NAME
+from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor
 from tokenization_items.processing_items import ItemProcessor
 
-INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME)
+INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME, MEMORY_NAME)
 PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
 
 Network = UTGRecTokenizerModel | RecBaseTokenizerModel | RQVAEModel
@@ -113,7 +114,8 @@ class NetworkReference:
 
 
 def fetch_items(repo_id: str, subfolder: str, index_only: bool, **hub_arguments) -> Path:
-    """Downloads an item index and, unless it is all that is asked for, the files of a processor, but no network.
+    """Downloads an item index, its memory if there is one and, unless `index_only`, the files of a processor, but no
+    network.
 
     Returns:
         A folder that has the commit's name.

@@ -11,6 +11,7 @@ from transformers import Pipeline, PreTrainedModel
 from modeling_utgrec import ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
+from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -31,11 +32,14 @@ class ItemRecommendationPipeline(Pipeline):
         model (`PreTrainedModel`): a recommender with `recommend`, such as [`UTGRecForConditionalGeneration`].
         tokenizer ([`UniversalItemTokenizer`]): the items that it was trained on; `pipeline()` finds it in the
             recommender's folder or repository.
+        memory ([`ItemMemory`] or `bool`, *optional*): transitions and content to rank by beside the network; by
+            default the one that lies beside the tokenizer's index, if there is one; `False`: none.
         kwargs: those of [`~transformers.Pipeline`] (`device`, `batch_size`, ...), and defaults for those of a call.
 
     Raises:
         TypeError: if the tokenizer is none of items, or the model no generative recommender.
         TokenizerMismatchError: if model and tokenizer are not of one training.
+        ItemMemoryError: if the memory beside the index does not belong to it.
 
     Example:
 
@@ -57,7 +61,13 @@ class ItemRecommendationPipeline(Pipeline):
     _load_video_processor = False  # type: ignore[assignment]
     _load_feature_extractor = False  # type: ignore[assignment]
 
-    def __init__(self, model: PreTrainedModel, tokenizer: UniversalItemTokenizer, **kwargs):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: UniversalItemTokenizer,
+        memory: ItemMemory | bool | None = None,
+        **kwargs,
+    ):
         if not isinstance(tokenizer, UniversalItemTokenizer):
             raise TypeError(
                 f"The tokenizer of a recommendation is a UniversalItemTokenizer, got {type(tokenizer).__name__}: "
@@ -67,6 +77,9 @@ class ItemRecommendationPipeline(Pipeline):
             raise TypeError(f"Expected a generative recommender, got {type(model).__name__}.")
         tokenizer.check_recommender(model)
         self._trie: ItemTrie | None = None
+        self.memory = memory if isinstance(memory, ItemMemory) else None if memory is False else tokenizer.memory
+        if memory is True and self.memory is None:
+            raise ValueError("There is no memory beside the item index: build one with `utgrec memory`.")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)  # type: ignore[arg-type]
 
     def __call__(  # type: ignore[override]  # nothing but the histories goes by place
@@ -80,12 +93,15 @@ class ItemRecommendationPipeline(Pipeline):
             exclude_seen (`bool`, *optional*, defaults to `True`): never return items of the history.
             allow (`list[str]`, *optional*): ids of the items to choose from; by default all.
             deny (`list[str]`, *optional*): ids of items never to return.
+            return_sources (`bool`, *optional*, defaults to `False`): tell for each item where it comes from; needs a
+                memory.
             batch_size (`int`, *optional*, defaults to 1): histories that the model reads at once.
 
         Returns:
             For each history a list of dicts with `item_id`, `title` (empty if not known) and `score` (natural
-            log-probability), the best first; shorter than `top_k` if there are not so many. An iterator for a data set
-            or a generator.
+            log-probability), the best first; shorter than `top_k` if there are not so many. With `return_sources` also
+            `sources`, shares that sum to 1 (see [`ItemSources`]): `network`, `transitions` and `content` by the id of
+            the history's item, and `unknown`. An iterator for a data set or a generator.
 
         Raises:
             UnknownItemError: for an item id that the index does not know, or one in `allow` or `deny`.
@@ -111,10 +127,11 @@ class ItemRecommendationPipeline(Pipeline):
         exclude_seen: bool | None = None,
         allow: Sequence[str] | None = None,
         deny: Sequence[str] | None = None,
+        return_sources: bool | None = None,
         local_files_only: bool = False,  # `pipeline` has used it, and passes it on
     ) -> tuple[dict, dict, dict]:
         preprocess = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
-        given = {"num_items": top_k, "num_beams": num_beams}
+        given = {"num_items": top_k, "num_beams": num_beams, "return_sources": return_sources}
         forward: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if allow is not None or deny is not None:
             masks = {"allow": self._mask("allow", allow), "deny": self._mask("deny", deny)}
@@ -183,20 +200,37 @@ class ItemRecommendationPipeline(Pipeline):
     ) -> dict[str, torch.Tensor]:
         exclude = model_inputs.pop("seen") - 1
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
-        output = self.model.recommend(input_ids, attention_mask, self.trie, exclude=exclude, **arguments)
+        if self.memory is not None:
+            self.memory = self.memory.to(self.model.device)
+        output = self.model.recommend(
+            input_ids, attention_mask, self.trie, exclude=exclude, memory=self.memory, **arguments
+        )
         assert output.item_rows is not None and output.scores is not None
-        return {"item_rows": output.item_rows, "scores": output.scores}
+        sources = {} if output.sources is None else output.sources._asdict()
+        return {"item_rows": output.item_rows, "scores": output.scores, **sources}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, torch.Tensor]
     ) -> list[dict[str, Any]]:
         index = self.tokenizer.index
         found = zip(model_outputs["item_rows"][0].tolist(), model_outputs["scores"][0].tolist(), strict=True)
-        return [
+        recommended: list[dict[str, Any]] = [
             {"item_id": index.item_ids[row], "title": index.titles[row], "score": score}
             for row, score in found
             if row >= 0
         ]
+        if "network" in model_outputs:
+            history = model_outputs["history_rows"][0].tolist()
+            for place, entry in enumerate(recommended):
+                sources: dict[str, Any] = {"network": model_outputs["network"][0, place].item()}
+                for name in ("transitions", "content"):
+                    shares: dict[str, float] = {}
+                    for row, share in zip(history, model_outputs[name][0, place].tolist(), strict=True):
+                        if share:
+                            shares[index.item_ids[row]] = shares.get(index.item_ids[row], 0.0) + share
+                    sources[name] = shares
+                entry["sources"] = sources | {"unknown": model_outputs["unknown"][0, place].item()}
+        return recommended
 
 
 def _item_id(item: Item) -> str | None:

@@ -14,6 +14,7 @@ from transformers.utils import PushToHubMixin
 
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
+from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
@@ -21,6 +22,7 @@ from tokenization_items.files import read_json_object, read_numbers, read_settin
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import CODES_NAME, ItemIndex
+from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
 from tokenization_items.network_reference import (
     EMBEDDING_NETWORKS,
     NETWORK_CONFIGS,
@@ -99,6 +101,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.network_reference: NetworkReference | None = None
         self.domain_mean: np.ndarray | None = None
         self._hub_arguments: dict[str, Any] = {}
+        self._memory_file: Path | None = None  # beside the index that was read, which may have changed since
+        self._index_read: str | None = None
+        self._memory: StoredMemory | None = None
 
     @classmethod
     def from_network(cls, network: Network, processor: Processor, max_history: int = 20) -> "UniversalItemTokenizer":
@@ -149,6 +154,23 @@ class UniversalItemTokenizer(PushToHubMixin):
     def trie(self) -> ItemTrie:
         """The semantic IDs that exist, for constrained generation."""
         return self.index.trie()
+
+    @property
+    def memory(self) -> ItemMemory | None:
+        """The memory of transitions and content that lies beside the index, for `recommend`; `None` if there is none.
+
+        Raises:
+            ItemMemoryError: if it does not belong to the index, as after items were added or removed, or is broken.
+        """
+        stored = self._stored_memory()
+        return None if stored is None else stored.memory
+
+    def _stored_memory(self) -> StoredMemory | None:
+        if self._memory_file is None:
+            return None
+        if self._memory is None or self.index.checksum != self._index_read:
+            self._memory = StoredMemory.load(self._memory_file.parent, self.index)
+        return self._memory
 
     def __len__(self) -> int:
         return len(self.index)
@@ -324,7 +346,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Writes the tokenizer to a folder: index and settings, and with it network and processor.
+        """Writes the tokenizer to a folder: index, memory and settings, and with it network and processor. A memory
+        is not written if items were added or removed since.
 
         Args:
             save_directory: the folder; made if need be.
@@ -356,7 +379,10 @@ class UniversalItemTokenizer(PushToHubMixin):
             assert self.processor is not None
             self.processor.save_pretrained(folder)
             self.network_reference, place = NetworkReference(str(folder.absolute())), None
+        memory = self._stored_memory() if self.index.checksum == self._index_read else None
         self.index.save(folder)
+        if memory is not None:
+            memory.save(folder, self.index)
         values = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
@@ -473,6 +499,8 @@ class UniversalItemTokenizer(PushToHubMixin):
                 f"{index.checksum}: {CODES_NAME} comes from another save."
             )
         tokenizer = cls(index, values["fingerprint"], values["max_history"])
+        if (folder / MEMORY_NAME).is_file():
+            tokenizer._memory_file, tokenizer._index_read = folder / MEMORY_NAME, index.checksum
         if values["network"] is not None:
             tokenizer.network_reference = NetworkReference.seen_from(folder, values["network"])
         if values["domain_mean"] is not None:

@@ -81,9 +81,9 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
             level.child(nodes[depth], columns[depth])
 
     def ask_rules(rules: ItemRules) -> None:
-        children = rules.start(options.batch)
+        of_search = rules.start(options.batch)
         for depth in range(trie.num_levels):
-            children(depth, nodes[depth])
+            of_search.children(depth, nodes[depth])
 
     masked, excluding = ItemRules(trie, allow=mask), ItemRules(trie, deny=seen)
     methods = {

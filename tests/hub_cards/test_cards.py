@@ -48,6 +48,10 @@ RESULT = {
 
 
 def full_values(cls):
+    memory = {
+        "memory": {"Temperature": 0.03},
+        "memory_selection": [{"Temperature": 0.03, "Mixing weight": 0.7, "NDCG@10": 0.0808}],
+    }
     return cls(
         name="UTGRec instruments",
         repo_id="some-org/utgrec-instruments",
@@ -73,7 +77,15 @@ def full_values(cls):
         versions={"torch": "2.13.0", "transformers": "5.23.0"},
         hardware="1 accelerator with 80 GB",
         training_seconds=5025.0,
+        **(memory if cls is RecommenderCardValues else {}),
     )
+
+
+def test_a_recommenders_memory_is_in_its_card_and_its_snippet():
+    card = render_card(full_values(RecommenderCardValues))
+    assert "## Memory" in card and "Temperature: 0.03" in card and "| 0.0300 | 0.7000 | 0.0808 |" in card
+    assert "memory=tokenizer.memory" in snippet(card)
+    assert "memory=" not in snippet(render_card(RecommenderCardValues(name="x")))
 
 
 class Color(str, Enum):  # noqa: UP042 (transformers' enumerations are made this way)

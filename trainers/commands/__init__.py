@@ -20,6 +20,7 @@ COMMANDS = {
     "finetune": "fine-tune both on a new domain, or train from scratch, and evaluate",
     "train-baseline": "train SASRec, GRU4Rec, BERT4Rec, HSTU, TIGER, LETTER, ... and evaluate",
     "tokenize": "give the items of a catalogue their semantic IDs",
+    "memory": "give a recommender a memory of transitions and content",
     "evaluate": "evaluate and compare recommenders on a data folder",
     "recommend": "recommend items to users",
     "publish": "publish tokenizer, recommender and data on the Hub",

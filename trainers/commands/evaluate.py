@@ -44,6 +44,7 @@ SHOWN = (
     "ks",
     "num_beams",
     "batch_size",
+    "no_memory",
     "embeddings",
     "query",
     "intervals",
@@ -85,6 +86,9 @@ class EvaluationArguments:
     ks: list[int] = field(default_factory=lambda: [5, 10], metadata={"help": "Cut-offs.", "aliases": ["--k"]})
     num_beams: int = field(default=50, metadata={"help": "Beams of a generative recommender."})
     batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    no_memory: bool = field(
+        default=False, metadata={"help": "Rank by the network alone, whatever memory lies beside a recommender."}
+    )
     embeddings: str | None = field(
         default=None, metadata={"help": "Folder of embeddings, for `nearest-items` and `linear`."}
     )
@@ -130,6 +134,7 @@ def ranker_of(
             items=items,
             num_beams=arguments.num_beams,
             batch_size=arguments.batch_size,
+            memory=not arguments.no_memory,
         )
     except ValueError as error:
         raise SystemExit(f"--recommender {name}: {error}") from error

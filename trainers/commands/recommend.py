@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from modeling_utgrec.generation_memory import ItemSources
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
@@ -24,6 +25,12 @@ class RecommendArguments:
     users: int = field(default=1, metadata={"help": "Without --history: so many of the first users of --data."})
     num_items: int = field(default=10, metadata={"help": "Items to recommend."})
     num_beams: int = field(default=50, metadata={"help": "Width of the beam search."})
+    no_memory: bool = field(
+        default=False, metadata={"help": "The network alone, whatever memory lies beside the recommender."}
+    )
+    sources: bool = field(
+        default=False, metadata={"help": "Say how much of each item is of the network and of the memory."}
+    )
     keep_seen: bool = field(default=False, metadata={"help": "Recommend items of the history too."})
 
 
@@ -34,6 +41,9 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     recommender.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     recommender.eval()
     tokenizer.check_recommender(recommender)
+    memory = None if arguments.no_memory else tokenizer.memory
+    if arguments.sources and memory is None:
+        raise SystemExit("--sources: there is no memory; without one every item is the network's.")
 
     titles: dict[str, str] = {}
     histories = [arguments.history] if arguments.history else []
@@ -54,15 +64,32 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
         num_items=arguments.num_items,
         num_beams=arguments.num_beams,
         exclude=seen,
+        memory=memory,
+        return_sources=arguments.sources,
     )
     assert output.item_ids is not None and output.scores is not None
     results = []
-    for history, item_ids, scores in zip(histories, output.item_ids, output.scores.tolist(), strict=True):
+    for user, (history, item_ids) in enumerate(zip(histories, output.item_ids, strict=True)):
+        scores = output.scores[user].tolist()
         print("History: " + "; ".join(titles.get(item_id) or item_id for item_id in history[-tokenizer.max_history :]))
         for place, (item_id, score) in enumerate(zip(item_ids, scores, strict=False), start=1):
             print(f"{place:3d}. {score:8.3f}  {item_id}  {titles.get(item_id, '')}")
+            if output.sources is not None:
+                print(f"{'':15}{described(output.sources, user, place - 1, tokenizer.index.item_ids)}")
         results.append(list(zip(item_ids, scores, strict=False)))
     return results
+
+
+def described(sources: ItemSources, user: int, place: int, item_ids: Sequence[str]) -> str:
+    """Where an item comes from, in a line: shares of 1 % and more."""
+    shares = {"network": sources.network[user, place].item()}
+    history = sources.history_rows[user].tolist()
+    for name, of_items in (("after", sources.transitions), ("like", sources.content)):
+        for row, share in zip(history, of_items[user, place].tolist(), strict=True):
+            if row >= 0:
+                shares[f"{name} {item_ids[row]}"] = share
+    shares["no reason"] = sources.unknown[user, place].item()
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
 
 
 def padded_rows(rows: list) -> torch.Tensor:

@@ -22,7 +22,8 @@ collaborative embeddings are those of a SASRec that sees the training part alone
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
 `results.json`: the model, with every setting that differs from the published one, and what needs no training
 (popularity, item transitions, the linear ranker with settings chosen on validation, which reads the texts by TF-IDF if
-there are no embeddings, and, with embeddings, the nearest items) on the test items.
+there are no embeddings, and, with embeddings, the nearest items) on the test items. With --memory a generative one
+gets a memory of transitions and content, see `utgrec memory`, and is judged with and without it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.hub.model_facts import memory_facts
 from trainers.methods.baselines import (
     ITEM_LEVEL,
     NAMES,
@@ -54,6 +56,7 @@ from trainers.methods.baselines import (
     train_sequential_baseline,
 )
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
+from trainers.methods.memory import choose_memory, for_index, texts_without_encoder
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SemanticIDArguments
@@ -83,6 +86,7 @@ SHOWN = (
     "image_embeddings",
     "minutes",
     "k_core",
+    "memory",
     "resume",
     "push_to_hub",
     "hub_model_id",
@@ -116,6 +120,9 @@ class TrainBaselineArguments:
     minutes: float | None = field(default=None, metadata={"help": "Most time of the recommender's training."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
+    memory: bool = field(
+        default=False, metadata={"help": "Give a generative one a memory, chosen on validation, and judge both."}
+    )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender, at every save and at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
@@ -128,6 +135,8 @@ class TrainBaselineArguments:
             raise SystemExit(f"--model {self.model}: there are {', '.join(NAMES)}.")
         if self.minutes is not None and self.minutes <= 0:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
+        if self.memory and self.model in SEQUENTIAL:
+            raise SystemExit(f"--memory is for recommenders that generate, and {self.model} does not.")
 
 
 def run(
@@ -197,10 +206,13 @@ def run(
     if not state.is_main_process:
         return None
     save_recommender(baseline.model, baseline.tokenizer, output / "recommender", weights)
+    facts: dict[str, Any] = {"license": arguments.license}
+    if arguments.memory:
+        facts |= remember(baseline, domain, embeddings, arguments, generative_training.num_beams)
     rows = judge(baseline, domain, embeddings, arguments, generative_training.num_beams)
     write_json(output / "results.json", rows)
-    facts: dict[str, Any] = {"license": arguments.license}
-    facts["evaluations"] = [Evaluation.from_result(domain.name, rows[0])]
+    judged = rows[: 1 + arguments.memory]
+    facts["evaluations"] = [Evaluation.from_result(domain.name, row) for row in judged]
     shown = short_table(rows)
     facts["comparison"] = shown
     if baseline.tokenizer is not None:
@@ -208,6 +220,31 @@ def run(
     finish_model(baseline.trainer, output / "recommender", facts)
     print(markdown_table(shown))
     return rows
+
+
+def remember(
+    baseline: TrainedBaseline,
+    domain: Domain,
+    embeddings: ItemEmbeddings,
+    arguments: TrainBaselineArguments,
+    num_beams: int,
+) -> dict[str, Any]:
+    """Gives the model that was saved a memory, and returns what its card says of it."""
+    assert baseline.tokenizer is not None
+    folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
+    ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
+    content, name = texts_without_encoder(domain) if not has_text(arguments) else (embeddings.text, "embeddings")
+    stored = choose_memory(ranker, interactions, content)
+    if stored.memory.settings.content_weight:
+        stored.facts["content"] = name
+    index = baseline.tokenizer.index
+    for_index(stored, interactions.item_ids, index).save(folder, index)
+    return memory_facts(stored)
+
+
+def has_text(arguments: TrainBaselineArguments) -> bool:
+    """Whether there are embeddings of the texts, or they can be made."""
+    return arguments.embeddings is not None or arguments.text_encoder is not None
 
 
 def judge(
@@ -223,17 +260,21 @@ def judge(
     if baseline.tokenizer is None:
         model = SequentialRanker.from_pretrained(folder, item_ids)
     else:
-        model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams)
-    content = None
-    if arguments.embeddings is not None or arguments.text_encoder is not None:
-        content = embeddings.text
+        model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams, memory=False)
+    content = embeddings.text if has_text(arguments) else None
     judged = (domain.name, domain.interactions, arguments.seed)
     protocol: dict[str, Any] = {"mask_seen": arguments.mask_seen, "intervals": INTERVALS}
     name = arguments.name or arguments.model
-    (row,) = compare({name: model}, *judged, **protocol, identifiers=baseline.raw_codes)
-    row["description"] = baseline.description
+    models = {name: model}
+    if arguments.memory:
+        models[f"{name} with memory"] = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams)
+    rows = compare(models, *judged, **protocol, identifiers=baseline.raw_codes)
+    for row, kind in zip(rows, ("network alone", "with memory"), strict=False):
+        row["description"] = baseline.description
+        if arguments.memory:
+            row["recommender"] = kind
     others = untrained_rankers(domain.interactions, content, domain.catalogue.texts)
-    return [row, *compare(others, *judged, **protocol)]
+    return [*rows, *compare(others, *judged, **protocol)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedConfig, TrainingArguments
 
 from hub_cards import METHODS
-from hub_cards.formatting import plain
+from hub_cards.formatting import metric_name, plain
 from tokenization_items.collisions import AssignmentReport
+from tokenization_items.item_memory import StoredMemory
 
 PACKAGES = (
     "utgrec",
@@ -138,6 +139,37 @@ def assignment_facts(report: AssignmentReport, level_sizes: Sequence[int]) -> di
         "Additional squared distance, most": report.max_extra_distance,
     }
     return {"codebooks": rows, "collisions": collisions, "num_items": report.num_items}
+
+
+def memory_facts(stored: StoredMemory) -> dict[str, Any]:
+    """What the card of a recommender says of its item memory."""
+    memory, facts, settings = stored.memory, stored.facts, stored.memory.settings
+    told: dict[str, Any] = {
+        "Transitions": {"inverse": "linear, in closed form", "counts": "decayed counts"}[facts["transitions"]],
+        "Regularization": facts.get("regularization"),
+        "Transitions kept of each item": facts["row_items"],
+        "Similar items kept of each": facts["similar_items"] if memory.similar_items is not None else None,
+        "Interactions remembered": facts["interactions"],
+        "Part": facts.get("part"),
+        "Content": facts.get("content"),
+        "Weight of the content": settings.content_weight,
+        "Evidence": settings.evidence,
+        "Temperature": settings.temperature,
+    }
+    if settings.gate is None:
+        told["Mixing weight g"] = settings.mixing_weight
+    else:
+        numbers = ", ".join(f"{number:.4g}" for number in settings.gate)
+        told["Gate (bias, log count, log row mass, entropy)"] = numbers
+    for metric, value in facts.get("validation", {}).items():
+        told[f"Validation, {metric_name(metric)}"] = value
+    told["Size in MB"] = round(memory.nbytes / 1e6, 2)
+    rows = [{_title(name): value for name, value in row.items()} for row in facts.get("selection", [])]
+    return {"memory": {name: value for name, value in told.items() if value is not None}, "memory_selection": rows}
+
+
+def _title(name: str) -> str:
+    return metric_name(name) if "@" in name else name.replace("_", " ").capitalize()
 
 
 def codebook_rows(logs: Sequence[Mapping[str, Any]], level_sizes: Sequence[int]) -> list[dict[str, Any]]:

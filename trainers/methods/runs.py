@@ -20,6 +20,7 @@ from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import AssignmentReport, group_sizes
 from tokenization_items.item_index import ItemIndex
+from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
 from trainers.data.domains import Domain
@@ -162,7 +163,8 @@ def save_recommender(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Saves a recommender, and the index of its items beside it so that recommending needs no network. `weights` are
-    those of [`gathered_weights`]."""
+    those of [`gathered_weights`]. A memory that lies there was chosen for the recommender before and is removed."""
+    (Path(folder) / MEMORY_NAME).unlink(missing_ok=True)
     recommender.save_pretrained(folder, state_dict=weights)
     if tokenizer is not None:
         tokenizer.check_recommender(recommender)

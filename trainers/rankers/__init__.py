@@ -47,6 +47,7 @@ def load_ranker(
     items: str | Path | None = None,
     num_beams: int = 50,
     batch_size: int = 64,
+    memory: bool = True,
 ) -> Ranker:
     """
     Makes a ranker of a catalogue.
@@ -68,6 +69,8 @@ def load_ranker(
             recommender that was trained on other items; by default those beside the model.
         num_beams (`int`, *optional*, defaults to 50): beams of a generative recommender.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
+        memory (`bool`, *optional*, defaults to `True`): whether a generative recommender ranks by the item memory
+            beside it, if there is one.
 
     Raises:
         ValueError: the name is none of these, what it needs is missing, or model and catalogue do not belong together.
@@ -93,7 +96,9 @@ def load_ranker(
     if generative:
         from trainers.rankers.generative import GenerativeRanker
 
-        return GenerativeRanker.from_pretrained(name, interactions.item_ids, num_beams, batch_size, items=items)
+        return GenerativeRanker.from_pretrained(
+            name, interactions.item_ids, num_beams, batch_size, items=items, memory=memory
+        )
     from trainers.rankers.sequential import SequentialRanker
 
     return SequentialRanker.from_pretrained(name, interactions.item_ids, batch_size)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from modeling_utgrec import ItemTrie
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.generation_mixin import ItemRecommendation
+from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex, UnknownItemError
@@ -65,9 +66,10 @@ class GenerativeRanker:
         batch_size (`int`, *optional*, defaults to 64): users per beam search.
         max_history (`int`, *optional*, defaults to 20): most recent items of a history that the model reads.
         name (`str`, *optional*, defaults to `"utgrec"`): name in result tables.
+        memory ([`ItemMemory`], *optional*): transitions and content of the same items in the same order.
 
     Raises:
-        ValueError: the trie is not of the model's vocabulary, or trie and table differ in size.
+        ValueError: the trie is not of the model's vocabulary, or trie, table and memory differ in size.
 
     Example:
 
@@ -88,6 +90,7 @@ class GenerativeRanker:
         batch_size: int = 64,
         max_history: int = 20,
         name: str = "utgrec",
+        memory: ItemMemory | None = None,
     ):
         expected = list(model.config.level_sizes), list(model.config.level_offsets)
         found = list(trie.level_sizes), list(trie.level_offsets)
@@ -102,6 +105,8 @@ class GenerativeRanker:
                 f"Expected a token table [{trie.num_items}, {len(trie.level_sizes)}], as the trie, got shape "
                 f"{np.shape(token_table)}."
             )
+        if memory is not None and memory.num_items != trie.num_items:
+            raise ValueError(f"The memory is of {memory.num_items} items, the trie of {trie.num_items}.")
         if min(num_beams, batch_size, max_history) < 1:
             raise ValueError(
                 f"num_beams, batch_size, max_history must be at least 1, got {num_beams}, {batch_size}, {max_history}."
@@ -113,6 +118,7 @@ class GenerativeRanker:
         self.batch_size = batch_size
         self.max_history = max_history
         self.name = name
+        self.memory = memory
 
     @classmethod
     def from_pretrained(
@@ -123,6 +129,7 @@ class GenerativeRanker:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         items: str | Path | None = None,
+        memory: bool = True,
     ) -> GenerativeRanker:
         """Loads a recommender and the item index beside it, for one catalogue.
 
@@ -135,21 +142,25 @@ class GenerativeRanker:
             device: where to run; by default the GPU if there is one.
             items: folder or Hub id of an item tokenizer with the index of the catalogue, as `utgrec tokenize` writes
                 it, for a recommender that was trained on other items; by default the index beside the model.
+            memory: whether to rank by the memory beside that index too, if there is one.
 
         Raises:
             UnknownItemError: items of the catalogue that the index lacks.
             FileNotFoundError: the folder has no item index.
-            ItemIndexError: a broken one.
+            ItemIndexError, ItemMemoryError: a broken index or memory, or a memory of another index.
             TokenizerMismatchError: the identifiers are of another item tokenizer than the recommender's.
             ValueError: model and index do not belong together.
         """
         tokenizer = UniversalItemTokenizer.from_pretrained(folder if items is None else items, index_only=True)
         tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         trie, token_table = item_space(tokenizer.index, item_ids)
+        stored = tokenizer.memory if memory else None
+        if stored is not None:
+            stored = stored.select(torch.from_numpy(tokenizer.index.rows(item_ids)))
         model = load_model(folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         name = Path(folder).name
-        return cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name)
+        return cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name, stored)
 
     def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
         """The best `k` items of each user.
@@ -164,7 +175,7 @@ class GenerativeRanker:
         """
         if exclude is not None and len(exclude) != len(histories):
             raise ValueError(f"{len(histories)} histories, but {len(exclude)} lists of items to exclude.")
-        self.trie = self.trie.to(self.model.device)
+        self._to_device()
         ranked = np.full((len(histories), k), -1, np.int64)
         # users with histories of like length share a batch: less padding
         order = np.argsort([len(history) for history in histories], kind="stable")
@@ -173,7 +184,9 @@ class GenerativeRanker:
             batch = encode_histories([histories[user] for user in users], self.token_table, self.max_history)
             input_ids, attention_mask = map(torch.from_numpy, batch)
             unwanted = None if exclude is None else _padded([exclude[user] for user in users])
-            output = self.model.recommend(input_ids, attention_mask, self.trie, k, self.num_beams, exclude=unwanted)
+            output = self.model.recommend(
+                input_ids, attention_mask, self.trie, k, self.num_beams, exclude=unwanted, memory=self.memory
+            )
             assert output.item_rows is not None
             ranked[users] = output.item_rows.cpu().numpy()
         return ranked
@@ -188,11 +201,18 @@ class GenerativeRanker:
         Returns:
             float32 [B, C, L], -inf for padding.
         """
-        self.trie = self.trie.to(self.model.device)
+        self._to_device()
         batch = encode_histories(histories, self.token_table, self.max_history)
         input_ids, attention_mask = map(torch.from_numpy, batch)
         rows = torch.from_numpy(candidates)
-        return self.model.score_items(input_ids, attention_mask, self.trie, rows, per_level=True).cpu().numpy()
+        scores = self.model.score_items(input_ids, attention_mask, self.trie, rows, per_level=True, memory=self.memory)
+        return scores.cpu().numpy()
+
+    def _to_device(self) -> None:
+        """Trie and memory are where the model is."""
+        self.trie = self.trie.to(self.model.device)
+        if self.memory is not None:
+            self.memory = self.memory.to(self.model.device)
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:

@@ -183,6 +183,25 @@ def test_every_row_is_of_its_ranker_under_the_protocol_that_was_asked_for(workpl
     assert values.hyperparameters["seed"] == 1
 
 
+def test_a_memory_is_a_second_row(workplace, tmp_path):
+    rows = train(workplace, "rq-kmeans", tmp_path / "run", "--memory", "--name", "ours")
+    assert [row["model"] for row in rows[:3]] == ["ours", "ours with memory", "popularity"]
+    assert [row.get("recommender") for row in rows[:3]] == ["network alone", "with memory", None]
+    folder, domain = tmp_path / "run" / "recommender", Domain.from_folder(workplace / "tiny", check_images=False)
+    for row, memory in zip(rows[:2], (False, True), strict=True):
+        ranker = load_ranker(folder, domain.interactions, num_beams=10, memory=memory)
+        assert evaluate(ranker, domain.interactions)["ndcg@10"] == row["ndcg@10"]
+    assert rows[1]["ndcg@10"] > rows[0]["ndcg@10"], "what follows what is plain in these data"
+    values = load_values(folder)
+    assert len(values.evaluations) == 2 and values.memory["Transitions"] == "linear, in closed form"
+    assert "## Memory" in (folder / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="--memory is for recommenders that generate"):
+        train(workplace, "sasrec", tmp_path / "other", "--memory")
+    # another training of the folder leaves no memory of this one
+    train(workplace, "rq-kmeans", tmp_path / "run")
+    assert load_ranker(folder, domain.interactions).memory is None
+
+
 def test_letters_variants(workplace, tmp_path):
     rows = train(workplace, "letter", tmp_path / "run")
     assert rows[0]["description"]["losses"]["recommender.loss_temperature"] == 0.7

@@ -1,0 +1,309 @@
+"""Mixture of a network and an item memory inside the beam search.
+
+    P(i) = (1 - g)·P_net(i) + g·p_mem(i)        p_mem = softmax(m_u / τ) over all items that a user may get
+
+The mass of a prefix is the sum over the items below it, `M(prefix) = Σ p_mem(i)`, so the search ranks prefixes by
+`log((1 - g)·P_net(prefix) + g·M(prefix))`: at full length it is the mixture above, and a beam as wide as the catalogue
+finds its best items. With g = 0 it is the network's search, with g = 1 the items come in the order of `m_u`.
+
+A user's memory is sparse: the items in the rows of its history, the *candidates*. All other items have m = 0, so below
+a prefix they count exp(0) each, and how many there are the trie and the rules say. Sorted by identifier the candidates
+below a prefix are neighbours; their sums are of segments, in float64 and relative to the largest, so that a prefix
+keeps its precision however small its share.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .generation_rules import ItemRules, RulesOfSearch, put
+from .item_memory import ItemMemory
+from .item_trie import ItemTrie
+
+
+class ItemSources(NamedTuple):
+    """
+    Where recommended items come from, in shares of their probability that sum to 1 for each item; 0 where there is
+    none.
+
+    The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: of
+    `p_mem ∝ exp(m / τ)`, `exp(0)` is what an item has of which the memory says nothing (`unknown`); what is above
+    it is given to transitions and content in proportion to their positive terms of `m`, `a_j·B[j, i]` and
+    `w_u·a_j·cos(j, i)`.
+
+    Args:
+        network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
+        transitions (`torch.FloatTensor` of shape `(batch_size, num_items, history)`): of what followed each item of
+            the history.
+        content (`torch.FloatTensor` of shape `(batch_size, num_items, history)`): of the likeness to each of them.
+        unknown (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the memory, for no reason.
+        history_rows (`torch.LongTensor` of shape `(batch_size, history)`): those items, the latest last; -1 for none.
+    """
+
+    network: Tensor
+    transitions: Tensor
+    content: Tensor
+    unknown: Tensor
+    history_rows: Tensor
+
+
+def history_rows(input_ids: Tensor, attention_mask: Tensor, trie: ItemTrie, max_history: int) -> Tensor:
+    """
+    The items of histories of token ids.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, S)`): whole identifiers one after the other, padded anywhere.
+        attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding.
+        trie ([`ItemTrie`]): the catalogue.
+        max_history (`int`): items to keep, the latest.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, H)`: item rows, the latest last, -1 before the first and for identifiers that
+        the trie lacks.
+    """
+    levels, real = trie.num_levels, attention_mask != 0
+    items = min(max_history, -(-input_ids.shape[1] // levels))
+    places = items * levels - real.flip(1).cumsum(1).flip(1)  # of each token, counted so that the last one is last
+    tokens = input_ids.new_full((len(input_ids), items * levels + 1), -1)
+    tokens.scatter_(1, places.masked_fill(~real | (places < 0), items * levels), input_ids)  # the last column is waste
+    offsets = torch.tensor(trie.level_offsets, device=tokens.device)
+    codes = tokens[:, :-1].view(len(tokens), items, levels) - offsets
+    nodes = torch.zeros(codes.shape[:2], dtype=torch.long, device=codes.device)
+    for level in range(levels):
+        nodes = trie.step(level, nodes, codes[..., level])
+    return nodes
+
+
+class UserMemory:
+    """
+    What a memory says of a batch of users.
+
+    Args:
+        memory ([`ItemMemory`]): the memory, on the device of the trie.
+        histories (`torch.LongTensor` of shape `(B, H)`): item rows, the latest last, -1 for none.
+        trie ([`ItemTrie`]): the catalogue.
+
+    Attributes:
+        histories (`torch.LongTensor` of shape `(B, H)`): those given, on a CPU without empty columns before.
+        positions (`torch.LongTensor` of shape `(B, C)`): the candidates in the order of the trie, each once; then
+            `num_items`.
+        scores (`torch.DoubleTensor` of shape `(B, C)`): their m; 0 behind them.
+        evidence (`torch.FloatTensor` of shape `(B, 3)`): what a gate reads: log(1 + count of the last item), log of
+            the mass of the history's rows (`Σ_j a_j Σ_i B[j, i]`, at least 1e-3), and the entropy of
+            `softmax(m / τ)` over the candidates, whatever the rules.
+        mixing (`torch.FloatTensor` of shape `(B,)`): g of each user.
+    """
+
+    def __init__(self, memory: ItemMemory, histories: Tensor, trie: ItemTrie):
+        settings = memory.settings
+        self.memory, self.trie = memory, trie
+        self.temperature = settings.temperature
+        # no float64 on Apple's GPUs
+        self.dtype = torch.float32 if histories.device.type == "mps" else torch.float64
+        if histories.device.type == "cpu" and histories.numel():
+            first = int((histories >= 0).any(0).to(torch.uint8).argmax())  # columns before it hold nothing
+            histories = histories[:, first:]
+        self.histories = histories
+        transitions = _weighted(memory.transition_items, memory.transition_weights, histories, self.dtype)
+        parts = [transitions]
+        if memory.similar_items is not None and memory.similarities is not None and settings.content_weight:
+            items, cosines = _weighted(memory.similar_items, memory.similarities, histories, self.dtype)
+            parts.append((items, cosines * content_weights(memory, histories).to(self.dtype)[:, None]))
+        positions = trie.positions_of(torch.cat([items for items, _ in parts], dim=1))
+        positions, order = positions.sort(dim=1)
+        values = torch.cat([values for _, values in parts], dim=1).gather(1, order)
+        is_new = torch.ones_like(positions, dtype=torch.bool)
+        is_new[:, 1:] = positions[:, 1:] != positions[:, :-1]
+        runs = is_new.cumsum(1) - 1
+        self.scores = torch.zeros_like(values).scatter_add_(1, runs, values)
+        self.positions = torch.full_like(positions, trie.num_items).scatter_(1, runs, positions)
+        if positions.device.type == "cpu":
+            most = max(1, int((self.positions < trie.num_items).sum(1).max())) if len(positions) else 1
+            self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
+        self._counts, self._mass = _last_counts(memory, histories), transitions[1].sum(1)
+        gate = settings.gate
+        if gate is None:
+            self.mixing = torch.full((len(histories),), float(settings.mixing_weight), device=histories.device)
+        else:
+            weights = torch.tensor(gate, device=histories.device)
+            self.mixing = (weights[0] + self.evidence @ weights[1:]).sigmoid()
+
+    @property
+    def logits(self) -> Tensor:
+        """m/τ of the candidates, -inf behind them."""
+        return (self.scores / self.temperature).masked_fill(self.positions >= self.trie.num_items, -torch.inf)
+
+    @property
+    def evidence(self) -> Tensor:
+        logits = self.logits
+        log_shares = logits - logits.logsumexp(1, keepdim=True)
+        entropy = -torch.where(logits > -torch.inf, log_shares.exp() * log_shares, 0).sum(1)
+        mass = self._mass.clamp(min=1e-3).log()
+        return torch.stack((self._counts.to(self.dtype).log1p(), mass, entropy), dim=1).float()
+
+    def scores_of(self, rows: Tensor) -> Tensor:
+        """m of items `[B, K]`; 0 for those that are no candidates, and for row -1."""
+        positions = self.trie.positions_of(rows)
+        places = torch.searchsorted(self.positions, positions).clamp_(max=self.positions.shape[1] - 1)
+        known = (self.positions.gather(1, places) == positions) & (rows >= 0)
+        return torch.where(known, self.scores.gather(1, places), 0)
+
+    def start(self, rules: RulesOfSearch | None = None) -> "PrefixMass":
+        """Prepares a search, by default over all items."""
+        if rules is None:
+            rules = ItemRules(self.trie).start(len(self.positions))
+        return PrefixMass(self, rules)
+
+
+class PrefixMass:
+    """
+    Mixture of the network with the memory of a batch of users, prefix by prefix, over the items that each may get.
+
+    Args:
+        users ([`UserMemory`]): the memory's candidates.
+        rules ([`RulesOfSearch`]): what each user may get.
+    """
+
+    def __init__(self, users: UserMemory, rules: RulesOfSearch):
+        self.trie, self.rules = users.trie, rules
+        known = users.positions < self.trie.num_items
+        known = known & rules.allows(users.positions.clamp(max=self.trie.num_items - 1))
+        logits = users.logits.masked_fill_(~known, -torch.inf)
+        self.edges = [users.positions]  # of the candidates at each level; the number of edges behind the last one
+        for level in reversed(self.trie.levels[1:]):
+            parents, _ = level.split(self.edges[0].clamp(max=level.num_edges - 1))
+            self.edges.insert(0, parents.masked_fill_(self.edges[0] >= level.num_edges, level.num_nodes))
+        # log-sum and number of the candidates below each candidate's edge
+        self.sums, self.numbers = [logits], [known.to(torch.int32)]
+        for edges in reversed(self.edges[:-1]):
+            sums, numbers = _segment_sums(edges, logits, known)
+            self.sums.insert(0, sums)
+            self.numbers.insert(0, numbers)
+        others = rules.totals() - known.sum(1)
+        self.log_total = torch.logaddexp(others.to(logits.dtype).log(), logits.logsumexp(1))
+        self._shift = (users.mixing.log() - self.log_total)[:, None]  # from a log-sum to log(g·M)
+        self._log_rest = torch.log1p(-users.mixing)
+
+    def mix_children(self, level: int, nodes: Tensor, log_network: Tensor) -> Tensor:
+        """
+        Log-probabilities of the children of beams in the mixture of network and memory.
+
+        Args:
+            level (`int`): the level of the children.
+            nodes (`torch.LongTensor` of shape `(B, W)`): the beams' nodes.
+            log_network (`torch.FloatTensor` of shape `(B, W, width)`): log-probabilities of the network, from the root
+                on, laid out as [`TrieLevel.children`] does.
+
+        Returns:
+            `torch.FloatTensor` of the same shape; without meaning where no child may be entered.
+        """
+        logs, edges = self.rules.log_counts(level, nodes), self.edges[level]
+        starts = self.edges[level - 1] if level else edges.clamp(max=0)
+        cells, there = self.trie.levels[level].cells(nodes, starts, edges)
+        counts = self.rules.counts(level, edges.clamp(max=self.trie.levels[level].num_edges - 1))
+        logs += self._shift.float()[..., None]
+        put(logs, cells, there, self._shares(level, counts, self.sums[level], self.numbers[level]))
+        return torch.logaddexp(log_network + self._log_rest[:, None, None], logs)
+
+    def mix_edges(self, level: int, edges: Tensor, log_network: Tensor) -> Tensor:
+        """The same of edges `[B, C]` of a level, of which all are the trie's or -1, without meaning for those."""
+        edges = edges.clamp(min=0)
+        places = torch.searchsorted(self.edges[level], edges).clamp_(max=self.edges[level].shape[1] - 1)
+        found = self.edges[level].gather(1, places) == edges
+        counts = self.rules.counts(level, edges)
+        shares = self._shares(level, counts, self.sums[level].gather(1, places), self.numbers[level].gather(1, places))
+        logs = torch.where(found, shares, counts.float().log() + self._shift.float())
+        return torch.logaddexp(log_network + self._log_rest[:, None], logs)
+
+    def _shares(self, level: int, counts: Tensor, sums: Tensor, numbers: Tensor) -> Tensor:
+        """`log(g·M)` of edges with `numbers` candidates among `counts` items, whose log-sum is `sums`; float32."""
+        shares = (sums + self._shift).float()  # in float64 up to here: both may be large
+        if level == self.trie.num_levels - 1:  # a candidate is all that there is
+            return shares
+        others = (counts - numbers).clamp_(min=0).float().log_()
+        return torch.logaddexp(others + self._shift.float(), shares)
+
+
+def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, scores: Tensor) -> ItemSources:
+    """
+    [`ItemSources`] of recommended items.
+
+    Args:
+        users ([`UserMemory`]): the memory that they were found with.
+        rules ([`ItemRules`], *optional*): the rules of that search.
+        rows (`torch.LongTensor` of shape `(B, K)`): the items; -1 for none.
+        scores (`torch.FloatTensor` of shape `(B, K)`): their log-probabilities in the mixture.
+    """
+    memory, histories = users.memory, users.histories
+    mass = users.start(None if rules is None else rules.start(len(rows)))
+    found = rows >= 0
+    logits = users.scores_of(rows) / users.temperature
+    log_mass = logits - mass.log_total[:, None]
+    remembered = (log_mass + users.mixing.log()[:, None] - scores).exp().clamp(max=1).float()
+    remembered = torch.where(found, remembered, 0)
+    transitions = _terms(memory.transition_items, memory.transition_weights, histories, rows)
+    content = torch.zeros_like(transitions)
+    if memory.similar_items is not None and memory.similarities is not None and memory.settings.content_weight:
+        content = _terms(memory.similar_items, memory.similarities, histories, rows)
+        content *= content_weights(memory, histories)[:, None, None]
+    total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
+    reasoned = remembered * -torch.expm1(-logits.clamp(min=0)).float()
+    shares = (reasoned / total)[..., None]
+    return ItemSources(
+        network=torch.where(found, 1 - remembered, 0),
+        transitions=transitions * shares,
+        content=content * shares,
+        unknown=remembered - reasoned,
+        history_rows=histories,
+    )
+
+
+def content_weights(memory: ItemMemory, histories: Tensor) -> Tensor:
+    """`w_u` of users `[B]` by the training interactions of their last item."""
+    settings = memory.settings
+    return settings.content_weight * (1 + settings.evidence / (_last_counts(memory, histories) + 1.0))
+
+
+def _last_counts(memory: ItemMemory, histories: Tensor) -> Tensor:
+    """Training interactions of the last item of histories `[B, H]`; 0 if it is unknown."""
+    last = histories[:, -1]
+    return memory.counts[last.clamp(min=0)].masked_fill(last < 0, 0)
+
+
+def _places(histories: Tensor) -> Tensor:
+    """Weights of histories `[B, H]`: 1/place from the end, 0 where there is no item."""
+    places = torch.arange(histories.shape[1], 0, -1, device=histories.device)
+    return torch.where(histories >= 0, 1 / places, 0)
+
+
+def _weighted(items: Tensor, weights: Tensor, histories: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Sparse rows of the items of histories `[B, H]` side by side: items and `a_j` times their weights `[B, H·k]`."""
+    safe = histories.clamp(min=0)
+    missing = (histories < 0)[..., None]
+    found = items[safe].masked_fill(missing, -1).flatten(1)
+    return found, (weights[safe].to(dtype) * _places(histories).to(dtype)[..., None]).flatten(1)
+
+
+def _terms(items: Tensor, weights: Tensor, histories: Tensor, rows: Tensor) -> Tensor:
+    """Positive terms `a_j` times the weight of item `rows` `[B, K]` in the sparse row of each item of histories
+    `[B, H]`: `[B, K, H]`."""
+    safe = histories.clamp(min=0)
+    same = items[safe][:, None] == rows.clamp(min=0)[:, :, None, None]
+    terms = torch.where(same, weights[safe][:, None].float(), 0).sum(3).clamp_(min=0)
+    return terms * _places(histories)[:, None]
+
+
+def _segment_sums(edges: Tensor, logits: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-sum of `logits` `[B, C]` and number of the `known` over the runs of equal `edges`, given to each entry."""
+    is_new = torch.zeros_like(edges)
+    is_new[:, 1:] = edges[:, 1:] != edges[:, :-1]
+    runs = is_new.cumsum(1)
+    largest = torch.full_like(logits, -torch.inf).scatter_reduce_(1, runs, logits, "amax").gather(1, runs)
+    largest = largest.masked_fill(largest == -torch.inf, 0)
+    sums = torch.zeros_like(logits).scatter_add_(1, runs, (logits - largest).exp()).gather(1, runs)
+    numbers = torch.zeros_like(known, dtype=torch.int32).scatter_add_(1, runs, known.to(torch.int32)).gather(1, runs)
+    return sums.log() + largest, numbers
+
+
+__all__ = ["ItemSources", "PrefixMass", "UserMemory", "content_weights", "history_rows", "item_sources"]

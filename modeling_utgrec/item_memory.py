@@ -1,0 +1,328 @@
+"""Memory of a catalogue: which items follow which, and which are alike in content, as sparse rows beside the items.
+
+A generative recommender generalises over semantic IDs; what was seen is remembered better than learnt (Khandelwal et
+al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
+linear model, SLIT (Choi et al., WWW 2021) with content,
+
+    m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i)        w_u = w·(1 + κ / (count of the last item + 1))
+
+over the items `j` of a user's history with weights `a_j` = 1/place from its end, of which the largest entries of each
+row are kept: bytes an item, whatever the size of the catalogue. `generation_memory.py` mixes it into the beam search.
+"""
+
+import copy
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
+NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
+BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """
+    How an [`ItemMemory`] is read.
+
+    Args:
+        content_weight (`float`, *optional*, defaults to 0.0): w, the weight of the content's cosine.
+        evidence (`float`, *optional*, defaults to 0.0): κ: the fewer training interactions a user's last item has, the
+            more the content weighs; 0: the same for all.
+        temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem = softmax(m / τ)`.
+        mixing_weight (`float`, *optional*, defaults to 0.7): g of `(1 - g)·P_net + g·p_mem`; 0 is the network alone, 1
+            the memory alone.
+        gate (`tuple[float, ...]`, *optional*): bias and weights of the features of a logistic gate, which then gives
+            each user its g in place of `mixing_weight`.
+        max_history (`int`, *optional*, defaults to 20): latest items of a history that are looked up.
+
+    Raises:
+        ValueError: if a value is out of range or no finite number.
+    """
+
+    content_weight: float = 0.0
+    evidence: float = 0.0
+    temperature: float = 0.03
+    mixing_weight: float = 0.7
+    gate: tuple[float, ...] | None = None
+    max_history: int = 20
+
+    def __post_init__(self):
+        for name in ("content_weight", "evidence", "temperature", "mixing_weight"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} of an item memory must be a finite number, got {value!r}.")
+        if self.content_weight < 0 or self.evidence < 0:
+            raise ValueError(
+                f"content_weight and evidence must be at least 0, got {self.content_weight} and {self.evidence}."
+            )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if not 0 <= self.mixing_weight <= 1:
+            raise ValueError(f"mixing_weight must be from 0 to 1, got {self.mixing_weight}.")
+        if isinstance(self.max_history, bool) or not isinstance(self.max_history, int) or self.max_history < 1:
+            raise ValueError(f"max_history must be a whole number of at least 1, got {self.max_history!r}.")
+        if self.gate is not None:
+            object.__setattr__(self, "gate", tuple(self.gate))
+            odd = [each for each in self.gate if not isinstance(each, int | float) or not math.isfinite(each)]
+            if len(self.gate) != 1 + NUM_FEATURES or odd:
+                raise ValueError(f"gate must be {1 + NUM_FEATURES} finite numbers, got {list(self.gate)}.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MemorySettings":
+        """Settings of names and values; names that a later release may have added are left out."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+
+class ItemMemory:
+    """
+    Transitions and likeness of the items of a catalogue, as sparse rows: row `i` belongs to item `i` of the trie.
+
+    Args:
+        transition_items (`torch.IntTensor` of shape `(num_items, k)`): items that follow each item; -1 for none.
+        transition_weights (`torch.Tensor` of shape `(num_items, k)`): `B` there, kept in float16.
+        counts (`torch.IntTensor` of shape `(num_items,)`): training interactions of each item.
+        settings ([`MemorySettings`], *optional*): how it is read.
+        similar_items (`torch.IntTensor` of shape `(num_items, k)`, *optional*): items alike in content, each item
+            among its own; -1 for none.
+        similarities (`torch.Tensor` of shape `(num_items, k)`, *optional*): cosines of the content embeddings without
+            their mean, kept in float16.
+        content_mean (`torch.Tensor` of shape `(width,)`, *optional*): that mean, for items that are added.
+
+    Raises:
+        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content has a
+            weight and there is none.
+    """
+
+    def __init__(
+        self,
+        transition_items: Tensor,
+        transition_weights: Tensor,
+        counts: Tensor,
+        settings: MemorySettings | None = None,
+        similar_items: Tensor | None = None,
+        similarities: Tensor | None = None,
+        content_mean: Tensor | None = None,
+    ):
+        self.transition_items, self.transition_weights = _checked("transition", transition_items, transition_weights)
+        self.similar_items: Tensor | None = None
+        self.similarities: Tensor | None = None
+        self.content_mean: Tensor | None = None
+        content = (similar_items, similarities, content_mean)
+        if any(each is not None for each in content):
+            if similar_items is None or similarities is None or content_mean is None:
+                raise ValueError("similar_items, similarities and content_mean of an item memory go together.")
+            self.similar_items, self.similarities = _checked("similar", similar_items, similarities)
+            if len(self.similar_items) != self.num_items:
+                raise ValueError(f"{self.num_items} items have transitions, {len(self.similar_items)} similar items.")
+            self.content_mean = content_mean.float()
+            if self.content_mean.ndim != 1 or not self.content_mean.isfinite().all():
+                raise ValueError("content_mean of an item memory must be a vector of finite numbers.")
+        if counts.shape != (self.num_items,) or counts.is_floating_point() or (counts < 0).any():
+            raise ValueError(
+                f"counts of an item memory must be {self.num_items} whole numbers of at least 0, got "
+                f"{counts.dtype} of shape {tuple(counts.shape)}."
+            )
+        self.counts = counts.to(torch.int32)
+        self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
+
+    def _checked_settings(self, settings: MemorySettings) -> MemorySettings:
+        if settings.content_weight and self.similar_items is None:
+            raise ValueError(
+                f"content_weight is {settings.content_weight}, but the memory has no similar items: build it with "
+                "content embeddings, or with content_weight 0."
+            )
+        return settings
+
+    @property
+    def num_items(self) -> int:
+        return len(self.transition_items)
+
+    @property
+    def device(self) -> torch.device:
+        return self.transition_items.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensors in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a search is the network's alone, g = 0."""
+        return self.settings.gate is None and self.settings.mixing_weight == 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by the names of the arguments, those that there are."""
+        names = ("transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def to(self, device: torch.device | str) -> "ItemMemory":
+        """The memory with its tensors on `device` (itself, if it is there already)."""
+        if torch.empty(0, device=device).device == self.device:
+            return self
+        moved = copy.copy(self)
+        for name, tensor in self.tensors().items():
+            setattr(moved, name, tensor.to(device))
+        return moved
+
+    def with_settings(self, **changes: Any) -> "ItemMemory":
+        """
+        The memory read in another way; the tensors are shared.
+
+        Args:
+            changes: of [`MemorySettings`].
+        """
+        changed = copy.copy(self)
+        changed.settings = self._checked_settings(replace(self.settings, **changes))
+        return changed
+
+    def select(self, rows: Tensor) -> "ItemMemory":
+        """
+        The memory of some of the items, or of the same in another order.
+
+        Args:
+            rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one without any past.
+        """
+        rows = rows.to(self.device)
+        known, safe = rows >= 0, rows.clamp(min=0)
+        new_row = torch.full((self.num_items + 1,), -1, dtype=torch.int32, device=self.device)  # -1 is the last place
+        new_row[rows[known]] = torch.arange(len(rows), dtype=torch.int32, device=self.device)[known]
+        selected = copy.copy(self)
+
+        def of(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+            items = new_row[items[safe].long()].masked_fill_(~known[:, None], -1)
+            return items, weights[safe].masked_fill(items < 0, 0)
+
+        selected.transition_items, selected.transition_weights = of(self.transition_items, self.transition_weights)
+        if self.similar_items is not None and self.similarities is not None:
+            selected.similar_items, selected.similarities = of(self.similar_items, self.similarities)
+        selected.counts = self.counts[safe].masked_fill(~known, 0)
+        return selected
+
+    def extend(self, num_new: int, content: Tensor | None = None) -> "ItemMemory":
+        """
+        The memory with further items behind those that there are: nothing followed them yet, and their content makes
+        them neighbours, both ways. What was kept of an item's neighbours gives way to nearer ones.
+
+        Args:
+            num_new (`int`): items to add.
+            content (`torch.Tensor` of shape `(num_items + num_new, width)`, *optional*): content embeddings of all
+                items, from the encoder of the others; needed if and only if the memory has similar items.
+
+        Raises:
+            ValueError: if content is missing or unexpected, of another width or not finite.
+        """
+        extended = copy.copy(self)
+        none = self.transition_items.new_full((num_new, self.transition_items.shape[1]), -1)
+        extended.transition_items = torch.cat((self.transition_items, none))
+        extended.transition_weights = torch.cat((self.transition_weights, torch.zeros_like(none).half()))
+        extended.counts = torch.cat((self.counts, self.counts.new_zeros(num_new)))
+        if self.similar_items is None or self.similarities is None or self.content_mean is None:
+            if content is not None:
+                raise ValueError("The memory has no similar items: it was built without content.")
+            return extended
+        if content is None:
+            raise ValueError("The memory has similar items: content embeddings of all items are needed to add some.")
+        unit = unit_content(content.to(self.device), self.num_items + num_new, self.content_mean)
+        kept, old = self.similar_items.shape[1], self.num_items
+        ours = nearest_items(unit[old:], unit, kept)
+        items, values = self.similar_items.clone(), self.similarities.float()
+        if num_new:
+            for start in range(0, old, BLOCK_ENTRIES // max(num_new, 1) + 1):
+                block = slice(start, min(start + BLOCK_ENTRIES // max(num_new, 1) + 1, old))
+                near, found = nearest_items(unit[block], unit[old:], min(kept, num_new))
+                both = torch.cat(
+                    (values[block].masked_fill(items[block] < 0, -torch.inf), found.half().float()), dim=1
+                )
+                best = both.topk(kept, dim=1)
+                every = torch.cat((items[block], near + old), dim=1)
+                items[block] = every.gather(1, best.indices)
+                values[block] = best.values.masked_fill(best.values == -torch.inf, 0)
+        fill = kept - ours[0].shape[1]
+        extended.similar_items = torch.cat((items, torch.nn.functional.pad(ours[0], (0, fill), value=-1)))
+        extended.similarities = torch.cat((values, torch.nn.functional.pad(ours[1], (0, fill)))).half()
+        return extended
+
+    def __repr__(self) -> str:
+        content = "" if self.similar_items is None else f", similar_items={self.similar_items.shape[1]}"
+        return f"ItemMemory(num_items={self.num_items}, transitions={self.transition_items.shape[1]}{content})"
+
+
+def _checked(name: str, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Sparse rows in int32 and float16, if they are of one shape and all within the catalogue."""
+    if items.ndim != 2 or items.shape != weights.shape or not len(items) or items.is_floating_point():
+        raise ValueError(
+            f"{name} items and weights of an item memory must be int and float of one shape (num_items, kept), got "
+            f"{items.dtype} {tuple(items.shape)} and {weights.dtype} {tuple(weights.shape)}."
+        )
+    outside = ((items < -1) | (items >= len(items))).any(1)
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise ValueError(
+            f"{name} items of an item memory must be rows of its {len(items)} items or -1, found "
+            f"{items[row].tolist()} of item {row}."
+        )
+    weights = weights.half()
+    broken = ~weights.isfinite().all(1)
+    if broken.any():
+        raise ValueError(
+            f"{name} weights of an item memory must be finite in float16; those of {int(broken.sum())} items are not, "
+            f"such as of item {int(broken.nonzero()[0])}."
+        )
+    return items.to(torch.int32), weights.masked_fill(items < 0, 0)
+
+
+def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
+    """
+    Content embeddings without their mean, of unit length, float32 `(num_items, width)`; zeros for an item whose
+    embedding is the mean, of which nothing is known.
+
+    Raises:
+        ValueError: if there are not so many, they are of another width than the mean, or not finite.
+    """
+    if content.ndim != 2 or len(content) != num_items:
+        raise ValueError(f"Expected content embeddings of {num_items} items, got shape {tuple(content.shape)}.")
+    if content.shape[1] != len(mean):
+        raise ValueError(
+            f"The memory's content embeddings have {len(mean)} numbers, those given {content.shape[1]}: they are of "
+            "another encoder."
+        )
+    broken = ~content.isfinite().all(1)
+    if broken.any():
+        raise ValueError(
+            f"{int(broken.sum())} items have content embeddings that are not finite, such as row "
+            f"{int(broken.nonzero()[0])}."
+        )
+    content = content.float()
+    usual, centred = content.norm(dim=1).mean(), content - mean
+    lengths = centred.norm(dim=1, keepdim=True)
+    return (centred / (lengths + 1e-9)).masked_fill_(lengths <= NO_CONTENT * usual, 0)
+
+
+def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """
+    The `kept` largest cosines of each query, itself among them if it is there; exact, by blocks.
+
+    Args:
+        queries (`torch.Tensor` of shape `(num_queries, width)`), unit (`torch.Tensor` of shape `(num_items, width)`):
+            vectors of unit length.
+        kept (`int`): at most so many.
+
+    Returns:
+        `tuple[torch.IntTensor, torch.FloatTensor]`: items and cosines, the largest first.
+    """
+    kept = min(kept, len(unit))
+    items = torch.empty(len(queries), kept, dtype=torch.int32, device=unit.device)
+    values = torch.empty(len(queries), kept, device=unit.device)
+    step = max(1, BLOCK_ENTRIES // len(unit))
+    for start in range(0, len(queries), step):
+        best = (queries[start : start + step] @ unit.T).topk(kept, dim=1)
+        items[start : start + step], values[start : start + step] = best.indices.to(torch.int32), best.values
+    return items, values
+
+
+__all__ = ["ItemMemory", "MemorySettings", "nearest_items", "unit_content"]

@@ -1,0 +1,172 @@
+"""Item memory: what it takes, parts and further items of a catalogue."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_utgrec.item_memory import ItemMemory, MemorySettings, nearest_items, unit_content
+
+N, K, E = 12, 4, 5
+
+
+def embeddings(n: int = N, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, E, generator=torch.Generator().manual_seed(seed)) + 1
+
+
+def arguments(n: int = N, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    content = embeddings(n, seed)
+    mean = content.mean(0)
+    unit = unit_content(content, n, mean)
+    similar, cosines = nearest_items(unit, unit, K)
+    return {
+        "transition_items": torch.from_numpy(np.stack([rng.choice(n, K, replace=False) for _ in range(n)])),
+        "transition_weights": torch.from_numpy(rng.random((n, K))),
+        "counts": torch.from_numpy(rng.integers(0, 9, n)),
+        "settings": MemorySettings(content_weight=0.1),
+        "similar_items": similar,
+        "similarities": cosines,
+        "content_mean": mean,
+    }
+
+
+def dense(items: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    matrix = torch.zeros(len(items), len(items) + 1)
+    return matrix.scatter_(1, items.long() % (len(items) + 1), weights.float())[:, :-1]
+
+
+def test_tensors_are_small():
+    memory = ItemMemory(**arguments())
+    assert memory.nbytes == N * (2 * K * (4 + 2) + 4) + 4 * E
+    assert {name: tensor.dtype for name, tensor in memory.tensors().items()} == {
+        "transition_items": torch.int32,
+        "transition_weights": torch.float16,
+        "counts": torch.int32,
+        "similar_items": torch.int32,
+        "similarities": torch.float16,
+        "content_mean": torch.float32,
+    }
+    assert memory.to("cpu") is memory
+
+
+def test_nearest_items_are_the_largest_cosines(monkeypatch):
+    content = embeddings(40)
+    unit = unit_content(content, 40, content.mean(0))
+    numbers = content.double().numpy() - content.double().numpy().mean(0)
+    numbers /= np.linalg.norm(numbers, axis=1, keepdims=True)
+    cosines = numbers @ numbers.T
+    monkeypatch.setattr("modeling_utgrec.item_memory.BLOCK_ENTRIES", 100)
+    items, values = nearest_items(unit, unit, 7)
+    np.testing.assert_allclose(values, -np.sort(-cosines, axis=1)[:, :7], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(cosines, items.numpy().astype(int), 1), values, atol=1e-6)
+    assert torch.equal(items[:, 0], torch.arange(40, dtype=torch.int32)), "each is nearest to itself"
+    assert nearest_items(unit, unit, 99)[0].shape == (40, 40)
+
+
+def test_an_embedding_that_is_the_mean_is_like_nothing():
+    content = embeddings()
+    content[3] = 0
+    content[3] = content.sum(0) / (N - 1)
+    unit = unit_content(content, N, content.mean(0))
+    assert (unit[3] == 0).all() and torch.allclose(unit[4].norm(), torch.tensor(1.0))
+
+
+def test_selected_items_keep_what_is_among_them():
+    memory = ItemMemory(**arguments())
+    rows = torch.tensor([7, 2, -1, 11, 0])
+    selected = memory.select(rows)
+    assert selected.num_items == 5 and selected.settings == memory.settings
+    known = torch.tensor([0, 1, 3, 4])
+    for names in (("transition_items", "transition_weights"), ("similar_items", "similarities")):
+        whole, part = (dense(*(getattr(each, name) for name in names)) for each in (memory, selected))
+        expected = torch.zeros(5, 5)
+        expected[known[:, None], known] = whole[rows[known]][:, rows[known]]
+        assert torch.equal(part, expected)
+    assert selected.counts.tolist() == [int(memory.counts[row]) if row >= 0 else 0 for row in rows.tolist()]
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    back = memory.select(order).select(order.argsort())
+    assert all(torch.equal(tensor, back.tensors()[name]) for name, tensor in memory.tensors().items())
+
+
+def test_added_items_are_neighbours_both_ways(monkeypatch):
+    monkeypatch.setattr("modeling_utgrec.item_memory.BLOCK_ENTRIES", 20)
+    memory, content = ItemMemory(**arguments()), torch.cat((embeddings(), embeddings(3, seed=1)))
+    grown = memory.extend(3, content)
+    unit = unit_content(content, N + 3, memory.content_mean)
+    cosines, found = unit @ unit.T, dense(grown.similar_items, grown.similarities)
+    best = cosines.topk(K, dim=1)
+    expected = torch.zeros(N + 3, N + 3).scatter_(1, best.indices, best.values)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)  # float16
+    assert (grown.similar_items[:N] >= N).any(), "some old item has a new neighbour"
+    assert torch.equal(grown.transition_items[:N], memory.transition_items)
+    assert (grown.transition_items[N:] == -1).all() and (grown.counts[N:] == 0).all()
+    assert torch.equal(memory.similar_items, ItemMemory(**arguments()).similar_items), "the old one is as it was"
+    assert memory.extend(0, content[:N]).num_items == N
+
+
+def test_adding_items_needs_their_content():
+    memory = ItemMemory(**arguments())
+    with pytest.raises(ValueError, match="content embeddings of all items are needed"):
+        memory.extend(1)
+    with pytest.raises(ValueError, match="another encoder"):
+        memory.extend(1, torch.zeros(N + 1, E + 1))
+    with pytest.raises(ValueError, match="of 13 items"):
+        memory.extend(1, torch.zeros(N, E))
+    with pytest.raises(ValueError, match="not finite, such as row 2"):
+        memory.extend(1, embeddings(N + 1).index_fill(0, torch.tensor([2]), torch.nan))
+    plain = {name: value for name, value in arguments().items() if name.startswith("transition") or name == "counts"}
+    bare = ItemMemory(**plain)
+    assert bare.extend(2).num_items == N + 2
+    with pytest.raises(ValueError, match="built without content"):
+        bare.extend(1, embeddings(N + 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"transition_items": torch.full((N, K), N)}, "must be rows of its 12 items"),
+        ({"transition_items": torch.full((N, K), -2)}, "must be rows of its 12 items"),
+        ({"transition_items": torch.zeros(N, K + 1).int()}, "of one shape"),
+        ({"transition_weights": torch.full((N, K), torch.nan)}, "finite in float16; those of 12 items"),
+        ({"transition_weights": torch.full((N, K), 1e6)}, "finite in float16"),
+        ({"similarities": torch.full((N, K), torch.inf)}, "similar weights"),
+        ({"similar_items": None}, "go together"),
+        ({"content_mean": torch.full((E,), torch.nan)}, "content_mean"),
+        ({"counts": torch.zeros(N - 1).int()}, "12 whole numbers"),
+        ({"counts": torch.full((N,), -1)}, "12 whole numbers"),
+        ({"similar_items": None, "similarities": None, "content_mean": None}, "build it with content embeddings"),
+    ],
+)
+def test_what_is_no_memory_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        ItemMemory(**arguments() | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"content_weight": -0.1}, "at least 0"),
+        ({"evidence": -1.0}, "at least 0"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "finite number"),
+        ({"mixing_weight": 1.2}, "from 0 to 1"),
+        ({"mixing_weight": -0.2}, "from 0 to 1"),
+        ({"mixing_weight": "much"}, "finite number"),
+        ({"max_history": 0}, "max_history"),
+        ({"gate": (1.0, 2.0)}, "4 finite numbers"),
+        ({"gate": (1.0, 2.0, 3.0, float("inf"))}, "4 finite numbers"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        MemorySettings(**changes)
+    with pytest.raises(ValueError, match=said):
+        ItemMemory(**arguments()).with_settings(**changes)
+
+
+def test_settings_change_and_tensors_are_shared():
+    memory = ItemMemory(**arguments())
+    other = memory.with_settings(temperature=0.5)
+    assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
+    assert other.transition_items is memory.transition_items
+    assert MemorySettings.from_dict({"temperature": 0.5, "of a later release": 1}) == MemorySettings(temperature=0.5)

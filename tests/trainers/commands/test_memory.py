@@ -1,0 +1,211 @@
+"""`utgrec memory` from the command line in small: built, chosen, saved, found by what recommends, updated."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, pipeline
+
+from hub_cards import load_values, save_card
+from hub_cards.values import RecommenderCardValues
+from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from tokenization_items import ItemIndex, StoredMemory, UniversalItemTokenizer
+from tokenization_items.item_embeddings import save_embeddings
+from tokenization_items.item_memory import MEMORY_NAME
+from trainers.commands import run_command
+from trainers.commands.memory import MemoryArguments
+from trainers.commands.recommend import RecommendArguments
+from trainers.commands.recommend import run as recommend
+from trainers.data.interactions import Interactions
+from trainers.rankers import load_ranker
+
+N, LEVELS = 24, [4, 5, 6]
+IDS = [f"item-{row}" for row in range(N)]
+COLOURS = ["red", "blue", "green", "black"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "shop"
+    write_data(folder, 40)
+    return folder
+
+
+def write_data(folder, users: int, words: bool = True) -> None:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    with open(folder / "items.jsonl", "w", encoding="utf-8") as file:
+        for row, item_id in enumerate(IDS):
+            title = f"{COLOURS[row % 4]} case of steel" if words else f"unique{row}"
+            print(json.dumps({"item_id": item_id, "title": title}), file=file)
+    with open(folder / "sequences.jsonl", "w", encoding="utf-8") as file:
+        for user in range(users):
+            steps = np.where(rng.random(rng.integers(4, 9)) < 0.7, 1, rng.integers(2, N))
+            items = [IDS[place] for place in (rng.integers(N) + np.cumsum(steps)) % N]
+            print(json.dumps({"user_id": f"u{user}", "items": items}), file=file)
+
+
+def make_recommender(folder, kind: str = "T5") -> None:
+    """Random weights, and an index in another order than the catalogue, with an item that it lacks."""
+    index = ItemIndex(LEVELS, [2, 6, 11])
+    codes = np.stack(np.unravel_index(np.arange(N + 1) * 3, LEVELS), axis=1)
+    index.assign(["gone", *reversed(IDS)], codes)
+    torch.manual_seed(0)
+    if kind == "T5":
+        sizes = {"d_model": 16, "d_ff": 24, "num_heads": 2, "d_kv": 8, "num_layers": 1, "initializer_factor": 2.0}
+        model = UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=LEVELS, **sizes))
+    else:
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "head_dim": 8}
+        model = RecBaseForCausalLM(RecBaseConfig.tiny(level_sizes=LEVELS, **sizes))
+    model.save_pretrained(folder)
+    UniversalItemTokenizer(index, None).save_pretrained(folder, include_network=False)
+
+
+@pytest.mark.parametrize("kind", ["T5", "Qwen3"])
+def test_builds_chooses_saves_and_is_found(tmp_path, data, kind, capsys):
+    folder = tmp_path / "recommender"
+    make_recommender(folder, kind)
+    save_card(folder, RecommenderCardValues(name="shop recommender", hyperparameters={"d": 16}))
+    vectors = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+    save_embeddings(tmp_path / "texts", IDS, vectors, {"model": "random"})
+    flags = ["--recommender", str(folder), "--data", str(data)]
+    run_command("memory", [*flags, "--embeddings", str(tmp_path / "texts"), "--row_items", "5"])
+    shown = capsys.readouterr().out
+    assert "with memory" in shown and "network alone" in shown
+
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    stored = StoredMemory.load(folder, tokenizer.index)
+    assert stored.facts["row_items"] == 5 and (stored.memory.transition_items[0] == -1).all()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "## Memory" in card and "memory=tokenizer.memory" in card and "Temperature" in card and "gate" in card
+    values = load_values(folder)
+    assert values.hyperparameters == {"d": 16} and len(values.evaluations) == 2
+    rows = {row["Mixing weight"] for row in values.memory_selection}
+    assert {0.0, 0.3, 0.5, 0.7, 0.85, 1.0} <= rows
+
+    # what recommends finds it, and may leave it out
+    stored.memory = stored.memory.with_settings(mixing_weight=0.8, gate=None)
+    stored.save(folder, tokenizer.index)
+    interactions = Interactions.from_folder(data, IDS)
+    ranker, alone = (load_ranker(folder, interactions, memory=memory) for memory in (True, False))
+    assert ranker.memory.settings == stored.memory.settings and alone.memory is None
+    row = tokenizer.index.rows([IDS[3]])[0]
+    followers = {tokenizer.index.item_ids[i] for i in stored.memory.transition_items[row].tolist() if i >= 0}
+    assert followers == {IDS[i] for i in ranker.memory.transition_items[3].tolist() if i >= 0}, "in catalogue order"
+
+    history = IDS[:3]
+    found = recommend(RecommendArguments(str(folder), history=history, sources=True))
+    assert "after item-2" in capsys.readouterr().out
+    network = recommend(RecommendArguments(str(folder), history=history, no_memory=True))
+    assert found != network
+    recommender = pipeline("item-recommendation", model=str(folder))
+    entries = recommender(history, return_sources=True)
+    assert [(entry["item_id"], pytest.approx(entry["score"], abs=1e-5)) for entry in entries] == found[0]
+    for entry in entries:
+        sources = entry["sources"]
+        total = sources["network"] + sources["unknown"]
+        total += sum(sources["transitions"].values()) + sum(sources["content"].values())
+        assert total == pytest.approx(1, abs=1e-5) and set(sources["transitions"]) <= set(history)
+    without = pipeline("item-recommendation", model=str(folder), memory=False)(history)
+    assert [(entry["item_id"], pytest.approx(entry["score"], abs=1e-5)) for entry in without] == network[0]
+    recommender.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / MEMORY_NAME).is_file()
+
+
+def test_texts_without_an_encoder_and_fixed_settings(tmp_path, data):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    fixed = ["--temperature", "0.04", "--mixing_weight", "0.6", "--no_test", "--transitions", "counts"]
+    run_command("memory", ["--recommender", str(folder), "--data", str(data), *fixed])
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    stored = StoredMemory.load(folder, tokenizer.index)
+    assert (stored.memory.settings.temperature, stored.memory.settings.mixing_weight) == (0.04, 0.6)
+    assert stored.memory.settings.content_weight == 0.02 and stored.facts["content"] == "tf-idf"
+    assert stored.pairs is not None and "selection" not in stored.facts
+    write_data(data, 40, words=False)  # no word is shared
+    run_command("memory", ["--recommender", str(folder), "--data", str(data), *fixed])
+    stored = StoredMemory.load(folder, tokenizer.index)
+    assert stored.memory.similar_items is None and stored.memory.settings.content_weight == 0
+
+
+def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--data", str(data)]
+    fixed = ["--temperature", "0.04", "--mixing_weight", "0.6", "--no_test"]
+    run_command("memory", [*flags, *fixed, "--no_content"])
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    before = StoredMemory.load(folder, tokenizer.index)
+    tokenizer.remove_items(["gone"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match="Items were added or removed"):
+        UniversalItemTokenizer.from_pretrained(folder).memory  # noqa: B018
+    write_data(data, 60)
+    run_command("memory", [*flags, "--update", "--all_interactions", "--no_content"])
+    after = StoredMemory.load(folder, UniversalItemTokenizer.from_pretrained(folder).index)
+    assert after.memory.settings == before.memory.settings and after.memory.num_items == N
+    assert after.facts["part"] == "all" and after.facts["interactions"] > before.facts["interactions"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--update"], "item_memory.safetensors is missing"),
+        (["--temperature", "0.1"], "go together"),
+        (["--temperature", "0", "--mixing_weight", "0.5"], "temperature must be above 0"),
+        (["--temperature", "0.1", "--mixing_weight", "2"], "mixing_weight must be from 0 to 1"),
+        (["--all_interactions"], "is for --update"),
+        (["--row_items", "0"], "--row_items and --similar_items"),
+        (["--output_dir", "x"], "--output_dir is for a recommender of the Hub"),
+        (["--no_content", "--embeddings", "x"], "contradict"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(tmp_path, data, flags, said):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SystemExit, match=said):
+        run_command("memory", ["--recommender", str(folder), "--data", str(data), *flags])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_update_of_another_encoder_is_refused(tmp_path, data):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--data", str(data), "--embeddings", str(tmp_path / "texts")]
+    save_embeddings(tmp_path / "texts", IDS, np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32), {})
+    run_command("memory", [*flags, "--temperature", "0.1", "--mixing_weight", "0.5", "--no_test"])
+    before = (folder / MEMORY_NAME).read_bytes()
+    save_embeddings(tmp_path / "texts", IDS, np.random.default_rng(0).normal(size=(N, 7)).astype(np.float32), {})
+    with pytest.raises(SystemExit, match="in 6 numbers, these in 7"):
+        run_command("memory", [*flags, "--update"])
+    with pytest.raises(SystemExit, match="give --embeddings"):
+        write_data(data, 40, words=False)
+        run_command("memory", [*flags[:4], "--update"])
+    assert (folder / MEMORY_NAME).read_bytes() == before
+
+
+def test_a_recommender_of_the_hub_is_fetched(tmp_path, data, hub):
+    make_recommender(tmp_path / "local")
+    name = hub.new_repo("recommender")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "local")
+    model.push_to_hub(name)
+    UniversalItemTokenizer.from_pretrained(tmp_path / "local").push_to_hub(name, include_network=False)
+    fixed = ["--temperature", "0.1", "--mixing_weight", "0.5", "--no_test"]
+    with pytest.raises(SystemExit, match="give --output_dir"):
+        run_command("memory", ["--recommender", name, "--data", str(data), *fixed])
+    output = tmp_path / "fetched"
+    run_command("memory", ["--recommender", name, "--data", str(data), "--output_dir", str(output), *fixed])
+    tokenizer = UniversalItemTokenizer.from_pretrained(output)
+    assert tokenizer.memory is not None
+    # pushed and pulled
+    tokenizer.push_to_hub(name, include_network=False)
+    pulled = UniversalItemTokenizer.from_pretrained(name, index_only=True)
+    assert torch.equal(pulled.memory.transition_items, tokenizer.memory.transition_items)
+    recommender = pipeline("item-recommendation", model=name)
+    assert recommender.memory is not None and len(recommender(IDS[:2])) == 10
+
+
+def test_arguments_have_their_defaults():
+    assert MemoryArguments("a", "b").row_items == 50

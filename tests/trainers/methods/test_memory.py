@@ -1,0 +1,262 @@
+"""Item memories: built as the linear ranker's, updated to the last bit, chosen on validation as the search finds."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec.generation_memory import UserMemory
+from modeling_utgrec.item_memory import MemorySettings
+from modeling_utgrec.item_trie import ItemTrie
+from tokenization_items import ItemIndex
+from trainers.data.interactions import Interactions
+from trainers.evaluation.protocol import evaluate
+from trainers.methods import memory as memories
+from trainers.methods.memory import (
+    PairCounts,
+    add_interactions,
+    build_memory,
+    choose_memory,
+    fit_gate,
+    for_index,
+    gates,
+    mixture_cases,
+    select_mixture,
+)
+from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
+
+N, LEVELS = 30, [4, 5, 6]
+IDS = [f"i{row}" for row in range(N)]
+
+
+def make_interactions(users: int = 60, seed: int = 0) -> Interactions:
+    """Walks around a circle with detours, so that what follows what can be learnt."""
+    rng = np.random.default_rng(seed)
+    walks = []
+    for _ in range(users):
+        steps = np.where(rng.random(rng.integers(4, 12)) < 0.7, 1, rng.integers(2, N))
+        walks.append([IDS[place] for place in (rng.integers(N) + np.cumsum(steps)) % N])
+    return Interactions.from_sequences(walks, IDS)
+
+
+def make_content(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(N, 8)).astype(np.float32)
+
+
+def make_trie() -> ItemTrie:
+    flat = np.random.default_rng(0).choice(int(np.prod(LEVELS)), size=N, replace=False)
+    return ItemTrie(np.stack(np.unravel_index(flat, LEVELS), axis=1), LEVELS, [2, 6, 11])
+
+
+def make_ranker(**arguments) -> GenerativeRanker:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 24, "num_heads": 2, "d_kv": 8, "num_layers": 1, "initializer_factor": 2.0}
+    model = UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=LEVELS, **sizes)).eval()
+    trie = make_trie()
+    return GenerativeRanker(model, trie, (trie.codes + torch.tensor(trie.level_offsets)).numpy(), **arguments)
+
+
+@pytest.mark.parametrize("way", ["inverse", "counts"])
+@pytest.mark.parametrize("evidence", [0.0, 10.0])
+def test_with_weight_1_the_search_ranks_as_the_linear_ranker(way, evidence):
+    interactions, content = make_interactions(), make_content()
+    linear = LinearSettings(transitions=way, content_weight=0.1, evidence=evidence)
+    training = interactions.training_part()
+    stored = build_memory(training, content, linear, row_items=N)
+    transitions = transition_matrix(training, linear)
+    transitions = transitions if isinstance(transitions, np.ndarray) else transitions.toarray()
+    transitions = np.where((transitions > 0) | np.eye(N, dtype=bool), transitions, 0)
+    ranker = make_ranker(num_beams=N)
+    ranker.memory = stored.memory.with_settings(mixing_weight=1.0)
+    expected = LinearRanker(training, content, linear, transitions)
+    histories = interactions.cases("test").histories()
+    scores = torch.zeros(len(histories), N, dtype=torch.float64)
+    users = expected.scorer.encode(histories)
+    scores[:] = expected.scorer.scores(users, slice(0, N))
+    ranked = torch.from_numpy(ranker.rank(histories, 10))
+    # both round: float32 products there, float16 rows here
+    torch.testing.assert_close(scores.gather(1, ranked), scores.topk(10, dim=1).values, atol=2e-3, rtol=0)
+    assert (ranked[:, 0].numpy() == expected.rank(histories, 1)[:, 0]).mean() > 0.95
+
+
+def test_rows_are_the_largest_and_the_items_own():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(N, N)).astype(np.float32)
+    stored = build_memory(make_interactions(), linear=LinearSettings(), row_items=4, transitions=matrix)
+    items, weights = stored.memory.transition_items, stored.memory.transition_weights
+    for row in range(N):
+        others = np.delete(np.arange(N), row)
+        best = sorted(others[np.argsort(-matrix[row, others])[:4]])
+        assert sorted(items[row].tolist()) == sorted([*best, row])
+        np.testing.assert_allclose(weights[row], matrix[row, items[row]], rtol=1e-3)
+    assert stored.facts["row_items"] == 4
+
+
+def test_counts_are_those_of_the_linear_ranker():
+    training = make_interactions().training_part()
+    settings = LinearSettings(transitions="counts", dtype="float64")
+    found = PairCounts.of(training, settings.horizon).transitions().toarray()
+    np.testing.assert_allclose(found, decayed_counts(training, settings).toarray(), atol=1e-7)
+
+
+def test_updates_of_counts_are_a_rebuild_to_the_last_bit():
+    whole = make_interactions().training_part()
+    linear = LinearSettings(transitions="counts", content_weight=0.1)
+    content = make_content()
+    expected = build_memory(whole, content, linear)
+    rng = np.random.default_rng(1)
+    known = (whole.lengths * rng.random(whole.num_users)).astype(np.int64)
+    known[:5] = 0
+    sequences = [[IDS[row] for row in whole.sequence(user)] for user in range(whole.num_users)]
+    first = Interactions.from_sequences([each[:cut] for each, cut in zip(sequences, known, strict=True)], IDS)
+    grown = add_interactions(build_memory(first, content, linear), whole, known)
+    for mine, theirs in ((grown.memory.tensors(), expected.memory.tensors()), (grown.pairs, expected.pairs)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    assert grown.facts["interactions"] == expected.facts["interactions"]
+    # sequences of their own
+    half = whole.select_users(np.arange(20)), whole.select_users(np.arange(20, whole.num_users))
+    grown = add_interactions(build_memory(half[0], content, linear), half[1])
+    assert all(torch.equal(tensor, expected.memory.tensors()[name]) for name, tensor in grown.memory.tensors().items())
+    assert grown.facts == expected.facts
+
+
+def test_updates_that_cannot_be_are_refused():
+    interactions = make_interactions()
+    counted = build_memory(interactions, None, LinearSettings(transitions="counts"))
+    with pytest.raises(ValueError, match="closed form"):
+        add_interactions(build_memory(interactions), interactions)
+    with pytest.raises(ValueError, match="known must be a number for each user"):
+        add_interactions(counted, interactions, np.zeros(3, int))
+    with pytest.raises(ValueError, match="known must be"):
+        add_interactions(counted, interactions, interactions.lengths + 1)
+    with pytest.raises(ValueError, match="of 30 items, the interactions of 31"):
+        add_interactions(counted, Interactions.from_sequences([IDS], [*IDS, "new"]))
+
+
+def test_what_cannot_be_built_is_refused():
+    nothing = Interactions.from_sequences([["i0", "i1"]], IDS).training_part()
+    with pytest.raises(ValueError, match="no interactions"):
+        build_memory(nothing)
+    with pytest.raises(ValueError, match="there is no content"):
+        build_memory(make_interactions(), settings=MemorySettings(content_weight=0.1))
+    with pytest.raises(ValueError, match="content embeddings of 30 items"):
+        build_memory(make_interactions(), make_content()[:-1])
+    with pytest.raises(ValueError, match="not finite"):
+        build_memory(make_interactions(), np.full((N, 3), np.nan, np.float32))
+    with pytest.raises(ValueError, match="row_items"):
+        build_memory(make_interactions(), row_items=0)
+
+
+def test_order_of_an_index():
+    interactions = make_interactions()
+    stored = build_memory(interactions, make_content(), LinearSettings(transitions="counts"))
+    index = ItemIndex([4, 5, 6], [2, 6, 11])
+    codes = np.stack(np.unravel_index(np.arange(N + 1), LEVELS), axis=1)
+    index.assign(["unknown", *reversed(IDS)], codes)
+    moved = for_index(stored, IDS, index)
+    assert moved.memory.num_items == N + 1
+    assert (moved.memory.transition_items[0] == -1).all() and moved.memory.counts[0] == 0
+    rows = torch.from_numpy(index.rows(IDS))
+    back = moved.memory.select(rows)
+    assert all(torch.equal(tensor, stored.memory.tensors()[name]) for name, tensor in back.tensors().items())
+    matrix = PairCounts.of_tensors(moved.pairs).matrix.toarray()
+    assert (matrix[np.ix_(rows, rows)] == PairCounts.of_tensors(stored.pairs).matrix.toarray()).all()
+    assert matrix[0].sum() == 0
+    assert for_index(stored, IDS, _index(IDS)) is stored
+
+
+def _index(ids: list[str]) -> ItemIndex:
+    index = ItemIndex(LEVELS, [2, 6, 11])
+    index.assign(ids, np.stack(np.unravel_index(np.arange(len(ids)), LEVELS), axis=1))
+    return index
+
+
+def test_cases_are_judged_as_the_search_judges_them(monkeypatch):
+    """Candidates of all items, beams as many: the table has the metrics of the search itself."""
+    monkeypatch.setattr(memories, "CANDIDATES", N)
+    interactions, ranker = make_interactions(), make_ranker(num_beams=N, batch_size=16)
+    stored = build_memory(interactions.training_part(), make_content(), LinearSettings(content_weight=0.05))
+    cases = mixture_cases(ranker, stored.memory, interactions)
+    for temperature, mixing in ((0.03, 0.5), (0.05, 0.85), (0.03, 0.0), (0.02, 1.0)):
+        ranker.memory = stored.memory.with_settings(temperature=temperature, mixing_weight=mixing)
+        wanted = evaluate(ranker, interactions, part="validation", ks=[10], long_tail=False)
+        found = cases.metrics(temperature, mixing)
+        if mixing == 1.0:  # items of which the memory knows nothing are equal
+            assert found["recall@10"] == pytest.approx(wanted["recall@10"], abs=0.1)
+        else:
+            assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-9)
+    every = interactions.cases("validation").histories()
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(h[-20:].astype(np.int64)).flip(0) for h in every], True, -1
+    ).flip(1)
+    users = UserMemory(stored.memory.with_settings(temperature=0.05), tokens, ranker.trie)
+    torch.testing.assert_close(cases.evidence(0.05).float(), users.evidence, atol=1e-4, rtol=1e-4)
+    targets = torch.from_numpy(interactions.cases("validation").targets)[:, None]
+    total = users.start().log_total
+    expected = users.scores_of(targets)[:, 0] / 0.05 - total
+    torch.testing.assert_close(cases.log_memory(0.05)[:, -1], expected)
+
+
+def test_a_gate_finds_who_is_whose():
+    """Users of much evidence follow the memory, the others the network."""
+    generator = torch.Generator().manual_seed(0)
+    evidence = torch.randn(2000, 3, dtype=torch.float64, generator=generator) * torch.tensor([2.0, 1.0, 0.5]) + 3
+    mixing = (evidence[:, 0] - 3).sigmoid()
+    of_memory = torch.rand(2000, generator=generator, dtype=torch.float64) < mixing
+    log_memory = torch.where(of_memory, 0.5, 0.001).log().double()
+    log_network = torch.where(of_memory, 0.001, 0.5).log().double()
+    gate = fit_gate(evidence, log_network, log_memory)
+    assert abs(gates(gate, evidence) - mixing).mean() < 0.05
+    assert MemorySettings(gate=gate).gate == gate
+
+
+def test_the_choice_is_the_best_of_a_table_that_has_both_alone():
+    interactions, ranker = make_interactions(), make_ranker(num_beams=N)
+    stored = choose_memory(ranker, interactions, make_content())
+    assert ranker.memory is None, "the ranker is as it was"
+    table, settings = stored.facts["selection"], stored.memory.settings
+    constant = [row for row in table if row["mixing_weight"] != "gate"]
+    assert {row["mixing_weight"] for row in constant} == set(memories.MIXING_WEIGHTS)
+    searched = [row for row in constant if "searched" in row]
+    best = max(searched, key=lambda row: row["searched"])
+    assert (settings.temperature, settings.mixing_weight) == (best["temperature"], best["mixing_weight"])
+    assert len(searched) == memories.SEARCHED
+    assert max(row["ndcg@10"] for row in constant) in [row["ndcg@10"] for row in searched]
+    ranker.memory = stored.memory
+    result = evaluate(ranker, interactions, part="validation", ks=[10], long_tail=False)
+    assert stored.facts["validation"] == {name: result[name] for name in ("recall@10", "ndcg@10")}
+    ranker.memory = None
+    assert stored.facts["linear_selection"] and stored.facts["part"] == "training"
+    again = choose_memory(ranker, interactions, make_content())
+    assert again.facts == stored.facts and again.memory.settings == settings
+
+
+def test_a_gate_is_taken_only_if_it_is_better_on_users_that_it_has_not_seen(monkeypatch):
+    interactions, ranker = make_interactions(), make_ranker(num_beams=N)
+    stored = build_memory(interactions.training_part(), None)
+    cases = mixture_cases(ranker, stored.memory, interactions)
+    network = cases.metrics(0.02, 0.0)["ndcg@10"]
+    asked = []
+
+    def search(values):
+        asked.append(values)
+        return {"ndcg@10": 1.0 if values["gate"] else 0.5}
+
+    monkeypatch.setattr(memories, "fit_gate", lambda *_: (-50.0, 0.0, 0.0, 0.0))  # the network alone
+    chosen, table = select_mixture(cases, search)
+    assert table[-1]["ndcg@10"] == pytest.approx(network) and chosen["gate"] is None
+    assert len(asked) == memories.SEARCHED
+    monkeypatch.setattr(memories, "MIXING_WEIGHTS", (0.0,))  # a gate that gives the memory a say is better
+    monkeypatch.setattr(memories, "fit_gate", lambda *_: (0.5, 0.0, 0.0, 0.0))
+    chosen, table = select_mixture(cases, search)
+    assert chosen["gate"] == (0.5, 0.0, 0.0, 0.0) and table[-1]["searched"] == 1.0
+    chosen, _ = select_mixture(cases, lambda values: {"ndcg@10": 0.0 if values["gate"] else 0.5})
+    assert chosen["gate"] is None, "the search has the last word"
+
+
+def test_nothing_is_chosen_without_validation():
+    short = Interactions.from_sequences([["i0", "i1"]], IDS)
+    with pytest.raises(ValueError, match="no interactions"):
+        choose_memory(make_ranker(), short)

@@ -1,0 +1,206 @@
+r"""Gives a generative recommender a memory of transitions and content, which its search mixes in.
+
+    utgrec memory --recommender runs/office/recommender --data data/office --embeddings runs/office-texts
+    utgrec memory --recommender org/office --data data/office --output_dir runs/office-with-memory
+    # new interactions or items, no new training: the settings stay, the rows are those of the data as it is now
+    utgrec memory --recommender runs/office/recommender --data data/office-today --update --all_interactions
+
+The memory is built from the training part: item transitions in closed form (decayed counts for large catalogues) and
+the cosine of the items' texts, by --embeddings of `utgrec embed` or else TF-IDF. How much it weighs is chosen on the
+validation items by a fixed grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is
+written as item_memory.safetensors beside the index of the recommender, where `recommend`, `evaluate` and the pipeline
+find it; --no_memory there leaves it out. Then the test items are judged with and without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from huggingface_hub import snapshot_download
+
+from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, save_card
+from hub_cards.formatting import markdown_table
+from modeling_utgrec.item_memory import MemorySettings
+from tokenization_items.item_embeddings import load_embeddings
+from tokenization_items.item_memory import ItemMemoryError, StoredMemory
+from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers.arguments import parse_sections
+from trainers.data.domains import Domain
+from trainers.evaluation.metrics import TABLE_METRICS
+from trainers.evaluation.protocol import evaluate
+from trainers.hub.model_facts import memory_facts
+from trainers.hub.upload import ALLOWED
+from trainers.methods.memory import (
+    ROW_ITEMS,
+    SIMILAR_ITEMS,
+    build_memory,
+    choose_memory,
+    for_index,
+    texts_without_encoder,
+)
+from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.linear import LinearSettings
+
+INTERVALS = 1000  # bootstrap samples
+
+
+@dataclass
+class MemoryArguments:
+    recommender: str = field(metadata={"help": "Folder or Hub id of a recommender with its item index."})
+    data: str = field(metadata={"help": "Data folder with items and interactions."})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "Folder of text embeddings; default: TF-IDF of the texts."}
+    )
+    no_content: bool = field(default=False, metadata={"help": "Remember transitions alone."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where a recommender of the Hub goes; one in a folder stays there."}
+    )
+    update: bool = field(
+        default=False, metadata={"help": "Keep the settings of the memory that is there, and build its rows anew."}
+    )
+    all_interactions: bool = field(
+        default=False,
+        metadata={"help": "With --update: remember validation and test items too. For serving: nothing is judged."},
+    )
+    row_items: int = field(default=ROW_ITEMS, metadata={"help": "Transitions of an item that are kept, and its own."})
+    similar_items: int = field(default=SIMILAR_ITEMS, metadata={"help": "Items alike in content kept of each item."})
+    transitions: Literal["auto", "inverse", "counts"] = field(
+        default="auto", metadata={"help": "In closed form, or decayed counts; auto: by the number of items."}
+    )
+    regularization: float = field(default=10.0, metadata={"help": "Of the closed form, where it is not chosen."})
+    temperature: float | None = field(default=None, metadata={"help": "With --mixing_weight: nothing is chosen."})
+    mixing_weight: float | None = field(default=None, metadata={"help": "Share of the memory, 0 to 1."})
+    content_weight: float = field(default=0.02, metadata={"help": "Weight of the texts, where it is not chosen."})
+    evidence: float = field(default=30.0, metadata={"help": "By which rare last items raise it."})
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
+    mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
+    num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
+    batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    no_test: bool = field(default=False, metadata={"help": "Do not judge the test items."})
+
+    def __post_init__(self) -> None:
+        if (self.temperature is None) != (self.mixing_weight is None):
+            raise SystemExit("--temperature and --mixing_weight go together.")
+        if self.update and self.temperature is not None:
+            raise SystemExit("--update keeps the settings: leave out --temperature and --mixing_weight.")
+        if self.all_interactions and not self.update:
+            raise SystemExit("--all_interactions is for --update: a choice on validation must not remember it.")
+        if min(self.row_items, self.similar_items) < 1:
+            raise SystemExit(
+                f"--row_items and --similar_items are at least 1, got {self.row_items} and {self.similar_items}."
+            )
+        if self.no_content and self.embeddings is not None:
+            raise SystemExit("--no_content and --embeddings contradict each other.")
+
+
+def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
+    """Builds, saves and judges; returns the test results with and without the memory."""
+    domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
+    print(domain)
+    folder = local_folder(arguments)
+    interactions = domain.interactions
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    ranker = GenerativeRanker.from_pretrained(
+        folder, interactions.item_ids, arguments.num_beams, arguments.batch_size, memory=False
+    )
+    before = StoredMemory.load(folder) if arguments.update else None
+    content, content_name = load_content(arguments, domain)
+    linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
+    kept = arguments.row_items, arguments.similar_items
+    if before is not None:
+        stored = updated(before, domain, content, arguments.all_interactions)
+    elif arguments.temperature is not None and arguments.mixing_weight is not None:
+        settings = MemorySettings(temperature=arguments.temperature, mixing_weight=arguments.mixing_weight)
+        if content is not None:
+            settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
+        stored = build_memory(interactions.training_part(), content, linear, settings, *kept)
+        stored.facts["part"] = "training"
+    else:
+        stored = choose_memory(ranker, interactions, content, linear, *kept)
+    if stored.memory.settings.content_weight:
+        stored.facts["content"] = content_name
+    for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
+    rows: list[dict[str, Any]] = []
+    if not arguments.no_test and not arguments.all_interactions:
+        for name, memory in (("with memory", stored.memory), ("network alone", None)):
+            ranker.memory = memory
+            result = evaluate(
+                ranker, interactions, mask_seen=arguments.mask_seen, max_history=None, intervals=INTERVALS
+            )
+            rows.append({**result, "name": f"{ranker.name}, {name}", "recommender": name})
+        print(markdown_table([{key: row[key] for key in ("recommender", *TABLE_METRICS)} for row in rows]))
+    update_card(folder, domain.name, stored, rows)
+    print(f"{folder}: {stored.memory}, {stored.memory.nbytes / 1e6:.1f} MB")
+    return rows
+
+
+def local_folder(arguments: MemoryArguments) -> Path:
+    """The recommender's folder; one of the Hub is fetched into the output folder."""
+    folder = Path(arguments.recommender)
+    if folder.is_dir():
+        if arguments.output_dir is not None:
+            raise SystemExit(
+                "--output_dir is for a recommender of the Hub; in a folder the memory goes beside its index."
+            )
+        return folder
+    if arguments.output_dir is None:
+        raise SystemExit(f"--recommender {arguments.recommender} is no folder; for one of the Hub give --output_dir.")
+    return Path(snapshot_download(arguments.recommender, local_dir=arguments.output_dir, allow_patterns=list(ALLOWED)))
+
+
+def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray | None, str | None]:
+    """Embeddings of the items' texts and what they are; none where no word is shared by two items."""
+    if arguments.no_content:
+        return None, None
+    if arguments.embeddings is not None:
+        return load_embeddings(arguments.embeddings, domain.interactions.item_ids), "embeddings of the texts"
+    return texts_without_encoder(domain)
+
+
+def updated(before: StoredMemory, domain: Domain, content: np.ndarray | None, everything: bool) -> StoredMemory:
+    """The memory of the data as it is now, read as the one before."""
+    interactions, facts, settings = domain.interactions, before.facts, before.memory.settings
+    if settings.content_weight and content is None:
+        raise SystemExit("The memory reads the items' texts: give --embeddings, or build one without --update.")
+    mean = before.memory.content_mean
+    if content is not None and mean is not None and content.shape[1] != len(mean):
+        raise SystemExit(
+            f"The memory's texts were embedded in {len(mean)} numbers, these in {content.shape[1]}: give --embeddings "
+            "of the same encoder, or build the memory without --update."
+        )
+    linear = LinearSettings(
+        transitions=facts["transitions"],
+        regularization=facts.get("regularization", 10.0),
+        horizon=facts["horizon"],
+        max_history=settings.max_history,
+    )
+    remembered = interactions if everything else interactions.training_part()
+    stored = build_memory(remembered, content, linear, settings, facts["row_items"], facts["similar_items"])
+    stored.facts = facts | stored.facts | {"part": "all" if everything else "training"}
+    return stored
+
+
+def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:
+    """Says in the recommender's card what its memory is, and what both are worth."""
+    values = load_values(folder)
+    if not isinstance(values, RecommenderCardValues):
+        if (folder / CARD_FILE).is_file():
+            return  # of another tool, or written by hand
+        values = RecommenderCardValues(name=folder.resolve().name)
+    facts = memory_facts(stored)
+    if rows:
+        facts["evaluations"] = [Evaluation.from_result(domain, row) for row in rows]
+    save_card(folder, replace(values, **facts))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, by default the program's."""
+    arguments = parse_sections(MemoryArguments, {}, __doc__, argv)[0]
+    try:
+        run(arguments)
+    except (ItemMemoryError, ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"--recommender {arguments.recommender}: {error}") from error
