@@ -109,6 +109,15 @@ def test_as_many_come_back_as_asked_with_99_percent_denied(prefix_step, form):
     assert scores.isfinite().all()
 
 
+def test_only_cells_that_are_there_are_written():
+    grid = torch.arange(12.0).view(2, 2, 3).clone()
+    cells, there = torch.tensor([[4, 1, 4], [2, 0, 5]]), torch.tensor([[False, True, True], [False, False, False]])
+    item_rules.put(grid, cells, there, torch.tensor([[-9.0, -1.0, -4.0], [-9.0, -9.0, -9.0]]))
+    expected = torch.arange(12.0).view(2, 2, 3).clone()
+    expected[0, 0, 1], expected[0, 1, 1] = -1, -4
+    assert torch.equal(grid, expected)
+
+
 def test_rules_of_kinds_are_selected_for_users(prefix_step):
     trie = make_trie(60)
     rng = np.random.default_rng(1)

@@ -82,6 +82,8 @@ def test_selected_items_keep_what_is_among_them():
         expected = torch.zeros(5, 5)
         expected[known[:, None], known] = whole[rows[known]][:, rows[known]]
         assert torch.equal(part, expected)
+        items, weights = (getattr(selected, name) for name in names)
+        assert (weights[items < 0] == 0).all()
     assert selected.counts.tolist() == [int(memory.counts[row]) if row >= 0 else 0 for row in rows.tolist()]
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     back = memory.select(order).select(order.argsort())
@@ -102,6 +104,16 @@ def test_added_items_are_neighbours_both_ways(monkeypatch):
     assert (grown.transition_items[N:] == -1).all() and (grown.counts[N:] == 0).all()
     assert torch.equal(memory.similar_items, ItemMemory(**arguments()).similar_items), "the old one is as it was"
     assert memory.extend(0, content[:N]).num_items == N
+
+
+def test_rows_that_are_not_full_take_new_items():
+    values = arguments()
+    values["similar_items"], values["similarities"] = values["similar_items"].clone(), values["similarities"].clone()
+    values["similar_items"][:, 1:] = -1  # each knows itself alone
+    content = torch.cat((embeddings(), embeddings(1, seed=1)))
+    grown = ItemMemory(**values).extend(1, content)
+    assert torch.equal((grown.similar_items[:N] >= 0).sum(1), torch.full((N,), 2))
+    assert grown.similarities.isfinite().all()
 
 
 def test_adding_items_needs_their_content():
