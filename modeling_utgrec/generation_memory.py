@@ -89,6 +89,7 @@ class UserMemory:
         positions (`torch.LongTensor` of shape `(B, C)`): the candidates in the order of the trie, each once; then
             `num_items`.
         scores (`torch.DoubleTensor` of shape `(B, C)`): their m; 0 behind them.
+        trends (`torch.DoubleTensor` of shape `(B, C)`): what of it is trend.
         evidence (`torch.FloatTensor` of shape `(B, 3)`): what a gate reads: log(1 + count of the last item), log of
             the mass of the history's rows (`Σ_j a_j Σ_i B[j, i]`, at least 1e-3), and the entropy of
             `softmax(m / τ)` over the candidates, whatever the rules.
@@ -121,6 +122,12 @@ class UserMemory:
         if positions.device.type == "cpu":
             most = max(1, int((self.positions < trie.num_items).sum(1).max())) if len(positions) else 1
             self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
+        self.trends = torch.zeros_like(self.scores)
+        if memory.trend is not None and settings.trend_weight:
+            known = self.positions < trie.num_items
+            trend = memory.trend[trie.rows_at(self.positions.clamp(max=trie.num_items - 1))]
+            self.trends = settings.trend_weight * torch.where(known, trend, 0).to(self.dtype)
+            self.scores = self.scores + self.trends
         self._counts, self._mass = _last_counts(memory, histories), transitions[1].sum(1)
         gate = settings.gate
         if gate is None:
@@ -144,10 +151,14 @@ class UserMemory:
 
     def scores_of(self, rows: Tensor) -> Tensor:
         """m of items `[B, K]`; 0 for those that are no candidates, and for row -1."""
+        return self.values_of(rows, self.scores)
+
+    def values_of(self, rows: Tensor, values: Tensor) -> Tensor:
+        """Those of items `[B, K]` among values of the candidates `[B, C]`; 0 for others, and for row -1."""
         positions = self.trie.positions_of(rows)
         places = torch.searchsorted(self.positions, positions).clamp_(max=self.positions.shape[1] - 1)
         known = (self.positions.gather(1, places) == positions) & (rows >= 0)
-        return torch.where(known, self.scores.gather(1, places), 0)
+        return torch.where(known, values.gather(1, places), 0)
 
     def start(self, rules: RulesOfSearch | None = None) -> "PrefixMass":
         """Prepares a search, by default over all items."""
@@ -248,7 +259,8 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
         content = _terms(memory.similar_items, memory.similarities, histories, rows)
         content *= content_weights(memory, histories)[:, None, None]
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
-    reasoned = remembered * -torch.expm1(-logits.clamp(min=0)).float()
+    explained = users.values_of(rows, users.scores - users.trends) / users.temperature
+    reasoned = remembered * -torch.expm1(-explained.clamp(min=0)).float()
     shares = (reasoned / total)[..., None]
     return ItemSources(
         network=torch.where(found, 1 - remembered, 0),

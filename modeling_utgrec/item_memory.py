@@ -4,10 +4,11 @@ A generative recommender generalises over semantic IDs; what was seen is remembe
 al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
 linear model, SLIT (Choi et al., WWW 2021) with content,
 
-    m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i)        w_u = w·(1 + κ / (count of the last item + 1))
+    m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i        w_u = w·(1 + κ / (count of the last item + 1))
 
 over the items `j` of a user's history with weights `a_j` = 1/place from its end, of which the largest entries of each
-row are kept: bytes an item, whatever the size of the catalogue. `generation_memory.py` mixes it into the beam search.
+row are kept: bytes an item, whatever the size of the catalogue. `t_i` is the item's trend, the log of its share among
+the latest interactions of the users to its share among all: demand drifts, and what is recommended comes after it. `generation_memory.py` mixes it into the beam search.
 """
 
 import copy
@@ -20,6 +21,9 @@ from torch import Tensor
 
 NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
 NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
+RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
+RECENT_UNIT = 6  # in whole numbers of 1/6, lcm(1, 2, 3): what is added or taken away later is so exactly
+TREND_PRIOR = 5.0  # interactions that every item has beside its own, so that few of them make no trend
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
 
 
@@ -32,6 +36,7 @@ class MemorySettings:
         content_weight (`float`, *optional*, defaults to 0.0): w, the weight of the content's cosine.
         evidence (`float`, *optional*, defaults to 0.0): κ: the fewer training interactions a user's last item has, the
             more the content weighs; 0: the same for all.
+        trend_weight (`float`, *optional*, defaults to 0.0): δ, the weight of the items' trend.
         temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem = softmax(m / τ)`.
         mixing_weight (`float`, *optional*, defaults to 0.7): g of `(1 - g)·P_net + g·p_mem`; 0 is the network alone, 1
             the memory alone.
@@ -45,19 +50,21 @@ class MemorySettings:
 
     content_weight: float = 0.0
     evidence: float = 0.0
+    trend_weight: float = 0.0
     temperature: float = 0.03
     mixing_weight: float = 0.7
     gate: tuple[float, ...] | None = None
     max_history: int = 20
 
     def __post_init__(self):
-        for name in ("content_weight", "evidence", "temperature", "mixing_weight"):
+        for name in ("content_weight", "evidence", "trend_weight", "temperature", "mixing_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name} of an item memory must be a finite number, got {value!r}.")
-        if self.content_weight < 0 or self.evidence < 0:
+        if min(self.content_weight, self.evidence, self.trend_weight) < 0:
             raise ValueError(
-                f"content_weight and evidence must be at least 0, got {self.content_weight} and {self.evidence}."
+                f"content_weight, evidence and trend_weight must be at least 0, got {self.content_weight}, "
+                f"{self.evidence} and {self.trend_weight}."
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
@@ -91,10 +98,12 @@ class ItemMemory:
         similarities (`torch.Tensor` of shape `(num_items, k)`, *optional*): cosines of the content embeddings without
             their mean, kept in float16.
         content_mean (`torch.Tensor` of shape `(width,)`, *optional*): that mean, for items that are added.
+        recent (`torch.IntTensor` of shape `(num_items,)`, *optional*): latest interactions of the users by item: the
+            last one counts 6, the one before 3, the third 2.
 
     Raises:
-        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content has a
-            weight and there is none.
+        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content or
+            trend have a weight and there is none.
     """
 
     def __init__(
@@ -106,6 +115,7 @@ class ItemMemory:
         similar_items: Tensor | None = None,
         similarities: Tensor | None = None,
         content_mean: Tensor | None = None,
+        recent: Tensor | None = None,
     ):
         self.transition_items, self.transition_weights = _checked("transition", transition_items, transition_weights)
         self.similar_items: Tensor | None = None
@@ -121,19 +131,37 @@ class ItemMemory:
             self.content_mean = content_mean.float()
             if self.content_mean.ndim != 1 or not self.content_mean.isfinite().all():
                 raise ValueError("content_mean of an item memory must be a vector of finite numbers.")
+        self.counts = self._checked_counts("counts", counts)
+        self.recent = None if recent is None else self._checked_counts("recent", recent)
+        self.trend = self._trend()
+        self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
+
+    def _checked_counts(self, name: str, counts: Tensor) -> Tensor:
         if counts.shape != (self.num_items,) or counts.is_floating_point() or (counts < 0).any():
             raise ValueError(
-                f"counts of an item memory must be {self.num_items} whole numbers of at least 0, got "
+                f"{name} of an item memory must be {self.num_items} whole numbers of at least 0, got "
                 f"{counts.dtype} of shape {tuple(counts.shape)}."
             )
-        self.counts = counts.to(torch.int32)
-        self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
+        return counts.to(torch.int32)
+
+    def _trend(self) -> Tensor | None:
+        """t of the items, float32 `(num_items,)`: of one without interactions 0."""
+        if self.recent is None:
+            return None
+        counts = self.counts.double()
+        recent = self.recent.double() * (counts.sum() / self.recent.sum().clamp(min=1))
+        return ((recent + TREND_PRIOR) / (counts + TREND_PRIOR)).log().float()
 
     def _checked_settings(self, settings: MemorySettings) -> MemorySettings:
         if settings.content_weight and self.similar_items is None:
             raise ValueError(
                 f"content_weight is {settings.content_weight}, but the memory has no similar items: build it with "
                 "content embeddings, or with content_weight 0."
+            )
+        if settings.trend_weight and self.recent is None:
+            raise ValueError(
+                f"trend_weight is {settings.trend_weight}, but the memory does not know the latest interactions: build "
+                "it anew, or with trend_weight 0."
             )
         return settings
 
@@ -158,6 +186,7 @@ class ItemMemory:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by the names of the arguments, those that there are."""
         names = ("transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean")
+        names += ("recent",)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to(self, device: torch.device | str) -> "ItemMemory":
@@ -167,6 +196,7 @@ class ItemMemory:
         moved = copy.copy(self)
         for name, tensor in self.tensors().items():
             setattr(moved, name, tensor.to(device))
+        moved.trend = None if self.trend is None else self.trend.to(device)
         return moved
 
     def with_settings(self, **changes: Any) -> "ItemMemory":
@@ -201,6 +231,9 @@ class ItemMemory:
         if self.similar_items is not None and self.similarities is not None:
             selected.similar_items, selected.similarities = of(self.similar_items, self.similarities)
         selected.counts = self.counts[safe].masked_fill(~known, 0)
+        if self.recent is not None and self.trend is not None:  # the trend is of the whole catalogue
+            selected.recent = self.recent[safe].masked_fill(~known, 0)
+            selected.trend = self.trend[safe].masked_fill(~known, 0)
         return selected
 
     def extend(self, num_new: int, content: Tensor | None = None) -> "ItemMemory":
@@ -221,6 +254,9 @@ class ItemMemory:
         extended.transition_items = torch.cat((self.transition_items, none))
         extended.transition_weights = torch.cat((self.transition_weights, torch.zeros_like(none).half()))
         extended.counts = torch.cat((self.counts, self.counts.new_zeros(num_new)))
+        if self.recent is not None:
+            extended.recent = torch.cat((self.recent, self.recent.new_zeros(num_new)))
+            extended.trend = extended._trend()
         if self.similar_items is None or self.similarities is None or self.content_mean is None:
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")

@@ -18,6 +18,7 @@ FORMAT = "utgrec-item-memory"
 FORMAT_VERSION = "1"
 _REQUIRED = {"transition_items": torch.int32, "transition_weights": torch.float16, "counts": torch.int32}
 _CONTENT = {"similar_items": torch.int32, "similarities": torch.float16, "content_mean": torch.float32}
+_RECENT = {"recent": torch.int32}
 _PAIRS = {"pair_offsets": torch.int64, "pair_items": torch.int32, "pair_counts": torch.int64}
 
 
@@ -109,7 +110,7 @@ class StoredMemory:
                 tensors["transition_weights"],
                 tensors["counts"],
                 MemorySettings.from_dict(settings),
-                *(tensors.get(name) for name in _CONTENT),
+                *(tensors.get(name) for name in (*_CONTENT, *_RECENT)),
             )
         except (ValueError, TypeError, RecursionError) as error:
             raise ItemMemoryError(f"{path}: {error}") from error
@@ -126,7 +127,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 
 def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], stated: str) -> None:
-    known = _REQUIRED | _CONTENT | _PAIRS
+    known = _REQUIRED | _CONTENT | _RECENT | _PAIRS
     for group in (_CONTENT, _PAIRS):
         if set(group) & set(tensors) and not set(group) <= set(tensors):
             raise ItemMemoryError(f"{path}: {sorted(group)} go together, found {sorted(tensors)}.")

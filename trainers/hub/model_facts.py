@@ -154,6 +154,7 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
         "Content": facts.get("content"),
         "Weight of the content": settings.content_weight,
         "Evidence": settings.evidence,
+        "Weight of the trend": settings.trend_weight,
         "Temperature": settings.temperature,
     }
     if settings.gate is None:

@@ -4,7 +4,8 @@ The transitions are those of the linear ranker, cut to the largest of each row a
 is below 0: what was bought is seldom bought again, and ranking loses much without it. The content is its cosines, cut
 to the nearest items. What is chosen is chosen on validation by a fixed rule, before any look at the test:
 
-1. λ, w and κ of the memory alone, as the linear ranker chooses them ([`trainers.rankers.linear_selection`]);
+1. λ, w and κ of the memory alone, as the linear ranker chooses them ([`trainers.rankers.linear_selection`]), then δ
+   of the trend from [`TREND_WEIGHTS`] by its NDCG@10, too;
 2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
    ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
    prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;
@@ -30,7 +31,15 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from modeling_utgrec.generation_memory import UserMemory, history_rows
-from modeling_utgrec.item_memory import NUM_FEATURES, ItemMemory, MemorySettings, nearest_items, unit_content
+from modeling_utgrec.item_memory import (
+    NUM_FEATURES,
+    RECENT_ITEMS,
+    RECENT_UNIT,
+    ItemMemory,
+    MemorySettings,
+    nearest_items,
+    unit_content,
+)
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
@@ -45,8 +54,9 @@ from trainers.rankers.linear_selection import select_settings
 
 logger = logging.getLogger(__name__)
 
+TREND_WEIGHTS = (0.0, 0.015)  # δ
 TEMPERATURES = (0.02, 0.03, 0.05)  # τ
-MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)  # g
+MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)  # g
 ROW_ITEMS = 50  # transitions of an item that are kept, beside its own
 SIMILAR_ITEMS = 100  # items alike in content, itself among them
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
@@ -184,13 +194,67 @@ def build_memory(
             logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
         similar = (*nearest_items(unit, unit, similar_items), mean)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
-    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, *similar)
+    recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
+    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, *similar, recent)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
         facts["regularization"] = linear.regularization
     facts |= {"interactions": len(training.items), "users": training.num_users}
     return StoredMemory(memory, facts, None if pairs is None else pairs.tensors())
+
+
+def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray:
+    """
+    The latest interactions by item, as [`ItemMemory`] keeps them: int64 `[n]`.
+
+    Args:
+        interactions ([`Interactions`]): the sequences.
+        lengths (`np.ndarray`): int `[U]`, the first interactions of each user beyond which nothing is known yet.
+    """
+    counts = np.zeros(interactions.num_items, np.int64)
+    for place in range(1, RECENT_ITEMS + 1):
+        long_enough = lengths >= place
+        at = interactions.offsets[:-1][long_enough] + lengths[long_enough] - place
+        counts += np.bincount(interactions.items[at], minlength=len(counts)) * (RECENT_UNIT // place)
+    return counts
+
+
+def choose_trend(ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions) -> list[dict[str, Any]]:
+    """
+    What each of [`TREND_WEIGHTS`] is worth to the memory alone, on validation: a row each with `trend_weight`,
+    `recall@10` and `ndcg@10`, seen items kept. Of equal scores half stand before the target.
+
+    Args:
+        ranker ([`GenerativeRanker`]): whose catalogue and histories they are; its network is not asked.
+        memory ([`ItemMemory`]): of the same items in the same order.
+        interactions ([`Interactions`]): all interactions.
+    """
+    cases = interactions.cases("validation")
+    chosen, _ = _sampled(cases)
+    every, trie = cases.histories(), ranker.trie.to(memory.device)
+    table = []
+    for weight in TREND_WEIGHTS:
+        weighted, ranks = memory.with_settings(trend_weight=weight), []
+        for start in range(0, len(chosen), ranker.batch_size):
+            rows = chosen[start : start + ranker.batch_size]
+            histories = _padded_left([every[row][-memory.settings.max_history :] for row in rows])
+            users = UserMemory(weighted, torch.from_numpy(histories).to(memory.device), trie)
+            score = users.scores_of(torch.from_numpy(cases.targets[rows]).to(memory.device)[:, None])
+            known = users.positions < trie.num_items
+            others = trie.num_items - known.sum(1)  # m = 0
+            ahead = ((users.scores > score) & known).sum(1) + others * (score[:, 0] < 0)
+            level = ((users.scores == score) & known).sum(1) + others * (score[:, 0] == 0)
+            ranks.append((ahead + (level.clamp(min=1) - 1) // 2).cpu())
+        placed = torch.cat(ranks).numpy()
+        table.append({"trend_weight": weight, **_shown(means(metrics_per_case(placed, [CUTOFF])))})
+    return table
+
+
+def _padded_left(histories: Sequence[np.ndarray]) -> np.ndarray:
+    """Histories of item rows as one int64 `[B, H]`, the latest last, -1 before the first."""
+    longest = max(map(len, histories))
+    return np.stack([np.pad(each.astype(np.int64), (longest - len(each), 0), constant_values=-1) for each in histories])
 
 
 def _largest(transitions: np.ndarray | sparse.csr_array, row_items: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,8 +311,13 @@ def add_interactions(
     counts = memory.counts + torch.from_numpy(
         np.bincount(interactions.items[is_new], minlength=memory.num_items).astype(np.int32)
     )
+    recent = memory.recent
+    if recent is not None:
+        change = recent_counts(interactions, interactions.lengths) - recent_counts(interactions, known)
+        recent = recent + torch.from_numpy(change.astype(np.int32))
     content = (memory.similar_items, memory.similarities, memory.content_mean)
-    grown = ItemMemory(*_largest(pairs.transitions(), stored.facts["row_items"]), counts, memory.settings, *content)
+    rows = _largest(pairs.transitions(), stored.facts["row_items"])
+    grown = ItemMemory(*rows, counts, memory.settings, *content, recent)
     facts = dict(stored.facts)
     facts["interactions"] += int(is_new.sum())
     facts["users"] += int(((known == 0) & (interactions.lengths > 0)).sum())
@@ -526,6 +595,9 @@ def choose_memory(
     training = interactions.training_part()
     chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
     stored = build_memory(training, content, *chosen)
+    trends = choose_trend(ranker, stored.memory, interactions)
+    trend = max(trends, key=lambda row: row[CRITERION])["trend_weight"]  # of equal ones the first
+    stored.memory = stored.memory.with_settings(trend_weight=trend)
     cases = mixture_cases(ranker, stored.memory, interactions)
     judged = interactions.select_users(_sampled(interactions.cases("validation"))[1])
     searched: dict[str, dict[str, float]] = {}
@@ -540,6 +612,7 @@ def choose_memory(
     stored.facts |= {
         "part": "training",
         "linear_selection": selection.table,
+        "trend_selection": trends,
         "selection": table,
         "selection_cases": len(cases),
         "validation": searched[str(values)],
