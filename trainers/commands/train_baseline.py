@@ -2,8 +2,7 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
 
     # from interactions alone
     utgrec train-baseline --model sasrec --data data/beauty --output_dir runs/beauty-sasrec
-    # semantic IDs of the items' texts and a T5 on them; or a decoder: tiger-decoder; or an item-level recommender,
-    # which reads the texts' embeddings too and trains many times as fast: tiger-item-level, rq-kmeans-item-level
+    # semantic IDs of the items' texts and a T5 on them; a decoder: tiger-decoder; an item-level one: tiger-item-level
     utgrec train-baseline --model tiger --data data/beauty --output_dir runs/beauty-tiger \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
     # with embeddings that `utgrec embed` made, half an hour at most, and a push to the Hub
@@ -16,7 +15,7 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
 epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and
 HSTU; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs, or
---item_level.<flag> if that is an item-level one. LETTER's
+--item_level.<flag> an item-level one, which reads the texts' embeddings too. LETTER's
 collaborative embeddings are those of a SASRec that sees the training part alone; they stay in the output folder.
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
@@ -45,6 +44,7 @@ from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArgum
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.hub.model_facts import memory_facts
 from trainers.methods.baselines import (
+    DECODER,
     ITEM_LEVEL,
     NAMES,
     ItemEmbeddings,
@@ -59,7 +59,7 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.memory import choose_memory, for_index, texts_without_encoder
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
-from trainers.methods.semantic_ids import SemanticIDArguments
+from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
@@ -98,17 +98,18 @@ SHOWN = (
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
     "recommender.per_device_train_batch_size",
-    "item_level.hidden_size",
-    "item_level.num_layers",
     "item_level.horizon",
-    "item_level.num_train_epochs",
-    "item_level.per_device_train_batch_size",
 )
 
 
 @dataclass
 class TrainBaselineArguments:
-    model: str = field(metadata={"help": f"What to train: {', '.join(NAMES)}."})
+    model: str = field(
+        metadata={
+            "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after a name of semantic IDs, "
+            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5."
+        }
+    )
     data: str = field(metadata={"help": "Data folder with items and interactions."})
     output_dir: str = field(metadata={"help": "Where the results go."})
     text_encoder: str | None = field(
