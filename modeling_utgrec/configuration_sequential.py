@@ -26,7 +26,14 @@ class SequentialConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.02): standard deviation of initial weights.
         loss (`str`, *optional*, defaults to `"ce"`):
             `"ce"`: cross-entropy over all items. `"bce"`: binary cross-entropy with one sampled negative for each
-            position (Kang & McAuley 2018, Eq. 8).
+            position (Kang & McAuley 2018, Eq. 8). `"sampled"`: softmax over the target and `num_negatives` items that
+            all positions of a batch share, drawn uniformly with replacement; a negative that is the position's target
+            does not count for it.
+        num_negatives (`int`, *optional*, defaults to 512): sampled items of a batch, of the loss `"sampled"` alone.
+        log_q_correction (`bool`, *optional*, defaults to `True`):
+            Whether `"sampled"` takes log(num_negatives · q) from a negative's score, q its probability of being drawn
+            (Yi et al. 2019), here 1 / num_items: the softmax over all items is then what is estimated. Without it, as
+            HSTU's authors have it, negatives weigh less by num_negatives / num_items.
 
     Raises:
         ValueError: a size below 1, heads that do not divide the width, or a dropout outside of [0, 1).
@@ -42,7 +49,9 @@ class SequentialConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.5
     max_history: int = 50
     initializer_range: float | int = 0.02
-    loss: Literal["ce", "bce"] = "ce"
+    loss: Literal["ce", "bce", "sampled"] = "ce"
+    num_negatives: int = 512
+    log_q_correction: bool = True
     pad_token_id: int = PAD_TOKEN_ID
 
     @property
@@ -52,7 +61,7 @@ class SequentialConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation. Checks sizes and rates."""
-        for name in ("num_items", "hidden_size", "num_layers", "num_heads", "max_history"):
+        for name in ("num_items", "hidden_size", "num_layers", "num_heads", "max_history", "num_negatives"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.hidden_size % self.num_heads:

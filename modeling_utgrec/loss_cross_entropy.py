@@ -1,4 +1,5 @@
-"""Cross-entropy over a large vocabulary without holding its logits: gradients are taken block by block on the way."""
+"""Cross-entropy over a large vocabulary without holding its logits: gradients are taken block by block on the way, or
+the vocabulary is sampled."""
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,42 @@ def linear_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor, bias: 
         states, weight = states.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
         return _LinearCrossEntropy.apply(states, weight.to(states.dtype), bias, targets, torch.is_grad_enabled())
+
+
+def sampled_cross_entropy(
+    states: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    log_counts: Tensor | float = 0.0,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Sum over rows of the cross-entropy over a row's target and sampled negatives that all rows share.
+
+    A negative's logit is lowered by the log of how often it is drawn on average, log(S·q) (Bengio & Senécal 2008;
+    Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019). The target, which is always there, has no correction, and a
+    negative that is the row's target does not count: `exp(target) + Σ exp(corrected)` is then on average the sum over
+    the whole vocabulary, and the loss comes to [`linear_cross_entropy`] with more negatives.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(rows, width)`): what predicts.
+        weight (`torch.FloatTensor` of shape `(vocabulary, width)`): output embeddings.
+        targets (`torch.LongTensor` of shape `(rows,)`): rows of `weight`.
+        negatives (`torch.LongTensor` of shape `(S,)`): rows of `weight`, drawn with replacement.
+        log_counts (`torch.FloatTensor` of shape `(S,)` or `float`, *optional*, defaults to 0.0): log(S·q) of each
+            negative, q its probability of being drawn; 0: no correction.
+        bias (`torch.FloatTensor` of shape `(vocabulary,)`, *optional*): added to the logits.
+
+    Returns:
+        The sum, a scalar in single precision or wider; 0 without rows.
+    """
+    wide = torch.promote_types(states.dtype, torch.float32)
+    own = (states.to(wide) * F.embedding(targets, weight).to(wide)).sum(1)
+    others = (states @ F.embedding(negatives, weight).T).to(wide)
+    if bias is not None:
+        own, others = own + bias[targets], others + bias[negatives]
+    others = (others - log_counts).masked_fill(negatives == targets[:, None], -torch.inf)
+    return (torch.logaddexp(own, others.logsumexp(1)) - own).sum()
 
 
 def cross_entropy_of_valid(logits: Tensor, codes: Tensor, valid_codes: Tensor) -> Tensor:

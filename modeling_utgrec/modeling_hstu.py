@@ -91,7 +91,8 @@ class HSTUModel(SequentialPreTrainedModel):
 class HSTUForNextItem(SequentialForNextItem):
     """
     HSTU. Every position of a window is trained to predict the item that follows it. A score is the cosine of state and
-    item embedding over `config.temperature`; the loss compares all items, where the authors sample.
+    item embedding over `config.temperature`. The default loss compares all items; the authors' is `"sampled"` without
+    `log_q_correction`.
 
     Example:
 

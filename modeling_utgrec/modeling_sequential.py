@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_sequential import SequentialConfig
-from .loss_cross_entropy import linear_cross_entropy
+from .loss_cross_entropy import linear_cross_entropy, sampled_cross_entropy
 
 
 @dataclass
@@ -219,8 +219,10 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             predicting = self.scoring_states(states[labelled])
             if self.config.loss == "ce":
                 loss = linear_cross_entropy(predicting, self.item_embeddings, labels[labelled] - 1, self.item_bias)
-            else:
+            elif self.config.loss == "bce":
                 loss = self._binary_loss(predicting, input_ids, labels)
+            else:
+                loss = self._sampled_loss(predicting, labels[labelled] - 1)
             loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
@@ -232,6 +234,13 @@ class SequentialForNextItem(SequentialPreTrainedModel):
         if self.item_bias is not None:
             scores = scores + F.embedding(items, self.item_bias[:, None]).squeeze(-1)
         return F.softplus(-scores[0]).sum() + F.softplus(scores[1]).sum()
+
+    def _sampled_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over targets and negatives of the batch, uniform with replacement, summed."""
+        config = self.config
+        negatives = torch.randint(config.num_items, (config.num_negatives,), device=states.device)
+        correction = math.log(config.num_negatives / config.num_items) if config.log_q_correction else 0.0
+        return sampled_cross_entropy(states, self.item_embeddings, targets, negatives, correction, self.item_bias)
 
     def scoring_states(self, states: Tensor) -> Tensor:
         """The encoder's states `(..., hidden_size)` as they are compared with `item_embeddings`."""

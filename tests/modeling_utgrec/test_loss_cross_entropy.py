@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_utgrec import loss_cross_entropy as module
-from modeling_utgrec.loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
+from modeling_utgrec.loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy, sampled_cross_entropy
 
 ROWS, VOCABULARY, WIDTH = 23, 11, 5
 
@@ -105,3 +105,68 @@ def test_cross_entropy_of_valid_codes(dtype):
     found.backward()
     assert not logits.grad[~valid[:, :5]].any() and logits.grad.isfinite().all()
     assert cross_entropy_of_valid(logits[:0], codes[:0], valid[:0]).item() == 0
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_sampled_cross_entropy_equals_a_loop(with_bias):
+    tensors, targets = make_inputs()
+    negatives = torch.tensor([0, 3, 3, 7, 10, 1])
+    log_counts = torch.linspace(-2, 1, len(negatives), dtype=torch.float64)
+    bias = tensors[2] if with_bias else None
+    found = sampled_cross_entropy(tensors[0], tensors[1], targets, negatives, log_counts, bias)
+    wanted = 0
+    for state, target in zip(tensors[0], targets.tolist(), strict=True):
+        scores = tensors[1] @ state + (tensors[2] if with_bias else 0)
+        terms = [scores[target].exp()]
+        terms += [
+            scores[item].exp() / count.exp()
+            for item, count in zip(negatives.tolist(), log_counts, strict=True)
+            if item != target
+        ]
+        wanted = wanted + sum(terms).log() - scores[target]
+    torch.testing.assert_close(found, wanted)
+    leaves = tensors[: 2 + with_bias]
+    for gradient, expected in zip(
+        torch.autograd.grad(found, leaves), torch.autograd.grad(wanted, leaves), strict=True
+    ):
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_sampled_gradients_come_to_those_over_all_items():
+    """Whatever the items are drawn by: the error of the mean gradient falls with the number of negatives, and goes."""
+    tensors, targets = make_inputs(scale=1.0)
+    _, wanted = expected_of(tensors, targets)
+    generator = torch.Generator().manual_seed(1)
+    for probabilities in (torch.full((VOCABULARY,), 1 / VOCABULARY), torch.arange(1, VOCABULARY + 1) / 66):
+        errors = []
+        for number in (8, 64, 20000):
+            sums = [torch.zeros_like(tensor) for tensor in tensors]
+            draws = 20 if number < 1000 else 4
+            for _ in range(draws):
+                negatives = torch.multinomial(probabilities, number, replacement=True, generator=generator)
+                log_counts = (number * probabilities.double()[negatives]).log()
+                loss = sampled_cross_entropy(*tensors[:2], targets, negatives, log_counts, tensors[2])
+                sums = [a + b / draws for a, b in zip(sums, torch.autograd.grad(loss, tensors), strict=True)]
+            errors.append(max(((a - b).norm() / b.norm()).item() for a, b in zip(sums, wanted, strict=True)))
+        assert errors[0] > errors[1] > errors[2] and errors[2] < 0.02, errors
+    uncorrected = sampled_cross_entropy(*tensors[:2], targets, negatives, 0.0, tensors[2])
+    far = torch.autograd.grad(uncorrected, tensors)
+    assert max(((a - b).norm() / b.norm()).item() for a, b in zip(far, wanted, strict=True)) > 0.2
+
+
+def test_sampled_cross_entropy_at_its_ends():
+    tensors, targets = make_inputs(torch.float32, scale=1e3)
+    negatives = torch.arange(4)
+    loss = sampled_cross_entropy(*tensors[:2], targets, negatives, -3.0, tensors[2])
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, tensors))
+    nothing = sampled_cross_entropy(tensors[0][:0], tensors[1], targets[:0], negatives)
+    assert nothing.item() == 0
+    # all negatives are the target: nothing to tell it from
+    alone = sampled_cross_entropy(tensors[0][:1], tensors[1], targets[:1], targets[:1].repeat(3))
+    assert alone.item() == 0
+    assert all(gradient.eq(0).all() for gradient in torch.autograd.grad(alone, tensors[:2]))
+    halves = [tensor.detach().bfloat16() for tensor in make_inputs(scale=1.0)[0]]
+    found = sampled_cross_entropy(halves[0], halves[1], targets, negatives, 0.5)
+    exact = sampled_cross_entropy(halves[0].double(), halves[1].double(), targets, negatives, 0.5)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.02)

@@ -70,6 +70,7 @@ def test_configuration_round_trip(tmp_path, name):
         ({"hidden_size": 6, "num_heads": 4}, "num_heads"),
         ({"hidden_dropout": 1.0}, "hidden_dropout"),
         ({"pad_token_id": 1}, "pad_token_id"),
+        ({"num_negatives": 0}, "num_negatives"),
     ],
 )
 def test_contradictions_are_named(arguments, message):
@@ -107,9 +108,9 @@ def test_save_and_load_is_bit_equal(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("loss", ["ce", "bce", "sampled"])
 def test_gradients_reach_every_parameter(name, loss, ordered_sums):
-    if loss == "bce" and name not in WITH_BCE:
+    if loss != "ce" and name not in WITH_BCE:
         with pytest.raises(StrictDataclassFieldValidationError):
             make_model(name, loss=loss)
         return
@@ -195,6 +196,36 @@ def test_binary_cross_entropy_equals_a_loop_over_labels(name):
         scores = [state @ model.item_embeddings[token - 1] for token in (positive, negative)]
         losses.append(-F.logsigmoid(scores[0]) - F.logsigmoid(-scores[1]))
     torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("name", WITH_BCE)
+def test_sampled_softmax_equals_a_loop_over_labels(name, corrected):
+    model = make_model(name, loss="sampled", num_negatives=7, log_q_correction=corrected).double()
+    batch = make_batch(model)
+    torch.manual_seed(5)
+    output = model(**batch)
+    torch.manual_seed(5)
+    negatives = torch.randint(NUM_ITEMS, (7,)).tolist()
+    weight = NUM_ITEMS / 7 if corrected else 1
+    losses = []
+    for row, column in (batch["labels"] != -100).nonzero().tolist():
+        state, target = model.scoring_states(output.last_hidden_state[row, column]), batch["labels"][row, column] - 1
+        own = (state @ model.item_embeddings[target]).exp()
+        others = [weight * (state @ model.item_embeddings[each]).exp() for each in negatives if each != target]
+        losses.append((own + sum(others)).log() - own.log())
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("name", WITH_BCE)
+def test_sampled_softmax_of_many_negatives_is_that_over_all_items(name):
+    """Negatives, corrected, stand for all other items: the losses agree as their number grows."""
+    model = make_model(name)
+    batch = make_batch(model)
+    expected = model(**batch).loss
+    torch.manual_seed(0)
+    model.config.loss, model.config.num_negatives = "sampled", 200_000
+    torch.testing.assert_close(model(**batch).loss, expected, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
