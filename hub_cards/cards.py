@@ -46,7 +46,8 @@ _CARDS = (
 _SLICES = {
     "long_tail": "By popularity of the target item in training",
     "history_length": "By length of the history",
-    "cold_targets": "Items that training has not seen, and the others",
+    "cold_targets": "By interactions of the target item in training",
+    "seen_transitions": "By how often the target item followed the last one in training",
 }
 
 

@@ -30,7 +30,8 @@ from trainers.rankers import Ranker
 # First value of each slice; the last one is open.
 LONG_TAIL_BOUNDS = (0, 20, 40, 60)  # training popularity of the target
 HISTORY_BOUNDS = (1, 5, 10, 20, 50)  # items before the target, before the history is cut
-COLD_BOUNDS = (0, 1)  # training popularity of the target: none, any
+COLD_BOUNDS = (0, 1, 5)  # training popularity of the target: none, a few, enough
+TRANSITION_BOUNDS = (0, 1)  # how often the target followed the last item directly in training: never, ever
 
 
 def evaluate(
@@ -62,8 +63,8 @@ def evaluate(
             ranker's own `max_history` is smaller, that one holds.
         ks: cut-offs of the metrics.
         batch_size: cases per call of `rank`.
-        long_tail: also give what needs the popularity in the training part: metrics by popularity and novelty of the
-            target and by history length, and coverage, Gini and novelty of the recommendations.
+        long_tail: also give what needs the training part: metrics by popularity of the target, by whether it followed
+            the last item there, and by history length, and coverage, Gini and novelty of the recommendations.
         identifiers: int [n, L] codes of the items before collisions were resolved: also give the metrics that counting
             identifiers would have given, for comparison with work that does.
         intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
@@ -77,7 +78,7 @@ def evaluate(
         `"num_cases"`, `"num_short"` (users without a case) and `"num_without_history"` (items of the part that are
         left out because nothing of their user precedes them); the flags `"split"`, `"part"`, `"seen"`,
         `"max_history"` (as applied), `"ties"`, `"num_beams"` (None: no beam search), `"candidates"`.
-        Nested, as asked for: `"long_tail"`, `"history_length"` and `"cold_targets"`, lists of
+        Nested, as asked for: `"long_tail"`, `"history_length"`, `"cold_targets"` and `"seen_transitions"`, lists of
         `{"popularity": "[0,20)", "num_users": ..., "num_cases": ..., metrics}` with None for the metrics of an empty
         slice; `"intervals"`, (low, high) for each metric that has one, and `"num_bootstrap"`; `"per_user"`, the only
         arrays: `"users"` (user rows), `"targets"` (item rows), `"ranks"` (of the target, from 0; -1: not in the first
@@ -123,7 +124,8 @@ def evaluate(
         per_case |= {f"identifier_{metric}": each for metric, each in metrics_per_case(group_ranks, ks).items()}
     result = {"name": name, **means(per_case)}
     if long_tail:
-        popularity = interactions.training_part().popularity
+        training = interactions.training_part()
+        popularity = training.popularity
         for k, count in counts.items():
             result |= {f"{metric}@{k}": value for metric, value in catalogue_metrics(count, popularity).items()}
     result |= {
@@ -144,11 +146,34 @@ def evaluate(
         result["long_tail"] = group_means(per_case, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")
         result["history_length"] = group_means(per_case, cases.users, lengths, HISTORY_BOUNDS, "history_length")
         result["cold_targets"] = group_means(per_case, cases.users, popular, COLD_BOUNDS, "training_interactions")
+        followed = transition_counts(training, cases.items[cases.ends - 1], cases.targets)
+        result["seen_transitions"] = group_means(
+            per_case, cases.users, followed, TRANSITION_BOUNDS, "training_transitions"
+        )
     if intervals:
         bounds = bootstrap_intervals(per_case, cases.users, intervals, seed=seed)
         result |= {"num_bootstrap": intervals, "intervals": {metric: list(pair) for metric, pair in bounds.items()}}
     if per_user:
         result["per_user"] = {"users": cases.users, "targets": cases.targets, "ranks": ranks, **per_case}
+    return result
+
+
+def transition_counts(training: Interactions, items: np.ndarray, followers: np.ndarray) -> np.ndarray:
+    """How often each item was followed directly by another one in the sequences of a training part; int64 [C].
+
+    Args:
+        training: the training part.
+        items, followers: int [C] item rows.
+    """
+    within = training.owners[1:] == training.owners[:-1]
+    pairs = training.items.astype(np.int64)
+    keys, counts = np.unique(pairs[:-1][within] * training.num_items + pairs[1:][within], return_counts=True)
+    asked = items.astype(np.int64) * training.num_items + followers
+    places = np.searchsorted(keys, asked)
+    found = places < len(keys)
+    found[found] = keys[places[found]] == asked[found]
+    result = np.zeros(len(asked), np.int64)
+    result[found] = counts[places[found]]
     return result
 
 

@@ -15,7 +15,7 @@ from hub_cards import write_text
 from hub_cards.formatting import format_cell, markdown_table
 from trainers.evaluation.metrics import is_metric, is_rank_metric, metrics_per_case
 
-SLICES = ("long_tail", "history_length", "cold_targets")
+SLICES = ("long_tail", "history_length", "cold_targets", "seen_transitions")
 CASES = ("users", "targets", "ranks")  # what a file keeps of "per_user": the metrics of each case follow from it
 EARLIER_NAMES = {"ranks": "places"}  # in files of version 0.1
 

@@ -8,7 +8,7 @@ import pytest
 
 from trainers.data.interactions import PARTS, Interactions
 from trainers.evaluation.metrics import catalogue_metrics
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.protocol import evaluate, transition_counts
 from trainers.evaluation.significance import bootstrap_intervals
 
 IDS = [f"i{n}" for n in range(12)]
@@ -95,7 +95,31 @@ def test_given_split():
     assert result["per_user"]["targets"].tolist() == [target for _, target in expected]
     popularity = np.bincount(interactions.items[parts == PARTS.index("train")], minlength=12)
     cold = sum(popularity[target] == 0 for _, target in expected)
-    assert [group["num_cases"] for group in result["cold_targets"]] == [cold, len(expected) - cold]
+    assert [group["num_cases"] for group in result["cold_targets"]] == [cold, len(expected) - cold, 0]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_seen_transitions_are_pairs_of_the_training_part(part):
+    interactions = data([8] * 40, seed=3)
+    cut = {"test": 1, "validation": 2}[part]
+    sequences = [interactions.sequence(user).tolist() for user in range(40)]
+    pairs = {pair for each in sequences for pair in zip(each[:-2], each[1:-2], strict=False)}
+    seen = [tuple(each[-cut - 1 :][:2]) in pairs for each in sequences]
+    ranked = np.array([np.random.default_rng(u).permutation(12) for u in range(40)])
+    result = evaluate(Fixed(ranked), interactions, part, ks=(3,), max_history=1)
+    unseen_slice, seen_slice = result["seen_transitions"]
+    assert [each["training_transitions"] for each in result["seen_transitions"]] == ["[0,1)", "[1,∞)"]
+    assert 0 < seen_slice["num_cases"] == sum(seen) < 40 and unseen_slice["num_cases"] == 40 - sum(seen)
+    hits = [row[:3].tolist().count(each[-cut]) for row, each in zip(ranked, sequences, strict=True)]
+    assert seen_slice["recall@3"] == pytest.approx(np.array(hits)[np.array(seen)].mean())
+
+
+def test_transition_counts():
+    training = Interactions.from_sequences([["i0", "i1", "i0", "i1"], ["i1", "i0"], ["i2"], [], ["i11", "i0"]], IDS)
+    asked, followers = np.array([0, 1, 1, 2, 11, 0, 11]), np.array([1, 0, 2, 11, 0, 11, 11])
+    assert transition_counts(training, asked, followers).tolist() == [2, 2, 0, 0, 1, 0, 0]
+    nothing = Interactions.from_sequences([["i0"], ["i1"]], IDS)
+    assert transition_counts(nothing, asked, followers).tolist() == [0] * 7
 
 
 def test_recommendations_of_all_users_together():
