@@ -15,9 +15,13 @@ OPTIMISATION: tuple[str, ...] = (
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",
+    "adam_beta2",
     "max_grad_norm",
     "optim",
 )
+SAMPLING = ("num_negatives", "log_q_correction")  # of the loss over sampled items alone
+# What some trainings have.
+EXTRA_TRAINING: tuple[str, ...] = ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs", "horizon")
 
 
 class ForeignArgument(ValueError):
@@ -69,6 +73,8 @@ def settings_of(
         inherited = {each.name for each in dataclasses.fields(PreTrainedConfig)}
         for each in dataclasses.fields(config):
             value = getattr(config, each.name)
+            if each.name in SAMPLING and getattr(config, "loss", None) != "sampled":
+                continue
             if each.name not in inherited and isinstance(value, str | int | float | list | None):
                 used[each.name] = value
         if hasattr(config, "scale_decoder_outputs"):  # T5's, which is no field
@@ -81,16 +87,15 @@ def settings_of(
         used["batch_size"] = training.per_device_train_batch_size * devices * training.gradient_accumulation_steps
         steps = training.max_steps
         used["num_train_epochs"] = f"{steps} steps" if steps > 0 else training.num_train_epochs
-        for name in ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs"):
+        for name in EXTRA_TRAINING:
             if getattr(training, name, None) is not None:
                 used[name] = getattr(training, name)
     return {f"{prefix}{name}": value for name, value in used.items()}
 
 
 # Which of a configuration's values are what in a description.
-LOSSES: tuple[str, ...] = ("loss", "weight", "temperature", "normalize_over")
-TRAINING: tuple[str, ...] = (*OPTIMISATION, "batch_size", "batch_of", "num_train_epochs")
-TRAINING += ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs")
+LOSSES: tuple[str, ...] = ("loss", "weight", "temperature", "normalize_over", *SAMPLING)
+TRAINING: tuple[str, ...] = (*OPTIMISATION, "batch_size", "batch_of", "num_train_epochs", *EXTRA_TRAINING)
 # What follows from other settings, is of generation or of files.
 LEFT_OUT: tuple[str, ...] = (
     "fingerprint",

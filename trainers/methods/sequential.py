@@ -57,6 +57,7 @@ _SASREC = Published(
     "Kang & McAuley 2018, section IV-D, sparse data sets",
     {**_BLOCKS, "hidden_size": 50, "num_heads": 1, "attention_dropout": 0.5, "loss": "bce", "batch_size": 128},
 )
+# Where a source is a file, each value was compared with it.
 SEQUENTIAL: dict[str, SequentialMethod] = {
     "sasrec": SequentialMethod(SASRecConfig, SASRecForNextItem, _SASREC),
     "sasrec-bce": SequentialMethod(SASRecConfig, SASRecForNextItem, _SASREC, {"loss": "bce"}),
@@ -64,38 +65,53 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
         GRU4RecConfig,
         GRU4RecForNextItem,
         Published(
-            "RecBole's GRU4Rec with cross-entropy, which tables of later papers use",
-            {**_BLOCKS, "num_layers": 1, "hidden_dropout": 0.3, "state_size": 128, "loss": "ce", "batch_size": 2048},
+            "RUCAIBox/RecBole, properties/model/GRU4Rec.yaml and overall.yaml, which tables of later papers use; "
+            "max_history not checked",
+            {
+                **_BLOCKS,
+                "num_layers": 1,
+                "hidden_dropout": 0.3,
+                "state_size": 128,
+                "loss": "ce",
+                "batch_size": 2048,
+                "weight_decay": 0.0,
+                "num_train_epochs": 300,
+            },
         ),
     ),
     "bert4rec": SequentialMethod(
         BERT4RecConfig,
         BERT4RecForNextItem,
         Published(
-            "Sun et al. 2019, section 4.4, Amazon Beauty; dropout of the authors' program for MovieLens",
+            "FeiSun/BERT4Rec, run_beauty.sh, bert_train/bert_config_beauty_64.json and optimization.py, Amazon Beauty",
             {
                 **_BLOCKS,
                 "num_heads": 2,
-                "hidden_dropout": 0.2,
                 "attention_dropout": 0.2,
                 "mask_ratio": 0.6,
                 "learning_rate": 1e-4,
                 "lr_scheduler_type": "linear",
+                "warmup_steps": 100,
                 "weight_decay": 0.01,
+                "max_grad_norm": 5.0,
                 "batch_size": 256,
+                "num_train_epochs": "400000 steps",
             },
         ),
     ),
     "fmlp-rec": SequentialMethod(
         FMLPRecConfig,
         FMLPRecForNextItem,
-        Published("Zhou et al. 2022 and the authors' program", {**_BLOCKS, "loss": "bce", "batch_size": 256}),
+        Published(
+            "Woeee/FMLP-Rec, main.py, trainers.py and output/FMLPRec-Beauty-4eval.txt, Amazon Beauty",
+            {**_BLOCKS, "loss": "bce", "batch_size": 256, "weight_decay": 0.0, "num_train_epochs": 200},
+        ),
     ),
     "bsarec": SequentialMethod(
         BSARecConfig,
         BSARecForNextItem,
         Published(
-            "Shin et al. 2024, the authors' program, Amazon Beauty",
+            "yehjin-shin/BSARec, README.md, src/utils.py and src/output/BSARec_Beauty_best.log, Amazon Beauty",
             {
                 **_BLOCKS,
                 "num_heads": 1,
@@ -105,6 +121,8 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
                 "loss": "ce",
                 "learning_rate": 5e-4,
                 "batch_size": 256,
+                "weight_decay": 0.0,
+                "num_train_epochs": 200,
             },
         ),
     ),
@@ -112,14 +130,18 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
         HSTUConfig,
         HSTUForNextItem,
         Published(
-            "Zhai et al. 2024, the authors' program, Amazon Books",
+            "facebookresearch/generative-recommenders, configs/amzn-books/hstu-sampled-softmax-n512-final.gin",
             {
                 **_BLOCKS,
                 "num_layers": 4,
                 "num_heads": 4,
                 "temperature": 0.05,
-                "loss": "softmax over 512 sampled items",
+                "loss": "sampled",
+                "num_negatives": 512,
+                "log_q_correction": False,
                 "batch_size": 128,
+                "weight_decay": 0.0,
+                "num_train_epochs": 201,
             },
         ),
     ),
@@ -135,7 +157,13 @@ class SequentialArguments:
     num_heads: int | None = field(default=None, metadata={"help": "Attention heads."})
     hidden_dropout: float | None = field(default=None, metadata={"help": "Dropout of embeddings and outputs."})
     attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of attention weights."})
-    loss: str | None = field(default=None, metadata={"help": "'ce' over all items, or 'bce' with a negative each."})
+    loss: str | None = field(
+        default=None, metadata={"help": "'ce' over all items, 'sampled' over some, or 'bce' with a negative each."}
+    )
+    num_negatives: int | None = field(default=None, metadata={"help": "Sampled items of a batch, of loss 'sampled'."})
+    log_q_correction: bool | None = field(
+        default=None, metadata={"help": "Whether loss 'sampled' estimates the one over all items; default: it does."}
+    )
     max_history: int = field(default=20, metadata={"help": "Last items of a history that the model reads."})
     own: list[str] = field(
         default_factory=list,

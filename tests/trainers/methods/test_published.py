@@ -67,7 +67,8 @@ def test_every_published_setting_is_one_that_runs_have():
     names |= {"recommender.batch_of", "recommender.pretrained_on_other_domains"}
     assert set(utgrec.PUBLISHED_RECOMMENDER.settings) | set(recbase.PUBLISHED_RECOMMENDER.settings) <= names
     for name, method in SEQUENTIAL.items():
-        config = method.config_class(num_items=5, **method.variant)
+        loss = method.published.settings.get("loss", "ce")  # what one loss alone has is told with it
+        config = method.config_class(num_items=5, **{**method.variant, "loss": loss})
         known = set(settings_of(config, RecommenderTrainingArguments("x", use_cpu=True)))
         assert set(method.published.settings) <= known, name
 
@@ -107,7 +108,7 @@ def test_others_are_described_too():
     described = describe(model, settings_of(model.config, None), SEQUENTIAL["sasrec-bce"].published)
     assert described["variant"].startswith("8 wide, 2 layers, dropout 0.5, loss bce, 0.0")
     assert "codebooks" not in described and described["losses"] == {"loss": "bce"}
-    assert "loss" not in described["differs_from_published"]
+    assert "loss" not in described["differs_from_published"] and "num_negatives" not in described["losses"]
 
 
 def test_every_semantic_id_method_says_where_it_is_from():
