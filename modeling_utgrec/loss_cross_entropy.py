@@ -99,9 +99,9 @@ def sampled_cross_entropy(
     """Sum over rows of the cross-entropy over a row's target and sampled negatives that all rows share.
 
     A negative's logit is lowered by the log of how often it is drawn on average, log(S·q) (Bengio & Senécal 2008;
-    Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019). The target, which is always there, has no correction, and a
-    negative that is the row's target does not count: `exp(target) + Σ exp(corrected)` is then on average the sum over
-    the whole vocabulary, and the loss comes to [`linear_cross_entropy`] with more negatives.
+    Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019). The target, which is always there, has no correction,
+    and a negative that is the row's target does not count: `exp(target) + Σ exp(corrected)` is then on average the sum
+    over the whole vocabulary, and the loss comes to [`linear_cross_entropy`] with more negatives.
 
     Args:
         states (`torch.FloatTensor` of shape `(rows, width)`): what predicts.

@@ -40,6 +40,7 @@ from modeling_utgrec.item_memory import (
     nearest_items,
     unit_content,
 )
+from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
@@ -49,6 +50,7 @@ from trainers.data.interactions import Cases, Interactions
 from trainers.evaluation.metrics import means, metrics_per_case
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.item_memory import flat_trie, padded_left
 from trainers.rankers.linear import LinearSettings, check_training, largest_of_rows, transition_matrix
 from trainers.rankers.linear_selection import select_settings
 
@@ -220,25 +222,28 @@ def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray
     return counts
 
 
-def choose_trend(ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions) -> list[dict[str, Any]]:
+def choose_trend(
+    memory: ItemMemory, interactions: Interactions, trie: ItemTrie, batch_size: int = 64
+) -> list[dict[str, Any]]:
     """
     What each of [`TREND_WEIGHTS`] is worth to the memory alone, on validation: a row each with `trend_weight`,
     `recall@10` and `ndcg@10`, seen items kept. Of equal scores half stand before the target.
 
     Args:
-        ranker ([`GenerativeRanker`]): whose catalogue and histories they are; its network is not asked.
-        memory ([`ItemMemory`]): of the same items in the same order.
+        memory ([`ItemMemory`]): in catalogue order.
         interactions ([`Interactions`]): all interactions.
+        trie ([`ItemTrie`]): identifiers of the same items in the same order, whatever they are.
+        batch_size (`int`, *optional*, defaults to 64): users at a time.
     """
     cases = interactions.cases("validation")
     chosen, _ = _sampled(cases)
-    every, trie = cases.histories(), ranker.trie.to(memory.device)
+    every, trie = cases.histories(), trie.to(memory.device)
     table = []
     for weight in TREND_WEIGHTS:
         weighted, ranks = memory.with_settings(trend_weight=weight), []
-        for start in range(0, len(chosen), ranker.batch_size):
-            rows = chosen[start : start + ranker.batch_size]
-            histories = _padded_left([every[row][-memory.settings.max_history :] for row in rows])
+        for start in range(0, len(chosen), batch_size):
+            rows = chosen[start : start + batch_size]
+            histories = padded_left([every[row][-memory.settings.max_history :] for row in rows])
             users = UserMemory(weighted, torch.from_numpy(histories).to(memory.device), trie)
             score = users.scores_of(torch.from_numpy(cases.targets[rows]).to(memory.device)[:, None])
             known = users.positions < trie.num_items
@@ -249,14 +254,6 @@ def choose_trend(ranker: GenerativeRanker, memory: ItemMemory, interactions: Int
         placed = torch.cat(ranks).numpy()
         table.append({"trend_weight": weight, **_shown(means(metrics_per_case(placed, [CUTOFF])))})
     return table
-
-
-def _padded_left(histories: Sequence[np.ndarray]) -> np.ndarray:
-    """Histories of item rows as one int64 `[B, H]`, the latest last, -1 before the first."""
-    longest = max(map(len, histories))
-    return np.stack(
-        [np.pad(each.astype(np.int64), (longest - len(each), 0), constant_values=-1) for each in histories]
-    )
 
 
 def _largest(transitions: np.ndarray | sparse.csr_array, row_items: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -561,6 +558,49 @@ def texts_without_encoder(domain: Domain) -> tuple[np.ndarray | None, str | None
     return (found, TF_IDF) if found.shape[1] else (None, None)
 
 
+def choose_memory_alone(
+    interactions: Interactions,
+    content: np.ndarray | None = None,
+    linear: LinearSettings | None = None,
+    row_items: int = ROW_ITEMS,
+    similar_items: int = SIMILAR_ITEMS,
+    trie: ItemTrie | None = None,
+    batch_size: int = 64,
+) -> StoredMemory:
+    """
+    Builds a memory from the training part and chooses what needs no network, the first step of the module's rule.
+
+    Args:
+        interactions ([`Interactions`]): all interactions; the test is not looked at.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
+        linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
+        row_items, similar_items (`int`, *optional*): see [`build_memory`].
+        trie ([`ItemTrie`], *optional*): identifiers of the items, if there are any.
+        batch_size (`int`, *optional*, defaults to 64): users at a time.
+
+    Returns:
+        [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
+        `trend_selection`, the tables that were chosen from.
+
+    Raises:
+        ValueError: an empty training part, no validation case, or content that does not fit.
+    """
+    selection = select_settings(interactions, content, linear)
+    if not selection.table:
+        raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
+    if not selection.settings.content_weight:
+        content = None
+    training = interactions.training_part()
+    chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
+    stored = build_memory(training, content, *chosen)
+    trie = flat_trie(interactions.num_items) if trie is None else trie
+    trends = choose_trend(stored.memory, interactions, trie, batch_size)
+    trend = max(trends, key=lambda row: row[CRITERION])["trend_weight"]  # of equal ones the first
+    stored.memory = stored.memory.with_settings(trend_weight=trend)
+    stored.facts |= {"part": "training", "linear_selection": selection.table, "trend_selection": trends}
+    return stored
+
+
 def choose_memory(
     ranker: GenerativeRanker,
     interactions: Interactions,
@@ -589,17 +629,9 @@ def choose_memory(
     ranker = GenerativeRanker(
         ranker.model, ranker.trie, ranker.token_table, ranker.num_beams, ranker.batch_size, ranker.max_history
     )
-    selection = select_settings(interactions, content, linear)
-    if not selection.table:
-        raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
-    if not selection.settings.content_weight:
-        content = None
-    training = interactions.training_part()
-    chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
-    stored = build_memory(training, content, *chosen)
-    trends = choose_trend(ranker, stored.memory, interactions)
-    trend = max(trends, key=lambda row: row[CRITERION])["trend_weight"]  # of equal ones the first
-    stored.memory = stored.memory.with_settings(trend_weight=trend)
+    stored = choose_memory_alone(
+        interactions, content, linear, row_items, similar_items, ranker.trie, ranker.batch_size
+    )
     cases = mixture_cases(ranker, stored.memory, interactions)
     judged = interactions.select_users(_sampled(interactions.cases("validation"))[1])
     searched: dict[str, dict[str, float]] = {}
@@ -612,9 +644,6 @@ def choose_memory(
     values, table = select_mixture(cases, search)
     stored.memory = stored.memory.with_settings(**values)
     stored.facts |= {
-        "part": "training",
-        "linear_selection": selection.table,
-        "trend_selection": trends,
         "selection": table,
         "selection_cases": len(cases),
         "validation": searched[str(values)],

@@ -17,6 +17,7 @@ from trainers.methods.memory import (
     add_interactions,
     build_memory,
     choose_memory,
+    choose_memory_alone,
     fit_gate,
     for_index,
     gates,
@@ -24,6 +25,7 @@ from trainers.methods.memory import (
     select_mixture,
 )
 from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
 
 N, LEVELS = 30, [4, 5, 6]
@@ -260,3 +262,22 @@ def test_nothing_is_chosen_without_validation():
     short = Interactions.from_sequences([["i0", "i1"]], IDS)
     with pytest.raises(ValueError, match="no interactions"):
         choose_memory(make_ranker(), short)
+
+
+def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
+    interactions, content = make_interactions(), make_content()
+    alone = choose_memory_alone(interactions, content)
+    mixed = choose_memory(make_ranker(num_beams=N), interactions, content)
+    assert alone.facts["linear_selection"] == mixed.facts["linear_selection"]
+    assert alone.facts["trend_selection"] == mixed.facts["trend_selection"]
+    values = ("content_weight", "evidence", "trend_weight", "max_history")
+    for name in values:
+        assert getattr(alone.memory.settings, name) == getattr(mixed.memory.settings, name)
+    ranker = make_ranker(num_beams=N)
+    ranker.memory = alone.memory.with_settings(mixing_weight=1.0)
+    histories = interactions.cases("test").histories(max_history=20)
+    flat = MemoryRanker(alone.memory)
+    searched = torch.from_numpy(ranker.rank(histories, 8))
+    scores = flat.scorer.encode(histories)
+    # items that the memory says nothing of are equal, in any order
+    torch.testing.assert_close(scores.gather(1, searched), scores.topk(8, dim=1).values, atol=1e-6, rtol=0)
