@@ -11,15 +11,17 @@ class HSTUConfig(SequentialConfig):
     Configuration of [`HSTUForNextItem`]: [`SequentialConfig`] with the authors' sizes for Amazon books (Zhai et al.
     2024: 64 wide, four blocks of four heads, dropout 0.5, the last 50 items).
 
-    Each head is `hidden_size // num_heads` wide in queries, keys, values and gates. Attention weights are not dropped:
-    `attention_dropout` has no effect.
+    Attention weights are not dropped: `attention_dropout` has no effect.
 
     Args:
+        head_size (`int`, *optional*): width of a head's queries, keys, values and gates; by default
+            `hidden_size // num_heads`.
+        embedding_dropout (`float`, *optional*): dropout of the embeddings that are read; by default `hidden_dropout`.
         temperature (`float`, *optional*, defaults to 0.05):
             Divides the cosine of state and item embedding, which is the score.
 
     Raises:
-        ValueError: `temperature` is not positive.
+        ValueError: `temperature` is not positive, `head_size` below 1 or `embedding_dropout` outside of [0, 1).
 
     Example:
 
@@ -33,12 +35,21 @@ class HSTUConfig(SequentialConfig):
 
     num_layers: int = 4
     num_heads: int = 4
+    head_size: int | None = None
+    embedding_dropout: float | int | None = None
     temperature: float | int = 0.05
 
     def validate_temperature(self):
         """Part of `@strict`-powered validation."""
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
+
+    def validate_blocks(self):
+        """Part of `@strict`-powered validation."""
+        if self.head_size is not None and self.head_size < 1:
+            raise ValueError(f"`head_size` must be at least 1, got {self.head_size}.")
+        if self.embedding_dropout is not None and not 0 <= self.embedding_dropout < 1:
+            raise ValueError(f"`embedding_dropout` must be in [0, 1), got {self.embedding_dropout}.")
 
 
 __all__ = ["HSTUConfig"]

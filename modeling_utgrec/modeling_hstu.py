@@ -25,14 +25,15 @@ class HSTUBlock(nn.Module):
     def __init__(self, config: HSTUConfig):
         super().__init__()
         width = config.hidden_size
+        inner = config.num_heads * (config.head_size or width // config.num_heads)
         self.num_heads = config.num_heads
         self.max_history = config.max_history
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.projection = nn.Linear(width, 4 * width, bias=False)
+        self.projection = nn.Linear(width, 4 * inner, bias=False)
         self.relative_bias = nn.Parameter(torch.empty(config.max_history))
         # what was attended to is small at first: a larger eps would keep it so
-        self.attended_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.output = nn.Linear(width, width)
+        self.attended_norm = nn.LayerNorm(inner, eps=1e-6, elementwise_affine=False)
+        self.output = nn.Linear(inner, width)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, states: Tensor, mask: Tensor, distances: Tensor) -> Tensor:
@@ -59,6 +60,8 @@ class HSTUModel(SequentialPreTrainedModel):
     def __init__(self, config: HSTUConfig):
         super().__init__(config)
         self.embeddings = ItemEmbeddings(config, config.max_history, scale=True)
+        if config.embedding_dropout is not None:
+            self.embeddings.dropout.p = config.embedding_dropout
         self.blocks = nn.ModuleList([HSTUBlock(config) for _ in range(config.num_layers)])
         self.post_init()
 

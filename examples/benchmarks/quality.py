@@ -1,48 +1,106 @@
-"""Every model on every domain, trained and judged the same way: one line of JSON for each run, and a table.
+"""Every model on every domain, trained and judged the same way: two lines of JSON for each run, and tables.
 
 Copy and paste:
 
 ```bash
-# the floors and two models on one domain, two seeds; --text_encoder: a Hub id or a folder
-python examples/benchmarks/quality.py --domains data/office --models floors sasrec tiger --seeds 0 1
-# everything; what has a line in the results already is not run again
+# the floors and two models on one domain, three seeds; --text_encoder: a Hub id or a folder
+python examples/benchmarks/quality.py --domains data/office --models floors sasrec tiger-item-level --seeds 0 1 2
+# everything; what has lines in the results already is not run again
 python examples/benchmarks/quality.py --domains data/office data/beauty --models all --seeds 0 1 2
-# the table of what was measured so far, with published numbers as reference rows
+# settings that others reached their figures with, which they give for histories of 50 items
+python examples/benchmarks/quality.py --domains data/beauty --max_history 50 \
+    --models bsarec-recboard hstu-recboard sasrec-recboard
+# what 10 minutes of a training give: a table of its own
+python examples/benchmarks/quality.py --domains data/office --models sasrec tiger --minutes 10
+# the tables of what was measured so far, with published numbers as reference rows
 python examples/benchmarks/quality.py --table_only
 ```
 
-Protocol: leave-one-out, the last 20 items of the history, all items ranked, seen items kept and masked (a line for
-each), early stopping on validation NDCG@10. Every recommender gets the same time (`--minutes`) and patience. The T5 of
-the generative models is that of `--config` for all alike, and smaller than the published one: a line says in `variant`
-what it is of, in `architecture`, `losses`, `codebooks` and `training` its settings, and in `differs_from_published`
-each one that is another one than the authors'.
+Protocol: leave-one-out, the last 20 items of the history (`--max_history`; the linear ranker and every memory look at
+20), all items ranked, seen items kept and masked, a line for each. A generative recommender is judged alone and, from
+the same training, with a memory. All but the linear ranker are tested against it on the same users.
+
+Rules by which all is chosen, before any test item is looked at:
+
+1. Settings are the defaults of the code, or those that a row is named for, for all domains alike. None is tuned.
+2. The epoch that is kept is that with the best validation NDCG@10, seen items kept. A training ends after `--patience`
+   epochs without a better one, at the method's last epoch, or after `--minutes`.
+3. λ, w, κ and δ of linear ranker and memory, τ, g and the gate of a mixture are chosen on validation NDCG@10, seen
+   items kept, from the fixed grids of `trainers.rankers.linear_selection` and `trainers.methods.memory`; a line has
+   their tables in `selection` and `memory`.
+4. Of several rows the one that is called best is best by the mean validation NDCG@10 over the seeds, seen items kept.
+   Every row within 5 % of it has three seeds.
+5. Both kinds of line, seen items kept and masked, are of the same weights and choices.
+
+The T5 of the generative models is that of `--config` for all alike, and smaller than the published one, which rows
+named for it have. A line says in `variant` what it is of, in `architecture`, `losses`, `codebooks` and `training` its
+settings, in `differs_from_published` each one that is another one than the authors', and in `processor_seconds` what
+it took: seconds of all cores, embeddings of texts left out. Where each user's target was ranked is in the folder
+`ranks` of `--work_dir`.
 """
 
 import dataclasses
 import json
 import os
+import platform
 import sys
 import time
 import traceback
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from recipes import FLOORS, RECIPES, NotApplicable, Setting, TrainedRanker, sequential_training
+from recipes import (
+    COUNTED,
+    FLOORS,
+    RECIPES,
+    RECOMMENDER,
+    NotApplicable,
+    Setting,
+    TrainedRanker,
+    floor,
+    sequential_training,
+    with_memory,
+)
+from sequential_rows import ROWS
 
 from hub_cards.formatting import markdown_table
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
-from trainers.evaluation.metrics import TABLE_METRICS
+from trainers.evaluation.metrics import TABLE_METRICS, metrics_per_case
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.tables import portable_command
+from trainers.evaluation.significance import paired_test
+from trainers.evaluation.tables import CASES, SLICES, portable_command
 from trainers.methods.baselines import ItemEmbeddings
 from trainers.methods.sequential import SEQUENTIAL
 from trainers.methods.utgrec import SECTIONS
+from trainers.rankers import Ranker
+from trainers.rankers.generative import GenerativeRanker
 
 HERE = Path(__file__).parent
 KS = (5, 10, 20)
+TESTED = ("recall@10", "ndcg@10")  # against the linear ranker
+LINEAR = "linear"
+WITH_MEMORY = " with memory"  # after the name of a generative row
+# What makes a run: a row of a table and a seed.
+RUN = ("domain", "model", "seed", "history", "minutes")
+# What every line has, and what those of a network have beside it.
+COMPLETE = (
+    *RUN,
+    "mask_seen",
+    "variant",
+    *TABLE_METRICS,
+    *SLICES,
+    "intervals",
+    "validation",
+    "against_linear",
+    "memory",
+)
+COMPLETE += ("parameters", "train_seconds", "processor_seconds", "versions", "device", "details", "command")
+DESCRIBED = ("architecture", "losses", "training", "differs_from_published", "published_in")
 
 
 @dataclass
@@ -52,21 +110,26 @@ class QualityArguments:
         default_factory=lambda: ["all"], metadata={"help": f"all, floors, or of: {', '.join(RECIPES)}."}
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; floors run once."})
-    minutes: float = field(default=30.0, metadata={"help": "Most time to train a recommender, the same for each."})
+    max_history: int = field(default=20, metadata={"help": "Last items of a history that models read."})
+    memory: bool = field(default=True, metadata={"help": "Judge generative recommenders with a memory, too."})
+    minutes: float | None = field(
+        default=None, metadata={"help": "Most time to train a recommender; default: until early stopping ends it."}
+    )
     patience: int = field(default=10, metadata={"help": "Epochs without a better validation NDCG@10 before the end."})
     dropout: float | None = field(
         default=None,
         metadata={"help": "Dropout of the sequential models, a row of its own; default: each one's published."},
     )
     text_encoder: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id or folder of the text encoder."}
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        metadata={"help": "Hub id or folder of the text encoder, or tf-idf."},
     )
     image_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder, for TIGER-M."})
     results: str = field(
-        default=str(HERE / "results" / "quality.jsonl"), metadata={"help": "File that a line per run goes to."}
+        default=str(HERE / "results" / "quality.jsonl"), metadata={"help": "File that the lines of a run go to."}
     )
     work_dir: str = field(default="runs/quality", metadata={"help": "Where models, embeddings and checkpoints go."})
-    table_only: bool = field(default=False, metadata={"help": "Only print the table of the results so far."})
+    table_only: bool = field(default=False, metadata={"help": "Only print the tables of the results so far."})
 
 
 def main(arguments: QualityArguments, *sections: Any) -> None:
@@ -77,61 +140,114 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
         )
     if arguments.dropout is not None and not 0 <= arguments.dropout < 1:
         raise SystemExit(f"--dropout: at least 0 and below 1, got {arguments.dropout}.")
+    if arguments.max_history < 1 or (arguments.minutes is not None and arguments.minutes <= 0):
+        raise SystemExit(
+            f"--max_history and --minutes are above 0, got {arguments.max_history} and {arguments.minutes}."
+        )
     results = Path(arguments.results)
     if not arguments.table_only:
         if not arguments.domains:
             raise SystemExit("--domains: give at least one folder, or --table_only.")
+        network, tokenizer, recommender, training = sections
+        training = dataclasses.replace(training, max_history=arguments.max_history)
         domains = [Domain.from_folder(folder, check_images=False) for folder in arguments.domains]
         for domain in domains:
             print(domain)
-            run_domain(domain, arguments, sections, results)
+            run_domain(domain, arguments, (network, tokenizer, recommender, training), results)
     lines = read_lines(results)
-    if lines:
-        print(render(lines))
+    incomplete = [line for line in lines if lacking(line)]
+    if incomplete:
+        print(f"{len(incomplete)} lines are left out: they lack {', '.join(lacking(incomplete[0]))}.")
+    shown = render([line for line in lines if not lacking(line)])
+    if shown:
+        print(shown)
 
 
 def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, results: Path) -> None:
     """Trains and judges every model of the domain that has no lines yet."""
     for model in chosen(arguments.models):
-        for seed in arguments.seeds[:1] if model in FLOORS else arguments.seeds:
+        for seed in [0] if model in FLOORS else arguments.seeds:
             tuned = arguments.dropout is not None and model in SEQUENTIAL
             name = f"{model}-dropout-{arguments.dropout:g}" if tuned else model
-            run = {"domain": domain.name, "model": name, "seed": seed}
-            if any(all(line[key] == value for key, value in run.items()) for line in read_lines(results)):
-                print(f"{domain.name} {name} seed {seed}: done before")
-                continue
-            shared = Path(arguments.work_dir) / domain.name
-            embeddings = ItemEmbeddings(
-                domain,
-                shared,
-                arguments.text_encoder,
-                arguments.image_encoder,
-                collaborative_training=sequential_training(shared, seed),
-                patience=arguments.patience,
-                minutes=arguments.minutes,
-            )
-            setting = Setting(
-                domain,
-                seed,
-                shared / f"{name}-seed-{seed}",
-                embeddings,
-                arguments.minutes,
-                arguments.patience,
-                arguments.dropout,
-                *sections,
-            )
-            print(f"{domain.name} {name} seed {seed} ...", flush=True)
-            start = time.perf_counter()
+            minutes = None if model in FLOORS else arguments.minutes
+            run = dict(zip(RUN, (domain.name, name, seed, arguments.max_history, minutes), strict=True))
+            setting = setting_of(domain, run, arguments, sections)
             try:
-                ranker = RECIPES[model](model, setting)
+                run_model(model, run, setting, arguments, results)
             except NotApplicable as reason:
                 print(f"{domain.name} {model}: left out, {reason}")
-                continue
             except Exception:  # the other models are hours of work: go on with them
                 traceback.print_exc()
-                continue
-            seconds = time.perf_counter() - start
-            append(results, judge(ranker, domain, run, seconds, arguments))
+
+
+def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments, sections: tuple) -> Setting:
+    """What a run is made with. Runs of limited time are apart: what they share is of limited time, too."""
+    limit = "" if run["minutes"] is None else f"{run['minutes']:g}-minutes"
+    shared = Path(arguments.work_dir) / domain.name / limit
+    embeddings = ItemEmbeddings(
+        domain,
+        shared,
+        arguments.text_encoder,
+        arguments.image_encoder,
+        collaborative_training=sequential_training(shared, run["seed"]),
+        patience=arguments.patience,
+        minutes=run["minutes"],
+    )
+    folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
+    limits = (run["minutes"], arguments.patience, arguments.dropout)
+    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections)
+
+
+def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
+    """A model alone and, where it generates, with a memory; what has lines already is not made again."""
+    done = lines_of(run, results)
+    remembered = run | {"model": run["model"] + WITH_MEMORY}
+    named = f"{run['domain']} {run['model']} seed {run['seed']}"
+    if model not in COUNTED and model not in SEQUENTIAL and model not in ROWS:
+        _ = setting.embeddings.text  # made once for all, before the clock runs
+    if done:
+        print(f"{named}: done before")
+        if "codebooks" not in done[0] or not arguments.memory or lines_of(remembered, results):
+            return
+        trained = trained_before(setting, done[0])
+        seconds = done[0]["train_seconds"], done[0]["processor_seconds"]
+    else:
+        print(f"{named} ...", flush=True)
+        start = clocks()
+        trained = RECIPES[model](model, setting)
+        seconds = since(start)
+        append(results, judge(trained, setting, run, seconds, arguments))
+    if arguments.memory and isinstance(trained.ranker, GenerativeRanker):
+        print(f"{named}{WITH_MEMORY} ...", flush=True)
+        start = clocks()
+        trained = with_memory(setting, trained)
+        taken = since(start)
+        both = seconds[0] + taken[0], seconds[1] + taken[1]
+        append(results, judge(trained, setting, remembered, both, arguments))
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> tuple[float, float]:
+    """Seconds that went by, and seconds of the processor's cores."""
+    now = clocks()
+    return now[0] - start[0], now[1] - start[1]
+
+
+def trained_before(setting: Setting, line: dict[str, Any]) -> TrainedRanker:
+    """A generative recommender that was trained and judged alone before, from its folder and its line."""
+    folder = setting.folder / RECOMMENDER
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{line['model']} seed {line['seed']} has lines without memory, but is not in {folder}: give the "
+            "--work_dir of that run, or remove its lines."
+        )
+    ranker = GenerativeRanker.from_pretrained(folder, setting.embeddings.item_ids, memory=False)
+    details = {name: value for name, value in line["details"].items() if name not in ("minutes", "patience")}
+    described = {name: line[name] for name in ("variant", "codebooks", *DESCRIBED)}
+    return TrainedRanker(ranker, line["parameters"], details, described)
 
 
 def chosen(models: list[str]) -> list[str]:
@@ -140,54 +256,103 @@ def chosen(models: list[str]) -> list[str]:
 
 
 def judge(
-    ranker: TrainedRanker, domain: Domain, run: dict[str, Any], seconds: float, arguments: QualityArguments
+    trained: TrainedRanker,
+    setting: Setting,
+    run: dict[str, Any],
+    seconds: tuple[float, float],
+    arguments: QualityArguments,
 ) -> list[dict[str, Any]]:
     """A line for seen items kept and one for seen items masked."""
     lines = []
     for mask_seen in (False, True):
-        test, validation = (
-            evaluate(
-                ranker.ranker,
-                domain.interactions,
-                part,
-                mask_seen,
-                ks=KS,
-                identifiers=ranker.identifiers if part == "test" else None,
-                intervals=1000 if part == "test" else 0,
-                long_tail=part == "test",
-            )
-            for part in ("test", "validation")
-        )
+        protocol: dict[str, Any] = {"mask_seen": mask_seen, "max_history": run["history"], "ks": KS}
+        interactions = setting.domain.interactions
+        validation = evaluate(trained.ranker, interactions, "validation", long_tail=False, **protocol)
+        more = {"identifiers": trained.identifiers, "intervals": 1000, "per_user": True}
+        test = evaluate(trained.ranker, interactions, "test", **protocol, **more)
         test.pop("name")
+        cases = test.pop("per_user")
+        save_ranks(ranks_file(arguments, run, mask_seen), cases)
+        against = None
+        if run["model"] != LINEAR:
+            linear = linear_cases(setting, run, mask_seen, arguments)
+            tested = paired_test(*({name: each[name] for name in (*CASES, *TESTED)} for each in (cases, linear)))
+            against = {name: tested[name] for name in TESTED}
         lines.append(
             {
                 **run,
                 "mask_seen": mask_seen,
-                **ranker.description,
+                "memory": None,
+                **trained.description,
                 **test,
                 "validation": {name: value for name, value in validation.items() if "@" in name},
-                "train_seconds": round(seconds, 1),
-                "parameters": ranker.parameters,
-                "details": {**ranker.details, "minutes": arguments.minutes, "patience": arguments.patience},
+                "against_linear": against,
+                "train_seconds": round(seconds[0], 1),
+                "processor_seconds": round(seconds[1], 1),
+                "parameters": trained.parameters,
+                "details": {**trained.details, "minutes": run["minutes"], "patience": arguments.patience},
+                "versions": versions(),
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
                 "command": command(run, arguments),
             }
         )
         shown = {name: round(test[name], 4) for name in TABLE_METRICS}
-        print(f"  seen {test['seen']}: {shown} after {seconds:.0f} s", flush=True)
+        print(f"  seen {test['seen']}: {shown} after {seconds[0]:.0f} s", flush=True)
     return lines
+
+
+def linear_cases(
+    setting: Setting, run: dict[str, Any], mask_seen: bool, arguments: QualityArguments
+) -> dict[str, np.ndarray]:
+    """The linear ranker's test cases, by which all others are compared; it is made if it has not run before."""
+    run = run | {"model": LINEAR, "seed": 0, "minutes": None}
+    path = ranks_file(arguments, run, mask_seen)
+    if not path.exists():
+        ranker = floor(LINEAR, setting).ranker
+        for masked in (False, True):
+            save_ranks(ranks_file(arguments, run, masked), cases_of(ranker, setting, run, masked))
+    with np.load(path, allow_pickle=False) as stored:
+        cases = {name: stored[name].astype(np.int64) for name in CASES}
+    return cases | metrics_per_case(cases["ranks"], KS)
+
+
+def cases_of(ranker: Ranker, setting: Setting, run: dict[str, Any], mask_seen: bool) -> dict[str, np.ndarray]:
+    """`per_user` of the test."""
+    protocol: dict[str, Any] = {"mask_seen": mask_seen, "max_history": run["history"], "ks": KS}
+    return evaluate(ranker, setting.domain.interactions, **protocol, long_tail=False, per_user=True)["per_user"]
+
+
+def ranks_file(arguments: QualityArguments, run: dict[str, Any], mask_seen: bool) -> Path:
+    """Where the rank of each test case's target is kept, for later tests of two rows."""
+    words = [run["model"].replace(" ", "-"), "history", run["history"], "seed", run["seed"]]
+    words += [] if run["minutes"] is None else [f"{run['minutes']:g}", "minutes"]
+    words.append("masked" if mask_seen else "kept")
+    return Path(arguments.work_dir) / run["domain"] / "ranks" / f"{'-'.join(map(str, words))}.npz"
+
+
+def save_ranks(path: Path, cases: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **{name: cases[name].astype(np.int32) for name in CASES})
+
+
+def versions() -> dict[str, Any]:
+    """What a number may depend on beside the settings."""
+    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "scipy")}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"python": platform.python_version(), **packages, "cpu": capability, "threads": torch.get_num_threads()}
 
 
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
-    model, tuned, _ = run["model"].partition("-dropout-")
+    model, tuned, _ = run["model"].removesuffix(WITH_MEMORY).partition("-dropout-")
     words = ["--domains", run["domain"], "--models", model]
     words += ["--seeds", str(run["seed"])]
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
         if name == "dropout" and not tuned:
             continue
-        if name in ("minutes", "patience", "dropout", "image_encoder") and value != default.default:
+        plain = ("max_history", "minutes", "patience", "dropout", "text_encoder", "image_encoder")
+        if name in plain and value != default.default:
             words += [f"--{name}", str(value)]
     of_section = False
     for word in sys.argv[1:]:
@@ -197,8 +362,22 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     return portable_command(["python", "examples/benchmarks/quality.py"], words)
 
 
+def lacking(line: dict[str, Any]) -> list[str]:
+    """What a line has to say and does not."""
+    wanted = [*COMPLETE, *(DESCRIBED if line.get("parameters") else ())]
+    missing = [name for name in wanted if name not in line]
+    if line.get("against_linear") is None and line.get("model") != LINEAR:
+        missing.append("against_linear")
+    if str(line.get("model")).endswith(WITH_MEMORY) and not line.get("memory"):
+        missing.append("memory")
+    return list(dict.fromkeys(missing))
+
+
 def append(results: Path, lines: list[dict[str, Any]]) -> None:
     """Adds the lines of one run in one write, so that a kill leaves both or none."""
+    for line in lines:
+        if lacking(line):
+            raise ValueError(f"A line of {line['model']} lacks {', '.join(lacking(line))}: nothing was written.")
     results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
@@ -210,35 +389,74 @@ def read_lines(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def lines_of(run: dict[str, Any], results: Path) -> list[dict[str, Any]]:
+    """The lines of a run that are complete."""
+    lines = read_lines(results)
+    return [line for line in lines if not lacking(line) and all(line[key] == run[key] for key in RUN)]
+
+
 def render(lines: list[dict[str, Any]]) -> str:
-    """A table for each domain: seen items kept, test and validation; masked beside it; published rows below."""
+    """A table for each domain, length of the history and limit of time; the floors are in each, published rows below
+    those of the usual history."""
     published = json.loads((HERE / "published.json").read_text(encoding="utf-8"))
     tables = []
-    for domain in dict.fromkeys(line["domain"] for line in lines):
-        rows = []
-        for model in dict.fromkeys(line["model"] for line in lines if line["domain"] == domain):
-            runs = [line for line in lines if (line["domain"], line["model"]) == (domain, model)]
-            kept = [line for line in runs if not line["mask_seen"]]
-            masked = [line for line in runs if line["mask_seen"]]
-            rows.append({"model": model, "variant": kept[0].get("variant"), "seeds": len(kept), **row(kept, masked)})
-        rows += [{"model": f"{name} (published)", **values} for name, values in published.get(domain, {}).items()]
-        tables.append(f"### {domain}\n\n{markdown_table(rows)}")
+    for domain, history in dict.fromkeys((line["domain"], line["history"]) for line in lines):
+        of_domain = [line for line in lines if (line["domain"], line["history"]) == (domain, history)]
+        limits = dict.fromkeys(line["minutes"] for line in of_domain if line["model"] not in FLOORS) or [None]
+        for minutes in limits:
+            rows = []
+            shown = [line for line in of_domain if line["minutes"] == minutes or line["model"] in FLOORS]
+            for model in dict.fromkeys(line["model"] for line in shown):
+                kept, masked = (
+                    [line for line in shown if (line["model"], line["mask_seen"]) == (model, seen)]
+                    for seen in (False, True)
+                )
+                rows.append({"model": model, "variant": kept[0]["variant"], "seeds": len(kept), **row(kept, masked)})
+            if history == QualityArguments.max_history:
+                others = published.get(domain, {}).items()
+                rows += [{"model": f"{name} (published)", **values} for name, values in others]
+            limit = "" if minutes is None else f", at most {minutes:g} minutes of training"
+            tables.append(f"### {domain}, last {history} items{limit}\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 
 def row(kept: list[dict[str, Any]], masked: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds; the 95 % interval is of the users of the first seed."""
-    mean = {name: sum(line[name] for line in kept) / len(kept) for name in TABLE_METRICS}
+    """Means over the seeds; the 95 % interval is of the users of the first seed, p the largest of the seeds."""
     low, high = kept[0]["intervals"]["ndcg@10"]
-    return {
-        **mean,
+    cells: dict[str, Any] = {
+        **{name: mean(line[name] for line in kept) for name in TABLE_METRICS},
         "ndcg@10, 95 %": f"{low:.4f}–{high:.4f}",
-        "ndcg@10 validation": sum(line["validation"]["ndcg@10"] for line in kept) / len(kept),
-        "recall@10 masked": sum(line["recall@10"] for line in masked) / len(masked),
-        "ndcg@10 masked": sum(line["ndcg@10"] for line in masked) / len(masked),
-        "minutes": f"{sum(line['train_seconds'] for line in kept) / len(kept) / 60:.1f}",
+        "ndcg@10 validation": mean(line["validation"]["ndcg@10"] for line in kept),
+        "recall@10 masked": mean(line["recall@10"] for line in masked),
+        "ndcg@10 masked": mean(line["ndcg@10"] for line in masked),
+    }
+    if kept[0]["against_linear"] is not None:
+        tests = [line["against_linear"]["ndcg@10"] for line in kept]
+        cells["ndcg@10 against linear"] = f"{mean(each['difference'] for each in tests):+.4f}"
+        cells["p"] = max(each["p_value"] for each in tests)
+    for title, slices in (("unseen transition", ("[0,1)",)), ("seen transition", ("[1,∞)",))):
+        cells[f"recall@10 {title}"] = of_slice(kept, "seen_transitions", "training_transitions", slices)
+    cells["recall@10 cold"] = of_slice(kept, "cold_targets", "training_interactions", ("[0,1)", "[1,5)"))
+    return {
+        **cells,
+        "processor minutes": f"{mean(line['processor_seconds'] for line in kept) / 60:.1f}",
         "parameters": kept[0]["parameters"],
     }
+
+
+def mean(values: Any) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def of_slice(lines: list[dict[str, Any]], name: str, key: str, labels: tuple[str, ...]) -> float | None:
+    """Recall@10 of some slices taken together, mean over the lines; None without cases."""
+    slices = [[each for each in line[name] if each[key] in labels and each["num_cases"]] for line in lines]
+    if not all(slices):
+        return None
+    totals = [sum(each["num_cases"] for each in found) for found in slices]
+    hits = [sum(each["num_cases"] * each["recall@10"] for each in found) for found in slices]
+    return mean(hit / total for hit, total in zip(hits, totals, strict=True))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sequential_rows import ROWS, SequentialRow
 
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.item_memory import StoredMemory
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.codebooks import collision_rate
@@ -31,6 +33,7 @@ from trainers.methods.baselines import (
     train_sequential_baseline,
 )
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
+from trainers.methods.memory import choose_memory, choose_memory_alone, for_index
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
@@ -40,6 +43,7 @@ from trainers.methods.utgrec import LevelLayout, NetworkArguments, RecommenderAr
 from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokenizer
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.linear_selection import linear_ranker
 from trainers.rankers.nearest_items import NearestItems
@@ -59,18 +63,18 @@ class Setting:
         seed: of weights and batches.
         folder: where the model goes.
         embeddings: of the items.
-        minutes: most time of a recommender's training, the same for every model.
+        minutes: most time of a recommender's training, the same for every model; None: until early stopping ends it.
         patience: evaluations without a better validation NDCG@10 before a training stops.
         dropout: of a sequential model; None: its published one.
         network, tokenizer: UTGRec's item tokenizer.
-        recommender, training: the T5 of every generative model.
+        recommender, training: the T5 of every generative model; all models read the last `training.max_history` items.
     """
 
     domain: Domain
     seed: int
     folder: Path
     embeddings: ItemEmbeddings
-    minutes: float
+    minutes: float | None
     patience: int
     dropout: float | None
     network: NetworkArguments
@@ -99,31 +103,40 @@ class TrainedRanker:
 
 
 def sequential(name: str, setting: Setting) -> TrainedRanker:
-    """A sequential baseline, of another dropout if one is given."""
+    """A sequential baseline, of another dropout if one is given, or one of [`sequential_rows.ROWS`]."""
+    row = ROWS.get(name, SequentialRow(name))
     arguments = SequentialArguments(
-        hidden_dropout=setting.dropout, attention_dropout=setting.dropout, early_stopping_patience=setting.patience
+        hidden_dropout=setting.dropout,
+        attention_dropout=setting.dropout,
+        max_history=setting.training.max_history,
+        early_stopping_patience=setting.patience,
     )
-    training = sequential_training(setting.folder, setting.seed)
-    baseline = train_sequential_baseline(name, setting.domain, arguments, training, setting.minutes)
-    ranker = SequentialRanker(baseline.model, name=baseline.model.config.model_type)
-    return TrainedRanker(
-        ranker, baseline.model.num_parameters(), training_facts(baseline.trainer), description=baseline.description
-    )
+    arguments = dataclasses.replace(arguments, **row.arguments)
+    training = sequential_training(setting.folder, setting.seed, **row.training)
+    baseline = train_sequential_baseline(row.method, setting.domain, arguments, training, setting.minutes)
+    model = baseline.model
+    description = baseline.description
+    if row.published is not None:
+        description = describe(model, settings_of(model.config, training), row.published)
+    ranker = SequentialRanker(model, name=model.config.model_type)
+    return TrainedRanker(ranker, model.num_parameters(), training_facts(baseline.trainer), description)
 
 
-def sequential_training(folder: Path, seed: int) -> SequentialTrainingArguments:
+def sequential_training(folder: Path, seed: int, **values: Any) -> SequentialTrainingArguments:
     """SASRec's, evaluated after each epoch."""
-    training = SequentialTrainingArguments(str(folder), **_evaluated_each_epoch(), report_to=[])
+    training = SequentialTrainingArguments(str(folder), **_evaluated_each_epoch(), report_to=[], **values)
     place_training(training, folder / "checkpoints", seed)
     return training
 
 
 def generative(name: str, setting: Setting) -> TrainedRanker:
-    """Semantic IDs and a recommender on them."""
-    method = name.removesuffix(DECODER)
+    """Semantic IDs and a recommender on them: the T5 of the setting, a decoder of its size, or the published T5."""
+    published = name.endswith(PUBLISHED_T5)
+    name = name.removesuffix(PUBLISHED_T5)
     made_by = EmbeddingTokenizerTrainingArguments()
-    items = make_semantic_ids(method, setting.embeddings, setting.folder / "tokenizer", made_by, setting.seed)
-    training, arguments = recommender_training(setting)
+    folder = setting.folder / "tokenizer"
+    items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
+    training, arguments = published_training(setting) if published else recommender_training(setting)
     baseline = train_generative_baseline(
         name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
     )
@@ -138,9 +151,7 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
     folder = setting.folder / "tokenizer"
     items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
     items.tokenizer.index.set_content(setting.embeddings.text)
-    of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
-    values = {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch()
-    training = ItemLevelTrainingArguments(str(setting.folder), **values, report_to=[])
+    training = ItemLevelTrainingArguments(str(setting.folder), **_validation(setting), report_to=[])
     place_training(training, setting.folder / "checkpoints", setting.seed)
     arguments = ItemLevelArguments(early_stopping_patience=setting.patience)
     baseline = train_generative_baseline(
@@ -156,6 +167,14 @@ def recommender_training(setting: Setting) -> tuple[RecommenderTrainingArguments
     training = dataclasses.replace(setting.training, **_evaluated_each_epoch())
     place_training(training, setting.folder / "checkpoints", setting.seed)
     return training, dataclasses.replace(setting.recommender, early_stopping_patience=setting.patience)
+
+
+def published_training(setting: Setting) -> tuple[RecommenderTrainingArguments, RecommenderArguments]:
+    """The paper's T5 and its fine-tuning: batches of 1024 pairs, in four parts."""
+    values = _validation(setting) | {"per_device_train_batch_size": 256, "gradient_accumulation_steps": 4}
+    training = RecommenderTrainingArguments(str(setting.folder), learning_rate=3e-3, **values, report_to=[])
+    place_training(training, setting.folder / "checkpoints", setting.seed)
+    return training, RecommenderArguments(early_stopping_patience=setting.patience)
 
 
 def recbase_recipe(name: str, setting: Setting) -> TrainedRanker:
@@ -249,13 +268,19 @@ def _with_recommender(
 
 
 def _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts) -> TrainedRanker:
-    save_recommender(model, tokenizer, setting.folder / "recommender")
-    ranker = GenerativeRanker.from_pretrained(setting.folder / "recommender", setting.embeddings.item_ids)
+    save_recommender(model, tokenizer, setting.folder / RECOMMENDER)
+    ranker = GenerativeRanker.from_pretrained(setting.folder / RECOMMENDER, setting.embeddings.item_ids)
     codebooks = description["codebooks"]
     details = training_facts(trainer) | facts | {"items_sharing_codes": codebooks["items_sharing_codes"]}
     if raw_codes is not None:
         details["collision_rate"] = collision_rate(torch.from_numpy(raw_codes))
     return TrainedRanker(ranker, model.num_parameters(), details, description, raw_codes)
+
+
+def _validation(setting: Setting) -> dict[str, Any]:
+    """What the trainings of all generative recommenders have in common."""
+    of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
+    return {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch()
 
 
 def _evaluated_each_epoch() -> dict[str, Any]:
@@ -278,33 +303,71 @@ def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
     }
 
 
+def with_memory(setting: Setting, trained: TrainedRanker) -> TrainedRanker:
+    """A generative recommender that was saved, with a memory chosen on validation, which is saved beside it."""
+    folder, interactions = setting.folder / RECOMMENDER, setting.domain.interactions
+    network = GenerativeRanker.from_pretrained(folder, interactions.item_ids, memory=False)
+    stored = choose_memory(network, interactions, setting.embeddings.text)
+    index = UniversalItemTokenizer.from_pretrained(folder, index_only=True).index
+    for_index(stored, interactions.item_ids, index).save(folder, index)
+    ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids)
+    described = {"variant": f"{trained.description['variant']}, with memory", "memory": memory_of(stored)}
+    return dataclasses.replace(trained, ranker=ranker, description=trained.description | described, identifiers=None)
+
+
+def memory_of(stored: StoredMemory) -> dict[str, Any]:
+    """What a line says of a memory: its settings, a gate's weights among them, and the tables of their choice."""
+    return {"settings": dataclasses.asdict(stored.memory.settings), **stored.facts}
+
+
 def floor(name: str, setting: Setting) -> TrainedRanker:
     """What needs no training."""
+    interactions = setting.domain.interactions
     if name == "linear":
         encoder = Path(setting.embeddings.text_encoder or "embeddings").name
-        linear = linear_ranker(setting.domain.interactions, setting.embeddings.text, content_name=encoder)
+        linear = linear_ranker(interactions, setting.embeddings.text, content_name=encoder)
         return TrainedRanker(linear, description=linear.description)
-    description = {"variant": FLOORS[name]}
-    training_part = setting.domain.interactions.training_part()
+    description: dict[str, Any] = {"variant": FLOORS[name]}
+    if name == "memory":
+        stored = choose_memory_alone(interactions, setting.embeddings.text)
+        stored.memory = stored.memory.with_settings(mixing_weight=1.0)
+        return TrainedRanker(MemoryRanker(stored.memory), description=description | {"memory": memory_of(stored)})
     if name == "nearest-items":
         return TrainedRanker(NearestItems(setting.embeddings.text), description=description)
     counted = {"popularity": Popularity, "item-transitions": ItemTransitions}[name]
-    return TrainedRanker(counted(training_part), description=description)
+    return TrainedRanker(counted(interactions.training_part()), description=description)
 
 
+PUBLISHED_T5 = "-published-t5"  # after the name of semantic IDs, whatever the T5 of the setting
+RECOMMENDER = "recommender"  # where a generative one is saved, in the folder of its setting
 FLOORS = {
     "popularity": "counted from the training part",
     "item-transitions": "counted from the training part",
-    "linear": "transitions in closed form and the texts' cosine with the history, weights chosen on validation",
     "nearest-items": "text embeddings nearest to the last item's",
+    "linear": "transitions in closed form and the texts' cosine with the history, weights chosen on validation",
+    "memory": "sparse transitions, likeness of texts and trend, weights chosen on validation: a mixture's with g = 1",
 }
+COUNTED = ("popularity", "item-transitions")  # of the floors, those that read no texts
 RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
     **dict.fromkeys(FLOORS, floor),
     **dict.fromkeys(SEQUENTIAL, sequential),
+    **dict.fromkeys(ROWS, sequential),
     **dict.fromkeys(SEMANTIC_IDS, generative),
     f"tiger{DECODER}": generative,
+    **{f"{name}{PUBLISHED_T5}": generative for name in ("tiger", "letter")},
     **{f"{name}{ITEM_LEVEL}": item_level for name in SEMANTIC_IDS},
     "utgrec": utgrec_recipe,
     "recbase": recbase_recipe,
 }
-__all__ = ["FLOORS", "RECIPES", "NotApplicable", "TrainedRanker", "Setting", "sequential_training"]
+__all__ = [
+    "COUNTED",
+    "FLOORS",
+    "RECIPES",
+    "RECOMMENDER",
+    "NotApplicable",
+    "TrainedRanker",
+    "Setting",
+    "floor",
+    "sequential_training",
+    "with_memory",
+]

@@ -23,9 +23,11 @@ def silu(value: float) -> float:
     return value / (1 + math.exp(-value))
 
 
-def test_block_against_loops():
+@pytest.mark.parametrize("size", [None, 3])
+def test_block_against_loops(size):
     torch.manual_seed(0)
-    block = HSTUBlock(HSTUConfig(**TINY)).double().eval()
+    block = HSTUBlock(HSTUConfig(**TINY, head_size=size)).double().eval()
+    size = size or 4
     with torch.no_grad():
         block.relative_bias.copy_(torch.linspace(-2, 2, 7))
     states = torch.randn(2, 5, 8, dtype=torch.float64)
@@ -39,15 +41,15 @@ def test_block_against_loops():
             states[user].var(-1, correction=0, keepdim=True) + 1e-6
         ).sqrt()
         projected = (normalised @ weight.T).apply_(silu)
-        gate, value, query, key = (projected[:, start : start + 8] for start in (0, 8, 16, 24))
+        gate, value, query, key = projected.split(2 * size, dim=1)
         for row in range(5):
             if not attention_mask[user, row]:
                 continue
-            attended = torch.zeros(8, dtype=torch.float64)
+            attended = torch.zeros(2 * size, dtype=torch.float64)
             for column in range(row + 1):
                 if not attention_mask[user, column]:
                     continue
-                for head in (slice(0, 4), slice(4, 8)):
+                for head in (slice(0, size), slice(size, 2 * size)):
                     bias = -2 + 4 * (row - column) / 6
                     score = silu(float(query[row, head] @ key[column, head]) + bias) / 7
                     attended[head] += score * value[column, head]
@@ -130,3 +132,18 @@ def test_temperature_is_positive(temperature):
 def test_a_longer_history_is_an_error():
     with pytest.raises(ValueError, match="8 columns, the model reads 7"):
         make_model()(torch.ones(1, 8, dtype=torch.long))
+
+
+def test_dropout_of_the_embeddings_alone():
+    model = make_model(hidden_dropout=0.0, embedding_dropout=0.5).train()
+    history = torch.tensor([[1, 2, 3]])
+    dropped = model.model.embeddings(history, torch.ones(1, 3)).eq(0)
+    assert 0 < dropped.sum() < dropped.numel()
+    assert [block.dropout.p for block in model.model.blocks] == [0.0, 0.0]
+    assert make_model(hidden_dropout=0.25).model.embeddings.dropout.p == 0.25
+
+
+@pytest.mark.parametrize("values", [{"head_size": 0}, {"embedding_dropout": 1.0}])
+def test_sizes_of_blocks_are_checked(values):
+    with pytest.raises(StrictDataclassClassValidationError, match=next(iter(values))):
+        HSTUConfig(**values)

@@ -24,58 +24,154 @@ def domain(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def quality(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield runpy.run_path(str(BENCHMARKS / "quality.py"))
+    forget()
+
+
+def forget() -> None:
+    for name in ("recipes", "sequential_rows"):
+        sys.modules.pop(name, None)
+
+
 def run(monkeypatch, capsys, *argv) -> str:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", ["quality.py", *map(str, argv)])
     try:
         runpy.run_path(str(BENCHMARKS / "quality.py"), run_name="__main__")
     finally:
-        sys.modules.pop("recipes", None)
+        forget()
     return capsys.readouterr().out
 
 
-def test_lines_and_table(domain, tmp_path, monkeypatch, capsys):
-    results = tmp_path / "quality.jsonl"
-    flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", "--minutes", "0.02"]
+def flags_of(domain, tmp_path) -> list:
+    flags = ["--domains", domain, "--results", tmp_path / "quality.jsonl", "--work_dir", tmp_path / "work"]
+    return [*flags, "--text_encoder", "tf-idf", "--minutes", "0.02"]
+
+
+def read(tmp_path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "quality.jsonl").read_text().splitlines()]
+
+
+def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
+    results, flags = tmp_path / "quality.jsonl", flags_of(domain, tmp_path)
     encoder = ("--image_encoder", tmp_path / "resnet")
     run(monkeypatch, capsys, *flags, *encoder, "--models", "popularity", "sasrec", "--seeds", "0", "1")
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    runs = [(line["model"], line["seed"], line["mask_seen"]) for line in lines]
-    # a floor has no seeds
-    assert runs == [(model, seed, seen) for model, seed in (("popularity", 0), ("sasrec", 0), ("sasrec", 1))
+    lines = read(tmp_path)
+    runs = [(line["model"], line["seed"], line["minutes"], line["mask_seen"]) for line in lines]
+    # a floor has no seeds, and no training whose time is limited
+    assert runs == [(model, seed, minutes, seen)
+                    for model, seed, minutes in (("popularity", 0, None), ("sasrec", 0, 0.02), ("sasrec", 1, 0.02))
                     for seen in (False, True)]  # fmt: skip
     for line in lines:
+        assert quality["lacking"](line) == []
         assert line["domain"] == "tiny" and 0 <= line["recall@5"] <= line["recall@10"] <= 1
         assert line["validation"].keys() >= {"recall@10", "ndcg@10"} and len(line["intervals"]["ndcg@10"]) == 2
-        assert str(tmp_path) not in line["command"] and line["device"]
-        assert line["command"].endswith("--minutes 0.02 --image_encoder resnet")
+        assert str(tmp_path) not in line["command"] and line["device"] and line["versions"]["torch"]
+        assert "--text_encoder tf-idf" in line["command"] and line["command"].endswith("--image_encoder resnet")
+        assert sum(each["num_cases"] for each in line["seen_transitions"]) == line["num_cases"]
+        assert 0 <= line["processor_seconds"] and line["memory"] is None
     assert lines[2]["parameters"] > 0 and lines[0]["parameters"] == 0
 
     before = results.read_text()
-    shown = run(monkeypatch, capsys, *flags, "--models", "sasrec", "item-transitions", "--seeds", "0", "1")
+    more = ("--models", "sasrec", "item-transitions", "linear", "memory", "--seeds", "0", "1")
+    shown = run(monkeypatch, capsys, *flags, *more)
     assert shown.count("done before") == 2 and results.read_text().startswith(before)
-    assert len(results.read_text().splitlines()) == 8
+    lines = read(tmp_path)
+    assert len(lines) == 12 and [line["model"] for line in lines[8:]] == ["linear"] * 2 + ["memory"] * 2
+    assert lines[8]["against_linear"] is None and lines[10]["memory"]["settings"]["mixing_weight"] == 1.0
+    assert {row["trend_weight"] for row in lines[10]["memory"]["trend_selection"]} == {0.0, 0.015}
     table = run(monkeypatch, capsys, "--table_only", "--results", results)
-    assert "### tiny" in table and "| item-transitions | counted from the training part | 1 |" in table
+    assert "### tiny, last 20 items, at most 0.02 minutes of training" in table and table.count("###") == 1
+    assert "| item-transitions | counted from the training part | 1 |" in table
     assert "| sasrec | 64 wide, 2 layers, dropout 0.5, loss ce, 0.05 M parameters | 2 |" in table
 
 
-def test_another_dropout_is_another_row(domain, tmp_path, monkeypatch, capsys):
-    results = tmp_path / "quality.jsonl"
-    flags = ["--domains", domain, "--results", results, "--work_dir", tmp_path / "work", "--minutes", "0.02"]
-    for models in (["hstu", "popularity"], ["hstu", "popularity", "item-transitions", "--dropout", "0.25"]):
-        run(monkeypatch, capsys, *flags, "--models", *models)
-    lines = [json.loads(line) for line in results.read_text().splitlines()][::2]
-    assert [line["model"] for line in lines] == ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions"]
+def test_the_comparison_with_the_linear_ranker_is_of_the_same_users(domain, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--models", "linear", "popularity")
+    linear, popularity = (
+        [line for line in read(tmp_path) if line["model"] == name] for name in ("linear", "popularity")
+    )
+    for ours, theirs, seen in zip(popularity, linear, ("kept", "masked"), strict=True):
+        for metric in ("recall@10", "ndcg@10"):
+            test = ours["against_linear"][metric]
+            assert test["difference"] == pytest.approx(ours[metric] - theirs[metric])
+            assert test["low"] <= test["difference"] <= test["high"] and 0 < test["p_value"] <= 1
+        stored = np.load(tmp_path / "work" / "tiny" / "ranks" / f"popularity-history-20-seed-0-{seen}.npz")
+        assert (stored["ranks"] >= 0).mean() == pytest.approx(ours["recall@20"]) and len(stored["users"]) == 20
+    # without its line, too, and by the same ranks
+    (tmp_path / "quality.jsonl").unlink()
+    for file in (tmp_path / "work" / "tiny" / "ranks").glob("linear-*"):
+        file.unlink()
+    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--models", "popularity")
+    assert [line["against_linear"] for line in read(tmp_path)] == [line["against_linear"] for line in popularity]
+
+
+def test_another_dropout_and_another_history_are_other_rows(domain, tmp_path, monkeypatch, capsys):
+    flags = flags_of(domain, tmp_path)
+    models = ["--models", "hstu", "popularity"]
+    for more in (models, [*models, "item-transitions", "--dropout", "0.25"], [*models[:2], "--max_history", "3"]):
+        run(monkeypatch, capsys, *flags, *more)
+    lines = read(tmp_path)[::2]
+    names = ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions", "hstu"]
+    assert [line["model"] for line in lines] == names
     assert lines[2]["architecture"]["hidden_dropout"] == lines[2]["architecture"]["attention_dropout"] == 0.25
-    assert lines[2]["command"].endswith("--models hstu --seeds 0 --minutes 0.02 --dropout 0.25")
+    assert lines[2]["command"].endswith("--dropout 0.25 --text_encoder tf-idf")
     assert "dropout" not in lines[0]["command"] + lines[3]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
-    with pytest.raises(SystemExit, match="--dropout: at least 0 and below 1, got 1"):
-        run(monkeypatch, capsys, *flags, "--dropout", "1")
+    assert [line["history"] for line in lines] == [20] * 4 + [3] and lines[4]["architecture"]["max_history"] == 3
+    assert lines[4]["max_history"] == 3 and "--max_history 3 --minutes 0.02" in lines[4]["command"]
+    for flag, value in (("--dropout", "1"), ("--max_history", "0"), ("--minutes", "0")):
+        with pytest.raises(SystemExit, match=flag):
+            run(monkeypatch, capsys, *flags, flag, value)
 
 
-def test_every_line_of_the_results_says_what_it_is():
-    lines = [json.loads(line) for line in (BENCHMARKS / "results" / "quality.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize("name", ["bsarec-recboard", "hstu-recboard", "sasrec-recboard", "sasrec-horizon-10"])
+def test_rows_with_other_settings(domain, tmp_path, monkeypatch, capsys, name):
+    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--max_history", "50", "--models", name)
+    line = read(tmp_path)[0]
+    differences = line["differs_from_published"]
+    assert line["architecture"]["max_history"] == 50
+    assert line["training"]["horizon"] == (10 if name == "sasrec-horizon-10" else 1)
+    if name != "sasrec-horizon-10":  # what differs is only what a run here cannot have
+        cannot = {"optim", "linear_initialization", "negatives_of", "time_buckets"}
+        assert differences.keys() <= cannot and "RecBoard" in line["published_in"]
+    if name == "hstu-recboard":
+        assert line["losses"] == {
+            "loss": "sampled", "num_negatives": 512, "log_q_correction": False, "temperature": 0.1,
+        }  # fmt: skip
+
+
+def test_every_line_of_the_results_is_complete(quality):
+    lines = quality["read_lines"](BENCHMARKS / "results" / "quality.jsonl")
+    for line in lines:
+        assert quality["lacking"](line) == [], line["model"]
+        for each in line["differs_from_published"].values() if line["parameters"] else ():
+            assert each["here"] != each["published"]
+    runs = [tuple(line[key] for key in (*quality["RUN"], "mask_seen")) for line in lines]
+    assert len(set(runs)) == len(runs)
+
+
+def test_lines_that_lack_something_are_neither_written_nor_shown(quality, domain, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--models", "popularity")
+    line = read(tmp_path)[0]
+    for name in ("validation", "seen_transitions", "versions", "against_linear", "command"):
+        assert quality["lacking"]({key: value for key, value in line.items() if key != name}) == [name]
+    assert quality["lacking"](line | {"parameters": 3}) == list(quality["DESCRIBED"])
+    assert quality["lacking"](line | {"model": "tiger with memory"}) == ["memory"]
+    assert quality["lacking"](line | {"against_linear": None}) == ["against_linear"]
+    with pytest.raises(ValueError, match="popularity lacks intervals: nothing was written"):
+        quality["append"](tmp_path / "none", [line, {key: line[key] for key in line if key != "intervals"}])
+    assert not (tmp_path / "none").exists()
+    archive = BENCHMARKS / "results" / "quality_archive.jsonl"
+    shown = run(monkeypatch, capsys, "--table_only", "--results", archive)
+    assert shown.startswith(f"{len(archive.read_text().splitlines())} lines are left out: they lack ")
+
+
+def test_every_archived_line_says_what_it_is():
+    archive = BENCHMARKS / "results" / "quality_archive.jsonl"
+    lines = [json.loads(line) for line in archive.read_text().splitlines()]
     for line in lines:
         assert line["variant"], line["model"]
         if not line["parameters"]:
