@@ -66,10 +66,61 @@ def recipes():
         import recipes
 
         yield recipes
-        sys.modules.pop("recipes")
+        for name in ("recipes", "sequential_rows"):
+            sys.modules.pop(name)
 
 
-def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeypatch, capsys):
+@pytest.fixture
+def quick(recipes, monkeypatch):
+    """Item tokenizers of three steps."""
+    for name in ("EmbeddingTokenizerTrainingArguments", "RecBaseTokenizerTrainingArguments"):
+        kind = getattr(recipes, name)
+        monkeypatch.setattr(
+            recipes, name, lambda kind=kind, **given: kind(**{**given, "max_steps": 3, "use_cpu": True})
+        )
+
+
+def run(monkeypatch, workplace, results, *argv) -> list[dict]:
+    words = ["--config", workplace / "small.yaml", "--domains", workplace / "tiny", "--results", results]
+    words += ["--minutes", "0.01", "--max_history", "5", "--text_encoder", workplace / "encoder", *argv]
+    monkeypatch.setattr(sys, "argv", ["quality.py", *map(str, words)])
+    runpy.run_path(str(BENCHMARKS / "quality.py"), run_name="__main__")
+    return [json.loads(line) for line in results.read_text().splitlines()]
+
+
+def test_a_generative_row_with_memory(workplace, quick, monkeypatch, capsys):
+    results = workplace / "memory.jsonl"
+    flags = ("--work_dir", workplace / "memory", "--models", "rq-kmeans-item-level")
+    lines = run(monkeypatch, workplace, results, *flags)
+    assert [(line["model"], line["mask_seen"]) for line in lines] == [
+        (f"rq-kmeans-item-level{end}", seen) for end in ("", " with memory") for seen in (False, True)
+    ]
+    alone, memory = lines[0], lines[2]
+    assert alone["memory"] is None and memory["variant"] == f"{alone['variant']}, with memory"
+    said = memory["memory"]
+    assert said["settings"].keys() >= {"temperature", "mixing_weight", "gate", "trend_weight", "content_weight"}
+    assert len(said["selection"]) >= 21 and said["validation"].keys() == {"recall@10", "ndcg@10"}
+    same = ("architecture", "losses", "training", "codebooks", "parameters", "command", "differs_from_published")
+    assert all(alone[name] == memory[name] for name in same)
+    assert memory["processor_seconds"] >= alone["processor_seconds"] > 0
+    # from what was trained before, if a run ended between the two
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    capsys.readouterr()
+    again = run(monkeypatch, workplace, results, *flags)
+    assert "done before" in capsys.readouterr().out
+    timed = {"train_seconds", "processor_seconds"}
+    for before, after in zip(lines, again, strict=True):
+        assert {key: after[key] for key in after.keys() - timed} == {key: before[key] for key in before.keys() - timed}
+    assert run(monkeypatch, workplace, results, *flags) == again
+    without = run(monkeypatch, workplace, workplace / "none.jsonl", *flags, "--no_memory")
+    assert [line["model"] for line in without] == ["rq-kmeans-item-level"] * 2
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    flags = ("--work_dir", workplace / "elsewhere", *flags[2:])
+    assert len(run(monkeypatch, workplace, results, *flags)) == 2
+    assert "has lines without memory, but is not in" in capsys.readouterr().err
+
+
+def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, quick, monkeypatch, capsys):
     results = workplace / "quality.jsonl"
     made = save_embeddings  # image embeddings are made by an encoder that the Hub has: these stand for them
     images = np.random.default_rng(1).normal(size=(NUM_ITEMS, 160)).astype(np.float32)
@@ -84,26 +135,13 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeyp
             return made(folder, catalogue.item_ids, images, {"model": "images"})
         return real(catalogue, encoder, folder)
 
-    from trainers.methods import baselines, semantic_ids
+    from trainers.methods import baselines
 
     real = baselines.embed_items
     monkeypatch.setattr(baselines, "ImageEncoder", Images)
     monkeypatch.setattr(baselines, "embed_items", embed)
-    steps = semantic_ids.EmbeddingTokenizerTrainingArguments.__dataclass_fields__["max_steps"]
-    assert steps.default == 1000
-    quick = {"max_steps": 3, "use_cpu": True}
-    for module, name in (
-        (recipes, "EmbeddingTokenizerTrainingArguments"),
-        (recipes, "RecBaseTokenizerTrainingArguments"),
-    ):
-        kind = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda kind=kind, **given: kind(**{**given, **quick}))
-    argv = ["--config", workplace / "small.yaml", "--domains", workplace / "tiny", "--results", results]
-    argv += ["--work_dir", workplace / "work", "--minutes", "0.01", "--text_encoder", workplace / "encoder"]
-    argv += ["--image_encoder", "images", "--models", "all"]
-    monkeypatch.setattr(sys, "argv", ["quality.py", *map(str, argv)])
-    runpy.run_path(str(BENCHMARKS / "quality.py"), run_name="__main__")
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    flags = ("--work_dir", workplace / "work", "--image_encoder", "images", "--models", "all", "--no_memory")
+    lines = run(monkeypatch, workplace, results, *flags)
     assert [line["model"] for line in lines[::2]] == list(recipes.RECIPES), capsys.readouterr().err[-3000:]
     for line in lines:
         if line["model"] in recipes.FLOORS:
@@ -119,9 +157,13 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, monkeyp
     generative = {line["model"] for line in lines if "codebooks" in line}
     methods = {"tiger", "letter", "tiger-m", "rq-kmeans", "rq-kmeans-transitions"}
     at_item_level = {f"{name}-item-level" for name in methods}
-    assert generative == methods | at_item_level | {"tiger-decoder", "utgrec", "recbase"}
+    published = {"tiger-published-t5", "letter-published-t5"}
+    assert generative == methods | at_item_level | published | {"tiger-decoder", "utgrec", "recbase"}
     assert all("item level 128 wide" in line["variant"] for line in lines if line["model"] in at_item_level)
     by_model = {line["model"]: line["differs_from_published"] for line in lines[::2] if line["parameters"]}
     assert by_model["utgrec"]["tokenizer.codebook_dim"] == {"here": 8, "published": 128}
     assert by_model["tiger"]["recommender.d_model"] == {"here": 8, "published": 128}
+    assert not any(name.startswith("recommender.") for name in by_model["tiger-published-t5"].keys() - {
+        "recommender.max_history"
+    })  # fmt: skip
     assert by_model["tiger"]["tokenizer.num_train_epochs"]["here"] == "3 steps"
