@@ -254,7 +254,9 @@ def choose_trend(ranker: GenerativeRanker, memory: ItemMemory, interactions: Int
 def _padded_left(histories: Sequence[np.ndarray]) -> np.ndarray:
     """Histories of item rows as one int64 `[B, H]`, the latest last, -1 before the first."""
     longest = max(map(len, histories))
-    return np.stack([np.pad(each.astype(np.int64), (longest - len(each), 0), constant_values=-1) for each in histories])
+    return np.stack(
+        [np.pad(each.astype(np.int64), (longest - len(each), 0), constant_values=-1) for each in histories]
+    )
 
 
 def _largest(transitions: np.ndarray | sparse.csr_array, row_items: int) -> tuple[torch.Tensor, torch.Tensor]:
