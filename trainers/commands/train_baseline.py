@@ -64,7 +64,7 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.memory import choose_memory, for_index, texts_without_encoder
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
-from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments
+from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
@@ -113,7 +113,7 @@ class TrainBaselineArguments:
     model: str = field(
         metadata={
             "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after a name of semantic IDs, "
-            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5."
+            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5; {GIVEN} for --semantic_ids."
         }
     )
     data: str = field(metadata={"help": "Data folder with items and interactions."})
