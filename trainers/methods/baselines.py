@@ -142,7 +142,8 @@ class TrainedBaseline:
         model ([`~transformers.PreTrainedModel`]): what recommends.
         trainer ([`SequentialTrainer`] or [`RecommenderTrainer`]): who trained it.
         tokenizer ([`UniversalItemTokenizer`], *optional*): the semantic IDs, for a generative one.
-        raw_codes (`np.ndarray`, *optional*): int `(items, levels)`, codes before collisions were resolved.
+        raw_codes (`np.ndarray`, *optional*): int `(items, levels)`, codes before collisions were resolved, in the
+            order of the domain's items.
         description (`dict`): see [`describe`].
     """
 
@@ -255,7 +256,8 @@ def train_generative_baseline(
     published = published_recommender(model)
     published = published if method is None else method.published | published
     description = describe(model, used, published, items.report)
-    return TrainedBaseline(model, trainer, description, items.tokenizer, items.raw_codes)
+    raw_codes = items.raw_codes[items.tokenizer.index.rows(domain.interactions.item_ids)]
+    return TrainedBaseline(model, trainer, description, items.tokenizer, raw_codes)
 
 
 def recommender_on(
