@@ -5,15 +5,12 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
     # semantic IDs of the items' texts and a T5 on them; a decoder: tiger-decoder; an item-level one: tiger-item-level
     utgrec train-baseline --model tiger --data data/beauty --output_dir runs/beauty-tiger \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
-    # the same on semantic IDs that are there, as UTGRec's; with a memory of transitions and texts
+    # item-level, on semantic IDs that are there, as UTGRec's; with a memory of transitions and texts
     utgrec train-baseline --model item-level --semantic_ids runs/beauty/tokenizer --text_encoder tf-idf --memory \
         --data data/beauty --output_dir runs/beauty-item-level
-    # with embeddings that `utgrec embed` made, half an hour at most, and a push to the Hub
+    # with embeddings that `utgrec embed` made, half an hour at most; on from the last checkpoint of each stage
     utgrec train-baseline --model letter --embeddings runs/beauty-texts --data data/beauty --minutes 30 \
-        --output_dir runs/beauty-letter --push_to_hub --hub_model_id org/beauty-letter
-    # after an interruption: every stage goes on from its last checkpoint
-    utgrec train-baseline --model tiger --embeddings runs/beauty-texts --data data/beauty \
-        --output_dir runs/beauty-tiger --resume
+        --output_dir runs/beauty-letter --resume
 
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
 epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and
@@ -88,10 +85,8 @@ SHOWN = (
     "output_dir",
     "text_encoder",
     "embeddings",
-    "image_embeddings",
     "semantic_ids",
     "minutes",
-    "k_core",
     "memory",
     "resume",
     "push_to_hub",
@@ -104,7 +99,6 @@ SHOWN = (
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
     "recommender.per_device_train_batch_size",
-    "item_level.horizon",
 )
 
 
