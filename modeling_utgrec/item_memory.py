@@ -186,8 +186,8 @@ class ItemMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by the names of the arguments, those that there are."""
-        names = ("transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean")
-        names += ("recent",)
+        names = ["transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean"]
+        names.append("recent")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to(self, device: torch.device | str) -> "ItemMemory":
