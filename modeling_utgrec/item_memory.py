@@ -8,7 +8,8 @@ linear model, SLIT (Choi et al., WWW 2021) with content,
 
 over the items `j` of a user's history with weights `a_j` = 1/place from its end, of which the largest entries of each
 row are kept: bytes an item, whatever the size of the catalogue. `t_i` is the item's trend, the log of its share among
-the latest interactions of the users to its share among all: demand drifts, and what is recommended comes after it. `generation_memory.py` mixes it into the beam search.
+the latest interactions of the users to its share among all: demand drifts, and what is recommended comes after it.
+`generation_memory.py` mixes the memory into the beam search.
 """
 
 import copy
@@ -160,8 +161,8 @@ class ItemMemory:
             )
         if settings.trend_weight and self.recent is None:
             raise ValueError(
-                f"trend_weight is {settings.trend_weight}, but the memory does not know the latest interactions: build "
-                "it anew, or with trend_weight 0."
+                f"trend_weight is {settings.trend_weight}, but the memory does not know the latest interactions: "
+                "build it anew, or with trend_weight 0."
             )
         return settings
 
@@ -185,8 +186,8 @@ class ItemMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by the names of the arguments, those that there are."""
-        names = ("transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean")
-        names += ("recent",)
+        names = ["transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean"]
+        names.append("recent")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to(self, device: torch.device | str) -> "ItemMemory":

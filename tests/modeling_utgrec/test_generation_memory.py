@@ -1,12 +1,21 @@
 """Mixture of network and memory in the beam search, against the mixture of all items one by one in float64."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import (
+    ItemLevelConfig,
+    ItemLevelForCausalLM,
+    RecBaseConfig,
+    RecBaseForCausalLM,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+)
 from modeling_utgrec.generation_items import constrained_beam_search, generate_items
 from modeling_utgrec.generation_memory import UserMemory, history_rows
 from modeling_utgrec.generation_mixin import score_candidates
@@ -35,16 +44,27 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         items[rng.random(num_items) < 0.2] = -1
         return torch.from_numpy(items), torch.from_numpy(rng.uniform(low, 0.6, items.shape))
 
-    values = {"content_weight": 0.2, "evidence": 10.0, "temperature": 0.05, "max_history": 4, **changes}
-    counts = torch.from_numpy(rng.integers(0, 20, num_items))
-    return ItemMemory(*rows(), counts, MemorySettings(**values), *rows(), torch.zeros(3))
+    values = {
+        "content_weight": 0.2,
+        "evidence": 10.0,
+        "temperature": 0.05,
+        "max_history": 4,
+        "trend_weight": 0.03,
+        **changes,
+    }
+    counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
+    return ItemMemory(*rows(), counts, MemorySettings(**values), *rows(), torch.zeros(3), recent)
 
 
 def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
-    """m_u(i) `[B, n]` in float64 by the formula, entry by entry."""
+    """m_u(i) `[B, n]` in float64 by the formula, entry by entry; of items that are in no row of the history 0."""
     values = memory.settings
+    interactions, recent = memory.counts.tolist(), memory.recent.tolist()
+    shares = [each * sum(interactions) / max(sum(recent), 1) for each in recent]
+    trend = [math.log((now + 5) / (ever + 5)) for now, ever in zip(shares, interactions, strict=True)]
     scores = torch.zeros(len(histories), memory.num_items, dtype=torch.float64)
     for user, history in enumerate(histories.tolist()):
+        candidates: set[int] = set()
         count = 0 if history[-1] < 0 else int(memory.counts[history[-1]])
         weight = values.content_weight * (1 + values.evidence / (count + 1))
         parts = [(memory.transition_items, memory.transition_weights, 1.0)]
@@ -55,6 +75,9 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
                 for item, number in zip(items[row].tolist(), numbers[row].tolist(), strict=True):
                     if item >= 0:
                         scores[user, item] += factor * number / place
+                        candidates.add(item)
+        for item in candidates:
+            scores[user, item] += values.trend_weight * trend[item]
     return scores
 
 
@@ -276,7 +299,12 @@ def make_decoder() -> RecBaseForCausalLM:
     return RecBaseForCausalLM(config).eval()
 
 
-@pytest.fixture(scope="module", params=[make_t5, make_decoder], ids=["T5", "Qwen3"])
+def make_item_level() -> ItemLevelForCausalLM:
+    torch.manual_seed(0)
+    return ItemLevelForCausalLM(ItemLevelConfig(hidden_size=16, level_sizes=LEVELS, initializer_range=0.5)).eval()
+
+
+@pytest.fixture(scope="module", params=[make_t5, make_decoder, make_item_level], ids=["T5", "Qwen3", "item level"])
 def model(request):
     return request.param()
 

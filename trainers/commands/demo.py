@@ -3,8 +3,9 @@
     utgrec demo --output_dir runs/demo --seeds 1
 
 Pre-trains item tokenizer and recommender on three domains, fine-tunes both on a fourth, trains the same from scratch
-on it, evaluates them beside popularity and item transitions, loads the result back and recommends. Writes results.json
-(a row for each model and seed), and for each seed what pretrain and finetune write.
+on it, and on the fine-tuned tokenizer's semantic IDs an item-level recommender with a memory of transitions and texts;
+evaluates them beside popularity, item transitions and the linear ranker, loads the result back and recommends. Writes
+results.json (a row for each model and seed), and for each seed what pretrain, finetune and train-baseline write.
 """
 
 import sys
@@ -18,7 +19,7 @@ from transformers.utils import logging
 from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
 from trainers.arguments import parse_sections
-from trainers.commands import finetune, pretrain, recommend
+from trainers.commands import finetune, pretrain, recommend, train_baseline
 from trainers.data.domains import Domain
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.comparison import compare, untrained_rankers
@@ -39,6 +40,9 @@ FROM_SCRATCH += ["--recommender.dropout_rate", "0.1"]
 BEST_EPOCH = ["--recommender.eval_strategy", "epoch", "--recommender.save_strategy", "epoch"]
 BEST_EPOCH += ["--recommender.load_best_model_at_end", "true", "--recommender.save_total_limit", "1"]
 BEST_EPOCH += ["--recommender.max_eval_users", "1000"]
+# Full-batch epochs of so small a recommender take two seconds.
+ITEM_LEVEL = ["--model", "item-level", "--text_encoder", "tf-idf", "--memory", "true"]
+ITEM_LEVEL += ["--item_level.hidden_size", "64", "--item_level.num_train_epochs", "20"]
 
 
 @dataclass
@@ -92,6 +96,14 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
     announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} with pre-training")
     finetuning = [*common, *FINETUNING, "--pretrained", str(pretrained)]
     rows.append(train(output / "pretrained-finetuned", "with pre-training", finetuning))
+    announce(f"Seed {seed}: an item-level recommender on the same semantic IDs, and its memory")
+    tokenizer = str(output / "pretrained-finetuned" / "tokenizer")
+    item_level = ["--config", "baseline", *ITEM_LEVEL, "--semantic_ids", tokenizer, "--data", target]
+    item_level += ["--seed", str(seed), "--output_dir", str(output / "item-level"), "--name", "item-level"]
+    parsed = parse_sections(train_baseline.TrainBaselineArguments, train_baseline.SECTIONS, "", item_level)
+    results = train_baseline.run(*parsed)
+    assert results is not None
+    rows += results[:2]  # alone, and with its memory
     return rows
 
 

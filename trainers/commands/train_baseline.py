@@ -5,12 +5,12 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
     # semantic IDs of the items' texts and a T5 on them; a decoder: tiger-decoder; an item-level one: tiger-item-level
     utgrec train-baseline --model tiger --data data/beauty --output_dir runs/beauty-tiger \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
-    # with embeddings that `utgrec embed` made, half an hour at most, and a push to the Hub
+    # item-level, on semantic IDs that are there, as UTGRec's; with a memory of transitions and texts
+    utgrec train-baseline --model item-level --semantic_ids runs/beauty/tokenizer --text_encoder tf-idf --memory \
+        --data data/beauty --output_dir runs/beauty-item-level
+    # with embeddings that `utgrec embed` made, half an hour at most; on from the last checkpoint of each stage
     utgrec train-baseline --model letter --embeddings runs/beauty-texts --data data/beauty --minutes 30 \
-        --output_dir runs/beauty-letter --push_to_hub --hub_model_id org/beauty-letter
-    # after an interruption: every stage goes on from its last checkpoint
-    utgrec train-baseline --model tiger --embeddings runs/beauty-texts --data data/beauty \
-        --output_dir runs/beauty-tiger --resume
+        --output_dir runs/beauty-letter --resume
 
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
 epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and
@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 
 from hub_cards import Evaluation
@@ -45,6 +46,7 @@ from trainers.evaluation.comparison import compare, short_table, untrained_ranke
 from trainers.hub.model_facts import memory_facts
 from trainers.methods.baselines import (
     DECODER,
+    GIVEN,
     ITEM_LEVEL,
     NAMES,
     ItemEmbeddings,
@@ -59,7 +61,7 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.memory import choose_memory, for_index, texts_without_encoder
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
-from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments
+from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
@@ -83,9 +85,8 @@ SHOWN = (
     "output_dir",
     "text_encoder",
     "embeddings",
-    "image_embeddings",
+    "semantic_ids",
     "minutes",
-    "k_core",
     "memory",
     "resume",
     "push_to_hub",
@@ -98,7 +99,6 @@ SHOWN = (
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
     "recommender.per_device_train_batch_size",
-    "item_level.horizon",
 )
 
 
@@ -107,11 +107,15 @@ class TrainBaselineArguments:
     model: str = field(
         metadata={
             "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after a name of semantic IDs, "
-            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5."
+            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5; {GIVEN} for --semantic_ids."
         }
     )
     data: str = field(metadata={"help": "Data folder with items and interactions."})
     output_dir: str = field(metadata={"help": "Where the results go."})
+    semantic_ids: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of an item tokenizer, as UTGRec's, whose semantic IDs item-level is on."},
+    )
     text_encoder: str | None = field(
         default=None, metadata={"help": "Hub id or folder of the text encoder that semantic IDs are made with."}
     )
@@ -136,6 +140,8 @@ class TrainBaselineArguments:
             raise SystemExit(f"--model {self.model}: there are {', '.join(NAMES)}.")
         if self.minutes is not None and self.minutes <= 0:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
+        if (self.model == GIVEN) != (self.semantic_ids is not None):
+            raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
         if self.memory and self.model in SEQUENTIAL:
             raise SystemExit(f"--memory is for recommenders that generate, and {self.model} does not.")
 
@@ -153,7 +159,7 @@ def run(
 ) -> list[dict[str, Any]] | None:
     """Trains, saves and evaluates; returns the rows of `results.json` on the main process."""
     output, state = Path(arguments.output_dir), PartialState()
-    at_item_level = arguments.model.endswith(ITEM_LEVEL)
+    at_item_level = arguments.model.endswith((ITEM_LEVEL, GIVEN))
     generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
     generative_training = item_level_training if at_item_level else recommender_training
     training = sequential_training if arguments.model in SEQUENTIAL else generative_training
@@ -181,18 +187,26 @@ def run(
             arguments.model, domain, sequential, sequential_training, arguments.minutes, arguments.resume
         )
     else:
-        tokenized_by = semantic_ids_of(arguments.model)
-        items = make_semantic_ids(
-            tokenized_by,
-            embeddings,
-            output / "tokenizer",
-            tokenizer_training,
-            arguments.seed,
-            arguments.resume,
-            **tokenizer.given(tokenized_by),
-        )
+        if arguments.semantic_ids is not None:
+            items = given_semantic_ids(arguments.semantic_ids, embeddings.item_ids, output / "tokenizer")
+        else:
+            tokenized_by = semantic_ids_of(arguments.model)
+            items = make_semantic_ids(
+                tokenized_by,
+                embeddings,
+                output / "tokenizer",
+                tokenizer_training,
+                arguments.seed,
+                arguments.resume,
+                **tokenizer.given(tokenized_by),
+            )
         if at_item_level and item_level.content:
-            items.tokenizer.index.set_content(embeddings.text)
+            index, vectors = items.tokenizer.index, embeddings.text
+            content = np.zeros(
+                (len(index), vectors.shape[1]), vectors.dtype
+            )  # none of items that are not the domain's
+            content[index.rows(embeddings.item_ids)] = vectors
+            index.set_content(content)
         baseline = train_generative_baseline(
             arguments.model,
             domain,

@@ -21,6 +21,7 @@ from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
+from trainers.hub.model_facts import method_of
 from trainers.methods import item_level, recbase, utgrec
 from trainers.methods.item_level import ItemLevelArguments, new_item_level
 from trainers.methods.published import Published, describe, settings_of
@@ -36,7 +37,8 @@ from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArg
 # After the name of semantic IDs, what is trained on them instead of a T5:
 DECODER = "-decoder"  # a decoder, RecBase's
 ITEM_LEVEL = "-item-level"  # a recommender with one position an item and a depth head
-NAMES = (*SEQUENTIAL, *(f"{name}{kind}" for kind in ("", DECODER, ITEM_LEVEL) for name in SEMANTIC_IDS))
+GIVEN = "item-level"  # the same on semantic IDs that are there already
+NAMES = (*SEQUENTIAL, *(f"{name}{kind}" for kind in ("", DECODER, ITEM_LEVEL) for name in SEMANTIC_IDS), GIVEN)
 
 
 def semantic_ids_of(name: str) -> str:
@@ -140,7 +142,8 @@ class TrainedBaseline:
         model ([`~transformers.PreTrainedModel`]): what recommends.
         trainer ([`SequentialTrainer`] or [`RecommenderTrainer`]): who trained it.
         tokenizer ([`UniversalItemTokenizer`], *optional*): the semantic IDs, for a generative one.
-        raw_codes (`np.ndarray`, *optional*): int `(items, levels)`, codes before collisions were resolved.
+        raw_codes (`np.ndarray`, *optional*): int `(items, levels)`, codes before collisions were resolved, in the
+            order of the domain's items.
         description (`dict`): see [`describe`].
     """
 
@@ -224,7 +227,8 @@ def train_generative_baseline(
     recommender if it ends with `-item-level`.
 
     Args:
-        name (`str`): of the method that made the semantic IDs, with or without one of these ends.
+        name (`str`): of the method that made the semantic IDs, with or without one of these ends; `"item-level"` for
+            semantic IDs that were given.
         domain ([`Domain`]): items and interactions.
         items ([`TokenizedItems`]): the semantic IDs.
         arguments ([`RecommenderArguments`] or [`ItemLevelArguments`]): the recommender's size and when to stop. An
@@ -234,9 +238,9 @@ def train_generative_baseline(
         minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
     """
-    method = SEMANTIC_IDS[semantic_ids_of(name)]
+    method = SEMANTIC_IDS.get(semantic_ids_of(name))
     items.tokenizer.max_history = training.max_history
-    temperature = method.loss_temperature
+    temperature = 1.0 if method is None else method.loss_temperature
     model = recommender_on(name, items.tokenizer, items, arguments, training.seed, temperature)
     trainer = train_recommender(
         model,
@@ -246,11 +250,14 @@ def train_generative_baseline(
         early_stopping_patience=arguments.early_stopping_patience,
         minutes=minutes,
         resume=resume,
-        method=name,
+        method=method_of(model.config) if method is None else name,
     )
     used = tokenizer_settings(items, tokenizer_training) | recommender_settings(model, training)
-    description = describe(model, used, method.published | published_recommender(model), items.report)
-    return TrainedBaseline(model, trainer, description, items.tokenizer, items.raw_codes)
+    published = published_recommender(model)
+    published = published if method is None else method.published | published
+    description = describe(model, used, published, items.report)
+    raw_codes = items.raw_codes[items.tokenizer.index.rows(domain.interactions.item_ids)]
+    return TrainedBaseline(model, trainer, description, items.tokenizer, raw_codes)
 
 
 def recommender_on(

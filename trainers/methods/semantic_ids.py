@@ -249,6 +249,28 @@ def rq_kmeans_transitions_tokenizer(
     )
 
 
+def given_semantic_ids(
+    source: str | os.PathLike, item_ids: Sequence[str], output_dir: str | os.PathLike
+) -> TokenizedItems:
+    """
+    Semantic IDs that an item tokenizer has given already, UTGRec's or RecBase's among them.
+
+    Args:
+        source (`str` or `os.PathLike`): folder or Hub id with an item index, as `utgrec finetune`, `pretrain` or
+            `tokenize` write it.
+        item_ids (`Sequence[str]`): items that it must hold.
+        output_dir (`str` or `os.PathLike`): where the index goes.
+
+    Raises:
+        UnknownItemError: if the index lacks items.
+        FileNotFoundError, ItemIndexError: if there is no index, or a broken one.
+    """
+    tokenizer = UniversalItemTokenizer.from_pretrained(source, index_only=True)
+    tokenizer.index.rows(item_ids)
+    report = {"method": "given", "settings": {"semantic_ids": str(source)}, "collisions": "as given"}
+    return _saved(TokenizedItems(tokenizer, tokenizer.index.codes, report), output_dir)
+
+
 def principal_components(points: np.ndarray, num_components: int, whiten: bool = False) -> np.ndarray:
     """
     Projects points on their first principal components, largest variance first.

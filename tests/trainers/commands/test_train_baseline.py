@@ -17,8 +17,8 @@ from modeling_utgrec import (
     SequentialForNextItem,
     UTGRecForConditionalGeneration,
 )
-from tokenization_items import UniversalItemTokenizer
-from tokenization_items.item_embeddings import save_embeddings
+from tokenization_items import ItemIndex, UniversalItemTokenizer
+from tokenization_items.item_embeddings import load_embeddings, save_embeddings
 from trainers.commands import run_command, train_baseline
 from trainers.data.domains import Domain
 from trainers.evaluation.protocol import evaluate
@@ -181,6 +181,27 @@ def test_every_row_is_of_its_ranker_under_the_protocol_that_was_asked_for(workpl
     values = load_values(tmp_path / "run" / "recommender")
     assert (values.license, values.num_items) == ("mit", interactions.num_items)
     assert values.hyperparameters["seed"] == 1
+
+
+def test_item_level_on_semantic_ids_that_are_there(workplace, tmp_path):
+    """Of a folder whose index has its items in another order, and one more than the data."""
+    folder, texts = tmp_path / "ids", dict(zip([f"i{row}" for row in range(NUM_ITEMS)], range(NUM_ITEMS), strict=True))
+    ids = [*reversed(texts), "other"]
+    index = ItemIndex([8, 8], [2, 10])
+    index.assign(ids, np.array([[at // 8, at % 8] for at in range(len(ids))]))
+    UniversalItemTokenizer(index, "given").save_pretrained(folder)
+    rows = train(workplace, "item-level", tmp_path / "run", "--semantic_ids", folder)
+    tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path / "run" / "recommender", index_only=True)
+    assert tokenizer.index.item_ids == ids and (tokenizer.index.codes == index.codes).all()
+    vectors = load_embeddings(workplace / "texts", list(texts))
+    assert tokenizer.index.content is not None
+    np.testing.assert_allclose(tokenizer.index.content[:-1], vectors[::-1], atol=1e-2)
+    assert not tokenizer.index.content[-1].any(), "nothing is known of it"
+    assert rows[0]["model"] == "item-level"
+    with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level"):
+        train(workplace, "item-level", tmp_path / "none")
+    with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level"):
+        train(workplace, "rq-kmeans", tmp_path / "none", "--semantic_ids", folder)
 
 
 def test_a_memory_is_a_second_row(workplace, tmp_path):

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from hub_cards import METHODS
+from modeling_utgrec import ItemLevelConfig
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.hub.model_facts import method_of
 from trainers.methods import baselines
-from trainers.methods.baselines import NAMES, ItemEmbeddings, decoder_arguments, make_semantic_ids
+from trainers.methods.baselines import GIVEN, NAMES, ItemEmbeddings, decoder_arguments, make_semantic_ids
 from trainers.methods.semantic_ids import SEMANTIC_IDS
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
 from trainers.methods.utgrec import RecommenderArguments
@@ -20,9 +21,12 @@ from trainers.sequential_trainer import SequentialTrainingArguments
 @pytest.mark.parametrize("name", NAMES)
 def test_every_baseline_has_a_title_and_sources_for_its_card(name):
     """A sequential one under its configuration's `model_type`, a generative one under its name."""
-    method = METHODS[method_of(SEQUENTIAL[name].config_class) if name in SEQUENTIAL else name]
+    known = method_of(SEQUENTIAL[name].config_class) if name in SEQUENTIAL else name
+    method = METHODS[method_of(ItemLevelConfig) if name == GIVEN else known]
     assert method.citation
-    assert re.sub(r"[^a-z0-9]", "", method.title.lower()) == name.removesuffix("-bce").replace("-", "")
+    assert re.sub(r"[^a-z0-9]", "", method.title.lower()) == name.removesuffix("-bce").replace(
+        "-", ""
+    ) + "recommender" * (name == GIVEN)
 
 
 def test_a_decoder_has_the_sizes_of_the_t5():

@@ -13,15 +13,18 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import memory as memories
 from trainers.methods.memory import (
+    TREND_WEIGHTS,
     PairCounts,
     add_interactions,
     build_memory,
     choose_memory,
     choose_memory_alone,
+    choose_trend,
     fit_gate,
     for_index,
     gates,
     mixture_cases,
+    recent_counts,
     select_mixture,
 )
 from trainers.rankers.generative import GenerativeRanker
@@ -122,6 +125,27 @@ def test_updates_of_counts_are_a_rebuild_to_the_last_bit():
     grown = add_interactions(build_memory(half[0], content, linear), half[1])
     assert all(torch.equal(tensor, expected.memory.tensors()[name]) for name, tensor in grown.memory.tensors().items())
     assert grown.facts == expected.facts
+
+
+def test_latest_interactions_are_counted_from_the_end():
+    training = Interactions.from_sequences([["i0", "i1", "i2", "i3"], ["i2"], ["i3", "i3"]], IDS)
+    found = recent_counts(training, training.lengths)
+    assert found[:5].tolist() == [0, 2, 3 + 6, 6 + 3 + 6, 0]
+    assert recent_counts(training, np.array([2, 0, 1]))[:5].tolist() == [3, 6, 0, 6, 0]
+
+
+def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
+    """With g = 1 and as many beams as items the search is the memory's order."""
+    interactions, content = make_interactions(), make_content()
+    ranker = make_ranker(num_beams=N)
+    memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
+    table = choose_trend(memory, interactions, ranker.trie)
+    assert [row["trend_weight"] for row in table] == list(TREND_WEIGHTS)
+    for row in table:
+        ranker.memory = memory.with_settings(trend_weight=row["trend_weight"], mixing_weight=1.0)
+        judged = evaluate(ranker, interactions, part="validation", ks=[10])
+        assert judged["ndcg@10"] == pytest.approx(row["ndcg@10"], abs=1e-9)
+    assert table[0]["ndcg@10"] != table[1]["ndcg@10"]
 
 
 def test_updates_that_cannot_be_are_refused():
