@@ -66,7 +66,7 @@ class MemoryArguments:
         default=False,
         metadata={"help": "With --update: remember validation and test items too. For serving: nothing is judged."},
     )
-    row_items: int = field(default=ROW_ITEMS, metadata={"help": "Transitions of an item that are kept, and its own."})
+    row_items: int = field(default=ROW_ITEMS, metadata={"help": "Transitions of an item that are kept."})
     similar_items: int = field(default=SIMILAR_ITEMS, metadata={"help": "Items alike in content kept of each item."})
     transitions: Literal["auto", "inverse", "counts"] = field(
         default="auto", metadata={"help": "In closed form, or decayed counts; auto: by the number of items."}

@@ -1,8 +1,8 @@
 """Item memories: built from a training part, chosen on validation, and brought up to date.
 
-The transitions are those of the linear ranker, cut to the largest of each row and the item's own, which in closed form
-is below 0: what was bought is seldom bought again, and ranking loses much without it. The content is its cosines, cut
-to the nearest items. What is chosen is chosen on validation by a fixed rule, before any look at the test:
+The transitions are those of the linear ranker, of each row those of the largest magnitude: below 0 too, as an item's
+own mostly is, since what was bought is seldom bought again. The content is its cosines, cut to the nearest items. What
+is chosen is chosen on validation by a fixed rule, before any look at the test:
 
 1. λ, w and κ of the memory alone, as the linear ranker chooses them ([`trainers.rankers.linear_selection`]), then δ
    of the trend from [`TREND_WEIGHTS`] by its NDCG@10, too;
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 TREND_WEIGHTS = (0.0, 0.015)  # δ
 TEMPERATURES = (0.02, 0.03, 0.05)  # τ
 MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)  # g
-ROW_ITEMS = 50  # transitions of an item that are kept, beside its own
+ROW_ITEMS = 100  # transitions of an item that are kept
 SIMILAR_ITEMS = 100  # items alike in content, itself among them
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
 SEARCHED = 3  # pairs that the search itself judges
@@ -160,7 +160,7 @@ def build_memory(
         linear ([`LinearSettings`], *optional*): how transitions are made; its weights of the content are taken unless
             `settings` are given, and none where there is no content.
         settings ([`MemorySettings`], *optional*): how the memory is read.
-        row_items (`int`, *optional*, defaults to 50): transitions that are kept of each item, beside its own.
+        row_items (`int`, *optional*, defaults to 100): transitions of an item that are kept, of the largest magnitude.
         similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B in closed form, if it was made already.
 
@@ -257,16 +257,9 @@ def choose_trend(
 
 
 def _largest(transitions: np.ndarray | sparse.csr_array, row_items: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest entries of each row above 0, and the item's own whatever its sign, as items and weights side by
-    side, those of largest weight first."""
-    own = transitions.diagonal()
-    if isinstance(transitions, np.ndarray):
-        transitions = transitions.copy()
-        np.fill_diagonal(transitions, 0)
-    else:
-        transitions = sparse.csr_array(transitions - sparse.diags_array(own))
-    kept = sparse.csr_array(largest_of_rows(transitions, row_items) + sparse.diags_array(own))
-    kept.eliminate_zeros()
+    """The entries of each row of the largest magnitude as items and weights side by side, those of largest weight
+    first."""
+    kept = largest_of_rows(transitions, row_items)
     lengths = np.diff(kept.indptr)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((kept.indices, -kept.data, owners))

@@ -50,7 +50,7 @@ class LinearSettings:
         content_weight (`float`, *optional*, defaults to 0.1): w, for rankers with content embeddings.
         evidence (`float`, *optional*, defaults to 0.0): κ: a user's weight of the content is
             `w·(1 + κ/(count + 1))`, `count` that of the history's last item in the training part; 0: the same for all.
-        row_items (`int`, *optional*): largest transitions of an item that are kept; None: all.
+        row_items (`int`, *optional*): transitions of an item that are kept, of the largest magnitude; None: all.
         dtype (`str`, *optional*, defaults to `"float32"`): of the solution, `"float64"` for checks.
     """
 
@@ -217,7 +217,8 @@ def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.c
 
 
 def largest_of_rows(matrix: np.ndarray | sparse.csr_array, row_items: int) -> sparse.csr_array:
-    """The `row_items` largest entries of each row above 0; of equal ones the first columns."""
+    """The `row_items` entries of each row of the largest magnitude, without zeros; of equal ones the first columns.
+    What is below 0 counts as much: what was bought is seldom bought again, and a ranking loses most without it."""
     if isinstance(matrix, np.ndarray):
         rows = max(1, CHUNK_ENTRIES // max(1, matrix.shape[1]))
         chunks = [_largest_of_dense(matrix[start : start + rows], row_items) for start in range(0, len(matrix), rows)]
@@ -227,21 +228,22 @@ def largest_of_rows(matrix: np.ndarray | sparse.csr_array, row_items: int) -> sp
     lengths = np.diff(matrix.indptr)
     owners = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), lengths)
     # rows one after the other, each from its largest entry on; both sorts are stable, so equals stay in column order
-    order = np.argsort(-matrix.data, kind="stable")
+    order = np.argsort(-np.abs(matrix.data), kind="stable")
     order = order[np.argsort(owners[order], kind="stable")]
     kept = np.zeros(len(order), bool)
     kept[order] = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], lengths) < row_items
-    kept &= matrix.data > 0
+    kept &= matrix.data != 0
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[matrix.indptr]
     return sparse.csr_array((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
 
 
 def _largest_of_dense(rows: np.ndarray, row_items: int) -> sparse.csr_array:
     """[`largest_of_rows`] of a few rows."""
-    chosen = rows > 0
+    chosen = rows != 0
     if row_items < rows.shape[1]:
-        least = np.partition(rows, rows.shape[1] - row_items, axis=1)[:, rows.shape[1] - row_items, None]
-        above, equal = rows > least, rows == least
+        sizes = np.abs(rows)
+        least = np.partition(sizes, rows.shape[1] - row_items, axis=1)[:, rows.shape[1] - row_items, None]
+        above, equal = sizes > least, sizes == least
         room = row_items - above.sum(axis=1, keepdims=True)
         chosen &= above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room))
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen.sum(axis=1))])

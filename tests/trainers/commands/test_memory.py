@@ -208,4 +208,4 @@ def test_a_recommender_of_the_hub_is_fetched(tmp_path, data, hub):
 
 
 def test_arguments_have_their_defaults():
-    assert MemoryArguments("a", "b").row_items == 50
+    assert MemoryArguments("a", "b").row_items == 100
