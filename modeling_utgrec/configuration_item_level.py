@@ -53,10 +53,11 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             the items below, by the projection that reads content, on a scale learnt for each level. So every item that
             is added has vectors at once. By default with `content_size`, unless `normalize_over` is `"vocabulary"`.
         read_codes (`bool`, *optional*):
-            Whether items are read by embeddings of their codes. By default where `node_content` is off.
+            Whether items are read by embeddings of their codes. By default where `node_content` is off or embeddings
+            are tied.
         write_codes (`bool`, *optional*):
             Whether codes are predicted by embeddings, the same after every prefix; with `node_content` the two add up.
-            By default where `node_content` is off. The depth head reads embeddings of the codes so far either way.
+            By default as `read_codes`. The depth head reads embeddings of the codes so far either way.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
             One matrix for codes read and predicted. With two the deeper levels learn faster.
         horizon (`int`, *optional*, defaults to 10):
@@ -130,9 +131,9 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
         if self.normalize_over is None:
             self.normalize_over = "items" if self.node_content else "vocabulary"
         if self.read_codes is None:
-            self.read_codes = not self.node_content
+            self.read_codes = not self.node_content or self.tie_word_embeddings
         if self.write_codes is None:
-            self.write_codes = not self.node_content
+            self.write_codes = not self.node_content or self.tie_word_embeddings
         super().__post_init__(**kwargs)
 
     @classmethod

@@ -62,9 +62,7 @@ class DepthHeadBeamStep:
         if self.vectors is None:
             return self.model.level_logits(self.prefixes, self.level)
         edges_of_level = self.trie.levels[self.level]
-        return self.model.child_logits(
-            self.prefixes, self.level, edges_of_level, self.nodes, self.vectors[self.level]
-        )
+        return self.model.child_logits(self.prefixes, self.level, edges_of_level, self.nodes, self.vectors[self.level])
 
 
 def content_of(trie: ItemTrie, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -453,7 +453,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         listed[children[exists]] = True
         places = (listed.cumsum(0) - 1).clamp(min=0)[children]
         vectors, biases = self._nodes(level, edges_of_level, content, listed.nonzero().flatten())
-        logits = child_products(written, vectors, places) + biases[places]
+        logits = child_products(written, vectors, places) + _picked(biases, places)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~exists, -torch.inf)
         return F.cross_entropy(logits, edges - edges_of_level.starts[nodes], reduction="sum")
 
@@ -466,7 +466,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         vectors = self._project_unit(content[edges]) * self.node_scales[level]
         if weight is not None:
             vectors = vectors + F.embedding(codes, weight)
-        return vectors, bias[codes]
+        return vectors, _picked(bias, codes)
 
     @torch.no_grad()
     def node_vectors(self, trie: ItemTrie) -> list[Tensor]:
@@ -482,8 +482,8 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         weight, mean = self.content_projection.weight, self.content_mean
         if self._searched is not None:
             other, *used, vectors = self._searched
-            same = trie.is_copy_of(other) and trie.device == other.device
-            if same and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(used, (weight, mean))):
+            same = trie.is_copy_of(other) and trie.device == other.device and used[0].dtype == weight.dtype
+            if same and torch.equal(used[0], weight) and torch.equal(used[1], mean):
                 return vectors
         with torch.autocast(trie.device.type, enabled=False):
             vectors = [self._project_unit(content) for content in node_content(trie, mean)]
@@ -583,6 +583,11 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
                 f"The model reads content vectors of {width} numbers, those of the trie have {trie.content.shape[1]}: "
                 "they must be of the encoder that the model was trained with."
             )
+
+
+def _picked(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]` whose gradients are summed in a fixed order."""
+    return F.embedding(places, values[:, None]).squeeze(-1)
 
 
 __all__ = ["ItemLevelForCausalLM", "ItemLevelOutput"]
