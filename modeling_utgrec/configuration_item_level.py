@@ -48,14 +48,25 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             none. Items added later have a zero in its place.
         residual_dropout (`float`, *optional*, defaults to 0.5):
             Share of the histories' items that are read without their own embedding in training.
+        node_content (`bool`, *optional*):
+            Whether a code is predicted by the content of what it leads to: its vector is that of the mean content of
+            the items below, by the projection that reads content, on a scale learnt for each level. So every item that
+            is added has vectors at once. By default with `content_size`, unless `normalize_over` is `"vocabulary"`.
+        read_codes (`bool`, *optional*):
+            Whether items are read by embeddings of their codes. By default where `node_content` is off or embeddings
+            are tied.
+        write_codes (`bool`, *optional*):
+            Whether codes are predicted by embeddings, the same after every prefix; with `node_content` the two add up.
+            By default as `read_codes`. The depth head reads embeddings of the codes so far either way.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
             One matrix for codes read and predicted. With two the deeper levels learn faster.
         horizon (`int`, *optional*, defaults to 10):
             The target of a position in training: drawn from so many items that follow, with probability in proportion
             to 1 / distance; 1: the next item. A matter of the training batches, kept here for the record.
-        normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
+        normalize_over (`str`, *optional*):
             What a code's probability is normalised over, in training and in recommending: the `"vocabulary"` of its
-            level, or the codes that `"items"` of the catalogue have after the same prefix.
+            level, or the codes that `"items"` of the catalogue have after the same prefix. By default items with
+            `node_content`, for which there is no other way, else the vocabulary.
         item_tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of initial weights.
@@ -64,7 +75,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
 
     Raises:
         ValueError: if `num_levels`, `level_sizes` and `vocab_size` contradict each other, a size or a rate is out of
-            range, or identifiers are too long for items with embeddings of their own.
+            range, identifiers are too long for items with embeddings of their own, or nothing is left to read items or
+            to predict codes by.
 
     Example:
 
@@ -95,9 +107,12 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     content_size: int | None = None
     num_item_residuals: int = 0
     residual_dropout: float | int = 0.5
+    node_content: bool | None = None
+    read_codes: bool | None = None
+    write_codes: bool | None = None
     tie_word_embeddings: bool = False
     horizon: int = 10
-    normalize_over: str = "vocabulary"
+    normalize_over: str | None = None
     item_tokenizer_fingerprint: str | None = None
     initializer_range: float | int = 0.02
     pad_token_id: int | None = 0
@@ -111,6 +126,14 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             self.level_offsets = self.row_offsets
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        if self.node_content is None:
+            self.node_content = self.content_size is not None and self.normalize_over != "vocabulary"
+        if self.normalize_over is None:
+            self.normalize_over = "items" if self.node_content else "vocabulary"
+        if self.read_codes is None:
+            self.read_codes = not self.node_content or self.tie_word_embeddings
+        if self.write_codes is None:
+            self.write_codes = not self.node_content or self.tie_word_embeddings
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -156,6 +179,19 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
                 f"`num_item_residuals` needs identifiers that are numbers of 63 bits, `level_sizes` "
                 f"{self.level_sizes} have more: leave it at 0."
             )
+
+    def validate_inputs_and_outputs(self):
+        """Part of `@strict`-powered validation. Checks that items can be read and codes be predicted."""
+        if self.node_content and self.content_size is None:
+            raise ValueError("`node_content` is of content vectors: set `content_size`, or leave it off.")
+        if self.node_content and self.normalize_over != "items":
+            raise ValueError("`node_content` is of nodes that exist: it needs `normalize_over='items'`.")
+        if not self.read_codes and self.content_size is None:
+            raise ValueError("Without `content_size` items are read by their codes: leave `read_codes` on.")
+        if not self.write_codes and not self.node_content:
+            raise ValueError("Without `node_content` codes are predicted by embeddings: leave `write_codes` on.")
+        if self.tie_word_embeddings and not (self.read_codes and self.write_codes):
+            raise ValueError("`tie_word_embeddings` is of codes that are read and predicted: turn both on.")
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation. Checks sizes and rates."""

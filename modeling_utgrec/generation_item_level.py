@@ -12,8 +12,8 @@ class DepthHeadBeamStep:
     """
     Step of a depth head over beams, a [`BeamStep`] that has logits of one level's codes at a time.
 
-    All that a beam remembers is one vector, the state of its user plus the embeddings of its codes so far: no keys, no
-    values, and nothing that grows with history or depth.
+    All that a beam remembers is one vector, the state of its user plus the embeddings of its codes so far, and its
+    node in the trie: no keys, no values, and nothing that grows with history or depth.
 
     Args:
         model ([`ItemLevelForCausalLM`]): the model, in eval mode.
@@ -28,7 +28,10 @@ class DepthHeadBeamStep:
         self.content = None
         if model.config.content_size is not None:
             self.content = content_of(trie, input_ids, attention_mask)
+        self.trie = trie
+        self.vectors = model.node_vectors(trie) if model.config.node_content else None
         self.prefixes: Tensor  # [B, W, hidden_size]
+        self.nodes: Tensor  # [B, W]
         self.level = 0
 
     @torch.no_grad()
@@ -38,7 +41,8 @@ class DepthHeadBeamStep:
         real = self.attention_mask.unflatten(1, (-1, self.model.config.num_levels))[..., 0] != 0
         last = torch.where(real, torch.arange(real.shape[1], device=real.device), 0).amax(1)
         self.prefixes = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1]))
-        return self.model.level_logits(self.prefixes, 0)
+        self.nodes = torch.zeros_like(last[:, None])
+        return self._logits()
 
     @torch.no_grad()
     def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
@@ -48,8 +52,17 @@ class DepthHeadBeamStep:
         """
         own = self.prefixes.gather(1, parents[..., None].expand(-1, -1, self.prefixes.shape[-1]))
         self.prefixes = own + self.model.written(tokens, self.level)
+        codes = tokens - self.trie.level_offsets[self.level]
+        self.nodes = self.trie.levels[self.level].edge(self.nodes.gather(1, parents), codes)
         self.level += 1
-        return self.model.level_logits(self.prefixes, self.level)
+        return self._logits()
+
+    def _logits(self) -> Tensor:
+        """Of the codes of the level, for each beam."""
+        if self.vectors is None:
+            return self.model.level_logits(self.prefixes, self.level)
+        edges_of_level = self.trie.levels[self.level]
+        return self.model.child_logits(self.prefixes, self.level, edges_of_level, self.nodes, self.vectors[self.level])
 
 
 def content_of(trie: ItemTrie, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -73,9 +73,22 @@ class TrieLevel:
             `tuple`: codes of the columns (None if dense: a column is its code), whether there is a child, and edges of
             the columns (None if dense), each of shape `(*nodes.shape, width)`.
         """
-        known, safe = (nodes >= 0).unsqueeze(-1), nodes.clamp(min=0)
         if self.table is not None:
-            return None, self.table[safe] & known, None
+            return None, self.table[nodes.clamp(min=0)] & (nodes >= 0).unsqueeze(-1), None
+        return self.listed_children(nodes)
+
+    def listed_children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        The children of nodes, one column for each edge of the widest node whether or not the level is dense.
+
+        Args:
+            nodes (`torch.LongTensor` of any shape): Nodes; `-1` has no children.
+
+        Returns:
+            `tuple`: codes, 0 where there is no child, whether there is one, and edges, without meaning where there is
+            none but always the number of one; each of shape `(*nodes.shape, fan_out)`.
+        """
+        known, safe = (nodes >= 0).unsqueeze(-1), nodes.clamp(min=0)
         edges = self.starts[safe].long().unsqueeze(-1) + torch.arange(self.fan_out, device=nodes.device)
         exists = (edges < self.starts[safe + 1].unsqueeze(-1)) & known
         edges = edges.clamp_(max=self.num_edges - 1)

@@ -26,8 +26,10 @@ from .generation_item_level import DepthHeadBeamStep
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .item_trie import ItemTrie
+from .item_trie_level import TrieLevel
 from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 from .modeling_sequential import SelfAttention
+from .node_content import child_products, node_content, unit_content
 
 
 @dataclass
@@ -119,6 +121,10 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
     head. An item is read as the mean of its codes' embeddings, plus a projection of its content vector and an
     embedding of its own, where the configuration has these; its semantic ID is what is generated.
 
+    With `config.node_content` a code is predicted by the content of the items that it leads to, a hierarchical softmax
+    over the trie: the head's vector is compared with a node's, which is the projection of its [`node_content`]. What
+    an item is like then counts at every level, and a new item has vectors without any training.
+
     The input is the codes of the user's last `config.max_history` items, flattened, as for the other generative
     recommenders. Padding may stand on either side; positions are counted from the last item. Content vectors, if they
     are read, come with the trie ([`ItemTrie`]) in recommending, so items that are added later have theirs.
@@ -142,6 +148,10 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         residual_keys (`torch.LongTensor` of shape `(num_item_residuals,)`):
             Identifiers of the items with an embedding of their own, as sorted numbers; both are set by
             [`~ItemLevelForCausalLM.set_catalogue`].
+        node_scales (`torch.nn.Parameter` of shape `(num_levels,)`):
+            What the projections of the nodes' content are multiplied by, with `config.node_content`.
+        code_biases (`torch.nn.Parameter` of shape `(num_rows,)`):
+            Biases of the codes, which otherwise are `lm_head`'s; without `config.write_codes`.
     """
 
     config: ItemLevelConfig
@@ -156,7 +166,8 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
 
     def __init__(self, config: ItemLevelConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.num_rows, config.hidden_size)
+        if config.read_codes:
+            self.embed_tokens = nn.Embedding(config.num_rows, config.hidden_size)
         self.positions = nn.Embedding(config.max_history, config.hidden_size)
         if config.content_size is not None:
             self.content_projection = nn.Linear(config.content_size, config.hidden_size, bias=False)
@@ -168,7 +179,15 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         self.blocks = nn.ModuleList([ItemLevelBlock(config) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
         self.depth_head = DepthHead(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.num_rows)
+        if config.write_codes:
+            self.lm_head = nn.Linear(config.hidden_size, config.num_rows)
+        else:
+            self.code_biases = nn.Parameter(torch.zeros(config.num_rows))
+        if config.node_content:
+            assert config.num_levels is not None
+            self.node_scales = nn.Parameter(torch.ones(config.num_levels))
+        self._catalogue: tuple[ItemTrie, list[Tensor]] | None = None  # with the content of its nodes, for the loss
+        self._searched: tuple[ItemTrie, Tensor, Tensor, list[Tensor]] | None = None  # see node_vectors
         self.post_init()
         # identifiers have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
@@ -192,15 +211,22 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         super()._init_weights(module)
         if module is getattr(self, "residuals", None):  # an item begins as one that is not known
             init.zeros_(module.weight)
+        if module is self and not self.config.write_codes:
+            init.zeros_(self.code_biases)
+        if module is self and self.config.node_content:
+            init.ones_(self.node_scales)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.embed_tokens
+        return self.embed_tokens if self.config.read_codes else self.depth_head.codes
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value  # type: ignore[assignment]
+        if self.config.read_codes:
+            self.embed_tokens = value  # type: ignore[assignment]
+        else:
+            self.depth_head.codes = value  # type: ignore[assignment]
 
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
+    def get_output_embeddings(self) -> nn.Linear | None:
+        return self.lm_head if self.config.write_codes else None
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value  # type: ignore[assignment]
@@ -209,7 +235,8 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
     def set_catalogue(self, trie: ItemTrie) -> None:
         """
         Takes from the training catalogue what belongs to the model: the mean of the content vectors, and which items
-        have an embedding of their own. To be called before training.
+        have an embedding of their own. To be called before training; with `config.node_content` the loss is over this
+        catalogue, which is not saved with the model.
 
         Args:
             trie ([`ItemTrie`]): identifiers and content of the items.
@@ -229,6 +256,8 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
             self.content_mean.copy_(trie.content.double().mean(dim=0))
         if config.num_item_residuals:
             self.residual_keys.copy_(self._keys(trie.codes).sort().values)
+        if config.node_content:
+            self._catalogue = trie, node_content(trie, self.content_mean.to(trie.device))
 
     def _rows(self, tokens: Tensor) -> Tensor:
         """Rows of the tables of embeddings for tokens `(..., levels)`, the first of an item's levels or all."""
@@ -279,14 +308,15 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
                 In the places of each item the token ids of the item that is to follow, all of them or -100.
             valid_codes (`torch.BoolTensor` of the shape of `labels` and `max(config.level_sizes)`, *optional*):
                 Which codes an item of the catalogue has after the label's prefix; needed with labels when
-                `config.normalize_over` is `"items"`.
+                `config.normalize_over` is `"items"`, unless the catalogue says it (`config.node_content`).
 
         Returns:
             [`ItemLevelOutput`].
 
         Raises:
             ValueError: if the input is not whole items or more than the model reads, content is missing or of another
-                shape, `labels` have another shape than `input_ids`, or `valid_codes` are missing.
+                shape, `labels` have another shape than `input_ids`, or `valid_codes` are missing; with
+                `config.node_content` if there are labels and no catalogue, or they are of no item in it.
         """
         config = self.config
         assert config.num_levels is not None and config.level_sizes is not None
@@ -304,7 +334,13 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
             if labels.shape != input_ids.shape:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
             expected = *labels.shape, max(config.level_sizes)
-            if config.normalize_over == "items" and getattr(valid_codes, "shape", None) != expected:
+            if config.node_content:
+                if self._catalogue is None:
+                    raise ValueError(
+                        "The loss is over the items of a catalogue, and the model has none: call `set_catalogue` with "
+                        "the trie of the training's items. It is not saved with the model."
+                    )
+            elif config.normalize_over == "items" and getattr(valid_codes, "shape", None) != expected:
                 found = None if valid_codes is None else tuple(valid_codes.shape)
                 raise ValueError(f"A loss normalised over items needs valid_codes of shape {expected}, got {found}.")
         states = self._encode(tokens, sequences, content)
@@ -314,7 +350,10 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         labelled = labels[..., 0] != -100
         if valid_codes is not None:
             valid_codes = valid_codes.unflatten(1, (-1, config.num_levels))[labelled]
-        level_losses = self._level_losses(states[labelled], labels[labelled], valid_codes)
+        if config.node_content:
+            level_losses = self._node_losses(states[labelled], labels[labelled])
+        else:
+            level_losses = self._level_losses(states[labelled], labels[labelled], valid_codes)
         return ItemLevelOutput(loss=level_losses.mean(), level_losses=level_losses, last_hidden_state=states)
 
     def _encode(self, tokens: Tensor, sequences: Tensor, content: Tensor | None) -> Tensor:
@@ -329,7 +368,9 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
             raise ValueError(
                 f"A history has {int(positions.max()) + 1} items, the model reads {longest}: keep the last."
             )
-        states = self.embed_tokens(self._rows(tokens)).mean(dim=2) + self.positions(positions)
+        states = self.positions(positions)
+        if self.config.read_codes:
+            states = self.embed_tokens(self._rows(tokens)).mean(dim=2) + states
         if content is not None:
             states = states + self._project(content)
         if self.config.num_item_residuals:
@@ -341,9 +382,11 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
 
     def _project(self, content: Tensor) -> Tensor:
         """Content vectors without the catalogue's mean, at length 1, in the model's width; zero for those of zeros."""
-        given = content.any(dim=-1, keepdim=True)
-        centred = F.normalize(content.float() - self.content_mean.float(), dim=-1) * given
-        return self.content_projection(centred.to(self.content_projection.weight.dtype))
+        return self._project_unit(unit_content(content, self.content_mean))
+
+    def _project_unit(self, content: Tensor) -> Tensor:
+        """Projection of vectors of [`unit_content`] or [`node_content`]: items and nodes share it."""
+        return self.content_projection(content.to(self.content_projection.weight.dtype))
 
     def _level_losses(self, states: Tensor, labels: Tensor, valid_codes: Tensor | None) -> Tensor:
         """Mean loss of each level, `(num_levels,)`, of `labels` `(targets, num_levels)` after `states` `(targets,
@@ -355,6 +398,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         losses = []
         for level, first in enumerate(config.level_offsets):
             codes, (weight, bias) = labels[:, level] - first, self._output_embeddings(level)
+            assert weight is not None
             if config.normalize_over == "vocabulary":
                 losses.append(linear_cross_entropy(written[:, level], weight, codes, bias))
             else:
@@ -363,9 +407,120 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
                 losses.append(cross_entropy_of_valid(logits, codes, valid_codes[:, level]))
         return torch.stack(losses) / max(len(labels), 1)
 
+    def _node_losses(self, states: Tensor, labels: Tensor) -> Tensor:
+        """As `_level_losses`, over the nodes of the catalogue. Where a prefix goes on in one way, nothing is to be
+        learnt."""
+        assert self._catalogue is not None and self.config.level_offsets is not None
+        trie, contents = self._catalogue
+        if trie.device != labels.device:
+            trie, contents = trie.to(labels.device), [each.to(labels.device) for each in contents]
+            self._catalogue = trie, contents
+        losses, prefixes, nodes = [], states, torch.zeros_like(labels[:, 0])
+        for level, (edges_of_level, first) in enumerate(zip(trie.levels, trie.level_offsets, strict=True)):
+            edges = edges_of_level.edge(nodes, labels[:, level] - first)
+            if (edges < 0).any():
+                row = int((edges < 0).nonzero()[0])
+                raise ValueError(
+                    f"No item of the catalogue has the tokens {labels[row].tolist()} that are among the labels: call "
+                    "`set_catalogue` with the trie of all items that are trained on."
+                )
+            open_ended = (edges_of_level.starts[nodes + 1] - edges_of_level.starts[nodes] > 1).nonzero().flatten()
+            losses.append(
+                self._node_loss(
+                    prefixes[open_ended], level, edges_of_level, contents[level], nodes[open_ended], edges[open_ended]
+                )
+            )
+            if level < len(trie.levels) - 1:
+                prefixes = prefixes + self.written(labels[:, level], level)
+            nodes = edges
+        return torch.stack(losses) / max(len(labels), 1)
+
+    def _node_loss(
+        self, prefixes: Tensor, level: int, edges_of_level: TrieLevel, content: Tensor, nodes: Tensor, edges: Tensor
+    ) -> Tensor:
+        """Sum of the cross-entropies of `edges` `(targets,)` among the children of `nodes`; `content` is that of all
+        nodes of the level, of which those are projected that the loss is about."""
+        if not len(nodes):
+            return prefixes.new_zeros(())
+        written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
+        if edges_of_level.num_nodes == 1:
+            vectors, biases = self._nodes(level, edges_of_level, content, slice(None))
+            return linear_cross_entropy(written, vectors, edges, biases)
+        _, exists, children = edges_of_level.listed_children(nodes)
+        exists = exists[:, : int(exists.sum(dim=1).max())]
+        children = children[:, : exists.shape[1]]
+        listed = torch.zeros(len(content), dtype=torch.bool, device=edges.device)
+        listed[children[exists]] = True
+        places = (listed.cumsum(0) - 1).clamp(min=0)[children]
+        vectors, biases = self._nodes(level, edges_of_level, content, listed.nonzero().flatten())
+        logits = child_products(written, vectors, places) + _picked(biases, places)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~exists, -torch.inf)
+        return F.cross_entropy(logits, edges - edges_of_level.starts[nodes], reduction="sum")
+
+    def _nodes(
+        self, level: int, edges_of_level: TrieLevel, content: Tensor, edges: Tensor | slice
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors `(edges, hidden_size)` and biases `(edges,)` of the nodes that edges of a level lead to."""
+        codes = edges_of_level.keys[edges].long() % edges_of_level.size
+        weight, bias = self._output_embeddings(level)
+        vectors = self._project_unit(content[edges]) * self.node_scales[level]
+        if weight is not None:
+            vectors = vectors + F.embedding(codes, weight)
+        return vectors, _picked(bias, codes)
+
+    @torch.no_grad()
+    def node_vectors(self, trie: ItemTrie) -> list[Tensor]:
+        """
+        Projections of the content of a trie's nodes, kept for the next search among the same items.
+
+        Args:
+            trie ([`ItemTrie`]): items with content, on the model's device.
+
+        Returns:
+            `list[torch.FloatTensor]`: of shape `(edges, hidden_size)` for each level.
+        """
+        weight, mean = self.content_projection.weight, self.content_mean
+        if self._searched is not None:
+            other, *used, vectors = self._searched
+            same = trie.is_copy_of(other) and trie.device == other.device and used[0].dtype == weight.dtype
+            if same and torch.equal(used[0], weight) and torch.equal(used[1], mean):
+                return vectors
+        with torch.autocast(trie.device.type, enabled=False):
+            vectors = [self._project_unit(content) for content in node_content(trie, mean)]
+        self._searched = trie, weight.detach().clone(), mean.clone(), vectors
+        return vectors
+
+    def child_logits(
+        self, prefixes: Tensor, level: int, edges_of_level: TrieLevel, nodes: Tensor, vectors: Tensor
+    ) -> Tensor:
+        """
+        Logits of a level's codes by the nodes that they lead to.
+
+        Args:
+            prefixes, level: as for [`~ItemLevelForCausalLM.level_logits`].
+            edges_of_level ([`TrieLevel`]): the level in the trie.
+            nodes (`torch.LongTensor` of shape `(...)`): the prefixes' nodes.
+            vectors (`torch.FloatTensor` of shape `(edges, hidden_size)`): the level's [`node_vectors`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., config.level_sizes[level])`: -inf for codes that no item has there.
+        """
+        written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
+        codes, exists, edges = edges_of_level.listed_children(nodes)
+        if edges_of_level.num_nodes == 1:
+            products = F.linear(written, vectors)
+        else:
+            products = child_products(written, vectors, edges)
+        products = products * self.node_scales[level]
+        size = edges_of_level.size
+        logits = products.new_full((*nodes.shape, size + 1), -torch.inf)
+        logits = logits.scatter_(-1, codes.masked_fill_(~exists, size), products)[..., :size]
+        weight, bias = self._output_embeddings(level)
+        return logits + (bias if weight is None else F.linear(written, weight, bias))
+
     def level_logits(self, prefixes: Tensor, level: int) -> Tensor:
         """
-        Logits of a level's codes.
+        Logits of a level's codes by their embeddings, of a model without `config.node_content`.
 
         Args:
             prefixes (`torch.FloatTensor` of shape `(..., hidden_size)`): the state that writes the item, plus the
@@ -376,7 +531,9 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
             `torch.FloatTensor` of shape `(..., config.level_sizes[level])`.
         """
         written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
-        return F.linear(written, *self._output_embeddings(level))
+        weight, bias = self._output_embeddings(level)
+        assert weight is not None
+        return F.linear(written, weight, bias)
 
     def written(self, tokens: Tensor, level: int) -> Tensor:
         """What tokens of a level add to the prefixes of [`~ItemLevelForCausalLM.level_logits`], `(*tokens.shape,
@@ -385,11 +542,13 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         assert config.level_offsets is not None
         return self.depth_head.codes(tokens - config.level_offsets[level] + config.row_offsets[level])
 
-    def _output_embeddings(self, level: int) -> tuple[Tensor, Tensor]:
-        """Vectors `(codes, hidden_size)` and biases `(codes,)` of a level's codes."""
+    def _output_embeddings(self, level: int) -> tuple[Tensor | None, Tensor]:
+        """Vectors `(codes, hidden_size)` of a level's codes, if they have any, and biases `(codes,)`."""
         assert self.config.level_sizes is not None
         first = self.config.row_offsets[level]
         columns = slice(first, first + self.config.level_sizes[level])
+        if not self.config.write_codes:
+            return None, self.code_biases[columns]
         return self.lm_head.weight[columns], self.lm_head.bias[columns]
 
     def _check_content(self, content: Tensor | None, tokens: Tensor) -> None:
@@ -424,6 +583,11 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
                 f"The model reads content vectors of {width} numbers, those of the trie have {trie.content.shape[1]}: "
                 "they must be of the encoder that the model was trained with."
             )
+
+
+def _picked(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]` whose gradients are summed in a fixed order."""
+    return F.embedding(places, values[:, None]).squeeze(-1)
 
 
 __all__ = ["ItemLevelForCausalLM", "ItemLevelOutput"]

@@ -169,7 +169,7 @@ def collator_of(
         ValueError: the data lack the content vectors that the model reads, or a decoder is to have a horizon.
     """
     valid, content = None, None
-    if config.normalize_over == "items":
+    if config.normalize_over == "items" and not getattr(config, "node_content", False):  # there the model knows them
         valid = ValidCodes(rows.token_table, config.level_sizes, config.level_offsets)
     if isinstance(config, ItemLevelConfig) and config.content_size is not None:
         content = (data if isinstance(data, TrainingData) else join_domains(data)).content

@@ -301,7 +301,8 @@ def make_decoder() -> RecBaseForCausalLM:
 
 def make_item_level() -> ItemLevelForCausalLM:
     torch.manual_seed(0)
-    return ItemLevelForCausalLM(ItemLevelConfig(hidden_size=16, level_sizes=LEVELS, initializer_range=0.5)).eval()
+    sizes = {"hidden_size": 16, "level_sizes": LEVELS, "content_size": 7, "initializer_range": 0.3}
+    return ItemLevelForCausalLM(ItemLevelConfig(**sizes)).eval()
 
 
 @pytest.fixture(scope="module", params=[make_t5, make_decoder, make_item_level], ids=["T5", "Qwen3", "item level"])
@@ -313,7 +314,11 @@ def model(request):
 def trie(model) -> ItemTrie:
     flat = np.random.default_rng(0).choice(int(np.prod(LEVELS)), size=60, replace=False)
     codes = np.stack(np.unravel_index(flat, LEVELS), axis=1)
-    return ItemTrie(codes, model.config.level_sizes, model.config.level_offsets, [f"i{row}" for row in range(60)])
+    config, names = model.config, [f"i{row}" for row in range(60)]
+    content = None
+    if getattr(config, "content_size", None) is not None:
+        content = np.random.default_rng(1).normal(size=(60, config.content_size)).astype(np.float32)
+    return ItemTrie(codes, config.level_sizes, config.level_offsets, names, content=content)
 
 
 def batch_of(trie: ItemTrie, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

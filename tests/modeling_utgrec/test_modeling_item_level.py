@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -9,9 +10,20 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemRules, ItemTrie, generate_items
+from modeling_utgrec.node_content import node_content
 
 SIZES = [6, 8, 5]
 CONTENT = 7
+# what codes are predicted by, and what their probabilities are normalised over
+KINDS = {
+    "codes, vocabulary": {"normalize_over": "vocabulary"},
+    "codes, items": {"node_content": False, "normalize_over": "items"},
+    "nodes": {},
+    "nodes and codes": {"read_codes": True, "write_codes": True},
+    "tied codes, vocabulary": {"tie_word_embeddings": True, "normalize_over": "vocabulary"},
+    "nodes and tied codes": {"tie_word_embeddings": True},
+}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def make_model(seed: int = 0, **config) -> ItemLevelForCausalLM:
@@ -21,6 +33,9 @@ def make_model(seed: int = 0, **config) -> ItemLevelForCausalLM:
     model = ItemLevelForCausalLM(ItemLevelConfig(**{**sizes, **config})).eval()
     if model.config.num_item_residuals:
         torch.nn.init.normal_(model.residuals.weight[1:])
+    torch.nn.init.normal_(model.lm_head.bias if model.config.write_codes else model.code_biases)
+    if model.config.node_content:
+        torch.nn.init.uniform_(model.node_scales, 0.5, 2)
     return model
 
 
@@ -83,7 +98,19 @@ def test_config_round_trip(tmp_path, arguments):
         ItemLevelConfig(**json.loads(config.to_json_string(use_diff=False))),
     ):
         assert isinstance(loaded, ItemLevelConfig)
-        names = ("level_sizes", "level_offsets", "vocab_size", "num_levels", "max_history", "hidden_size", "horizon")
+        names = (
+            "node_content",
+            "read_codes",
+            "write_codes",
+            "normalize_over",
+            "level_sizes",
+            "level_offsets",
+            "vocab_size",
+            "num_levels",
+            "max_history",
+            "hidden_size",
+            "horizon",
+        )
         for name in (*names, "content_size", "num_item_residuals", "intermediate_size", "tie_word_embeddings"):
             assert getattr(loaded, name) == getattr(config, name), name
 
@@ -107,11 +134,28 @@ def test_config_round_trip(tmp_path, arguments):
         ({"hidden_dropout": 1.0}, "hidden_dropout"),
         ({"residual_dropout": -0.1}, "residual_dropout"),
         ({"normalize_over": "codes"}, "normalize_over"),
+        ({"node_content": True}, "set `content_size`"),
+        ({"node_content": True, "content_size": 4, "normalize_over": "vocabulary"}, "normalize_over='items'"),
+        ({"read_codes": False}, "leave `read_codes` on"),
+        ({"write_codes": False}, "leave `write_codes` on"),
+        ({"write_codes": False, "content_size": 4, "node_content": False}, "leave `write_codes` on"),
+        ({"tie_word_embeddings": True, "content_size": 4, "read_codes": False}, "turn both on"),
     ],
 )
 def test_config_contradictions(arguments, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         ItemLevelConfig(**arguments)
+
+
+def test_content_predicts_by_default():
+    without, with_content = ItemLevelConfig(), ItemLevelConfig(content_size=4)
+    names = ("node_content", "read_codes", "write_codes", "normalize_over")
+    assert [getattr(without, name) for name in names] == [False, True, True, "vocabulary"]
+    assert [getattr(with_content, name) for name in names] == [True, False, False, "items"]
+    config = ItemLevelConfig(content_size=4, normalize_over="vocabulary")
+    assert [getattr(config, name) for name in names[:3]] == [False, True, True]
+    config = ItemLevelConfig(content_size=4, tie_word_embeddings=True)
+    assert [getattr(config, name) for name in names] == [True, True, True, "items"]
 
 
 def test_config_types_and_kinds():
@@ -124,9 +168,9 @@ def test_config_types_and_kinds():
 # model
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_save_and_load_is_bit_equal(tmp_path, tied):
-    model, trie = everything(tie_word_embeddings=tied)
+@kinds
+def test_save_and_load_is_bit_equal(tmp_path, kind):
+    model, trie = everything(**kind)
     batch = make_batch(trie, [3, 2])
     model.save_pretrained(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".py")  # the code travels along
@@ -137,10 +181,19 @@ def test_save_and_load_is_bit_equal(tmp_path, tied):
         assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
-    assert (loaded.lm_head.weight is loaded.embed_tokens.weight) == tied
-    assert torch.equal(model(**batch).loss, loaded(**batch).loss)
+    if model.config.tie_word_embeddings:
+        assert loaded.lm_head.weight is loaded.embed_tokens.weight
     found, expected = (each.recommend(batch["input_ids"], None, trie).scores for each in (loaded, model))
     assert torch.equal(found, expected)
+    if model.config.normalize_over == "vocabulary":
+        assert torch.equal(model(**batch).loss, loaded(**batch).loss)
+    elif model.config.node_content:
+        with pytest.raises(ValueError, match="call `set_catalogue`"):
+            loaded(**batch)
+        loaded.set_catalogue(trie)
+        assert torch.equal(model(**batch).loss, loaded(**batch).loss)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, loaded.state_dict()[name]), name
     with pytest.raises(ValueError, match="weights of ItemLevelForCausalLM are missing"):
         config = json.loads((tmp_path / "config.json").read_text()) | {"depth_layers": 3}
         (tmp_path / "config.json").write_text(json.dumps(config))
@@ -166,19 +219,24 @@ def feed_forward(states: torch.Tensor, layer) -> torch.Tensor:
 @torch.no_grad()
 def by_hand(model: ItemLevelForCausalLM, trie: ItemTrie, history: list[int]) -> torch.Tensor:
     """Logits of every code on each level for each item of a trie, in float64 and in plain steps: `levels` tensors
-    `(items, codes)`."""
+    `(items, codes)`; -inf where there is no node."""
     config = model.config
     offsets = torch.tensor(config.level_offsets)
-    table = model.embed_tokens.weight.double()
+    units = torch.zeros(trie.num_items, 0)
+    if config.content_size:
+        centred = trie.content.double() - model.content_mean.double()
+        units = centred / centred.norm(dim=1, keepdim=True)
     states = []
     for place, row in enumerate(history):
-        state = table[trie.codes[row] + offsets].mean(0) + model.positions.weight.double()[len(history) - 1 - place]
+        state = model.positions.weight.double()[len(history) - 1 - place]
+        if config.read_codes:
+            state = state + model.embed_tokens.weight.double()[trie.codes[row] + offsets].mean(0)
         if config.content_size:
-            centred = trie.content[row].double() - model.content_mean.double()
-            state = state + linear(centred / centred.norm(), model.content_projection)
+            state = state + linear(units[row], model.content_projection)
         if config.num_item_residuals:
-            place_of = sorted(map(tuple, trie.codes.tolist())).index(tuple(trie.codes[row].tolist()))
-            state = state + model.residuals.weight.double()[place_of + 1]
+            number = int(trie.codes[row] @ torch.tensor([8 * 5, 5, 1]))
+            if number in model.residual_keys:
+                state = state + model.residuals.weight.double()[model.residual_keys.tolist().index(number) + 1]
         states.append(state)
     states = torch.stack(states)
     for block in model.blocks:
@@ -200,10 +258,18 @@ def by_hand(model: ItemLevelForCausalLM, trie: ItemTrie, history: list[int]) -> 
         for layer in model.depth_head.layers:
             written = feed_forward(written, layer)
         written = norm(written, model.depth_head.norm)
-        head = model.lm_head
-        levels.append(
-            written @ head.weight[first : first + size].double().T + head.bias[first : first + size].double()
-        )
+        own = slice(first, first + size)
+        if config.write_codes:
+            logits = written @ model.lm_head.weight[own].double().T + model.lm_head.bias[own].double()
+        else:
+            logits = model.code_biases[own].double().repeat(trie.num_items, 1)
+        if config.node_content:
+            for row, code in ((row, code) for row in range(trie.num_items) for code in range(size)):
+                below = (trie.codes[:, :level] == trie.codes[row, :level]).all(1) & (trie.codes[:, level] == code)
+                vector = linear(torch.nn.functional.normalize(units[below].sum(0), dim=0), model.content_projection)
+                product = written[row] @ vector * model.node_scales[level].double()
+                logits[row, code] += product if below.any() else -torch.inf
+        levels.append(logits)
         prefixes = prefixes + model.depth_head.codes.weight.double()[trie.codes[:, level] + first]
     return levels
 
@@ -227,15 +293,14 @@ def tokens_of(trie: ItemTrie, history: list[int]) -> torch.Tensor:
     return (trie.codes[history] + torch.tensor(trie.level_offsets)).view(1, -1)
 
 
-@pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_scores_equal_an_independent_computation(normalize_over, tied, float32_tolerance):
-    model, trie = everything(tie_word_embeddings=tied, normalize_over=normalize_over)
-    if not tied:
-        torch.nn.init.normal_(model.lm_head.bias)
+@kinds
+@pytest.mark.parametrize("dense_limit", [0, 2**20])
+def test_scores_equal_an_independent_computation(kind, dense_limit, float32_tolerance):
+    model, trie = everything(**kind)
+    trie = ItemTrie(trie.codes, SIZES, trie.level_offsets, content=trie.content, dense_limit=dense_limit)
     for history in ([3], [7, 7, 2, 20, 11]):
         expected = score_by_hand(model, trie, history)
-        if normalize_over == "items":
+        if model.config.normalize_over == "items":
             assert expected.exp().sum().item() == pytest.approx(1)
         rows = torch.arange(trie.num_items)[None]
         found = model.score_items(tokens_of(trie, history), None, trie, rows)[0]
@@ -244,9 +309,9 @@ def test_scores_equal_an_independent_computation(normalize_over, tied, float32_t
         torch.testing.assert_close(best.scores[0], found.sort(descending=True).values)
 
 
-@pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
-def test_loss_is_mean_negative_log_likelihood(normalize_over):
-    model, trie = everything(normalize_over=normalize_over)
+@kinds
+def test_loss_is_mean_negative_log_likelihood(kind):
+    model, trie = everything(**kind)
     # positions are counted from the end of the row, and below every history is a row of its own
     model.positions.weight.data[:] = model.positions.weight[0]
     batch = make_batch(trie, [4, 1, 2])
@@ -265,7 +330,7 @@ def test_loss_is_mean_negative_log_likelihood(normalize_over):
             for level in range(3):
                 same = (trie.codes[:, :level] == targets[user, place, :level]).all(1)
                 valid[user, 3 * place + level, trie.codes[same, level]] = True
-    if normalize_over == "items":
+    if model.config.normalize_over == "items" and not model.config.node_content:
         with pytest.raises(ValueError, match=r"needs valid_codes of shape \(3, 12, 8\), got None"):
             model(**batch)
         batch["valid_codes"] = valid
@@ -302,9 +367,11 @@ def test_packed_rows_are_as_a_row_for_each_user(float32_tolerance):
         torch.testing.assert_close(found[name], expected[name], **float32_tolerance(8, scale), msg=name)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_every_parameter_gets_a_gradient(ordered_sums, tied):
-    model, trie = everything(tie_word_embeddings=tied, residual_dropout=0.0)
+@kinds
+def test_every_parameter_gets_a_gradient(ordered_sums, kind):
+    if kind.get("normalize_over") == "items":
+        pytest.skip("The loss needs valid_codes.")
+    model, trie = everything(residual_dropout=0.0, **kind)
     loss = model.train()(**make_batch(trie, [4, 2])).loss
     with ordered_sums():
         loss.backward()
@@ -414,7 +481,7 @@ def test_trainer_runs_and_does_not_scale_gradients_twice(tmp_path):
 
 
 def test_overfits_and_recommends_the_targets():
-    model, trie = everything(initializer_range=0.02)
+    model, trie = everything(initializer_range=0.02, hidden_dropout=0.0, attention_dropout=0.0)
     batch = make_batch(trie, [4, 4, 4, 4, 4, 4])
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -432,8 +499,57 @@ def test_overfits_and_recommends_the_targets():
 # catalogue and content
 
 
-def test_new_items_have_content_and_no_residual(float32_tolerance):
+def test_new_items_have_vectors_at_once(float32_tolerance):
+    """A node's content is that of all items below it, so those that were there before have other scores."""
     model, trie = everything()
+    history = tokens_of(trie, [3, 9])
+    before = model.score_items(history, None, trie, torch.arange(30)[None])[0]
+    every = torch.cartesian_prod(*map(torch.arange, SIZES))
+    free = every[trie.find(every) < 0]
+    grown = trie.add_items(free[[0, 50, 99]], content=torch.randn(3, CONTENT))
+    for each in (grown, trie):  # one after the other, as vectors are kept for the next search
+        rows = torch.arange(each.num_items)[None]
+        expected = score_by_hand(model, each, [3, 9])
+        found = model.score_items(history, None, each, rows)[0]
+        torch.testing.assert_close(found.double(), expected, **float32_tolerance(12, expected))
+        best = model.recommend(history, None, each, num_items=each.num_items).scores[0]
+        torch.testing.assert_close(best, found.sort(descending=True).values)
+    assert torch.equal(found, before)
+
+
+def test_changed_weights_are_seen_by_the_next_search():
+    model, trie = everything()
+    history, rows = tokens_of(trie, [3, 9]), torch.arange(30)[None]
+    for change in (
+        lambda: model.content_projection.weight.data.mul_(2),
+        lambda: model.node_scales.data.mul_(2),
+        lambda: model.content_mean.add_(0.5),
+        lambda: model.double(),
+    ):
+        before = model.score_items(history, None, trie, rows)
+        change()
+        found = model.score_items(history, None, trie, rows)
+        assert not torch.equal(found, before)
+        torch.testing.assert_close(found[0].double(), score_by_hand(model, trie, [3, 9]), atol=1e-4, rtol=1e-5)
+
+
+def test_items_without_content_and_nodes_of_them_alone():
+    """They have a vector of zeros, and their biases."""
+    model, trie = everything()
+    content = trie.content.clone()
+    alone = trie.codes[:, 0] == trie.codes[0, 0]
+    content[alone] = 0
+    trie = ItemTrie(trie.codes, SIZES, trie.level_offsets, content=content)
+    levels = node_content(trie, model.content_mean)
+    codes = trie.codes[:, 0].unique()
+    assert not levels[0][codes == trie.codes[0, 0]].any()
+    torch.testing.assert_close(levels[0][codes != trie.codes[0, 0]].norm(dim=1), torch.ones(len(codes) - 1))
+    scores = model.recommend(tokens_of(trie, [0]), None, trie, num_items=30, num_beams=40).scores
+    assert scores.isfinite().all() and scores.exp().sum().item() == pytest.approx(1)
+
+
+def test_new_items_have_content_and_no_residual(float32_tolerance):
+    model, trie = everything(node_content=False, normalize_over="vocabulary")
     history = [3, 9]
     before = model.score_items(tokens_of(trie, history), None, trie, torch.arange(30)[None])[0]
     every = torch.cartesian_prod(*map(torch.arange, SIZES))
@@ -457,7 +573,13 @@ def test_new_items_have_content_and_no_residual(float32_tolerance):
 def test_the_order_of_the_catalogue_does_not_matter(assert_same_ranking):
     """Items keep content and embedding of their own in another order, and when others are removed."""
     model, trie = everything()
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))[:20]
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    other = ItemTrie(trie.codes[order], SIZES, trie.level_offsets, content=trie.content[order])
+    history = tokens_of(trie, [int(order[4]), int(order[11])])
+    expected = model.score_items(history, None, trie, order[None])
+    assert torch.equal(model.score_items(history, None, other, torch.arange(30)[None]), expected)
+    model, trie = everything(normalize_over="vocabulary")  # else an item's probability is one among those that exist
+    order = order[:20]
     other = ItemTrie(trie.codes[order], SIZES, trie.level_offsets, content=trie.content[order])
     histories = [tokens_of(trie, [int(order[4]), int(order[11])]), tokens_of(trie, [int(order[0])])]
     for tokens in histories:
@@ -493,6 +615,7 @@ def test_levels_that_share_tokens_have_embeddings_of_their_own(tmp_path):
     for name, nothing in (("input_ids", 0), ("labels", -100)):
         moved = batch[name].unflatten(1, (-1, 3)) + torch.tensor(other.level_offsets) - torch.tensor([2, 8, 16])
         tokens[name] = torch.where(batch[name] == nothing, nothing, moved.flatten(1))
+    shared.set_catalogue(other)
     assert torch.equal(shared(**{**batch, **tokens}).loss, model(**batch).loss)
     found = shared.recommend(tokens["input_ids"], batch["attention_mask"], other, num_items=30)
     expected = model.recommend(batch["input_ids"], batch["attention_mask"], trie, num_items=30)
@@ -555,6 +678,10 @@ def test_forward_names_bad_input():
         model(batch["input_ids"])
     with pytest.raises(ValueError, match=r"labels have shape \(2, 3\)"):
         model(**{**batch, "labels": batch["labels"][:, :3]})
+    every = torch.cartesian_prod(*map(torch.arange, SIZES))
+    unknown = every[trie.find(every) < 0][0] + torch.tensor(trie.level_offsets)
+    with pytest.raises(ValueError, match=re.escape(f"No item of the catalogue has the tokens {unknown.tolist()}")):
+        model(**{**batch, "labels": torch.cat((unknown, batch["labels"][0, 3:])).expand(2, -1)})
     with pytest.raises(ValueError, match="A history has 5 items, the model reads 3"):
         model(tokens_of(trie, [1, 2, 3, 4, 5]), content=trie.content[None, :5])
     with pytest.raises(ValueError, match="reads no content"):
@@ -589,9 +716,8 @@ def test_recommend_equals_brute_force_under_rules(seed, assert_same_ranking):
     rng = torch.Generator().manual_seed(seed)
     num_items = int(torch.randint(3, 60, (1,), generator=rng))
     trie = make_trie(num_items, CONTENT, seed)
-    model = make_model(
-        seed, content_size=CONTENT, num_item_residuals=num_items, normalize_over=["vocabulary", "items"][seed % 2]
-    )
+    kind = list(KINDS.values())[seed]
+    model = make_model(seed, content_size=CONTENT, num_item_residuals=num_items, **kind)
     model.set_catalogue(trie)
     batch = make_batch(trie, [3, 1, 5], seed)
     deny = torch.rand(3, num_items, generator=rng) < 0.4

@@ -31,6 +31,15 @@ class ItemLevelArguments:
     residual_dropout: float = field(
         default=0.5, metadata={"help": "Share of items read without their own embedding in training."}
     )
+    node_content: bool | None = field(
+        default=None, metadata={"help": "Predict codes by the content of what they lead to; default: if it is read."}
+    )
+    read_codes: bool | None = field(
+        default=None, metadata={"help": "Read items by their codes, too; default: without node_content."}
+    )
+    write_codes: bool | None = field(
+        default=None, metadata={"help": "Predict codes by embeddings, too; default: without node_content."}
+    )
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and predicted."})
     normalize_over: str = field(
         default="items",
