@@ -76,6 +76,7 @@ class MemoryArguments:
     mixing_weight: float | None = field(default=None, metadata={"help": "Share of the memory, 0 to 1."})
     content_weight: float = field(default=0.02, metadata={"help": "Weight of the texts, where it is not chosen."})
     evidence: float = field(default=30.0, metadata={"help": "By which rare last items raise it."})
+    trend_weight: float = field(default=0.0, metadata={"help": "Weight of the trend, where it is not chosen."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
@@ -114,7 +115,11 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     if before is not None:
         stored = updated(before, domain, content, arguments.all_interactions)
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
-        settings = MemorySettings(temperature=arguments.temperature, mixing_weight=arguments.mixing_weight)
+        settings = MemorySettings(
+            trend_weight=arguments.trend_weight,
+            temperature=arguments.temperature,
+            mixing_weight=arguments.mixing_weight,
+        )
         if content is not None:
             settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
         stored = build_memory(interactions.training_part(), content, linear, settings, *kept)
