@@ -69,7 +69,9 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             `node_content`, for which there is no other way, else the vocabulary.
         item_tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
-        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of initial weights.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of initial embeddings and of what projects content. Other layers begin uniform within
+            1/√inputs, torch's own.
         format_version (`int`, *optional*):
             Of the checkpoint, see `checkpoint_format`.
 

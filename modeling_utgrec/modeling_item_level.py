@@ -209,6 +209,9 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        embeddings = [getattr(self, name, None) for name in ("content_projection", "lm_head")]
+        if isinstance(module, nn.Linear) and module not in embeddings:
+            init.uniform_(module.weight, -(module.in_features**-0.5), module.in_features**-0.5)
         if module is getattr(self, "residuals", None):  # an item begins as one that is not known
             init.zeros_(module.weight)
         if module is self and not self.config.write_codes:
@@ -447,13 +450,13 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
             vectors, biases = self._nodes(level, edges_of_level, content, slice(None))
             return linear_cross_entropy(written, vectors, edges, biases)
         _, exists, children = edges_of_level.listed_children(nodes)
-        exists = exists[:, : int(exists.sum(dim=1).max())]
-        children = children[:, : exists.shape[1]]
+        counts = exists.sum(dim=1)
+        exists, children = exists[:, : int(counts.max())], children[:, : int(counts.max())]
         listed = torch.zeros(len(content), dtype=torch.bool, device=edges.device)
         listed[children[exists]] = True
         places = (listed.cumsum(0) - 1).clamp(min=0)[children]
         vectors, biases = self._nodes(level, edges_of_level, content, listed.nonzero().flatten())
-        logits = child_products(written, vectors, places) + _picked(biases, places)
+        logits = child_products(written, vectors, places, counts) + _picked(biases, places)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~exists, -torch.inf)
         return F.cross_entropy(logits, edges - edges_of_level.starts[nodes], reduction="sum")
 
@@ -510,7 +513,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         if edges_of_level.num_nodes == 1:
             products = F.linear(written, vectors)
         else:
-            products = child_products(written, vectors, edges)
+            products = child_products(written, vectors, edges, exists.sum(dim=-1))
         products = products * self.node_scales[level]
         size = edges_of_level.size
         logits = products.new_full((*nodes.shape, size + 1), -torch.inf)

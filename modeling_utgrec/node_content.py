@@ -1,5 +1,7 @@
 """Content of the nodes of a trie: what the items below a prefix are like."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,8 @@ from .item_trie import ItemTrie
 # Numbers of children's vectors that are gathered at a time: on a CPU few enough to stay in its caches.
 MOST_GATHERED = 2**18
 MOST_GATHERED_ON_ACCELERATORS = 2**28
+# From so many states with the same children on, one product of matrices is faster than one for each state.
+LEAST_SHARING = 4
 
 
 def unit_content(content: Tensor, mean: Tensor) -> Tensor:
@@ -41,27 +45,82 @@ def node_content(trie: ItemTrie, mean: Tensor) -> list[Tensor]:
     return levels
 
 
-def child_products(states: Tensor, vectors: Tensor, children: Tensor) -> Tensor:
+class _ChildProducts(torch.autograd.Function):
+    """Products block by block: the vectors of a block are gathered, used and forgotten, in both directions."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, vectors: Tensor, children: Tensor, counts: Tensor):
+        ctx.save_for_backward(states, vectors, children, counts)
+        products = states.new_zeros(children.shape)
+        for rows, own in _blocks(states, children, counts):
+            gathered, block = F.embedding(own, vectors), states[rows]
+            shared = own.ndim == 1
+            products[rows, : own.shape[-1]] = block @ gathered.T if shared else (gathered @ block[..., None])[..., 0]
+        return products
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        states, vectors, children, counts = ctx.saved_tensors
+        of_states, of_vectors = torch.zeros_like(states), torch.zeros_like(vectors)
+        for rows, own in _blocks(states, children, counts):
+            gathered, block = F.embedding(own, vectors), states[rows]
+            of_block = gradient[rows, : own.shape[-1]]
+            of_block = of_block.masked_fill(torch.arange(own.shape[-1], device=own.device) >= counts[rows, None], 0)
+            if own.ndim == 1:
+                of_states[rows] = of_block @ gathered
+                of_vectors.index_add_(0, own, of_block.T @ block)
+            else:
+                of_states[rows] = (of_block[:, None] @ gathered)[:, 0]
+                of_vectors.index_add_(0, own.flatten(), (of_block[..., None] * block[:, None]).flatten(0, 1))
+        return of_states, of_vectors, None, None
+
+
+def _blocks(states: Tensor, children: Tensor, counts: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    """Rows to work on together, and their children `(rows, most)`, or `(children,)` where all rows have the same. On a
+    CPU there are these, and the rest goes by the number of children."""
+    if states.device.type != "cpu":
+        size = max(1, MOST_GATHERED_ON_ACCELERATORS // max(1, children.shape[1] * states.shape[1]))
+        for first in range(0, len(children), size):
+            yield slice(first, first + size), children[first : first + size]
+        return
+    rows = counts.nonzero().flatten()
+    firsts, order = children[rows, 0].sort(stable=True)
+    rows = rows[order]
+    lengths = torch.unique_consecutive(firsts, return_counts=True)[1]
+    shared = lengths >= LEAST_SHARING
+    starts = (lengths.cumsum(0) - lengths)[shared]
+    for first, length in zip(starts.tolist(), lengths[shared].tolist(), strict=True):
+        run = rows[first : first + length]
+        yield run, children[run[0], : counts[run[0]]]
+    rows = rows[~shared.repeat_interleave(lengths)]
+    widths, order = counts[rows].sort(descending=True, stable=True)
+    rows, of_rows, first = rows[order], widths.tolist(), 0
+    while first < len(rows):
+        size = max(1, MOST_GATHERED // (of_rows[first] * states.shape[1]))
+        yield rows[first : first + size], children[rows[first : first + size], : of_rows[first]]
+        first += size
+
+
+def child_products(states: Tensor, vectors: Tensor, children: Tensor, counts: Tensor) -> Tensor:
     """
-    Inner products of states with the vectors of their own children.
+    Inner products of states with the vectors of their own children. Gradients can be taken once, not twice; under
+    autocast the products are in its precision.
 
     Args:
         states (`torch.FloatTensor` of shape `(..., width)`): the states.
         vectors (`torch.FloatTensor` of shape `(nodes, width)`): of all nodes.
-        children (`torch.LongTensor` of shape `(..., children)`): the nodes of each state.
+        children (`torch.LongTensor` of shape `(..., most)`):
+            The nodes of each state, and any others behind them. States with the same first one have the same.
+        counts (`torch.LongTensor` of shape `(...)`): number of nodes of each state.
 
     Returns:
-        `torch.FloatTensor` of shape `(..., children)`.
+        `torch.FloatTensor` of shape `(..., most)`; without meaning behind a state's nodes.
     """
-    width, fan_out = states.shape[-1], children.shape[-1]
-    rows, of_rows = states.reshape(-1, width, 1), children.reshape(-1, fan_out)
-    most = MOST_GATHERED if states.device.type == "cpu" else MOST_GATHERED_ON_ACCELERATORS
-    size = max(1, most // (width * fan_out))
-    blocks = [
-        torch.bmm(F.embedding(own, vectors), block)
-        for own, block in zip(of_rows.split(size), rows.split(size), strict=True)
-    ]
-    products = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else vectors.dtype
+    rows = states.reshape(-1, states.shape[-1]).to(dtype)
+    with torch.autocast(device, enabled=False):
+        products = _ChildProducts.apply(rows, vectors.to(dtype), children.flatten(0, -2), counts.flatten())
     return products.view(children.shape)
 
 

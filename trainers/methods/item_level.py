@@ -22,11 +22,11 @@ class ItemLevelArguments:
     num_layers: int = field(default=2, metadata={"help": "Blocks over the history."})
     num_heads: int = field(default=2, metadata={"help": "Attention heads."})
     depth_layers: int = field(default=1, metadata={"help": "Residual layers of the head that writes codes."})
-    hidden_dropout: float = field(default=0.2, metadata={"help": "Dropout of the input and of layers' outputs."})
-    attention_dropout: float = field(default=0.2, metadata={"help": "Dropout of attention weights."})
+    hidden_dropout: float = field(default=0.3, metadata={"help": "Dropout of the input and of layers' outputs."})
+    attention_dropout: float = field(default=0.0, metadata={"help": "Dropout of attention weights."})
     content: bool = field(default=True, metadata={"help": "Read the items' text embeddings beside their codes."})
     item_residuals: bool = field(
-        default=False, metadata={"help": "Give every item of the training an embedding of its own, too."}
+        default=True, metadata={"help": "Give every item of the training an embedding of its own, too."}
     )
     residual_dropout: float = field(
         default=0.5, metadata={"help": "Share of items read without their own embedding in training."}
@@ -56,13 +56,16 @@ class ItemLevelTrainingArguments(RecommenderTrainingArguments):
     deviation .02) need a high learning rate: with 1e-3 they do not get off the ground in 24 epochs of a small domain.
 
     > Parameters with a new default: `learning_rate`, `num_train_epochs`, `per_device_train_batch_size` (rows of
-    `max_history` items, filled with whole sequences), `horizon`.
+    `max_history` items, filled with whole sequences), `max_grad_norm`, `horizon`.
     """
 
     learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate."})
     num_train_epochs: float = field(default=60.0, metadata={"help": "Passes over all training sequences, at most."})
     per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Rows of `max_history` items per device and step."}
+        default=64, metadata={"help": "Rows of `max_history` items per device and step."}
+    )
+    max_grad_norm: float = field(
+        default=0.33, metadata={"help": "Largest norm of the gradient of the mean over the codes."}
     )
     horizon: int | None = field(
         default=10,

@@ -179,6 +179,7 @@ def variant(model: PreTrainedModel) -> str:
     elif config.model_type == "item_level":
         words = [f"item level {config.hidden_size} wide, {config.num_layers}+{config.depth_layers} layers"]
         words += [] if config.content_size is None else ["reads content"]
+        words += ["predicts content of nodes"] if config.node_content else []
         words += ["item residuals"] if config.num_item_residuals else []
         words += [f"horizon {config.horizon}"] if config.horizon > 1 else []
     else:
