@@ -18,7 +18,7 @@ from trainers.recommender_trainer import RecommenderTrainingArguments
 class ItemLevelArguments:
     """The item-level recommender."""
 
-    hidden_size: int = field(default=128, metadata={"help": "Width."})
+    hidden_size: int = field(default=64, metadata={"help": "Width."})
     num_layers: int = field(default=2, metadata={"help": "Blocks over the history."})
     num_heads: int = field(default=2, metadata={"help": "Attention heads."})
     depth_layers: int = field(default=1, metadata={"help": "Residual layers of the head that writes codes."})
