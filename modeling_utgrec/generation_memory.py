@@ -1,17 +1,21 @@
 """Mixture of a network and an item memory inside the beam search.
 
-    P(i) = (1 - g)·P_net(i) + g·p_mem(i)        p_mem = softmax(m_u / τ) over all items that a user may get
+    P(i) = (1 - g)·P_net(i) + g·p_mem(i)        p_mem(i) ∝ (exp(m_u(i)/τ) - 1)₊ + 1e-6·exp(m_u(i)/τ)
+
+over all items that a user may get. The -1 is what a softmax has not: an item of which the memory says nothing
+(m = 0) gets a millionth in place of exp(0), for thousands of those would make a prefix likely by their number.
 
 The mass of a prefix is the sum over the items below it, `M(prefix) = Σ p_mem(i)`, so the search ranks prefixes by
 `log((1 - g)·P_net(prefix) + g·M(prefix))`: at full length it is the mixture above, and a beam as wide as the catalogue
 finds its best items. With g = 0 it is the network's search, with g = 1 the items come in the order of `m_u`.
 
 A user's memory is sparse: the items in the rows of its history, the *candidates*. All other items have m = 0, so below
-a prefix they count exp(0) each, and how many there are the trie and the rules say. Sorted by identifier the candidates
+a prefix they count 1e-6 each, and how many there are the trie and the rules say. Sorted by identifier the candidates
 below a prefix are neighbours; their sums are of segments, in float64 and relative to the largest, so that a prefix
 keeps its precision however small its share.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -21,16 +25,18 @@ from .generation_rules import ItemRules, RulesOfSearch, put
 from .item_memory import ItemMemory
 from .item_trie import ItemTrie
 
+REMAINDER = 1e-6  # of exp(m/τ), what every item has: with it as many items come back as are asked for
+LOG_REMAINDER = math.log(REMAINDER)
+
 
 class ItemSources(NamedTuple):
     """
     Where recommended items come from, in shares of their probability that sum to 1 for each item; 0 where there is
     none.
 
-    The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: of
-    `p_mem ∝ exp(m / τ)`, `exp(0)` is what an item has of which the memory says nothing (`unknown`); what is above
-    it is given to transitions and content in proportion to their positive terms of `m`, `a_j·B[j, i]` and
-    `w_u·a_j·cos(j, i)`.
+    The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: what `p_mem`
+    has beside the remainder that every item gets, with m taken without the trend, is given to transitions and content
+    in proportion to their positive terms of `m`, `a_j·B[j, i]` and `w_u·a_j·cos(j, i)`; the rest is `unknown`.
 
     Args:
         network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
@@ -180,7 +186,7 @@ class PrefixMass:
         self.trie, self.rules = users.trie, rules
         known = users.positions < self.trie.num_items
         known = known & rules.allows(users.positions.clamp(max=self.trie.num_items - 1))
-        logits = users.logits.masked_fill_(~known, -torch.inf)
+        logits = log_weights(users.logits).masked_fill_(~known, -torch.inf)
         self.edges = [users.positions]  # of the candidates at each level; the number of edges behind the last one
         for level in reversed(self.trie.levels[1:]):
             parents, _ = level.split(self.edges[0].clamp(max=level.num_edges - 1))
@@ -192,7 +198,7 @@ class PrefixMass:
             self.sums.insert(0, sums)
             self.numbers.insert(0, numbers)
         others = rules.totals() - known.sum(1)
-        self.log_total = torch.logaddexp(others.to(logits.dtype).log(), logits.logsumexp(1))
+        self.log_total = torch.logaddexp(others.to(logits.dtype).log() + LOG_REMAINDER, logits.logsumexp(1))
         self._shift = (users.mixing.log() - self.log_total)[:, None]  # from a log-sum to log(g·M)
         self._log_rest = torch.log1p(-users.mixing)
 
@@ -213,7 +219,7 @@ class PrefixMass:
         starts = self.edges[level - 1] if level else edges.clamp(max=0)
         cells, there = self.trie.levels[level].cells(nodes, starts, edges)
         counts = self.rules.counts(level, edges.clamp(max=self.trie.levels[level].num_edges - 1))
-        logs += self._shift.float()[..., None]
+        logs += (self._shift.float() + LOG_REMAINDER)[..., None]
         put(logs, cells, there, self._shares(level, counts, self.sums[level], self.numbers[level]))
         return torch.logaddexp(log_network + self._log_rest[:, None, None], logs)
 
@@ -224,7 +230,7 @@ class PrefixMass:
         found = self.edges[level].gather(1, places) == edges
         counts = self.rules.counts(level, edges)
         shares = self._shares(level, counts, self.sums[level].gather(1, places), self.numbers[level].gather(1, places))
-        logs = torch.where(found, shares, counts.float().log() + self._shift.float())
+        logs = torch.where(found, shares, counts.float().log() + (self._shift.float() + LOG_REMAINDER))
         return torch.logaddexp(log_network + self._log_rest[:, None], logs)
 
     def _shares(self, level: int, counts: Tensor, sums: Tensor, numbers: Tensor) -> Tensor:
@@ -233,7 +239,7 @@ class PrefixMass:
         if level == self.trie.num_levels - 1:  # a candidate is all that there is
             return shares
         others = (counts - numbers).clamp_(min=0).float().log_()
-        return torch.logaddexp(others + self._shift.float(), shares)
+        return torch.logaddexp(others + (self._shift.float() + LOG_REMAINDER), shares)
 
 
 def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, scores: Tensor) -> ItemSources:
@@ -249,8 +255,7 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
     memory, histories = users.memory, users.histories
     mass = users.start(None if rules is None else rules.start(len(rows)))
     found = rows >= 0
-    logits = users.scores_of(rows) / users.temperature
-    log_mass = logits - mass.log_total[:, None]
+    log_mass = log_weights(users.scores_of(rows) / users.temperature) - mass.log_total[:, None]
     remembered = (log_mass + users.mixing.log()[:, None] - scores).exp().clamp(max=1).float()
     remembered = torch.where(found, remembered, 0)
     transitions = _terms(memory.transition_items, memory.transition_weights, histories, rows)
@@ -260,7 +265,7 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
         content *= content_weights(memory, histories)[:, None, None]
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
     explained = users.values_of(rows, users.scores - users.trends) / users.temperature
-    reasoned = remembered * -torch.expm1(-explained.clamp(min=0)).float()
+    reasoned = remembered * (log_expm1(explained) - log_weights(explained)).exp().float()
     shares = (reasoned / total)[..., None]
     return ItemSources(
         network=torch.where(found, 1 - remembered, 0),
@@ -269,6 +274,24 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
         unknown=remembered - reasoned,
         history_rows=histories,
     )
+
+
+def log_expm1(logits: Tensor) -> Tensor:
+    """log(exp(x) - 1) of what is above 0, else -inf."""
+    above = logits.clamp(min=0)
+    return above + torch.log(-torch.expm1(-above))
+
+
+def log_weights(logits: Tensor) -> Tensor:
+    """
+    What items weigh in `p_mem`, in logarithms: exp(m/τ) - 1 where m is above 0, and [`REMAINDER`]·exp(m/τ) of every
+    item. The order is m's; but for the remainder only what the memory knows something of has any mass, so a prefix of
+    many items that it knows nothing of is not mistaken for a likely one.
+
+    Args:
+        logits (`torch.Tensor`): m/τ; -inf for nothing.
+    """
+    return torch.logaddexp(log_expm1(logits), logits + LOG_REMAINDER)
 
 
 def content_weights(memory: ItemMemory, histories: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class MemorySettings:
         evidence (`float`, *optional*, defaults to 0.0): κ: the fewer training interactions a user's last item has, the
             more the content weighs; 0: the same for all.
         trend_weight (`float`, *optional*, defaults to 0.0): δ, the weight of the items' trend.
-        temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem = softmax(m / τ)`.
+        temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem`, which is
+            exp(m/τ) - 1 where m is above 0, normalised over the items, see `generation_memory.log_weights`.
         mixing_weight (`float`, *optional*, defaults to 0.7): g of `(1 - g)·P_net + g·p_mem`; 0 is the network alone, 1
             the memory alone.
         gate (`tuple[float, ...]`, *optional*): bias and weights of the features of a logistic gate, which then gives

@@ -81,10 +81,20 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
     return scores
 
 
+def log_shares(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """log p_mem in float64: exp(m/τ) - 1 above 0 and a millionth of exp(m/τ) of everything, of what is allowed."""
+    largest = logits.masked_fill(~allowed, -torch.inf).amax(1, keepdim=True).clamp(min=0)
+    weights = (logits - largest).exp() - (-largest).exp() * torch.ones_like(logits)
+    small = logits.clamp(min=0) < 1e-3  # where the difference loses its digits
+    weights = torch.where(small, torch.expm1(logits.clamp(min=0)) * (-largest).exp(), weights.clamp(min=0))
+    weights = (weights + 1e-6 * (logits - largest).exp()).masked_fill(~allowed, 0)
+    return (weights / weights.sum(1, keepdim=True)).log()
+
+
 def mixture(network: torch.Tensor, scores: torch.Tensor, memory: ItemMemory, allowed: torch.Tensor) -> torch.Tensor:
     """log((1 - g) P_net + g p_mem) `[B, n]` in float64, -inf for items that are not allowed."""
     weight = memory.settings.mixing_weight
-    remembered = (scores / memory.settings.temperature).masked_fill(~allowed, -torch.inf).log_softmax(1)
+    remembered = log_shares(scores / memory.settings.temperature, allowed)
     largest = torch.maximum(network, remembered)
     mixed = largest + ((1 - weight) * (network - largest).exp() + weight * (remembered - largest).exp()).log()
     if weight in (0, 1):  # nothing of the other, however small the one
@@ -155,8 +165,8 @@ def test_mass_of_every_prefix_is_the_sum_of_its_items(seed, num_items, form):
     denied = torch.from_numpy(rng.random((USERS, num_items)) < (0 if form == "none" else 0.4))
     rules = random_rules(trie, form, denied)
     mass = UserMemory(memory, histories, trie).start(None if rules is None else rules.start(USERS))
-    logits = (dense_scores(memory, histories) / memory.settings.temperature).masked_fill(denied, -torch.inf)
-    shares = torch.where(denied.all(1, keepdim=True), 0, logits.softmax(1))
+    logits = dense_scores(memory, histories) / memory.settings.temperature
+    shares = torch.where(denied.all(1, keepdim=True), 0, log_shares(logits, ~denied).exp())
     path = trie.path(torch.arange(num_items))
     for depth, level in enumerate(trie.levels):
         nodes = torch.arange(level.num_nodes).expand(USERS, -1)

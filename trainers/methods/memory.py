@@ -30,7 +30,7 @@ import torch
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from modeling_utgrec.generation_memory import UserMemory, history_rows
+from modeling_utgrec.generation_memory import LOG_REMAINDER, UserMemory, history_rows, log_weights
 from modeling_utgrec.item_memory import (
     NUM_FEATURES,
     RECENT_ITEMS,
@@ -364,8 +364,9 @@ class MixtureCases:
 
     def log_memory(self, temperature: float) -> torch.Tensor:
         """log p_mem of the candidates, `[C, K]`."""
-        total = torch.logaddexp(self.others.log(), (self.memory_scores / temperature).logsumexp(1))
-        return self.scores / temperature - total[:, None]
+        remembered = log_weights(self.memory_scores / temperature).logsumexp(1)
+        total = torch.logaddexp(self.others.log() + LOG_REMAINDER, remembered)
+        return log_weights(self.scores / temperature) - total[:, None]
 
     def evidence(self, temperature: float) -> torch.Tensor:
         """As [`UserMemory.evidence`], float64 `[C, 3]`."""

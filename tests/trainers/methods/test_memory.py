@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
-from modeling_utgrec.generation_memory import UserMemory
+from modeling_utgrec.generation_memory import UserMemory, log_weights
 from modeling_utgrec.item_memory import MemorySettings
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items import ItemIndex
@@ -218,7 +218,7 @@ def test_cases_are_judged_as_the_search_judges_them(monkeypatch):
     torch.testing.assert_close(cases.evidence(0.05).float(), users.evidence, atol=1e-4, rtol=1e-4)
     targets = torch.from_numpy(interactions.cases("validation").targets)[:, None]
     total = users.start().log_total
-    expected = users.scores_of(targets)[:, 0] / 0.05 - total
+    expected = log_weights(users.scores_of(targets)[:, 0] / 0.05) - total
     torch.testing.assert_close(cases.log_memory(0.05)[:, -1], expected)
 
 
