@@ -159,7 +159,7 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, quick, 
     at_item_level = {f"{name}-item-level" for name in methods}
     published = {"tiger-published-t5", "letter-published-t5"}
     assert generative == methods | at_item_level | published | {"tiger-decoder", "utgrec", "recbase"}
-    assert all("item level 128 wide" in line["variant"] for line in lines if line["model"] in at_item_level)
+    assert all("item level 64 wide" in line["variant"] for line in lines if line["model"] in at_item_level)
     by_model = {line["model"]: line["differs_from_published"] for line in lines[::2] if line["parameters"]}
     assert by_model["utgrec"]["tokenizer.codebook_dim"] == {"here": 8, "published": 128}
     assert by_model["tiger"]["recommender.d_model"] == {"here": 8, "published": 128}
