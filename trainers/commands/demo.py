@@ -40,9 +40,10 @@ FROM_SCRATCH += ["--recommender.dropout_rate", "0.1"]
 BEST_EPOCH = ["--recommender.eval_strategy", "epoch", "--recommender.save_strategy", "epoch"]
 BEST_EPOCH += ["--recommender.load_best_model_at_end", "true", "--recommender.save_total_limit", "1"]
 BEST_EPOCH += ["--recommender.max_eval_users", "1000"]
-# Full-batch epochs of so small a recommender take two seconds.
+# TF-IDF says little of these items, so they are read and predicted by their codes, too.
 ITEM_LEVEL = ["--model", "item-level", "--text_encoder", "tf-idf", "--memory", "true"]
-ITEM_LEVEL += ["--item_level.hidden_size", "64", "--item_level.num_train_epochs", "20"]
+ITEM_LEVEL += ["--item_level.read_codes", "true", "--item_level.write_codes", "true"]
+ITEM_LEVEL += ["--item_level.num_train_epochs", "20", "--item_level.disable_tqdm", "true"]
 
 
 @dataclass
