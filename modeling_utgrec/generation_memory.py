@@ -75,10 +75,7 @@ def history_rows(input_ids: Tensor, attention_mask: Tensor, trie: ItemTrie, max_
     tokens.scatter_(1, places.masked_fill(~real | (places < 0), items * levels), input_ids)  # the last column is waste
     offsets = torch.tensor(trie.level_offsets, device=tokens.device)
     codes = tokens[:, :-1].view(len(tokens), items, levels) - offsets
-    nodes = torch.zeros(codes.shape[:2], dtype=torch.long, device=codes.device)
-    for level in range(levels):
-        nodes = trie.step(level, nodes, codes[..., level])
-    return nodes
+    return trie.find(codes)
 
 
 class UserMemory:

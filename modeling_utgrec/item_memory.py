@@ -20,6 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# What an `ItemMemory` is made of, by the names of its arguments.
+TENSORS = (
+    "transition_items",
+    "transition_weights",
+    "counts",
+    "similar_items",
+    "similarities",
+    "content_mean",
+    "recent",
+)
 NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
 NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
@@ -187,9 +197,7 @@ class ItemMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by the names of the arguments, those that there are."""
-        names = ["transition_items", "transition_weights", "counts", "similar_items", "similarities", "content_mean"]
-        names.append("recent")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
 
     def to(self, device: torch.device | str) -> "ItemMemory":
         """The memory with its tensors on `device` (itself, if it is there already)."""
@@ -256,9 +264,9 @@ class ItemMemory:
         extended.transition_items = torch.cat((self.transition_items, none))
         extended.transition_weights = torch.cat((self.transition_weights, torch.zeros_like(none).half()))
         extended.counts = torch.cat((self.counts, self.counts.new_zeros(num_new)))
-        if self.recent is not None:
+        if self.recent is not None and self.trend is not None:
             extended.recent = torch.cat((self.recent, self.recent.new_zeros(num_new)))
-            extended.trend = extended._trend()
+            extended.trend = torch.cat((self.trend, self.trend.new_zeros(num_new)))
         if self.similar_items is None or self.similarities is None or self.content_mean is None:
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")

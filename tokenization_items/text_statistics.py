@@ -101,6 +101,13 @@ def tf_idf_embeddings(texts: Sequence[str], width: int = WIDTH, most_words: int 
     return vectors.astype(np.float32)
 
 
+def content_of_texts(texts: Sequence[str]) -> np.ndarray | None:
+    """[`tf_idf_embeddings`] as the content of items for which there is no encoder; None where no two texts share a
+    word, so that there is none."""
+    vectors = tf_idf_embeddings(texts)
+    return vectors if vectors.shape[1] else None
+
+
 class TextStatistics:
     """
     [`tf_idf_embeddings`] in the place of a [`~tokenization_items.text_encoders.TextEncoder`] in

@@ -33,7 +33,8 @@ from trainers.methods.baselines import (
     train_sequential_baseline,
 )
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
-from trainers.methods.memory import choose_memory, choose_memory_alone, for_index
+from trainers.methods.memory import for_index
+from trainers.methods.memory_selection import choose_memory, choose_memory_alone
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender

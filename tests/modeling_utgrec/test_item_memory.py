@@ -23,10 +23,11 @@ def arguments(n: int = N, seed: int = 0) -> dict:
         "transition_items": torch.from_numpy(np.stack([rng.choice(n, K, replace=False) for _ in range(n)])),
         "transition_weights": torch.from_numpy(rng.random((n, K))),
         "counts": torch.from_numpy(rng.integers(0, 9, n)),
-        "settings": MemorySettings(content_weight=0.1),
+        "settings": MemorySettings(content_weight=0.1, trend_weight=0.02),
         "similar_items": similar,
         "similarities": cosines,
         "content_mean": mean,
+        "recent": torch.from_numpy(rng.integers(0, 30, n)),
     }
 
 
@@ -37,7 +38,7 @@ def dense(items: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def test_tensors_are_small():
     memory = ItemMemory(**arguments())
-    assert memory.nbytes == N * (2 * K * (4 + 2) + 4) + 4 * E
+    assert memory.nbytes == N * (2 * K * (4 + 2) + 2 * 4) + 4 * E
     assert {name: tensor.dtype for name, tensor in memory.tensors().items()} == {
         "transition_items": torch.int32,
         "transition_weights": torch.float16,
@@ -45,6 +46,7 @@ def test_tensors_are_small():
         "similar_items": torch.int32,
         "similarities": torch.float16,
         "content_mean": torch.float32,
+        "recent": torch.int32,
     }
     assert memory.to("cpu") is memory
 
@@ -71,6 +73,16 @@ def test_an_embedding_that_is_the_mean_is_like_nothing():
     assert (unit[3] == 0).all() and torch.allclose(unit[4].norm(), torch.tensor(1.0))
 
 
+def test_the_trend_is_the_share_among_the_latest_to_that_among_all():
+    counts, recent = torch.zeros(N).int(), torch.zeros(N).int()
+    counts[:3], recent[:3] = torch.tensor([10, 0, 30]), torch.tensor([12, 0, 12])
+    trend = ItemMemory(**arguments() | {"counts": counts, "recent": recent}).trend
+    expected = [np.log((20 + 5) / (10 + 5)), 0.0, np.log((20 + 5) / (30 + 5))]  # half of the latest each, of 40
+    np.testing.assert_allclose(trend[:3], expected, rtol=1e-6)
+    assert not trend[3:].any()
+    assert not ItemMemory(**arguments() | {"counts": counts * 0, "recent": recent * 0}).trend.any()
+
+
 def test_selected_items_keep_what_is_among_them():
     memory = ItemMemory(**arguments())
     rows = torch.tensor([7, 2, -1, 11, 0])
@@ -85,6 +97,11 @@ def test_selected_items_keep_what_is_among_them():
         items, weights = (getattr(selected, name) for name in names)
         assert (weights[items < 0] == 0).all()
     assert selected.counts.tolist() == [int(memory.counts[row]) if row >= 0 else 0 for row in rows.tolist()]
+    assert selected.recent.tolist() == [int(memory.recent[row]) if row >= 0 else 0 for row in rows.tolist()]
+    # an item's trend is that of the whole catalogue, whatever is selected and added
+    assert selected.trend.tolist() == [float(memory.trend[row]) if row >= 0 else 0 for row in rows.tolist()]
+    grown = selected.extend(1, embeddings(6))
+    assert grown.trend.tolist() == [*selected.trend.tolist(), 0.0] and grown.recent.tolist()[-1] == 0
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     back = memory.select(order).select(order.argsort())
     assert all(torch.equal(tensor, back.tensors()[name]) for name, tensor in memory.tensors().items())
@@ -146,6 +163,8 @@ def test_adding_items_needs_their_content():
         ({"content_mean": torch.full((E,), torch.nan)}, "content_mean"),
         ({"counts": torch.zeros(N - 1).int()}, "12 whole numbers"),
         ({"counts": torch.full((N,), -1)}, "12 whole numbers"),
+        ({"recent": torch.full((N,), 0.5)}, "recent of an item memory must be 12 whole numbers"),
+        ({"recent": None}, "does not know the latest interactions"),
         ({"similar_items": None, "similarities": None, "content_mean": None}, "build it with content embeddings"),
     ],
 )

@@ -24,12 +24,11 @@ def make_index(items: int = N) -> ItemIndex:
 def make_stored(items: int = N) -> StoredMemory:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(-1, items, (items, 3), generator=generator)
-    settings = MemorySettings(content_weight=0.1, evidence=3.0, gate=(0.1, 0.2, 0.3, 0.4))
+    settings = MemorySettings(content_weight=0.1, evidence=3.0, trend_weight=0.02, gate=(0.1, 0.2, 0.3, 0.4))
     values = torch.rand(items, 3, generator=generator)
     counts = torch.arange(items)
-    memory = ItemMemory(
-        rows, values, counts, settings, rows.flip(0), values.flip(0), torch.rand(7, generator=generator)
-    )
+    content = (rows.flip(0), values.flip(0), torch.rand(7, generator=generator))
+    memory = ItemMemory(rows, values, counts, settings, *content, counts.flip(0))
     pairs = {
         "pair_offsets": torch.tensor([0, 2, *[3] * (items - 1)]),
         "pair_items": torch.tensor([1, 2, 0], dtype=torch.int32),
@@ -100,6 +99,9 @@ def test_what_is_missing_or_truncated_is_named(tmp_path):
         ({}, {"transition_weights": torch.zeros(N, 3)}, "expected transition_weights as torch.float16"),
         ({}, {"similarities": None}, "go together"),
         ({}, {"counts": None}, "expected tensors"),
+        ({}, {"recent": torch.zeros(N)}, "expected recent as torch.int32"),
+        ({}, {"recent": torch.zeros(N - 1, dtype=torch.int32)}, "recent of an item memory must be 6 whole numbers"),
+        ({}, {"recent": None}, "does not know the latest interactions"),
         ({}, {"content_mean": None, "similarities": None, "similar_items": None}, "has no similar items"),
         ({}, {"pair_items": torch.tensor([1, 9, 0], dtype=torch.int32)}, "no sparse rows of 6 items"),
         ({}, {"pair_offsets": torch.tensor([0, 2, 1, 3, 3, 3, 3])}, "no sparse rows of 6 items"),

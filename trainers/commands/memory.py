@@ -27,6 +27,7 @@ from hub_cards.formatting import markdown_table
 from modeling_utgrec.item_memory import MemorySettings
 from tokenization_items.item_embeddings import load_embeddings
 from tokenization_items.item_memory import ItemMemoryError, StoredMemory
+from tokenization_items.text_statistics import TF_IDF, content_of_texts
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
@@ -34,14 +35,8 @@ from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
-from trainers.methods.memory import (
-    ROW_ITEMS,
-    SIMILAR_ITEMS,
-    build_memory,
-    choose_memory,
-    for_index,
-    texts_without_encoder,
-)
+from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index
+from trainers.methods.memory_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
 
@@ -163,7 +158,7 @@ def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray
         return None, None
     if arguments.embeddings is not None:
         return load_embeddings(arguments.embeddings, domain.interactions.item_ids), "embeddings of the texts"
-    return texts_without_encoder(domain)
+    return content_of_texts(domain.catalogue.texts), TF_IDF
 
 
 def updated(before: StoredMemory, domain: Domain, content: np.ndarray | None, everything: bool) -> StoredMemory:

@@ -39,6 +39,7 @@ from accelerate import PartialState
 from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
+from tokenization_items.text_statistics import TF_IDF, content_of_texts
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
@@ -58,7 +59,8 @@ from trainers.methods.baselines import (
     train_sequential_baseline,
 )
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
-from trainers.methods.memory import choose_memory, for_index, texts_without_encoder
+from trainers.methods.memory import for_index
+from trainers.methods.memory_selection import choose_memory
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
@@ -248,7 +250,9 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
-    content, name = texts_without_encoder(domain) if not has_text(arguments) else (embeddings.text, "embeddings")
+    content, name = (embeddings.text, "embeddings") if has_text(arguments) else (None, TF_IDF)
+    if content is None:
+        content = content_of_texts(domain.catalogue.texts)
     stored = choose_memory(ranker, interactions, content)
     if stored.memory.settings.content_weight:
         stored.facts["content"] = name

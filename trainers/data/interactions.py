@@ -65,6 +65,19 @@ class Cases:
             starts = np.maximum(starts, ends - max_history)
         return [self.items[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
+    def spread(self, most: int) -> Cases:
+        """At most so many of the cases, at equal distances."""
+        if len(self) <= most:
+            return self
+        chosen = np.linspace(0, len(self) - 1, most).astype(np.int64)
+        return replace(
+            self,
+            starts=self.starts[chosen],
+            ends=self.ends[chosen],
+            targets=self.targets[chosen],
+            users=self.users[chosen],
+        )
+
 
 @dataclass
 class Interactions:

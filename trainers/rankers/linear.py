@@ -209,11 +209,16 @@ def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.c
     at, items, weights = _shifted(training, range(1, settings.horizon + 1), +1)
     left = training.items[at].astype(np.int64)
     counts = sparse.csr_array((weights, (left, items)), shape=(n, n))
-    counts = (counts + counts.T).tocsr()
-    norm = 1 / np.sqrt(np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1e-12))
-    owners = np.repeat(np.arange(n), np.diff(counts.indptr))
-    counts.data = (counts.data * norm[owners] * norm[counts.indices]).astype(settings.dtype)
-    return counts
+    return normalised((counts + counts.T).tocsr(), settings.dtype)
+
+
+def normalised(counts: sparse.csr_array, dtype: str = "float32") -> sparse.csr_array:
+    """Symmetric counts `[n, n]`, each divided by the square roots of both items' sums."""
+    sums = np.asarray(counts.sum(axis=1), np.float64).ravel()
+    norm = 1 / np.sqrt(np.where(sums > 0, sums, 1))
+    owners = np.repeat(np.arange(len(sums)), np.diff(counts.indptr))
+    values = counts.data * norm[owners] * norm[counts.indices]
+    return sparse.csr_array((values.astype(dtype), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def largest_of_rows(matrix: np.ndarray | sparse.csr_array, row_items: int) -> sparse.csr_array:

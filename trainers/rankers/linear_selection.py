@@ -88,7 +88,7 @@ def select_settings(
     if not len(cases):
         logger.warning("linear ranker: the split has no validation items, so its settings were not chosen")
         return LinearSelection(settings, transition_matrix(training, settings), [], 0)
-    cases = _sample(cases, max(1, int(MOST_SCORES / num_items)))
+    cases = cases.spread(max(1, int(MOST_SCORES / num_items)))
     entries = grid(settings, num_items, content is not None)
     heaviest = max(entries, key=lambda entry: entry.content_weight)
     scorers: dict[float, LinearScorer] = {}
@@ -128,10 +128,9 @@ def linear_ranker(
         ValueError: an empty training part; content of another number of items, or not finite.
     """
     if content is None and texts is not None:
-        from tokenization_items.text_statistics import TF_IDF, tf_idf_embeddings
+        from tokenization_items.text_statistics import TF_IDF, content_of_texts
 
-        found = tf_idf_embeddings(texts)
-        content, content_name = (found, TF_IDF) if found.shape[1] else (None, content_name)
+        content, content_name = content_of_texts(texts), TF_IDF
     training = interactions.training_part()
     if settings is not None:
         return LinearRanker(training, content, settings, content_name=content_name, batch_size=batch_size)
@@ -145,14 +144,6 @@ def linear_ranker(
         selection=selection.table or None,
         batch_size=batch_size,
     )
-
-
-def _sample(cases: Cases, most: int) -> Cases:
-    """As many cases, at equal distances."""
-    if len(cases) <= most:
-        return cases
-    chosen = np.linspace(0, len(cases) - 1, most).astype(np.int64)
-    return Cases(cases.items, cases.starts[chosen], cases.ends[chosen], cases.targets[chosen], cases.users[chosen])
 
 
 def _ranks(

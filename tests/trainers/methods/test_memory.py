@@ -11,22 +11,19 @@ from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items import ItemIndex
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
-from trainers.methods import memory as memories
-from trainers.methods.memory import (
+from trainers.methods import memory_selection
+from trainers.methods.memory import add_interactions, build_memory, for_index, recent_counts
+from trainers.methods.memory_selection import (
     TREND_WEIGHTS,
-    PairCounts,
-    add_interactions,
-    build_memory,
     choose_memory,
     choose_memory_alone,
     choose_trend,
     fit_gate,
-    for_index,
     gates,
     mixture_cases,
-    recent_counts,
     select_mixture,
 )
+from trainers.methods.pair_counts import PairCounts
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
@@ -124,6 +121,13 @@ def test_updates_of_counts_are_a_rebuild_to_the_last_bit():
     assert grown.facts == expected.facts
 
 
+def test_exact_counts_have_a_horizon_that_their_unit_fits():
+    training = make_interactions().training_part()
+    assert PairCounts.of(training, 20).matrix.nnz
+    with pytest.raises(ValueError, match="horizon of at most 20 items, got 21"):
+        PairCounts.of(training, 21)
+
+
 def test_latest_interactions_are_counted_from_the_end():
     training = Interactions.from_sequences([["i0", "i1", "i2", "i3"], ["i2"], ["i3", "i3"]], IDS)
     found = recent_counts(training, training.lengths)
@@ -136,7 +140,7 @@ def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
     interactions, content = make_interactions(), make_content()
     ranker = make_ranker(num_beams=N)
     memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    table = choose_trend(memory, interactions, ranker.trie)
+    table = choose_trend(memory, interactions)
     assert [row["trend_weight"] for row in table] == list(TREND_WEIGHTS)
     for row in table:
         ranker.memory = memory.with_settings(trend_weight=row["trend_weight"], mixing_weight=1.0)
@@ -198,7 +202,7 @@ def _index(ids: list[str]) -> ItemIndex:
 
 def test_cases_are_judged_as_the_search_judges_them(monkeypatch):
     """Candidates of all items, beams as many: the table has the metrics of the search itself."""
-    monkeypatch.setattr(memories, "CANDIDATES", N)
+    monkeypatch.setattr(memory_selection, "CANDIDATES", N)
     interactions, ranker = make_interactions(), make_ranker(num_beams=N, batch_size=16)
     stored = build_memory(interactions.training_part(), make_content(), LinearSettings(content_weight=0.05))
     cases = mixture_cases(ranker, stored.memory, interactions)
@@ -241,11 +245,11 @@ def test_the_choice_is_the_best_of_a_table_that_has_both_alone():
     assert ranker.memory is None, "the ranker is as it was"
     table, settings = stored.facts["selection"], stored.memory.settings
     constant = [row for row in table if row["mixing_weight"] != "gate"]
-    assert {row["mixing_weight"] for row in constant} == set(memories.MIXING_WEIGHTS)
+    assert {row["mixing_weight"] for row in constant} == set(memory_selection.MIXING_WEIGHTS)
     searched = [row for row in constant if "searched" in row]
     best = max(searched, key=lambda row: row["searched"])
     assert (settings.temperature, settings.mixing_weight) == (best["temperature"], best["mixing_weight"])
-    assert len(searched) == memories.SEARCHED
+    assert len(searched) == memory_selection.SEARCHED
     assert max(row["ndcg@10"] for row in constant) in [row["ndcg@10"] for row in searched]
     ranker.memory = stored.memory
     result = evaluate(ranker, interactions, part="validation", ks=[10], long_tail=False)
@@ -267,12 +271,12 @@ def test_a_gate_is_taken_only_if_it_is_better_on_users_that_it_has_not_seen(monk
         asked.append(values)
         return {"ndcg@10": 1.0 if values["gate"] else 0.5}
 
-    monkeypatch.setattr(memories, "fit_gate", lambda *_: (-50.0, 0.0, 0.0, 0.0))  # the network alone
+    monkeypatch.setattr(memory_selection, "fit_gate", lambda *_: (-50.0, 0.0, 0.0, 0.0))  # the network alone
     chosen, table = select_mixture(cases, search)
     assert table[-1]["ndcg@10"] == pytest.approx(network) and chosen["gate"] is None
-    assert len(asked) == memories.SEARCHED
-    monkeypatch.setattr(memories, "MIXING_WEIGHTS", (0.0,))  # a gate that gives the memory a say is better
-    monkeypatch.setattr(memories, "fit_gate", lambda *_: (0.5, 0.0, 0.0, 0.0))
+    assert len(asked) == memory_selection.SEARCHED
+    monkeypatch.setattr(memory_selection, "MIXING_WEIGHTS", (0.0,))  # a gate that gives the memory a say is better
+    monkeypatch.setattr(memory_selection, "fit_gate", lambda *_: (0.5, 0.0, 0.0, 0.0))
     chosen, table = select_mixture(cases, search)
     assert chosen["gate"] == (0.5, 0.0, 0.0, 0.0) and table[-1]["searched"] == 1.0
     chosen, _ = select_mixture(cases, lambda values: {"ndcg@10": 0.0 if values["gate"] else 0.5})
