@@ -6,8 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checkpoint_format import FORMAT_VERSION, CheckedConfig
-from .configuration_levels import CodeLevels
-from .configuration_utgrec import NUM_SPECIAL_TOKENS
+from .configuration_levels import NUM_SPECIAL_TOKENS, CodeLevels
 
 
 @strict
@@ -165,6 +164,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     def validate_levels(self):
         """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
         self.check_levels()
+        self.check_vocabulary()
         if len(self.level_offsets) != len(self.level_sizes):
             raise ValueError(
                 f"`level_sizes` {self.level_sizes} and `level_offsets` {self.level_offsets} differ in length."
@@ -174,8 +174,6 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
                 f"`level_offsets` {self.level_offsets} must leave the first {NUM_SPECIAL_TOKENS} tokens alone, which "
                 "are padding and end-of-sequence."
             )
-        if self.normalize_over not in ("vocabulary", "items"):
-            raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if self.num_item_residuals and math.prod(self.level_sizes) >= 2**63:
             raise ValueError(
                 f"`num_item_residuals` needs identifiers that are numbers of 63 bits, `level_sizes` "
@@ -197,7 +195,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation. Checks sizes and rates."""
-        sizes = ("max_history", "hidden_size", "num_layers", "num_heads", "intermediate_size", "depth_layers")
+        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "depth_layers")
         for name in (*sizes, "horizon", *(["content_size"] if self.content_size is not None else [])):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

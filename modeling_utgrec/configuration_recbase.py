@@ -102,12 +102,9 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
     def validate_levels(self):
         """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
         self.check_levels()
+        self.check_vocabulary()
         if not 0 <= self.embedding_dropout < 1:
             raise ValueError(f"`embedding_dropout` must be at least 0 and below 1, got {self.embedding_dropout}.")
-        if self.normalize_over not in ("vocabulary", "items"):
-            raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
-        if self.max_history < 1:
-            raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
         if set(self.layer_types) - {"full_attention"}:
             raise ValueError(
                 f"every layer reads the whole history: `layer_types` must be 'full_attention', got {self.layer_types}."

@@ -4,12 +4,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
 from .checkpoint_format import FORMAT_VERSION, CheckedConfig
-
-NUM_SPECIAL_TOKENS = 2  # padding and end-of-sequence come before the codes
+from .configuration_levels import NUM_SPECIAL_TOKENS, CodeLevels
 
 
 @strict
-class UTGRecConfig(CheckedConfig, T5Config):
+class UTGRecConfig(CodeLevels, CheckedConfig, T5Config):
     r"""
     Configuration of [`UTGRecForConditionalGeneration`]. The defaults are the sizes of the paper (UTGRec, section 2: T5
     from scratch, sizes as TIGER).
@@ -102,15 +101,10 @@ class UTGRecConfig(CheckedConfig, T5Config):
     decoder_start_token_id: int = 0
 
     def __post_init__(self, **kwargs):
-        if self.num_levels is None:
-            self.num_levels = 3 if self.level_sizes is None else len(self.level_sizes)
         if self.share_leaf_codes is None:
             # a saved configuration always states it, so that a reloaded `level_sizes` keeps its meaning
             self.share_leaf_codes = self.level_sizes is None
-        if self.level_sizes is None:
-            self.level_sizes = self._tree_level_sizes()
-        if self.vocab_size is None:
-            self.vocab_size = self._derived_vocab_size()
+        self.derive_levels(3)
         super().__post_init__(**kwargs)
 
     @property
@@ -119,46 +113,32 @@ class UTGRecConfig(CheckedConfig, T5Config):
         assert self.num_levels is not None and self.level_sizes is not None  # __post_init__ has set them
         if self.share_leaf_codes:
             return [NUM_SPECIAL_TOKENS + (self.root_codebook_size if level else 0) for level in range(self.num_levels)]
-        return [NUM_SPECIAL_TOKENS + sum(self.level_sizes[:level]) for level in range(self.num_levels)]
+        return super().level_offsets
 
-    def _tree_level_sizes(self) -> list[int]:
+    def default_level_sizes(self) -> list[int]:
+        """Those of the tree codebooks."""
         assert self.num_levels is not None
         return [self.leaf_codebook_size if level else self.root_codebook_size for level in range(self.num_levels)]
 
-    def _derived_vocab_size(self) -> int:
+    def number_of_tokens(self) -> int:
+        """What `vocab_size` must be."""
         assert self.level_sizes is not None
         ends = [first + size for first, size in zip(self.level_offsets, self.level_sizes, strict=False)]
         return max(ends, default=NUM_SPECIAL_TOKENS)
 
     def validate_levels(self):
         """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
-        if self.num_levels < 1:
-            raise ValueError(f"`num_levels` must be at least 1, got {self.num_levels}.")
-        if len(self.level_sizes) != self.num_levels:
+        self.check_levels()
+        if self.share_leaf_codes and self.level_sizes != self.default_level_sizes():
             raise ValueError(
-                f"`level_sizes` {self.level_sizes} has {len(self.level_sizes)} levels, `num_levels` is "
-                f"{self.num_levels}."
-            )
-        if min(self.level_sizes) < 1:
-            raise ValueError(f"every level needs at least one code, got `level_sizes` {self.level_sizes}.")
-        if self.share_leaf_codes and self.level_sizes != self._tree_level_sizes():
-            raise ValueError(
-                f"`share_leaf_codes` means `level_sizes` {self._tree_level_sizes()} (from `root_codebook_size` and "
+                f"`share_leaf_codes` means `level_sizes` {self.default_level_sizes()} (from `root_codebook_size` and "
                 f"`leaf_codebook_size`), got {self.level_sizes}. Pass `share_leaf_codes=False` for one codebook per "
                 "level."
             )
-        if self.vocab_size != self._derived_vocab_size():
-            raise ValueError(
-                f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
-                f"{self.level_sizes} make {self._derived_vocab_size()}. Leave `vocab_size` out: it is derived."
-            )
+        self.check_vocabulary()
         for name in ("loss_temperature", "embedding_std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        if self.normalize_over not in ("vocabulary", "items"):
-            raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
-        if self.max_history < 1:
-            raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
 
 
 __all__ = ["UTGRecConfig"]
