@@ -226,8 +226,21 @@ class ItemMemory:
 
         Args:
             rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one without any past.
+
+        Raises:
+            ValueError: if rows are no such numbers.
         """
         rows = rows.to(self.device)
+        if rows.ndim != 1 or rows.is_floating_point() or not len(rows):
+            raise ValueError(f"rows must be whole numbers of shape (num_selected,), got {rows.dtype} {(*rows.shape,)}.")
+        outside = (rows < -1) | (rows >= self.num_items)
+        if outside.any():
+            raise ValueError(
+                f"rows must be those of the {self.num_items} items or -1, got {rows[outside][:10].tolist()}."
+            )
+        taken, times = rows[rows >= 0].unique(return_counts=True)
+        if (times > 1).any():
+            raise ValueError(f"rows must have each item once, got {taken[times > 1][:10].tolist()} more often.")
         known, safe = rows >= 0, rows.clamp(min=0)
         new_row = torch.full((self.num_items + 1,), -1, dtype=torch.int32, device=self.device)  # -1 is the last place
         new_row[rows[known]] = torch.arange(len(rows), dtype=torch.int32, device=self.device)[known]
@@ -257,8 +270,10 @@ class ItemMemory:
                 items, from the encoder of the others; needed if and only if the memory has similar items.
 
         Raises:
-            ValueError: if content is missing or unexpected, of another width or not finite.
+            ValueError: if content is missing or unexpected, of another width or not finite, or `num_new` is below 0.
         """
+        if num_new < 0:
+            raise ValueError(f"num_new must be at least 0, got {num_new}: `select` takes items away.")
         extended = copy.copy(self)
         none = self.transition_items.new_full((num_new, self.transition_items.shape[1]), -1)
         extended.transition_items = torch.cat((self.transition_items, none))
@@ -308,9 +323,10 @@ def _checked(name: str, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]
     outside = ((items < -1) | (items >= len(items))).any(1)
     if outside.any():
         row = int(outside.nonzero()[0])
+        found = items[row][(items[row] < -1) | (items[row] >= len(items))]
         raise ValueError(
             f"{name} items of an item memory must be rows of its {len(items)} items or -1, found "
-            f"{items[row].tolist()} of item {row}."
+            f"{found[:10].tolist()} of item {row}."
         )
     weights = weights.half()
     broken = ~weights.isfinite().all(1)

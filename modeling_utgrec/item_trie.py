@@ -104,7 +104,8 @@ class ItemTrie:
 
     def _checked_content(self, content: Tensor | np.ndarray, num_items: int, width: int | None = None) -> Tensor:
         content = torch.as_tensor(content)
-        if content.dim() != 2 or len(content) != num_items or width not in (None, content.shape[1]):
+        is_matrix = content.dim() == 2 and len(content) == num_items and content.shape[1] > 0
+        if not is_matrix or width not in (None, content.shape[1]):
             expected = f"({num_items}, {'width' if width is None else width})"
             raise ValueError(f"content must have shape {expected}, a row for each item, got {tuple(content.shape)}")
         if not content.is_floating_point():

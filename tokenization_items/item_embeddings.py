@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.files import check_writable
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
@@ -198,6 +199,7 @@ def embed_items(
     Raises:
         EmbeddingError: if no item has an image (for an image encoder) or a text (for a catalogue with a template), or
             an embedding is not finite or zero.
+        OSError: if no files can be written to the folder.
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
     if isinstance(encoder, TextEncoder | TextStatistics):
@@ -217,6 +219,7 @@ def embed_items(
     record |= {"inputs_sha256": inputs_digest}
     if _holds(Path(folder), record):
         return False
+    check_writable(folder)
     if isinstance(encoder, TextEncoder | TextStatistics):
         embeddings = encoder.embed(inputs, batch_tokens=batch_tokens, progress=progress)
     else:

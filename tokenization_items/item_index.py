@@ -456,7 +456,8 @@ def _checked_vectors(
 def _checked_content(item_ids: Sequence[str], content: np.ndarray, width: int | None = None) -> np.ndarray:
     """The content vectors of items in half precision, if there is one of finite numbers for each."""
     content = np.asarray(content)
-    if content.ndim != 2 or len(content) != len(item_ids) or not np.issubdtype(content.dtype, np.floating):
+    is_matrix = content.ndim == 2 and len(content) == len(item_ids) and content.shape[1] > 0
+    if not is_matrix or not np.issubdtype(content.dtype, np.floating):
         raise ValueError(
             f"content must be floats of shape ({len(item_ids)}, width), a row for each item, got {content.dtype} "
             f"{content.shape}"
