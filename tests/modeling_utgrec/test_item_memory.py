@@ -51,6 +51,27 @@ def test_tensors_are_small():
     assert memory.to("cpu") is memory
 
 
+def test_a_copy_on_another_device_has_its_trend_there():
+    memory = ItemMemory(**arguments())
+    moved = memory.to("meta")
+    assert {each.device.type for each in (*moved.tensors().values(), moved.trend)} == {"meta"}
+    assert memory.trend.device.type == "cpu"
+
+
+def test_weights_of_no_item_are_nothing():
+    values = arguments()
+    values["transition_items"][3, 1] = -1
+    weights = ItemMemory(**values).transition_weights
+    assert weights[3, 1] == 0 and (weights[3, [0, 2, 3]] > 0).all()
+
+
+def test_a_memory_is_silent_only_if_no_user_gets_any():
+    memory = ItemMemory(**arguments())
+    assert memory.with_settings(mixing_weight=0).is_silent
+    assert not memory.with_settings(mixing_weight=0.1).is_silent
+    assert not memory.with_settings(mixing_weight=0, gate=(1.0, 0.0, 0.0, 0.0)).is_silent
+
+
 def test_nearest_items_are_the_largest_cosines(monkeypatch):
     content = embeddings(40)
     unit = unit_content(content, 40, content.mean(0))
@@ -200,4 +221,12 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
+    without = ItemMemory(
+        **arguments()
+        | {"settings": None, "similar_items": None, "similarities": None}
+        | {"content_mean": None, "recent": None}
+    )
+    for name, said in (("content_weight", "no similar items"), ("trend_weight", "latest interactions")):
+        with pytest.raises(ValueError, match=said):
+            without.with_settings(**{name: 0.1})
     assert MemorySettings.from_dict({"temperature": 0.5, "of a later release": 1}) == MemorySettings(temperature=0.5)
