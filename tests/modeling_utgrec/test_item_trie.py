@@ -166,7 +166,7 @@ def test_adding_items_equals_building_anew(table, num_first, dense_limit):
 def test_adding_items_keeps_names_and_names_mistakes():
     trie = ItemTrie(torch.tensor([[0, 1], [1, 1]]), [2, 3], [0, 2], item_ids=["a", "b"])
     assert trie.add_items([[1, 0]], ["c"]).item_ids == ["a", "b", "c"] and trie.item_ids == ["a", "b"]
-    with pytest.raises(ValueError, match=r"2 new identifiers .* rows \[1, 2\] .*\[\[1, 1\], \[0, 1\]\]"):
+    with pytest.raises(ValueError, match=r"2 new semantic IDs .* rows \[1, 2\] .*\[\[1, 1\], \[0, 1\]\]"):
         trie.add_items([[0, 0], [1, 1], [0, 1]], ["c", "d", "e"])
     with pytest.raises(ValueError, match=r"rows \[0, 1\] of the new codes"):
         trie.add_items([[0, 0], [0, 0]], ["c", "d"])

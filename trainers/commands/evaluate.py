@@ -120,7 +120,7 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
 def ranker_of(
     name: str, arguments: EvaluationArguments, interactions: Interactions, items: str | Path | None = None
 ) -> Ranker:
-    """A ranker for all of the data's items, whose identifiers are those in the folder `items` if one is given."""
+    """A ranker for all of the data's items, whose semantic IDs are those in the folder `items` if one is given."""
     texts = None
     if name == "linear" and arguments.embeddings is None:
         texts = catalogue_of(arguments, interactions).texts

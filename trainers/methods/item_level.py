@@ -81,7 +81,7 @@ PUBLISHED_RECOMMENDER = Published("no paper: an item-level recommender with a de
 def new_item_level(
     arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int
 ) -> ItemLevelForCausalLM:
-    """A recommender with random weights for a tokenizer's identifiers; with `arguments.content` it reads the content
+    """A recommender with random weights for a tokenizer's semantic IDs; with `arguments.content` it reads the content
     vectors of the tokenizer's index.
 
     Raises:

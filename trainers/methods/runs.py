@@ -95,13 +95,13 @@ def tokenize(
 
 
 def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
-    """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
+    """Items whose semantic ID an item of another domain has too. Each domain has its own index: no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
     return int((group_sizes(codes) > 1).sum())
 
 
 def training_data(domain: Domain, index: ItemIndex) -> TrainingData:
-    """The training part of a domain's sequences, with the identifiers and content vectors that an index has."""
+    """The training part of a domain's sequences, with the semantic IDs and content vectors that an index has."""
     rows = index.rows(domain.catalogue.item_ids)
     content = None if index.content is None else index.content[rows]
     return TrainingData(domain.interactions.training_part(), index.token_table[rows], content)
@@ -123,7 +123,7 @@ def train_recommender(
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     generated interactions, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
-    name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
+    name in [`hub_cards.METHODS`] that the card gives the model; a T5's semantic IDs may be any method's, so without it
     its card cites none.
     """
     for tokenizer in tokenizers.values():
