@@ -68,6 +68,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             `node_content`, for which there is no other way, else the vocabulary.
         item_tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the item tokenizer whose semantic IDs the recommender was trained on.
+        content_encoder_fingerprint (`str`, *optional*):
+            Fingerprint of the encoder whose content vectors it was trained on, if it is known.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of initial embeddings and of what projects content. Other layers begin uniform within
             1/√inputs, torch's own.
@@ -115,6 +117,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     horizon: int = 10
     normalize_over: str | None = None
     item_tokenizer_fingerprint: str | None = None
+    content_encoder_fingerprint: str | None = None
     initializer_range: float | int = 0.02
     pad_token_id: int | None = 0
     format_version: int = FORMAT_VERSION

@@ -53,7 +53,7 @@ def check_writable(folder: str | os.PathLike) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=str(folder)):
             pass
     except OSError as error:
         raise OSError(f"No files can be written to {folder} ({error.strerror}): give another folder.") from error

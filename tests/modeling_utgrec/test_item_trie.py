@@ -261,6 +261,8 @@ def test_content_goes_with_the_items():
         ItemTrie(codes[:15], [4, 4, 4], [0, 4, 8]).add_items(added, content=content[15:])
     with pytest.raises(ValueError, match=r"shape \(20, width\), a row for each item, got \(19, 3\)"):
         ItemTrie(codes, [4, 4, 4], [0, 4, 8], content=content[1:])
+    with pytest.raises(ValueError, match=r"got \(20, 0\)"):
+        ItemTrie(codes, [4, 4, 4], [0, 4, 8], content=content[:, :0])
 
 
 @pytest.mark.parametrize("dense_limit", [0, 10**6])

@@ -19,6 +19,7 @@ from hub_cards import method_named
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import AssignmentReport, group_sizes
+from tokenization_items.files import check_writable
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -51,10 +52,12 @@ def place_training(training: TrainingArguments, folder: Path, seed: int) -> None
     """Where a training writes its checkpoints, and its seed.
 
     Raises:
+        OSError: if no files can be written there, which would be known after the first epoch.
         ValueError: if it is to be pushed and its repository has no name: the folder's would say nothing.
     """
     if training.push_to_hub and training.hub_model_id is None:
         raise ValueError(f"push_to_hub needs a name for the repository of {folder.name}: give its hub_model_id.")
+    check_writable(folder)
     training.output_dir = str(folder)
     training.seed = seed
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()

@@ -192,7 +192,11 @@ def test_large_catalogues_are_counted_and_long_work_is_announced(caplog, monkeyp
     ("make", "message"),
     [
         (lambda: LinearSettings(regularization=0), "above 0, got 0"),
-        (lambda: LinearSettings(regularization=float("nan")), "above 0, got nan"),
+        (lambda: LinearSettings(regularization=float("nan")), "regularization must be a finite number, got nan"),
+        (lambda: LinearSettings(regularization=0.0), "above 0, got 0"),
+        (lambda: LinearSettings(regularization=float("inf")), "finite number, got inf"),
+        (lambda: LinearSettings(content_weight=float("nan")), "content_weight must be a finite number, got nan"),
+        (lambda: LinearSettings(evidence=float("inf")), "evidence must be a finite number"),
         (lambda: LinearSettings(horizon=0), "at least 1"),
         (lambda: LinearSettings(content_weight=-1), "at least 0"),
         (lambda: LinearSettings(transitions="both"), "got 'both'"),
