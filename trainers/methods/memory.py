@@ -1,8 +1,8 @@
 """Item memories: built from a training part, and brought up to date.
 
 The transitions are those of the linear ranker, of each row those of the largest magnitude: below 0 too, as an item's
-own mostly is, since what was bought is seldom bought again. The content is its cosines, cut to the nearest items. How
-a memory is read is chosen in [`trainers.methods.memory_selection`].
+own mostly is, since what was bought is seldom bought again. The content is the nearest items by its cosine, and
+vectors for the cosines of all. How a memory is read is chosen in [`trainers.methods.memory_selection`].
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from modeling_utgrec.item_memory import (
     ItemMemory,
     MemorySettings,
     nearest_items,
+    principal_directions,
     unit_content,
 )
 from tokenization_items.item_index import ItemIndex
@@ -82,14 +83,15 @@ def build_memory(
         transitions = pairs.transitions()
     elif transitions is None:
         transitions = transition_matrix(training, replace(linear, row_items=None))
-    similar: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None] = (None, None, None)
+    similar: tuple[torch.Tensor | None, ...] = (None, None, None, None)
     if content is not None and settings.content_weight:
         vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
         mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
         unit = unit_content(vectors, num_items, mean)
         if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
             logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
-        similar = (*nearest_items(unit, unit, similar_items), mean)
+        projection = principal_directions(unit)
+        similar = (nearest_items(unit, unit, similar_items)[0], unit @ projection, mean, projection)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
     memory = ItemMemory(*_largest(transitions, row_items), counts, settings, *similar, recent)
@@ -168,7 +170,7 @@ def add_interactions(
     if recent is not None:
         change = recent_counts(interactions, interactions.lengths) - recent_counts(interactions, known)
         recent = recent + torch.from_numpy(change.astype(np.int32))
-    content = (memory.similar_items, memory.similarities, memory.content_mean)
+    content = (memory.similar_items, memory.content, memory.content_mean, memory.content_projection)
     rows = _largest(pairs.transitions(), stored.facts["row_items"])
     grown = ItemMemory(*rows, counts, memory.settings, *content, recent)
     facts = dict(stored.facts)
