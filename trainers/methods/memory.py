@@ -83,7 +83,7 @@ def build_memory(
         transitions = pairs.transitions()
     elif transitions is None:
         transitions = transition_matrix(training, replace(linear, row_items=None))
-    similar: tuple[torch.Tensor | None, ...] = (None, None, None, None)
+    alike: dict[str, torch.Tensor] = {}
     if content is not None and settings.content_weight:
         vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
         mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
@@ -91,10 +91,11 @@ def build_memory(
         if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
             logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
         projection = principal_directions(unit)
-        similar = (nearest_items(unit, unit, similar_items)[0], unit @ projection, mean, projection)
+        alike = {"similar_items": nearest_items(unit, unit, similar_items)[0], "content": unit @ projection}
+        alike |= {"content_mean": mean, "content_projection": projection}
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
-    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, *similar, recent)
+    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, recent=recent, **alike)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
