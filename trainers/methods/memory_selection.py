@@ -37,7 +37,7 @@ from trainers.rankers.linear import LinearSettings
 from trainers.rankers.linear_selection import CRITERION, CUTOFF, select_settings
 
 TREND_WEIGHTS = (0.0, 0.015)  # δ
-TEMPERATURES = (0.02, 0.03, 0.05)  # τ
+TEMPERATURES = (0.02, 0.03, 0.05, 0.08)  # τ
 MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)  # g
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
 SEARCHED = 3  # pairs that the search itself judges
