@@ -46,6 +46,7 @@ def build_memory(
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
     transitions: np.ndarray | sparse.csr_array | None = None,
+    alike: dict[str, torch.Tensor] | None = None,
 ) -> StoredMemory:
     """
     Builds a memory, in the order of the interactions' catalogue.
@@ -59,6 +60,7 @@ def build_memory(
         row_items (`int`, *optional*, defaults to 100): transitions of an item that are kept, of the largest magnitude.
         similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B in closed form, if it was made already.
+        alike (`dict[str, torch.Tensor]`, *optional*): what [`content_rows`] made of the content, if it did already.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite; a weight of the content
@@ -83,16 +85,10 @@ def build_memory(
         transitions = pairs.transitions()
     elif transitions is None:
         transitions = transition_matrix(training, replace(linear, row_items=None))
-    alike: dict[str, torch.Tensor] = {}
-    if content is not None and settings.content_weight:
-        vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
-        mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
-        unit = unit_content(vectors, num_items, mean)
-        if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
-            logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
-        projection = principal_directions(unit)
-        alike = {"similar_items": nearest_items(unit, unit, similar_items)[0], "content": unit @ projection}
-        alike |= {"content_mean": mean, "content_projection": projection}
+    if content is None or not settings.content_weight:
+        alike = {}
+    elif alike is None:
+        alike = content_rows(content, num_items, similar_items)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
     memory = ItemMemory(*_largest(transitions, row_items), counts, settings, recent=recent, **alike)
@@ -102,6 +98,32 @@ def build_memory(
         facts["regularization"] = linear.regularization
     facts |= {"interactions": len(training.items), "users": training.num_users}
     return StoredMemory(memory, facts, None if pairs is None else pairs.tensors())
+
+
+def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMILAR_ITEMS) -> dict[str, torch.Tensor]:
+    """
+    What an [`ItemMemory`] keeps of the content, by the names of its arguments.
+
+    Args:
+        content (`np.ndarray`): float `[n, e]` content embeddings in catalogue order.
+        num_items (`int`): n.
+        similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
+
+    Raises:
+        ValueError: content of another number of items, or not finite.
+    """
+    vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
+    mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
+    unit = unit_content(vectors, num_items, mean)
+    if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
+        logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
+    projection = principal_directions(unit)
+    return {
+        "similar_items": nearest_items(unit, unit, similar_items)[0],
+        "content": unit @ projection,
+        "content_mean": mean,
+        "content_projection": projection,
+    }
 
 
 def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray:
