@@ -15,9 +15,14 @@ from tokenization_items.item_index import ItemIndex
 
 MEMORY_NAME = "item_memory.safetensors"
 FORMAT = "utgrec-item-memory"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # 1, never released, kept the cosines of similar items alone
 _REQUIRED = {"transition_items": torch.int32, "transition_weights": torch.float16, "counts": torch.int32}
-_CONTENT = {"similar_items": torch.int32, "similarities": torch.float16, "content_mean": torch.float32}
+_CONTENT = {
+    "similar_items": torch.int32,
+    "content": torch.float16,
+    "content_mean": torch.float32,
+    "content_projection": torch.float32,
+}
 _RECENT = {"recent": torch.int32}
 _PAIRS = {"pair_offsets": torch.int64, "pair_items": torch.int32, "pair_counts": torch.int64}
 

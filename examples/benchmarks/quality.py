@@ -72,7 +72,7 @@ from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.metrics import TABLE_METRICS, metrics_per_case
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.significance import paired_test
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, paired_test
 from trainers.evaluation.tables import CASES, SLICES, portable_command
 from trainers.methods.baselines import ItemEmbeddings
 from trainers.methods.sequential import SEQUENTIAL
@@ -268,7 +268,7 @@ def judge(
         protocol: dict[str, Any] = {"mask_seen": mask_seen, "max_history": run["history"], "ks": KS}
         interactions = setting.domain.interactions
         validation = evaluate(trained.ranker, interactions, "validation", long_tail=False, **protocol)
-        more = {"identifiers": trained.identifiers, "intervals": 1000, "per_user": True}
+        more = {"identifiers": trained.identifiers, "intervals": BOOTSTRAP_SAMPLES, "per_user": True}
         test = evaluate(trained.ranker, interactions, "test", **protocol, **more)
         test.pop("name")
         cases = test.pop("per_user")

@@ -26,7 +26,7 @@ from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.comparison import described
 from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.significance import over_seeds, paired_test
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, over_seeds, paired_test
 from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
 from trainers.rankers import Ranker, is_generative, load_ranker
 
@@ -96,7 +96,9 @@ class EvaluationArguments:
     query: Literal["last", "mean", "last+mean"] = field(
         default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
     )
-    intervals: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."})
+    intervals: int = field(
+        default=BOOTSTRAP_SAMPLES, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."}
+    )
     compare_with: str | None = field(
         default=None,
         metadata={"help": "Paired test against another recommender, or a result written with --per_user --json FILE."},

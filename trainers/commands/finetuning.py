@@ -15,11 +15,10 @@ from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
-
-INTERVALS = 1000  # bootstrap samples
 
 
 @dataclass
@@ -108,7 +107,12 @@ def train_and_evaluate(
     others = untrained_rankers(domain.interactions, texts=domain.catalogue.texts)
     rankers = {arguments.name or output.name: ranker, **others}
     rows = compare(
-        rankers, domain.name, domain.interactions, arguments.seed, mask_seen=arguments.mask_seen, intervals=INTERVALS
+        rankers,
+        domain.name,
+        domain.interactions,
+        arguments.seed,
+        mask_seen=arguments.mask_seen,
+        intervals=BOOTSTRAP_SAMPLES,
     )
     rows[0]["train_users"] = arguments.train_users
     write_json(output / "results.json", rows)

@@ -35,14 +35,13 @@ from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index
 from trainers.methods.memory_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
-
-INTERVALS = 1000  # bootstrap samples
 
 
 @dataclass
@@ -132,7 +131,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         for name, memory in (("with memory", stored.memory), ("network alone", None)):
             ranker.memory = memory
             result = evaluate(
-                ranker, interactions, mask_seen=arguments.mask_seen, max_history=None, intervals=INTERVALS
+                ranker, interactions, mask_seen=arguments.mask_seen, max_history=None, intervals=BOOTSTRAP_SAMPLES
             )
             rows.append({**result, "name": f"{ranker.name}, {name}", "recommender": name})
         print(markdown_table([{key: row[key] for key in ("recommender", *TABLE_METRICS)} for row in rows]))

@@ -44,6 +44,7 @@ from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.model_facts import memory_facts
 from trainers.methods.baselines import (
     DECODER,
@@ -72,7 +73,6 @@ from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
-INTERVALS = 1000  # bootstrap samples
 SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -293,7 +293,7 @@ def judge(
         model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams, memory=False)
     content = embeddings.text if has_text(arguments) else None
     judged = (domain.name, domain.interactions, arguments.seed)
-    protocol: dict[str, Any] = {"mask_seen": arguments.mask_seen, "intervals": INTERVALS}
+    protocol: dict[str, Any] = {"mask_seen": arguments.mask_seen, "intervals": BOOTSTRAP_SAMPLES}
     name = arguments.name or arguments.model
     models = {name: model}
     if arguments.memory:

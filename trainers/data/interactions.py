@@ -295,6 +295,20 @@ class Interactions:
         """bool [U] users with any of the interactions of a mask [total]."""
         return np.bincount(self.owners[positions], minlength=self.num_users) > 0
 
+    def earlier(self) -> Interactions:
+        """
+        What was known one interaction before: of every user all but the last interaction, under leave-one-out. Its
+        test items are these validation items, as far behind its training part as these test items are behind this one.
+
+        Raises:
+            InteractionError: under a given split, whose parts do not follow from the order.
+        """
+        if self.parts is not None:
+            raise InteractionError("Only under leave-one-out is there a split one interaction before.")
+        positions = np.ones(len(self.items), bool)
+        positions[self.offsets[1:][self.lengths > 0] - 1] = False
+        return self._keep(self.lengths > 1, positions)
+
     def sample_training_users(self, share: float, seed: int = 0) -> Interactions:
         """The same interactions, of which only a share of the users may be learnt from: few-shot training.
 

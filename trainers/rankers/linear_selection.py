@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -48,7 +48,7 @@ class LinearSelection:
         table (`list[dict]`): for each entry of the grid, in its order, `regularization` (where there is an inverse),
             `content_weight`, `evidence`, and `recall@10` and `ndcg@10` on validation. Empty where the split has no
             validation items: the settings are then those that were given.
-        num_cases (`int`): validation cases that they were judged by.
+        num_cases (`int`): cases that they were judged by.
     """
 
     settings: LinearSettings
@@ -68,22 +68,27 @@ def grid(settings: LinearSettings, num_items: int, content: bool) -> list[Linear
 
 
 def select_settings(
-    interactions: Interactions, content: np.ndarray | None = None, settings: LinearSettings | None = None
+    interactions: Interactions,
+    content: np.ndarray | None = None,
+    settings: LinearSettings | None = None,
+    part: Literal["validation", "test"] = "validation",
 ) -> LinearSelection:
     """
     Chooses λ and the weight of the content.
 
     Args:
-        interactions ([`Interactions`]): all interactions; fitted is their training part, judged by their validation
-            cases; of very large data by some of them, at equal distances.
+        interactions ([`Interactions`]): all interactions; fitted is their training part, judged by the cases of
+            `part`; of very large data by some of them, at equal distances.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         settings ([`LinearSettings`], *optional*): what the grid leaves as it is.
+        part (`str`, *optional*, defaults to `"validation"`): the cases that judge; `"test"` is for what
+            [`Interactions.earlier`] gives.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite.
     """
     settings = LinearSettings() if settings is None else settings
-    training, cases, num_items = interactions.training_part(), interactions.cases("validation"), interactions.num_items
+    training, cases, num_items = interactions.training_part(), interactions.cases(part), interactions.num_items
     check_training(training)
     if not len(cases):
         logger.warning("linear ranker: the split has no validation items, so its settings were not chosen")
