@@ -39,8 +39,7 @@ NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the c
 RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
 RECENT_UNIT = 6  # in whole numbers of 1/6, lcm(1, 2, 3): what is added or taken away later is so exactly
 TREND_PRIOR = 5.0  # interactions that every item has beside its own, so that few of them make no trend
-CHECKED_ITEMS = 64  # whose similarities are compared with those of content that is given later
-SAME_COSINE = 0.05  # difference that half precision, or another device's sums, do not make
+SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
 
 
@@ -307,8 +306,8 @@ class ItemMemory:
                 items, from the encoder of the others; needed if and only if the memory has similar items.
 
         Raises:
-            ValueError: if content is missing or unexpected, of another width or not finite, or items that there are
-                are alike by other amounts than they were; or `num_new` is below 0.
+            ValueError: if content is missing or unexpected, of another width or not finite, or that of most items is
+                another than before; or `num_new` is below 0.
         """
         if num_new < 0:
             raise ValueError(f"num_new must be at least 0, got {num_new}: `select` takes items away.")
@@ -350,20 +349,15 @@ class ItemMemory:
         return extended
 
     def _check_encoder(self, unit: Tensor) -> None:
-        """Raises ValueError if the content of most items has other cosines than those that are kept."""
-        assert self.similar_items is not None and self.similarities is not None
-        rows = torch.arange(0, self.num_items, self.num_items // CHECKED_ITEMS + 1, device=self.device)
-        others = (self.similar_items[rows] >= 0) & (self.similar_items[rows] != rows[:, None])
-        rows = rows[others.any(1)]
-        similar = self.similar_items[rows]
-        cosines = (unit[rows][:, None] * unit[similar.long().clamp(min=0)]).sum(2)
-        differences = (cosines - self.similarities[rows].float()).abs().masked_fill(similar < 0, 0)
-        largest = differences.amax(1)
-        if (largest > SAME_COSINE).sum() > len(rows) / 2:
+        """Raises ValueError if the content of most items is not what is kept of it."""
+        assert self.content is not None and self.content_projection is not None
+        known = self.content.any(dim=1)
+        found = unit[: self.num_items][known] @ self.content_projection
+        differ = (found - self.content[known].float()).norm(dim=1) > SAME_CONTENT
+        if differ.sum() > len(differ) / 2:
             raise ValueError(
-                "The content embeddings of the items that there are say other similarities than the memory keeps "
-                f"(cosines differ by up to {largest.max():.2f}): they are of another encoder, or of items in another "
-                "order."
+                f"The content embeddings of {int(differ.sum())} of {len(differ)} items are not those that the memory "
+                "was built with: they are of another encoder, or of items in another order."
             )
 
     def __repr__(self) -> str:

@@ -112,6 +112,9 @@ def test_an_embedding_that_is_the_mean_is_like_nothing():
     content[3] = content.sum(0) / (N - 1)
     unit = unit_content(content, N, content.mean(0))
     assert (unit[3] == 0).all() and torch.allclose(unit[4].norm(), torch.tensor(1.0))
+    # on whatever scale
+    assert torch.allclose(unit_content(1e6 * content, N, 1e6 * content.mean(0)), unit, atol=1e-5)
+    assert torch.allclose(unit_content(1e-6 * content, N, 1e-6 * content.mean(0)), unit, atol=1e-2)
 
 
 def test_the_trend_is_the_share_among_the_latest_to_that_among_all():
@@ -196,7 +199,7 @@ def test_adding_items_needs_their_content():
         bare.extend(1, embeddings(N + 1))
 
 
-def test_content_of_another_encoder_is_told_by_the_similarities_that_are_kept():
+def test_content_of_another_encoder_is_told_by_what_is_kept():
     memory, new = ItemMemory(**arguments()), embeddings(1, seed=1)
     with pytest.raises(ValueError, match="they are of another encoder, or of items in another order"):
         memory.extend(1, torch.cat((embeddings(seed=2), new)))
@@ -301,7 +304,7 @@ def test_settings_change_and_tensors_are_shared():
     assert other.transition_items is memory.transition_items
     without = ItemMemory(
         **arguments()
-        | {"settings": None, "similar_items": None, "similarities": None}
+        | {"settings": None, "similar_items": None, "content": None, "content_projection": None}
         | {"content_mean": None, "recent": None}
     )
     for name, said in (("content_weight", "no similar items"), ("trend_weight", "latest interactions")):

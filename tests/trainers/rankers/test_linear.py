@@ -159,6 +159,8 @@ def test_an_embedding_that_is_the_mean_says_nothing():
     unit = unit_content(content, N)
     assert not unit[5].any()
     assert np.allclose(np.linalg.norm(np.delete(unit, 5, axis=0), axis=1), 1, atol=1e-6)
+    for scale in (1e6, 1e-5):
+        assert np.allclose(unit_content(scale * content, N), unit, atol=1e-3)
 
 
 def test_name_and_description_tell_the_settings():
