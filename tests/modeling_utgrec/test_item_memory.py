@@ -302,6 +302,7 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
+    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20), "what files without them mean"
     without = ItemMemory(
         **arguments()
         | {"settings": None, "similar_items": None, "content": None, "content_projection": None}

@@ -243,6 +243,10 @@ def test_new_item_level_is_made_for_an_index(tmp_path):
     assert keys == sorted(keys) and len(set(keys)) == NUM_ITEMS
     again = new_item_level(arguments, tokenizer, seed=3)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    other = new_item_level(arguments, tokenizer, seed=4)
+    assert not torch.equal(other.embed_tokens.weight, model.embed_tokens.weight), "another seed"
+    without = new_item_level(ItemLevelArguments(item_residuals=False), tokenizer, seed=0)
+    assert without.config.num_item_residuals == 0
     tokenizer.index.set_content(content)  # of an encoder that nobody knows
     tokenizer.check_recommender(model)
     tokenizer.index.set_content(content, "pictures")

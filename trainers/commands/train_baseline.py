@@ -260,10 +260,10 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
+    name, encoder = TF_IDF, TextStatistics().fingerprint
+    content = None if has_text(arguments) else content_of_texts(domain.catalogue.texts)
     if has_text(arguments):
         content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
-    else:
-        content, name, encoder = content_of_texts(domain.catalogue.texts), TF_IDF, TextStatistics().fingerprint
     stored = choose_memory(ranker, interactions, content)
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": name, "content_encoder": encoder}

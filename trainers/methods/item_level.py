@@ -117,6 +117,5 @@ def new_item_level(
     )
     set_seed(seed)
     recommender = ItemLevelForCausalLM(config)
-    tokenizer.check_recommender(recommender)
     recommender.set_catalogue(tokenizer.trie)
     return recommender

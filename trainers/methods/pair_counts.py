@@ -88,6 +88,5 @@ class PairCounts:
 
 def _sorted(matrix: sparse.csr_array) -> sparse.csr_array:
     matrix = sparse.csr_array(matrix)
-    matrix.sum_duplicates()
-    matrix.sort_indices()
+    matrix.sum_duplicates()  # sorts, too
     return matrix

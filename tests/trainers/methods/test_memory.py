@@ -94,6 +94,10 @@ def test_rows_are_of_the_largest_magnitude():
         assert sorted(items[row].tolist()) == sorted(np.argsort(-np.abs(matrix[row]))[:4].tolist())
         np.testing.assert_allclose(weights[row], matrix[row, items[row]], rtol=1e-3)
     assert stored.facts["row_items"] == 4
+    # cut once, by the memory: what a linear ranker would keep of a row plays no part
+    training = make_interactions().training_part()
+    cut, whole = (build_memory(training, linear=LinearSettings(row_items=each), row_items=5) for each in (2, None))
+    assert torch.equal(cut.memory.transition_items, whole.memory.transition_items)
 
 
 def test_counts_are_those_of_the_linear_ranker():
@@ -283,8 +287,17 @@ def test_a_gate_is_taken_only_if_it_is_better_on_users_that_it_has_not_seen(monk
     monkeypatch.setattr(memory_selection, "fit_gate", lambda *_: (0.5, 0.0, 0.0, 0.0))
     chosen, table = select_mixture(cases, search)
     assert chosen["gate"] == (0.5, 0.0, 0.0, 0.0) and table[-1]["searched"] == 1.0
+    assert len(asked) == memory_selection.SEARCHED + 2, "the network alone once, whatever the temperature"
     chosen, _ = select_mixture(cases, lambda values: {"ndcg@10": 0.0 if values["gate"] else 0.5})
     assert chosen["gate"] is None, "the search has the last word"
+
+
+def test_no_gate_is_fitted_on_a_handful_of_users():
+    interactions, ranker = make_interactions(users=49), make_ranker(num_beams=N)
+    cases = mixture_cases(ranker, build_memory(interactions.training_part()).memory, interactions)
+    chosen, table = select_mixture(cases, lambda _: {"ndcg@10": 0.5})
+    assert len(cases) == 49 and chosen["gate"] is None
+    assert "gate" not in {row["mixing_weight"] for row in table}
 
 
 def test_nothing_is_chosen_without_validation():
