@@ -210,6 +210,7 @@ def test_content_of_another_encoder_is_told_by_what_is_kept():
     partly = memory.select(torch.tensor([0, 1, 2, 3, 4, *[-1] * (N - 5)]))  # nothing is kept of most items
     with pytest.raises(ValueError, match="another encoder"):
         partly.extend(1, torch.cat((embeddings(seed=2), new)))
+    assert partly.extend(1, torch.cat((embeddings(), new))).num_items == N + 1
     assert memory.extend(1, torch.cat((embeddings() + 1e-3, new))).num_items == N + 1, "as rounding moves them"
 
 

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from accelerate import PartialState
@@ -260,7 +260,7 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
-    name, encoder = TF_IDF, TextStatistics().fingerprint
+    name, encoder = TF_IDF, cast(str | None, TextStatistics().fingerprint)
     content = None if has_text(arguments) else content_of_texts(domain.catalogue.texts)
     if has_text(arguments):
         content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()

@@ -82,7 +82,9 @@ def test_decayed_counts_are_symmetric_and_normalised():
 
 
 def test_history_weights_end_with_one():
-    weights = history_weights([np.array([4, 2, 4]), np.array([], np.int64), np.array([0, 1, 2, 3])], N, 3).toarray()
+    weights = history_weights([np.array([4, 2, 4]), np.array([], np.int64), np.array([0, 1, 2, 3])], N, 3)
+    assert weights.nnz == 5, "an item that occurs again is one entry"
+    weights = weights.toarray()
     assert weights[0, 4] == pytest.approx(1 + 1 / 3) and weights[0, 2] == 0.5
     assert not weights[1].any()
     assert weights[2].tolist() == pytest.approx([0, 1 / 3, 1 / 2, 1, *[0] * 5])  # the last three only
@@ -94,6 +96,12 @@ def test_largest_of_rows(make):
     found = largest_of_rows(make(matrix), 2)
     assert found.toarray().tolist() == [[0, 0.5, 0.5, 0], [0, 0, -2.0, 3.0], [0] * 4]
     assert found.nnz == 4, "zeros take no memory"
+
+
+def test_of_equal_entries_the_first_columns_are_kept_in_whatever_order_they_lie():
+    lying = sparse.csr_array((np.ones(3), np.array([2, 0, 1]), np.array([0, 3])), shape=(1, 3))
+    assert largest_of_rows(lying, 2).toarray().tolist() == [[1, 1, 0]]
+    assert lying.indices.tolist() == [2, 0, 1], "what was given stays as it is"
 
 
 @pytest.mark.parametrize("make", [lambda matrix: matrix, sparse.csr_array], ids=["dense", "sparse"])
