@@ -300,6 +300,23 @@ def test_of_a_history_without_any_known_item_every_item_is_as_likely(prefix_step
     assert torch.equal(rows.sort(1).values, torch.arange(50).expand(USERS, -1))
 
 
+def test_the_evidence_has_a_floor_for_rows_with_next_to_nothing():
+    weights = torch.tensor([[0.005], [0.0], [0.0001]])
+    memory = ItemMemory(torch.tensor([[1], [2], [0]]), weights, torch.tensor([4, 0, 1]))
+    users = UserMemory(memory, torch.tensor([[0], [1], [2]]), make_trie(3))
+    torch.testing.assert_close(users.evidence[:, 1], torch.tensor([0.005, 1e-3, 1e-3]).log(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(users.evidence[:, 0], torch.tensor([5.0, 1.0, 2.0]).log())
+
+
+def test_sources_are_shares_whatever_the_signs_and_the_rounding():
+    """What speaks against an item is no source of it, and no share is above 1."""
+    memory = ItemMemory(torch.tensor([[1], [1], [0]]), torch.tensor([[-0.2], [0.6], [0.1]]), torch.tensor([4, 1, 1]))
+    users = UserMemory(memory, torch.tensor([[0, 1]]), make_trie(3))
+    sources = item_sources(users, None, torch.tensor([[1]]), torch.tensor([[-50.0]]))  # less than the memory's part
+    assert sources.network.item() == 0 and sources.transitions[0, 0, 0] == 0
+    assert sources.transitions[0, 0, 1].item() == pytest.approx(1, abs=1e-4)
+
+
 def test_a_gate_gives_each_user_its_weight():
     trie = make_trie(50)
     histories = torch.randint(50, (USERS, 4), generator=torch.Generator().manual_seed(1))

@@ -92,6 +92,8 @@ def test_nearest_items_are_the_largest_cosines(monkeypatch):
     np.testing.assert_allclose(np.take_along_axis(cosines, items.numpy().astype(int), 1), values, atol=1e-6)
     assert torch.equal(items[:, 0], torch.arange(40, dtype=torch.int32)), "each is nearest to itself"
     assert nearest_items(unit, unit, 99)[0].shape == (40, 40)
+    monkeypatch.setattr("modeling_utgrec.item_memory.BLOCK_ENTRIES", 3)  # not enough for a row: one by one
+    assert torch.equal(nearest_items(unit, unit, 7)[0], items)
 
 
 def test_principal_directions_keep_what_they_can(monkeypatch):

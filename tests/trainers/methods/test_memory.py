@@ -166,6 +166,8 @@ def test_updates_that_cannot_be_are_refused():
         add_interactions(counted, interactions, np.zeros(3, int))
     with pytest.raises(ValueError, match="known must be"):
         add_interactions(counted, interactions, interactions.lengths + 1)
+    with pytest.raises(ValueError, match="known must be"):
+        add_interactions(counted, interactions, np.full(interactions.num_users, -1))
     with pytest.raises(ValueError, match="of 30 items, the interactions of 31"):
         add_interactions(counted, Interactions.from_sequences([IDS], [*IDS, "new"]))
 
@@ -182,6 +184,15 @@ def test_what_cannot_be_built_is_refused():
         build_memory(make_interactions(), np.full((N, 3), np.nan, np.float32))
     with pytest.raises(ValueError, match="row_items"):
         build_memory(make_interactions(), row_items=0)
+
+
+def test_a_long_search_for_similar_items_is_announced(caplog, monkeypatch):
+    training = make_interactions().training_part()
+    build_memory(training, make_content())
+    assert not caplog.records
+    monkeypatch.setattr("trainers.methods.memory.MANY_COSINES", 1)
+    build_memory(training, make_content())
+    assert "billion cosines of similar items" in caplog.text
 
 
 def test_order_of_an_index():
