@@ -40,7 +40,7 @@ class ItemTokenizerTrainingArguments(TrainingArguments):
             fine-tuning on a new domain: exactly the codebook matrices C_root and C_leaf stay as they are.
         codebook_warmup_steps (`int`, *optional*):
             optimizer steps in which the decoders see unquantized representations; by default the model's
-            configuration decides. A resumed training or a fine-tuning does not repeat them.
+            configuration decides. A resumed training or a fine-tuning does not repeat them, whatever is said here.
     """
 
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
@@ -100,7 +100,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         model.set_trainable(freeze_codes=args.freeze_codes)
         if args.device.type == "cpu":
             use_cpu_dropout(model)
-        if args.codebook_warmup_steps is not None:
+        if args.codebook_warmup_steps is not None and not int(model.training_passes):
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self.add_callback(EpochCallback(train_dataset))
         self.add_callback(WarmupCallback)
