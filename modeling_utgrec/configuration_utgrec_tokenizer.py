@@ -24,7 +24,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
         lora_config (`dict`, *optional*):
             peft `LoraConfig` arguments for the linear layers of the language model; the rest of the backbone is
             frozen. `None` trains the whole backbone.
-        num_levels (`int`, *optional*, defaults to 3): length of an identifier.
+        num_levels (`int`, *optional*, defaults to 3): length of a semantic ID.
         root_codebook_size (`int`, *optional*, defaults to 256): codes of the first level.
         leaf_codebook_size (`int`, *optional*, defaults to 512): codes that all further levels share.
         codebook_structure (`str`, *optional*, defaults to `"tree"`):
@@ -127,7 +127,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
         return [self.root_codebook_size] + [self.leaf_codebook_size] * (self.num_levels - 1)
 
     def level_layout(self) -> dict:
-        """The arguments of [`UTGRecConfig`] that describe these identifiers: the recommender's vocabulary."""
+        """The arguments of [`UTGRecConfig`] that describe these semantic IDs: the recommender's vocabulary."""
         if self.codebook_structure == "residual":
             return {"level_sizes": self.level_sizes}
         return {

@@ -10,7 +10,7 @@ The mass of a prefix is the sum over the items below it, `M(prefix) = Σ p_mem(i
 finds its best items. With g = 0 it is the network's search, with g = 1 the items come in the order of `m_u`.
 
 A user's memory is sparse: the items in the rows of its history, the *candidates*. All other items have m = 0, so below
-a prefix they count 1e-6 each, and how many there are the trie and the rules say. Sorted by identifier the candidates
+a prefix they count 1e-6 each, and how many there are the trie and the rules say. Sorted by semantic ID the candidates
 below a prefix are neighbours; their sums are of segments, in float64 and relative to the largest, so that a prefix
 keeps its precision however small its share.
 """
@@ -60,13 +60,13 @@ def history_rows(input_ids: Tensor, attention_mask: Tensor, trie: ItemTrie, max_
     The items of histories of token ids.
 
     Args:
-        input_ids (`torch.LongTensor` of shape `(B, S)`): whole identifiers one after the other, padded anywhere.
+        input_ids (`torch.LongTensor` of shape `(B, S)`): whole semantic IDs one after the other, padded anywhere.
         attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding.
         trie ([`ItemTrie`]): the catalogue.
         max_history (`int`): items to keep, the latest.
 
     Returns:
-        `torch.LongTensor` of shape `(B, H)`: item rows, the latest last, -1 before the first and for identifiers that
+        `torch.LongTensor` of shape `(B, H)`: item rows, the latest last, -1 before the first and for semantic IDs that
         the trie lacks.
     """
     levels, real = trie.num_levels, attention_mask != 0

@@ -42,7 +42,7 @@ class ItemRecommendation(PreTrainedModel):
         return_sources: bool = False,
     ) -> RecommendOutput:
         """
-        Recommends items by beam search over the identifiers that exist (UTGRec, section 2.4). Dropout is off whatever
+        Recommends items by beam search over the semantic IDs that exist (UTGRec, section 2.4). Dropout is off whatever
         the model's mode.
 
         With `exclude` or `rules` it is the search over the items that a user may get: as many of them come back as
@@ -52,7 +52,7 @@ class ItemRecommendation(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
                 0 on padding; by default every token but the padding token is read.
-            trie ([`ItemTrie`]): identifiers of the catalogue. Moved to the model's device if it is elsewhere: keep it
+            trie ([`ItemTrie`]): semantic IDs of the catalogue. Moved to the model's device if it is elsewhere: keep it
                 there to save the copy.
             num_items (`int`, *optional*, defaults to 10): items to return per user.
             num_beams (`int`, *optional*, defaults to 50): width of the beam, raised to `num_items` if below.
@@ -280,7 +280,7 @@ def score_candidates(
 
     Args:
         step ([`BeamStep`]): the network with B users.
-        trie ([`ItemTrie`]): the identifiers, on the device of the network.
+        trie ([`ItemTrie`]): the semantic IDs, on the device of the network.
         candidates (`torch.LongTensor` of shape `(B, C)`): item rows, -1 for padding.
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`): as [`constrained_beam_search`].
         per_level (`bool`, *optional*, defaults to `False`): whether to give each level's share instead of their sum.

@@ -39,6 +39,7 @@ NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the c
 RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
 RECENT_UNIT = 6  # in whole numbers of 1/6, lcm(1, 2, 3): what is added or taken away later is so exactly
 TREND_PRIOR = 5.0  # interactions that every item has beside its own, so that few of them make no trend
+SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
 
 
@@ -258,8 +259,23 @@ class ItemMemory:
 
         Args:
             rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one without any past.
+
+        Raises:
+            ValueError: if rows are no such numbers.
         """
         rows = rows.to(self.device)
+        if rows.ndim != 1 or rows.is_floating_point() or not len(rows):
+            raise ValueError(
+                f"rows must be whole numbers of shape (num_selected,), got {rows.dtype} {(*rows.shape,)}."
+            )
+        outside = (rows < -1) | (rows >= self.num_items)
+        if outside.any():
+            raise ValueError(
+                f"rows must be those of the {self.num_items} items or -1, got {rows[outside][:10].tolist()}."
+            )
+        taken, times = rows[rows >= 0].unique(return_counts=True)
+        if (times > 1).any():
+            raise ValueError(f"rows must have each item once, got {taken[times > 1][:10].tolist()} more often.")
         known, safe = rows >= 0, rows.clamp(min=0)
         new_row = torch.full((self.num_items + 1,), -1, dtype=torch.int32, device=self.device)  # -1 is the last place
         new_row[rows[known]] = torch.arange(len(rows), dtype=torch.int32, device=self.device)[known]
@@ -290,8 +306,11 @@ class ItemMemory:
                 items, from the encoder of the others; needed if and only if the memory has similar items.
 
         Raises:
-            ValueError: if content is missing or unexpected, of another width or not finite.
+            ValueError: if content is missing or unexpected, of another width or not finite, or that of most items is
+                another than before; or `num_new` is below 0.
         """
+        if num_new < 0:
+            raise ValueError(f"num_new must be at least 0, got {num_new}: `select` takes items away.")
         extended = copy.copy(self)
         none = self.transition_items.new_full((num_new, self.transition_items.shape[1]), -1)
         extended.transition_items = torch.cat((self.transition_items, none))
@@ -312,6 +331,7 @@ class ItemMemory:
         if content is None:
             raise ValueError("The memory has similar items: content embeddings of all items are needed to add some.")
         unit = unit_content(content.to(self.device), self.num_items + num_new, self.content_mean)
+        self._check_encoder(unit)
         kept, old = self.similar_items.shape[1], self.num_items
         ours, _ = nearest_items(unit[old:], unit, kept)
         items = self.similar_items.clone()
@@ -328,6 +348,18 @@ class ItemMemory:
         extended.content = torch.cat((self.content, (unit[old:] @ self.content_projection).half()))
         return extended
 
+    def _check_encoder(self, unit: Tensor) -> None:
+        """Raises ValueError if the content of most items is not what is kept of it."""
+        assert self.content is not None and self.content_projection is not None
+        known = self.content.any(dim=1)
+        found = unit[: self.num_items][known] @ self.content_projection
+        differ = (found - self.content[known].float()).norm(dim=1) > SAME_CONTENT
+        if differ.sum() > len(differ) / 2:
+            raise ValueError(
+                f"The content embeddings of {int(differ.sum())} of {len(differ)} items are not those that the memory "
+                "was built with: they are of another encoder, or of items in another order."
+            )
+
     def __repr__(self) -> str:
         content = "" if self.similar_items is None else f", similar_items={self.similar_items.shape[1]}"
         return f"ItemMemory(num_items={self.num_items}, transitions={self.transition_items.shape[1]}{content})"
@@ -343,9 +375,10 @@ def _check_items(name: str, items: Tensor) -> None:
     outside = ((items < -1) | (items >= len(items))).any(1)
     if outside.any():
         row = int(outside.nonzero()[0])
+        found = items[row][(items[row] < -1) | (items[row] >= len(items))]
         raise ValueError(
             f"{name} items of an item memory must be rows of its {len(items)} items or -1, found "
-            f"{items[row].tolist()} of item {row}."
+            f"{found[:10].tolist()} of item {row}."
         )
 
 

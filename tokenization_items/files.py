@@ -7,6 +7,7 @@ the functions here build.
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,19 @@ def write_tensors(
     with replacing(path) as (temporary,):
         save(dict(tensors), temporary, metadata=metadata)
     return Path(path)
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """
+    Makes a folder if need be, and raises an `OSError` that names it if no files can be written there: known before the
+    work whose results go there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=str(folder)):
+            pass
+    except OSError as error:
+        raise OSError(f"No files can be written to {folder} ({error.strerror}): give another folder.") from error
 
 
 @contextmanager

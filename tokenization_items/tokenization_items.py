@@ -215,6 +215,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         catalogue: Catalogue | ContentEmbeddings | Any,
         collisions: Collisions = "least_distance",
         content: np.ndarray | None = None,
+        content_encoder: str | None = None,
         **arguments: Any,
     ) -> AssignmentReport:
         """Gives new items their semantic IDs; those given before never change.
@@ -229,6 +230,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                 `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
             content: content vectors of the items `[items, width]`, where the index has those of its items for a
                 recommender that reads them, see [`ItemIndex.set_content`].
+            content_encoder: fingerprint of the encoder that made them, if it is known.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -249,13 +251,15 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue.check(images=False)
             titles = catalogue.titles
         self.index.check_new(catalogue.item_ids)
-        self.index.check_content(catalogue.item_ids, content)
+        self.index.check_content(catalogue.item_ids, content, content_encoder)
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
         with torch.no_grad():
             vectors = [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
-        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles, collisions, content)
+        return self.index.assign(
+            catalogue.item_ids, codes, residuals, vectors, titles, collisions, content, content_encoder
+        )
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Forgets items and frees their semantic IDs for items added later."""
@@ -323,7 +327,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         return embeddings - self.domain_mean
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
-        """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's semantic IDs."""
+        """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's semantic IDs, and
+        on content of the encoder that made that of the index."""
         self.check_config(recommender.config)
 
     def check_config(self, config: PreTrainedConfig) -> None:
@@ -336,6 +341,13 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"Item tokenizer and recommender do not belong together: {name} of the tokenizer {a}, the "
                     f"recommender was trained with {b}. Load both from one training, or train the recommender anew."
                 )
+        trained, given = getattr(config, "content_encoder_fingerprint", None), self.index.content_encoder
+        if None not in (trained, given) and trained != given:
+            raise TokenizerMismatchError(
+                f"The recommender was trained with content vectors of the encoder with fingerprint {trained}, those "
+                f"of the item index are of {given}: give the index vectors of the same encoder by "
+                "ItemIndex.set_content, or train the recommender anew."
+            )
 
     def save_pretrained(
         self,

@@ -3,7 +3,7 @@
     python examples/benchmarks/memory.py                                   # 10,000, 25,000 and 1,000,000 items, T5
     python examples/benchmarks/memory.py --model qwen3 --items 25000 --batch 1
 
-Weights, identifiers, histories and the memory's rows are random: they do not move the time. Seconds are those of the
+Weights, semantic IDs, histories and the memory's rows are random: they do not move the time. Seconds are those of the
 process' cores, of which other work on the machine takes less away than of the clock's. The last line is one JSON
 object.
 """

@@ -13,7 +13,7 @@ python examples/benchmarks/zero_shot.py --domains data/office --models scratch -
 # RecBase: its own configuration for fine-tuning
 python examples/benchmarks/zero_shot.py --domains data/office --models none --pretrained runs/recbase \
     --config recbase_small --train_users 0 0.01 0.1 1
-# how much of the items' content its identifiers keep: the cosine of the vectors that their codes stand for
+# how much of the items' content its semantic IDs keep: the cosine of the vectors that their codes stand for
 python examples/benchmarks/zero_shot.py --domains data/office --model recbase --pretrained runs/recbase \
     --models nearest-codes
 # the table of what was measured so far
@@ -22,7 +22,7 @@ python examples/benchmarks/zero_shot.py --table_only
 
 A line of JSON for each run: GAUC on the same rows for every model of a domain, and Recall and NDCG over the whole
 catalogue (leave-one-out, seen items kept). What has a line already is not run again. Domains of the pre-training are
-told apart by the model's card, or by `--pretrained_on`. A recommender's identifiers of a domain are looked for in
+told apart by the model's card, or by `--pretrained_on`. A recommender's semantic IDs of a domain are looked for in
 `items/<domain>` of its folder; where there are none, its item tokenizer makes them.
 """
 
@@ -83,7 +83,7 @@ class BenchmarkArguments:
         default_factory=lambda: list(BASELINES),
         metadata={
             "help": f"Beside --pretrained: of {', '.join(BASELINES)}, {SCRATCH}, {NEAREST_CODES} (nearest items by "
-            "the identifiers of each --pretrained); or none."
+            "the semantic IDs of each --pretrained); or none."
         },
     )
     train_users: list[float] = field(
@@ -290,7 +290,7 @@ def recommender(
 
 
 def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
-    """Where the pre-trained recommender's identifiers of the domain's items are; made if there are none."""
+    """Where the pre-trained recommender's semantic IDs of the domain's items are; made if there are none."""
     try:
         return items_folder(run.pretrained / "recommender", run.domain.name)
     except FileNotFoundError:

@@ -59,6 +59,27 @@ def test_tensors_are_small():
     assert memory.to("cpu") is memory
 
 
+def test_a_copy_on_another_device_has_its_trend_there():
+    memory = ItemMemory(**arguments())
+    moved = memory.to("meta")
+    assert {each.device.type for each in (*moved.tensors().values(), moved.trend)} == {"meta"}
+    assert memory.trend.device.type == "cpu"
+
+
+def test_weights_of_no_item_are_nothing():
+    values = arguments()
+    values["transition_items"][3, 1] = -1
+    weights = ItemMemory(**values).transition_weights
+    assert weights[3, 1] == 0 and (weights[3, [0, 2, 3]] > 0).all()
+
+
+def test_a_memory_is_silent_only_if_no_user_gets_any():
+    memory = ItemMemory(**arguments())
+    assert memory.with_settings(mixing_weight=0).is_silent
+    assert not memory.with_settings(mixing_weight=0.1).is_silent
+    assert not memory.with_settings(mixing_weight=0, gate=(1.0, 0.0, 0.0, 0.0)).is_silent
+
+
 def test_nearest_items_are_the_largest_cosines(monkeypatch):
     content = embeddings(40)
     unit = unit_content(content, 40, content.mean(0))
@@ -91,6 +112,9 @@ def test_an_embedding_that_is_the_mean_is_like_nothing():
     content[3] = content.sum(0) / (N - 1)
     unit = unit_content(content, N, content.mean(0))
     assert (unit[3] == 0).all() and torch.allclose(unit[4].norm(), torch.tensor(1.0))
+    # on whatever scale
+    assert torch.allclose(unit_content(1e6 * content, N, 1e6 * content.mean(0)), unit, atol=1e-5)
+    assert torch.allclose(unit_content(1e-6 * content, N, 1e-6 * content.mean(0)), unit, atol=1e-2)
 
 
 def test_the_trend_is_the_share_among_the_latest_to_that_among_all():
@@ -123,7 +147,7 @@ def test_selected_items_keep_what_is_among_them():
     assert selected.recent.tolist() == [int(memory.recent[row]) if row >= 0 else 0 for row in rows.tolist()]
     # an item's trend is that of the whole catalogue, whatever is selected and added
     assert selected.trend.tolist() == [float(memory.trend[row]) if row >= 0 else 0 for row in rows.tolist()]
-    grown = selected.extend(1, embeddings(6))
+    grown = selected.extend(1, torch.cat((embeddings()[rows], embeddings(1, seed=1))))
     assert grown.trend.tolist() == [*selected.trend.tolist(), 0.0] and grown.recent.tolist()[-1] == 0
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     back = memory.select(order).select(order.argsort())
@@ -173,6 +197,50 @@ def test_adding_items_needs_their_content():
     assert bare.extend(2).num_items == N + 2
     with pytest.raises(ValueError, match="built without content"):
         bare.extend(1, embeddings(N + 1))
+
+
+def test_content_of_another_encoder_is_told_by_what_is_kept():
+    memory, new = ItemMemory(**arguments()), embeddings(1, seed=1)
+    with pytest.raises(ValueError, match="they are of another encoder, or of items in another order"):
+        memory.extend(1, torch.cat((embeddings(seed=2), new)))
+    with pytest.raises(ValueError, match="another encoder"):
+        memory.extend(1, torch.cat((embeddings().roll(1, 0), new)))
+    few = embeddings().index_copy(0, torch.tensor([3]), new)  # one text was changed since
+    assert memory.extend(1, torch.cat((few, new))).num_items == N + 1
+    partly = memory.select(torch.tensor([0, 1, 2, 3, 4, *[-1] * (N - 5)]))  # nothing is kept of most items
+    with pytest.raises(ValueError, match="another encoder"):
+        partly.extend(1, torch.cat((embeddings(seed=2), new)))
+    assert memory.extend(1, torch.cat((embeddings() + 1e-3, new))).num_items == N + 1, "as rounding moves them"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (torch.tensor([0, N]), rf"rows must be those of the {N} items or -1, got \[{N}\]"),
+        (torch.tensor([-2, 1]), r"or -1, got \[-2\]"),
+        (torch.tensor([3, 1, 3]), r"each item once, got \[3\] more often"),
+        (torch.tensor([0.0, 1.0]), "whole numbers of shape"),
+        (torch.tensor([[0, 1]]), r"shape \(num_selected,\), got torch.int64 \(1, 2\)"),
+        (torch.tensor([], dtype=torch.long), "whole numbers of shape"),
+    ],
+)
+def test_rows_that_are_no_items_are_not_selected(rows, said):
+    memory = ItemMemory(**arguments())
+    with pytest.raises(ValueError, match=said):
+        memory.select(rows)
+    assert memory.select(torch.tensor([-1, 0, -1])).num_items == 3, "what is unknown may be many times"
+
+
+def test_items_are_not_taken_away_by_adding():
+    with pytest.raises(ValueError, match="num_new must be at least 0, got -1"):
+        ItemMemory(**arguments()).extend(-1, embeddings(N - 1))
+
+
+def test_the_rows_that_are_outside_are_named_alone():
+    items = torch.zeros(N, K).int()
+    items[5, 1] = N + 3
+    with pytest.raises(ValueError, match=rf"found \[{N + 3}\] of item 5"):
+        ItemMemory(**arguments() | {"transition_items": items})
 
 
 @pytest.mark.parametrize(
@@ -234,4 +302,12 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
+    without = ItemMemory(
+        **arguments()
+        | {"settings": None, "similar_items": None, "content": None, "content_projection": None}
+        | {"content_mean": None, "recent": None}
+    )
+    for name, said in (("content_weight", "no similar items"), ("trend_weight", "latest interactions")):
+        with pytest.raises(ValueError, match=said):
+            without.with_settings(**{name: 0.1})
     assert MemorySettings.from_dict({"temperature": 0.5, "of a later release": 1}) == MemorySettings(temperature=0.5)

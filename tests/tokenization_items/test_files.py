@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tokenization_items.files import replacing_folder, write_json, write_tensors
+from tokenization_items.files import check_writable, replacing_folder, write_json, write_tensors
 
 MARK = "done.json"
 
@@ -95,3 +95,19 @@ def test_overwrites_only_when_asked_and_only_its_own(tmp_path):
     with pytest.raises(FileExistsError, match="is a file"):
         make(out / "a.txt", overwrite=True)
     assert (out / "a.txt").read_text() == "third"
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch):
+    check_writable(tmp_path / "deep" / "new")
+    assert list((tmp_path / "deep" / "new").iterdir()) == [], "made, and nothing left in it"
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=rf"No files can be written to {path} \((File exists|Not a directory)\)"):
+            check_writable(path)
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # who runs this may write anywhere
+    with pytest.raises(OSError, match=r"deep \(Permission denied\): give another folder"):
+        check_writable(tmp_path / "deep")

@@ -104,12 +104,12 @@ def recbase_identifiers(
     tokenizer_training: RecBaseTokenizerTrainingArguments,
     max_history: int,
 ) -> UniversalItemTokenizer:
-    """The domain's identifiers: those that the pre-trained folder or the output folder has, or new ones by the
+    """The domain's semantic IDs: those that the pre-trained folder or the output folder has, or new ones by the
     pre-trained tokenizer, or by one trained on the domain."""
     output, state = Path(arguments.output_dir), PartialState()
     for folder in filter(None, (arguments.pretrained, arguments.output_dir)):
         if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
-            state.print(f"{domain.name}: identifiers of {folder} are taken as they are")
+            state.print(f"{domain.name}: semantic IDs of {folder} are taken as they are")
             return load_identifiers(folder, [domain.catalogue])[domain.name]
     if arguments.pretrained is None:
         train_recbase_tokenizer(

@@ -1,4 +1,4 @@
-"""Pre-training of any method: its flags, the items' identifiers, the recommender's training."""
+"""Pre-training of any method: its flags, the items' semantic IDs, the recommender's training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ def name_repositories(
 
 
 def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
-    """Gives the items of each catalogue identifiers by the tokenizer in `output`, and saves them there."""
+    """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there."""
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
     tokenizers = {}
     for catalogue in catalogues:
@@ -63,7 +63,7 @@ def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
         tokenizers[name], report = tokenize(tokenizer, catalogue)
         print(f"{name}: {report}")
         tokenizers[name].save_pretrained(output / "items" / name, include_network=False)
-    print(f"{shared_identifiers(tokenizers):,} items have an identifier that an item of another domain has too.")
+    print(f"{shared_identifiers(tokenizers):,} items have a semantic ID that an item of another domain has too.")
 
 
 def train_and_save(

@@ -16,7 +16,7 @@ import numpy as np
 from accelerate import PartialState
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
-from tokenization_items.files import write_json
+from tokenization_items.files import check_writable, write_json
 from trainers.arguments import parse_sections
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
@@ -63,6 +63,7 @@ def run(arguments: TokenizeArguments) -> dict:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")
     output_dir = Path(arguments.output_dir)
+    check_writable(output_dir)
     report = tokenizer.add_items(
         catalogue,
         batch_tokens=arguments.batch_tokens,

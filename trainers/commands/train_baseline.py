@@ -39,7 +39,7 @@ from accelerate import PartialState
 from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
-from tokenization_items.text_statistics import TF_IDF, content_of_texts
+from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
@@ -140,7 +140,7 @@ class TrainBaselineArguments:
     def __post_init__(self) -> None:
         if self.model not in NAMES:
             raise SystemExit(f"--model {self.model}: there are {', '.join(NAMES)}.")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
         if (self.model == GIVEN) != (self.semantic_ids is not None):
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
@@ -171,6 +171,7 @@ def run(
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
     state.print(domain)
+    check_parts(domain, arguments.memory)
     sequential_training.seed = arguments.seed
     embeddings = ItemEmbeddings(
         domain,
@@ -208,7 +209,7 @@ def run(
                 (len(index), vectors.shape[1]), vectors.dtype
             )  # none of items that are not the domain's
             content[index.rows(embeddings.item_ids)] = vectors
-            index.set_content(content)
+            index.set_content(content, embeddings.text_encoder_fingerprint(fitted=True))
         baseline = train_generative_baseline(
             arguments.model,
             domain,
@@ -239,6 +240,15 @@ def run(
     return rows
 
 
+def check_parts(domain: Domain, memory: bool) -> None:
+    """Stops what would come to nothing after a training: there is nothing to train on, or no validation item by which
+    a memory is chosen."""
+    if not len(domain.interactions.training_part().items):
+        raise SystemExit(f"{domain.name}: the training part has no interactions, so there is nothing to train on.")
+    if memory and not len(domain.interactions.cases("validation")):
+        raise SystemExit(f"{domain.name}: --memory is chosen on validation items, and the split has none.")
+
+
 def remember(
     baseline: TrainedBaseline,
     domain: Domain,
@@ -250,12 +260,13 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
-    content, name = (embeddings.text, "embeddings") if has_text(arguments) else (None, TF_IDF)
-    if content is None:
-        content = content_of_texts(domain.catalogue.texts)
+    if has_text(arguments):
+        content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
+    else:
+        content, name, encoder = content_of_texts(domain.catalogue.texts), TF_IDF, TextStatistics().fingerprint
     stored = choose_memory(ranker, interactions, content)
     if stored.memory.settings.content_weight:
-        stored.facts["content"] = name
+        stored.facts |= {"content": name, "content_encoder": encoder}
     index = baseline.tokenizer.index
     for_index(stored, interactions.item_ids, index).save(folder, index)
     return memory_facts(stored)

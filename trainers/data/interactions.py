@@ -160,8 +160,8 @@ class Interactions:
         if catalogue.n_unique() != len(catalogue):
             twice = catalogue.filter(catalogue.is_duplicated()).unique(maintain_order=True).to_list()
             raise InteractionError(
-                f"The catalogue has {named_as('item', twice)} more than once; read every domain with its own "
-                "catalogue and join them with Interactions.concatenate."
+                f"The catalogue has {named_as('item', twice)} more than once: leave one of each out; several "
+                "domains are read each with its own catalogue and joined with Interactions.concatenate."
             )
         rows = found.items.cast(pl.Enum(catalogue), strict=False).to_physical()
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(found.lengths)])

@@ -231,7 +231,7 @@ def items_folder(folder: str | Path, domain: str, given: str | Path | None = Non
     if (beside / CODES_NAME).exists():
         return beside
     raise FileNotFoundError(
-        f"{folder} has no identifiers of the items of {domain}: make them with `utgrec tokenize` and the "
+        f"{folder} has no semantic IDs of the items of {domain}: make them with `utgrec tokenize` and the "
         "item tokenizer that the recommender was trained with, and give that folder as --items."
     )
 

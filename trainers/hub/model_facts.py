@@ -46,7 +46,8 @@ NOT_LEARNING = frozenset(
 )
 # Settings of a configuration that follow from others, or that the card shows above.
 TOLD_ELSEWHERE = frozenset(
-    "vocab_size level_sizes level_offsets share_leaf_codes item_tokenizer_fingerprint auto_map".split()
+    "vocab_size level_sizes level_offsets share_leaf_codes item_tokenizer_fingerprint "
+    "content_encoder_fingerprint auto_map".split()
 )
 
 # Networks of one method whose `model_type` is not the method's name.

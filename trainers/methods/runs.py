@@ -19,6 +19,7 @@ from hub_cards import method_named
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import AssignmentReport, group_sizes
+from tokenization_items.files import check_writable
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -51,10 +52,12 @@ def place_training(training: TrainingArguments, folder: Path, seed: int) -> None
     """Where a training writes its checkpoints, and its seed.
 
     Raises:
+        OSError: if no files can be written there, which would be known after the first epoch.
         ValueError: if it is to be pushed and its repository has no name: the folder's would say nothing.
     """
     if training.push_to_hub and training.hub_model_id is None:
         raise ValueError(f"push_to_hub needs a name for the repository of {folder.name}: give its hub_model_id.")
+    check_writable(folder)
     training.output_dir = str(folder)
     training.seed = seed
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
@@ -95,13 +98,13 @@ def tokenize(
 
 
 def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
-    """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
+    """Items whose semantic ID an item of another domain has too. Each domain has its own index: no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
     return int((group_sizes(codes) > 1).sum())
 
 
 def training_data(domain: Domain, index: ItemIndex) -> TrainingData:
-    """The training part of a domain's sequences, with the identifiers and content vectors that an index has."""
+    """The training part of a domain's sequences, with the semantic IDs and content vectors that an index has."""
     rows = index.rows(domain.catalogue.item_ids)
     content = None if index.content is None else index.content[rows]
     return TrainingData(domain.interactions.training_part(), index.token_table[rows], content)
@@ -123,7 +126,7 @@ def train_recommender(
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     generated interactions, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
-    name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
+    name in [`hub_cards.METHODS`] that the card gives the model; a T5's semantic IDs may be any method's, so without it
     its card cites none.
     """
     for tokenizer in tokenizers.values():

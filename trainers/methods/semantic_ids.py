@@ -5,7 +5,7 @@ recommender, trainer, trie and evaluation take like any other: only the tokenize
 tokens. Besides the tokenizer's files the folder holds
 
 - `raw_codes.safetensors`: tensor "codes", int32 [items, levels], before collisions were resolved, in the order of
-  `item_ids.json` (for what is measured on identifiers rather than items);
+  `item_ids.json` (for what is measured on semantic IDs rather than items);
 - `tokenizer_report.json`: method, settings, collisions, usage and perplexity of each level, losses, seconds;
 - `network/`: the trained RQ-VAE, if there is one.
 """
@@ -51,10 +51,10 @@ NETWORK_FOLDER = "network"
 @dataclass(frozen=True)
 class TokenizedItems:
     """
-    A catalogue's identifiers and where they come from.
+    A catalogue's semantic IDs and where they come from.
 
     Args:
-        tokenizer ([`UniversalItemTokenizer`]): the identifiers.
+        tokenizer ([`UniversalItemTokenizer`]): the semantic IDs.
         raw_codes (`np.ndarray` of shape `(items, levels)`): codes before collisions were resolved; rows as the
             index's.
         report (`dict`): what `tokenizer_report.json` holds.
@@ -70,7 +70,7 @@ class TokenizedItems:
     reads_embeddings: bool = True
 
     def level_layout(self) -> dict[str, list[int]]:
-        """The arguments of [`UTGRecConfig`] that describe these identifiers."""
+        """The arguments of [`UTGRecConfig`] that describe these semantic IDs."""
         return {"level_sizes": self.tokenizer.index.level_sizes}
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -145,7 +145,7 @@ def letter_tokenizer(
     Args:
         embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
         collaborative (`np.ndarray` of shape `(items, d)`): item embeddings of a recommender that was trained on the
-            training interactions only: one that saw the test items would leak them into the identifiers.
+            training interactions only: one that saw the test items would leak them into the semantic IDs.
         item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
     """
     own = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
@@ -408,7 +408,7 @@ def _assignment_facts(assignment: AssignmentReport, index: ItemIndex, collisions
 def _check_items(
     item_ids: Sequence[str], embeddings: np.ndarray, layout: RQVAEConfig, collisions: Collisions
 ) -> list[str]:
-    """The items, if each has an embedding and there are identifiers for all: known before a training, not after it."""
+    """The items, if each has an embedding and there are semantic IDs for all: known before a training."""
     if len(item_ids) != len(embeddings):
         raise ValueError(f"{len(item_ids)} items, but {len(embeddings)} embeddings; give one for each, in order.")
     check_way(collisions)
@@ -418,7 +418,7 @@ def _check_items(
 
 
 def _fingerprint(index: ItemIndex, codebooks: Sequence[np.ndarray]) -> str:
-    """A digest of what identifiers are made of: levels and codebooks."""
+    """A digest of what semantic IDs are made of: levels and codebooks."""
     digest = hashlib.sha256(json.dumps([index.level_sizes, index.level_offsets]).encode())
     for vectors in codebooks:
         digest.update(np.ascontiguousarray(vectors).tobytes())

@@ -130,8 +130,10 @@ def linear_ranker(
         batch_size (`int`, *optional*, defaults to 256): users at a time.
 
     Raises:
-        ValueError: an empty training part; content of another number of items, or not finite.
+        ValueError: an empty training part; content or texts of another number of items, or content that is not finite.
     """
+    if texts is not None and len(texts) != interactions.num_items:
+        raise ValueError(f"{interactions.num_items} items, but {len(texts)} texts; give one for each, in order.")
     if content is None and texts is not None:
         from tokenization_items.text_statistics import TF_IDF, content_of_texts
 

@@ -287,7 +287,7 @@ def test_zero_shot_of_a_pretrained_recommender(workplace, pretrained, finetuned,
     flags += ["--recommender", pretrained[0] / "recommender", "--num_beams", 10]
     script(capsys, "tokenize_items.py", "--tokenizer", pretrained[0] / "tokenizer", "--data", data, "--output_dir",
            items, "--index_only")  # fmt: skip
-    with pytest.raises(FileNotFoundError, match="no identifiers of the items of"):
+    with pytest.raises(FileNotFoundError, match="no semantic IDs of the items of"):
         script(capsys, "evaluate.py", *flags)
     with pytest.raises(SystemExit, match="do not belong together"):
         script(capsys, "evaluate.py", *flags, "--items", finetuned[0] / "tokenizer")

@@ -190,7 +190,7 @@ def test_at_most_ten_offenders_are_named():
 
 
 def test_a_catalogue_with_repeated_ids_is_refused():
-    with pytest.raises(InteractionError, match="'a' more than once"):
+    with pytest.raises(InteractionError, match="'a' more than once: leave one of each out"):
         Interactions.from_sequences([["a"]], ["a", "b", "a"])
 
 

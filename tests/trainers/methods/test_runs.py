@@ -68,6 +68,9 @@ def test_a_push_needs_a_name(tmp_path):
     place_training(training, tmp_path / "beauty", 3)
     assert (training.output_dir, training.seed) == (str(tmp_path / "beauty"), 3)
     assert training.dataloader_pin_memory == torch.cuda.is_available()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="No files can be written to .*file/beauty"):
+        place_training(training, tmp_path / "file" / "beauty", 3)
 
 
 @pytest.mark.parametrize(
