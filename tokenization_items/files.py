@@ -4,10 +4,11 @@ Texts, and whatever another library writes, go through [`~hub_cards.write_text`]
 the functions here build.
 """
 
+import ctypes
 import json
 import os
 import shutil
-import uuid
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
 from hub_cards import replacing, write_text
+from hub_cards.files import sweep, unfinished_path
+from modeling_utgrec.checkpoint_fingerprint import stamp_file
 
 
 def write_json(path: str | os.PathLike, values: Any, indent: int | None = 2) -> Path:
@@ -32,7 +35,8 @@ def write_tensors(
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """
-    Writes a safetensors file, whole or not at all, and returns its path.
+    Writes a safetensors file with a fingerprint (see [`modeling_utgrec.checkpoint_fingerprint`]), whole or not at all,
+    and returns its path.
 
     Args:
         path (`str` or `os.PathLike`): the file.
@@ -42,6 +46,7 @@ def write_tensors(
     save: Any = save_tensors if any(isinstance(each, torch.Tensor) for each in tensors.values()) else save_arrays
     with replacing(path) as (temporary,):
         save(dict(tensors), temporary, metadata=metadata)
+        stamp_file(temporary)
     return Path(path)
 
 
@@ -49,7 +54,8 @@ def write_tensors(
 def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str | None = None) -> Iterator[Path]:
     """
     Gives a new folder beside `path`, to be filled in the block; at its end it becomes `path`. After an error nothing
-    of it is left and a folder that was there is as it was; after a kill, a hidden `.<name>.unfinished-...` may be.
+    of it is left and a folder that was there is as it was; after a kill, a hidden `.<name>.unfinished-...` may be,
+    which the next process that makes a folder there removes.
 
     Args:
         path (`str` or `os.PathLike`): the folder to make.
@@ -63,6 +69,7 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
         FileExistsError: `path` is a file, or a folder that is not empty and may not be replaced.
     """
     path = Path(path).absolute()
+    sweep(path.parent)
     if path.is_file():
         raise FileExistsError(f"{path} is a file; give a folder.")
     if path.is_dir() and any(path.iterdir()):
@@ -70,22 +77,64 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
             raise FileExistsError(f"{path} is not empty: give another folder, or allow it to be overwritten.")
         if mark is not None and not (path / mark).is_file():
             raise FileExistsError(f"{path} holds no {mark}, so it was not made by this: remove it yourself.")
-    run = uuid.uuid4().hex[:12]
-    temporary, replaced = (path.with_name(f".{path.name}.{state}-{run}") for state in ("unfinished", "replaced"))
+    temporary = unfinished_path(path, "unfinished")
     temporary.mkdir(parents=True)
     try:
         yield temporary
         if path.exists():
-            path.rename(replaced)
-        try:
+            _exchange(temporary, path)
+        else:
             temporary.rename(path)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(path)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def updating_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a copy of the folder `path`, an empty one if there is none, to be changed in the block; at its end it takes
+    the place of `path` in one step. After an error or a kill `path` is as it was. Weights, which are never changed in
+    place, are not copied but linked.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder to change or to make.
+
+    Yields:
+        `Path`: the copy.
+    """
+    path = Path(path).absolute()
+    with replacing_folder(path, overwrite=True) as temporary:
+        if path.is_dir():
+            shutil.copytree(path, temporary, copy_function=_link_weights, dirs_exist_ok=True)
+        yield temporary
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith((".safetensors", ".pt", ".pth")):
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # a file system without links
+            pass
+    shutil.copy2(source, target)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Lets two folders change places: in one step where the system can, else with an instant in between at which the
+    old one is set aside, from where [`~hub_cards.files.sweep`] puts it back."""
+    if sys.platform == "linux" and new.is_dir():
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        here, in_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if rename is not None and not rename(here, os.fsencode(new), here, os.fsencode(old), in_exchange):
+            return
+    replaced = unfinished_path(old, "replaced")
+    old.rename(replaced)
+    try:
+        new.rename(old)
+    except BaseException:
+        replaced.rename(old)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_settings(file: Path, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:

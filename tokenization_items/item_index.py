@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
+from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
     NUM_DIGITS,
@@ -354,6 +355,7 @@ class ItemIndex:
                 file.write_text(json.dumps(values), encoding="utf-8")
             if self.content is not None:
                 save_file({"content": self.content}, others[-1], metadata={"index_sha256": self.checksum})
+                stamp_file(others[-1])
         for name in {TITLES_NAME, CONTENT_NAME} - {*names}:
             (folder / name).unlink(missing_ok=True)
 
@@ -519,6 +521,10 @@ def _read_content(folder: Path, index: dict[str, str]) -> np.ndarray:
     path = folder / CONTENT_NAME
     if not path.is_file():
         raise ItemIndexError(f"{path} is missing, which {CODES_NAME} names")
+    try:
+        check_file(path)
+    except (ValueError, OSError) as error:
+        raise ItemIndexError(f"{error}") from error
     try:
         with safe_open(path, framework="numpy") as file:
             checksum = (file.metadata() or {}).get("index_sha256")
