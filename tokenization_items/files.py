@@ -5,11 +5,13 @@ the functions here build.
 """
 
 import ctypes
+import errno
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,70 @@ from modeling_utgrec.checkpoint_fingerprint import stamp_file
 def write_json(path: str | os.PathLike, values: Any, indent: int | None = 2) -> Path:
     """Writes values as JSON, whole or not at all, and returns the path; one with `indent` ends with a line break."""
     return write_text(path, json.dumps(values, indent=indent) + ("\n" if indent else ""))
+
+
+def append_lines(path: str | os.PathLike, lines: Sequence[Mapping[str, Any]]) -> None:
+    """
+    Adds objects to a file of JSON lines, all of them or none: in one write, which is taken back if the disk is full.
+    A last line that a kill or a full disk cut short is set aside before, see [`read_lines`].
+
+    Args:
+        path (`str` or `os.PathLike`): the file, made if need be.
+        lines (`Sequence[Mapping]`): one or several objects.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with open(path, "ab", buffering=0) as file:
+        end = _set_aside_cut_line(path, file)
+        try:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """
+    The objects of a file of JSON lines; none if there is no such file. A last line that was cut short is left out with
+    a warning that has its number; the next [`append_lines`] moves it to `<name>.cut`.
+
+    Raises:
+        ValueError: if another line, which is named, is not JSON or no object.
+    """
+    path = Path(path)
+    found = []
+    *whole, rest = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for number, line in enumerate(whole, 1):
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+            if not isinstance(values, dict):
+                raise ValueError(f"{path}, line {number}: expected an object, found {type(values).__name__}.")
+            found.append(values)
+    if rest.strip():
+        warnings.warn(_cut_short(path, len(whole) + 1, rest), stacklevel=2)
+    return found
+
+
+def _cut_short(path: Path, number: int, line: bytes) -> str:
+    return f"{path}, line {number} was cut short and is left out: {line[:60]!r}..."
+
+
+def _set_aside_cut_line(path: Path, file: Any) -> int:
+    """Moves a last line without an end to `<name>.cut`; returns where the file ends then."""
+    content = path.read_bytes()
+    *whole, rest = content.split(b"\n")
+    end = len(content) - len(rest)
+    if rest:
+        warnings.warn(_cut_short(path, len(whole) + 1, rest) + f" It is in {path.name}.cut now.", stacklevel=3)
+        with open(path.with_name(f"{path.name}.cut"), "ab") as aside:
+            aside.write(rest + b"\n")
+        file.truncate(end)
+    return end
 
 
 def write_tensors(

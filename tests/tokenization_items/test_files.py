@@ -12,7 +12,14 @@ from safetensors import safe_open
 from hub_cards import files as hub_files
 from modeling_utgrec.checkpoint_fingerprint import check_file as files_check
 from tokenization_items import files
-from tokenization_items.files import replacing_folder, updating_folder, write_json, write_tensors
+from tokenization_items.files import (
+    append_lines,
+    read_lines,
+    replacing_folder,
+    updating_folder,
+    write_json,
+    write_tensors,
+)
 
 MARK = "done.json"
 
@@ -163,3 +170,47 @@ def test_a_change_of_one_byte_is_found(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
         files_check(path)
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "results.jsonl"
+    assert read_lines(path) == []
+    append_lines(path, [{"a": 1}, {"ü": 2}])
+    before = path.read_bytes()
+
+    class FullDisk:
+        def __init__(self, *args, **kwargs):
+            self.file = open(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, text):
+            return self.file.write(text[:5])
+
+        def truncate(self, end):
+            return self.file.truncate(end)
+
+    monkeypatch.setattr(files, "open", FullDisk, raising=False)
+    with pytest.raises(OSError, match="space"):
+        append_lines(path, [{"b": 3}])
+    monkeypatch.undo()
+    assert path.read_bytes() == before and read_lines(path) == [{"a": 1}, {"ü": 2}]
+
+
+def test_a_line_that_was_cut_short_is_set_aside(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"a": 1}\n\n{"b": 2}\n{"c": 1')
+    with pytest.warns(UserWarning, match=r"results\.jsonl, line 4 was cut short"):
+        assert read_lines(path) == [{"a": 1}, {"b": 2}]
+    with pytest.warns(UserWarning, match="line 4 was cut short"):
+        append_lines(path, [{"d": 4}])
+    assert read_lines(path) == [{"a": 1}, {"b": 2}, {"d": 4}]
+    assert (tmp_path / "results.jsonl.cut").read_text() == '{"c": 1\n'
+    for wrong in ('{"a": 1\n{"b": 2}\n', "[1]\n"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match=r"results\.jsonl, line 1"):
+            read_lines(path)

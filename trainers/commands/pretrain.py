@@ -18,11 +18,17 @@ from accelerate import PartialState
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
-from trainers.commands.pretraining import PretrainingArguments, name_repositories, train_and_save, write_identifiers
+from trainers.commands.pretraining import (
+    MADE,
+    PretrainingArguments,
+    name_repositories,
+    train_and_save,
+    write_identifiers,
+)
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.methods.runs import finish_model, place_training
+from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer
 from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
@@ -43,6 +49,7 @@ SHOWN = (
     "stage",
     "k_core",
     "resume",
+    "overwrite",
     "license",
     "push_to_hub",
     "hub_model_id",
@@ -82,6 +89,7 @@ def run(
     recommender_training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training))
     name_repositories(arguments, tokenizer_training, recommender_training)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
@@ -116,7 +124,7 @@ def pretrain_tokenizer(
     trainer.evaluate()
     if trainer.is_world_process_zero():
         tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
-        tokenizer.save_pretrained(output / "tokenizer")
+        save_tokenizer(tokenizer, output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
         finish_model(trainer, output / "tokenizer", facts)
 

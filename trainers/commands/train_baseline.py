@@ -62,7 +62,7 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory
 from trainers.methods.published import ForeignArgument
-from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
+from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
@@ -73,6 +73,7 @@ from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
+STAGES = ["checkpoints/recommender", "tokenizer/training", "collaborative-embeddings-seed-*/sasrec/checkpoints"]
 SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -91,6 +92,7 @@ SHOWN = (
     "minutes",
     "memory",
     "resume",
+    "overwrite",
     "push_to_hub",
     "hub_model_id",
     "seed",
@@ -131,6 +133,13 @@ class TrainBaselineArguments:
         default=False, metadata={"help": "Give a generative one a memory, chosen on validation, and judge both."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender, at every save and at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
     license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
@@ -161,6 +170,8 @@ def run(
 ) -> list[dict[str, Any]] | None:
     """Trains, saves and evaluates; returns the rows of `results.json` on the main process."""
     output, state = Path(arguments.output_dir), PartialState()
+    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
+    check_output(arguments, ["results.json", "recommender"], STAGES, trainings)
     at_item_level = arguments.model.endswith((ITEM_LEVEL, GIVEN))
     generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
     generative_training = item_level_training if at_item_level else recommender_training
