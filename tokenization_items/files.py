@@ -129,7 +129,7 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
         mark (`str`, *optional*): a file that every such folder holds: none without it is replaced.
 
     Yields:
-        `Path`: the new folder, with the permissions that the process gives to new ones.
+        `Path`: the new folder. It and its weights have the permissions that the process gives to new ones.
 
     Raises:
         FileExistsError: `path` is a file, or a folder that is not empty and may not be replaced.
@@ -147,6 +147,10 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        mode = temporary.stat().st_mode & 0o666
+        for file in temporary.rglob("*.safetensors"):
+            if file.stat().st_mode & 0o777 == 0o600:  # as safetensors makes them
+                file.chmod(mode)
         if path.exists():
             _exchange(temporary, path)
         else:

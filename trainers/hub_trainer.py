@@ -319,8 +319,8 @@ class HubTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_callback_state(self) -> None:
-        """As transformers' method; the evaluations without a better one that early stopping has counted go on, too, and
-        the best checkpoint is known where the folder is now."""
+        """As transformers' method; the evaluations without a better one that early stopping has counted go on, too,
+        and the best checkpoint is known where the folder is now."""
         super()._load_callback_state()
         best = self.output_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         if self.state.best_model_checkpoint is None and best.is_dir():

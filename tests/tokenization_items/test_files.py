@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from hub_cards import files as hub_files
 from modeling_utgrec.checkpoint_fingerprint import check_file as files_check
@@ -121,9 +122,11 @@ def test_a_folder_changes_in_one_step(tmp_path):
         raise KeyError
     assert (out / "deep" / "a.txt").read_text() == "1" and (out / "x.safetensors").stat().st_ino == weights
     with updating_folder(out) as working:
+        save_file({"y": np.arange(2)}, working / "y.safetensors")  # as other libraries do
         (working / "b.txt").write_text("3")
         assert (out / "deep" / "a.txt").read_text() == (working / "deep" / "a.txt").read_text() == "1"
-    assert sorted(path.name for path in out.iterdir()) == ["b.txt", "deep", "x.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["b.txt", "deep", "x.safetensors", "y.safetensors"]
+    assert len({stat.S_IMODE((out / name).stat().st_mode) for name in ("b.txt", "y.safetensors")}) == 1
     assert (out / "x.safetensors").stat().st_ino == weights  # linked
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -90,10 +90,10 @@ def run(
 ) -> dict[str, Any] | None:
     """Trains, saves and evaluates; returns the row of `results.json` on the main process."""
     output = Path(arguments.output_dir)
-    check_output(arguments, *MADE, (tokenizer_training, recommender_training))
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = [load_domain(arguments)]
+    check_output(arguments, *MADE, (tokenizer_training, recommender_training))
     state = PartialState()
     facts: dict[str, Any] = {}
     pushed = None

@@ -84,9 +84,9 @@ def run(
 ) -> dict[str, Any] | None:
     """Trains the recommender, saves and evaluates; returns the row of `results.json` on the main process."""
     output = Path(arguments.output_dir)
-    check_output(arguments, *MADE, (tokenizer_training, training))
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
+    check_output(arguments, *MADE, (tokenizer_training, training))
     tokenizer = recbase_identifiers(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
     if arguments.pretrained is None or arguments.new_recommender:
         folder = arguments.pretrained or output

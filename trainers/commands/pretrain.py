@@ -89,7 +89,6 @@ def run(
     recommender_training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
-    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training))
     name_repositories(arguments, tokenizer_training, recommender_training)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
@@ -97,6 +96,7 @@ def run(
     state = PartialState()
     for domain in domains:
         state.print(domain)
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training))
 
     if arguments.stage in ("all", "tokenizer"):
         history = recommender_training.max_history

@@ -94,7 +94,6 @@ def run(
     training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
-    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training))
     name_repositories(arguments, tokenizer_training, training)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     templates = tokenizer_arguments.templates()
@@ -118,6 +117,7 @@ def run(
         state.print(domain)
     for catalogue in more:
         state.print(f"{catalogue.name}: {len(catalogue):,} items, and no interactions")
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training))
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
         items = train_recbase_tokenizer(

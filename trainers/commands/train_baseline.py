@@ -73,7 +73,12 @@ from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 INTERVALS = 1000  # bootstrap samples
-STAGES = ["checkpoints/recommender", "tokenizer/training", "collaborative-embeddings-seed-*/sasrec/checkpoints"]
+STAGES = [
+    "checkpoints/recommender",
+    "tokenizer/training",
+    "collaborative-embeddings-seed-*/sasrec/checkpoints",
+    "collaborative-embeddings-seed-*",
+]
 SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -170,8 +175,6 @@ def run(
 ) -> list[dict[str, Any]] | None:
     """Trains, saves and evaluates; returns the rows of `results.json` on the main process."""
     output, state = Path(arguments.output_dir), PartialState()
-    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
-    check_output(arguments, ["results.json", "recommender"], STAGES, trainings)
     at_item_level = arguments.model.endswith((ITEM_LEVEL, GIVEN))
     generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
     generative_training = item_level_training if at_item_level else recommender_training
@@ -182,6 +185,8 @@ def run(
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
     state.print(domain)
+    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
+    check_output(arguments, ["results.json", "recommender"], STAGES, trainings)
     sequential_training.seed = arguments.seed
     embeddings = ItemEmbeddings(
         domain,
