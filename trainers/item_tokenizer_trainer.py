@@ -11,7 +11,6 @@ from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
@@ -22,6 +21,7 @@ from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
 from trainers.cpu_training import use_cpu_dropout
 from trainers.evaluation.codebooks import codebook_health
+from trainers.hub_trainer import HubTrainingArguments
 from trainers.training_data.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -29,7 +29,7 @@ POINTS_PER_CENTROID = 64
 
 
 @dataclass
-class ItemTokenizerTrainingArguments(TrainingArguments):
+class ItemTokenizerTrainingArguments(HubTrainingArguments):
     """
     Arguments of [`ItemTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with the paper's defaults for
     pre-training (global batch 256 = 16 per device on 16 devices), and:
