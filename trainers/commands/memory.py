@@ -165,8 +165,8 @@ def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray
     if arguments.no_content:
         return None, None, None
     if arguments.embeddings is not None:
-        vectors = load_embeddings(arguments.embeddings, domain.interactions.item_ids)
-        return vectors, "embeddings of the texts", encoder_fingerprint(arguments.embeddings)
+        embeddings = load_embeddings(arguments.embeddings, domain.interactions.item_ids)
+        return embeddings, "embeddings of the texts", encoder_fingerprint(arguments.embeddings)
     vectors = content_of_texts(domain.catalogue.texts)
     if vectors is None:
         print(f"No word is in the texts of two items of {domain.name}: transitions alone are remembered.")

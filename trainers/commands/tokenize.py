@@ -69,7 +69,6 @@ def run(arguments: TokenizeArguments) -> dict:
     if arguments.only_new:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")
-    output_dir = Path(arguments.output_dir)
     check_writable(output_dir)
     report = tokenizer.add_items(
         catalogue,

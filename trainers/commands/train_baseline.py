@@ -276,6 +276,7 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
+    content: np.ndarray | None
     if has_text(arguments):
         content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
     else:
