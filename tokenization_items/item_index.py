@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
+from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
     NUM_DIGITS,
@@ -377,6 +378,7 @@ class ItemIndex:
                 if self.content_encoder is not None:
                     said["encoder_fingerprint"] = self.content_encoder
                 save_file({"content": self.content}, others[-1], metadata=said)
+                stamp_file(others[-1])
         for name in {TITLES_NAME, CONTENT_NAME} - {*names}:
             (folder / name).unlink(missing_ok=True)
 
@@ -545,6 +547,10 @@ def _read_content(folder: Path, index: dict[str, str]) -> tuple[np.ndarray, str 
     path = folder / CONTENT_NAME
     if not path.is_file():
         raise ItemIndexError(f"{path} is missing, which {CODES_NAME} names")
+    try:
+        check_file(path)
+    except (ValueError, OSError) as error:
+        raise ItemIndexError(f"{error}") from error
     try:
         with safe_open(path, framework="numpy") as file:
             said = file.metadata() or {}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.item_memory import ItemMemory, MemorySettings
 from tokenization_items.files import write_tensors
 from tokenization_items.item_index import ItemIndex
@@ -124,6 +125,10 @@ class StoredMemory:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        check_file(path)
+    except (ValueError, OSError) as error:
+        raise ItemMemoryError(f"{error}") from error
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

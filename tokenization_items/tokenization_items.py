@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import CommitInfo
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
-from transformers.utils import PushToHubMixin
+from transformers.utils import PushToHubMixin, logging
 
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
@@ -36,6 +36,8 @@ from tokenization_items.network_reference import (
 )
 from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
+
+logger = logging.get_logger(__name__)
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
 # No fingerprint: semantic IDs of no item tokenizer, which a recommender without one was trained on.
@@ -452,6 +454,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         index_only: bool = False,
         subfolder: str = "",
         revision: str | None = None,
+        network: str | os.PathLike | None = None,
         **kwargs,
     ) -> "UniversalItemTokenizer":
         """Loads a tokenizer from a folder or a Hub repository; its network is fetched and read when first needed.
@@ -461,6 +464,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             index_only: leaves the network out even if there is one.
             subfolder: folder within.
             revision: branch, tag or commit of a Hub repository; the network will be of the same commit.
+            network: folder or Hub id of the network that tokenizes new items, where it is not where an index-only
+                copy says. A copy whose network is not there says so in a warning.
             kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
 
         Raises:
@@ -481,6 +486,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         if index_only:
             tokenizer.network_reference = None
             return tokenizer
+        if network is not None:
+            tokenizer.network_reference = NetworkReference(str(network))
+            return tokenizer
         kind = model_config(folder).get("model_type")
         if kind in EMBEDDING_NETWORKS:
             config = NETWORK_CONFIGS[kind].from_pretrained(folder)
@@ -491,6 +499,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         if tokenizer.processor is not None:
             tokenizer.has_network = True
             tokenizer.network_reference = NetworkReference(name, revision, subfolder)
+        elif tokenizer.network_reference is not None and tokenizer.network_reference.is_lost:
+            logger.warning(f"{name} recommends by the ids of its items. {tokenizer.network_reference.why_lost}")
         return tokenizer
 
     @classmethod

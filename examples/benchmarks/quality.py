@@ -68,6 +68,7 @@ from recipes import (
 from sequential_rows import ROWS
 
 from hub_cards.formatting import markdown_table
+from tokenization_items.files import append_lines, read_lines
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.metrics import TABLE_METRICS, metrics_per_case
@@ -374,19 +375,11 @@ def lacking(line: dict[str, Any]) -> list[str]:
 
 
 def append(results: Path, lines: list[dict[str, Any]]) -> None:
-    """Adds the lines of one run in one write, so that a kill leaves both or none."""
+    """Adds the lines of one run, all or none."""
     for line in lines:
         if lacking(line):
             raise ValueError(f"A line of {line['model']} lacks {', '.join(lacking(line))}: nothing was written.")
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def read_lines(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
+    append_lines(results, lines)
 
 
 def lines_of(run: dict[str, Any], results: Path) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ told apart by the model's card, or by `--pretrained_on`. A recommender's semanti
 """
 
 import copy
-import json
 import os
 import sys
 import time
@@ -40,6 +39,7 @@ from typing import Any, Literal
 import torch
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.files import append_lines, read_lines
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from trainers.arguments import parse_sections, take_flag
@@ -143,7 +143,7 @@ def main(arguments: BenchmarkArguments, choices: RowChoices, flags: ZeroShotArgu
             except Exception:  # the other runs are hours of work: go on with them
                 traceback.print_exc()
                 continue
-            append(results, line)
+            append_lines(results, [line])
             print(f"  gauc {line['gauc']:.4f}, ndcg@10 {line['ndcg@10']}", flush=True)
     lines = read_lines(results)
     if lines:
@@ -338,18 +338,6 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
             of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
         words += [word] if of_section and run.train_users else []
     return portable_command(["python", "examples/benchmarks/zero_shot.py"], words)
-
-
-def append(results: Path, line: dict[str, Any]) -> None:
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def read_lines(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 if __name__ == "__main__":

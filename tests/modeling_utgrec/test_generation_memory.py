@@ -17,7 +17,7 @@ from modeling_utgrec import (
     UTGRecForConditionalGeneration,
 )
 from modeling_utgrec.generation_items import constrained_beam_search, generate_items
-from modeling_utgrec.generation_memory import UserMemory, _cosines, history_rows
+from modeling_utgrec.generation_memory import UserMemory, _cosines, history_rows, item_sources
 from modeling_utgrec.generation_mixin import score_candidates
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory, MemorySettings

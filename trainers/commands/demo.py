@@ -80,7 +80,7 @@ def run(arguments: DemoArguments) -> None:
 def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
     """Rows of the table for one seed."""
     announce(f"Seed {seed}: pre-training on {', '.join(PRETRAINING_DOMAINS)}")
-    common = ["--config", "small", "--seed", str(seed)]
+    common = ["--config", "small", "--seed", str(seed), "--overwrite"]  # its own folder, of an earlier demonstration
     common += ["--tokenizer.logging_steps", "60", "--recommender.logging_steps", "1000"]
     common += [] if sys.stdout.isatty() else ["--tokenizer.disable_tqdm", "true", "--recommender.disable_tqdm", "true"]
     pretrained, target = output / "pretrained", folders[DOWNSTREAM_DOMAIN]
@@ -100,7 +100,15 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
     announce(f"Seed {seed}: an item-level recommender on the same semantic IDs, and its memory")
     tokenizer = str(output / "pretrained-finetuned" / "tokenizer")
     item_level = ["--config", "baseline", *ITEM_LEVEL, "--semantic_ids", tokenizer, "--data", target]
-    item_level += ["--seed", str(seed), "--output_dir", str(output / "item-level"), "--name", "item-level"]
+    item_level += [
+        "--seed",
+        str(seed),
+        "--overwrite",
+        "--output_dir",
+        str(output / "item-level"),
+        "--name",
+        "item-level",
+    ]
     parsed = parse_sections(train_baseline.TrainBaselineArguments, train_baseline.SECTIONS, "", item_level)
     results = train_baseline.run(*parsed)
     assert results is not None

@@ -20,6 +20,8 @@ from trainers.methods.runs import finish_model, gathered_weights, save_recommend
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
+MADE = ["results.json", "recommender"], ["checkpoints/tokenizer", "checkpoints/recommender"]  # last; trainings
+
 
 @dataclass
 class FinetuningArguments:
@@ -36,6 +38,13 @@ class FinetuningArguments:
     )
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
     name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})

@@ -165,13 +165,13 @@ def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray
     if arguments.no_content:
         return None, None, None
     if arguments.embeddings is not None:
-        vectors = load_embeddings(arguments.embeddings, domain.interactions.item_ids)
-        return vectors, "embeddings of the texts", encoder_fingerprint(arguments.embeddings)
-    words = content_of_texts(domain.catalogue.texts)
-    if words is None:
+        embeddings = load_embeddings(arguments.embeddings, domain.interactions.item_ids)
+        return embeddings, "embeddings of the texts", encoder_fingerprint(arguments.embeddings)
+    vectors = content_of_texts(domain.catalogue.texts)
+    if vectors is None:
         print(f"No word is in the texts of two items of {domain.name}: transitions alone are remembered.")
         return None, None, None
-    return words, TF_IDF, TextStatistics().fingerprint
+    return vectors, TF_IDF, TextStatistics().fingerprint
 
 
 def updated(

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -63,7 +63,7 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory
 from trainers.methods.published import ForeignArgument
-from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
+from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
@@ -73,6 +73,12 @@ from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
+STAGES = [
+    "checkpoints/recommender",
+    "tokenizer/training",
+    "collaborative-embeddings-seed-*/sasrec/checkpoints",
+    "collaborative-embeddings-seed-*",
+]
 SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -91,6 +97,7 @@ SHOWN = (
     "minutes",
     "memory",
     "resume",
+    "overwrite",
     "push_to_hub",
     "hub_model_id",
     "seed",
@@ -131,6 +138,13 @@ class TrainBaselineArguments:
         default=False, metadata={"help": "Give a generative one a memory, chosen on validation, and judge both."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender, at every save and at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
     license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
@@ -172,6 +186,8 @@ def run(
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
     state.print(domain)
     check_parts(domain, arguments.memory)
+    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
+    check_output(arguments, ["results.json", "recommender"], STAGES, trainings)
     sequential_training.seed = arguments.seed
     embeddings = ItemEmbeddings(
         domain,
@@ -260,10 +276,11 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
-    name, encoder = TF_IDF, cast(str | None, TextStatistics().fingerprint)
-    content = None if has_text(arguments) else content_of_texts(domain.catalogue.texts)
+    content: np.ndarray | None
     if has_text(arguments):
         content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
+    else:
+        content, name, encoder = content_of_texts(domain.catalogue.texts), TF_IDF, TextStatistics().fingerprint
     stored = choose_memory(ranker, interactions, content)
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": name, "content_encoder": encoder}

@@ -41,7 +41,7 @@ NOT_LEARNING = frozenset(
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order remove_unused_columns label_names ddp_timeout ddp_backend
     skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_rank debug include_for_metrics
-    eval_accumulation_steps torch_empty_cache_steps
+    eval_accumulation_steps torch_empty_cache_steps allow_partial_resume
     """.split()
 )
 # Settings of a configuration that follow from others, or that the card shows above.

@@ -23,8 +23,9 @@ from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import CapacityError
-from tokenization_items.files import write_json
+from tokenization_items.files import updating_folder, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
+from tokenization_items.network_reference import NetworkReference
 from tokenization_items.processing_content import ContentProcessor, domain_mean
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -34,7 +35,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.evaluation.codebooks import codebook_health
-from trainers.methods.runs import last_checkpoint, place_training, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -91,11 +92,13 @@ class RecBaseItems:
         any_domain = next(iter(self.tokenizers.values()))
         assert any_domain.processor is not None
         bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
-        bare.save_pretrained(folder / TOKENIZER_FOLDER)
+        with updating_folder(folder / TOKENIZER_FOLDER) as working:
+            bare.save_pretrained(working)
+            write_json(working / REPORT_NAME, self.report)
+        bare.network_reference = NetworkReference(str((folder / TOKENIZER_FOLDER).absolute()))
         for name, tokenizer in self.tokenizers.items():
             tokenizer.network_reference = bare.network_reference
-            tokenizer.save_pretrained(folder / ITEMS_FOLDER / name, include_network=False)
-        write_json(folder / TOKENIZER_FOLDER / REPORT_NAME, self.report)
+            save_tokenizer(tokenizer, folder / ITEMS_FOLDER / name, include_network=False)
 
 
 def recbase_tokenizer(

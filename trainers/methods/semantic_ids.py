@@ -27,9 +27,10 @@ from transformers import set_seed
 
 from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
+from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
-from tokenization_items.files import write_json, write_tensors
+from tokenization_items.files import updating_folder, write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.network_reference import NetworkReference
@@ -76,13 +77,16 @@ class TokenizedItems:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the files that the module's description names."""
         folder = Path(folder)
-        if self.network is not None:
-            self.network.save_pretrained(folder / NETWORK_FOLDER)
-            if self.reads_embeddings:
-                self.tokenizer.network_reference = NetworkReference(str((folder / NETWORK_FOLDER).absolute()))
-        self.tokenizer.save_pretrained(folder, include_network=False)
-        write_tensors(folder / RAW_CODES_NAME, {"codes": self.raw_codes.astype(np.int32)})
-        write_json(folder / REPORT_NAME, self.report)
+        with updating_folder(folder) as working:
+            if self.network is not None:
+                self.network.save_pretrained(working / NETWORK_FOLDER)
+                if self.reads_embeddings:
+                    self.tokenizer.network_reference = NetworkReference(str(working / NETWORK_FOLDER))
+            self.tokenizer.save_pretrained(working, include_network=False)
+            write_tensors(working / RAW_CODES_NAME, {"codes": self.raw_codes.astype(np.int32)})
+            write_json(working / REPORT_NAME, self.report)
+        if self.network is not None and self.reads_embeddings:
+            self.tokenizer.network_reference = NetworkReference(str((folder / NETWORK_FOLDER).absolute()))
 
 
 def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
@@ -97,6 +101,7 @@ def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
 
 def load_raw_codes(folder: str | os.PathLike) -> np.ndarray:
     """Codes of a saved tokenizer before collisions were resolved, int32 `[items, levels]`, rows as its index's."""
+    check_file(Path(folder) / RAW_CODES_NAME)
     with safe_open(Path(folder) / RAW_CODES_NAME, framework="numpy") as file:
         return file.get_tensor("codes")
 

@@ -159,7 +159,7 @@ def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp
     weights = [load_model(recommender).lm_head.weight]  # after three walks from each item
     for walks in (0, 1):
         flag = ("--recommender.walks_per_item", walks)
-        run("pretrain.py", *flags, tmp_path / name, "--stage", "recommender", *flag)
+        run("pretrain.py", *flags, tmp_path / name, "--stage", "recommender", "--overwrite", *flag)
         weights.append(load_model(recommender).lm_head.weight)
     assert not any(torch.equal(*pair) for pair in itertools.combinations(weights, 2))
 

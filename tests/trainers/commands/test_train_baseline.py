@@ -222,7 +222,9 @@ def test_a_memory_is_a_second_row(workplace, tmp_path):
     with pytest.raises(SystemExit, match="--memory is for recommenders that generate"):
         train(workplace, "sasrec", tmp_path / "other", "--memory")
     # another training of the folder leaves no memory of this one
-    train(workplace, "rq-kmeans", tmp_path / "run")
+    with pytest.raises(SystemExit, match="results.json is there, of a run that finished"):
+        train(workplace, "rq-kmeans", tmp_path / "run")
+    train(workplace, "rq-kmeans", tmp_path / "run", "--overwrite")
     assert load_ranker(folder, domain.interactions).memory is None
 
 
