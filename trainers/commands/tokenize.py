@@ -39,9 +39,7 @@ class TokenizeArguments:
         default=None,
         metadata={"help": "How the texts of items begin (RecBase), as 'Describe a movie:'; default: the tokenizer's."},
     )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Replace an item tokenizer that is in output_dir."}
-    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace an item tokenizer that is in output_dir."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
 
