@@ -107,6 +107,7 @@ class HubTrainer(Trainer):
         self._lost: dict[str, str] = {}  # faults of the checkpoint that the training goes on from
         self.card_facts: dict[str, Any] = {}
         self._best_is_loaded = False
+        self._was_stopped = False  # early, before the checkpoint that the training goes on from
         self._seconds_before: float | None = None
         self._began: float | None = None
         super().__init__(*args, **kwargs)
@@ -256,10 +257,10 @@ class HubTrainer(Trainer):
             for path in self.output_folder.glob(f".{PREFIX_CHECKPOINT_DIR}-*.unfinished"):  # of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = newest_checkpoint(self.output_folder, self.args.world_size, self._allows_partial)
-            if resume_from_checkpoint is None:
+            newest = newest_checkpoint(self.output_folder, self.args.world_size, self._allows_partial)
+            if newest is None:
                 raise ValueError(f"{self.output_folder} holds no checkpoint to resume from.")
-            resume_from_checkpoint = str(resume_from_checkpoint)
+            resume_from_checkpoint = str(newest)
         if isinstance(resume_from_checkpoint, str) and not Path(resume_from_checkpoint).is_dir():
             with self.args.main_process_first(desc="download of the checkpoint"):
                 resume_from_checkpoint = hub_checkpoint(
@@ -270,6 +271,7 @@ class HubTrainer(Trainer):
                     self._allows_partial,
                 )
         self._lost = self._accepted_faults(resume_from_checkpoint) if resume_from_checkpoint else {}
+        self._was_stopped = False
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -325,21 +327,19 @@ class HubTrainer(Trainer):
         best = self.output_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         if self.state.best_model_checkpoint is None and best.is_dir():
             self.state.best_model_checkpoint = str(best)
-        stored = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        states: Any = self.state.stateful_callbacks or {}  # by the callbacks' names, when it was read
+        stored = states.get(EarlyStoppingCallback.__name__)
         stored = stored[-1] if isinstance(stored, list) and stored else stored
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and isinstance(stored, dict):
                 counted = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
                 callback.early_stopping_patience_counter = counted
+                self._was_stopped |= counted >= callback.early_stopping_patience
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As transformers' method, but not if a training is resumed that had come to its end: it would go on for a
         step, or until it is stopped early for a second time."""
-        if self.state.global_step >= self.state.max_steps or any(
-            callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EarlyStoppingCallback)
-        ):
+        if self.state.global_step >= self.state.max_steps or self._was_stopped:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)

@@ -88,7 +88,11 @@ def test_many_kills_of_trainings(killer, data, model):
 def test_many_kills_of_a_preparation(killer):
     source = killer.folder / "recbole"
     source.mkdir()
-    rows = [f"u{user}\ti{item}\t{user + item}" for user in range(40) for item in range(user % 3, 30, 2)]
+    rows = [
+        f"u{user}\ti{item}\t{1_600_000_000 + 1000 * user + item}"
+        for user in range(40)
+        for item in range(user % 3, 30, 2)
+    ]
     header = "user_id:token\titem_id:token\ttimestamp:float"
     (source / "x.inter").write_text("\n".join([header, *rows]) + "\n")
     items = [f"i{item}\tItem {item}" for item in range(30)]

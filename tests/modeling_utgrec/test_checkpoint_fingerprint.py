@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, set_seed
@@ -192,3 +194,17 @@ def test_what_is_no_safetensors_file(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.safetensors is"):
         check_file(tmp_path / "x.safetensors")
+
+
+@pytest.mark.hub
+def test_what_the_hub_gives_is_checked_too(hub, make_network, tiny_bert):
+    """Also of a checkpoint that names its backbone and holds the rest."""
+    tiny_bert[0].push_to_hub(backbone_id := hub.new_repo("backbone"))
+    commit = HfApi().model_info(backbone_id).sha
+    network, _ = make_network(tiny_bert, backbone_name_or_path=backbone_id, backbone_revision=commit)
+    for model in (make(), network):
+        model.push_to_hub(repo_id := hub.new_repo("damaged"))
+        assert same(type(model).from_pretrained(repo_id), model)
+        flip(Path(try_to_load_from_cache(repo_id, WEIGHTS)).resolve(), -9)
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+            type(model).from_pretrained(repo_id)

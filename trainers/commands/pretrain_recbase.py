@@ -49,7 +49,6 @@ SHOWN = (
     "stage",
     "k_core",
     "resume",
-    "overwrite",
     "license",
     "push_to_hub",
     "hub_model_id",

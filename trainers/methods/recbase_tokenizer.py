@@ -35,7 +35,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.evaluation.codebooks import codebook_health
-from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, settings_of, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -165,7 +165,7 @@ def recbase_tokenizer(
     report = {
         "method": "recbase",
         "seed": seed,
-        "settings": network.config.to_diff_dict(),
+        "settings": settings_of(network.config),
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},

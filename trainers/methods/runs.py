@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
@@ -216,6 +217,11 @@ def train_recommender(
         trainer.domain = domains[0].name
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
     return trainer
+
+
+def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """Settings of a configuration that are no defaults, without what the first save of its model adds to them."""
+    return {name: value for name, value in config.to_diff_dict().items() if name not in ("architectures", "dtype")}
 
 
 def gathered_weights(trainer: RankingTrainer) -> dict[str, torch.Tensor] | None:

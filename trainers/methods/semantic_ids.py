@@ -42,7 +42,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.methods.published import ForeignArgument, Published
-from trainers.methods.runs import place_training
+from trainers.methods.runs import place_training, settings_of
 
 RAW_CODES_NAME = "raw_codes.safetensors"
 REPORT_NAME = "tokenizer_report.json"
@@ -396,7 +396,7 @@ def _rqvae_tokenizer(
     report = {
         "method": method,
         "seed": seed,
-        "settings": network.config.to_diff_dict(),
+        "settings": settings_of(network.config),
         "steps": trainer.state.global_step,
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
         "seconds": time.perf_counter() - started,
