@@ -207,6 +207,16 @@ class ItemIndex:
             content = _checked_content(self.item_ids, content)
         self._replace(self.item_ids, self.codes, self.titles, content)
 
+    def set_titles(self, titles: Sequence[str]) -> None:
+        """Gives the items titles, for display, in the order of `item_ids`; "" for one without.
+
+        Raises:
+            ValueError: If there is not one for each item.
+        """
+        if len(titles) != len(self):
+            raise ValueError(f"{len(self)} item_ids but {len(titles)} titles")
+        self._replace(self.item_ids, self.codes, list(titles), self.content)
+
     def check_content(self, item_ids: Sequence[str], content: np.ndarray | None) -> None:
         """Raises the `ValueError` of `assign` unless new items have content vectors as those of the index."""
         self._content_with(item_ids, content)

@@ -34,7 +34,7 @@ from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearSettings
-from trainers.rankers.linear_selection import CRITERION, CUTOFF, select_settings
+from trainers.rankers.linear_selection import CRITERION, CUTOFF, LinearSelection, select_settings
 
 TREND_WEIGHTS = (0.0, 0.015)  # δ
 TEMPERATURES = (0.02, 0.03, 0.05)  # τ
@@ -94,7 +94,9 @@ class MixtureCases:
         return means(metrics_per_case(ranks.numpy(), [CUTOFF]))
 
 
-def mixture_cases(ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions) -> MixtureCases:
+def mixture_cases(
+    ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions, most_cases: int = MOST_CASES
+) -> MixtureCases:
     """
     Asks network and memory for the candidates of validation cases.
 
@@ -102,11 +104,12 @@ def mixture_cases(ranker: GenerativeRanker, memory: ItemMemory, interactions: In
         ranker ([`GenerativeRanker`]): the network, whatever memory it has.
         memory ([`ItemMemory`]): of the same items in the same order.
         interactions ([`Interactions`]): all interactions.
+        most_cases (`int`, *optional*, defaults to 5000): cases; of more, some at equal distances.
 
     Raises:
         ValueError: there is no validation case.
     """
-    cases = interactions.cases("validation").spread(MOST_CASES)
+    cases = interactions.cases("validation").spread(most_cases)
     if not len(cases):
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
     model, trie = ranker.model, ranker.trie.to(ranker.model.device)
@@ -241,7 +244,9 @@ def select_mixture(
     return chosen, table
 
 
-def choose_trend(memory: ItemMemory, interactions: Interactions, batch_size: int = 64) -> list[dict[str, Any]]:
+def choose_trend(
+    memory: ItemMemory, interactions: Interactions, batch_size: int = 64, most_cases: int = MOST_CASES
+) -> list[dict[str, Any]]:
     """
     What each of [`TREND_WEIGHTS`] is worth to the memory alone, on validation: a row each with `trend_weight`,
     `recall@10` and `ndcg@10`, seen items kept.
@@ -250,8 +255,9 @@ def choose_trend(memory: ItemMemory, interactions: Interactions, batch_size: int
         memory ([`ItemMemory`]): in catalogue order.
         interactions ([`Interactions`]): all interactions.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
+        most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
     """
-    judged, table = _judged(interactions), []
+    judged, table = judged_users(interactions, most_cases), []
     for weight in TREND_WEIGHTS:
         ranker = MemoryRanker(memory.with_settings(trend_weight=weight), batch_size)
         result = evaluate(ranker, judged, part="validation", ks=[CUTOFF], long_tail=False)
@@ -259,9 +265,10 @@ def choose_trend(memory: ItemMemory, interactions: Interactions, batch_size: int
     return table
 
 
-def _judged(interactions: Interactions) -> Interactions:
-    """The users of the validation cases that settings are judged by."""
-    return interactions.select_users(np.unique(interactions.cases("validation").spread(MOST_CASES).users))
+def judged_users(interactions: Interactions, most_cases: int = MOST_CASES) -> Interactions:
+    """The users of the validation cases that settings are judged by: of more than `most_cases`, some at equal
+    distances."""
+    return interactions.select_users(np.unique(interactions.cases("validation").spread(most_cases).users))
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
@@ -275,6 +282,8 @@ def choose_memory_alone(
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
     batch_size: int = 64,
+    selection: LinearSelection | None = None,
+    most_cases: int = MOST_CASES,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses what needs no network, the first step of the module's rule.
@@ -285,6 +294,8 @@ def choose_memory_alone(
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
         row_items, similar_items (`int`, *optional*): see [`build_memory`].
         batch_size (`int`, *optional*, defaults to 64): users at a time.
+        selection ([`LinearSelection`], *optional*): the choice of the linear ranker, if it was made already.
+        most_cases (`int`, *optional*, defaults to 5000): validation cases that the trend is judged by.
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -293,7 +304,7 @@ def choose_memory_alone(
     Raises:
         ValueError: an empty training part, no validation case, or content that does not fit.
     """
-    selection = select_settings(interactions, content, linear)
+    selection = select_settings(interactions, content, linear) if selection is None else selection
     if not selection.table:
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
     if not selection.settings.content_weight:
@@ -301,7 +312,7 @@ def choose_memory_alone(
     training = interactions.training_part()
     chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
     stored = build_memory(training, content, *chosen)
-    trends = choose_trend(stored.memory, interactions, batch_size)
+    trends = choose_trend(stored.memory, interactions, batch_size, most_cases)
     trend = max(trends, key=lambda row: row[CRITERION])["trend_weight"]  # of equal ones the first
     stored.memory = stored.memory.with_settings(trend_weight=trend)
     stored.facts |= {"part": "training", "linear_selection": selection.table, "trend_selection": trends}
@@ -315,6 +326,8 @@ def choose_memory(
     linear: LinearSettings | None = None,
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
+    alone: StoredMemory | None = None,
+    most_cases: int = MOST_CASES,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses how it is read, by the rule of the module.
@@ -325,6 +338,8 @@ def choose_memory(
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
         row_items, similar_items (`int`, *optional*): see [`build_memory`].
+        alone ([`StoredMemory`], *optional*): what [`choose_memory_alone`] has given, if that was asked already.
+        most_cases (`int`, *optional*, defaults to 5000): validation cases that the mixture is judged by.
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -336,9 +351,11 @@ def choose_memory(
     ranker = GenerativeRanker(
         ranker.model, ranker.trie, ranker.token_table, ranker.num_beams, ranker.batch_size, ranker.max_history
     )
-    stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
-    cases = mixture_cases(ranker, stored.memory, interactions)
-    judged = _judged(interactions)
+    stored = alone
+    if stored is None:
+        stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
+    cases = mixture_cases(ranker, stored.memory, interactions, most_cases)
+    judged = judged_users(interactions, most_cases)
     searched: dict[str, dict[str, float]] = {}
 
     def search(values: dict[str, Any]) -> dict[str, float]:

@@ -68,7 +68,10 @@ def grid(settings: LinearSettings, num_items: int, content: bool) -> list[Linear
 
 
 def select_settings(
-    interactions: Interactions, content: np.ndarray | None = None, settings: LinearSettings | None = None
+    interactions: Interactions,
+    content: np.ndarray | None = None,
+    settings: LinearSettings | None = None,
+    most_cases: int | None = None,
 ) -> LinearSelection:
     """
     Chooses λ and the weight of the content.
@@ -78,6 +81,7 @@ def select_settings(
             cases; of very large data by some of them, at equal distances.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         settings ([`LinearSettings`], *optional*): what the grid leaves as it is.
+        most_cases (`int`, *optional*): fewer cases, where time is short.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite.
@@ -88,7 +92,8 @@ def select_settings(
     if not len(cases):
         logger.warning("linear ranker: the split has no validation items, so its settings were not chosen")
         return LinearSelection(settings, transition_matrix(training, settings), [], 0)
-    cases = cases.spread(max(1, int(MOST_SCORES / num_items)))
+    most = max(1, int(MOST_SCORES / num_items))
+    cases = cases.spread(most if most_cases is None else min(most, most_cases))
     entries = grid(settings, num_items, content is not None)
     heaviest = max(entries, key=lambda entry: entry.content_weight)
     scorers: dict[float, LinearScorer] = {}
