@@ -14,7 +14,8 @@ from trainers.data.tables import Table
 from trainers.data.time_formats import looks_like_times
 
 SAMPLE_ROWS = 2000  # values that are looked at
-ID_SHARE = 0.9  # of values that differ, from which on a column may be of ids
+ID_SHARE = 0.9  # of values that differ, from which on a column of single words is one of codes
+LEAST_ID_SHARE = 0.5  # below which it is none of the products' ids, which may occur twice or be missing
 # Words of columns' names, lower case. A name is of a role by one of these, or a word that begins with a long one.
 USERS = "user customer client buyer member account visitor reviewer shopper household session person kunde kunden "
 USERS += "kundennummer besteller nutzer benutzer utilisateur acheteur cliente usuario comprador uid"
@@ -192,7 +193,7 @@ def _item_and_id(
     rows = products.frame
     candidates = [given["id"]] if "id" in given else [each for each in rows.columns if _may_be_id(rows, each)]
     values = {each: set(_strings(rows[each]).drop_nulls()) for each in candidates}
-    best: tuple[float, str | None, str | None] = (0.0, None, None)
+    best: tuple[float, str | None, str | None] = (0.0, given.get("item"), given.get("id"))
     for item in [given["item"]] if "item" in given else sample.columns:
         if "item" not in given and item in (given.get("user"), given.get("time")):
             continue
@@ -201,7 +202,7 @@ def _item_and_id(
         for each in candidates:
             shared = sum(value in values[each] for value in bought) / max(1, len(bought))
             own = max(name_score(each, ITEMS, True), 2 * (set(words_of(each)) <= set(IDS.split())))
-            score = 20 * shared + said + own + ("item" in given) + ("id" in given)
+            score = 20 * shared * _distinct(rows[each]) + said + own + ("item" in given) + ("id" in given)
             if score > best[0] and (shared or said or "item" in given):
                 best = (score, item, each)
     return best[1], best[2]
@@ -231,8 +232,12 @@ def _may_be_id(frame: pl.DataFrame, name: str) -> bool:
     column = frame[name]
     if column.dtype.is_nested() or column.dtype.is_temporal():
         return False
-    known = _strings(column).drop_nulls()
-    return len(known) > 0 and known.n_unique() >= ID_SHARE * len(known) and len(known) >= ID_SHARE * len(column)
+    return _distinct(column) >= LEAST_ID_SHARE
+
+
+def _distinct(column: pl.Series) -> float:
+    """Different values among the rows."""
+    return _strings(column).drop_nulls().n_unique() / max(1, len(column))
 
 
 def _is_numeric(frame: pl.DataFrame, name: str) -> bool:

@@ -268,5 +268,5 @@ def _nothing_left(orders: Table, products: Table | None, columns: ShopColumns) -
     ids = products.frame[str(columns.id)].cast(pl.String, strict=False).drop_nulls().head(3).to_list()
     return (
         f"No order is of one of the products: the column {columns.item!r} of {orders.name} has {named(bought)}, the "
-        f"column {columns.id!r} of {products.name} has {named(ids)}. Say which columns match: --columns item=NAME id=NAME."
+        f"column {columns.id!r} of {products.name} has {named(ids)}. Say which match: --columns item=NAME id=NAME."
     )

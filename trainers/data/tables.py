@@ -150,7 +150,7 @@ def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         raise ReadError(f"{path} cannot be read: {_bad_line(text, separator) or error}") from error
     frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
-    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    return _checked(frame.filter(~pl.all_horizontal(pl.all().is_null())), path.name)
 
 
 def _bad_line(text: str, separator: str) -> str | None:

@@ -13,7 +13,7 @@ ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?( ?(Z|UTC|[+-]\d\d:?\d\d
 COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"  # 20240501
 NUMBER = r"^\d+([.,]\d+)?$"
 SAMPLE_ROWS = 2000  # values that formats are tried on
-SHARE = 0.9  # of values that a format must read to be theirs
+SHARE = 0.6  # of values that a format must read to be theirs
 # Seconds, milliseconds, ... since 1970 by their size; smaller numbers, such as a running number, are an order.
 UNITS: tuple[tuple[float, TimeUnit], ...] = ((1e8, "order"), (1e11, "s"), (1e14, "ms"), (1e17, "us"))
 

@@ -1,20 +1,21 @@
-"""A recommender of a domain in about a minute: semantic IDs, a memory chosen on validation, and a network if asked for.
+"""A recommender of a domain in about a minute: semantic IDs, a memory chosen on validation, a network if asked for.
 
 The parts are those of the other methods, with settings that a minute has time for:
 
 - semantic IDs by RQ-k-means of the texts' embeddings, TF-IDF unless there is an encoder; of items whose texts say
   nothing, by what follows what;
 - transitions in closed form up to [`MOST_INVERTED`] items, above that decayed counts, which take seconds;
-- λ, w and κ, and the trend, chosen on [`MOST_CASES`] validation cases at equal distances;
-- with `minutes` an item-level recommender, and how its search mixes the memory in chosen on [`MIXTURE_CASES`]. Without,
-  a network of random weights stands in its place and g is 1: what is recommended is the memory's alone.
+- λ, w and κ, and the trend, chosen on [`MOST_CASES`] validation cases at equal distances; of texts some weight, or
+  what was never bought would never be recommended;
+- with `minutes` an item-level recommender, and how its search mixes the memory in chosen on [`MIXTURE_CASES`].
+  Without, a network of random weights stands in its place and g is 1: what is recommended is the memory's alone.
 
 Then the choices stay, and the memory is built anew of all interactions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,11 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.linear import LinearRanker, LinearSettings, check_training
-from trainers.rankers.linear_selection import LinearSelection, select_settings
+from trainers.rankers.linear_selection import CRITERION, LinearSelection, select_settings
 from trainers.rankers.popularity import Popularity
 
 MOST_INVERTED = 5_000  # items; the closed form of twice as many takes eight times as long, and there are two λ
-MOST_CASES = 2_000  # validation cases that settings are chosen by, and rankers judged
+MOST_CASES = 4_000  # validation cases that settings are chosen by, and rankers judged
 MIXTURE_CASES = 1_000  # of a network, which is asked by a beam search
 CODES = 256  # of a level, TIGER's
 ITEMS_PER_CODE = 4  # at least, of small catalogues
@@ -128,8 +129,11 @@ def quickstart(
     exclude_seen = repeat_share(interactions) < REPEATS
     with progress.step("transitions", f"counting what follows what in {len(interactions.items):,} interactions"):
         selection = select_settings(interactions, content, linear, MOST_CASES)
+    remembered = with_content(selection)
+    if remembered is not selection:
+        progress.line("texts did not help on validation; they get a little weight, for what was never bought")
     with progress.step("memory", "building the memory of transitions and texts, and choosing how it is read"):
-        stored = choose_memory_alone(interactions, content, selection=selection, most_cases=MOST_CASES)
+        stored = choose_memory_alone(interactions, content, selection=remembered, most_cases=MOST_CASES)
     if minutes:
         with progress.step("network", f"training the item-level recommender for {minutes:g} minutes"):
             model = trained(domain, tokenizer, content, minutes, folder / "network", seed)
@@ -165,8 +169,8 @@ def content_of(domain: Domain, text_encoder: str) -> np.ndarray | None:
 
 
 def semantic_ids(domain: Domain, content: np.ndarray | None, folder: Path, seed: int) -> UniversalItemTokenizer:
-    """Semantic IDs of a domain's items, with their titles; of items whose texts do not tell them apart, by what follows
-    what, and where nothing does at random."""
+    """Semantic IDs of a domain's items, with their titles; where texts do not tell items apart, by what follows what,
+    and where nothing does at random."""
     catalogue, vectors = domain.catalogue, content
     if vectors is None or not (vectors != vectors[:1]).any():
         try:
@@ -229,6 +233,22 @@ def judged(
     return compare(rankers, domain.name, users, 0, **protocol)
 
 
+def with_content(selection: LinearSelection) -> LinearSelection:
+    """The choice with the best of the weights above 0 in place of none, where there is content."""
+    rows = [row for row in selection.table if row["content_weight"]]
+    if selection.settings.content_weight or not rows:
+        return selection
+    # of the same λ, for which the transitions are there
+    same = [
+        row
+        for row in rows
+        if row.get("regularization", selection.settings.regularization) == selection.settings.regularization
+    ]
+    best = max(same, key=lambda row: row[CRITERION])
+    settings = replace(selection.settings, content_weight=best["content_weight"], evidence=best["evidence"])
+    return replace(selection, settings=settings)
+
+
 def repeat_share(interactions: Interactions) -> float:
     """Share of the validation items that their user had before."""
     cases = interactions.cases("validation").spread(10 * MOST_CASES)
@@ -254,7 +274,7 @@ def with_everything(stored: StoredMemory, interactions: Interactions, content: n
 
 
 def _alone(stored: StoredMemory) -> StoredMemory:
-    """Read without a network: g = 1, and of the temperatures, which move no order, the one whose search misses least."""
+    """Read without a network: g = 1. The temperature moves no order; with the lowest the search misses least."""
     stored.memory = stored.memory.with_settings(temperature=min(TEMPERATURES), mixing_weight=1.0, gate=None)
     return stored
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,8 @@ from tokenization_items.item_memory import StoredMemory
 from tokenization_items.pipeline_item_recommendation import History, ItemRecommendationPipeline
 from tokenization_items.text_statistics import TF_IDF
 from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
-from trainers.data.shop import Shop, read_shop
+from trainers.data.domains import Domain
+from trainers.data.shop import read_shop
 from trainers.evaluation.comparison import short_table
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
@@ -77,7 +77,7 @@ class Recommender:
     Recommender.from_pretrained("shop").push_to_hub("org/shop")
     ```
 
-    Its folder is a recommender's, as those of `utgrec train-baseline`, with [`RECOMMENDER_FILE`] beside: what reads one
+    Its folder is a recommender's, as those of `utgrec train-baseline`, with `recommender.json` beside: what reads one
     reads the other.
 
     Args:
@@ -88,7 +88,7 @@ class Recommender:
         facts (`dict`, *optional*): how it was made and what was measured, in plain values.
 
     Attributes:
-        shop ([`Shop`], *optional*): the data that it was made of, in the session that made it; not saved.
+        domain ([`Domain`], *optional*): the data that it was made of, in the session that made it; not saved.
 
     Raises:
         TokenizerMismatchError: the network is of another tokenizer's semantic IDs.
@@ -100,7 +100,7 @@ class Recommender:
     stored: StoredMemory | None = None
     rules: Rules = field(default_factory=Rules)
     facts: dict[str, Any] = field(default_factory=dict)
-    shop: Shop | None = field(default=None, repr=False)
+    domain: Domain | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.tokenizer.check_recommender(self.model)
@@ -175,7 +175,7 @@ class Recommender:
         facts = made.facts | {"left_out": shop.report.to_dict()["dropped"], "columns": asdict(shop.columns)}
         facts |= {"name": shop.domain.name, "validation": short_table(made.rows), "rows": made.rows}
         rules = Rules(made.exclude_seen) if rules is None else rules
-        return cls(made.model, made.tokenizer, made.stored, rules, facts, shop)
+        return cls(made.model, made.tokenizer, made.stored, rules, facts, shop.domain)
 
     def recommend(
         self,
