@@ -134,7 +134,8 @@ def test_folders_that_are_none(recommender, tmp_path):
 
 
 @pytest.mark.hub
-def test_the_same_from_the_hub(recommender, repository):
+def test_the_same_from_the_hub(recommender, hub):
+    repository = hub.new_repo("shop")
     recommender.push_to_hub(repository)
     loaded = Recommender.from_pretrained(repository)
     assert loaded.recommend(["sku-1", "sku-5"]) == recommender.recommend(["sku-1", "sku-5"])
