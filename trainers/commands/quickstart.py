@@ -23,6 +23,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from logging import ERROR, getLogger
 from pathlib import Path
 
 from trainers.arguments import parse_sections
@@ -61,16 +62,22 @@ class QuickstartArguments:
 def run(arguments: QuickstartArguments) -> None:
     """Makes, saves and shows."""
     output = Path(arguments.output_dir)
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not arguments.overwrite:
-        raise SystemExit(f"{output} is there already: give another --output_dir, or --overwrite to replace it.")
     say("loading the program, which takes a few seconds")
     from transformers.utils import logging
 
     from trainers.data.readers.base import ReadError
-    from trainers.methods.recommender import Recommender
+    from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
 
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        if not arguments.overwrite:
+            raise SystemExit(f"{output} is there already: give another --output_dir, or --overwrite to replace it.")
+        if not (output / RECOMMENDER_FILE).is_file():
+            raise SystemExit(
+                f"{output} holds no {RECOMMENDER_FILE}, so this did not make it: give another --output_dir."
+            )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("trainers.rankers").setLevel(ERROR)  # what takes long is said here
     try:
         recommender = Recommender.from_interactions(
             arguments.orders,

@@ -20,8 +20,8 @@ LEAST_ID_SHARE = 0.5  # below which it is none of the products' ids, which may o
 USERS = "user customer client buyer member account visitor reviewer shopper household session person kunde kunden "
 USERS += "kundennummer besteller nutzer benutzer utilisateur acheteur cliente usuario comprador uid"
 ITEMS = "item product sku asin article variant goods movie film book track song recipe game artikel artikelnummer "
-ITEMS += "produkt ware produit articulo artículo producto ean gtin isbn pid iid"
-TIMES = "timestamp time datetime date day ordered purchased bought created placed when event datum zeit zeitpunkt "
+ITEMS += "stock produkt ware produit articulo artículo producto ean gtin isbn pid iid"
+TIMES = "timestamp time datetime date day ordered purchased bought created placed when event dat datum zeit zeitpunkt "
 TIMES += "bestellt bestelldatum kaufdatum heure fecha ts"
 LATER_TIMES = "shipped delivery delivered updated modified due paid invoice birth returned geliefert versand"
 TITLES = "title name titel bezeichnung artikelname produktname label nom titre nombre titulo título heading"
@@ -160,8 +160,9 @@ def is_of(name: str, words: str) -> bool:
     return any(word in known or word.startswith(long) for word in words_of(name))
 
 
-def name_score(name: str, words: str, ids: bool) -> int:
-    """How plainly a name says a role: 0 not at all, more the less it says beside it."""
+def name_score(name: str, words: str, ids: bool) -> float:
+    """How plainly a name says a role: 0 not at all, more the less it says beside it; of equal ones a little more by
+    the words that come first."""
     if not is_of(name, words):
         return 0
     others = [word for word in words_of(name) if not is_of(word, words)]
@@ -170,7 +171,8 @@ def name_score(name: str, words: str, ids: bool) -> int:
     if not ids and any(word in IDS.split() for word in others):
         return 0
     score = 4 - min(2, sum(word not in IDS.split() for word in others))
-    return score + (ids and any(word in IDS.split() for word in others))
+    score += ids and any(word in IDS.split() for word in others)
+    return score - min(place for place, word in enumerate(words.split()) if is_of(name, word)) / 1000
 
 
 def _best(frame: pl.DataFrame, words: str, taken: set, ids: bool, check=None) -> str | None:

@@ -172,7 +172,11 @@ class Recommender:
             progress(f"left out:\n{left_out}" if left_out else "nothing was left out")
         with tempfile.TemporaryDirectory(prefix="utgrec-") as folder:
             made = quickstart(shop.domain, Path(folder), text_encoder, minutes, seed, steps)
-        facts = made.facts | {"left_out": shop.report.to_dict()["dropped"], "columns": asdict(shop.columns)}
+        left_out = {  # without the examples, which name customers
+            kind: {reason: entry["count"] for reason, entry in reasons.items()}
+            for kind, reasons in shop.report.to_dict()["dropped"].items()
+        }
+        facts = made.facts | {"left_out": left_out, "columns": asdict(shop.columns)}
         facts |= {"name": shop.domain.name, "validation": short_table(made.rows), "rows": made.rows}
         rules = Rules(made.exclude_seen) if rules is None else rules
         return cls(made.model, made.tokenizer, made.stored, rules, facts, shop.domain)

@@ -65,6 +65,12 @@ def test_from_the_first_line_to_the_last(files, capsys):
     assert len(found) == 5 and found[0]["title"]
     with pytest.raises(SystemExit, match="is there already: give another --output_dir, or --overwrite"):
         run_command("quickstart", [str(files / "verkauf.csv"), "--output_dir", str(out)])
+    # what is published names no customer
+    assert not any("K1" in path.read_text(encoding="utf-8") for path in (*out.glob("*.json"), *out.glob("*.md")))
+    run_command("quickstart", [str(files / "verkauf.csv"), "--output_dir", str(out), "--overwrite"])
+    assert Recommender.from_pretrained(out).titles["A-1"] == ""
+    with pytest.raises(SystemExit, match="so this did not make it"):
+        run_command("quickstart", [str(files / "verkauf.csv"), "--output_dir", str(files), "--overwrite"])
 
 
 def test_without_products_and_with_columns_named(files, capsys):

@@ -38,6 +38,54 @@ def test_names(user, item, time):
     assert (found.id, found.title) == ("code", "name")
 
 
+@pytest.mark.parametrize(
+    ("orders", "products", "expected"),
+    [
+        ("userId movieId rating timestamp", "movieId title genres", "userId movieId timestamp movieId title"),
+        ("user_id parent_asin rating timestamp", "parent_asin title main_category", "user_id parent_asin timestamp"),
+        (
+            "t_dat customer_id article_id price sales_channel_id",
+            "article_id product_type_name prod_name",
+            "customer_id",
+        ),
+        ("timestamp visitorid event itemid transactionid", None, "visitorid itemid timestamp"),
+        (
+            "InvoiceNo StockCode Quantity InvoiceDate UnitPrice CustomerID Country",
+            None,
+            "CustomerID StockCode InvoiceDate",
+        ),
+        ("session_id user_id item_id event_time", None, "user_id item_id event_time"),
+        ("session_id timestamp item_id category", None, "session_id item_id timestamp"),
+        ("order_id,buyer_email,client_no,product,created_at".replace(",", " "), None, "client_no product created_at"),
+    ],
+)
+def test_layouts_that_people_have(orders, products, expected):
+    """Columns of public logs: what they are called, with values as they are."""
+
+    def values(name: str) -> list:
+        lower = name.lower()
+        if any(word in lower for word in ("time", "date", "t_dat", "created")):
+            return WHEN
+        if (
+            any(word in lower for word in ("movie", "asin", "article", "item", "stock", "product"))
+            and "name" not in lower
+        ):
+            return ["p1", "p2", "p3", "p1"] if "type" not in lower else ["x", "x", "y", "y"]
+        return ["7", "7", "8", "9"]
+
+    table = Table("o", pl.DataFrame({name: values(name) for name in orders.split()}))
+    items = None
+    if products is not None:
+        columns = {name: values(name)[:3] for name in products.split()}
+        columns |= {name: ["a b", "c d", "e f"] for name in columns if name in ("title", "prod_name")}
+        items = Table("p", pl.DataFrame(columns))
+    found = guess_columns(table, items)
+    for role, column in zip(("user", "item", "time", "id", "title"), expected.split(), strict=False):
+        assert getattr(found, role) == column, role
+    if items is not None:
+        assert found.id == products.split()[0] and found.title in ("title", "prod_name")
+
+
 def test_values_decide_between_ids():
     """Of two columns that are both named as an item's, the one whose values the products have."""
     table = orders("client", "product_code", "date", product_id=["9", "8", "9", "7"])
