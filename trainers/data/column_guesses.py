@@ -45,6 +45,7 @@ ALIASES = {  # of the flags, for those who know the names of a data folder's col
 }
 _CAMEL = re.compile(r"(?<=[a-zà-ÿ0-9])(?=[A-Z])")
 _WORD = re.compile(r"[^\W_]+")
+_JOINED = re.compile(r"(.{3,})(id|no|nr|num|key|code)")
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,12 @@ def guess_columns(orders: Table, products: Table | None, given: Mapping[str, str
 
 
 def words_of(name: str) -> list[str]:
-    """`"customerNo"` → `["customer", "no"]`."""
-    return [word.lower() for word in _WORD.findall(_CAMEL.sub(" ", name))]
+    """`"customerNo"` and `"customerno"` → `["customer", "no"]`."""
+    found = []
+    for word in (each.lower() for each in _WORD.findall(_CAMEL.sub(" ", name))):
+        joined = _JOINED.fullmatch(word)
+        found += joined.groups() if joined and joined[1] in {*USERS.split(), *ITEMS.split()} else [word]
+    return found
 
 
 def is_of(name: str, words: str) -> bool:
