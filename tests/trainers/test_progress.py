@@ -3,8 +3,13 @@
 import time
 from types import SimpleNamespace
 
+import pytest
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
+from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM
 from trainers import progress as module
-from trainers.progress import LogLines, Progress, log_line
+from trainers.hub_trainer import HubTrainer
+from trainers.progress import LogBar, LogLines, Progress, log_line
 
 
 def test_steps_are_announced_and_timed():
@@ -79,3 +84,12 @@ def test_training_lines(monkeypatch):
     state.is_local_process_zero = False
     callback.on_log(None, state, None, logs={"loss": 1.0})
     assert lines[1:] == ["  step 20 of 100: loss 1.000"]
+
+
+@pytest.mark.parametrize(("quiet", "expected"), [(True, LogLines), (False, LogBar)])
+def test_trainers_say_lines_in_place_of_dictionaries(tmp_path, quiet, expected):
+    arguments = TrainingArguments(str(tmp_path), disable_tqdm=quiet, report_to=[], use_cpu=True)
+    trainer = HubTrainer(ItemLevelForCausalLM(ItemLevelConfig.tiny()), arguments)
+    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
+    assert kinds.count(expected) == 1
+    assert not {PrinterCallback, ProgressCallback} & set(kinds)

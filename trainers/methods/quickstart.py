@@ -42,12 +42,14 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.linear import LinearRanker, LinearSettings, check_training
-from trainers.rankers.linear_selection import CRITERION, LinearSelection, select_settings
+from trainers.rankers.linear_selection import CONTENT_WEIGHTS, CRITERION, LinearSelection, select_settings
 from trainers.rankers.popularity import Popularity
 
 MOST_INVERTED = 5_000  # items; the closed form of twice as many takes eight times as long, and there are two λ
 MOST_CASES = 4_000  # validation cases that settings are chosen by, and rankers judged
 MIXTURE_CASES = 1_000  # of a network, which is asked by a beam search
+# Counts are of another size than a closed form, by a factor that depends on the shop: lighter texts to choose from.
+LIGHT_TEXTS = ((0.0003, 0.0), (0.001, 0.0), (0.003, 0.0), (0.01, 0.0), (0.001, 10.0), (0.003, 10.0), (0.003, 30.0))
 CODES = 256  # of a level, TIGER's
 ITEMS_PER_CODE = 4  # at least, of small catalogues
 REPEATS = 0.05  # share of validation items that were bought before, from which on seen items are recommended
@@ -128,7 +130,8 @@ def quickstart(
         )
     exclude_seen = repeat_share(interactions) < REPEATS
     with progress.step("transitions", f"counting what follows what in {len(interactions.items):,} interactions"):
-        selection = select_settings(interactions, content, linear, MOST_CASES)
+        weights = CONTENT_WEIGHTS + LIGHT_TEXTS if linear.transitions == "counts" else CONTENT_WEIGHTS
+        selection = select_settings(interactions, content, linear, MOST_CASES, weights)
     remembered = with_content(selection)
     if remembered is not selection:
         progress.line("texts did not help on validation; they get a little weight, for what was never bought")
