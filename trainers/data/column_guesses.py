@@ -151,7 +151,7 @@ def guess_columns(orders: Table, products: Table | None, given: Mapping[str, str
 
 def words_of(name: str) -> list[str]:
     """`"customerNo"` and `"customerno"` → `["customer", "no"]`."""
-    found = []
+    found: list[str] = []
     for word in (each.lower() for each in _WORD.findall(_CAMEL.sub(" ", name))):
         joined = _JOINED.fullmatch(word)
         found += joined.groups() if joined and joined[1] in {*USERS.split(), *ITEMS.split()} else [word]

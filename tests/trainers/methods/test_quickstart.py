@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.text_encoders import TextEncoder
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import quickstart as module
 from trainers.methods.memory import build_memory
-from trainers.methods.quickstart import quickstart, repeat_share, with_content
+from trainers.methods.quickstart import content_of, quickstart, repeat_share, with_content
 from trainers.progress import Progress
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear_selection import select_settings
@@ -127,3 +128,17 @@ def test_titles_are_the_texts_where_there_are_none(tmp_path):
     untitled = replace(domain.catalogue, titles=[""] * 8)
     made = quickstart(replace(domain, catalogue=untitled), tmp_path)
     assert made.tokenizer.index.titles == untitled.texts
+
+
+def test_texts_by_an_encoder(tmp_path, tiny_bert):
+    for part in tiny_bert[:2]:
+        part.save_pretrained(tmp_path / "encoder")
+    domain = make_domain(8, 10)
+    texts = [*domain.catalogue.texts[:-1], ""]
+    domain = replace(domain, catalogue=replace(domain.catalogue, texts=texts))
+    found = content_of(domain, str(tmp_path / "encoder"))
+    alone = TextEncoder.from_pretrained(tmp_path / "encoder").embed(texts[:-1])
+    np.testing.assert_allclose(found[:-1], alone, atol=1e-5)
+    np.testing.assert_allclose(found[-1], alone.mean(0), atol=1e-5)
+    made = quickstart(domain, tmp_path / "made", str(tmp_path / "encoder"))
+    assert made.facts["content"] == str(tmp_path / "encoder")
