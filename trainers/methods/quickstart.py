@@ -53,7 +53,7 @@ LIGHT_TEXTS = ((0.0003, 0.0), (0.001, 0.0), (0.003, 0.0), (0.01, 0.0), (0.001, 1
 CODES = 256  # of a level, TIGER's
 ITEMS_PER_CODE = 4  # at least, of small catalogues
 REPEATS = 0.05  # share of validation items that were bought before, from which on seen items are recommended
-STAND_IN = {"hidden_size": 8, "num_layers": 1, "num_heads": 1}  # network of random weights where none is trained
+STAND_IN_WIDTH = 8  # of the network of random weights where none is trained
 BATCH = 128  # users of a beam search
 
 
@@ -123,11 +123,9 @@ def quickstart(
     if not len(interactions.cases("validation")):
         progress.line("no user has three interactions: nothing can be chosen or measured on validation")
         check_training(interactions)
-        stored = build_memory(interactions, content, linear)
-        model = stand_in(tokenizer, seed)
-        return Quickstart(
-            model, tokenizer, _alone(stored), True, [], _facts(domain, stored, name, progress, 0.0, None)
-        )
+        stored = _alone(build_memory(interactions, content, linear))
+        facts = _facts(domain, stored, name, progress, 0.0, None)
+        return Quickstart(stand_in(tokenizer, seed), tokenizer, stored, True, [], facts)
     exclude_seen = repeat_share(interactions) < REPEATS
     with progress.step("transitions", f"counting what follows what in {len(interactions.items):,} interactions"):
         weights = CONTENT_WEIGHTS + LIGHT_TEXTS if linear.transitions == "counts" else CONTENT_WEIGHTS
@@ -137,6 +135,7 @@ def quickstart(
         progress.line("texts did not help on validation; they get a little weight, for what was never bought")
     with progress.step("memory", "building the memory of transitions and texts, and choosing how it is read"):
         stored = choose_memory_alone(interactions, content, selection=remembered, most_cases=MOST_CASES)
+    model: ItemRecommendation
     if minutes:
         with progress.step("network", f"training the item-level recommender for {minutes:g} minutes"):
             model = trained(domain, tokenizer, content, minutes, folder / "network", seed)
@@ -190,7 +189,8 @@ def semantic_ids(domain: Domain, content: np.ndarray | None, folder: Path, seed:
 
 def stand_in(tokenizer: UniversalItemTokenizer, seed: int = 0) -> ItemLevelForCausalLM:
     """A small network of random weights: the beam search needs one, and with g = 1 does not listen to it."""
-    return new_item_level(ItemLevelArguments(content=False, item_residuals=False, **STAND_IN), tokenizer, seed).eval()
+    arguments = ItemLevelArguments(STAND_IN_WIDTH, num_layers=1, num_heads=1, content=False, item_residuals=False)
+    return new_item_level(arguments, tokenizer, seed).eval()
 
 
 def trained(

@@ -172,11 +172,11 @@ class Recommender:
             progress(f"left out:\n{left_out}" if left_out else "nothing was left out")
         with tempfile.TemporaryDirectory(prefix="utgrec-") as folder:
             made = quickstart(shop.domain, Path(folder), text_encoder, minutes, seed, steps)
-        left_out = {  # without the examples, which name customers
+        counts = {  # without the examples, which name customers
             kind: {reason: entry["count"] for reason, entry in reasons.items()}
             for kind, reasons in shop.report.to_dict()["dropped"].items()
         }
-        facts = made.facts | {"left_out": left_out, "columns": asdict(shop.columns)}
+        facts: dict[str, Any] = made.facts | {"left_out": counts, "columns": asdict(shop.columns)}
         facts |= {"name": shop.domain.name, "validation": short_table(made.rows), "rows": made.rows}
         rules = Rules(made.exclude_seen) if rules is None else rules
         return cls(made.model, made.tokenizer, made.stored, rules, facts, shop.domain)
@@ -210,23 +210,24 @@ class Recommender:
         """
         if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
             raise TypeError(f"A history is a list of item ids, got {history!r}.")
-        if not history or isinstance(history[0], str | Mapping):
-            return self.recommend([history], top_k, exclude_seen, allow, deny, **arguments)[0]  # type: ignore[return-value,list-item]
+        is_one = not history or isinstance(history[0], str | Mapping)
+        histories: list[Any] = [history] if is_one else [*history]
         rules = self.rules
         allow = rules.allow if allow is None else allow
         deny = [*rules.deny, *(deny or ())]
-        found: list[Any] = [None] * len(history)
-        known = [row for row, each in enumerate(history) if each]
+        found: list[list[dict[str, Any]]] = [[]] * len(histories)
+        known = [row for row, each in enumerate(histories) if each]
         if known:
             arguments |= {"top_k": top_k, "exclude_seen": rules.exclude_seen if exclude_seen is None else exclude_seen}
             arguments |= {"allow": allow} if allow is not None else {}
             arguments |= {"deny": deny} if deny else {}
-            for row, each in zip(known, self._pipeline([history[row] for row in known], **arguments), strict=True):
+            results: Any = self._pipeline([histories[row] for row in known], **arguments)
+            for row, each in zip(known, results, strict=True):
                 found[row] = each
-        if len(known) < len(history):
+        if len(known) < len(histories):
             popular = self._popular(top_k, allow, deny)
-            found = [popular if each is None else each for each in found]
-        return found
+            found = [found[row] if each else popular for row, each in enumerate(histories)]
+        return found[0] if is_one else found
 
     def _popular(self, top_k: int, allow: Sequence[str] | None, deny: Sequence[str]) -> list[dict[str, Any]]:
         """The items that were bought most, for users of whom nothing is known."""

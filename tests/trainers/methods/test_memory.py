@@ -289,6 +289,17 @@ def test_nothing_is_chosen_without_validation():
         choose_memory(make_ranker(), short)
 
 
+def test_what_was_chosen_already_is_taken_over():
+    interactions, content, ranker = make_interactions(), make_content(), make_ranker(num_beams=N)
+    expected = choose_memory(ranker, interactions, content)
+    selection = select_settings(interactions, content)
+    alone = choose_memory_alone(interactions, content, selection=selection)
+    found = choose_memory(ranker, interactions, content, alone=alone)
+    assert found.facts == expected.facts and found.memory.settings == expected.memory.settings
+    few = choose_memory(ranker, interactions, content, most_cases=7)
+    assert few.facts["selection_cases"] == 7
+
+
 def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
     interactions, content = make_interactions(), make_content()
     alone = choose_memory_alone(interactions, content)
