@@ -3,6 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 1
 WORKERS ?= 2
 TESTS ?= tests
+KILLS ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ KERNELS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INST
 KERNELS_sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-kernels style format clean
+.PHONY: help venv demo test test-slow test-faults test-kernels style format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ test: venv  ## run the tests, without the slow ones (WORKERS=2)
 
 test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m slow
+
+test-faults: venv  ## kill the commands and run them again (KILLS=10, of each)
+	KILLS=$(KILLS) $(TEST_ENV) $(BIN)/python -m pytest -q -rA -n $(WORKERS) tests/faults
 
 # Threads that wait must not spin: where there are more of them than cores, the tests would take hours.
 test-kernels: venv  ## run the tests under three instruction sets and two thread counts (TESTS=tests)

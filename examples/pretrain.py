@@ -1,4 +1,4 @@
-"""Pre-trains UTGRec on several domains: item tokenizer, identifiers, recommender.
+"""Pre-trains UTGRec on several domains: item tokenizer, semantic IDs, recommender.
 
 The built-in catalogue, on a laptop:
 
@@ -24,7 +24,7 @@ One stage alone (tokenizer, tokenize, recommender), going on where a stopped tra
 
     accelerate launch examples/pretrain.py --data data/sports --output_dir runs/pretrained --stage recommender --resume
 
-Writes `tokenizer/` (network and processor), `items/<domain>/` (identifiers) and `recommender/` to the output folder.
+Writes `tokenizer/` (network and processor), `items/<domain>/` (semantic IDs) and `recommender/` to the output folder.
 RecBase: pretrain_recbase.py.
 """
 

@@ -17,7 +17,7 @@ Its 1.5 billion parameters over 8 GPUs (ZeRO-3 shards weights, gradients and opt
     accelerate launch --config_file examples/accelerate_configs/zero3.yaml examples/pretrain_recbase.py \
         --config recbase.yaml --recommender.size large --data data --output_dir runs/recbase-large
 
-Writes `tokenizer/`, `items/<domain>/` (identifiers) and `recommender/` to the output folder.
+Writes `tokenizer/`, `items/<domain>/` (semantic IDs) and `recommender/` to the output folder.
 """
 
 from trainers.commands import run_command

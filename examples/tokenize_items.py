@@ -1,4 +1,4 @@
-"""Gives the items of a catalogue their identifiers, or new items theirs: those given before stay.
+"""Gives the items of a catalogue their semantic IDs, or new items theirs: those given before stay.
 
     python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/office \
         --output_dir runs/office-items

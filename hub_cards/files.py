@@ -1,10 +1,58 @@
 """Files that are there whole or not at all: written beside their place and renamed when they are complete."""
 
 import os
+import re
+import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_RUN = uuid.uuid4().hex[:6]  # a container that starts anew gives its processes the same numbers
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
+_OWNED = re.compile(
+    rf"\.(?P<name>.+)\.(?P<state>[a-z]+)-{_HOST}-(?P<pid>\d+)-(?P<run>[0-9a-f]{{6}})[0-9a-f]{{6}}(\.tmp)?"
+)
+_swept: set[Path] = set()  # folders from which this process has removed what others left
+
+
+def unfinished_path(path: Path, state: str, suffix: str = "") -> Path:
+    """A hidden place beside `path` for what becomes it, or was it: its name says which process owns it."""
+    return path.with_name(f".{path.name}.{state}-{_HOST}-{os.getpid()}-{_RUN}{uuid.uuid4().hex[:6]}{suffix}")
+
+
+def sweep(folder: Path) -> None:
+    """Removes from a folder, once in a process, what processes of this machine that are no more left unfinished there.
+    A folder that was set aside and whose successor never came is put back."""
+    folder = folder.absolute()
+    if folder in _swept or not folder.is_dir():
+        return
+    _swept.add(folder)
+    for path in list(folder.iterdir()):
+        found = _OWNED.fullmatch(path.name)
+        if found is None or _is_alive(int(found["pid"]), found["run"]):
+            continue
+        if found["state"] == "replaced" and not (folder / found["name"]).exists():
+            path.rename(folder / found["name"])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int, run: str) -> bool:
+    if pid == os.getpid():
+        return run == _RUN
+    if os.name != "posix":  # where a signal of 0 is one
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @contextmanager
@@ -13,6 +61,7 @@ def replacing(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     Gives a temporary file beside each path, to be written in the block. At its end they take their places, in the
     order given; after an error, and if any of them cannot be written, none does and all are deleted. Files have the
     permissions that the process gives to new ones, whatever wrote them (safetensors makes files for their owner only).
+    What a process that was killed leaves of them is removed by the next one that writes to the folder.
 
     Args:
         paths (`str` or `os.PathLike`): the files; their folders are made if absent. Readers may see some of several
@@ -29,11 +78,12 @@ def replacing(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     ```
     """
     places = [Path(path) for path in paths]
-    temporary = tuple(path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp") for path in places)
+    temporary = tuple(unfinished_path(path, "unfinished", ".tmp") for path in places)
     try:
         modes = []
         for place, path in zip(places, temporary, strict=True):
             place.parent.mkdir(parents=True, exist_ok=True)
+            sweep(place.parent)
             with open(path, "xb") as file:
                 modes.append(os.fstat(file.fileno()).st_mode & 0o777)
         yield temporary

@@ -105,14 +105,14 @@ class ModelCardValues(Card):
         base_model_revision (`str`, *optional*): Commit of the base model.
         datasets (`Sequence[str]`, *optional*): Hub names of the data sets trained on.
         num_parameters (`int`, *optional*): Number of parameters.
-        level_sizes (`Sequence[int]`, *optional*): Number of codes at each level of the identifier.
+        level_sizes (`Sequence[int]`, *optional*): Number of codes at each level of the semantic ID.
         num_items (`int`, *optional*): Items in the index that travels with the model.
         fingerprint (`str`, *optional*): Fingerprint of codebooks and vocabulary.
         evaluations (`Sequence[Evaluation]`, *optional*): Measured metrics, for the tables and the metadata.
         comparison (`Sequence[Mapping]`, *optional*): Rows of a table with other models, shown as given.
         codebooks (`Sequence[Mapping]`, *optional*): One row for each level, e.g. `{"level": 0, "size": 256,
             "share used": 0.98, "perplexity": 187.2}`.
-        collisions (`Mapping[str, Any]`, *optional*): Counts around shared identifiers, e.g. an assignment report.
+        collisions (`Mapping[str, Any]`, *optional*): Counts around shared semantic IDs, e.g. an assignment report.
         training_data (`Sequence[Mapping]`, *optional*): One row for each domain, e.g. its users, items, interactions.
         hyperparameters (`Mapping[str, Any]`, *optional*): Names and values.
         logs (`Sequence[Mapping]`, *optional*): Entries of the training log, as `TrainerState.log_history`.

@@ -1,18 +1,26 @@
-"""Format of the checkpoints, which every load checks: the kind of model, the version, and that no weight is missing.
+"""Format of the checkpoints, which every load checks: the kind of model, the version, that no weight is missing, and
+that the weights are those that were saved with the configuration.
 
 The format has a version. A release reads the checkpoints of its own version and refuses others by name; within a
 version files may gain entries that older releases may ignore, never change the meaning of one. A release that raises
 the version reads the versions before it too, or says how to convert them.
 """
 
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers.utils import PushToHubMixin
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, PushToHubMixin
 
-from .checkpoint_safety import check_sizes, errors_that_say_why, only_safetensors
+from .checkpoint_fingerprint import CONFIG_ENTRY, check_folder, stamp_folder
+from .checkpoint_safety import SHARDS, check_sizes, errors_that_say_why, only_safetensors
 
 FORMAT_VERSION = 1
+STAGING = ".model.unfinished"  # folder within the one that a model is saved to
 
 
 class CheckedConfig:
@@ -49,18 +57,23 @@ class CheckedConfig:
 
 
 class CheckedLoading:
-    """For models: loading files that lack weights is an error, where transformers would make them up."""
+    """For models: files that lack weights, that were changed or that are of two saves are an error, where transformers
+    would load them. What is saved takes its place when it is complete."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """As [`~transformers.PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if the weights are pickles or truncated, some are missing or of another shape, or the
-                configuration has values that no model can be built from.
+            ValueError: if the weights are pickles, truncated, damaged or of another save than config.json, some are
+                missing or of another shape, or the configuration has values that no model can be built from.
         """
         wants_report = kwargs.pop("output_loading_info", False)
         only_safetensors(pretrained_model_name_or_path, kwargs)
+        place = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        is_folder = pretrained_model_name_or_path is not None and place.is_dir()
+        if is_folder:
+            check_folder(place)
         try:
             with errors_that_say_why(f"{pretrained_model_name_or_path}"):
                 model, report = super().from_pretrained(
@@ -76,7 +89,71 @@ class CheckedLoading:
                 f"{pretrained_model_name_or_path}: {len(lacking)} weights of {cls.__name__} are missing: "
                 f"{lacking[:5]}. Its files are incomplete or do not belong to its config.json."
             )
+        commit = getattr(model.config, "_commit_hash", None)
+        if not is_folder and commit is not None:  # downloaded by now
+            name = "/".join(filter(None, (kwargs.get("subfolder"), CONFIG_NAME)))
+            config = try_to_load_from_cache(pretrained_model_name_or_path, name, kwargs.get("cache_dir"), commit)
+            if isinstance(config, str):
+                check_folder(Path(config).parent)
+        vars(model.config).pop(CONFIG_ENTRY, None)  # true of the files, not of what becomes of the model
         return (model, report) if wants_report else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """As [`~transformers.PreTrainedModel.save_pretrained`], with fingerprints of the weights (see
+        `checkpoint_fingerprint`) and the permissions of new files. Files are written to a folder within and take their
+        places when all are complete, config.json first: what is cut short before is the model that was there, and
+        what is cut short there is an error at load.
+
+        Raises:
+            FloatingPointError: naming the first weight that is not finite.
+        """
+        folder = Path(save_directory)
+        if kwargs.get("distributed_checkpoint") or not kwargs.get("is_main_process", True):
+            super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+            return
+        given = kwargs.get("state_dict")
+        check_finite(self.state_dict() if given is None else given)  # type: ignore[attr-defined]
+        staging = folder / STAGING
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+        staging.mkdir(parents=True)
+        try:
+            if kwargs.get("push_to_hub"):
+                kwargs.setdefault("repo_id", folder.absolute().name)
+            super().save_pretrained(staging, *args, **kwargs)  # type: ignore[misc]
+            if not kwargs.get("push_to_hub"):  # those were stamped before they were sent
+                stamp_folder(staging)
+            written = sorted(path.name for path in staging.iterdir())
+            for name in sorted(written, key=lambda name: name != CONFIG_NAME):
+                os.replace(staging / name, folder / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        weights = {SAFE_WEIGHTS_NAME, SHARDS, *(path.name for path in folder.glob("model-*-of-*.safetensors"))}
+        if weights & {*written}:
+            for name in weights - {*written}:  # of a save in other parts
+                (folder / name).unlink(missing_ok=True)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """As transformers' method, which sends what was saved with `push_to_hub=True`."""
+        if Path(working_dir).name == STAGING:
+            stamp_folder(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
+
+
+def check_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises FloatingPointError, which names it, at the first tensor with a number that is not finite. Of tensors on
+    one device the answer is fetched once."""
+    flags: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.device.type != "meta":
+            flags.setdefault(tensor.device, {})[name] = torch.isfinite(tensor.detach()).all()
+    for found in flags.values():
+        finite = torch.stack([*found.values()]).tolist()
+        broken = [name for name, is_finite in zip(found, finite, strict=True) if not is_finite]
+        if broken:
+            raise FloatingPointError(
+                f"{broken[0]} and {len(broken) - 1} other weights hold NaN or infinity, so the model is not saved: "
+                "the training diverged. Lower the learning rate and go on from a checkpoint before."
+            )
 
 
 class Upload(PushToHubMixin):
@@ -100,4 +177,4 @@ def check_format_version(found: object, what: str) -> None:
         )
 
 
-__all__ = ["FORMAT_VERSION", "CheckedConfig", "CheckedLoading", "Upload", "check_format_version"]
+__all__ = ["FORMAT_VERSION", "CheckedConfig", "CheckedLoading", "Upload", "check_finite", "check_format_version"]

@@ -20,7 +20,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
 
     Args:
         num_levels (`int`, *optional*):
-            Identifier length L, the number of codes of an item. 3 by default, or the length of `level_sizes`.
+            Semantic ID length L, the number of codes of an item. 3 by default, or the length of `level_sizes`.
         codebook_size (`int`, *optional*, defaults to 256):
             Number of codes of every level. Not used when `level_sizes` is given.
         level_sizes (`list[int]`, *optional*):
@@ -67,7 +67,9 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             level, or the codes that `"items"` of the catalogue have after the same prefix. By default items with
             `node_content`, for which there is no other way, else the vocabulary.
         item_tokenizer_fingerprint (`str`, *optional*):
-            Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
+            Fingerprint of the item tokenizer whose semantic IDs the recommender was trained on.
+        content_encoder_fingerprint (`str`, *optional*):
+            Fingerprint of the encoder whose content vectors it was trained on, if it is known.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of initial embeddings and of what projects content. Other layers begin uniform within
             1/√inputs, torch's own.
@@ -76,8 +78,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
 
     Raises:
         ValueError: if `num_levels`, `level_sizes` and `vocab_size` contradict each other, a size or a rate is out of
-            range, identifiers are too long for items with embeddings of their own, or nothing is left to read items or
-            to predict codes by.
+            range, semantic IDs are too long for items with embeddings of their own, or nothing is left to read items
+            or to predict codes by.
 
     Example:
 
@@ -115,6 +117,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     horizon: int = 10
     normalize_over: str | None = None
     item_tokenizer_fingerprint: str | None = None
+    content_encoder_fingerprint: str | None = None
     initializer_range: float | int = 0.02
     pad_token_id: int | None = 0
     format_version: int = FORMAT_VERSION
@@ -162,7 +165,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
         return max(first + size for first, size in zip(self.level_offsets, self.level_sizes, strict=False))
 
     def validate_levels(self):
-        """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
+        """Part of `@strict`-powered validation. Checks that the description of the semantic IDs is coherent."""
         self.check_levels()
         self.check_vocabulary()
         if len(self.level_offsets) != len(self.level_sizes):
@@ -176,7 +179,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
             )
         if self.num_item_residuals and math.prod(self.level_sizes) >= 2**63:
             raise ValueError(
-                f"`num_item_residuals` needs identifiers that are numbers of 63 bits, `level_sizes` "
+                f"`num_item_residuals` needs semantic IDs that are numbers of 63 bits, `level_sizes` "
                 f"{self.level_sizes} have more: leave it at 0."
             )
 

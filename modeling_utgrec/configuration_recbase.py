@@ -1,4 +1,4 @@
-"""Configuration of the RecBase recommender: a Qwen3 decoder whose vocabulary is the codes of item identifiers."""
+"""Configuration of the RecBase recommender: a Qwen3 decoder whose vocabulary is the codes of items' semantic IDs."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen3Config
@@ -18,7 +18,7 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
 
     Args:
         num_levels (`int`, *optional*):
-            Identifier length L, the number of codes of an item. 4 by default, or the length of `level_sizes`.
+            Semantic ID length L, the number of codes of an item. 4 by default, or the length of `level_sizes`.
         codebook_size (`int`, *optional*, defaults to 1024):
             Number of codes of every level. Not used when `level_sizes` is given.
         level_sizes (`list[int]`, *optional*):
@@ -35,7 +35,7 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
             What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
             the paper, or the codes that `"items"` of the catalogue have after the same prefix.
         item_tokenizer_fingerprint (`str`, *optional*):
-            Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
+            Fingerprint of the item tokenizer whose semantic IDs the recommender was trained on.
         format_version (`int`, *optional*):
             Of the checkpoint, see `checkpoint_format`.
 
@@ -100,7 +100,7 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
         return cls(**{**sizes, **arguments})
 
     def validate_levels(self):
-        """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
+        """Part of `@strict`-powered validation. Checks that the description of the semantic IDs is coherent."""
         self.check_levels()
         self.check_vocabulary()
         if not 0 <= self.embedding_dropout < 1:

@@ -79,7 +79,7 @@ class RQVAEConfig(PreTrainedConfig):
         return [self.codebook_size] * self.num_levels
 
     def level_layout(self) -> dict:
-        """The arguments of [`UTGRecConfig`] that describe these identifiers: every level has its own tokens."""
+        """The arguments of [`UTGRecConfig`] that describe these semantic IDs: every level has its own tokens."""
         return {"level_sizes": self.level_sizes}
 
     @property

@@ -1,4 +1,4 @@
-"""Configuration of the UTGRec recommender: a T5 whose vocabulary is the codes of item identifiers."""
+"""Configuration of the UTGRec recommender: a T5 whose vocabulary is the codes of items' semantic IDs."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
@@ -19,7 +19,7 @@ class UTGRecConfig(CodeLevels, CheckedConfig, T5Config):
 
     Args:
         num_levels (`int`, *optional*):
-            Identifier length L, the number of codes of an item. 3 by default, or the length of `level_sizes`.
+            Semantic ID length L, the number of codes of an item. 3 by default, or the length of `level_sizes`.
         root_codebook_size (`int`, *optional*, defaults to 256):
             Number of codes of level 0. Not used when `level_sizes` is given with one codebook per level.
         leaf_codebook_size (`int`, *optional*, defaults to 512):
@@ -44,14 +44,14 @@ class UTGRecConfig(CodeLevels, CheckedConfig, T5Config):
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
             What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
             the paper, or the codes that `"items"` of the catalogue have after the same prefix. The latter does not
-            have to learn which identifiers exist, which takes a small model most of its training.
+            have to learn which semantic IDs exist, which takes a small model most of its training.
         embedding_std (`float`, *optional*, defaults to 1.0):
             Standard deviation of new code embeddings, times `initializer_factor`. T5's 1.0 suits Adafactor, whose
             steps grow with the weights; AdamW moves such embeddings slowly. With 0.05, and without the factor
             `d_model^-0.5` before the output embeddings (`scale_decoder_outputs=False`), a small T5 needs a fraction of
             the epochs.
         item_tokenizer_fingerprint (`str`, *optional*):
-            Fingerprint of the item tokenizer whose identifiers the recommender was trained on.
+            Fingerprint of the item tokenizer whose semantic IDs the recommender was trained on.
         decoder_start_token_id (`int`, *optional*, defaults to 0):
             Token that starts the decoder; T5 uses the padding token.
         format_version (`int`, *optional*):
@@ -127,7 +127,7 @@ class UTGRecConfig(CodeLevels, CheckedConfig, T5Config):
         return max(ends, default=NUM_SPECIAL_TOKENS)
 
     def validate_levels(self):
-        """Part of `@strict`-powered validation. Checks that the description of the identifiers is coherent."""
+        """Part of `@strict`-powered validation. Checks that the description of the semantic IDs is coherent."""
         self.check_levels()
         if self.share_leaf_codes and self.level_sizes != self.default_level_sizes():
             raise ValueError(

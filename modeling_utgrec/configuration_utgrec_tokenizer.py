@@ -24,21 +24,24 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
         lora_config (`dict`, *optional*):
             peft `LoraConfig` arguments for the linear layers of the language model; the rest of the backbone is
             frozen. `None` trains the whole backbone.
-        num_levels (`int`, *optional*, defaults to 3): length of an identifier.
+        num_levels (`int`, *optional*, defaults to 3): length of a semantic ID.
         root_codebook_size (`int`, *optional*, defaults to 256): codes of the first level.
         leaf_codebook_size (`int`, *optional*, defaults to 512): codes that all further levels share.
         codebook_structure (`str`, *optional*, defaults to `"tree"`):
             `"tree"`, or `"residual"` for the ablation with one codebook per level and residual quantization.
         codebook_dim (`int`, *optional*, defaults to 128): width of the codebook vectors.
         codebook_init (`str`, *optional*, defaults to `"normal"`):
-            `"normal"`, the paper's, or `"kmeans"`: no codebook loss during the warm-up, at whose end the trainer sets
-            the codebooks to centroids of the representations. A backbone with random weights needs it: its
-            representations start so close together that one code would take them all.
+            `"normal"`, the paper's, or `"kmeans"`: at the end of the warm-up the trainer sets the codebooks to
+            centroids of the representations. A backbone with random weights needs it: its representations start so
+            close together that one code would take them all.
+        codebook_projection_init (`str`, *optional*, defaults to `"linear"`):
+            how the projections of tree codebooks start: `"linear"`, as linear layers do, or `"orthogonal"`.
         adapter_hidden_size (`int`, *optional*, defaults to 768): hidden width of the adapter MLP.
         adapter_dropout (`float`, *optional*, defaults to 0.1): dropout of the adapter MLP.
         commitment_weight (`float`, *optional*, defaults to 0.25): beta of Eq. 6 and 7.
         warmup_steps (`int`, *optional*, defaults to 300):
-            training forward passes in which the decoders see unquantized representations.
+            training forward passes in which the decoders see unquantized representations and there is no codebook
+            loss.
         with_decoders (`bool`, *optional*, defaults to `True`):
             whether the network has its decoders. Training needs them, codes don't.
         decoder_dropout (`float`, *optional*, defaults to 0.1): dropout of the text and image decoder.
@@ -72,6 +75,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     codebook_structure: str = "tree"
     codebook_dim: int = 128
     codebook_init: str = "normal"
+    codebook_projection_init: str = "linear"
     adapter_hidden_size: int = 768
     adapter_dropout: float | int = 0.1
     commitment_weight: float | int = 0.25
@@ -101,6 +105,10 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
             raise ValueError(f"codebook_structure must be 'tree' or 'residual', got {self.codebook_structure!r}")
         if self.codebook_init not in ("normal", "kmeans"):
             raise ValueError(f"codebook_init must be 'normal' or 'kmeans', got {self.codebook_init!r}")
+        if self.codebook_projection_init not in ("linear", "orthogonal"):
+            raise ValueError(
+                f"codebook_projection_init must be 'linear' or 'orthogonal', got {self.codebook_projection_init!r}"
+            )
         for name in ("root_codebook_size", "leaf_codebook_size", "codebook_dim", "max_text_tokens", "latent_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -119,7 +127,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
         return [self.root_codebook_size] + [self.leaf_codebook_size] * (self.num_levels - 1)
 
     def level_layout(self) -> dict:
-        """The arguments of [`UTGRecConfig`] that describe these identifiers: the recommender's vocabulary."""
+        """The arguments of [`UTGRecConfig`] that describe these semantic IDs: the recommender's vocabulary."""
         if self.codebook_structure == "residual":
             return {"level_sizes": self.level_sizes}
         return {

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 def check_whole_items(config: PreTrainedConfig, input_ids: Tensor, attention_mask: Tensor) -> None:
     """
-    Raises ValueError unless every history is whole identifiers one after the other, at least one of them and at most
+    Raises ValueError unless every history is whole semantic IDs one after the other, at least one of them and at most
     `config.max_history`.
 
     Args:
@@ -37,7 +37,7 @@ def check_whole_items(config: PreTrainedConfig, input_ids: Tensor, attention_mas
         user, position = odd.nonzero()[0].tolist()
         raise ValueError(
             f"input_ids[{user}, {position}] is {input_ids[user, position].item()}, which is no code of level "
-            f"{level[user, position].item()}: a history is whole identifiers one after the other."
+            f"{level[user, position].item()}: a history is whole semantic IDs one after the other."
         )
     broken = (lengths % config.num_levels).nonzero()
     if len(broken):

@@ -1,4 +1,4 @@
-"""Generation of items: beam search over the identifiers that exist, and the same constraint for `generate`."""
+"""Generation of items: beam search over the semantic IDs that exist, and the same constraint for `generate`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def level_log_probs(logits: Tensor, trie: ItemTrie, depth: int, nodes: Tensor, n
     Args:
         logits (`torch.Tensor` of shape `(B, W, vocab_size)` or `(B, W, codes of the level)`):
             of the next code. A network that has logits of one level at a time has none for other levels' tokens.
-        trie ([`ItemTrie`]): the valid identifiers.
+        trie ([`ItemTrie`]): the valid semantic IDs.
         depth (`int`): the level.
         nodes (`torch.LongTensor` of shape `(B, W)`): nodes of the beams at that depth.
         normalize_over (`str`): `"vocabulary"`, all that has logits, or `"items"`: the codes that exist after the
@@ -92,7 +92,7 @@ def constrained_beam_search(
     memory: UserMemory | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
-    Beam search over the identifiers of a trie: the items and scores that `generate` gives with `num_beams`,
+    Beam search over the semantic IDs of a trie: the items and scores that `generate` gives with `num_beams`,
     [`ItemLogitsProcessor`] and `length_penalty=0`, and where the network is normalised over items
     `renormalize_logits=True`. The order of exactly equal scores is not defined.
 
@@ -104,7 +104,7 @@ def constrained_beam_search(
 
     Args:
         step ([`BeamStep`]): the network with B users.
-        trie ([`ItemTrie`]): the valid identifiers, on the device of the network.
+        trie ([`ItemTrie`]): the valid semantic IDs, on the device of the network.
         num_items (`int`): items to return per user.
         num_beams (`int`): prefixes kept per user and level.
         rules ([`ItemRules`], *optional*): what each user may get, on the same device and of the same trie.
@@ -150,12 +150,12 @@ def constrained_beam_search(
 
 class ItemLogitsProcessor(LogitsProcessor):
     """
-    Restricts `generate` to the identifiers of a trie, for use of the constraint with other generation strategies;
-    `recommend` gives the same result as beam search with it, faster. A sequence that is no prefix of an identifier, or
+    Restricts `generate` to the semantic IDs of a trie, for use of the constraint with other generation strategies;
+    `recommend` gives the same result as beam search with it, faster. A sequence that is no prefix of a semantic ID, or
     is a whole one, may only go on with a fallback token.
 
     Args:
-        trie ([`ItemTrie`]): the valid identifiers, on the device of the model.
+        trie ([`ItemTrie`]): the valid semantic IDs, on the device of the model.
         prompt_length (`int`, *optional*, defaults to 1):
             Tokens before the first code: the start token of an encoder-decoder, the whole prompt of a decoder.
         fallback_token_ids (`Sequence[int]`, *optional*, defaults to `(0, 1)`): padding and end-of-sequence.

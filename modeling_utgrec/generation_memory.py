@@ -10,7 +10,7 @@ The mass of a prefix is the sum over the items below it, `M(prefix) = Σ p_mem(i
 finds its best items. With g = 0 it is the network's search, with g = 1 the items come in the order of `m_u`.
 
 A user's memory is sparse: the items in the rows of its history, the *candidates*. All other items have m = 0, so below
-a prefix they count 1e-6 each, and how many there are the trie and the rules say. Sorted by identifier the candidates
+a prefix they count 1e-6 each, and how many there are the trie and the rules say. Sorted by semantic ID the candidates
 below a prefix are neighbours; their sums are of segments, in float64 and relative to the largest, so that a prefix
 keeps its precision however small its share.
 """
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from .generation_rules import ItemRules, RulesOfSearch, put
-from .item_memory import ItemMemory
+from .item_memory import BLOCK_ENTRIES, ItemMemory
 from .item_trie import ItemTrie
 
 REMAINDER = 1e-6  # of exp(m/τ), what every item has: with it as many items come back as are asked for
 LOG_REMAINDER = math.log(REMAINDER)
+CACHED_ENTRIES = 2**19  # numbers of picked content vectors that a CPU has at once: 2 MiB, which its cache holds
 
 
 class ItemSources(NamedTuple):
@@ -59,13 +60,13 @@ def history_rows(input_ids: Tensor, attention_mask: Tensor, trie: ItemTrie, max_
     The items of histories of token ids.
 
     Args:
-        input_ids (`torch.LongTensor` of shape `(B, S)`): whole identifiers one after the other, padded anywhere.
+        input_ids (`torch.LongTensor` of shape `(B, S)`): whole semantic IDs one after the other, padded anywhere.
         attention_mask (`torch.Tensor` of shape `(B, S)`): 0 on padding.
         trie ([`ItemTrie`]): the catalogue.
         max_history (`int`): items to keep, the latest.
 
     Returns:
-        `torch.LongTensor` of shape `(B, H)`: item rows, the latest last, -1 before the first and for identifiers that
+        `torch.LongTensor` of shape `(B, H)`: item rows, the latest last, -1 before the first and for semantic IDs that
         the trie lacks.
     """
     levels, real = trie.num_levels, attention_mask != 0
@@ -109,14 +110,14 @@ class UserMemory:
             first = int((histories >= 0).any(0).to(torch.uint8).argmax())  # columns before it hold nothing
             histories = histories[:, first:]
         self.histories = histories
-        transitions = _weighted(memory.transition_items, memory.transition_weights, histories, self.dtype)
-        parts = [transitions]
-        if memory.similar_items is not None and memory.similarities is not None and settings.content_weight:
-            items, cosines = _weighted(memory.similar_items, memory.similarities, histories, self.dtype)
-            parts.append((items, cosines * content_weights(memory, histories).to(self.dtype)[:, None]))
-        positions = trie.positions_of(torch.cat([items for items, _ in parts], dim=1))
-        positions, order = positions.sort(dim=1)
-        values = torch.cat([values for _, values in parts], dim=1).gather(1, order)
+        items, values = _transitions(memory, histories, self.dtype)
+        self._counts, self._mass = _last_counts(memory, histories), values.sum(1)
+        reads_content = memory.similar_items is not None and settings.content_weight > 0
+        if memory.similar_items is not None and reads_content:
+            alike = _rows_of(memory.similar_items, histories)
+            items, values = torch.cat((items, alike), dim=1), torch.nn.functional.pad(values, (0, alike.shape[1]))
+        positions, order = trie.positions_of(items).sort(dim=1)
+        values = values.gather(1, order)
         is_new = torch.ones_like(positions, dtype=torch.bool)
         is_new[:, 1:] = positions[:, 1:] != positions[:, :-1]
         runs = is_new.cumsum(1) - 1
@@ -125,13 +126,15 @@ class UserMemory:
         if positions.device.type == "cpu":
             most = max(1, int((self.positions < trie.num_items).sum(1).max())) if len(positions) else 1
             self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
+        known = self.positions < trie.num_items
+        rows = trie.rows_at(self.positions.clamp(max=trie.num_items - 1))
+        if memory.content is not None and reads_content:
+            cosines = _cosines(memory.content, histories, rows).to(self.dtype)
+            self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
-            known = self.positions < trie.num_items
-            trend = memory.trend[trie.rows_at(self.positions.clamp(max=trie.num_items - 1))]
-            self.trends = settings.trend_weight * torch.where(known, trend, 0).to(self.dtype)
-            self.scores = self.scores + self.trends
-        self._counts, self._mass = _last_counts(memory, histories), transitions[1].sum(1)
+            self.trends = settings.trend_weight * torch.where(known, memory.trend[rows], 0).to(self.dtype)
+            self.scores += self.trends
         gate = settings.gate
         if gate is None:
             self.mixing = torch.full((len(histories),), float(settings.mixing_weight), device=histories.device)
@@ -255,10 +258,11 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
     log_mass = log_weights(users.scores_of(rows) / users.temperature) - mass.log_total[:, None]
     remembered = (log_mass + users.mixing.log()[:, None] - scores).exp().clamp(max=1).float()
     remembered = torch.where(found, remembered, 0)
-    transitions = _terms(memory.transition_items, memory.transition_weights, histories, rows)
+    transitions = _transition_terms(memory, histories, rows)
     content = torch.zeros_like(transitions)
-    if memory.similar_items is not None and memory.similarities is not None and memory.settings.content_weight:
-        content = _terms(memory.similar_items, memory.similarities, histories, rows)
+    if memory.content is not None and memory.settings.content_weight:
+        ours, theirs = memory.content[rows.clamp(min=0)].float(), memory.content[histories.clamp(min=0)].float()
+        content = (ours @ theirs.mT).clamp_(min=0) * _places(histories)[:, None]
         content *= content_weights(memory, histories)[:, None, None]
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
     explained = users.values_of(rows, users.scores - users.trends) / users.temperature
@@ -309,20 +313,40 @@ def _places(histories: Tensor) -> Tensor:
     return torch.where(histories >= 0, 1 / places, 0)
 
 
-def _weighted(items: Tensor, weights: Tensor, histories: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sparse rows of the items of histories `[B, H]` side by side: items and `a_j` times their weights `[B, H·k]`."""
-    safe = histories.clamp(min=0)
-    missing = (histories < 0)[..., None]
-    found = items[safe].masked_fill(missing, -1).flatten(1)
-    return found, (weights[safe].to(dtype) * _places(histories).to(dtype)[..., None]).flatten(1)
+def _rows_of(items: Tensor, histories: Tensor) -> Tensor:
+    """The sparse rows of the items of histories `[B, H]` side by side: items `[B, H·k]`, -1 for none."""
+    return items[histories.clamp(min=0)].masked_fill((histories < 0)[..., None], -1).flatten(1)
 
 
-def _terms(items: Tensor, weights: Tensor, histories: Tensor, rows: Tensor) -> Tensor:
-    """Positive terms `a_j` times the weight of item `rows` `[B, K]` in the sparse row of each item of histories
-    `[B, H]`: `[B, K, H]`."""
+def _transitions(memory: ItemMemory, histories: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The items that follow those of histories `[B, H]`, and `a_j·B[j, i]`, `[B, H·k]`."""
+    weights = memory.transition_weights[histories.clamp(min=0)].to(dtype)
+    return _rows_of(memory.transition_items, histories), (weights * _places(histories).to(dtype)[..., None]).flatten(1)
+
+
+def _cosines(content: Tensor, histories: Tensor, rows: Tensor) -> Tensor:
+    """`Σ_j a_j·cos(j, i)` of items `rows` `[B, C]` to the items of histories `[B, H]`, float32."""
+    users = (content[histories.clamp(min=0)].float() * _places(histories)[..., None]).sum(1)
+    every = content.float() if len(content) <= rows.numel() else None  # then a product with all is less than to pick
+    size = len(content) if every is not None else rows.shape[1] * content.shape[1]
+    most = CACHED_ENTRIES if every is None and rows.device.type == "cpu" else BLOCK_ENTRIES
+    step = max(1, most // max(size, 1))
+    found = torch.empty(rows.shape, device=rows.device)
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        if every is not None:
+            found[start : start + step] = (users[start : start + step] @ every.T).gather(1, block)
+        else:
+            vectors = content.index_select(0, block.flatten()).float().view(*block.shape, -1)
+            found[start : start + step] = (vectors @ users[start : start + step, :, None])[..., 0]
+    return found
+
+
+def _transition_terms(memory: ItemMemory, histories: Tensor, rows: Tensor) -> Tensor:
+    """Positive `a_j·B[j, i]` of items `rows` `[B, K]` and each item of histories `[B, H]`: `[B, K, H]`."""
     safe = histories.clamp(min=0)
-    same = items[safe][:, None] == rows.clamp(min=0)[:, :, None, None]
-    terms = torch.where(same, weights[safe][:, None].float(), 0).sum(3).clamp_(min=0)
+    same = memory.transition_items[safe][:, None] == rows.clamp(min=0)[:, :, None, None]
+    terms = torch.where(same, memory.transition_weights[safe][:, None].float(), 0).sum(3).clamp_(min=0)
     return terms * _places(histories)[:, None]
 
 

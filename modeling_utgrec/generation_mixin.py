@@ -42,7 +42,7 @@ class ItemRecommendation(PreTrainedModel):
         return_sources: bool = False,
     ) -> RecommendOutput:
         """
-        Recommends items by beam search over the identifiers that exist (UTGRec, section 2.4). Dropout is off whatever
+        Recommends items by beam search over the semantic IDs that exist (UTGRec, section 2.4). Dropout is off whatever
         the model's mode.
 
         With `exclude` or `rules` it is the search over the items that a user may get: as many of them come back as
@@ -52,7 +52,7 @@ class ItemRecommendation(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
                 0 on padding; by default every token but the padding token is read.
-            trie ([`ItemTrie`]): identifiers of the catalogue. Moved to the model's device if it is elsewhere: keep it
+            trie ([`ItemTrie`]): semantic IDs of the catalogue. Moved to the model's device if it is elsewhere: keep it
                 there to save the copy.
             num_items (`int`, *optional*, defaults to 10): items to return per user.
             num_beams (`int`, *optional*, defaults to 50): width of the beam, raised to `num_items` if below.
@@ -68,6 +68,7 @@ class ItemRecommendation(PreTrainedModel):
             [`RecommendOutput`]: item rows, scores and, when the trie has them, item ids.
 
         Raises:
+            FloatingPointError: if the network gives NaN, by which nothing can be ranked.
             ValueError: if the trie is not of this model's vocabulary, rules or memory are not of the trie, a token id
                 or an item row is out of range, or shapes disagree; if sources are asked for without a memory.
         """
@@ -104,6 +105,7 @@ class ItemRecommendation(PreTrainedModel):
                 if return_sources:
                     assert memory_of_users is not None
                     sources.append((users, item_sources(memory_of_users, rules_of_users, rows[users], scores[users])))
+        self._check_scores(scores)
         item_ids = None
         if trie.item_ids is not None:
             item_ids = [[trie.item_ids[row] for row in user if row >= 0] for user in rows.tolist()]
@@ -140,6 +142,7 @@ class ItemRecommendation(PreTrainedModel):
             with `per_level`: scores, -inf where the candidate is -1.
 
         Raises:
+            FloatingPointError: if the network gives NaN.
             ValueError: as for `recommend`.
         """
         input_ids, attention_mask = self._checked_inputs(input_ids, attention_mask, trie)
@@ -160,7 +163,21 @@ class ItemRecommendation(PreTrainedModel):
                 scores[users] = score_candidates(
                     step, trie, candidates[users], self.config.normalize_over, per_level, memory_of_users
                 )
+        self._check_scores(scores)
         return scores
+
+    def _check_scores(self, scores: Tensor) -> None:
+        """Raises FloatingPointError, which says where it comes from, if a user has NaN among the scores. A search
+        takes NaN for the best there is, so what any of its levels had is in what it returns: one look is enough."""
+        if not scores.isnan().any():
+            return
+        users = int(scores.isnan().flatten(1).any(1).sum())
+        broken = [name for name, weight in self.named_parameters() if not weight.isfinite().all()]
+        reason = f"its weights {broken[:3]} hold NaN or infinity" if broken else "its numbers overflow"
+        raise FloatingPointError(
+            f"{type(self).__name__} gives NaN for {users} of {len(scores)} users, by which nothing can be ranked: "
+            f"{reason}. Take a checkpoint from before the training diverged."
+        )
 
     def _recalled(
         self,
@@ -280,7 +297,7 @@ def score_candidates(
 
     Args:
         step ([`BeamStep`]): the network with B users.
-        trie ([`ItemTrie`]): the identifiers, on the device of the network.
+        trie ([`ItemTrie`]): the semantic IDs, on the device of the network.
         candidates (`torch.LongTensor` of shape `(B, C)`): item rows, -1 for padding.
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`): as [`constrained_beam_search`].
         per_level (`bool`, *optional*, defaults to `False`): whether to give each level's share instead of their sum.

@@ -6,9 +6,11 @@ linear model, SLIT (Choi et al., WWW 2021) with content,
 
     m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i        w_u = w·(1 + κ / (count of the last item + 1))
 
-over the items `j` of a user's history with weights `a_j` = 1/place from its end, of which the largest entries of each
-row are kept: bytes an item, whatever the size of the catalogue. `t_i` is the item's trend, the log of its share among
-the latest interactions of the users to its share among all: demand drifts, and what is recommended comes after it.
+over the items `j` of a user's history with weights `a_j` = 1/place from its end. `t_i` is the item's trend, the log of
+its share among the latest interactions of the users to its share among all: demand drifts, and what is recommended
+comes after it. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries of each row, the
+items nearest in content, and content vectors. A user's candidates are the items in the rows of its history; of these
+the whole of the cosine and of the trend counts, for the rows alone would take the content from all but the nearest.
 `generation_memory.py` mixes the memory into the beam search.
 """
 
@@ -26,15 +28,18 @@ TENSORS = (
     "transition_weights",
     "counts",
     "similar_items",
-    "similarities",
+    "content",
     "content_mean",
+    "content_projection",
     "recent",
 )
 NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
+CONTENT_WIDTH = 128  # principal directions of the content that are kept: 256 bytes an item, whatever the encoder
 NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
 RECENT_UNIT = 6  # in whole numbers of 1/6, lcm(1, 2, 3): what is added or taken away later is so exactly
 TREND_PRIOR = 5.0  # interactions that every item has beside its own, so that few of them make no trend
+SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
 
 
@@ -107,9 +112,11 @@ class ItemMemory:
         settings ([`MemorySettings`], *optional*): how it is read.
         similar_items (`torch.IntTensor` of shape `(num_items, k)`, *optional*): items alike in content, each item
             among its own; -1 for none.
-        similarities (`torch.Tensor` of shape `(num_items, k)`, *optional*): cosines of the content embeddings without
-            their mean, kept in float16.
+        content (`torch.Tensor` of shape `(num_items, r)`, *optional*): content vectors, whose products are the cosines
+            of the content embeddings without their mean; kept in float16.
         content_mean (`torch.Tensor` of shape `(width,)`, *optional*): that mean, for items that are added.
+        content_projection (`torch.Tensor` of shape `(width, r)`, *optional*): from embeddings without their mean, of
+            unit length, to content vectors, see [`principal_directions`].
         recent (`torch.IntTensor` of shape `(num_items,)`, *optional*): latest interactions of the users by item: the
             last one counts 6, the one before 3, the third 2.
 
@@ -125,28 +132,54 @@ class ItemMemory:
         counts: Tensor,
         settings: MemorySettings | None = None,
         similar_items: Tensor | None = None,
-        similarities: Tensor | None = None,
+        content: Tensor | None = None,
         content_mean: Tensor | None = None,
+        content_projection: Tensor | None = None,
         recent: Tensor | None = None,
     ):
-        self.transition_items, self.transition_weights = _checked("transition", transition_items, transition_weights)
-        self.similar_items: Tensor | None = None
-        self.similarities: Tensor | None = None
-        self.content_mean: Tensor | None = None
-        content = (similar_items, similarities, content_mean)
-        if any(each is not None for each in content):
-            if similar_items is None or similarities is None or content_mean is None:
-                raise ValueError("similar_items, similarities and content_mean of an item memory go together.")
-            self.similar_items, self.similarities = _checked("similar", similar_items, similarities)
-            if len(self.similar_items) != self.num_items:
-                raise ValueError(f"{self.num_items} items have transitions, {len(self.similar_items)} similar items.")
-            self.content_mean = content_mean.float()
-            if self.content_mean.ndim != 1 or not self.content_mean.isfinite().all():
-                raise ValueError("content_mean of an item memory must be a vector of finite numbers.")
+        self.transition_items, self.transition_weights = _checked_rows(transition_items, transition_weights)
+        parts = (similar_items, content, content_mean, content_projection)
+        self.similar_items, self.content, self.content_mean, self.content_projection = parts
+        if any(each is not None for each in parts):
+            self._check_content()
         self.counts = self._checked_counts("counts", counts)
         self.recent = None if recent is None else self._checked_counts("recent", recent)
         self.trend = self._trend()
         self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
+
+    def _check_content(self) -> None:
+        """Whether there is all that belongs to the content, in the right shapes; then in the dtypes that are kept."""
+        if (
+            self.similar_items is None
+            or self.content is None
+            or self.content_mean is None
+            or self.content_projection is None
+        ):
+            raise ValueError(
+                "similar_items, content, content_mean and content_projection of an item memory go together."
+            )
+        _check_items("similar", self.similar_items)
+        if len(self.similar_items) != self.num_items or len(self.content) != self.num_items:
+            raise ValueError(
+                f"{self.num_items} items have transitions, {len(self.similar_items)} similar items, "
+                f"{len(self.content)} content vectors."
+            )
+        mean, projection = self.content_mean.float(), self.content_projection.float()
+        if mean.ndim != 1 or projection.ndim != 2 or self.content.ndim != 2:
+            raise ValueError(
+                "content_mean of an item memory is a vector, content and content_projection are matrices."
+            )
+        if projection.shape != (len(mean), self.content.shape[1]):
+            raise ValueError(
+                f"content_projection of an item memory must have shape {(len(mean), self.content.shape[1])}, got "
+                f"{tuple(projection.shape)}."
+            )
+        content = self.content.half()
+        for name, tensor in (("content", content), ("content_mean", mean), ("content_projection", projection)):
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} of an item memory must be finite numbers.")
+        self.similar_items, self.content = self.similar_items.to(torch.int32), content
+        self.content_mean, self.content_projection = mean, projection
 
     def _checked_counts(self, name: str, counts: Tensor) -> Tensor:
         if counts.shape != (self.num_items,) or counts.is_floating_point() or (counts < 0).any():
@@ -226,20 +259,36 @@ class ItemMemory:
 
         Args:
             rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one without any past.
+
+        Raises:
+            ValueError: if rows are no such numbers.
         """
         rows = rows.to(self.device)
+        if rows.ndim != 1 or rows.is_floating_point() or not len(rows):
+            raise ValueError(
+                f"rows must be whole numbers of shape (num_selected,), got {rows.dtype} {(*rows.shape,)}."
+            )
+        outside = (rows < -1) | (rows >= self.num_items)
+        if outside.any():
+            raise ValueError(
+                f"rows must be those of the {self.num_items} items or -1, got {rows[outside][:10].tolist()}."
+            )
+        taken, times = rows[rows >= 0].unique(return_counts=True)
+        if (times > 1).any():
+            raise ValueError(f"rows must have each item once, got {taken[times > 1][:10].tolist()} more often.")
         known, safe = rows >= 0, rows.clamp(min=0)
         new_row = torch.full((self.num_items + 1,), -1, dtype=torch.int32, device=self.device)  # -1 is the last place
         new_row[rows[known]] = torch.arange(len(rows), dtype=torch.int32, device=self.device)[known]
         selected = copy.copy(self)
 
-        def of(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-            items = new_row[items[safe].long()].masked_fill_(~known[:, None], -1)
-            return items, weights[safe].masked_fill(items < 0, 0)
+        def of(items: Tensor) -> Tensor:
+            return new_row[items[safe].long()].masked_fill_(~known[:, None], -1)
 
-        selected.transition_items, selected.transition_weights = of(self.transition_items, self.transition_weights)
-        if self.similar_items is not None and self.similarities is not None:
-            selected.similar_items, selected.similarities = of(self.similar_items, self.similarities)
+        selected.transition_items = of(self.transition_items)
+        selected.transition_weights = self.transition_weights[safe].masked_fill(selected.transition_items < 0, 0)
+        if self.similar_items is not None and self.content is not None:
+            selected.similar_items = of(self.similar_items)
+            selected.content = self.content[safe].masked_fill(~known[:, None], 0)
         selected.counts = self.counts[safe].masked_fill(~known, 0)
         if self.recent is not None and self.trend is not None:  # the trend is of the whole catalogue
             selected.recent = self.recent[safe].masked_fill(~known, 0)
@@ -257,8 +306,11 @@ class ItemMemory:
                 items, from the encoder of the others; needed if and only if the memory has similar items.
 
         Raises:
-            ValueError: if content is missing or unexpected, of another width or not finite.
+            ValueError: if content is missing or unexpected, of another width or not finite, or that of most items is
+                another than before; or `num_new` is below 0.
         """
+        if num_new < 0:
+            raise ValueError(f"num_new must be at least 0, got {num_new}: `select` takes items away.")
         extended = copy.copy(self)
         none = self.transition_items.new_full((num_new, self.transition_items.shape[1]), -1)
         extended.transition_items = torch.cat((self.transition_items, none))
@@ -267,57 +319,83 @@ class ItemMemory:
         if self.recent is not None and self.trend is not None:
             extended.recent = torch.cat((self.recent, self.recent.new_zeros(num_new)))
             extended.trend = torch.cat((self.trend, self.trend.new_zeros(num_new)))
-        if self.similar_items is None or self.similarities is None or self.content_mean is None:
+        if (
+            self.similar_items is None
+            or self.content is None
+            or self.content_mean is None
+            or self.content_projection is None
+        ):
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")
             return extended
         if content is None:
             raise ValueError("The memory has similar items: content embeddings of all items are needed to add some.")
         unit = unit_content(content.to(self.device), self.num_items + num_new, self.content_mean)
+        self._check_encoder(unit)
         kept, old = self.similar_items.shape[1], self.num_items
-        ours = nearest_items(unit[old:], unit, kept)
-        items, values = self.similar_items.clone(), self.similarities.float()
-        if num_new:
-            for start in range(0, old, BLOCK_ENTRIES // max(num_new, 1) + 1):
-                block = slice(start, min(start + BLOCK_ENTRIES // max(num_new, 1) + 1, old))
-                near, found = nearest_items(unit[block], unit[old:], min(kept, num_new))
-                both = torch.cat(
-                    (values[block].masked_fill(items[block] < 0, -torch.inf), found.half().float()), dim=1
-                )
-                best = both.topk(kept, dim=1)
-                every = torch.cat((items[block], near + old), dim=1)
-                items[block] = every.gather(1, best.indices)
-                values[block] = best.values.masked_fill(best.values == -torch.inf, 0)
-        fill = kept - ours[0].shape[1]
-        extended.similar_items = torch.cat((items, torch.nn.functional.pad(ours[0], (0, fill), value=-1)))
-        extended.similarities = torch.cat((values, torch.nn.functional.pad(ours[1], (0, fill)))).half()
+        ours, _ = nearest_items(unit[old:], unit, kept)
+        items = self.similar_items.clone()
+        step = BLOCK_ENTRIES // max(num_new, kept * unit.shape[1], 1) + 1
+        for start in range(0, old if num_new else 0, step):
+            block = slice(start, min(start + step, old))
+            near, found = nearest_items(unit[block], unit[old:], min(kept, num_new))
+            before = torch.einsum("bke,be->bk", unit[items[block].clamp(min=0).long()], unit[block])
+            both = torch.cat((before.masked_fill_(items[block] < 0, -torch.inf), found), dim=1)
+            every = torch.cat((items[block], near + old), dim=1)
+            items[block] = every.gather(1, both.topk(kept, dim=1).indices)
+        padded = torch.nn.functional.pad(ours, (0, kept - ours.shape[1]), value=-1)
+        extended.similar_items = torch.cat((items, padded))
+        extended.content = torch.cat((self.content, (unit[old:] @ self.content_projection).half()))
         return extended
+
+    def _check_encoder(self, unit: Tensor) -> None:
+        """Raises ValueError if the content of most items is not what is kept of it."""
+        assert self.content is not None and self.content_projection is not None
+        known = self.content.any(dim=1)
+        found = unit[: self.num_items][known] @ self.content_projection
+        differ = (found - self.content[known].float()).norm(dim=1) > SAME_CONTENT
+        if differ.sum() > len(differ) / 2:
+            raise ValueError(
+                f"The content embeddings of {int(differ.sum())} of {len(differ)} items are not those that the memory "
+                "was built with: they are of another encoder, or of items in another order."
+            )
 
     def __repr__(self) -> str:
         content = "" if self.similar_items is None else f", similar_items={self.similar_items.shape[1]}"
         return f"ItemMemory(num_items={self.num_items}, transitions={self.transition_items.shape[1]}{content})"
 
 
-def _checked(name: str, items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sparse rows in int32 and float16, if they are of one shape and all within the catalogue."""
-    if items.ndim != 2 or items.shape != weights.shape or not len(items) or items.is_floating_point():
+def _check_items(name: str, items: Tensor) -> None:
+    """Whether the items of sparse rows are whole numbers within the catalogue."""
+    if items.ndim != 2 or not len(items) or items.is_floating_point():
         raise ValueError(
-            f"{name} items and weights of an item memory must be int and float of one shape (num_items, kept), got "
-            f"{items.dtype} {tuple(items.shape)} and {weights.dtype} {tuple(weights.shape)}."
+            f"{name} items of an item memory must be int of shape (num_items, kept), got {items.dtype} "
+            f"{tuple(items.shape)}."
         )
     outside = ((items < -1) | (items >= len(items))).any(1)
     if outside.any():
         row = int(outside.nonzero()[0])
+        found = items[row][(items[row] < -1) | (items[row] >= len(items))]
         raise ValueError(
             f"{name} items of an item memory must be rows of its {len(items)} items or -1, found "
-            f"{items[row].tolist()} of item {row}."
+            f"{found[:10].tolist()} of item {row}."
+        )
+
+
+def _checked_rows(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Transitions in int32 and float16, if they are of one shape, within the catalogue and finite."""
+    _check_items("transition", items)
+    if items.shape != weights.shape:
+        raise ValueError(
+            f"transition items and weights of an item memory must be of one shape, got {tuple(items.shape)} and "
+            f"{tuple(weights.shape)}."
         )
     weights = weights.half()
     broken = ~weights.isfinite().all(1)
     if broken.any():
         raise ValueError(
-            f"{name} weights of an item memory must be finite in float16; those of {int(broken.sum())} items are not, "
-            f"such as of item {int(broken.nonzero()[0])}."
+            f"transition weights of an item memory must be finite in float16; those of {int(broken.sum())} items are "
+            f"not, such as of item {int(broken.nonzero()[0])}."
         )
     return items.to(torch.int32), weights.masked_fill(items < 0, 0)
 
@@ -349,6 +427,24 @@ def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
     return (centred / (lengths + 1e-9)).masked_fill_(lengths <= NO_CONTENT * usual, 0)
 
 
+def principal_directions(unit: Tensor, width: int = CONTENT_WIDTH) -> Tensor:
+    """
+    The `width` directions in which content vectors differ most: float32 `(e, min(width, e))`, the first one first. As
+    many as there are numbers only turn the vectors: their products stay.
+
+    Args:
+        unit (`torch.Tensor` of shape `(num_items, e)`): vectors.
+        width (`int`, *optional*, defaults to 128): at most so many.
+    """
+    spread = torch.zeros(unit.shape[1], unit.shape[1], dtype=torch.float64, device=unit.device)
+    step = max(1, BLOCK_ENTRIES // max(1, unit.shape[1]))
+    for start in range(0, len(unit), step):
+        block = unit[start : start + step].double()
+        spread += block.T @ block
+    _, directions = torch.linalg.eigh(spread)  # the largest last
+    return directions.flip(1)[:, :width].float().contiguous()
+
+
 def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     """
     The `kept` largest cosines of each query, itself among them if it is there; exact, by blocks.
@@ -371,4 +467,4 @@ def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Ten
     return items, values
 
 
-__all__ = ["ItemMemory", "MemorySettings", "nearest_items", "unit_content"]
+__all__ = ["ItemMemory", "MemorySettings", "nearest_items", "principal_directions", "unit_content"]

@@ -1,4 +1,4 @@
-"""Trie of the identifiers (semantic IDs) that exist, as tensors: which codes may follow which prefix.
+"""Trie of the semantic IDs that exist, as tensors: which codes may follow which prefix.
 
 Nodes of the trie are integers. At depth 0 there is one node, the root, number 0. The nodes of a depth `l` with
 `0 < l < L` are the distinct prefixes of length `l`, numbered in lexicographic order. The nodes of depth `L` are the
@@ -7,7 +7,7 @@ down.
 
 An edge of level `l` leads from a node of depth `l` to one of depth `l + 1`. Edges are numbered in lexicographic order
 too, so an edge of an inner level has the number of the node that it leads to, and an edge of the last level is a
-*position*: the place of an item among the sorted identifiers. The items below a node are a range of positions.
+*position*: the place of an item among the sorted semantic IDs. The items below a node are a range of positions.
 """
 
 import copy
@@ -22,7 +22,7 @@ from .item_trie_level import DENSE_LIMIT, TrieLevel
 
 class ItemTrie:
     """
-    The identifiers of a catalogue as a prefix tree in tensors, for constrained beam search.
+    The semantic IDs of a catalogue as a prefix tree in tensors, for constrained beam search.
 
     Each level is a [`TrieLevel`]: sorted edges, so memory follows the number of items, and a dense table for the first
     levels. Neither needs Python code per beam, data-dependent shapes or a transfer between devices. A trie never
@@ -46,7 +46,7 @@ class ItemTrie:
 
     Raises:
         ValueError: If `codes` is empty, has another number of levels than `level_sizes`, holds a code outside its
-            level, or gives two items the same identifier (the message names the rows); or if `content` has not a row
+            level, or gives two items the same semantic ID (the message names the rows); or if `content` has not a row
             of finite numbers for each item.
 
     Example:
@@ -104,7 +104,8 @@ class ItemTrie:
 
     def _checked_content(self, content: Tensor | np.ndarray, num_items: int, width: int | None = None) -> Tensor:
         content = torch.as_tensor(content)
-        if content.dim() != 2 or len(content) != num_items or width not in (None, content.shape[1]):
+        is_matrix = content.dim() == 2 and len(content) == num_items and content.shape[1] > 0
+        if not is_matrix or width not in (None, content.shape[1]):
             expected = f"({num_items}, {'width' if width is None else width})"
             raise ValueError(f"content must have shape {expected}, a row for each item, got {tuple(content.shape)}")
         if not content.is_floating_point():
@@ -135,7 +136,7 @@ class ItemTrie:
         if num_nodes != num_items:
             second = (~is_new).nonzero().flatten()
             pairs = torch.stack([order[second - 1], order[second]], dim=1)[:10].tolist()
-            raise ValueError(f"{second.numel()} identifiers belong to more than one item; equal rows: {pairs}")
+            raise ValueError(f"{second.numel()} semantic IDs belong to more than one item; equal rows: {pairs}")
         self._rows = order.to(torch.int32)  # item row of each position
         self._positions: Tensor | None = None  # the inverse, made when it is first asked for
 
@@ -240,7 +241,7 @@ class ItemTrie:
 
     def find(self, codes: Tensor) -> Tensor:
         """
-        Rows of the items that have given identifiers.
+        Rows of the items that have given semantic IDs.
 
         Args:
             codes (`torch.LongTensor` of shape `(..., num_levels)`): Level-local codes.
@@ -285,7 +286,7 @@ class ItemTrie:
                 be given if and only if this trie has content.
 
         Raises:
-            ValueError: As for the constructor; also if an identifier is taken, or names or content are missing or
+            ValueError: As for the constructor; also if a semantic ID is taken, or names or content are missing or
                 unexpected.
         """
         if (content is None) != (self.content is None):
@@ -315,7 +316,7 @@ class ItemTrie:
             taken = added.levels[-1].counts[nodes] > 1
             rows = order[taken][:10].sort().values.tolist()
             raise ValueError(
-                f"{int(taken.sum())} new identifiers are taken or given twice: rows {rows} of the new codes, "
+                f"{int(taken.sum())} new semantic IDs are taken or given twice: rows {rows} of the new codes, "
                 f"{codes[rows].tolist()}"
             )
         added._codes = torch.cat((self._codes, codes))

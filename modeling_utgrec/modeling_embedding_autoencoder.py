@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from .checkpoint_format import CheckedLoading
 from .loss_contrastive import world_size
 from .quantization import ResidualCodebooks, SimVQCodebook
 from .quantization_kmeans import kmeans
@@ -23,7 +24,7 @@ def mlp(sizes: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class EmbeddingAutoencoder(PreTrainedModel):
+class EmbeddingAutoencoder(CheckedLoading, PreTrainedModel):
     """
     Base of [`RQVAEModel`] and [`RecBaseTokenizerModel`].
 

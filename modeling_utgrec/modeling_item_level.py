@@ -146,7 +146,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         content_mean (`torch.Tensor` of shape `(content_size,)`):
             What is taken off content vectors before they are scaled to length 1, the training catalogue's mean.
         residual_keys (`torch.LongTensor` of shape `(num_item_residuals,)`):
-            Identifiers of the items with an embedding of their own, as sorted numbers; both are set by
+            Semantic IDs of the items with an embedding of their own, as sorted numbers; both are set by
             [`~ItemLevelForCausalLM.set_catalogue`].
         node_scales (`torch.nn.Parameter` of shape `(num_levels,)`):
             What the projections of the nodes' content are multiplied by, with `config.node_content`.
@@ -189,7 +189,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         self._catalogue: tuple[ItemTrie, list[Tensor]] | None = None  # with the content of its nodes, for the loss
         self._searched: tuple[ItemTrie, Tensor, Tensor, list[Tensor]] | None = None  # see node_vectors
         self.post_init()
-        # identifiers have a fixed length and no end-of-sequence
+        # semantic IDs have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
 
@@ -242,7 +242,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         catalogue, which is not saved with the model.
 
         Args:
-            trie ([`ItemTrie`]): identifiers and content of the items.
+            trie ([`ItemTrie`]): semantic IDs and content of the items.
 
         Raises:
             ValueError: if the trie is not of this model's vocabulary, or has no content of the configured width, or
@@ -272,7 +272,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         return rows.clamp(0, config.num_rows - 1)  # of padding, any
 
     def _keys(self, codes: Tensor) -> Tensor:
-        """Identifiers `(..., num_levels)` as numbers, in lexicographic order."""
+        """Semantic IDs `(..., num_levels)` as numbers, in lexicographic order."""
         assert self.config.level_sizes is not None
         keys = torch.zeros_like(codes[..., 0])
         for size, column in zip(self.config.level_sizes, codes.unbind(-1), strict=True):

@@ -1,4 +1,4 @@
-"""The RecBase recommender: a decoder that reads the identifiers of a user's items and goes on with the next one's."""
+"""The RecBase recommender: a decoder that reads the semantic IDs of a user's items and goes on with the next one's."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,7 +51,7 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
 
     def __init__(self, config: RecBaseConfig):
         super().__init__(config)
-        # identifiers have a fixed length and no end-of-sequence
+        # semantic IDs have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
 

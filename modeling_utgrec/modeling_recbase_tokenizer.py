@@ -9,7 +9,6 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .checkpoint_format import CheckedLoading
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
 from .modeling_embedding_autoencoder import EmbeddingAutoencoder
 
@@ -53,7 +52,7 @@ class RecBaseTokenizerOutput(ModelOutput):
     reconstruction: torch.Tensor | None = None
 
 
-class RecBaseTokenizerModel(CheckedLoading, EmbeddingAutoencoder):
+class RecBaseTokenizerModel(EmbeddingAutoencoder):
     """
     RecBase's item tokenizer (Zhou et al. 2025): content embeddings of any encoder and domain to codes of `num_levels`
     levels, by residual quantization.

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .checkpoint_format import CheckedLoading
 from .configuration_sequential import SequentialConfig
 from .loss_cross_entropy import linear_cross_entropy, sampled_cross_entropy
 
@@ -133,7 +134,7 @@ class SelfAttention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
 
-class SequentialPreTrainedModel(PreTrainedModel):
+class SequentialPreTrainedModel(CheckedLoading, PreTrainedModel):
     """Base of encoders and of models with a head. An encoder's item and position embeddings are its `embeddings`, an
     [`ItemEmbeddings`] or any module with the item embeddings in `items`; the head's encoder is its `model`."""
 

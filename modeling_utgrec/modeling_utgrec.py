@@ -1,4 +1,4 @@
-"""The UTGRec recommender: a T5 that reads the identifiers of a user's items and writes that of the next one."""
+"""The UTGRec recommender: a T5 that reads the semantic IDs of a user's items and writes that of the next one."""
 
 import copy
 from collections.abc import Callable
@@ -86,7 +86,7 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         self.decoder = T5Stack(decoder_config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-        # identifiers have a fixed length and no end-of-sequence
+        # semantic IDs have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
         self.generation_config.max_new_tokens = config.num_levels
 

@@ -87,7 +87,8 @@ class UTGRecTokenizerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     accepts_loss_kwargs = False  # the losses are means over the batch, not sums over tokens
-    _keys_to_ignore_on_load_missing = ["training_passes"]  # starts at zero
+    # starts at zero; new in networks of version 0.1, whose codes do not hang on it
+    _keys_to_ignore_on_load_missing = ["training_passes", r"(text|image)_decoder\.levels\.weight"]
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -142,8 +143,11 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             nn.Dropout(config.adapter_dropout),
             nn.Linear(config.adapter_hidden_size, config.codebook_dim),
         )
-        quantizer = TreeCodebooks if config.codebook_structure == "tree" else ResidualCodebooks
-        self.quantizer = quantizer(config.level_sizes, config.codebook_dim, config.commitment_weight)
+        codebooks = (config.level_sizes, config.codebook_dim, config.commitment_weight)
+        if config.codebook_structure == "tree":
+            self.quantizer = TreeCodebooks(*codebooks, config.codebook_projection_init)
+        else:
+            self.quantizer = ResidualCodebooks(*codebooks)
         self.expand = self.text_decoder = self.image_decoder = None
         if config.with_decoders:
             self._add_decoders(config, width)
@@ -164,7 +168,9 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     def _add_decoders(self, config: UTGRecTokenizerConfig, width: int) -> None:
         heads = decoder_heads(width)
         self.expand = nn.Linear(config.codebook_dim, width)
-        self.text_decoder = TextDecoder(width, heads, config.max_text_tokens, config.decoder_dropout)
+        self.text_decoder = TextDecoder(
+            width, heads, config.max_text_tokens, config.num_levels, config.decoder_dropout
+        )
         if config.latent_channels is not None:
             self.image_decoder = ImageDecoder(
                 width,
@@ -172,6 +178,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
                 config.decoder_dropout,
                 latent_channels=config.latent_channels,
                 latent_size=config.latent_size,
+                num_levels=config.num_levels,
                 denoiser_width=config.denoiser_width,
                 denoiser_depth=config.denoiser_depth,
                 num_steps=config.diffusion_steps,
@@ -319,7 +326,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         )
         loss = text_loss + config.image_weight * image_loss
         # Zero rather than left out: distributed training expects a gradient for every parameter.
-        quantization_weight = 0.0 if warmup and config.codebook_init == "kmeans" else config.quantization_weight
+        quantization_weight = 0.0 if warmup else config.quantization_weight
         loss = loss + quantization_weight * quantized.loss
         if positive_rows is not None and config.alignment_weight > 0:
             positives = z.index_select(0, positive_rows)

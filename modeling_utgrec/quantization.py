@@ -4,6 +4,7 @@ Two quantizers share one interface: [`TreeCodebooks`], the paper's, and [`Residu
 tree codebooks. Both map representations `[B, L, D]` to codes `[B, L]` and back to quantized representations.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -45,17 +46,22 @@ def inverse_prefix_residual(residuals: torch.Tensor) -> torch.Tensor:
 class SimVQCodebook(nn.Module):
     """A codebook `E = C W`: `C` `[K, D]` holds the codes, the bias-free projection `W` `[D, D]` moves all of them at
     once, so that every gradient updates the whole codebook and none of its vectors is left behind (Zhu et al. 2024).
+    `W` starts as linear layers do, or orthogonal.
     """
 
-    def __init__(self, num_codes: int, dim: int):
+    def __init__(self, num_codes: int, dim: int, projection_init: str = "linear"):
         super().__init__()
+        self.projection_init = projection_init
         self.codes = nn.Parameter(torch.empty(num_codes, dim))
         self.projection = nn.Linear(dim, dim, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         init.normal_(self.codes, std=self.codes.shape[1] ** -0.5)
-        init.orthogonal_(self.projection.weight)
+        if self.projection_init == "orthogonal":
+            init.orthogonal_(self.projection.weight)
+        else:
+            init.kaiming_uniform_(self.projection.weight, a=math.sqrt(5))
 
     @property
     def vectors(self) -> torch.Tensor:
@@ -95,12 +101,12 @@ class TreeCodebooks(nn.Module):
     """Root codebook for the first level, one leaf codebook shared by all further levels (Eq. 3-7). An item's codes on
     all levels are its semantic ID."""
 
-    def __init__(self, level_sizes: list[int], dim: int, commitment_weight: float):
+    def __init__(self, level_sizes: list[int], dim: int, commitment_weight: float, projection_init: str = "linear"):
         super().__init__()
         self.level_sizes = list(level_sizes)
         self.commitment_weight = commitment_weight
-        self.root = SimVQCodebook(level_sizes[0], dim)
-        self.leaf = SimVQCodebook(level_sizes[1], dim) if len(level_sizes) > 1 else None
+        self.root = SimVQCodebook(level_sizes[0], dim, projection_init)
+        self.leaf = SimVQCodebook(level_sizes[1], dim, projection_init) if len(level_sizes) > 1 else None
 
     @property
     def codebooks(self) -> list[SimVQCodebook]:

@@ -16,10 +16,13 @@ from .loss_cross_entropy import linear_cross_entropy
 
 
 class MaskedDecoder(nn.Module):
-    """`[Ĥ; M + positions]` through one bidirectional transformer layer; returns the states at the mask positions."""
+    """`[Ĥ + levels; M + positions]` through one bidirectional transformer layer; returns the states at the mask
+    positions. Without the embeddings of the levels the layer could not tell them apart, and would read an item's
+    codes as a set."""
 
-    def __init__(self, width: int, num_heads: int, max_positions: int, dropout: float):
+    def __init__(self, width: int, num_heads: int, max_positions: int, num_levels: int, dropout: float):
         super().__init__()
+        self.levels = nn.Embedding(num_levels, width)
         self.mask = nn.Parameter(torch.empty(width))
         self.positions = nn.Embedding(max_positions, width)
         self.layer = nn.TransformerEncoderLayer(
@@ -44,6 +47,7 @@ class MaskedDecoder(nn.Module):
         """
         batch, length = valid.shape
         masks = (self.mask + self.positions.weight[:length]).to(hidden.dtype).expand(batch, -1, -1)
+        hidden = hidden + self.levels.weight.to(hidden.dtype)
         padding = torch.cat([valid.new_zeros(batch, hidden.shape[1]), ~valid], dim=1)
         states = self.layer(torch.cat([hidden, masks], dim=1), src_key_padding_mask=padding)
         return self.norm(states[:, hidden.shape[1] :])
@@ -84,12 +88,13 @@ class ImageDecoder(MaskedDecoder):
         dropout: float,
         latent_channels: int,
         latent_size: int,
+        num_levels: int,
         denoiser_width: int,
         denoiser_depth: int,
         num_steps: int,
         repeats: int,
     ):
-        super().__init__(width, num_heads, latent_size**2, dropout)
+        super().__init__(width, num_heads, latent_size**2, num_levels, dropout)
         self.repeats = repeats
         self.diffusion = DiffusionLoss(latent_channels, width, denoiser_width, denoiser_depth, num_steps)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling_utgrec import UTGRecTokenizerModel
+from modeling_utgrec.checkpoint_fingerprint import check_file
 from tokenization_items.files import write_tensors
 from tokenization_items.item_images import MAX_SIDE
 
@@ -54,8 +55,9 @@ class TensorCache:
     def load(self, key: str) -> dict[str, Tensor] | None:
         """Tensors of this name; `None` if they aren't there, or the file is broken."""
         try:
+            check_file(self.file(key))
             return load_file(self.file(key))
-        except (OSError, SafetensorError):
+        except (OSError, ValueError, SafetensorError):
             return None
 
     def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:

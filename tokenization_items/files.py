@@ -4,11 +4,15 @@ Texts, and whatever another library writes, go through [`~hub_cards.write_text`]
 the functions here build.
 """
 
+import ctypes
+import errno
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,77 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
 from hub_cards import replacing, write_text
+from hub_cards.files import sweep, unfinished_path
+from modeling_utgrec.checkpoint_fingerprint import stamp_file
 
 
 def write_json(path: str | os.PathLike, values: Any, indent: int | None = 2) -> Path:
     """Writes values as JSON, whole or not at all, and returns the path; one with `indent` ends with a line break."""
     return write_text(path, json.dumps(values, indent=indent) + ("\n" if indent else ""))
+
+
+def append_lines(path: str | os.PathLike, lines: Sequence[Mapping[str, Any]]) -> None:
+    """
+    Adds objects to a file of JSON lines, all of them or none: in one write, which is taken back if the disk is full.
+    A last line that a kill or a full disk cut short is set aside before, see [`read_lines`].
+
+    Args:
+        path (`str` or `os.PathLike`): the file, made if need be.
+        lines (`Sequence[Mapping]`): one or several objects.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with open(path, "ab", buffering=0) as file:
+        end = _set_aside_cut_line(path, file)
+        try:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """
+    The objects of a file of JSON lines; none if there is no such file. A last line that was cut short is left out with
+    a warning that has its number; the next [`append_lines`] moves it to `<name>.cut`.
+
+    Raises:
+        ValueError: if another line, which is named, is not JSON or no object.
+    """
+    path = Path(path)
+    found = []
+    *whole, rest = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for number, line in enumerate(whole, 1):
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+            if not isinstance(values, dict):
+                raise ValueError(f"{path}, line {number}: expected an object, found {type(values).__name__}.")
+            found.append(values)
+    if rest.strip():
+        warnings.warn(_cut_short(path, len(whole) + 1, rest), stacklevel=2)
+    return found
+
+
+def _cut_short(path: Path, number: int, line: bytes) -> str:
+    return f"{path}, line {number} was cut short and is left out: {line[:60]!r}..."
+
+
+def _set_aside_cut_line(path: Path, file: Any) -> int:
+    """Moves a last line without an end to `<name>.cut`; returns where the file ends then."""
+    content = path.read_bytes()
+    *whole, rest = content.split(b"\n")
+    end = len(content) - len(rest)
+    if rest:
+        warnings.warn(_cut_short(path, len(whole) + 1, rest) + f" It is in {path.name}.cut now.", stacklevel=3)
+        with open(path.with_name(f"{path.name}.cut"), "ab") as aside:
+            aside.write(rest + b"\n")
+        file.truncate(end)
+    return end
 
 
 def write_tensors(
@@ -32,7 +102,8 @@ def write_tensors(
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """
-    Writes a safetensors file, whole or not at all, and returns its path.
+    Writes a safetensors file with a fingerprint (see [`modeling_utgrec.checkpoint_fingerprint`]), whole or not at all,
+    and returns its path.
 
     Args:
         path (`str` or `os.PathLike`): the file.
@@ -42,14 +113,29 @@ def write_tensors(
     save: Any = save_tensors if any(isinstance(each, torch.Tensor) for each in tensors.values()) else save_arrays
     with replacing(path) as (temporary,):
         save(dict(tensors), temporary, metadata=metadata)
+        stamp_file(temporary)
     return Path(path)
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """
+    Makes a folder if need be, and raises an `OSError` that names it if no files can be written there: known before the
+    work whose results go there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=str(folder)):
+            pass
+    except OSError as error:
+        raise OSError(f"No files can be written to {folder} ({error.strerror}): give another folder.") from error
 
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str | None = None) -> Iterator[Path]:
     """
     Gives a new folder beside `path`, to be filled in the block; at its end it becomes `path`. After an error nothing
-    of it is left and a folder that was there is as it was; after a kill, a hidden `.<name>.unfinished-...` may be.
+    of it is left and a folder that was there is as it was; after a kill, a hidden `.<name>.unfinished-...` may be,
+    which the next process that makes a folder there removes.
 
     Args:
         path (`str` or `os.PathLike`): the folder to make.
@@ -57,12 +143,13 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
         mark (`str`, *optional*): a file that every such folder holds: none without it is replaced.
 
     Yields:
-        `Path`: the new folder, with the permissions that the process gives to new ones.
+        `Path`: the new folder. It and its weights have the permissions that the process gives to new ones.
 
     Raises:
         FileExistsError: `path` is a file, or a folder that is not empty and may not be replaced.
     """
     path = Path(path).absolute()
+    sweep(path.parent)
     if path.is_file():
         raise FileExistsError(f"{path} is a file; give a folder.")
     if path.is_dir() and any(path.iterdir()):
@@ -70,22 +157,68 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
             raise FileExistsError(f"{path} is not empty: give another folder, or allow it to be overwritten.")
         if mark is not None and not (path / mark).is_file():
             raise FileExistsError(f"{path} holds no {mark}, so it was not made by this: remove it yourself.")
-    run = uuid.uuid4().hex[:12]
-    temporary, replaced = (path.with_name(f".{path.name}.{state}-{run}") for state in ("unfinished", "replaced"))
+    temporary = unfinished_path(path, "unfinished")
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        mode = temporary.stat().st_mode & 0o666
+        for file in temporary.rglob("*.safetensors"):
+            if file.stat().st_mode & 0o777 == 0o600:  # as safetensors makes them
+                file.chmod(mode)
         if path.exists():
-            path.rename(replaced)
-        try:
+            _exchange(temporary, path)
+        else:
             temporary.rename(path)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(path)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def updating_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a copy of the folder `path`, an empty one if there is none, to be changed in the block; at its end it takes
+    the place of `path` in one step. After an error or a kill `path` is as it was. Weights, which are never changed in
+    place, are not copied but linked.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder to change or to make.
+
+    Yields:
+        `Path`: the copy.
+    """
+    path = Path(path).absolute()
+    with replacing_folder(path, overwrite=True) as temporary:
+        if path.is_dir():
+            shutil.copytree(path, temporary, copy_function=_link_weights, dirs_exist_ok=True)
+        yield temporary
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith((".safetensors", ".pt", ".pth")):
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # a file system without links
+            pass
+    shutil.copy2(source, target)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Lets two folders change places: in one step where the system can, else with an instant in between at which the
+    old one is set aside, from where [`~hub_cards.files.sweep`] puts it back."""
+    if sys.platform == "linux" and new.is_dir():
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        here, in_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if rename is not None and not rename(here, os.fsencode(new), here, os.fsencode(old), in_exchange):
+            return
+    replaced = unfinished_path(old, "replaced")
+    old.rename(replaced)
+    try:
+        new.rename(old)
+    except BaseException:
+        replaced.rename(old)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_settings(file: Path, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.files import check_writable
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
@@ -29,6 +30,7 @@ EMBEDDINGS_NAME = "embeddings.safetensors"
 IDS_NAME = "item_ids.json"
 RECORD_NAME = "embeddings.json"
 FORMAT_VERSION = 1
+COMPARABLE = ("pooling", "normalize", "prefix", "lower_case")  # settings without which vectors do not compare
 
 
 class ContentEmbeddings(NamedTuple):
@@ -98,7 +100,7 @@ def load_embeddings(
             an item's embedding has a NaN, an infinity or no length (up to 10 items are named).
     """
     folder = Path(folder)
-    stored_ids, embeddings = _read(folder)
+    stored_ids, embeddings, _ = _read(folder)
     if item_ids is None:
         item_ids = stored_ids
     row_of = {item_id: row for row, item_id in enumerate(stored_ids)}
@@ -116,6 +118,31 @@ def load_embeddings(
     return result
 
 
+def encoder_fingerprint(folder: str | os.PathLike, fitted: bool = False) -> str | None:
+    """
+    What made the embeddings of a folder, as one word: vectors are comparable if it is the same.
+
+    Args:
+        folder (`str` or `os.PathLike`): what [`save_embeddings`] or [`embed_items`] wrote.
+        fitted (`bool`, *optional*, defaults to `False`): whether the texts that TF-IDF is fitted on count too, as
+            where vectors are put beside others that stay; not where all are made anew.
+
+    Returns:
+        `str`, or `None` if the folder's record does not name the encoder.
+
+    Raises:
+        EmbeddingError: as [`load_embeddings`].
+    """
+    record = _read(Path(folder))[2]
+    if record.get("encoder_fingerprint") is None:
+        return None
+    said = [record[name] for name in COMPARABLE if name in record]
+    if fitted and record.get("encoder") == TF_IDF:
+        said.append(record["inputs_sha256"])
+    digest = record["encoder_fingerprint"]
+    return hashlib.sha256(json.dumps([digest, *said]).encode()).hexdigest() if said else digest
+
+
 def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
     """All embeddings of a folder that [`embed_items`] wrote, with the text encoder that its record names.
 
@@ -124,9 +151,8 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
             domains of one tokenizer share, or are TF-IDF, which no two domains share.
     """
     folder = Path(folder)
-    item_ids, embeddings = _read(folder)
+    item_ids, embeddings, record = _read(folder)
     _check_values(folder, embeddings, item_ids)
-    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
     if "template" not in record:
         raise EmbeddingError(
             f"{folder}: the embeddings are not of texts by a template: make them with `utgrec embed "
@@ -196,13 +222,16 @@ def embed_items(
         `bool`: whether anything was computed.
 
     Raises:
-        EmbeddingError: if no item has an image (for an image encoder) or a text (for a catalogue with a template), or
-            an embedding is not finite or zero.
+        EmbeddingError: if no item has an image (for an image encoder) or a text (for the others), no two items share
+            a word (for TF-IDF), or an embedding is not finite or zero.
+        OSError: if no files can be written to the folder.
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
     if isinstance(encoder, TextEncoder | TextStatistics):
         rows: Sequence[int] = range(len(catalogue))
         inputs = catalogue.texts
+        if not any(map(str.strip, inputs)):
+            raise _no_text(catalogue)
         record |= {"input": "text", "text_fields": list(text_fields)}
         if catalogue.template is not None:
             record |= {"template": asdict(catalogue.template), "items_without_text": _without_text(catalogue)}
@@ -217,6 +246,7 @@ def embed_items(
     record |= {"inputs_sha256": inputs_digest}
     if _holds(Path(folder), record):
         return False
+    check_writable(folder)
     if isinstance(encoder, TextEncoder | TextStatistics):
         embeddings = encoder.embed(inputs, batch_tokens=batch_tokens, progress=progress)
     else:
@@ -235,10 +265,14 @@ def _without_text(catalogue: Catalogue) -> list[str]:
     assert template is not None
     rows = [row for row, text in enumerate(catalogue.texts) if template.is_bare(text)]
     if len(rows) == len(catalogue):
-        raise EmbeddingError(
-            f"{catalogue.name}: none of the {len(catalogue)} items has a text: give the fields that hold one"
-        )
+        raise _no_text(catalogue)
     return [catalogue.item_ids[row] for row in rows]
+
+
+def _no_text(catalogue: Catalogue) -> EmbeddingError:
+    return EmbeddingError(
+        f"{catalogue.name}: none of the {len(catalogue)} items has a text: give the fields that hold one"
+    )
 
 
 def _image_digests(catalogue: Catalogue, rows: Sequence[int]) -> list[str]:
@@ -265,7 +299,7 @@ def _holds(folder: Path, record: dict[str, Any]) -> bool:
     return True
 
 
-def _read(folder: Path) -> tuple[list[str], np.ndarray]:
+def _read(folder: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     for name in (EMBEDDINGS_NAME, IDS_NAME, RECORD_NAME):
         if not (folder / name).is_file():
             raise EmbeddingError(
@@ -295,7 +329,7 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
         )
     if record.get("sha256") != _digest(item_ids, embeddings):
         raise EmbeddingError(f"{folder}: the files were changed or come from different saves; embed the items anew")
-    return item_ids, embeddings
+    return item_ids, embeddings, record
 
 
 def _check_values(

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
+from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
     NUM_DIGITS,
@@ -62,6 +63,7 @@ class ItemIndex:
         titles (`list[str]`): Title of each item, for display; empty if not known.
         content (`np.ndarray` of shape `(num_items, width)`, float16, read-only, *optional*): Content vector of each
             item, such as a text embedding, for recommenders that read them, see `set_content`.
+        content_encoder (`str`, *optional*): Fingerprint of the encoder that made the content, if it is known.
     """
 
     def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
@@ -69,6 +71,7 @@ class ItemIndex:
         self.level_offsets = _whole_numbers("level_offsets", level_offsets, least=0, most=MAX_TOKEN)
         if len(self.level_offsets) != len(self.level_sizes):
             raise ValueError(f"{len(self.level_sizes)} level_sizes but {len(self.level_offsets)} level_offsets")
+        self.content_encoder: str | None = None
         self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32), [])
 
     def _replace(
@@ -123,6 +126,7 @@ class ItemIndex:
         titles: Sequence[str] | None = None,
         collisions: Collisions = "least_distance",
         content: np.ndarray | None = None,
+        content_encoder: str | None = None,
     ) -> AssignmentReport:
         """
         Adds items. Their semantic IDs are the given codes, told apart where items share them; items of the index keep
@@ -146,6 +150,8 @@ class ItemIndex:
             content (floats of shape `(num_items, width)`, *optional*):
                 Content vectors of the new items, as their encoder gives them; to be given if and only if the index has
                 those of its items. An empty index takes what is given.
+            content_encoder (`str`, *optional*):
+                Fingerprint of that encoder, as [`~tokenization_items.item_embeddings.encoder_fingerprint`] gives it.
 
         Returns:
             [`AssignmentReport`].
@@ -155,7 +161,7 @@ class ItemIndex:
             ValueError: If an item is given twice or present already, an array does not fit the levels or the items, a
                 code is outside its level, a residual is not finite, codes must change and there are no residuals,
                 the index has digits and `collisions` is another way, or the other way round, or content is missing,
-                unexpected, of another width, or not finite. The index is unchanged after any error.
+                unexpected, of another width or encoder, or not finite. The index is unchanged after any error.
         """
         check_way(collisions)
         item_ids = list(item_ids)
@@ -163,7 +169,7 @@ class ItemIndex:
         if len(titles) != len(item_ids):
             raise ValueError(f"{len(item_ids)} item_ids but {len(titles)} titles")
         self.check_new(item_ids)
-        content = self._content_with(item_ids, content)
+        was_empty, content = not len(self), self._content_with(item_ids, content, content_encoder)
         codes = np.asarray(codes)
         sizes, has_digits = self._levels_of_codes(codes, collisions)
         occupied = self.codes.astype(np.int64)
@@ -188,10 +194,12 @@ class ItemIndex:
             final[order] = assign(given[order], sizes, part, level_vectors, occupied)
             report = report_assignment(given, final, occupied, sizes, residuals, level_vectors)
         codes = np.concatenate([self.codes, final.astype(np.int32)])
+        if was_empty:
+            self.content_encoder = None if content is None else content_encoder
         self._replace(self.item_ids + item_ids, codes, self.titles + titles, content)
         return report
 
-    def set_content(self, content: np.ndarray | None) -> None:
+    def set_content(self, content: np.ndarray | None, encoder: str | None = None) -> None:
         """
         Gives the items content vectors, for recommenders that read them. They are kept in half precision and saved
         beside the index.
@@ -199,6 +207,9 @@ class ItemIndex:
         Args:
             content (floats of shape `(num_items, width)`): a vector of each item, as the encoder gives it, in the
                 order of `item_ids`; `None` takes them away.
+            encoder (`str`, *optional*): the encoder's fingerprint, as
+                [`~tokenization_items.item_embeddings.encoder_fingerprint`] gives it: later vectors must be of the
+                same.
 
         Raises:
             ValueError: If there is not a row for each item, or a number is not finite in half precision.
@@ -206,6 +217,7 @@ class ItemIndex:
         if content is not None:
             content = _checked_content(self.item_ids, content)
         self._replace(self.item_ids, self.codes, self.titles, content)
+        self.content_encoder = None if content is None else encoder
 
     def set_titles(self, titles: Sequence[str]) -> None:
         """Gives the items titles, for display, in the order of `item_ids`; "" for one without.
@@ -217,11 +229,15 @@ class ItemIndex:
             raise ValueError(f"{len(self)} item_ids but {len(titles)} titles")
         self._replace(self.item_ids, self.codes, list(titles), self.content)
 
-    def check_content(self, item_ids: Sequence[str], content: np.ndarray | None) -> None:
+    def check_content(
+        self, item_ids: Sequence[str], content: np.ndarray | None, content_encoder: str | None = None
+    ) -> None:
         """Raises the `ValueError` of `assign` unless new items have content vectors as those of the index."""
-        self._content_with(item_ids, content)
+        self._content_with(item_ids, content, content_encoder)
 
-    def _content_with(self, item_ids: Sequence[str], content: np.ndarray | None) -> np.ndarray | None:
+    def _content_with(
+        self, item_ids: Sequence[str], content: np.ndarray | None, encoder: str | None
+    ) -> np.ndarray | None:
         """The content of the items there are and of new ones."""
         if not len(self):
             return None if content is None else _checked_content(item_ids, content)
@@ -233,6 +249,11 @@ class ItemIndex:
             )
         if content is None or self.content is None:
             return None
+        if None not in (encoder, self.content_encoder) and encoder != self.content_encoder:
+            raise ValueError(
+                f"the index has content vectors of the encoder with fingerprint {self.content_encoder}, the new ones "
+                f"are of {encoder}: they must be of the same encoder, or set_content gives all items theirs anew"
+            )
         return np.concatenate([self.content, _checked_content(item_ids, content, self.content.shape[1])])
 
     def check_new(self, item_ids: Sequence[str]) -> None:
@@ -363,7 +384,11 @@ class ItemIndex:
             for values, file in zip(lists.values(), others, strict=False):
                 file.write_text(json.dumps(values), encoding="utf-8")
             if self.content is not None:
-                save_file({"content": self.content}, others[-1], metadata={"index_sha256": self.checksum})
+                said = {"index_sha256": self.checksum}
+                if self.content_encoder is not None:
+                    said["encoder_fingerprint"] = self.content_encoder
+                save_file({"content": self.content}, others[-1], metadata=said)
+                stamp_file(others[-1])
         for name in {TITLES_NAME, CONTENT_NAME} - {*names}:
             (folder / name).unlink(missing_ok=True)
 
@@ -401,7 +426,9 @@ class ItemIndex:
                     f"{folder}: {TITLES_NAME} does not belong to {CODES_NAME}: expected {len(item_ids)} titles with "
                     f"sha256 {metadata['titles_sha256']}, found {len(titles)} with {_digest(titles)}"
                 )
-        content = _read_content(folder, metadata) if "content_width" in metadata else None
+        content = None
+        if "content_width" in metadata:
+            content, index.content_encoder = _read_content(folder, metadata)
         index._replace(item_ids, codes, titles, content)
         if index.checksum != metadata["sha256"]:
             raise ItemIndexError(
@@ -466,7 +493,8 @@ def _checked_vectors(
 def _checked_content(item_ids: Sequence[str], content: np.ndarray, width: int | None = None) -> np.ndarray:
     """The content vectors of items in half precision, if there is one of finite numbers for each."""
     content = np.asarray(content)
-    if content.ndim != 2 or len(content) != len(item_ids) or not np.issubdtype(content.dtype, np.floating):
+    is_matrix = content.ndim == 2 and len(content) == len(item_ids) and content.shape[1] > 0
+    if not is_matrix or not np.issubdtype(content.dtype, np.floating):
         raise ValueError(
             f"content must be floats of shape ({len(item_ids)}, width), a row for each item, got {content.dtype} "
             f"{content.shape}"
@@ -524,14 +552,18 @@ def _read_list(file: Path) -> list[str]:
     return values
 
 
-def _read_content(folder: Path, index: dict[str, str]) -> np.ndarray:
-    """The content vectors that belong to an index with this metadata."""
+def _read_content(folder: Path, index: dict[str, str]) -> tuple[np.ndarray, str | None]:
+    """The content vectors that belong to an index with this metadata, and their encoder's fingerprint."""
     path = folder / CONTENT_NAME
     if not path.is_file():
         raise ItemIndexError(f"{path} is missing, which {CODES_NAME} names")
     try:
+        check_file(path)
+    except (ValueError, OSError) as error:
+        raise ItemIndexError(f"{error}") from error
+    try:
         with safe_open(path, framework="numpy") as file:
-            checksum = (file.metadata() or {}).get("index_sha256")
+            said = file.metadata() or {}
             content = file.get_tensor("content") if "content" in file.keys() else None  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise ItemIndexError(f"{path} is truncated or not a safetensors file: {error}") from error
@@ -539,15 +571,15 @@ def _read_content(folder: Path, index: dict[str, str]) -> np.ndarray:
     if content is None or content.dtype != np.float16 or str(content.shape) != wanted:
         found = "no such tensor" if content is None else f"{content.dtype} {content.shape}"
         raise ItemIndexError(f"{path}: expected float16 'content' of shape {wanted}, found {found}")
-    if checksum != index["sha256"]:
+    if said.get("index_sha256") != index["sha256"]:
         raise ItemIndexError(
-            f"{folder}: {CONTENT_NAME} does not belong to {CODES_NAME}: it is of the index with sha256 {checksum}, "
-            f"found the one with {index['sha256']}"
+            f"{folder}: {CONTENT_NAME} does not belong to {CODES_NAME}: it is of the index with sha256 "
+            f"{said.get('index_sha256')}, found the one with {index['sha256']}"
         )
     broken = np.flatnonzero(~np.isfinite(content).all(1))
     if len(broken):
         raise ItemIndexError(f"{path}: rows {named(broken)} have NaN or infinity")
-    return content
+    return content, said.get("encoder_fingerprint")
 
 
 def _read_codes(path: Path) -> tuple[dict[str, str], np.ndarray]:

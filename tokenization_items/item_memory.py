@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.item_memory import ItemMemory, MemorySettings
 from tokenization_items.files import write_tensors
 from tokenization_items.item_index import ItemIndex
 
 MEMORY_NAME = "item_memory.safetensors"
 FORMAT = "utgrec-item-memory"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # 1, never released, kept the cosines of similar items alone
 _REQUIRED = {"transition_items": torch.int32, "transition_weights": torch.float16, "counts": torch.int32}
-_CONTENT = {"similar_items": torch.int32, "similarities": torch.float16, "content_mean": torch.float32}
+_CONTENT = {
+    "similar_items": torch.int32,
+    "content": torch.float16,
+    "content_mean": torch.float32,
+    "content_projection": torch.float32,
+}
 _RECENT = {"recent": torch.int32}
 _PAIRS = {"pair_offsets": torch.int64, "pair_items": torch.int32, "pair_counts": torch.int64}
 
@@ -119,6 +125,10 @@ class StoredMemory:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        check_file(path)
+    except (ValueError, OSError) as error:
+        raise ItemMemoryError(f"{error}") from error
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -65,6 +65,20 @@ class NetworkReference:
         place = "/".join(filter(None, (self.name_or_path, self.subfolder)))
         return place + (f" at revision {self.revision}" if self.revision else "")
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is a folder that is not there, as after the folder that names it was copied without it."""
+        return self.name_or_path.startswith((".", os.sep)) and not Path(self.name_or_path).is_dir()
+
+    @property
+    def why_lost(self) -> str:
+        """What the lack of the folder means, and what to do."""
+        return (
+            f"{self} was to hold the item tokenizer's network, but there is no such folder: without it, items "
+            "that the index does not know cannot be tokenized. Copy it there, or name its place: "
+            "UniversalItemTokenizer.from_pretrained(..., network=<folder or Hub id>)."
+        )
+
     def as_seen_from(self, folder: Path) -> dict[str, Any]:
         """Values for a file in `folder`; a folder is relative to it, so that both may move together."""
         values = asdict(self)
@@ -100,8 +114,8 @@ class NetworkReference:
             OSError: if there is no network, or a file is missing.
             ValueError: if the network cannot be read, or the place holds another kind of model.
         """
-        if self.name_or_path.startswith((".", os.sep)) and not Path(self.name_or_path).is_dir():
-            raise FileNotFoundError(f"{self} was to hold the item tokenizer's network, but there is no such folder.")
+        if self.is_lost:
+            raise FileNotFoundError(self.why_lost)
         arguments = {"revision": self.revision, "subfolder": self.subfolder, **hub_arguments}
         kind = PreTrainedConfig.get_config_dict(self.name_or_path, **arguments)[0].get("model_type")
         if kind in EMBEDDING_NETWORKS:

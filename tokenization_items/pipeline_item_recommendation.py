@@ -1,20 +1,26 @@
 """`pipeline("item-recommendation")`: from histories of items to the ids, titles and scores of what to recommend."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import Pipeline, PreTrainedModel
 
+from hub_cards import CARD_FILE, VALUES_FILE
 from modeling_utgrec import ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
+from tokenization_items.item_memory import StoredMemory
 from tokenization_items.tokenization_items import UniversalItemTokenizer
+
+NETWORK_FOLDER = "item_tokenizer"
 
 Item = str | Mapping[str, Any]
 History = Sequence[Item]
@@ -78,6 +84,7 @@ class ItemRecommendationPipeline(Pipeline):
         tokenizer.check_recommender(model)
         self._trie: ItemTrie | None = None
         self.memory = memory if isinstance(memory, ItemMemory) else None if memory is False else tokenizer.memory
+        self._memory_is_given = isinstance(memory, ItemMemory)
         if memory is True and self.memory is None:
             raise ValueError("There is no memory beside the item index: build one with `utgrec memory`.")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)  # type: ignore[arg-type]
@@ -116,9 +123,20 @@ class ItemRecommendationPipeline(Pipeline):
         return super().__call__(inputs, **kwargs) if inputs != [] else []
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves the recommender with an index-only copy of the tokenizer."""
-        self.model.save_pretrained(save_directory)
-        self.tokenizer.save_pretrained(save_directory, include_network=False)
+        """Saves the recommender with an index-only copy of the tokenizer, the memory that it recommends by, and its
+        card. A network that is nowhere else is saved in the folder `item_tokenizer` within."""
+        folder, tokenizer = Path(save_directory), self.tokenizer
+        self.model.save_pretrained(folder)
+        card = Path(self.model.name_or_path or "") / CARD_FILE
+        if card.is_file() and not (folder / CARD_FILE).exists():
+            for path in (card, card.with_name(VALUES_FILE)):
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
+        if tokenizer.has_network and tokenizer.network_reference is None:
+            tokenizer.save_pretrained(folder / NETWORK_FOLDER)
+        tokenizer.save_pretrained(folder, include_network=False)
+        if self.memory is not None and self._memory_is_given:
+            StoredMemory(self.memory.to("cpu"), {}).save(folder, tokenizer.index)
 
     def _sanitize_parameters(  # type: ignore[override]  # by name, so that others are refused
         self,

@@ -140,5 +140,8 @@ class TextStatistics:
         """
         vectors = tf_idf_embeddings(texts, self.width, self.most_words)
         if not vectors.shape[1]:
-            raise ValueError(f"No word is in two of the {len(texts)} texts: TF-IDF has nothing to tell.")
+            raise ValueError(
+                f"No word is in two of the {len(texts)} texts, so TF-IDF has nothing to tell items apart by: take a "
+                "text encoder instead."
+            )
         return vectors

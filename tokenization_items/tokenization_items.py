@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import CommitInfo
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
-from transformers.utils import PushToHubMixin
+from transformers.utils import PushToHubMixin, logging
 
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
@@ -36,6 +36,8 @@ from tokenization_items.network_reference import (
 )
 from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
+
+logger = logging.get_logger(__name__)
 
 TOKENIZER_FILE = "item_tokenizer_config.json"
 # No fingerprint: semantic IDs of no item tokenizer, which a recommender without one was trained on.
@@ -215,6 +217,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         catalogue: Catalogue | ContentEmbeddings | Any,
         collisions: Collisions = "least_distance",
         content: np.ndarray | None = None,
+        content_encoder: str | None = None,
         **arguments: Any,
     ) -> AssignmentReport:
         """Gives new items their semantic IDs; those given before never change.
@@ -229,6 +232,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                 `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
             content: content vectors of the items `[items, width]`, where the index has those of its items for a
                 recommender that reads them, see [`ItemIndex.set_content`].
+            content_encoder: fingerprint of the encoder that made them, if it is known.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -249,13 +253,15 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue.check(images=False)
             titles = catalogue.titles
         self.index.check_new(catalogue.item_ids)
-        self.index.check_content(catalogue.item_ids, content)
+        self.index.check_content(catalogue.item_ids, content, content_encoder)
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
         with torch.no_grad():
             vectors = [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
-        return self.index.assign(catalogue.item_ids, codes, residuals, vectors, titles, collisions, content)
+        return self.index.assign(
+            catalogue.item_ids, codes, residuals, vectors, titles, collisions, content, content_encoder
+        )
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Forgets items and frees their semantic IDs for items added later."""
@@ -323,7 +329,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         return embeddings - self.domain_mean
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
-        """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's semantic IDs."""
+        """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's semantic IDs, and
+        on content of the encoder that made that of the index."""
         self.check_config(recommender.config)
 
     def check_config(self, config: PreTrainedConfig) -> None:
@@ -336,6 +343,13 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"Item tokenizer and recommender do not belong together: {name} of the tokenizer {a}, the "
                     f"recommender was trained with {b}. Load both from one training, or train the recommender anew."
                 )
+        trained, given = getattr(config, "content_encoder_fingerprint", None), self.index.content_encoder
+        if None not in (trained, given) and trained != given:
+            raise TokenizerMismatchError(
+                f"The recommender was trained with content vectors of the encoder with fingerprint {trained}, those "
+                f"of the item index are of {given}: give the index vectors of the same encoder by "
+                "ItemIndex.set_content, or train the recommender anew."
+            )
 
     def save_pretrained(
         self,
@@ -440,6 +454,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         index_only: bool = False,
         subfolder: str = "",
         revision: str | None = None,
+        network: str | os.PathLike | None = None,
         **kwargs,
     ) -> "UniversalItemTokenizer":
         """Loads a tokenizer from a folder or a Hub repository; its network is fetched and read when first needed.
@@ -449,6 +464,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             index_only: leaves the network out even if there is one.
             subfolder: folder within.
             revision: branch, tag or commit of a Hub repository; the network will be of the same commit.
+            network: folder or Hub id of the network that tokenizes new items, where it is not where an index-only
+                copy says. A copy whose network is not there says so in a warning.
             kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
 
         Raises:
@@ -469,6 +486,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         if index_only:
             tokenizer.network_reference = None
             return tokenizer
+        if network is not None:
+            tokenizer.network_reference = NetworkReference(str(network))
+            return tokenizer
         kind = model_config(folder).get("model_type")
         if kind in EMBEDDING_NETWORKS:
             config = NETWORK_CONFIGS[kind].from_pretrained(folder)
@@ -479,6 +499,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         if tokenizer.processor is not None:
             tokenizer.has_network = True
             tokenizer.network_reference = NetworkReference(name, revision, subfolder)
+        elif tokenizer.network_reference is not None and tokenizer.network_reference.is_lost:
+            logger.warning(f"{name} recommends by the ids of its items. {tokenizer.network_reference.why_lost}")
         return tokenizer
 
     @classmethod

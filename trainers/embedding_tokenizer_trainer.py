@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
 
 from hub_cards import named
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
 from trainers.evaluation.codebooks import codebook_health, collision_rate
+from trainers.hub_trainer import HubTrainingArguments
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096
 
 
 @dataclass
-class EmbeddingTokenizerTrainingArguments(TrainingArguments):
+class EmbeddingTokenizerTrainingArguments(HubTrainingArguments):
     """
     Arguments of [`EmbeddingTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with LETTER's optimizer
     and batch (AdamW, learning rate 1e-3, batch 1024; TIGER's paper has Adagrad, 0.4) but far fewer steps than their

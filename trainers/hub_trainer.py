@@ -1,34 +1,60 @@
-"""The Trainer that all others are: cards of the training, pushes without pickles, resuming from the Hub."""
+"""The Trainer that all others are: cards of the training, pushes without pickles, checkpoints that are whole, and
+resuming from them, also from the Hub."""
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer import (
+    OPTIMIZER_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_ARGS_NAME,
+)
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     HubStrategy,
     SaveStrategy,
     TrainOutput,
+    rotate_checkpoints,
 )
 from transformers.utils import PushInProgress, logging
 
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
+from modeling_utgrec.checkpoint_fingerprint import check_folder
 from modeling_utgrec.checkpoint_safety import only_safetensors
+from trainers.checkpoints import (
+    CheckpointError,
+    describe,
+    find_faults,
+    newest_checkpoint,
+    resumes_partially,
+    step_of,
+    write_record,
+)
 from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
 from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
 from trainers.progress import LogBar, LogLines
@@ -36,7 +62,23 @@ from trainers.progress import LogBar, LogLines
 logger = logging.get_logger(__name__)
 
 LAST_CHECKPOINT = "last-checkpoint"  # where hub_strategy="checkpoint" keeps the latest one
-_NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+
+
+@dataclass
+class HubTrainingArguments(TrainingArguments):
+    """
+    [`~transformers.TrainingArguments`] of a [`HubTrainer`].
+
+    Args:
+        allow_partial_resume (`bool`, *optional*, defaults to `False`): go on from a checkpoint whose state of
+            optimizer, learning rate or random numbers is missing or damaged, with other results than those of an
+            uninterrupted training; else that is an error.
+    """
+
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "Resume though the state of optimizer, schedule or random numbers is missing or damaged."},
+    )
 
 
 class HubTrainer(Trainer):
@@ -48,6 +90,10 @@ class HubTrainer(Trainer):
     before the training starts, are kept (see [`hub_cards.edits`]). `push_to_hub`, `hub_model_id`, `hub_strategy` and
     the other `hub_*` arguments mean what they mean in transformers, but for pickles: `training_args.bin`, which would
     hold an access token if one was given, is neither kept nor sent.
+
+    A checkpoint is written beside its place and renamed when it is complete, with a record of its files by which it is
+    checked before a training goes on from it (see [`trainers.checkpoints`]). A loss that is not finite ends a
+    training.
 
     `train(resume_from_checkpoint="org/name")` takes up a training where a push with `hub_strategy="checkpoint"` or
     `"all_checkpoints"` left it. Its weights must be safetensors. The state of optimizer and random numbers is in
@@ -65,6 +111,8 @@ class HubTrainer(Trainer):
     card_class: type[ModelCardValues] = ModelCardValues
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._staging: Path | None = None  # where a checkpoint is being written
+        self._lost: dict[str, str] = {}  # faults of the checkpoint that the training goes on from
         self.card_facts: dict[str, Any] = {}
         self._best_is_loaded = False
         self._seconds_before: float | None = None
@@ -113,7 +161,7 @@ class HubTrainer(Trainer):
         folder = self.output_folder if folder is None else Path(folder)
         try:
             # Of checkpoints, only those that are pushed get pictures: the others' cards are not read.
-            draw = self.args.push_to_hub or not _NUMBERED.fullmatch(folder.name)
+            draw = self.args.push_to_hub or step_of(folder.name) is None
             save_card(folder, self.card_values(), old=self.output_folder, draw=draw)
         except ValueError as error:
             logger.warning(f"{folder}: the card was not written. {error}")
@@ -183,6 +231,17 @@ class HubTrainer(Trainer):
         shutil.copyfile(found, card)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As transformers' method.
+
+        Raises:
+            FloatingPointError: if an evaluation gave a number that is not finite.
+        """
+        broken = [name for name, value in logs.items() if name.startswith("eval_") and not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"Not finite at step {self.state.global_step}: {', '.join(broken)}. The training diverged: lower the "
+                "learning rate."
+            )
         if self._began is not None:
             if self._seconds_before is None:  # those of the training that was resumed
                 earlier = last_entry(self.state.log_history, "train_seconds")
@@ -196,33 +255,172 @@ class HubTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint` may also be a repository of the Hub.
+        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint` may also be a repository of the Hub. `True` is
+        the newest whole checkpoint in `output_dir`.
 
         Raises:
+            CheckpointError: the checkpoint is not whole; see `allow_partial_resume` of [`HubTrainingArguments`].
+            FloatingPointError: the loss is not finite.
             ValueError: the checkpoint is neither a folder nor a repository with one, or its weights are pickles.
         """
+        if self.args.should_save:
+            for path in self.output_folder.glob(f".{PREFIX_CHECKPOINT_DIR}-*.unfinished"):  # of a run that was killed
+                shutil.rmtree(path, ignore_errors=True)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_checkpoint(self.output_folder, self.args.world_size, self._allows_partial)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.output_folder} holds no checkpoint to resume from.")
+            resume_from_checkpoint = str(resume_from_checkpoint)
         if isinstance(resume_from_checkpoint, str) and not Path(resume_from_checkpoint).is_dir():
             with self.args.main_process_first(desc="download of the checkpoint"):
                 resume_from_checkpoint = hub_checkpoint(
-                    resume_from_checkpoint, self.args.hub_revision, self.args.hub_token
+                    resume_from_checkpoint,
+                    self.args.hub_revision,
+                    self.args.hub_token,
+                    self.args.world_size,
+                    self._allows_partial,
                 )
+        self._lost = self._accepted_faults(resume_from_checkpoint) if resume_from_checkpoint else {}
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._began = None
 
+    @property
+    def _allows_partial(self) -> bool:
+        return getattr(self.args, "allow_partial_resume", False)
+
+    def _accepted_faults(self, checkpoint: str) -> dict[str, str]:
+        """What a checkpoint lacks, if the training may go on without it."""
+        faults = find_faults(checkpoint, self.args.world_size)
+        if not faults:
+            return {}
+        if not (self._allows_partial and resumes_partially(faults)):
+            raise CheckpointError(
+                f"{checkpoint} is not whole: {describe(faults)}. "
+                + (
+                    "With allow_partial_resume the training goes on without it, and gives other results."
+                    if resumes_partially(faults)
+                    else "Resume from another one."
+                )
+            )
+        logger.warning(
+            f"{checkpoint} IS NOT WHOLE: {describe(faults)}. The training goes on without it, from the weights, and "
+            "its results will differ from those of a training that was not interrupted."
+        )
+        return faults
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not {OPTIMIZER_NAME, SCHEDULER_NAME} & self._lost.keys():
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if SCALER_NAME not in self._lost:
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if not any(name.startswith("rng_state") for name in self._lost):
+            super()._load_rng_state(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which have formats of their own
             only_safetensors(resume_from_checkpoint, {})
+            check_folder(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _load_callback_state(self) -> None:
+        """As transformers' method; the evaluations without a better one that early stopping has counted go on, too,
+        and the best checkpoint is known where the folder is now."""
+        super()._load_callback_state()
+        best = self.output_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if self.state.best_model_checkpoint is None and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        stored = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        stored = stored[-1] if isinstance(stored, list) and stored else stored
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(stored, dict):
+                counted = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
+                callback.early_stopping_patience_counter = counted
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers' method, but not if a training is resumed that had come to its end: it would go on for a
+        step, or until it is stopped early for a second time."""
+        if self.state.global_step >= self.state.max_steps or any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        ):
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            check_folder(self.state.best_model_checkpoint)
         super()._load_best_model()
         self._best_is_loaded = True
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]  # takes an int, too
+        if not torch.isfinite(loss).all():  # transformers would log a mean without it
+            raise FloatingPointError(
+                f"Not finite at step {self.state.global_step + 1}: {', '.join(self._broken_parts())}. Lower the "
+                "learning rate, or use bf16 instead of fp16; checkpoints before this step are unharmed."
+            )
+        return loss
+
+    def _broken_parts(self) -> list[str]:
+        """What of the loss is not finite."""
+        return ["the loss"]
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As transformers' method, into a hidden folder that is renamed when every process has written its part."""
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = folder / f".{name}.unfinished"
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        if self.state.best_model_checkpoint == str(staging / name):
+            self.state.best_model_checkpoint = str(folder / name)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+            write_record(staging / name)
+            if (folder / name).exists():  # a damaged one, which this training did not go on from
+                (folder / name).rename(staging / "replaced")
+            (staging / name).rename(folder / name)
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.local_process_index == 0 and (staging / name).is_dir():  # on another machine's disk
+            (folder / name).mkdir(exist_ok=True)
+            for path in (staging / name).iterdir():
+                path.rename(folder / name / path.name)
+            shutil.rmtree(staging, ignore_errors=True)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder / name))
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        token, self.args.hub_token = self.args.hub_token, None  # transformers writes the arguments as a pickle
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
         if self.args.should_save:
             folder = Path(output_dir or self.output_folder)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
@@ -231,6 +429,8 @@ class HubTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As transformers' method, with all that a checkpoint holds (card, item index, processor) and no pickles but
         the state that a resumed training needs."""
+        if self._staging is not None:  # sent when it is complete
+            return
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         whole = self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
@@ -272,11 +472,19 @@ class HubTrainer(Trainer):
             self.push_in_progress.jobs.extend(jobs)  # type: ignore[union-attr]  # is always one
 
 
-def hub_checkpoint(repo_id: str, revision: str | None = None, token: str | None = None) -> str:
+def hub_checkpoint(
+    repo_id: str,
+    revision: str | None = None,
+    token: str | None = None,
+    world_size: int = 1,
+    allow_partial: bool = False,
+) -> str:
     """
-    Downloads the latest checkpoint that a training pushed, and returns its folder.
+    Downloads the latest checkpoint that a training pushed, and returns its folder. Of several the latest whole one is
+    taken; those that are skipped are named in a warning.
 
     Raises:
+        CheckpointError: if none is whole.
         ValueError: if there is no such repository, or no checkpoint in it.
     """
     api = HfApi(token=token)
@@ -288,23 +496,31 @@ def hub_checkpoint(repo_id: str, revision: str | None = None, token: str | None 
         raise ValueError(f"{repo_id} is neither a folder nor a repository that can be read: {error}") from error
     suffix = f"/{TRAINER_STATE_NAME}"
     folders = [name.removesuffix(suffix) for name in files if name.endswith(suffix) and name.count("/") == 1]
-    numbered = {int(found[1]): found[0] for found in map(_NUMBERED.fullmatch, folders) if found}
-    if LAST_CHECKPOINT in folders:
-        folder = LAST_CHECKPOINT
-    elif numbered:
-        folder = numbered[max(numbered)]
-    else:
+    numbered = {step: name for name in folders if (step := step_of(name)) is not None}
+    candidates = (
+        [LAST_CHECKPOINT] if LAST_CHECKPOINT in folders else [numbered[step] for step in sorted(numbered)[::-1]]
+    )
+    if not candidates:
         raise ValueError(
             f'{repo_id} holds no checkpoint to resume from: train with push_to_hub and hub_strategy="checkpoint".'
         )
-    path = snapshot_download(
-        repo_id,
-        revision=revision,
-        token=token,
-        allow_patterns=[f"{folder}/*"],
-        ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
-    )
-    return str(Path(path) / folder)
+    skipped: list[str] = []
+    for folder in candidates:
+        path = snapshot_download(
+            repo_id,
+            revision=revision,
+            token=token,
+            allow_patterns=[f"{folder}/*"],
+            ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
+        )
+        found = Path(path) / folder
+        faults = find_faults(found, world_size)
+        if not faults or (allow_partial and resumes_partially(faults)):
+            for reason in skipped:
+                logger.warning(f"{repo_id}: skipped, {folder} is taken: {reason}.")
+            return str(found)
+        skipped.append(f"{folder}: {describe(faults)}")
+    raise CheckpointError(f"{repo_id} holds no whole checkpoint to resume from: {'; '.join(skipped)}.")
 
 
 def _list(values: str | list[str] | None) -> list[str] | None:

@@ -11,7 +11,6 @@ from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
@@ -22,6 +21,7 @@ from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
 from trainers.cpu_training import use_cpu_dropout
 from trainers.evaluation.codebooks import codebook_health
+from trainers.hub_trainer import HubTrainingArguments
 from trainers.training_data.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -29,7 +29,7 @@ POINTS_PER_CENTROID = 64
 
 
 @dataclass
-class ItemTokenizerTrainingArguments(TrainingArguments):
+class ItemTokenizerTrainingArguments(HubTrainingArguments):
     """
     Arguments of [`ItemTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with the paper's defaults for
     pre-training (global batch 256 = 16 per device on 16 devices), and:
@@ -40,7 +40,7 @@ class ItemTokenizerTrainingArguments(TrainingArguments):
             fine-tuning on a new domain: exactly the codebook matrices C_root and C_leaf stay as they are.
         codebook_warmup_steps (`int`, *optional*):
             optimizer steps in which the decoders see unquantized representations; by default the model's
-            configuration decides. A resumed training or a fine-tuning does not repeat them.
+            configuration decides. A resumed training or a fine-tuning does not repeat them, whatever is said here.
     """
 
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
@@ -100,7 +100,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         model.set_trainable(freeze_codes=args.freeze_codes)
         if args.device.type == "cpu":
             use_cpu_dropout(model)
-        if args.codebook_warmup_steps is not None:
+        if args.codebook_warmup_steps is not None and not int(model.training_passes):
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self.add_callback(EpochCallback(train_dataset))
         self.add_callback(WarmupCallback)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from accelerate.utils import gather_object
-from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import speed_metrics
 
@@ -17,14 +16,14 @@ from trainers.cpu_training import use_cpu_dropout
 from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import is_rank_metric
 from trainers.evaluation.protocol import evaluate
-from trainers.hub_trainer import HubTrainer
+from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 from trainers.rankers import Ranker
 
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
 
 
 @dataclass
-class RankingTrainingArguments(TrainingArguments):
+class RankingTrainingArguments(HubTrainingArguments):
     """Arguments of a [`RankingTrainer`].
 
     > Parameters with a new default: `metric_for_best_model`, `remove_unused_columns` (always false: the dataset has no

@@ -108,10 +108,10 @@ class EvaluationData:
 
     Args:
         interactions (`Interactions`): all interactions of the domain (not the training part).
-        item_index (`ItemIndex`): identifiers of at least the items of `interactions.item_ids`.
+        item_index (`ItemIndex`): semantic IDs of at least the items of `interactions.item_ids`.
 
     Attributes:
-        trie (`ItemTrie`): identifiers of the catalogue, in its order.
+        trie (`ItemTrie`): semantic IDs of the catalogue, in its order.
         token_table (`np.ndarray`): int64 [n, L] token ids, in the catalogue's order.
     """
 
@@ -197,14 +197,14 @@ def _check_identifiers(config: PreTrainedConfig, token_table: np.ndarray) -> Non
     end = first + np.array(config.level_sizes)
     if table.ndim != 2 or table.shape[1] != len(first):
         raise ValueError(
-            f"Identifiers and model do not belong together: expected a token table [items, {len(first)}], got shape "
-            f"{table.shape}. Use the identifiers of the item tokenizer that the model is configured for."
+            f"Semantic IDs and model do not belong together: expected a token table [items, {len(first)}], got shape "
+            f"{table.shape}. Use the semantic IDs of the item tokenizer that the model is configured for."
         )
     if ((table < first) | (table >= end)).any():
         raise ValueError(
-            f"Identifiers and model do not belong together: the tokens of the levels go from "
+            f"Semantic IDs and model do not belong together: the tokens of the levels go from "
             f"{table.min(axis=0).tolist()} to {table.max(axis=0).tolist()}, the model's from {first.tolist()} to "
-            f"{(end - 1).tolist()}. Use the identifiers of the item tokenizer that the model is configured for."
+            f"{(end - 1).tolist()}. Use the semantic IDs of the item tokenizer that the model is configured for."
         )
 
 
@@ -241,7 +241,7 @@ class RecommenderTrainer(RankingTrainer):
         optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the identifiers are not of the model's vocabulary, nothing is left to train on, data loader
+        ValueError: the semantic IDs are not of the model's vocabulary, nothing is left to train on, data loader
             workers would persist while epochs differ, or validation is asked for with sharded weights (FSDP, ZeRO-3).
 
     Example:

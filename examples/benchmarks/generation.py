@@ -307,7 +307,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num_items", type=int, default=10, help="Items for each user (%(default)s).")
     parser.add_argument("--history", type=int, default=20, help="Items of a history (%(default)s).")
     parser.add_argument("--candidates", type=int, default=1000, help="Items to score for each user (%(default)s).")
-    parser.add_argument("--levels", type=int, default=3, help="Codes of an identifier (%(default)s).")
+    parser.add_argument("--levels", type=int, default=3, help="Codes of a semantic ID (%(default)s).")
     parser.add_argument("--codes", type=int, default=256, help="Codes of a level (%(default)s).")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

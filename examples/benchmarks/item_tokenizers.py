@@ -35,6 +35,7 @@ from transformers import HfArgumentParser, set_seed
 from hub_cards.formatting import markdown_table
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel, RQVAEConfig, RQVAEModel
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.files import append_lines, read_lines
 from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, load_content
 from tokenization_items.processing_content import codes_of_embeddings
 from tokenization_items.text_encoders import TextEncoder
@@ -162,9 +163,7 @@ def run(domains: dict[str, ContentEmbeddings], arguments: TokenizersArguments, r
             "threads": torch.get_num_threads(),
             "command": command(method, arguments),
         }
-        results.parent.mkdir(parents=True, exist_ok=True)
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_lines(results, [line])
 
 
 def judge(codes: np.ndarray, rows: EmbeddingRows, arguments: TokenizersArguments) -> dict[str, Any]:
@@ -280,12 +279,6 @@ def command(method: str, arguments: TokenizersArguments) -> str:
         if name in kept and value != default:
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
-
-
-def read_lines(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def render(lines: list[dict[str, Any]]) -> str:

@@ -3,7 +3,7 @@
     python examples/benchmarks/memory.py                                   # 10,000, 25,000 and 1,000,000 items, T5
     python examples/benchmarks/memory.py --model qwen3 --items 25000 --batch 1
 
-Weights, identifiers, histories and the memory's rows are random: they do not move the time. Seconds are those of the
+Weights, semantic IDs, histories and the memory's rows are random: they do not move the time. Seconds are those of the
 process' cores, of which other work on the machine takes less away than of the clock's. The last line is one JSON
 object.
 """
@@ -41,7 +41,9 @@ def random_memory(num_items: int, options: argparse.Namespace, generator: torch.
 
     counts = torch.randint(50, (num_items,), generator=generator)
     settings = MemorySettings(content_weight=0.02, evidence=30.0)
-    return ItemMemory(*rows(options.row_items), counts, settings, *rows(options.similar_items), torch.zeros(1))
+    vectors = torch.randn(num_items, options.content_width, generator=generator).half()
+    content = (rows(options.similar_items)[0], vectors, torch.zeros(1), torch.zeros(1, options.content_width))
+    return ItemMemory(*rows(options.row_items), counts, settings, *content)
 
 
 def make_model(options: argparse.Namespace) -> ItemRecommendation:
@@ -104,7 +106,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     growth = median("with memory", most) / median("with memory", least) - 1
     print(*(f"{size:,} items: {share:.1%} for the memory" for size, share in cost.items()), sep="\n")
     print(f"{most:,} over {least:,} items: {growth:.1%} more time; {sizes[most]:.0f} bytes an item")
-    names = ("model", "sizes", "batch", "beams", "history", "row_items", "similar_items")
+    names = ("model", "sizes", "batch", "beams", "history", "row_items", "similar_items", "content_width")
     result = {
         **{name: getattr(options, name) for name in names},
         **timing.environment(device),
@@ -122,8 +124,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=("t5", "qwen3"), default="t5", help="The network (%(default)s).")
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 25_000, 1_000_000], help="Catalogues.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 256, 256], help="Codes of each level.")
-    parser.add_argument("--row_items", type=int, default=51, help="Transitions of an item (%(default)s).")
+    parser.add_argument("--row_items", type=int, default=100, help="Transitions of an item (%(default)s).")
     parser.add_argument("--similar_items", type=int, default=100, help="Items alike in content (%(default)s).")
+    parser.add_argument("--content_width", type=int, default=128, help="Numbers of a content vector (%(default)s).")
     parser.add_argument("--batch", type=int, default=64, help="Users at a time (%(default)s).")
     parser.add_argument("--beams", type=int, default=50, help="Beams (%(default)s).")
     parser.add_argument("--history", type=int, default=20, help="Longest history (%(default)s).")

@@ -68,11 +68,12 @@ from recipes import (
 from sequential_rows import ROWS
 
 from hub_cards.formatting import markdown_table
+from tokenization_items.files import append_lines, read_lines
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.metrics import TABLE_METRICS, metrics_per_case
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.significance import paired_test
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, paired_test
 from trainers.evaluation.tables import CASES, SLICES, portable_command
 from trainers.methods.baselines import ItemEmbeddings
 from trainers.methods.sequential import SEQUENTIAL
@@ -268,7 +269,7 @@ def judge(
         protocol: dict[str, Any] = {"mask_seen": mask_seen, "max_history": run["history"], "ks": KS}
         interactions = setting.domain.interactions
         validation = evaluate(trained.ranker, interactions, "validation", long_tail=False, **protocol)
-        more = {"identifiers": trained.identifiers, "intervals": 1000, "per_user": True}
+        more = {"identifiers": trained.identifiers, "intervals": BOOTSTRAP_SAMPLES, "per_user": True}
         test = evaluate(trained.ranker, interactions, "test", **protocol, **more)
         test.pop("name")
         cases = test.pop("per_user")
@@ -374,19 +375,11 @@ def lacking(line: dict[str, Any]) -> list[str]:
 
 
 def append(results: Path, lines: list[dict[str, Any]]) -> None:
-    """Adds the lines of one run in one write, so that a kill leaves both or none."""
+    """Adds the lines of one run, all or none."""
     for line in lines:
         if lacking(line):
             raise ValueError(f"A line of {line['model']} lacks {', '.join(lacking(line))}: nothing was written.")
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def read_lines(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
+    append_lines(results, lines)
 
 
 def lines_of(run: dict[str, Any], results: Path) -> list[dict[str, Any]]:

@@ -151,7 +151,8 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
     made_by = EmbeddingTokenizerTrainingArguments()
     folder = setting.folder / "tokenizer"
     items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
-    items.tokenizer.index.set_content(setting.embeddings.text)
+    encoder = setting.embeddings.text_encoder_fingerprint(fitted=True)
+    items.tokenizer.index.set_content(setting.embeddings.text, encoder)
     training = ItemLevelTrainingArguments(str(setting.folder), **_validation(setting), report_to=[])
     place_training(training, setting.folder / "checkpoints", setting.seed)
     arguments = ItemLevelArguments(early_stopping_patience=setting.patience)

@@ -76,7 +76,7 @@ TRAINING = {"learning_rate": 3e-3, "lr_scheduler_type": "cosine", "warmup_steps"
 
 
 class Data:
-    """Sequences and random identifiers, the same in every process."""
+    """Sequences and random semantic IDs, the same in every process."""
 
     def __init__(self, options: argparse.Namespace):
         if options.data is None:
@@ -394,7 +394,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--share_of_quality", type=float, default=1.0, help="Of plain's best that counts as equal.")
     parser.add_argument("--num_beams", type=int, default=20, help="Of the validation (%(default)s).")
     parser.add_argument("--max_history", type=int, default=20, help="Items of a history (%(default)s).")
-    parser.add_argument("--levels", type=int, default=3, help="Codes of an identifier (%(default)s).")
+    parser.add_argument("--levels", type=int, default=3, help="Codes of a semantic ID (%(default)s).")
     parser.add_argument("--codes", type=int, default=256, help="Codes of a level (%(default)s).")
     for name, value in {"d_model": 128, "d_ff": 1024, "d_kv": 64, "num_heads": 6, "num_layers": 4}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="Of the T5 (%(default)s).")

@@ -1,4 +1,4 @@
-"""Building, growing and asking the trie of identifiers, beside the nested dictionary that is usual.
+"""Building, growing and asking the trie of semantic IDs, beside the nested dictionary that is usual.
 
     python examples/benchmarks/trie.py --items 1000000                                  # 3 levels: 256, 512, 512 codes
     python examples/benchmarks/trie.py --items 10000000 --sizes 256 512 512 512 --no-dictionary
@@ -23,7 +23,7 @@ from modeling_utgrec.generation_rules import ItemRules
 
 
 def random_codes(num_items: int, sizes: list[int], generator: torch.Generator) -> Tensor:
-    """Distinct random identifiers `[num_items, L]`."""
+    """Distinct random semantic IDs `[num_items, L]`."""
     capacity = torch.tensor(sizes).prod().item()
     if num_items > capacity:
         raise SystemExit(f"{num_items:,} items need more codes than {sizes}: raise --sizes.")

@@ -13,7 +13,7 @@ python examples/benchmarks/zero_shot.py --domains data/office --models scratch -
 # RecBase: its own configuration for fine-tuning
 python examples/benchmarks/zero_shot.py --domains data/office --models none --pretrained runs/recbase \
     --config recbase_small --train_users 0 0.01 0.1 1
-# how much of the items' content its identifiers keep: the cosine of the vectors that their codes stand for
+# how much of the items' content its semantic IDs keep: the cosine of the vectors that their codes stand for
 python examples/benchmarks/zero_shot.py --domains data/office --model recbase --pretrained runs/recbase \
     --models nearest-codes
 # the table of what was measured so far
@@ -22,12 +22,11 @@ python examples/benchmarks/zero_shot.py --table_only
 
 A line of JSON for each run: GAUC on the same rows for every model of a domain, and Recall and NDCG over the whole
 catalogue (leave-one-out, seen items kept). What has a line already is not run again. Domains of the pre-training are
-told apart by the model's card, or by `--pretrained_on`. A recommender's identifiers of a domain are looked for in
+told apart by the model's card, or by `--pretrained_on`. A recommender's semantic IDs of a domain are looked for in
 `items/<domain>` of its folder; where there are none, its item tokenizer makes them.
 """
 
 import copy
-import json
 import os
 import sys
 import time
@@ -40,6 +39,7 @@ from typing import Any, Literal
 import torch
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.files import append_lines, read_lines
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from trainers.arguments import parse_sections, take_flag
@@ -83,7 +83,7 @@ class BenchmarkArguments:
         default_factory=lambda: list(BASELINES),
         metadata={
             "help": f"Beside --pretrained: of {', '.join(BASELINES)}, {SCRATCH}, {NEAREST_CODES} (nearest items by "
-            "the identifiers of each --pretrained); or none."
+            "the semantic IDs of each --pretrained); or none."
         },
     )
     train_users: list[float] = field(
@@ -143,7 +143,7 @@ def main(arguments: BenchmarkArguments, choices: RowChoices, flags: ZeroShotArgu
             except Exception:  # the other runs are hours of work: go on with them
                 traceback.print_exc()
                 continue
-            append(results, line)
+            append_lines(results, [line])
             print(f"  gauc {line['gauc']:.4f}, ndcg@10 {line['ndcg@10']}", flush=True)
     lines = read_lines(results)
     if lines:
@@ -290,7 +290,7 @@ def recommender(
 
 
 def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
-    """Where the pre-trained recommender's identifiers of the domain's items are; made if there are none."""
+    """Where the pre-trained recommender's semantic IDs of the domain's items are; made if there are none."""
     try:
         return items_folder(run.pretrained / "recommender", run.domain.name)
     except FileNotFoundError:
@@ -338,18 +338,6 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
             of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
         words += [word] if of_section and run.train_users else []
     return portable_command(["python", "examples/benchmarks/zero_shot.py"], words)
-
-
-def append(results: Path, line: dict[str, Any]) -> None:
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def read_lines(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 if __name__ == "__main__":

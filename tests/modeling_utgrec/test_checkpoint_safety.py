@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from modeling_utgrec import (
     ItemTrie,
@@ -176,7 +176,8 @@ def assert_holds(model: torch.nn.Module, weights: Path) -> None:
 @example(place=-40, content=b"\0", cut=None)
 @example(place=0, content=b"\0", cut=None)
 def test_weights_of_a_recommender(recommender, tmp_path, place, content, cut):
-    """Any numbers among the weights are read, whatever they are; a broken header or a shorter file is an error."""
+    """Any numbers among the weights of an older file are read, whatever they are; a broken header or a shorter file is
+    an error, and so is any change of a file that states its fingerprint."""
     shutil.copytree(recommender, tmp_path, dirs_exist_ok=True)
     weights = bytearray((recommender / "model.safetensors").read_bytes())
     place %= len(weights)
@@ -184,6 +185,13 @@ def test_weights_of_a_recommender(recommender, tmp_path, place, content, cut):
     weights[place : place + len(content)] = content
     (tmp_path / "model.safetensors").write_bytes(bytes(weights[:cut]))
     if place >= header and (cut is None or cut >= len(weights)):
+        if weights != (recommender / "model.safetensors").read_bytes():
+            with pytest.raises(ValueError, match="is damaged"):
+                UTGRecForConditionalGeneration.from_pretrained(tmp_path)
+        values = json.loads((recommender / "config.json").read_text())
+        del values["weights_fingerprint"]
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors", {"format": "pt"})
         assert_holds(UTGRecForConditionalGeneration.from_pretrained(tmp_path), tmp_path / "model.safetensors")
         return
     try:

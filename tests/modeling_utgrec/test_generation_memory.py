@@ -17,7 +17,7 @@ from modeling_utgrec import (
     UTGRecForConditionalGeneration,
 )
 from modeling_utgrec.generation_items import constrained_beam_search, generate_items
-from modeling_utgrec.generation_memory import UserMemory, history_rows
+from modeling_utgrec.generation_memory import UserMemory, _cosines, history_rows
 from modeling_utgrec.generation_mixin import score_candidates
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory, MemorySettings
@@ -26,6 +26,12 @@ from modeling_utgrec.item_trie import ItemTrie
 SIZES, OFFSETS = [5, 6, 7], [2, 7, 13]
 USERS, HISTORY = 3, 5
 CLOSE = {"atol": 1e-6, "rtol": 2e-6}  # of log-probabilities; float32 holds them to 1e-7 of their size
+
+
+def close(memory: ItemMemory) -> dict[str, float]:
+    """[`CLOSE`], and what float32 cosines, of up to 2 at these lengths, weigh in m/τ."""
+    values = memory.settings
+    return CLOSE | {"atol": 1e-6 + 1e-7 * 2 * values.content_weight * (1 + values.evidence) / values.temperature}
 
 
 def make_trie(num_items: int, seed: int = 0, **kwargs) -> ItemTrie:
@@ -53,7 +59,9 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         **changes,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
-    return ItemMemory(*rows(), counts, MemorySettings(**values), *rows(), torch.zeros(3), recent)
+    vectors = torch.from_numpy(rng.normal(size=(num_items, 3)))
+    content = (rows()[0], vectors / vectors.norm(dim=1, keepdim=True), torch.zeros(3), torch.eye(3))
+    return ItemMemory(*rows(), counts, MemorySettings(**values), *content, recent)
 
 
 def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
@@ -67,17 +75,20 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
         candidates: set[int] = set()
         count = 0 if history[-1] < 0 else int(memory.counts[history[-1]])
         weight = values.content_weight * (1 + values.evidence / (count + 1))
-        parts = [(memory.transition_items, memory.transition_weights, 1.0)]
-        if memory.similar_items is not None:
-            parts.append((memory.similar_items, memory.similarities, weight))
-        for place, row in enumerate(reversed(history), start=1):
-            for items, numbers, factor in parts if row >= 0 else ():
-                for item, number in zip(items[row].tolist(), numbers[row].tolist(), strict=True):
-                    if item >= 0:
-                        scores[user, item] += factor * number / place
-                        candidates.add(item)
-        for item in candidates:
+        places = [(place, row) for place, row in enumerate(reversed(history), start=1) if row >= 0]
+        for place, row in places:
+            weights = memory.transition_weights[row].tolist()
+            for item, number in zip(memory.transition_items[row].tolist(), weights, strict=True):
+                if item >= 0:
+                    scores[user, item] += number / place
+                    candidates.add(item)
+            if weight:
+                candidates.update(memory.similar_items[row].tolist())
+        for item in candidates - {-1}:
             scores[user, item] += values.trend_weight * trend[item]
+            if weight:
+                cosines = memory.content.double() @ memory.content[item].double()
+                scores[user, item] += weight * sum(float(cosines[row]) / place for place, row in places)
     return scores
 
 
@@ -87,8 +98,9 @@ def log_shares(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     weights = (logits - largest).exp() - (-largest).exp() * torch.ones_like(logits)
     small = logits.clamp(min=0) < 1e-3  # where the difference loses its digits
     weights = torch.where(small, torch.expm1(logits.clamp(min=0)) * (-largest).exp(), weights.clamp(min=0))
-    weights = (weights + 1e-6 * (logits - largest).exp()).masked_fill(~allowed, 0)
-    return (weights / weights.sum(1, keepdim=True)).log()
+    remainder = logits - largest + math.log(1e-6)  # in logarithms: far below 0 it has no exponential
+    logs = torch.logaddexp(weights.log(), remainder).masked_fill(~allowed, -torch.inf)
+    return logs - logs.logsumexp(1, keepdim=True)
 
 
 def mixture(network: torch.Tensor, scores: torch.Tensor, memory: ItemMemory, allowed: torch.Tensor) -> torch.Tensor:
@@ -150,9 +162,25 @@ def test_full_beam_is_the_mixture_of_all_items(
     )
     assert torch.equal((rows >= 0).sum(1), (~denied).sum(1)), "an allowed item is missing"
     sorted_scores = expected.sort(dim=1, descending=True).values
-    torch.testing.assert_close(scores.double(), sorted_scores, **CLOSE)
+    torch.testing.assert_close(scores.double(), sorted_scores, **close(memory))
     own = torch.where(rows >= 0, expected.gather(1, rows.clamp(min=0)), -torch.inf)
-    torch.testing.assert_close(scores.double(), own, **CLOSE)
+    torch.testing.assert_close(scores.double(), own, **close(memory))
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_cosines_of_picked_items_are_those_of_all(monkeypatch, block):
+    monkeypatch.setattr("modeling_utgrec.generation_memory.CACHED_ENTRIES", block)
+    monkeypatch.setattr("modeling_utgrec.generation_memory.BLOCK_ENTRIES", block)
+    memory = make_memory(40)
+    generator = torch.Generator().manual_seed(0)
+    histories = torch.randint(-1, 40, (3, 4), generator=generator)
+    places = torch.where(histories >= 0, torch.tensor([1 / 4, 1 / 3, 1 / 2, 1]).double(), 0)
+    vectors = memory.content.double()
+    expected = torch.einsum("bh,bhe,ne->bn", places, vectors[histories.clamp(min=0)], vectors)
+    for count in (5, 30):  # fewer and more than the catalogue, of all users together
+        rows = torch.randint(40, (3, count), generator=generator)
+        found = _cosines(memory.content, histories, rows).double()
+        torch.testing.assert_close(found, expected.gather(1, rows), atol=1e-6, rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -398,7 +426,7 @@ def test_sources_sum_to_1_and_say_what_they_are(model, trie):
             item = int(items[user, place])
             for slot, row in enumerate(sources.history_rows[user].tolist()):
                 followed = row >= 0 and bool((memory.transition_items[row] == item).any())
-                alike = row >= 0 and bool((memory.similar_items[row] == item).any())
+                alike = row >= 0 and float(memory.content[row].float() @ memory.content[item].float()) > 0
                 assert followed or sources.transitions[user, place, slot] == 0
                 assert alike or sources.content[user, place, slot] == 0
     with pytest.raises(ValueError, match="needs a memory"):

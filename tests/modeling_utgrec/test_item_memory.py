@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec.item_memory import ItemMemory, MemorySettings, nearest_items, unit_content
+from modeling_utgrec.item_memory import (
+    ItemMemory,
+    MemorySettings,
+    nearest_items,
+    principal_directions,
+    unit_content,
+)
 
 N, K, E = 12, 4, 5
 
@@ -18,15 +24,16 @@ def arguments(n: int = N, seed: int = 0) -> dict:
     content = embeddings(n, seed)
     mean = content.mean(0)
     unit = unit_content(content, n, mean)
-    similar, cosines = nearest_items(unit, unit, K)
+    projection = principal_directions(unit)
     return {
         "transition_items": torch.from_numpy(np.stack([rng.choice(n, K, replace=False) for _ in range(n)])),
         "transition_weights": torch.from_numpy(rng.random((n, K))),
         "counts": torch.from_numpy(rng.integers(0, 9, n)),
         "settings": MemorySettings(content_weight=0.1, trend_weight=0.02),
-        "similar_items": similar,
-        "similarities": cosines,
+        "similar_items": nearest_items(unit, unit, K)[0],
+        "content": unit @ projection,
         "content_mean": mean,
+        "content_projection": projection,
         "recent": torch.from_numpy(rng.integers(0, 30, n)),
     }
 
@@ -38,17 +45,39 @@ def dense(items: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def test_tensors_are_small():
     memory = ItemMemory(**arguments())
-    assert memory.nbytes == N * (2 * K * (4 + 2) + 2 * 4) + 4 * E
+    assert memory.nbytes == N * (K * (4 + 2) + K * 4 + E * 2 + 2 * 4) + 4 * E * (1 + E)
     assert {name: tensor.dtype for name, tensor in memory.tensors().items()} == {
         "transition_items": torch.int32,
         "transition_weights": torch.float16,
         "counts": torch.int32,
         "similar_items": torch.int32,
-        "similarities": torch.float16,
+        "content": torch.float16,
         "content_mean": torch.float32,
+        "content_projection": torch.float32,
         "recent": torch.int32,
     }
     assert memory.to("cpu") is memory
+
+
+def test_a_copy_on_another_device_has_its_trend_there():
+    memory = ItemMemory(**arguments())
+    moved = memory.to("meta")
+    assert {each.device.type for each in (*moved.tensors().values(), moved.trend)} == {"meta"}
+    assert memory.trend.device.type == "cpu"
+
+
+def test_weights_of_no_item_are_nothing():
+    values = arguments()
+    values["transition_items"][3, 1] = -1
+    weights = ItemMemory(**values).transition_weights
+    assert weights[3, 1] == 0 and (weights[3, [0, 2, 3]] > 0).all()
+
+
+def test_a_memory_is_silent_only_if_no_user_gets_any():
+    memory = ItemMemory(**arguments())
+    assert memory.with_settings(mixing_weight=0).is_silent
+    assert not memory.with_settings(mixing_weight=0.1).is_silent
+    assert not memory.with_settings(mixing_weight=0, gate=(1.0, 0.0, 0.0, 0.0)).is_silent
 
 
 def test_nearest_items_are_the_largest_cosines(monkeypatch):
@@ -65,12 +94,27 @@ def test_nearest_items_are_the_largest_cosines(monkeypatch):
     assert nearest_items(unit, unit, 99)[0].shape == (40, 40)
 
 
+def test_principal_directions_keep_what_they_can(monkeypatch):
+    unit = unit_content(embeddings(40), 40, embeddings(40).mean(0))
+    whole = principal_directions(unit)
+    torch.testing.assert_close(unit @ whole @ (unit @ whole).T, unit @ unit.T)
+    _, values, right = np.linalg.svd(unit.double().numpy(), full_matrices=False)
+    monkeypatch.setattr("modeling_utgrec.item_memory.BLOCK_ENTRIES", 20)
+    few = principal_directions(unit, 2)
+    assert few.shape == (E, 2) and few.dtype == torch.float32
+    np.testing.assert_allclose(np.abs(right[:2] @ few.double().numpy()), np.eye(2), atol=1e-5)
+    np.testing.assert_allclose((unit @ few).square().sum(0), values[:2] ** 2, rtol=1e-5)
+
+
 def test_an_embedding_that_is_the_mean_is_like_nothing():
     content = embeddings()
     content[3] = 0
     content[3] = content.sum(0) / (N - 1)
     unit = unit_content(content, N, content.mean(0))
     assert (unit[3] == 0).all() and torch.allclose(unit[4].norm(), torch.tensor(1.0))
+    # on whatever scale
+    assert torch.allclose(unit_content(1e6 * content, N, 1e6 * content.mean(0)), unit, atol=1e-5)
+    assert torch.allclose(unit_content(1e-6 * content, N, 1e-6 * content.mean(0)), unit, atol=1e-2)
 
 
 def test_the_trend_is_the_share_among_the_latest_to_that_among_all():
@@ -89,18 +133,21 @@ def test_selected_items_keep_what_is_among_them():
     selected = memory.select(rows)
     assert selected.num_items == 5 and selected.settings == memory.settings
     known = torch.tensor([0, 1, 3, 4])
-    for names in (("transition_items", "transition_weights"), ("similar_items", "similarities")):
-        whole, part = (dense(*(getattr(each, name) for name in names)) for each in (memory, selected))
+    for items, weights in (("transition_items", "transition_weights"), ("similar_items", None)):
+        whole, part = (
+            dense(getattr(each, items), getattr(each, weights) if weights else (getattr(each, items) >= 0).float())
+            for each in (memory, selected)
+        )
         expected = torch.zeros(5, 5)
         expected[known[:, None], known] = whole[rows[known]][:, rows[known]]
         assert torch.equal(part, expected)
-        items, weights = (getattr(selected, name) for name in names)
-        assert (weights[items < 0] == 0).all()
+    assert (selected.transition_weights[selected.transition_items < 0] == 0).all()
+    assert torch.equal(selected.content[known], memory.content[rows[known]]) and not selected.content[2].any()
     assert selected.counts.tolist() == [int(memory.counts[row]) if row >= 0 else 0 for row in rows.tolist()]
     assert selected.recent.tolist() == [int(memory.recent[row]) if row >= 0 else 0 for row in rows.tolist()]
     # an item's trend is that of the whole catalogue, whatever is selected and added
     assert selected.trend.tolist() == [float(memory.trend[row]) if row >= 0 else 0 for row in rows.tolist()]
-    grown = selected.extend(1, embeddings(6))
+    grown = selected.extend(1, torch.cat((embeddings()[rows], embeddings(1, seed=1))))
     assert grown.trend.tolist() == [*selected.trend.tolist(), 0.0] and grown.recent.tolist()[-1] == 0
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     back = memory.select(order).select(order.argsort())
@@ -112,10 +159,12 @@ def test_added_items_are_neighbours_both_ways(monkeypatch):
     memory, content = ItemMemory(**arguments()), torch.cat((embeddings(), embeddings(3, seed=1)))
     grown = memory.extend(3, content)
     unit = unit_content(content, N + 3, memory.content_mean)
-    cosines, found = unit @ unit.T, dense(grown.similar_items, grown.similarities)
-    best = cosines.topk(K, dim=1)
-    expected = torch.zeros(N + 3, N + 3).scatter_(1, best.indices, best.values)
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)  # float16
+    cosines = unit @ unit.T
+    nearest = cosines.topk(K, dim=1).indices
+    assert torch.equal(grown.similar_items.sort(1).values, nearest.sort(1).values.int())
+    vectors = grown.content.float()
+    torch.testing.assert_close(vectors @ vectors.T, cosines, atol=2e-3, rtol=0)  # float16
+    assert torch.equal(grown.content[:N], memory.content)
     assert (grown.similar_items[:N] >= N).any(), "some old item has a new neighbour"
     assert torch.equal(grown.transition_items[:N], memory.transition_items)
     assert (grown.transition_items[N:] == -1).all() and (grown.counts[N:] == 0).all()
@@ -125,12 +174,12 @@ def test_added_items_are_neighbours_both_ways(monkeypatch):
 
 def test_rows_that_are_not_full_take_new_items():
     values = arguments()
-    values["similar_items"], values["similarities"] = values["similar_items"].clone(), values["similarities"].clone()
+    values["similar_items"] = values["similar_items"].clone()
     values["similar_items"][:, 1:] = -1  # each knows itself alone
     content = torch.cat((embeddings(), embeddings(1, seed=1)))
     grown = ItemMemory(**values).extend(1, content)
     assert torch.equal((grown.similar_items[:N] >= 0).sum(1), torch.full((N,), 2))
-    assert grown.similarities.isfinite().all()
+    assert grown.content.isfinite().all() and len(grown.content) == N + 1
 
 
 def test_adding_items_needs_their_content():
@@ -150,6 +199,50 @@ def test_adding_items_needs_their_content():
         bare.extend(1, embeddings(N + 1))
 
 
+def test_content_of_another_encoder_is_told_by_what_is_kept():
+    memory, new = ItemMemory(**arguments()), embeddings(1, seed=1)
+    with pytest.raises(ValueError, match="they are of another encoder, or of items in another order"):
+        memory.extend(1, torch.cat((embeddings(seed=2), new)))
+    with pytest.raises(ValueError, match="another encoder"):
+        memory.extend(1, torch.cat((embeddings().roll(1, 0), new)))
+    few = embeddings().index_copy(0, torch.tensor([3]), new)  # one text was changed since
+    assert memory.extend(1, torch.cat((few, new))).num_items == N + 1
+    partly = memory.select(torch.tensor([0, 1, 2, 3, 4, *[-1] * (N - 5)]))  # nothing is kept of most items
+    with pytest.raises(ValueError, match="another encoder"):
+        partly.extend(1, torch.cat((embeddings(seed=2), new)))
+    assert memory.extend(1, torch.cat((embeddings() + 1e-3, new))).num_items == N + 1, "as rounding moves them"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (torch.tensor([0, N]), rf"rows must be those of the {N} items or -1, got \[{N}\]"),
+        (torch.tensor([-2, 1]), r"or -1, got \[-2\]"),
+        (torch.tensor([3, 1, 3]), r"each item once, got \[3\] more often"),
+        (torch.tensor([0.0, 1.0]), "whole numbers of shape"),
+        (torch.tensor([[0, 1]]), r"shape \(num_selected,\), got torch.int64 \(1, 2\)"),
+        (torch.tensor([], dtype=torch.long), "whole numbers of shape"),
+    ],
+)
+def test_rows_that_are_no_items_are_not_selected(rows, said):
+    memory = ItemMemory(**arguments())
+    with pytest.raises(ValueError, match=said):
+        memory.select(rows)
+    assert memory.select(torch.tensor([-1, 0, -1])).num_items == 3, "what is unknown may be many times"
+
+
+def test_items_are_not_taken_away_by_adding():
+    with pytest.raises(ValueError, match="num_new must be at least 0, got -1"):
+        ItemMemory(**arguments()).extend(-1, embeddings(N - 1))
+
+
+def test_the_rows_that_are_outside_are_named_alone():
+    items = torch.zeros(N, K).int()
+    items[5, 1] = N + 3
+    with pytest.raises(ValueError, match=rf"found \[{N + 3}\] of item 5"):
+        ItemMemory(**arguments() | {"transition_items": items})
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -158,14 +251,23 @@ def test_adding_items_needs_their_content():
         ({"transition_items": torch.zeros(N, K + 1).int()}, "of one shape"),
         ({"transition_weights": torch.full((N, K), torch.nan)}, "finite in float16; those of 12 items"),
         ({"transition_weights": torch.full((N, K), 1e6)}, "finite in float16"),
-        ({"similarities": torch.full((N, K), torch.inf)}, "similar weights"),
+        ({"content": torch.full((N, E), torch.inf)}, "content of an item memory must be finite"),
+        ({"content": torch.zeros(N, E + 1)}, r"content_projection of an item memory must have shape \(5, 6\)"),
+        ({"content": torch.zeros(N - 1, E)}, "12 items have transitions, 12 similar items, 11 content vectors"),
+        ({"content_projection": torch.zeros(E)}, "are matrices"),
+        ({"content_projection": torch.full((E, E), torch.nan)}, "content_projection of an item memory must be finite"),
+        ({"similar_items": torch.full((N, K), N)}, "similar items of an item memory must be rows"),
         ({"similar_items": None}, "go together"),
+        ({"content_projection": None}, "go together"),
         ({"content_mean": torch.full((E,), torch.nan)}, "content_mean"),
         ({"counts": torch.zeros(N - 1).int()}, "12 whole numbers"),
         ({"counts": torch.full((N,), -1)}, "12 whole numbers"),
         ({"recent": torch.full((N,), 0.5)}, "recent of an item memory must be 12 whole numbers"),
         ({"recent": None}, "does not know the latest interactions"),
-        ({"similar_items": None, "similarities": None, "content_mean": None}, "build it with content embeddings"),
+        (
+            dict.fromkeys(("similar_items", "content", "content_mean", "content_projection")),
+            "build it with content embeddings",
+        ),
     ],
 )
 def test_what_is_no_memory_is_refused(changes, said):
@@ -200,4 +302,12 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
+    without = ItemMemory(
+        **arguments()
+        | {"settings": None, "similar_items": None, "content": None, "content_projection": None}
+        | {"content_mean": None, "recent": None}
+    )
+    for name, said in (("content_weight", "no similar items"), ("trend_weight", "latest interactions")):
+        with pytest.raises(ValueError, match=said):
+            without.with_settings(**{name: 0.1})
     assert MemorySettings.from_dict({"temperature": 0.5, "of a later release": 1}) == MemorySettings(temperature=0.5)

@@ -166,7 +166,7 @@ def test_adding_items_equals_building_anew(table, num_first, dense_limit):
 def test_adding_items_keeps_names_and_names_mistakes():
     trie = ItemTrie(torch.tensor([[0, 1], [1, 1]]), [2, 3], [0, 2], item_ids=["a", "b"])
     assert trie.add_items([[1, 0]], ["c"]).item_ids == ["a", "b", "c"] and trie.item_ids == ["a", "b"]
-    with pytest.raises(ValueError, match=r"2 new identifiers .* rows \[1, 2\] .*\[\[1, 1\], \[0, 1\]\]"):
+    with pytest.raises(ValueError, match=r"2 new semantic IDs .* rows \[1, 2\] .*\[\[1, 1\], \[0, 1\]\]"):
         trie.add_items([[0, 0], [1, 1], [0, 1]], ["c", "d", "e"])
     with pytest.raises(ValueError, match=r"rows \[0, 1\] of the new codes"):
         trie.add_items([[0, 0], [0, 0]], ["c", "d"])
@@ -261,6 +261,8 @@ def test_content_goes_with_the_items():
         ItemTrie(codes[:15], [4, 4, 4], [0, 4, 8]).add_items(added, content=content[15:])
     with pytest.raises(ValueError, match=r"shape \(20, width\), a row for each item, got \(19, 3\)"):
         ItemTrie(codes, [4, 4, 4], [0, 4, 8], content=content[1:])
+    with pytest.raises(ValueError, match=r"got \(20, 0\)"):
+        ItemTrie(codes, [4, 4, 4], [0, 4, 8], content=content[:, :0])
 
 
 @pytest.mark.parametrize("dense_limit", [0, 10**6])

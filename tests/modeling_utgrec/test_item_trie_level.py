@@ -68,3 +68,52 @@ def test_copy_on_another_device_answers_in_shape(dense_limit):
     assert level.children(nodes)[1].shape == (2, 4, level.width)
     assert level.child(nodes, nodes)[1].shape == (2, 4)
     assert level.nbytes > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(edge_lists(), st.sampled_from([0, DENSE_LIMIT]), st.randoms(use_true_random=False))
+def test_edges_and_counts_of_children_agree_with_the_list(edge_list, dense_limit, random):
+    edges, num_nodes, size = edge_list
+    level = make_level(edges, num_nodes, size, dense_limit)
+    level.counts = torch.tensor([random.randint(1, 9) for _ in edges], dtype=torch.int32)
+    order = [-1, *random.sample(range(num_nodes), num_nodes)]
+    nodes = torch.tensor(order)
+    codes, listed, found = level.listed_children(nodes)
+    assert codes.shape == listed.shape == found.shape == (len(order), level.fan_out)
+    assert (codes[~listed] == 0).all() and ((found >= 0) & (found < len(edges))).all()
+    _, exists, _ = level.children(nodes)
+    every, logs = level.edges_of_children(nodes), level.log_counts(nodes)
+    assert every.shape == logs.shape == exists.shape and ((every >= 0) & (every < len(edges))).all()
+    for row, node in enumerate(order):
+        expected = [place for place, edge in enumerate(edges) if edge[0] == node]
+        assert found[row, listed[row]].tolist() == expected
+        assert codes[row, listed[row]].tolist() == [edges[place][1] for place in expected]
+        assert every[row, exists[row]].tolist() == expected
+        torch.testing.assert_close(logs[row, exists[row]], level.counts[expected].float().log())
+    torch.testing.assert_close(level.log_counts(nodes.view(1, -1)), logs[None])
+
+
+@settings(max_examples=50, deadline=None)
+@given(edge_lists(), st.sampled_from([0, DENSE_LIMIT]), st.randoms(use_true_random=False))
+def test_cells_are_where_the_children_of_beams_stand(edge_list, dense_limit, random):
+    edges, num_nodes, size = edge_list
+    level = make_level(edges, num_nodes, size, dense_limit)
+    beams = [-1, *random.sample(range(num_nodes), random.randint(1, num_nodes))]
+    random.shuffle(beams)
+    nodes = torch.tensor([beams])
+    # every edge, and what is none: of a beam that ended, and behind the last edge
+    asked = [*((node, place) for place, (node, _) in enumerate(edges)), (-1, -1), (0, -1), (0, len(edges))]
+    starts, wanted = (torch.tensor([column]) for column in zip(*asked, strict=True))
+    cells, there = level.cells(nodes, starts, wanted)
+    assert there.tolist() == [[0 <= place < len(edges) and node in beams for node, place in asked]]
+    grid, exists = level.edges_of_children(nodes), level.children(nodes)[1]
+    assert ((cells >= 0) & (cells < grid.numel())).all()
+    assert exists.flatten()[cells[there]].all()
+    assert grid.flatten()[cells[there]].tolist() == wanted[there].tolist()
+
+
+def test_counts_of_a_copy_are_its_own():
+    level = make_level([(0, 1), (1, 0), (1, 2)], 2, 3, DENSE_LIMIT)
+    level.log_counts(torch.tensor([0, 1]))
+    nodes = torch.zeros(2, dtype=torch.long, device="meta")
+    assert level.to("meta").log_counts(nodes).device.type == "meta"

@@ -128,9 +128,12 @@ def test_initial_weights(make_network, tiny_qwen2_vl):
         elif "lora_A" in name or "quantizer" in name or name.endswith((".mask", "in_proj_weight")):
             assert parameter.std() > 0, name
     for codebook in network.quantizer.codebooks:
+        assert codebook.projection.weight.abs().max() <= 8**-0.5  # as linear layers start
+        assert codebook.codes.std().item() == pytest.approx(8**-0.5, rel=0.3)
+    turned, _ = make_network(tiny_qwen2_vl, codebook_projection_init="orthogonal")
+    for codebook in turned.quantizer.codebooks:
         weight = codebook.projection.weight
         torch.testing.assert_close(weight @ weight.T, torch.eye(8), rtol=0, atol=1e-5)
-        assert codebook.codes.std().item() == pytest.approx(8**-0.5, rel=0.3)
     embedding = network.get_input_embeddings().requires_grad_(False)
     vocabulary = embedding.weight
     assert embedding.code_tokens.shape == (5, 48)
@@ -340,10 +343,9 @@ def test_no_warmup(tiny_network, make_batch, tiny_items):
     assert decoded_by(network, make_batch(processor, network, tiny_items[:3])) == "quantized"
 
 
-def test_kmeans_start_leaves_the_codebooks_alone_during_the_warmup(
-    make_network, make_batch, tiny_qwen2_vl, tiny_items
-):
-    network, processor = make_network(tiny_qwen2_vl, warmup_steps=1, codebook_init="kmeans")
+@pytest.mark.parametrize("codebook_init", ["normal", "kmeans"])
+def test_the_warmup_leaves_the_codebooks_alone(make_network, make_batch, tiny_qwen2_vl, tiny_items, codebook_init):
+    network, processor = make_network(tiny_qwen2_vl, warmup_steps=1, codebook_init=codebook_init)
     batch = make_batch(processor, network, tiny_items[:4])
     disturb(network).train()
     for in_warmup in (True, False):
@@ -517,6 +519,7 @@ def test_copies_are_equal(tiny_network, make_batch, tiny_items):
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"codebook_structure": "forest"}, "'tree' or 'residual', got 'forest'"),
         ({"codebook_init": "zeros"}, "'normal' or 'kmeans', got 'zeros'"),
+        ({"codebook_projection_init": "zeros"}, "'linear' or 'orthogonal', got 'zeros'"),
         ({"root_codebook_size": 0}, "root_codebook_size must be at least 1, got 0"),
         ({"leaf_codebook_size": -1}, "leaf_codebook_size must be at least 1, got -1"),
         ({"codebook_dim": 0}, "codebook_dim"),

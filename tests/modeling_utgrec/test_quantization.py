@@ -189,14 +189,18 @@ def test_set_vectors(kind):
     assert codebook.codes.requires_grad
 
 
-def test_initial_codebooks():
+@pytest.mark.parametrize("projection", ["linear", "orthogonal"])
+def test_initial_codebooks(projection):
     torch.manual_seed(0)
-    codebook = SimVQCodebook(4000, 16)
+    codebook = SimVQCodebook(4000, 16, projection)
     assert codebook.codes.std().item() == pytest.approx(16**-0.5, rel=0.02)
     assert codebook.codes.mean().abs() < 0.01
     assert codebook.projection.bias is None
     weight = codebook.projection.weight
-    torch.testing.assert_close(weight @ weight.T, torch.eye(16), rtol=0, atol=1e-5)  # keeps the vectors' spread
+    if projection == "orthogonal":  # keeps the vectors' spread
+        torch.testing.assert_close(weight @ weight.T, torch.eye(16), rtol=0, atol=1e-5)
+    else:  # as nn.Linear: uniform within 1/√16
+        assert weight.abs().max() <= 0.25 and weight.std().item() == pytest.approx(0.25 / math.sqrt(3), rel=0.1)
 
 
 @pytest.mark.parametrize("quantizer", [tree(4), ResidualCodebooks([5, 7, 4, 6], DIM, 0.25)], ids=["tree", "residual"])

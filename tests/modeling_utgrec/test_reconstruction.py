@@ -16,7 +16,7 @@ LENGTHS = [4, 0, 9, 1]
 @pytest.fixture
 def text_decoder() -> TextDecoder:
     torch.manual_seed(0)
-    decoder = TextDecoder(WIDTH, 2, MOST, 0.0)
+    decoder = TextDecoder(WIDTH, 2, MOST, LEVELS, 0.0)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -41,6 +41,7 @@ def image_decoder(repeats: int = 3, num_steps: int = 40, trained: bool = True) -
         0.0,
         latent_channels=4,
         latent_size=3,
+        num_levels=LEVELS,
         denoiser_width=8,
         denoiser_depth=2,
         num_steps=num_steps,
@@ -68,7 +69,8 @@ def negative_log_likelihoods(decoder: TextDecoder, hidden, labels, embeddings) -
         if len(tokens) == 0:
             continue
         masks = torch.stack([decoder.mask + decoder.positions.weight[i] for i in range(len(tokens))])
-        states = decoder.norm(decoder.layer(torch.cat([h, masks])[None])[0, LEVELS:])
+        told = torch.stack([h[level] + decoder.levels.weight[level] for level in range(LEVELS)])
+        states = decoder.norm(decoder.layer(torch.cat([told, masks])[None])[0, LEVELS:])
         scores = (states.double() @ embeddings.double().T).exp()
         found += [-(scores[i, token] / scores[i].sum()).log() for i, token in enumerate(tokens)]
     return found
@@ -99,6 +101,17 @@ def test_text_decoder_reads_nothing_but_representations_and_positions(text_decod
     (gradient,) = gradients(states[2, -1].square().sum(), hidden)
     assert (gradient[2].abs().sum(1) > 0).all() and not gradient[[0, 1, 3]].any()
     assert not torch.allclose(states[2, 0], states[2, 1])
+
+
+def test_the_order_of_the_levels_counts(text_decoder, text_inputs):
+    hidden, labels, embeddings = text_inputs
+    swapped = hidden[:, [1, 0, 2]]
+    losses = [text_decoder.loss(each, labels, embeddings).item() for each in (hidden, swapped)]
+    assert abs(losses[0] - losses[1]) > 1e-3
+    with torch.no_grad():
+        text_decoder.levels.weight.copy_(text_decoder.levels.weight[0].clone().expand(LEVELS, -1))
+    losses = [text_decoder.loss(each, labels, embeddings).item() for each in (hidden, swapped)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_no_text_at_all(text_decoder, text_inputs):

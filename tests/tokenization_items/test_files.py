@@ -8,8 +8,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from tokenization_items.files import replacing_folder, write_json, write_tensors
+from hub_cards import files as hub_files
+from modeling_utgrec.checkpoint_fingerprint import check_file as files_check
+from tokenization_items import files
+from tokenization_items.files import (
+    append_lines,
+    check_writable,
+    read_lines,
+    replacing_folder,
+    updating_folder,
+    write_json,
+    write_tensors,
+)
 
 MARK = "done.json"
 
@@ -33,7 +45,7 @@ def test_tensors_with_the_permissions_of_new_files(kind, tmp_path):
     finally:
         os.umask(before)
     with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
-        assert file.get_tensor("x").tolist() == [[1, 2], [3, 4]] and file.metadata() == {"version": "1"}
+        assert file.get_tensor("x").tolist() == [[1, 2], [3, 4]] and file.metadata()["version"] == "1"
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o644  # safetensors itself: 600
     with pytest.raises(Exception, match=r"(?i)type|metadata|str"):
         write_tensors(tmp_path / "a.safetensors", {"x": kind([1])}, {"version": 2})
@@ -95,3 +107,130 @@ def test_overwrites_only_when_asked_and_only_its_own(tmp_path):
     with pytest.raises(FileExistsError, match="is a file"):
         make(out / "a.txt", overwrite=True)
     assert (out / "a.txt").read_text() == "third"
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch):
+    check_writable(tmp_path / "deep" / "new")
+    assert list((tmp_path / "deep" / "new").iterdir()) == [], "made, and nothing left in it"
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=rf"No files can be written to {path} \((File exists|Not a directory)\)"):
+            check_writable(path)
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # who runs this may write anywhere
+    with pytest.raises(OSError, match=r"deep \(Permission denied\): give another folder"):
+        check_writable(tmp_path / "deep")
+
+
+def test_a_folder_changes_in_one_step(tmp_path):
+    out = tmp_path / "out"
+    with updating_folder(out) as working:
+        (working / "deep").mkdir()
+        (working / "deep" / "a.txt").write_text("1")
+        write_tensors(working / "x.safetensors", {"x": np.arange(3)})
+        assert not out.exists()
+    weights = (out / "x.safetensors").stat().st_ino
+    with pytest.raises(KeyError), updating_folder(out) as working:
+        (working / "deep" / "a.txt").write_text("2")
+        write_tensors(working / "x.safetensors", {"x": np.arange(9)})
+        raise KeyError
+    assert (out / "deep" / "a.txt").read_text() == "1" and (out / "x.safetensors").stat().st_ino == weights
+    with updating_folder(out) as working:
+        save_file({"y": np.arange(2)}, working / "y.safetensors")  # as other libraries do
+        (working / "b.txt").write_text("3")
+        assert (out / "deep" / "a.txt").read_text() == (working / "deep" / "a.txt").read_text() == "1"
+    assert sorted(path.name for path in out.iterdir()) == ["b.txt", "deep", "x.safetensors", "y.safetensors"]
+    assert len({stat.S_IMODE((out / name).stat().st_mode) for name in ("b.txt", "y.safetensors")}) == 1
+    assert (out / "x.safetensors").stat().st_ino == weights  # linked
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_there_is_a_folder_at_any_time(tmp_path, monkeypatch):
+    """Where the system exchanges two folders; where it does not, the one that was set aside comes back."""
+    make(tmp_path / "out", "old")
+    seen, rename = [], type(tmp_path).rename
+    monkeypatch.setattr(type(tmp_path), "rename", lambda self, to: (seen.append(to), rename(self, to))[1])
+    make(tmp_path / "out", "new", overwrite=True)
+    assert (tmp_path / "out" / "a.txt").read_text() == "new"
+    monkeypatch.setattr(files.sys, "platform", "other")
+    make(tmp_path / "out", "newer", overwrite=True)
+    assert (tmp_path / "out" / "a.txt").read_text() == "newer" and len(list(tmp_path.iterdir())) == 1
+
+
+def left_by_a_dead_process(monkeypatch, path, state, suffix=""):
+    """What a process of a container that has started anew left: with this process' number, of another run."""
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_files, "_RUN", "0" * 6)
+        return hub_files.unfinished_path(path, state, suffix)
+
+
+def test_leftovers_of_dead_processes_are_removed(tmp_path, monkeypatch):
+    dead = left_by_a_dead_process(monkeypatch, tmp_path / "out", "unfinished")
+    (dead / "deep").mkdir(parents=True)
+    left_by_a_dead_process(monkeypatch, tmp_path / "a.json", "unfinished", ".tmp").write_text("half")
+    replaced = left_by_a_dead_process(monkeypatch, tmp_path / "model", "replaced")
+    replaced.mkdir()
+    (replaced / "a.txt").write_text("the only copy")
+    alive = hub_files.unfinished_path(tmp_path / "other", "unfinished")
+    alive.mkdir()
+    (tmp_path / ".a.unfinished-of-somebody").mkdir()
+    make(tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "model", alive.name, ".a.unfinished-of-somebody"}
+    assert (tmp_path / "model" / "a.txt").read_text() == "the only copy"
+
+
+def test_a_change_of_one_byte_is_found(tmp_path):
+    path = write_tensors(tmp_path / "a.safetensors", {"x": np.arange(100)})
+    files_check(path)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 8
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
+        files_check(path)
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "results.jsonl"
+    assert read_lines(path) == []
+    append_lines(path, [{"a": 1}, {"ü": 2}])
+    before = path.read_bytes()
+
+    class FullDisk:
+        def __init__(self, *args, **kwargs):
+            self.file = open(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, text):
+            return self.file.write(text[:5])
+
+        def truncate(self, end):
+            return self.file.truncate(end)
+
+    monkeypatch.setattr(files, "open", FullDisk, raising=False)
+    with pytest.raises(OSError, match="space"):
+        append_lines(path, [{"b": 3}])
+    monkeypatch.undo()
+    assert path.read_bytes() == before and read_lines(path) == [{"a": 1}, {"ü": 2}]
+
+
+def test_a_line_that_was_cut_short_is_set_aside(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"a": 1}\n\n{"b": 2}\n{"c": 1')
+    with pytest.warns(UserWarning, match=r"results\.jsonl, line 4 was cut short"):
+        assert read_lines(path) == [{"a": 1}, {"b": 2}]
+    with pytest.warns(UserWarning, match="line 4 was cut short"):
+        append_lines(path, [{"d": 4}])
+    assert read_lines(path) == [{"a": 1}, {"b": 2}, {"d": 4}]
+    assert (tmp_path / "results.jsonl.cut").read_text() == '{"c": 1\n'
+    for wrong in ('{"a": 1\n{"b": 2}\n', "[1]\n"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match=r"results\.jsonl, line 1"):
+            read_lines(path)

@@ -1,6 +1,7 @@
 """Folders of embeddings: what is read back, in which order, what is an error, and when nothing is computed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,15 @@ from safetensors.numpy import save_file
 
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.image_encoders import ImageEncoder
-from tokenization_items.item_embeddings import EmbeddingError, embed_items, load_embeddings, save_embeddings
+from tokenization_items.item_embeddings import (
+    EmbeddingError,
+    embed_items,
+    encoder_fingerprint,
+    load_embeddings,
+    save_embeddings,
+)
 from tokenization_items.text_encoders import TextEncoder, TextSettings
+from tokenization_items.text_statistics import TextStatistics
 
 IDS = ["b", "a", "10", "é"]
 RECORDS = [
@@ -155,3 +163,50 @@ def test_images_of_the_items_that_have_one(tmp_path):
     assert embed_items(Catalogue.from_records(records), MeanColour(), tmp_path)
     with pytest.raises(EmbeddingError, match="no item has an image"):
         embed_items(Catalogue.from_records(RECORDS), MeanColour(), tmp_path)
+
+
+def test_what_made_vectors_is_one_word(tmp_path, encoder):
+    """The same where vectors compare, another where they do not."""
+    catalogue = Catalogue.from_records(RECORDS)
+    embed_items(catalogue, encoder, tmp_path / "a")
+    embed_items(catalogue.select([2, 0]), encoder, tmp_path / "b")
+    first = encoder_fingerprint(tmp_path / "a")
+    assert first == encoder_fingerprint(tmp_path / "b") == encoder_fingerprint(tmp_path / "b", fitted=True)
+    for changes in ({"pooling": "cls"}, {"normalize": False}, {"prefix": "item: "}, {"lower_case": True}):
+        settings = replace(encoder.text_settings, **changes)
+        other = TextEncoder(encoder.model, encoder.tokenizer, settings, name="tiny", fingerprint="f")
+        embed_items(catalogue, other, tmp_path / "c")
+        assert encoder_fingerprint(tmp_path / "c") != first, changes
+    encoder.fingerprint = "g"
+    embed_items(catalogue, encoder, tmp_path / "c")
+    assert encoder_fingerprint(tmp_path / "c") != first
+    save_embeddings(tmp_path / "own", IDS, matrix(), {"model": "mine"})
+    assert encoder_fingerprint(tmp_path / "own") is None
+    with pytest.raises(EmbeddingError, match="missing"):
+        encoder_fingerprint(tmp_path / "none")
+
+
+def test_vectors_of_tf_idf_are_of_their_texts(tmp_path):
+    records = [{"item_id": str(row), "title": f"case {'red' if row % 2 else 'blue'}"} for row in range(6)]
+    for name, used in (("a", records), ("b", records[:5])):
+        embed_items(Catalogue.from_records(used), TextStatistics(), tmp_path / name)
+    a, b = (encoder_fingerprint(tmp_path / name) for name in "ab")
+    assert a == b == TextStatistics().fingerprint, "what is made anew from all texts is alike"
+    a, b = (encoder_fingerprint(tmp_path / name, fitted=True) for name in "ab")
+    assert a != b and a == encoder_fingerprint(tmp_path / "a", fitted=True)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_items_without_any_text_are_named_before_the_work(tmp_path, encoder, statistics):
+    images = [{"item_id": str(row), "image": Image.new("RGB", (2, 2))} for row in range(3)]
+    used = TextStatistics() if statistics else encoder
+    with pytest.raises(EmbeddingError, match="none of the 3 items has a text: give the fields"):
+        embed_items(Catalogue.from_records(images), used, tmp_path / "texts")
+    assert not (tmp_path / "texts").exists()
+
+
+def test_a_folder_that_takes_no_files_is_named_before_the_work(tmp_path, encoder, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(encoder, "embed", None)
+    with pytest.raises(OSError, match="No files can be written to .*file"):
+        embed_items(Catalogue.from_records(RECORDS), encoder, tmp_path / "file")

@@ -435,6 +435,7 @@ def test_content_that_does_not_fit_is_named_and_changes_nothing():
         (None, "give `content` of the new ones"),
         (np.ones((2, 3)), r"floats of shape \(1, width\)"),
         (np.ones((1, 3), int), "got int64"),
+        (np.ones((1, 0)), r"got float64 \(1, 0\)"),
         (np.ones((1, 4)), "content vectors of 3 numbers, the new ones have 4"),
         (np.array([[1, np.nan, 1]]), "1 items have content with NaN.*'new'"),
         (np.array([[1, 1e6, 1]]), "numbers above 65504: 'new'"),
@@ -447,6 +448,35 @@ def test_content_that_does_not_fit_is_named_and_changes_nothing():
     bare = filled(names(4))
     with pytest.raises(ValueError, match="the index has no content vectors"):
         bare.assign(["new"], codes, residuals, VECTORS, content=np.ones((1, 3)))
+
+
+def test_content_of_another_encoder_is_refused(tmp_path):
+    index, (codes, residuals) = with_content(4), new_items(["new"])
+    index.set_content(index.content, "first")
+    index.save(tmp_path)
+    loaded = ItemIndex.load(tmp_path)
+    assert loaded.content_encoder == "first"
+    for refused in (
+        lambda: loaded.assign(["new"], codes, residuals, VECTORS, content=np.ones((1, 3)), content_encoder="second"),
+        lambda: loaded.check_content(["new"], np.ones((1, 3)), "second"),
+    ):
+        with pytest.raises(ValueError, match="encoder with fingerprint first, the new ones are of second"):
+            refused()
+    assert len(loaded) == 4
+    loaded.check_content(["new"], np.ones((1, 3)))  # of an encoder that nobody knows
+    loaded.assign(["new"], codes, residuals, VECTORS, content=np.ones((1, 3)), content_encoder="first")
+    loaded.remove(names(4))
+    assert len(loaded) == 1 and loaded.content_encoder == "first"
+    loaded.remove(["new"])
+    loaded.assign(["new"], codes, residuals, VECTORS, content=np.ones((1, 2)), content_encoder="second")
+    assert loaded.content_encoder == "second", "an empty index takes what is given"
+    loaded.set_content(np.ones((1, 3)))
+    assert loaded.content_encoder is None
+    loaded.save(tmp_path)
+    assert ItemIndex.load(tmp_path).content_encoder is None
+    index.set_content(None, "first")
+    index.assign(["new"], codes, residuals, VECTORS, content_encoder="second")
+    assert index.content_encoder is None, "no content, no encoder"
 
 
 @pytest.mark.parametrize(

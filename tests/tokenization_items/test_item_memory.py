@@ -27,7 +27,8 @@ def make_stored(items: int = N) -> StoredMemory:
     settings = MemorySettings(content_weight=0.1, evidence=3.0, trend_weight=0.02, gate=(0.1, 0.2, 0.3, 0.4))
     values = torch.rand(items, 3, generator=generator)
     counts = torch.arange(items)
-    content = (rows.flip(0), values.flip(0), torch.rand(7, generator=generator))
+    vectors = torch.rand(items, 2, generator=generator)
+    content = (rows.flip(0), vectors, torch.rand(7, generator=generator), torch.rand(7, 2, generator=generator))
     memory = ItemMemory(rows, values, counts, settings, *content, counts.flip(0))
     pairs = {
         "pair_offsets": torch.tensor([0, 2, *[3] * (items - 1)]),
@@ -88,7 +89,7 @@ def test_what_is_missing_or_truncated_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "tensors", "said"),
     [
-        ({"format": "other"}, {}, "found other version 1"),
+        ({"format": "other"}, {}, "found other version 2"),
         ({"version": "9"}, {}, "found utgrec-item-memory version 9"),
         ({"settings": "{"}, {}, "item_memory.safetensors: "),
         ({"settings": "[]"}, {}, "must be objects"),
@@ -97,12 +98,17 @@ def test_what_is_missing_or_truncated_is_named(tmp_path):
         ({}, {"transition_items": torch.full((N, 3), 99, dtype=torch.int32)}, "must be rows of its 6 items"),
         ({}, {"transition_weights": torch.full((N, 3), torch.nan).half()}, "finite"),
         ({}, {"transition_weights": torch.zeros(N, 3)}, "expected transition_weights as torch.float16"),
-        ({}, {"similarities": None}, "go together"),
+        ({}, {"content": None}, "go together"),
+        ({}, {"content": torch.full((N, 2), torch.nan).half()}, "content of an item memory must be finite"),
         ({}, {"counts": None}, "expected tensors"),
         ({}, {"recent": torch.zeros(N)}, "expected recent as torch.int32"),
         ({}, {"recent": torch.zeros(N - 1, dtype=torch.int32)}, "recent of an item memory must be 6 whole numbers"),
         ({}, {"recent": None}, "does not know the latest interactions"),
-        ({}, {"content_mean": None, "similarities": None, "similar_items": None}, "has no similar items"),
+        (
+            {},
+            dict.fromkeys(("content_mean", "content", "content_projection", "similar_items")),
+            "has no similar items",
+        ),
         ({}, {"pair_items": torch.tensor([1, 9, 0], dtype=torch.int32)}, "no sparse rows of 6 items"),
         ({}, {"pair_offsets": torch.tensor([0, 2, 1, 3, 3, 3, 3])}, "no sparse rows of 6 items"),
     ],
@@ -124,7 +130,7 @@ def test_an_item_tokenizer_has_the_memory_beside_its_index(tmp_path):
     tokenizer.save_pretrained(second)
     copied = StoredMemory.load(second, make_index())
     assert copied.facts == make_stored().facts and copied.memory.settings == make_stored().memory.settings
-    assert torch.equal(copied.memory.similarities, make_stored().memory.similarities)
+    assert torch.equal(copied.memory.content, make_stored().memory.content)
 
     tokenizer.remove_items(["i0"])
     with pytest.raises(ItemMemoryError, match="Items were added or removed"):

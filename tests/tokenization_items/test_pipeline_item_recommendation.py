@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline, set_seed
 
-from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import ItemMemory, MemorySettings, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items import ItemRecommendationPipeline, UniversalItemTokenizer, UnknownItemError
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.tokenization_items import TokenizerMismatchError
@@ -178,9 +178,40 @@ def test_raw_items_without_a_network(run, tmp_path):
     assert len(alone(["item-1"])) == 10
     with pytest.raises(FileNotFoundError, match="tokenizer was to hold the item tokenizer's network"):
         alone([{"title": "unknown"}])
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenization_items.tokenization_items.logger.warning", said.append)
+        UniversalItemTokenizer.from_pretrained(tmp_path / "recommender")
+        given = UniversalItemTokenizer.from_pretrained(tmp_path / "recommender", network=run / "tokenizer")
+    assert len(said) == 1 and "recommends by the ids" in said[0] and "network=<folder or Hub id>" in said[0]
+    found = pipeline("item-recommendation", model=alone.model, tokenizer=given)([{"title": "unknown"}])
+    assert len(found) == 10
     tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path / "recommender", index_only=True)
     with pytest.raises(ValueError, match="item index only"):
         pipeline("item-recommendation", model=alone.model, tokenizer=tokenizer)([{"title": "unknown"}])
+
+
+def test_what_a_pipeline_had_is_saved(run, tmp_path):
+    """A network that is nowhere else, the memory that was given, the card; and all of it may move."""
+    loaded = UniversalItemTokenizer.from_pretrained(run / "tokenizer")
+    loaded.network_reference, _ = None, loaded.network
+    model = AutoModelForSeq2SeqLM.from_pretrained(run / "recommender")
+    shutil.copytree(run / "recommender", tmp_path / "source")
+    (tmp_path / "source" / "README.md").write_text("my card")
+    model.name_or_path = str(tmp_path / "source")
+    size = len(loaded)
+    memory = ItemMemory(
+        torch.zeros(size, 1, dtype=torch.int32),
+        torch.ones(size, 1, dtype=torch.float16),
+        torch.ones(size, dtype=torch.int32),
+        MemorySettings(),
+    )
+    pipeline("item-recommendation", model=model, tokenizer=loaded, memory=memory).save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    again = pipeline("item-recommendation", model=str(tmp_path / "moved"))
+    assert again.memory is not None and torch.equal(again.memory.transition_items, memory.transition_items)
+    assert len(again([{"title": "unknown"}])) == 10
+    assert (tmp_path / "moved" / "README.md").read_text() == "my card"
 
 
 def test_model_and_tokenizer_as_objects(run, recommender, expected):

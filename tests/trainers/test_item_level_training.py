@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import pipeline, set_seed
 
 import tokenization_items  # noqa: F401 (registers the pipeline)
 from hub_cards import load_values
 from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
-from tokenization_items import UniversalItemTokenizer
+from tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 from tokenization_items.item_index import ItemIndex
 from trainers.data.interactions import Interactions
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
@@ -231,6 +232,8 @@ def test_several_domains_share_one_kind_of_content(tmp_path):
 
 def test_new_item_level_is_made_for_an_index(tmp_path):
     tokenizer = UniversalItemTokenizer(make_data(make_interactions(20)).item_index, "print", max_history=9)
+    content = tokenizer.index.content
+    tokenizer.index.set_content(content, "texts")
     arguments = ItemLevelArguments(hidden_size=16, item_residuals=True, tie_word_embeddings=True)
     model = new_item_level(arguments, tokenizer, seed=3)
     config = model.config
@@ -240,6 +243,13 @@ def test_new_item_level_is_made_for_an_index(tmp_path):
     assert keys == sorted(keys) and len(set(keys)) == NUM_ITEMS
     again = new_item_level(arguments, tokenizer, seed=3)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    tokenizer.index.set_content(content)  # of an encoder that nobody knows
+    tokenizer.check_recommender(model)
+    tokenizer.index.set_content(content, "pictures")
+    with pytest.raises(
+        TokenizerMismatchError, match="encoder with fingerprint texts, those of the item index are of pi"
+    ):
+        tokenizer.check_recommender(model)
     tokenizer.index.set_content(None)
     assert new_item_level(ItemLevelArguments(content=False), tokenizer, 0).config.content_size is None
     with pytest.raises(ValueError, match="the item index has none"):
@@ -251,3 +261,11 @@ def test_default_training_is_for_code_embeddings_that_start_small(tmp_path):
     assert (args.learning_rate, args.horizon, args.per_device_train_batch_size) == (5e-3, 10, 64)
     assert args.max_grad_norm == 0.33  # of a mean over three levels: 1 of their sum
     assert json.loads(args.to_json_string())["num_train_epochs"] == 60
+
+
+@pytest.mark.parametrize(
+    "values", [{"hidden_size": 7}, {"num_layers": 0}, {"content": False, "node_content": True}, {"hidden_dropout": 2}]
+)
+def test_what_no_recommender_can_be_is_known_with_its_arguments(values):
+    with pytest.raises(StrictDataclassError, match="hidden_size|num_layers|node_content|hidden_dropout"):
+        ItemLevelArguments(**values)

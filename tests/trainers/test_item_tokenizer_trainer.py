@@ -220,6 +220,9 @@ def test_codebook_warmup_steps_count_optimizer_steps(tmp_path):
     # A fine-tuning of this network does not warm up again.
     again = make_trainer(tmp_path, (trainer.model, trainer.train_dataset.processor), codebook_warmup_steps=3)
     assert not again.model.in_warmup
+    # Nor where a step has more passes than that training had.
+    more = {"codebook_warmup_steps": 3, "gradient_accumulation_steps": 8}
+    assert not make_trainer(tmp_path, (trainer.model, trainer.train_dataset.processor), **more).model.in_warmup
 
 
 @pytest.mark.parametrize("steps, warned", [(3, True), (4, False)])

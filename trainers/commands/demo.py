@@ -83,7 +83,7 @@ def run(arguments: DemoArguments) -> None:
 
 def run_seed(output: Path, folders: dict[str, str], seed: int, progress: Progress) -> list[dict]:
     """Rows of the table for one seed."""
-    common = ["--config", "small", "--seed", str(seed)]
+    common = ["--config", "small", "--seed", str(seed), "--overwrite"]  # its own folder, of an earlier demonstration
     common += ["--tokenizer.logging_steps", "60", "--recommender.logging_steps", "1000"]
     common += [] if sys.stdout.isatty() else ["--tokenizer.disable_tqdm", "true", "--recommender.disable_tqdm", "true"]
     pretrained, target = output / "pretrained", folders[DOWNSTREAM_DOMAIN]
@@ -104,7 +104,15 @@ def run_seed(output: Path, folders: dict[str, str], seed: int, progress: Progres
         rows.append(train(output / "pretrained-finetuned", "with pre-training", finetuning))
     tokenizer = str(output / "pretrained-finetuned" / "tokenizer")
     item_level = ["--config", "baseline", *ITEM_LEVEL, "--semantic_ids", tokenizer, "--data", target]
-    item_level += ["--seed", str(seed), "--output_dir", str(output / "item-level"), "--name", "item-level"]
+    item_level += [
+        "--seed",
+        str(seed),
+        "--overwrite",
+        "--output_dir",
+        str(output / "item-level"),
+        "--name",
+        "item-level",
+    ]
     parsed = parse_sections(train_baseline.TrainBaselineArguments, train_baseline.SECTIONS, "", item_level)
     with progress.step("item-level", "training an item-level recommender on the same semantic IDs, and its memory"):
         results = train_baseline.run(*parsed)

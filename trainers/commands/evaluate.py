@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 from hub_cards.formatting import markdown_table
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.files import check_writable
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.comparison import described
 from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.significance import over_seeds, paired_test
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, over_seeds, paired_test
 from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
 from trainers.rankers import Ranker, is_generative, load_ranker
 
@@ -95,7 +96,9 @@ class EvaluationArguments:
     query: Literal["last", "mean", "last+mean"] = field(
         default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
     )
-    intervals: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."})
+    intervals: int = field(
+        default=BOOTSTRAP_SAMPLES, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."}
+    )
     compare_with: str | None = field(
         default=None,
         metadata={"help": "Paired test against another recommender, or a result written with --per_user --json FILE."},
@@ -107,6 +110,14 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Write the result as one JSON line to this file; `-`: to stdout. Without it: tables."},
     )
+
+    def __post_init__(self) -> None:
+        least = {"max_history": 0, "k_core": 0, "intervals": 0, "num_beams": 1, "batch_size": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise SystemExit(f"--{name} is at least {value}, got {getattr(self, name)}.")
+        if min(self.ks, default=0) < 1:
+            raise SystemExit(f"--ks are cut-offs of at least 1, got {self.ks}.")
 
 
 def load_interactions(arguments: EvaluationArguments) -> Interactions:
@@ -120,7 +131,7 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
 def ranker_of(
     name: str, arguments: EvaluationArguments, interactions: Interactions, items: str | Path | None = None
 ) -> Ranker:
-    """A ranker for all of the data's items, whose identifiers are those in the folder `items` if one is given."""
+    """A ranker for all of the data's items, whose semantic IDs are those in the folder `items` if one is given."""
     texts = None
     if name == "linear" and arguments.embeddings is None:
         texts = catalogue_of(arguments, interactions).texts
@@ -198,11 +209,12 @@ def catalogue_of(arguments: EvaluationArguments, interactions: Interactions) -> 
     return catalogue.select([row_of[item_id] for item_id in interactions.item_ids])
 
 
-def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
+def evaluate_all(
+    rankers: Sequence[Ranker], arguments: EvaluationArguments, interactions: Interactions
+) -> dict[str, Any]:
     """The result of one recommender, or the mean over several seeds with each one's result under `"seeds"`."""
     results = []
-    for name in names:
-        ranker = ranker_of(name, arguments, interactions)
+    for ranker in rankers:
         result = evaluate(
             ranker,
             interactions,
@@ -222,12 +234,10 @@ def evaluate_all(names: list[str], arguments: EvaluationArguments, interactions:
     return mean
 
 
-def load_other(arguments: EvaluationArguments, interactions: Interactions) -> dict[str, Any]:
-    """The result that `--compare_with` names, with its cases."""
-    name = arguments.compare_with
-    assert name is not None
+def load_other(name: str, arguments: EvaluationArguments, interactions: Interactions) -> Ranker | dict[str, Any]:
+    """What `--compare_with` names: a recommender, or a result with its cases."""
     if not Path(name).is_file():
-        return evaluate_all([name], arguments, interactions)
+        return ranker_of(name, arguments, interactions)
     other = load_result(name)
     if "per_user" not in other:
         raise SystemExit(f"{name} has no users' ranks: evaluate it again with --per_user.")
@@ -240,6 +250,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, choices, zero_shot = parse_sections(
         (EvaluationArguments, RowChoices, ZeroShotArguments), {}, __doc__, argv, SHOWN
     )
+    if arguments.json is not None and arguments.json != "-":
+        if Path(arguments.json).is_dir():
+            raise SystemExit(f"--json {arguments.json} is a folder: give a file.")
+        check_writable(Path(arguments.json).parent)
     # stdout carries the result and nothing else
     with contextlib.redirect_stdout(sys.stderr):
         if arguments.zero_shot:
@@ -273,10 +287,14 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
     if arguments.per_user and len(arguments.recommender) > 1:
         raise SystemExit("--per_user keeps the ranks of one recommender: evaluate the seeds one by one.")
     interactions = load_interactions(arguments)
-    result = evaluate_all(arguments.recommender, arguments, interactions)
-    results = [result]
+    # all are loaded before the first is judged
+    rankers, other = [ranker_of(name, arguments, interactions) for name in arguments.recommender], None
     if arguments.compare_with is not None:
-        other = load_other(arguments, interactions)
+        other = load_other(arguments.compare_with, arguments, interactions)
+    result = evaluate_all(rankers, arguments, interactions)
+    results = [result]
+    if other is not None:
+        other = other if isinstance(other, dict) else evaluate_all([other], arguments, interactions)
         unlike = [flag for flag in PROTOCOL if result.get(flag) != other.get(flag)]
         if unlike:
             said = ", ".join(f"{flag} is {result.get(flag)!r} and {other.get(flag)!r}" for flag in unlike)

@@ -17,11 +17,11 @@ from accelerate import PartialState
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import ItemProcessor, UniversalItemTokenizer
 from trainers.arguments import parse_sections
-from trainers.commands.finetuning import FinetuningArguments, load_domain, train_and_evaluate
+from trainers.commands.finetuning import MADE, FinetuningArguments, load_domain, train_and_evaluate
 from trainers.data.domains import Domain
 from trainers.hub.model_facts import assignment_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.methods.runs import finish_model, place_training, tokenize
+from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer, tokenize
 from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
@@ -46,6 +46,7 @@ SHOWN = (
     "train_users",
     "mask_seen",
     "resume",
+    "overwrite",
     "license",
     "seed",
     "name",
@@ -92,6 +93,7 @@ def run(
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = [load_domain(arguments)]
+    check_output(arguments, *MADE, (tokenizer_training, recommender_training))
     state = PartialState()
     facts: dict[str, Any] = {}
     pushed = None
@@ -101,7 +103,7 @@ def run(
     if state.is_main_process:
         tokenizer, report = tokenize(tokenizer, domains[0].catalogue)
         print(f"{domains[0].name}: {report}")
-        tokenizer.save_pretrained(output / "tokenizer")
+        save_tokenizer(tokenizer, output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
         facts |= assignment_facts(report, tokenizer.index.level_sizes)
         pushed = None if trainer is None else finish_model(trainer, output / "tokenizer", facts)

@@ -18,7 +18,7 @@ from modeling_utgrec import RecBaseForCausalLM
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_index import CODES_NAME
 from trainers.arguments import parse_sections
-from trainers.commands.finetuning import FinetuningArguments, load_domain, train_and_evaluate
+from trainers.commands.finetuning import MADE, FinetuningArguments, load_domain, train_and_evaluate
 from trainers.data.domains import Domain
 from trainers.methods.recbase import (
     RECBASE_SECTIONS,
@@ -30,7 +30,7 @@ from trainers.methods.recbase import (
     train_recbase_tokenizer,
 )
 from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
-from trainers.methods.runs import place_training, tokenize
+from trainers.methods.runs import check_output, place_training, save_tokenizer, tokenize
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 # What --help shows; --help-all shows the rest.
@@ -44,6 +44,7 @@ SHOWN = (
     "train_users",
     "mask_seen",
     "resume",
+    "overwrite",
     "license",
     "seed",
     "name",
@@ -85,6 +86,7 @@ def run(
     output = Path(arguments.output_dir)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
+    check_output(arguments, *MADE, (tokenizer_training, training))
     tokenizer = recbase_identifiers(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
     if arguments.pretrained is None or arguments.new_recommender:
         folder = arguments.pretrained or output
@@ -104,12 +106,13 @@ def recbase_identifiers(
     tokenizer_training: RecBaseTokenizerTrainingArguments,
     max_history: int,
 ) -> UniversalItemTokenizer:
-    """The domain's identifiers: those that the pre-trained folder or the output folder has, or new ones by the
+    """The domain's semantic IDs: those that the pre-trained folder or the output folder has, or new ones by the
     pre-trained tokenizer, or by one trained on the domain."""
     output, state = Path(arguments.output_dir), PartialState()
-    for folder in filter(None, (arguments.pretrained, arguments.output_dir)):
+    own = None if arguments.overwrite else arguments.output_dir
+    for folder in filter(None, (arguments.pretrained, own)):
         if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
-            state.print(f"{domain.name}: identifiers of {folder} are taken as they are")
+            state.print(f"{domain.name}: semantic IDs of {folder} are taken as they are")
             return load_identifiers(folder, [domain.catalogue])[domain.name]
     if arguments.pretrained is None:
         train_recbase_tokenizer(
@@ -126,7 +129,7 @@ def recbase_identifiers(
             UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / TOKENIZER_FOLDER), domain.catalogue
         )
         print(f"{domain.name}: {report}")
-        tokenizer.save_pretrained(output / ITEMS_FOLDER / domain.name, include_network=False)
+        save_tokenizer(tokenizer, output / ITEMS_FOLDER / domain.name, include_network=False)
     state.wait_for_everyone()
     return load_identifiers(output, [domain.catalogue])[domain.name]
 

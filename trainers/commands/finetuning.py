@@ -15,11 +15,12 @@ from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
-INTERVALS = 1000  # bootstrap samples
+MADE = ["results.json", "recommender"], ["checkpoints/tokenizer", "checkpoints/recommender"]  # last; trainings
 
 
 @dataclass
@@ -37,6 +38,13 @@ class FinetuningArguments:
     )
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
     name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
@@ -108,7 +116,12 @@ def train_and_evaluate(
     others = untrained_rankers(domain.interactions, texts=domain.catalogue.texts)
     rankers = {arguments.name or output.name: ranker, **others}
     rows = compare(
-        rankers, domain.name, domain.interactions, arguments.seed, mask_seen=arguments.mask_seen, intervals=INTERVALS
+        rankers,
+        domain.name,
+        domain.interactions,
+        arguments.seed,
+        mask_seen=arguments.mask_seen,
+        intervals=BOOTSTRAP_SAMPLES,
     )
     rows[0]["train_users"] = arguments.train_users
     write_json(output / "results.json", rows)

@@ -25,22 +25,23 @@ from huggingface_hub import snapshot_download
 from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, save_card
 from hub_cards.formatting import markdown_table
 from modeling_utgrec.item_memory import MemorySettings
-from tokenization_items.item_embeddings import load_embeddings
-from tokenization_items.item_memory import ItemMemoryError, StoredMemory
-from tokenization_items.text_statistics import TF_IDF, content_of_texts
+from tokenization_items.files import check_writable
+from tokenization_items.item_embeddings import encoder_fingerprint, load_embeddings
+from tokenization_items.item_index import UnknownItemError
+from tokenization_items.item_memory import StoredMemory
+from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index
 from trainers.methods.memory_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
-
-INTERVALS = 1000  # bootstrap samples
 
 
 @dataclass
@@ -98,17 +99,18 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
     print(domain)
     folder = local_folder(arguments)
+    check_writable(folder)
     interactions = domain.interactions
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
     ranker = GenerativeRanker.from_pretrained(
         folder, interactions.item_ids, arguments.num_beams, arguments.batch_size, memory=False
     )
     before = StoredMemory.load(folder) if arguments.update else None
-    content, content_name = load_content(arguments, domain)
+    content, content_name, encoder = load_content(arguments, domain)
     linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
     kept = arguments.row_items, arguments.similar_items
     if before is not None:
-        stored = updated(before, domain, content, arguments.all_interactions)
+        stored = updated(before, domain, content, encoder, arguments.all_interactions)
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
         settings = MemorySettings(
             trend_weight=arguments.trend_weight,
@@ -122,14 +124,14 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     else:
         stored = choose_memory(ranker, interactions, content, linear, *kept)
     if stored.memory.settings.content_weight:
-        stored.facts["content"] = content_name
+        stored.facts |= {"content": content_name, "content_encoder": encoder}
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
     rows: list[dict[str, Any]] = []
     if not arguments.no_test and not arguments.all_interactions:
         for name, memory in (("with memory", stored.memory), ("network alone", None)):
             ranker.memory = memory
             result = evaluate(
-                ranker, interactions, mask_seen=arguments.mask_seen, max_history=None, intervals=INTERVALS
+                ranker, interactions, mask_seen=arguments.mask_seen, max_history=None, intervals=BOOTSTRAP_SAMPLES
             )
             rows.append({**result, "name": f"{ranker.name}, {name}", "recommender": name})
         print(markdown_table([{key: row[key] for key in ("recommender", *TABLE_METRICS)} for row in rows]))
@@ -149,29 +151,49 @@ def local_folder(arguments: MemoryArguments) -> Path:
         return folder
     if arguments.output_dir is None:
         raise SystemExit(f"--recommender {arguments.recommender} is no folder; for one of the Hub give --output_dir.")
+    output = Path(arguments.output_dir)
+    if output.is_dir() and any(output.iterdir()) and not (output / ".cache" / "huggingface").is_dir():
+        raise SystemExit(
+            f"--output_dir {output} holds other files, which the recommender's might replace: give another."
+        )
     return Path(snapshot_download(arguments.recommender, local_dir=arguments.output_dir, allow_patterns=list(ALLOWED)))
 
 
-def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray | None, str | None]:
-    """Embeddings of the items' texts and what they are; none where no word is shared by two items."""
+def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray | None, str | None, str | None]:
+    """Embeddings of the items' texts, what they are, and the fingerprint of what made them if it is known; none where
+    no word is shared by two items."""
     if arguments.no_content:
-        return None, None
+        return None, None, None
     if arguments.embeddings is not None:
-        return load_embeddings(arguments.embeddings, domain.interactions.item_ids), "embeddings of the texts"
-    return content_of_texts(domain.catalogue.texts), TF_IDF
+        embeddings = load_embeddings(arguments.embeddings, domain.interactions.item_ids)
+        return embeddings, "embeddings of the texts", encoder_fingerprint(arguments.embeddings)
+    vectors = content_of_texts(domain.catalogue.texts)
+    if vectors is None:
+        print(f"No word is in the texts of two items of {domain.name}: transitions alone are remembered.")
+        return None, None, None
+    return vectors, TF_IDF, TextStatistics().fingerprint
 
 
-def updated(before: StoredMemory, domain: Domain, content: np.ndarray | None, everything: bool) -> StoredMemory:
+def updated(
+    before: StoredMemory, domain: Domain, content: np.ndarray | None, encoder: str | None, everything: bool
+) -> StoredMemory:
     """The memory of the data as it is now, read as the one before."""
     interactions, facts, settings = domain.interactions, before.facts, before.memory.settings
     if settings.content_weight and content is None:
         raise SystemExit("The memory reads the items' texts: give --embeddings, or build one without --update.")
-    mean = before.memory.content_mean
-    if content is not None and mean is not None and content.shape[1] != len(mean):
-        raise SystemExit(
-            f"The memory's texts were embedded in {len(mean)} numbers, these in {content.shape[1]}: give --embeddings "
-            "of the same encoder, or build the memory without --update."
-        )
+    mean, made_by = before.memory.content_mean, facts.get("content_encoder")
+    if content is not None and mean is not None:
+        advice = "give --embeddings of the same encoder, or build the memory without --update."
+        if None not in (made_by, encoder):  # of TF-IDF the width may differ
+            if made_by != encoder:
+                raise SystemExit(
+                    f"The memory's texts were embedded by the encoder with fingerprint {made_by}, these by {encoder}: "
+                    + advice
+                )
+        elif content.shape[1] != len(mean):
+            raise SystemExit(
+                f"The memory's texts were embedded in {len(mean)} numbers, these in {content.shape[1]}: {advice}"
+            )
     linear = LinearSettings(
         transitions=facts["transitions"],
         regularization=facts.get("regularization", 10.0),
@@ -202,5 +224,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_sections(MemoryArguments, {}, __doc__, argv)[0]
     try:
         run(arguments)
-    except (ItemMemoryError, ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, UnknownItemError) as error:
         raise SystemExit(f"--recommender {arguments.recommender}: {error}") from error

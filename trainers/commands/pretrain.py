@@ -18,11 +18,17 @@ from accelerate import PartialState
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
-from trainers.commands.pretraining import PretrainingArguments, name_repositories, train_and_save, write_identifiers
+from trainers.commands.pretraining import (
+    MADE,
+    PretrainingArguments,
+    name_repositories,
+    train_and_save,
+    write_identifiers,
+)
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.methods.runs import finish_model, place_training
+from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer
 from trainers.methods.utgrec import (
     SECTIONS,
     NetworkArguments,
@@ -43,6 +49,7 @@ SHOWN = (
     "stage",
     "k_core",
     "resume",
+    "overwrite",
     "license",
     "push_to_hub",
     "hub_model_id",
@@ -89,6 +96,7 @@ def run(
     state = PartialState()
     for domain in domains:
         state.print(domain)
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training))
 
     if arguments.stage in ("all", "tokenizer"):
         history = recommender_training.max_history
@@ -116,7 +124,7 @@ def pretrain_tokenizer(
     trainer.evaluate()
     if trainer.is_world_process_zero():
         tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
-        tokenizer.save_pretrained(output / "tokenizer")
+        save_tokenizer(tokenizer, output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
         finish_model(trainer, output / "tokenizer", facts)
 

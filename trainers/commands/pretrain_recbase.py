@@ -17,7 +17,13 @@ from typing import Literal
 from accelerate import PartialState
 
 from trainers.arguments import parse_sections
-from trainers.commands.pretraining import PretrainingArguments, name_repositories, train_and_save, write_identifiers
+from trainers.commands.pretraining import (
+    MADE,
+    PretrainingArguments,
+    name_repositories,
+    train_and_save,
+    write_identifiers,
+)
 from trainers.data.domains import load_catalogues, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.methods.content_walks import walking_domain
@@ -31,7 +37,7 @@ from trainers.methods.recbase import (
     train_recbase_tokenizer,
 )
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
-from trainers.methods.runs import data_facts, finish_model, place_training
+from trainers.methods.runs import check_output, data_facts, finish_model, place_training
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 # What --help shows; --help-all shows the rest.
@@ -43,6 +49,7 @@ SHOWN = (
     "stage",
     "k_core",
     "resume",
+    "overwrite",
     "license",
     "push_to_hub",
     "hub_model_id",
@@ -110,6 +117,7 @@ def run(
         state.print(domain)
     for catalogue in more:
         state.print(f"{catalogue.name}: {len(catalogue):,} items, and no interactions")
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training))
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
         items = train_recbase_tokenizer(

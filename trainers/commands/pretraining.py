@@ -1,4 +1,4 @@
-"""Pre-training of any method: its flags, the items' identifiers, the recommender's training."""
+"""Pre-training of any method: its flags, the items' semantic IDs, the recommender's training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from trainers.methods.runs import (
     finish_model,
     gathered_weights,
     save_recommender,
+    save_tokenizer,
     shared_identifiers,
     tokenize,
     train_recommender,
@@ -34,6 +35,13 @@ class PretrainingArguments:
     )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push both models, at every save and at the end."})
     hub_model_id: str | None = field(
@@ -41,6 +49,15 @@ class PretrainingArguments:
         metadata={"help": "Where to: -tokenizer and -recommender are added; default: the output folder's name."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
+
+
+# What the stages make last, and the trainings of each.
+MADE = {
+    "all": (["recommender"], ["checkpoints/tokenizer", "checkpoints/recommender"]),
+    "tokenizer": (["tokenizer"], ["checkpoints/tokenizer"]),
+    "tokenize": (["items"], []),
+    "recommender": (["recommender"], ["checkpoints/recommender"]),
+}
 
 
 def name_repositories(
@@ -55,15 +72,15 @@ def name_repositories(
 
 
 def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
-    """Gives the items of each catalogue identifiers by the tokenizer in `output`, and saves them there."""
+    """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there."""
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
     tokenizers = {}
     for catalogue in catalogues:
         name = catalogue.name
         tokenizers[name], report = tokenize(tokenizer, catalogue)
         print(f"{name}: {report}")
-        tokenizers[name].save_pretrained(output / "items" / name, include_network=False)
-    print(f"{shared_identifiers(tokenizers):,} items have an identifier that an item of another domain has too.")
+        save_tokenizer(tokenizers[name], output / "items" / name, include_network=False)
+    print(f"{shared_identifiers(tokenizers):,} items have a semantic ID that an item of another domain has too.")
 
 
 def train_and_save(

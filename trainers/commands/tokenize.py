@@ -16,7 +16,8 @@ import numpy as np
 from accelerate import PartialState
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
-from tokenization_items.files import write_json
+from tokenization_items.files import check_writable, write_json
+from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
@@ -38,12 +39,18 @@ class TokenizeArguments:
         default=None,
         metadata={"help": "How the texts of items begin (RecBase), as 'Describe a movie:'; default: the tokenizer's."},
     )
+    overwrite: bool = field(default=False, metadata={"help": "Replace an item tokenizer that is in output_dir."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
 
 def run(arguments: TokenizeArguments) -> dict:
     """Tokenizes, saves, prints a report and returns it."""
-    state = PartialState(cpu=arguments.use_cpu)
+    state, output_dir = PartialState(cpu=arguments.use_cpu), Path(arguments.output_dir)
+    if (output_dir / TOKENIZER_FILE).is_file() and not (output_dir / UNFINISHED).is_dir() and not arguments.overwrite:
+        raise SystemExit(
+            f"{output_dir} holds a finished item tokenizer. To keep it, give another --output_dir; --overwrite "
+            "replaces it."
+        )
     with state.main_process_first():  # the others find what was downloaded
         tokenizer = UniversalItemTokenizer.from_pretrained(arguments.tokenizer)
         # What is saved has decoders too.
@@ -62,7 +69,7 @@ def run(arguments: TokenizeArguments) -> dict:
     if arguments.only_new:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")
-    output_dir = Path(arguments.output_dir)
+    check_writable(output_dir)
     report = tokenizer.add_items(
         catalogue,
         batch_tokens=arguments.batch_tokens,

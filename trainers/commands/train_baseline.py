@@ -39,11 +39,12 @@ from accelerate import PartialState
 from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
-from tokenization_items.text_statistics import TF_IDF, content_of_texts
+from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.model_facts import memory_facts
 from trainers.methods.baselines import (
     DECODER,
@@ -62,7 +63,7 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory
 from trainers.methods.published import ForeignArgument
-from trainers.methods.runs import finish_model, gathered_weights, place_training, save_recommender
+from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import RecommenderArguments
@@ -72,7 +73,12 @@ from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 
-INTERVALS = 1000  # bootstrap samples
+STAGES = [
+    "checkpoints/recommender",
+    "tokenizer/training",
+    "collaborative-embeddings-seed-*/sasrec/checkpoints",
+    "collaborative-embeddings-seed-*",
+]
 SECTIONS: dict[str, tuple[type, ...]] = {
     "sequential": (SequentialArguments, SequentialTrainingArguments),
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -91,6 +97,7 @@ SHOWN = (
     "minutes",
     "memory",
     "resume",
+    "overwrite",
     "push_to_hub",
     "hub_model_id",
     "seed",
@@ -131,6 +138,13 @@ class TrainBaselineArguments:
         default=False, metadata={"help": "Give a generative one a memory, chosen on validation, and judge both."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender, at every save and at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
     license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
@@ -140,7 +154,7 @@ class TrainBaselineArguments:
     def __post_init__(self) -> None:
         if self.model not in NAMES:
             raise SystemExit(f"--model {self.model}: there are {', '.join(NAMES)}.")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
         if (self.model == GIVEN) != (self.semantic_ids is not None):
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
@@ -171,6 +185,9 @@ def run(
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
     state.print(domain)
+    check_parts(domain, arguments.memory)
+    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
+    check_output(arguments, ["results.json", "recommender"], STAGES, trainings)
     sequential_training.seed = arguments.seed
     embeddings = ItemEmbeddings(
         domain,
@@ -208,7 +225,7 @@ def run(
                 (len(index), vectors.shape[1]), vectors.dtype
             )  # none of items that are not the domain's
             content[index.rows(embeddings.item_ids)] = vectors
-            index.set_content(content)
+            index.set_content(content, embeddings.text_encoder_fingerprint(fitted=True))
         baseline = train_generative_baseline(
             arguments.model,
             domain,
@@ -239,6 +256,15 @@ def run(
     return rows
 
 
+def check_parts(domain: Domain, memory: bool) -> None:
+    """Stops what would come to nothing after a training: there is nothing to train on, or no validation item by which
+    a memory is chosen."""
+    if not len(domain.interactions.training_part().items):
+        raise SystemExit(f"{domain.name}: the training part has no interactions, so there is nothing to train on.")
+    if memory and not len(domain.interactions.cases("validation")):
+        raise SystemExit(f"{domain.name}: --memory is chosen on validation items, and the split has none.")
+
+
 def remember(
     baseline: TrainedBaseline,
     domain: Domain,
@@ -250,12 +276,14 @@ def remember(
     assert baseline.tokenizer is not None
     folder, interactions = Path(arguments.output_dir) / "recommender", domain.interactions
     ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids, num_beams=num_beams, memory=False)
-    content, name = (embeddings.text, "embeddings") if has_text(arguments) else (None, TF_IDF)
-    if content is None:
-        content = content_of_texts(domain.catalogue.texts)
+    content: np.ndarray | None
+    if has_text(arguments):
+        content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
+    else:
+        content, name, encoder = content_of_texts(domain.catalogue.texts), TF_IDF, TextStatistics().fingerprint
     stored = choose_memory(ranker, interactions, content)
     if stored.memory.settings.content_weight:
-        stored.facts["content"] = name
+        stored.facts |= {"content": name, "content_encoder": encoder}
     index = baseline.tokenizer.index
     for_index(stored, interactions.item_ids, index).save(folder, index)
     return memory_facts(stored)
@@ -282,7 +310,7 @@ def judge(
         model = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams, memory=False)
     content = embeddings.text if has_text(arguments) else None
     judged = (domain.name, domain.interactions, arguments.seed)
-    protocol: dict[str, Any] = {"mask_seen": arguments.mask_seen, "intervals": INTERVALS}
+    protocol: dict[str, Any] = {"mask_seen": arguments.mask_seen, "intervals": BOOTSTRAP_SAMPLES}
     name = arguments.name or arguments.model
     models = {name: model}
     if arguments.memory:

@@ -42,7 +42,13 @@ class Domain:
             k_core: keeps users and items with at least so many interactions, to a fixed point; 0 keeps all.
             check_images: whether to open every image, so that a broken one is named before training starts.
             template: puts the items' fields together, as RecBase needs; see [`Catalogue.from_folder`].
+
+        Raises:
+            CatalogueError, InteractionError: what is read is not as it should be.
+            ValueError: `k_core` is below 0, or leaves nothing.
         """
+        if k_core < 0:
+            raise ValueError(f"k_core must be at least 0, got {k_core}.")
         catalogue = Catalogue.from_folder(folder, template=template)
         catalogue.check(images=check_images)
         interactions = Interactions.from_folder(folder, catalogue.item_ids)

@@ -160,8 +160,8 @@ class Interactions:
         if catalogue.n_unique() != len(catalogue):
             twice = catalogue.filter(catalogue.is_duplicated()).unique(maintain_order=True).to_list()
             raise InteractionError(
-                f"The catalogue has {named_as('item', twice)} more than once; read every domain with its own "
-                "catalogue and join them with Interactions.concatenate."
+                f"The catalogue has {named_as('item', twice)} more than once: leave one of each out; several "
+                "domains are read each with its own catalogue and joined with Interactions.concatenate."
             )
         rows = found.items.cast(pl.Enum(catalogue), strict=False).to_physical()
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(found.lengths)])
@@ -294,6 +294,20 @@ class Interactions:
     def _users_of(self, positions: np.ndarray) -> np.ndarray:
         """bool [U] users with any of the interactions of a mask [total]."""
         return np.bincount(self.owners[positions], minlength=self.num_users) > 0
+
+    def earlier(self) -> Interactions:
+        """
+        What was known one interaction before: of every user all but the last interaction, under leave-one-out. Its
+        test items are these validation items, as far behind its training part as these test items are behind this one.
+
+        Raises:
+            InteractionError: under a given split, whose parts do not follow from the order.
+        """
+        if self.parts is not None:
+            raise InteractionError("Only under leave-one-out is there a split one interaction before.")
+        positions = np.ones(len(self.items), bool)
+        positions[self.offsets[1:][self.lengths > 0] - 1] = False
+        return self._keep(self.lengths > 1, positions)
 
     def sample_training_users(self, share: float, seed: int = 0) -> Interactions:
         """The same interactions, of which only a share of the users may be learnt from: few-shot training.

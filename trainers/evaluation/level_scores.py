@@ -1,12 +1,12 @@
-"""Scores of candidates from the log-probabilities of their identifiers' levels: as they are, normalised, free of
+"""Scores of candidates from the log-probabilities of their semantic IDs' levels: as they are, normalised, free of
 popularity.
 
-An identifier has L codes, `lp_l` is the log-probability of the l-th after the history and the codes before it:
+A semantic ID has L codes, `lp_l` is the log-probability of the l-th after the history and the codes before it:
 
 | name                   | score                                                                                   |
 |------------------------|-----------------------------------------------------------------------------------------|
-| `sum`                  | `Σ lp_l`, the joint log-probability of the identifier (RecBase, zero-shot evaluation)     |
-| `mean`                 | `Σ lp_l / L`; identifiers of one length: the same ranking                               |
+| `sum`                  | `Σ lp_l`, the joint log-probability of the semantic ID (RecBase, zero-shot evaluation)   |
+| `mean`                 | `Σ lp_l / L`; semantic IDs of one length: the same ranking                               |
 | `level-normalised`     | `Σ (lp_l - m_l) / s_l`, mean and standard deviation over the user's candidates: a level  |
 |                        | whose probabilities differ much does not outweigh the others; one without difference: 0 |
 | `pmi`                  | `Σ lp_l - log p(item)`, pointwise mutual information of history and item                |

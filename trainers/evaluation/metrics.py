@@ -5,8 +5,8 @@ target in a list. With one relevant item per case Recall is the hit rate, the id
 reciprocal rank, 0 outside the list. Of the whole catalogue: coverage, Gini and novelty, from how often each item is
 recommended.
 
-Hits are counted on items, never on identifiers: a tokenizer that gives two items one identifier must not profit.
-[`identifier_groups`] exists to show, in a second column, what counting identifiers would have given.
+Hits are counted on items, never on semantic IDs: a tokenizer that gives two items one semantic ID must not profit.
+[`identifier_groups`] exists to show, in a second column, what counting semantic IDs would have given.
 
 Of labelled candidates instead of the whole catalogue: [`auc_by_user`], whose mean over the users is GAUC.
 """
@@ -205,10 +205,10 @@ def catalogue_metrics(counts: np.ndarray, popularity: np.ndarray) -> dict[str, f
 
 
 def identifier_groups(identifiers: np.ndarray) -> np.ndarray:
-    """Number of each item's identifier among the distinct ones; int64 [n].
+    """Number of each item's semantic ID among the distinct ones; int64 [n].
 
-    Rankings and targets mapped through it give identifier-level metrics: a hit is then any item with the target's
-    identifier, at the rank of the first of them.
+    Rankings and targets mapped through it give metrics of semantic IDs: a hit is then any item with the target's
+    semantic ID, at the rank of the first of them.
 
     Args:
         identifiers: int [n, L] codes as the tokenizer gives them, before collisions are resolved.

@@ -66,7 +66,7 @@ def evaluate(
         long_tail: also give what needs the training part: metrics by popularity of the target, by whether it followed
             the last item there, and by history length, and coverage, Gini and novelty of the recommendations.
         identifiers: int [n, L] codes of the items before collisions were resolved: also give the metrics that counting
-            identifiers would have given, for comparison with work that does.
+            semantic IDs would have given, for comparison with work that does.
         intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
             have none: they are no means over users, and a bootstrap sample misses a third of the users.
         per_user: also give each case's share in the metrics, for [`trainers.evaluation.significance.paired_test`].
@@ -95,7 +95,7 @@ def evaluate(
     limit, depth, num_items = min(limits, default=None), max(ks), interactions.num_items
     groups = None if identifiers is None else identifier_groups(identifiers)
     if groups is not None and len(groups) != num_items:
-        raise ValueError(f"Expected identifiers of all {num_items} items of the catalogue, got {len(groups)}.")
+        raise ValueError(f"Expected semantic IDs of all {num_items} items of the catalogue, got {len(groups)}.")
     cases = interactions.cases(part)
     num_users = len(np.unique(cases.users))
     if not len(cases):

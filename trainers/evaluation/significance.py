@@ -15,12 +15,13 @@ import numpy as np
 from trainers.evaluation.metrics import is_metric
 
 BLOCK = 2**22  # random numbers held at a time
+BOOTSTRAP_SAMPLES = 1000  # of 95 % intervals, where nothing else is said
 
 
 def bootstrap_intervals(
     per_case: Mapping[str, np.ndarray],
     users: np.ndarray,
-    samples: int = 1000,
+    samples: int = BOOTSTRAP_SAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:

@@ -24,7 +24,7 @@ from trainers.evaluation.candidate_rows import CandidateRows, score_in_batches
 from trainers.evaluation.level_scores import ZeroShotArguments, context_free, named_scores
 from trainers.evaluation.metrics import auc_by_user, metric_names
 from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.significance import bootstrap_intervals
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, bootstrap_intervals
 from trainers.rankers import Ranker, title_likelihood
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.nearest_items import NearestItems
@@ -139,7 +139,7 @@ def evaluate_zero_shot(
     mask_seen: bool = False,
     ks: Sequence[int] = (10,),
     batch_size: int = 64,
-    intervals: int = 1000,
+    intervals: int = BOOTSTRAP_SAMPLES,
     full_ranking: bool = True,
     per_user: bool = False,
 ) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def items_folder(folder: str | Path, domain: str, given: str | Path | None = Non
     if (beside / CODES_NAME).exists():
         return beside
     raise FileNotFoundError(
-        f"{folder} has no identifiers of the items of {domain}: make them with `utgrec tokenize` and the "
+        f"{folder} has no semantic IDs of the items of {domain}: make them with `utgrec tokenize` and the "
         "item tokenizer that the recommender was trained with, and give that folder as --items."
     )
 

@@ -41,12 +41,13 @@ NOT_LEARNING = frozenset(
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order remove_unused_columns label_names ddp_timeout ddp_backend
     skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_rank debug include_for_metrics
-    eval_accumulation_steps torch_empty_cache_steps
+    eval_accumulation_steps torch_empty_cache_steps allow_partial_resume
     """.split()
 )
 # Settings of a configuration that follow from others, or that the card shows above.
 TOLD_ELSEWHERE = frozenset(
-    "vocab_size level_sizes level_offsets share_leaf_codes item_tokenizer_fingerprint auto_map".split()
+    "vocab_size level_sizes level_offsets share_leaf_codes item_tokenizer_fingerprint "
+    "content_encoder_fingerprint auto_map".split()
 )
 
 # Networks of one method whose `model_type` is not the method's name.

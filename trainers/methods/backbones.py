@@ -27,6 +27,7 @@ from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from hub_cards.named import named
 from modeling_utgrec.checkpoint_safety import SAFELY
+from tokenization_items.files import updating_folder
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
 
 if TYPE_CHECKING:
@@ -178,8 +179,9 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
     )
     # Where a word stands is not what tells items apart.
     torch.nn.init.zeros_(encoder.embeddings.position_embeddings.weight)
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with updating_folder(folder) as working:
+        encoder.save_pretrained(working)
+        tokenizer.save_pretrained(working)
 
 
 def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":

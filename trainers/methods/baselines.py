@@ -16,7 +16,7 @@ from modeling_utgrec import ItemLevelForCausalLM, RecBaseForCausalLM, Sequential
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.image_encoders import ImageEncoder
-from tokenization_items.item_embeddings import embed_items, load_embeddings, save_embeddings
+from tokenization_items.item_embeddings import embed_items, encoder_fingerprint, load_embeddings, save_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from trainers.data.domains import Domain
@@ -91,8 +91,17 @@ class ItemEmbeddings:
         folder, name = self.folder / "text-embeddings", self.text_encoder
         with PartialState().main_process_first():  # the others find it done
             encoder = TextStatistics() if name == TF_IDF else TextEncoder.from_pretrained(name)
-            embed_items(self.domain.catalogue, encoder, folder)
+            try:
+                embed_items(self.domain.catalogue, encoder, folder)
+            except ValueError as error:
+                raise NotApplicable(f"No embeddings can be made of the texts: {error}") from error
         return load_embeddings(folder, self.item_ids)
+
+    def text_encoder_fingerprint(self, fitted: bool = False) -> str | None:
+        """What made `text`, see [`encoder_fingerprint`]."""
+        _ = self.text  # made now, if it was not
+        folder = self.folder / "text-embeddings" if self.text_folder is None else self.text_folder
+        return encoder_fingerprint(folder, fitted)
 
     @cached_property
     def images(self) -> np.ndarray:

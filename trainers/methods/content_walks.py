@@ -77,8 +77,8 @@ def walking_domain(
 
     Args:
         catalogue ([`Catalogue`]): the items.
-        tokenizer ([`UniversalItemTokenizer`]): RecBase's, with the catalogue's identifiers; embeddings are compared as
-            its network reads them.
+        tokenizer ([`UniversalItemTokenizer`]): RecBase's, with the catalogue's semantic IDs; embeddings are compared
+            as its network reads them.
         embeddings (`str` or `Path`): folder with the items' content embeddings.
         seed (`int`, *optional*, defaults to 0): of the walks.
         walks: further arguments of [`content_walks`].

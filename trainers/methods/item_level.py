@@ -49,6 +49,10 @@ class ItemLevelArguments:
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
     )
 
+    def __post_init__(self) -> None:
+        """Raises the configuration's error for what no recommender can be, before semantic IDs are made."""
+        ItemLevelConfig(content_size=1 if self.content else None, **architecture(self))
+
 
 @dataclass
 class ItemLevelTrainingArguments(RecommenderTrainingArguments):
@@ -75,13 +79,20 @@ class ItemLevelTrainingArguments(RecommenderTrainingArguments):
 
 # The arguments that are the configuration's.
 ARCHITECTURE = {each.name for each in fields(ItemLevelArguments)} & {each.name for each in fields(ItemLevelConfig)}
+
+
+def architecture(arguments: ItemLevelArguments) -> dict[str, Any]:
+    """The configuration's values among the arguments."""
+    return {name: getattr(arguments, name) for name in ARCHITECTURE}
+
+
 PUBLISHED_RECOMMENDER = Published("no paper: an item-level recommender with a depth head")
 
 
 def new_item_level(
     arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int
 ) -> ItemLevelForCausalLM:
-    """A recommender with random weights for a tokenizer's identifiers; with `arguments.content` it reads the content
+    """A recommender with random weights for a tokenizer's semantic IDs; with `arguments.content` it reads the content
     vectors of the tokenizer's index.
 
     Raises:
@@ -93,9 +104,9 @@ def new_item_level(
             "The recommender is to read content vectors, and the item index has none: give them to it by "
             "ItemIndex.set_content, or turn `content` off."
         )
-    values: dict[str, Any] = {name: getattr(arguments, name) for name in ARCHITECTURE}
+    values = architecture(arguments)
     if arguments.content and index.content is not None:
-        values["content_size"] = index.content.shape[1]
+        values |= {"content_size": index.content.shape[1], "content_encoder_fingerprint": index.content_encoder}
     config = ItemLevelConfig(
         level_sizes=index.level_sizes,
         level_offsets=index.level_offsets,

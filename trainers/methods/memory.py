@@ -1,8 +1,8 @@
 """Item memories: built from a training part, and brought up to date.
 
 The transitions are those of the linear ranker, of each row those of the largest magnitude: below 0 too, as an item's
-own mostly is, since what was bought is seldom bought again. The content is its cosines, cut to the nearest items. How
-a memory is read is chosen in [`trainers.methods.memory_selection`].
+own mostly is, since what was bought is seldom bought again. The content is the nearest items by its cosine, and
+vectors for the cosines of all. How a memory is read is chosen in [`trainers.methods.memory_selection`].
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from modeling_utgrec.item_memory import (
     ItemMemory,
     MemorySettings,
     nearest_items,
+    principal_directions,
     unit_content,
 )
 from tokenization_items.item_index import ItemIndex
@@ -45,6 +46,7 @@ def build_memory(
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
     transitions: np.ndarray | sparse.csr_array | None = None,
+    alike: dict[str, torch.Tensor] | None = None,
 ) -> StoredMemory:
     """
     Builds a memory, in the order of the interactions' catalogue.
@@ -58,6 +60,7 @@ def build_memory(
         row_items (`int`, *optional*, defaults to 100): transitions of an item that are kept, of the largest magnitude.
         similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B in closed form, if it was made already.
+        alike (`dict[str, torch.Tensor]`, *optional*): what [`content_rows`] made of the content, if it did already.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite; a weight of the content
@@ -82,23 +85,45 @@ def build_memory(
         transitions = pairs.transitions()
     elif transitions is None:
         transitions = transition_matrix(training, replace(linear, row_items=None))
-    similar: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None] = (None, None, None)
-    if content is not None and settings.content_weight:
-        vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
-        mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
-        unit = unit_content(vectors, num_items, mean)
-        if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
-            logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
-        similar = (*nearest_items(unit, unit, similar_items), mean)
+    if content is None or not settings.content_weight:
+        alike = {}
+    elif alike is None:
+        alike = content_rows(content, num_items, similar_items)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
-    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, *similar, recent)
+    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, recent=recent, **alike)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
         facts["regularization"] = linear.regularization
     facts |= {"interactions": len(training.items), "users": training.num_users}
     return StoredMemory(memory, facts, None if pairs is None else pairs.tensors())
+
+
+def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMILAR_ITEMS) -> dict[str, torch.Tensor]:
+    """
+    What an [`ItemMemory`] keeps of the content, by the names of its arguments.
+
+    Args:
+        content (`np.ndarray`): float `[n, e]` content embeddings in catalogue order.
+        num_items (`int`): n.
+        similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
+
+    Raises:
+        ValueError: content of another number of items, or not finite.
+    """
+    vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
+    mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
+    unit = unit_content(vectors, num_items, mean)
+    if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
+        logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
+    projection = principal_directions(unit)
+    return {
+        "similar_items": nearest_items(unit, unit, similar_items)[0],
+        "content": unit @ projection,
+        "content_mean": mean,
+        "content_projection": projection,
+    }
 
 
 def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray:
@@ -168,7 +193,7 @@ def add_interactions(
     if recent is not None:
         change = recent_counts(interactions, interactions.lengths) - recent_counts(interactions, known)
         recent = recent + torch.from_numpy(change.astype(np.int32))
-    content = (memory.similar_items, memory.similarities, memory.content_mean)
+    content = (memory.similar_items, memory.content, memory.content_mean, memory.content_projection)
     rows = _largest(pairs.transitions(), stored.facts["row_items"])
     grown = ItemMemory(*rows, counts, memory.settings, *content, recent)
     facts = dict(stored.facts)

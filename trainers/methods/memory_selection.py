@@ -1,7 +1,9 @@
 """Choice of how an item memory is read, on validation, by a fixed rule, before any look at the test.
 
-1. λ, w and κ of the memory alone, as the linear ranker chooses them ([`trainers.rankers.linear_selection`]), then δ
-   of the trend from [`TREND_WEIGHTS`] by its NDCG@10, too;
+1. λ, w and κ of the memory alone from the linear ranker's grid ([`trainers.rankers.linear_selection`]), then δ of the
+   trend from [`TREND_WEIGHTS`], by NDCG@10; under leave-one-out walk-forward: a memory of all but the users' last
+   three interactions is judged by the validation items. They lie as far behind it as the test items behind the memory
+   of the training part, so what drifts has drifted as far. Under a given split validation is as it is;
 2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
    ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
    prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,14 +32,14 @@ from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import means, metrics_per_case
 from trainers.evaluation.protocol import evaluate
-from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory
+from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, content_rows
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearSettings
 from trainers.rankers.linear_selection import CRITERION, CUTOFF, LinearSelection, select_settings
 
-TREND_WEIGHTS = (0.0, 0.015)  # δ
-TEMPERATURES = (0.02, 0.03, 0.05)  # τ
+TREND_WEIGHTS = (0.0, 0.015, 0.03)  # δ
+TEMPERATURES = (0.02, 0.03, 0.05, 0.08)  # τ
 MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)  # g
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
 SEARCHED = 3  # pairs that the search itself judges
@@ -244,31 +246,49 @@ def select_mixture(
     return chosen, table
 
 
+def walk_forward(interactions: Interactions) -> tuple[Interactions, Literal["validation", "test"]]:
+    """
+    The interactions that settings of a memory alone are chosen by, and the part whose cases judge them; see the rule
+    of the module. Where one interaction before nobody had anything to learn from, it is the validation part as well.
+    """
+    if interactions.parts is None:
+        before = interactions.earlier()
+        if len(before.training_part().items):
+            return before, "test"
+    return interactions, "validation"
+
+
 def choose_trend(
-    memory: ItemMemory, interactions: Interactions, batch_size: int = 64, most_cases: int = MOST_CASES
+    memory: ItemMemory,
+    interactions: Interactions,
+    part: Literal["validation", "test"] = "validation",
+    batch_size: int = 64,
+    most_cases: int = MOST_CASES,
 ) -> list[dict[str, Any]]:
     """
-    What each of [`TREND_WEIGHTS`] is worth to the memory alone, on validation: a row each with `trend_weight`,
-    `recall@10` and `ndcg@10`, seen items kept.
+    What each of [`TREND_WEIGHTS`] is worth to the memory alone: a row each with `trend_weight`, `recall@10` and
+    `ndcg@10`, seen items kept.
 
     Args:
         memory ([`ItemMemory`]): in catalogue order.
         interactions ([`Interactions`]): all interactions.
+        part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
     """
-    judged, table = judged_users(interactions, most_cases), []
+    judged, table = judged_users(interactions, part, most_cases), []
     for weight in TREND_WEIGHTS:
         ranker = MemoryRanker(memory.with_settings(trend_weight=weight), batch_size)
-        result = evaluate(ranker, judged, part="validation", ks=[CUTOFF], long_tail=False)
+        result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False)
         table.append({"trend_weight": weight, **_shown(result)})
     return table
 
 
-def judged_users(interactions: Interactions, most_cases: int = MOST_CASES) -> Interactions:
-    """The users of the validation cases that settings are judged by: of more than `most_cases`, some at equal
-    distances."""
-    return interactions.select_users(np.unique(interactions.cases("validation").spread(most_cases).users))
+def judged_users(
+    interactions: Interactions, part: Literal["validation", "test"] = "validation", most_cases: int = MOST_CASES
+) -> Interactions:
+    """The users of the cases that settings are judged by: of more than `most_cases`, some at equal distances."""
+    return interactions.select_users(np.unique(interactions.cases(part).spread(most_cases).users))
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
@@ -294,8 +314,9 @@ def choose_memory_alone(
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
         row_items, similar_items (`int`, *optional*): see [`build_memory`].
         batch_size (`int`, *optional*, defaults to 64): users at a time.
-        selection ([`LinearSelection`], *optional*): the choice of the linear ranker, if it was made already.
-        most_cases (`int`, *optional*, defaults to 5000): validation cases that the trend is judged by.
+        selection ([`LinearSelection`], *optional*): the linear ranker's choice on what [`walk_forward`] gives, if it
+            was made already.
+        most_cases (`int`, *optional*, defaults to 5000): cases that the trend is judged by.
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -304,16 +325,19 @@ def choose_memory_alone(
     Raises:
         ValueError: an empty training part, no validation case, or content that does not fit.
     """
-    selection = select_settings(interactions, content, linear) if selection is None else selection
+    before, part = walk_forward(interactions)
+    selection = select_settings(before, content, linear, part) if selection is None else selection
     if not selection.table:
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
-    if not selection.settings.content_weight:
-        content = None
-    training = interactions.training_part()
-    chosen = (selection.settings, None, row_items, similar_items, selection.transitions)
-    stored = build_memory(training, content, *chosen)
-    trends = choose_trend(stored.memory, interactions, batch_size, most_cases)
+    alike = None
+    if content is not None and selection.settings.content_weight:
+        alike = content_rows(content, interactions.num_items, similar_items)
+    chosen = (content if alike else None, selection.settings, None, row_items, similar_items)
+    stored = build_memory(before.training_part(), *chosen, selection.transitions, alike)
+    trends = choose_trend(stored.memory, before, part, batch_size, most_cases)
     trend = max(trends, key=lambda row: row[CRITERION])["trend_weight"]  # of equal ones the first
+    if before is not interactions:
+        stored = build_memory(interactions.training_part(), *chosen, None, alike)
     stored.memory = stored.memory.with_settings(trend_weight=trend)
     stored.facts |= {"part": "training", "linear_selection": selection.table, "trend_selection": trends}
     return stored
@@ -355,7 +379,7 @@ def choose_memory(
     if stored is None:
         stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
     cases = mixture_cases(ranker, stored.memory, interactions, most_cases)
-    judged = judged_users(interactions, most_cases)
+    judged = judged_users(interactions, most_cases=most_cases)
     searched: dict[str, dict[str, float]] = {}
 
     def search(values: dict[str, Any]) -> dict[str, float]:

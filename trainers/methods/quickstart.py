@@ -33,7 +33,13 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.comparison import compare
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
 from trainers.methods.memory import add_interactions, build_memory
-from trainers.methods.memory_selection import TEMPERATURES, choose_memory, choose_memory_alone, judged_users
+from trainers.methods.memory_selection import (
+    TEMPERATURES,
+    choose_memory,
+    choose_memory_alone,
+    judged_users,
+    walk_forward,
+)
 from trainers.methods.runs import place_training, train_recommender
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.methods.transition_embeddings import transition_embeddings
@@ -51,6 +57,7 @@ MIXTURE_CASES = 1_000  # of a network, which is asked by a beam search
 # Counts are of another size than a closed form, by a factor that depends on the shop: lighter texts to choose from.
 LIGHT_TEXTS = ((0.0003, 0.0), (0.001, 0.0), (0.003, 0.0), (0.01, 0.0), (0.001, 10.0), (0.003, 10.0), (0.003, 30.0))
 CODES = 256  # of a level, TIGER's
+CONTENT_ROWS = ("similar_items", "content", "content_mean", "content_projection")  # which are no matter of orders
 ITEMS_PER_CODE = 4  # at least, of small catalogues
 REPEATS = 0.05  # share of validation items that were bought before, from which on seen items are recommended
 STAND_IN_WIDTH = 8  # of the network of random weights where none is trained
@@ -129,7 +136,8 @@ def quickstart(
     exclude_seen = repeat_share(interactions) < REPEATS
     with progress.step("transitions", f"counting what follows what in {len(interactions.items):,} interactions"):
         weights = CONTENT_WEIGHTS + LIGHT_TEXTS if linear.transitions == "counts" else CONTENT_WEIGHTS
-        selection = select_settings(interactions, content, linear, MOST_CASES, weights)
+        before, part = walk_forward(interactions)
+        selection = select_settings(before, content, linear, part, MOST_CASES, weights)
     remembered = with_content(selection)
     if remembered is not selection:
         progress.line("texts did not help on validation; they get a little weight, for what was never bought")
@@ -225,13 +233,14 @@ def judged(
     """Results on the validation items of [`MOST_CASES`] users, all ranked alike: seen items as in recommending."""
     interactions = domain.interactions
     training = interactions.training_part()
+    transitions = selection.transitions if walk_forward(interactions)[0] is interactions else None
     rankers: dict[str, Ranker] = {
         "recommender": ranker,
         "popularity": Popularity(training),
         "item-transitions": ItemTransitions(training),
-        "linear": LinearRanker(training, content, selection.settings, selection.transitions),
+        "linear": LinearRanker(training, content, selection.settings, transitions),
     }
-    users = judged_users(interactions, MOST_CASES)
+    users = judged_users(interactions, most_cases=MOST_CASES)
     protocol: dict[str, Any] = {"part": "validation", "mask_seen": exclude_seen, "long_tail": False}
     return compare(rankers, domain.name, users, 0, **protocol)
 
@@ -270,8 +279,10 @@ def with_everything(stored: StoredMemory, interactions: Interactions, content: n
     else:
         linear = LinearSettings("inverse", facts["regularization"], horizon=facts["horizon"])
         kept = facts["row_items"], facts["similar_items"]
-        content = content if stored.memory.settings.content_weight else None
-        grown = build_memory(interactions, content, linear, stored.memory.settings, *kept)
+        tensors = stored.memory.tensors()
+        alike = {name: tensors[name] for name in CONTENT_ROWS if name in tensors} or None
+        content = content if alike else None
+        grown = build_memory(interactions, content, linear, stored.memory.settings, *kept, alike=alike)
     grown.facts = facts | grown.facts | {"part": "all"}
     return grown
 

@@ -1,4 +1,4 @@
-"""The stages of RecBase, as the examples run them: identifiers of every domain, and a decoder over them."""
+"""The stages of RecBase, as the examples run them: semantic IDs of every domain, and a decoder over them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RecBaseTokenizerArguments:
         metadata={"help": "Introductions of single domains, as 'movies=Describe a movie:'."},
     )
     max_field_characters: int = field(default=MAX_FIELD_CHARACTERS, metadata={"help": "Where a field is cut."})
-    num_levels: int = field(default=4, metadata={"help": "Codes of an identifier."})
+    num_levels: int = field(default=4, metadata={"help": "Codes of a semantic ID."})
     codebook_size: int = field(default=1024, metadata={"help": "Codes of each level."})
     codebook_dim: int = field(default=8, metadata={"help": "Width of the codebook vectors."})
     hidden_sizes: list[int] = field(
@@ -214,20 +214,20 @@ def train_recbase_tokenizer(
 
 
 def load_identifiers(folder: str | Path, catalogues: Sequence[Catalogue]) -> dict[str, UniversalItemTokenizer]:
-    """The identifiers in `items/<domain>/` of a folder, all made by one item tokenizer.
+    """The semantic IDs in `items/<domain>/` of a folder, all made by one item tokenizer.
 
     Raises:
         ValueError: a domain has none there.
         UnknownItemError: an index lacks items of its domain.
-        TokenizerMismatchError: the domains' identifiers are of different item tokenizers.
+        TokenizerMismatchError: the domains' semantic IDs are of different item tokenizers.
     """
     folder = Path(folder) / ITEMS_FOLDER
     names = [catalogue.name for catalogue in catalogues]
     lacking = [name for name in names if not (folder / name / CODES_NAME).is_file()]
     if lacking:
         raise ValueError(
-            f"{folder} holds no identifiers of {', '.join(lacking)}: tokenize the domain's items into a folder of its "
-            "name there first."
+            f"{folder} holds no semantic IDs of {', '.join(lacking)}: tokenize the domain's items into a folder of "
+            "its name there first."
         )
     tokenizers = {name: UniversalItemTokenizer.from_pretrained(folder / name) for name in names}
     for catalogue in catalogues:
@@ -236,7 +236,7 @@ def load_identifiers(folder: str | Path, catalogues: Sequence[Catalogue]) -> dic
     for name, tokenizer in tokenizers.items():
         if tokenizer.fingerprint != tokenizers[first].fingerprint:
             raise TokenizerMismatchError(
-                f"{folder}: the identifiers of {first} are of the item tokenizer {tokenizers[first].fingerprint}, "
+                f"{folder}: the semantic IDs of {first} are of the item tokenizer {tokenizers[first].fingerprint}, "
                 f"those of {name} of {tokenizer.fingerprint}. A recommender reads those of one tokenizer."
             )
     return tokenizers
@@ -248,7 +248,7 @@ def new_recbase(
     seed: int,
     codebooks: Sequence[Tensor] | None = None,
 ) -> RecBaseForCausalLM:
-    """A recommender with random weights for a tokenizer's identifiers; with the tokenizer's `codebooks`, one `(codes,
+    """A recommender with random weights for a tokenizer's semantic IDs; with the tokenizer's `codebooks`, one `(codes,
     D)` for each level, the code embeddings start from them (see [`RecBaseForCausalLM.warm_start`])."""
     given = {name: getattr(arguments, name) for name in ARCHITECTURE}
     config = getattr(RecBaseConfig, arguments.size)(

@@ -1,7 +1,7 @@
 """RecBase's unified tokenizer: one network for the items of several domains, and an index for each.
 
 From content embeddings to a folder laid out as `utgrec pretrain` writes UTGRec's: `tokenizer/` with the network
-and `tokenizer_report.json`, and `items/<domain>/` with the identifiers. A network that is there gives identifiers to
+and `tokenizer_report.json`, and `items/<domain>/` with the semantic IDs. A network that is there gives semantic IDs to
 the items of a new domain without training.
 """
 
@@ -23,8 +23,9 @@ from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import CapacityError
-from tokenization_items.files import write_json
+from tokenization_items.files import updating_folder, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
+from tokenization_items.network_reference import NetworkReference
 from tokenization_items.processing_content import ContentProcessor, domain_mean
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -34,7 +35,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.evaluation.codebooks import codebook_health
-from trainers.methods.runs import last_checkpoint, place_training, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, shared_identifiers
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -59,7 +60,7 @@ class RecBaseTokenizerTrainingArguments(EmbeddingTokenizerTrainingArguments):
 @dataclass(frozen=True)
 class RecBaseItems:
     """
-    A trained tokenizer, and the identifiers of its domains' items.
+    A trained tokenizer, and the semantic IDs of its domains' items.
 
     Args:
         network ([`RecBaseTokenizerModel`]): the network.
@@ -91,11 +92,13 @@ class RecBaseItems:
         any_domain = next(iter(self.tokenizers.values()))
         assert any_domain.processor is not None
         bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
-        bare.save_pretrained(folder / TOKENIZER_FOLDER)
+        with updating_folder(folder / TOKENIZER_FOLDER) as working:
+            bare.save_pretrained(working)
+            write_json(working / REPORT_NAME, self.report)
+        bare.network_reference = NetworkReference(str((folder / TOKENIZER_FOLDER).absolute()))
         for name, tokenizer in self.tokenizers.items():
             tokenizer.network_reference = bare.network_reference
-            tokenizer.save_pretrained(folder / ITEMS_FOLDER / name, include_network=False)
-        write_json(folder / TOKENIZER_FOLDER / REPORT_NAME, self.report)
+            save_tokenizer(tokenizer, folder / ITEMS_FOLDER / name, include_network=False)
 
 
 def recbase_tokenizer(
@@ -109,12 +112,12 @@ def recbase_tokenizer(
 ) -> RecBaseItems:
     """
     Trains one tokenizer on the items of several domains (Zhou et al. 2025, unified item tokenizer) and gives the items
-    of each domain identifiers of their own.
+    of each domain semantic IDs of their own.
 
     Args:
         domains (`Mapping[str, ContentEmbeddings]`): for each domain its items, see [`load_content`]; a pair of item
             ids and embeddings `(items, E)` will do.
-        output_dir (`str` or `os.PathLike`): where tokenizer, identifiers and checkpoints go.
+        output_dir (`str` or `os.PathLike`): where tokenizer, semantic IDs and checkpoints go.
         training ([`RecBaseTokenizerTrainingArguments`], *optional*): by default RecBase's.
         seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
         resume (`bool`, *optional*, defaults to `False`): goes on from the last checkpoint.
@@ -124,13 +127,13 @@ def recbase_tokenizer(
     Returns:
         [`RecBaseItems`]. The report has for all domains together `collision_rate` (before collisions were resolved),
         `used` and `perplexity` of each level, `entropy_pairs`, `entropy_triples`, `shared_identifiers` (items whose
-        identifier an item of another domain has too), `identical_content` (items with the very embedding of another
+        semantic ID an item of another domain has too), `identical_content` (items with the very embedding of another
         item: no network tells them apart, the index does) and `without_text`; under `domains` those of each alone; and
         under `metrics` the losses.
 
     Raises:
         EmbeddingError: for embeddings that are not finite, zero, of several widths, or by several encoders.
-        CapacityError: if a domain has more items than there are identifiers.
+        CapacityError: if a domain has more items than there are semantic IDs.
         ValueError: for domains without items, or of one item with `centre_domains`, or fewer items than codes of a
             level.
     """
@@ -265,8 +268,8 @@ def check_capacity(config: RecBaseTokenizerConfig, sizes: Mapping[str, int]) -> 
     full = {name: size for name, size in sizes.items() if size > capacity}
     if full:
         raise CapacityError(
-            f"{config.num_levels} levels of {config.codebook_size} codes make {capacity} identifiers, too few for the "
-            f"items of {full}: raise num_levels or codebook_size."
+            f"{config.num_levels} levels of {config.codebook_size} codes make {capacity} semantic IDs, too few for "
+            f"the items of {full}: raise num_levels or codebook_size."
         )
     if sum(sizes.values()) < config.codebook_size:
         raise ValueError(

@@ -1,11 +1,13 @@
 """Steps of every method's training: where it writes, what it resumes, when it stops, what is saved and sent."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -13,16 +15,18 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import get_last_checkpoint
 
 from hub_cards import method_named
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import AssignmentReport, group_sizes
+from tokenization_items.files import check_writable, updating_folder
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME
+from tokenization_items.network_reference import NetworkReference
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.callbacks import TimeLimitCallback
+from trainers.checkpoints import CheckpointError, newest_checkpoint
 from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
@@ -30,6 +34,61 @@ from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.training_data.next_item_windows import TrainingData
+
+
+class ResumeArguments(Protocol):
+    """Flags of a command that trains into a folder."""
+
+    output_dir: str
+    resume: bool
+    allow_partial_resume: bool
+    overwrite: bool
+
+
+def check_output(
+    arguments: ResumeArguments, made: Iterable[str], stages: Iterable[str], trainings: Iterable[TrainingArguments] = ()
+) -> None:
+    """
+    Looks, before any work, at what the output folder holds of an earlier run.
+
+    Args:
+        arguments: the command's flags; `allow_partial_resume` is passed on to the trainings.
+        made (`Iterable[str]`): what this run will make there last; what is there of it was finished.
+        stages (`Iterable[str]`): the folders within to which this run's trainings write, as patterns.
+        trainings: arguments of the run's trainings.
+
+    Raises:
+        SystemExit: if the folder holds a finished model and neither `--overwrite` nor `--resume` is given, or an
+            unfinished training.
+    """
+    for training in trainings:
+        if hasattr(training, "allow_partial_resume"):
+            training.allow_partial_resume |= arguments.allow_partial_resume
+    if arguments.resume and arguments.overwrite:
+        raise SystemExit("--resume goes on with what is there, --overwrite starts anew: give one of them.")
+    if arguments.allow_partial_resume and not arguments.resume:
+        raise SystemExit("--allow_partial_resume is for --resume.")
+    output, state = Path(arguments.output_dir), PartialState()
+    if arguments.overwrite:
+        if state.is_main_process:  # a later --resume must not take these checkpoints for its own
+            for stage in stages:
+                for path in output.glob(stage):
+                    shutil.rmtree(path, ignore_errors=True)
+        state.wait_for_everyone()
+    elif not arguments.resume:
+        finished = [str(output / name) for name in made if (output / name).exists()]
+        if finished:
+            raise SystemExit(
+                f"{finished[0]} is there, of a run that finished. To keep it, give another --output_dir; --overwrite "
+                "trains anew and replaces it when the new model is complete."
+            )
+        found = (path for stage in stages for path in output.glob(f"{stage}/*checkpoint-*"))
+        unfinished = sorted(path.parent for path in found)
+        if unfinished:
+            raise SystemExit(
+                f"{unfinished[0]} holds checkpoints of a run that was stopped: --resume goes on from the last one, "
+                "--overwrite starts anew."
+            )
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -51,26 +110,35 @@ def place_training(training: TrainingArguments, folder: Path, seed: int) -> None
     """Where a training writes its checkpoints, and its seed.
 
     Raises:
+        OSError: if no files can be written there, which would be known after the first epoch.
         ValueError: if it is to be pushed and its repository has no name: the folder's would say nothing.
     """
     if training.push_to_hub and training.hub_model_id is None:
         raise ValueError(f"push_to_hub needs a name for the repository of {folder.name}: give its hub_model_id.")
+    check_writable(folder)
     training.output_dir = str(folder)
     training.seed = seed
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
 
 
 def last_checkpoint(training: TrainingArguments) -> str | None:
-    """The latest checkpoint of a training: the folder's, or else the one in the repository that it is pushed to, or
-    `None` if it has not written any yet."""
-    folder = training.output_dir
-    found = get_last_checkpoint(folder) if folder is not None and Path(folder).is_dir() else None
+    """The latest whole checkpoint of a training: the folder's, or else the one in the repository that it is pushed to,
+    or `None` if it has not written any yet.
+
+    Raises:
+        CheckpointError: if there are checkpoints and none is whole, see [`newest_checkpoint`].
+    """
+    partial = getattr(training, "allow_partial_resume", False)
+    found = newest_checkpoint(training.output_dir, training.world_size, partial)
     if found is None and training.push_to_hub and training.hub_model_id is not None:
+        place = training.hub_model_id, training.hub_revision, training.hub_token
         try:
-            found = hub_checkpoint(training.hub_model_id, training.hub_revision, training.hub_token)
+            return hub_checkpoint(*place, training.world_size, partial)
+        except CheckpointError:
+            raise
         except ValueError:  # a new repository, or one without checkpoints
             return None
-    return found
+    return None if found is None else str(found)
 
 
 def data_facts(kind: str, domains: list[Domain], catalogues: Sequence[Catalogue] = ()) -> dict[str, Any]:
@@ -95,13 +163,13 @@ def tokenize(
 
 
 def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
-    """Items whose identifier an item of another domain has too. Each domain has its own index, so this is no error."""
+    """Items whose semantic ID an item of another domain has too. Each domain has its own index: no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
     return int((group_sizes(codes) > 1).sum())
 
 
 def training_data(domain: Domain, index: ItemIndex) -> TrainingData:
-    """The training part of a domain's sequences, with the identifiers and content vectors that an index has."""
+    """The training part of a domain's sequences, with the semantic IDs and content vectors that an index has."""
     rows = index.rows(domain.catalogue.item_ids)
     content = None if index.content is None else index.content[rows]
     return TrainingData(domain.interactions.training_part(), index.token_table[rows], content)
@@ -123,7 +191,7 @@ def train_recommender(
 
     Validation, if `training.eval_strategy` asks for it, is on each domain's validation items. `walks` are domains with
     generated interactions, see [`trainers.methods.content_walks`]: they are trained on, too. `method` is the
-    name in [`hub_cards.METHODS`] that the card gives the model; a T5's identifiers may be any method's, so without it
+    name in [`hub_cards.METHODS`] that the card gives the model; a T5's semantic IDs may be any method's, so without it
     its card cites none.
     """
     for tokenizer in tokenizers.values():
@@ -162,13 +230,23 @@ def save_recommender(
     folder: str | Path,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Saves a recommender, and the index of its items beside it so that recommending needs no network. `weights` are
-    those of [`gathered_weights`]. A memory that lies there was chosen for the recommender before and is removed."""
-    (Path(folder) / MEMORY_NAME).unlink(missing_ok=True)
-    recommender.save_pretrained(folder, state_dict=weights)
-    if tokenizer is not None:
-        tokenizer.check_recommender(recommender)
-        tokenizer.save_pretrained(folder, include_network=False)
+    """Saves a recommender, and the index of its items beside it so that recommending needs no network. What was there
+    is replaced in one step; a memory of it, which was chosen for another recommender, is removed. `weights` are those
+    of [`gathered_weights`]."""
+    with updating_folder(folder) as working:
+        (working / MEMORY_NAME).unlink(missing_ok=True)
+        recommender.save_pretrained(working, state_dict=weights)
+        if tokenizer is not None:
+            tokenizer.check_recommender(recommender)
+            tokenizer.save_pretrained(working, include_network=False)
+
+
+def save_tokenizer(tokenizer: UniversalItemTokenizer, folder: str | Path, include_network: bool = True) -> None:
+    """Saves an item tokenizer to a folder of its own, in one step."""
+    with updating_folder(folder) as working:
+        tokenizer.save_pretrained(working, include_network=include_network)
+    if include_network:
+        tokenizer.network_reference = NetworkReference(str(Path(folder).absolute()))
 
 
 def finish_model(

@@ -5,7 +5,7 @@ recommender, trainer, trie and evaluation take like any other: only the tokenize
 tokens. Besides the tokenizer's files the folder holds
 
 - `raw_codes.safetensors`: tensor "codes", int32 [items, levels], before collisions were resolved, in the order of
-  `item_ids.json` (for what is measured on identifiers rather than items);
+  `item_ids.json` (for what is measured on semantic IDs rather than items);
 - `tokenizer_report.json`: method, settings, collisions, usage and perplexity of each level, losses, seconds;
 - `network/`: the trained RQ-VAE, if there is one.
 """
@@ -29,10 +29,11 @@ from transformers import set_seed
 
 from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
+from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
-from tokenization_items.files import write_json, write_tensors
+from tokenization_items.files import updating_folder, write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.network_reference import NetworkReference
@@ -54,10 +55,10 @@ NETWORK_FOLDER = "network"
 @dataclass(frozen=True)
 class TokenizedItems:
     """
-    A catalogue's identifiers and where they come from.
+    A catalogue's semantic IDs and where they come from.
 
     Args:
-        tokenizer ([`UniversalItemTokenizer`]): the identifiers.
+        tokenizer ([`UniversalItemTokenizer`]): the semantic IDs.
         raw_codes (`np.ndarray` of shape `(items, levels)`): codes before collisions were resolved; rows as the
             index's.
         report (`dict`): what `tokenizer_report.json` holds.
@@ -73,19 +74,22 @@ class TokenizedItems:
     reads_embeddings: bool = True
 
     def level_layout(self) -> dict[str, list[int]]:
-        """The arguments of [`UTGRecConfig`] that describe these identifiers."""
+        """The arguments of [`UTGRecConfig`] that describe these semantic IDs."""
         return {"level_sizes": self.tokenizer.index.level_sizes}
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the files that the module's description names."""
         folder = Path(folder)
-        if self.network is not None:
-            self.network.save_pretrained(folder / NETWORK_FOLDER)
-            if self.reads_embeddings:
-                self.tokenizer.network_reference = NetworkReference(str((folder / NETWORK_FOLDER).absolute()))
-        self.tokenizer.save_pretrained(folder, include_network=False)
-        write_tensors(folder / RAW_CODES_NAME, {"codes": self.raw_codes.astype(np.int32)})
-        write_json(folder / REPORT_NAME, self.report)
+        with updating_folder(folder) as working:
+            if self.network is not None:
+                self.network.save_pretrained(working / NETWORK_FOLDER)
+                if self.reads_embeddings:
+                    self.tokenizer.network_reference = NetworkReference(str(working / NETWORK_FOLDER))
+            self.tokenizer.save_pretrained(working, include_network=False)
+            write_tensors(working / RAW_CODES_NAME, {"codes": self.raw_codes.astype(np.int32)})
+            write_json(working / REPORT_NAME, self.report)
+        if self.network is not None and self.reads_embeddings:
+            self.tokenizer.network_reference = NetworkReference(str((folder / NETWORK_FOLDER).absolute()))
 
 
 def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
@@ -100,6 +104,7 @@ def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
 
 def load_raw_codes(folder: str | os.PathLike) -> np.ndarray:
     """Codes of a saved tokenizer before collisions were resolved, int32 `[items, levels]`, rows as its index's."""
+    check_file(Path(folder) / RAW_CODES_NAME)
     with safe_open(Path(folder) / RAW_CODES_NAME, framework="numpy") as file:
         return file.get_tensor("codes")
 
@@ -148,7 +153,7 @@ def letter_tokenizer(
     Args:
         embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
         collaborative (`np.ndarray` of shape `(items, d)`): item embeddings of a recommender that was trained on the
-            training interactions only: one that saw the test items would leak them into the identifiers.
+            training interactions only: one that saw the test items would leak them into the semantic IDs.
         item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
     """
     own = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
@@ -417,7 +422,7 @@ def _assignment_facts(assignment: AssignmentReport, index: ItemIndex, collisions
 def _check_items(
     item_ids: Sequence[str], embeddings: np.ndarray, layout: RQVAEConfig, collisions: Collisions
 ) -> list[str]:
-    """The items, if each has an embedding and there are identifiers for all: known before a training, not after it."""
+    """The items, if each has an embedding and there are semantic IDs for all: known before a training."""
     if len(item_ids) != len(embeddings):
         raise ValueError(f"{len(item_ids)} items, but {len(embeddings)} embeddings; give one for each, in order.")
     check_way(collisions)
@@ -427,7 +432,7 @@ def _check_items(
 
 
 def _fingerprint(index: ItemIndex, codebooks: Sequence[np.ndarray]) -> str:
-    """A digest of what identifiers are made of: levels and codebooks."""
+    """A digest of what semantic IDs are made of: levels and codebooks."""
     digest = hashlib.sha256(json.dumps([index.level_sizes, index.level_offsets]).encode())
     for vectors in codebooks:
         digest.update(np.ascontiguousarray(vectors).tobytes())

@@ -29,7 +29,7 @@ from trainers.training_data.item_pairs import ItemPairs
 
 
 class LevelLayout(Protocol):
-    """What knows the levels of identifiers: the item tokenizer's configuration, or the items that it tokenized."""
+    """What knows the levels of semantic IDs: the item tokenizer's configuration, or the items that it tokenized."""
 
     def level_layout(self) -> dict[str, Any]:
         """The arguments of [`UTGRecConfig`] that describe them."""
@@ -57,7 +57,7 @@ class NetworkArguments:
     lora_r: int = field(default=8, metadata={"help": "Rank of LoRA; 0 trains the whole backbone."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of LoRA."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of LoRA."})
-    num_levels: int = field(default=3, metadata={"help": "Codes of an identifier."})
+    num_levels: int = field(default=3, metadata={"help": "Codes of a semantic ID."})
     root_codebook_size: int = field(default=256, metadata={"help": "Codes of the first level."})
     leaf_codebook_size: int = field(default=512, metadata={"help": "Codes shared by the further levels."})
     codebook_structure: str = field(
@@ -272,7 +272,7 @@ def new_recommender(
     seed: int,
     loss_temperature: float = 1.0,
 ) -> UTGRecForConditionalGeneration:
-    """A recommender with random weights for a tokenizer's identifiers, whose levels a [`UTGRecTokenizerConfig`] or
+    """A recommender with random weights for a tokenizer's semantic IDs, whose levels a [`UTGRecTokenizerConfig`] or
     [`~trainers.methods.semantic_ids.TokenizedItems`] describes."""
     set_seed(seed)
     return UTGRecForConditionalGeneration(

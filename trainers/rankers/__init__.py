@@ -65,7 +65,7 @@ def load_ranker(
             validation, see [`trainers.rankers.linear_selection`].
         query (`str`, *optional*, defaults to `"last"`): what `"nearest-items"` are near to, see
             [`~trainers.rankers.nearest_items.NearestItems`].
-        items (`str` or `Path`, *optional*): folder or Hub id with the catalogue's identifiers, for a generative
+        items (`str` or `Path`, *optional*): folder or Hub id with the catalogue's semantic IDs, for a generative
             recommender that was trained on other items; by default those beside the model.
         num_beams (`int`, *optional*, defaults to 50): beams of a generative recommender.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
@@ -74,7 +74,7 @@ def load_ranker(
 
     Raises:
         ValueError: the name is none of these, what it needs is missing, or model and catalogue do not belong together.
-        OSError: the model has no identifiers beside it.
+        OSError: the model has no semantic IDs beside it.
 
     Example:
 
@@ -105,7 +105,7 @@ def load_ranker(
 
 
 def is_generative(name: str | Path) -> bool:
-    """Whether the recommender of a folder or Hub id generates identifiers, or else is a sequential one."""
+    """Whether the recommender of a folder or Hub id generates semantic IDs, or else is a sequential one."""
     from transformers import AutoConfig
 
     import modeling_utgrec  # noqa: F401  its configurations are then known

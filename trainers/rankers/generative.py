@@ -60,7 +60,7 @@ class GenerativeRanker:
     Args:
         model ([`ItemRecommendation`]): as [`UTGRecForConditionalGeneration`] or [`RecBaseForCausalLM`]; stays where it
             is.
-        trie (`ItemTrie`): identifiers of the catalogue.
+        trie (`ItemTrie`): semantic IDs of the catalogue.
         token_table (`np.ndarray`): int [n, L] token ids of the same items in the same order.
         num_beams (`int`, *optional*, defaults to 50): beams.
         batch_size (`int`, *optional*, defaults to 64): users per beam search.
@@ -97,7 +97,7 @@ class GenerativeRanker:
         if expected != found:
             raise ValueError(
                 f"Model and item index do not belong together: the model has level_sizes {expected[0]} with "
-                f"level_offsets {expected[1]}, the identifiers have {found[0]} with {found[1]}. Tokenize the items "
+                f"level_offsets {expected[1]}, the semantic IDs have {found[0]} with {found[1]}. Tokenize the items "
                 "with the item tokenizer that the recommender was trained with."
             )
         if np.shape(token_table) != (trie.num_items, len(trie.level_sizes)):
@@ -148,7 +148,7 @@ class GenerativeRanker:
             UnknownItemError: items of the catalogue that the index lacks.
             FileNotFoundError: the folder has no item index.
             ItemIndexError, ItemMemoryError: a broken index or memory, or a memory of another index.
-            TokenizerMismatchError: the identifiers are of another item tokenizer than the recommender's.
+            TokenizerMismatchError: the semantic IDs are of another item tokenizer than the recommender's.
             ValueError: model and index do not belong together.
         """
         tokenizer = UniversalItemTokenizer.from_pretrained(folder if items is None else items, index_only=True)
@@ -192,7 +192,7 @@ class GenerativeRanker:
         return ranked
 
     def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
-        """Log-probabilities of given items by the levels of their identifiers.
+        """Log-probabilities of given items by the levels of their semantic IDs.
 
         Args:
             histories: B arrays of item rows, oldest first, none empty.

@@ -47,7 +47,7 @@ class _MemoryScorer:
 
 
 def flat_trie(num_items: int) -> ItemTrie:
-    """Identifiers of one level, the row of each item: for what needs a trie of a catalogue without semantic IDs."""
+    """Semantic IDs of one level, the row of each item: for what needs a trie of a catalogue without semantic IDs."""
     return ItemTrie(np.arange(num_items)[:, None], [num_items], [0])
 
 

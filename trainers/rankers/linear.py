@@ -12,6 +12,7 @@ weights, a ridge regression as in EASE (Steck, WWW 2019). Whatever is trained ha
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -68,6 +69,9 @@ class LinearSettings:
             raise ValueError(f"transitions must be 'auto', 'inverse' or 'counts', got {self.transitions!r}.")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
+        for name in ("regularization", "content_weight", "evidence"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}.")
         if not self.regularization > 0:
             raise ValueError(f"regularization must be above 0, got {self.regularization}.")
         if min(self.max_history, self.horizon, 1 if self.row_items is None else self.row_items) < 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -48,7 +48,7 @@ class LinearSelection:
         table (`list[dict]`): for each entry of the grid, in its order, `regularization` (where there is an inverse),
             `content_weight`, `evidence`, and `recall@10` and `ndcg@10` on validation. Empty where the split has no
             validation items: the settings are then those that were given.
-        num_cases (`int`): validation cases that they were judged by.
+        num_cases (`int`): cases that they were judged by.
     """
 
     settings: LinearSettings
@@ -76,6 +76,7 @@ def select_settings(
     interactions: Interactions,
     content: np.ndarray | None = None,
     settings: LinearSettings | None = None,
+    part: Literal["validation", "test"] = "validation",
     most_cases: int | None = None,
     content_weights: Sequence[tuple[float, float]] = CONTENT_WEIGHTS,
 ) -> LinearSelection:
@@ -83,10 +84,12 @@ def select_settings(
     Chooses λ and the weight of the content.
 
     Args:
-        interactions ([`Interactions`]): all interactions; fitted is their training part, judged by their validation
-            cases; of very large data by some of them, at equal distances.
+        interactions ([`Interactions`]): all interactions; fitted is their training part, judged by the cases of
+            `part`; of very large data by some of them, at equal distances.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         settings ([`LinearSettings`], *optional*): what the grid leaves as it is.
+        part (`str`, *optional*, defaults to `"validation"`): the cases that judge; `"test"` is for what
+            [`Interactions.earlier`] gives.
         most_cases (`int`, *optional*): fewer cases, where time is short.
         content_weights (`Sequence[tuple[float, float]]`, *optional*): other (w, κ) to choose from, 0 among them.
 
@@ -94,7 +97,7 @@ def select_settings(
         ValueError: an empty training part; content of another number of items, or not finite.
     """
     settings = LinearSettings() if settings is None else settings
-    training, cases, num_items = interactions.training_part(), interactions.cases("validation"), interactions.num_items
+    training, cases, num_items = interactions.training_part(), interactions.cases(part), interactions.num_items
     check_training(training)
     if not len(cases):
         logger.warning("linear ranker: the split has no validation items, so its settings were not chosen")
@@ -137,8 +140,10 @@ def linear_ranker(
         batch_size (`int`, *optional*, defaults to 256): users at a time.
 
     Raises:
-        ValueError: an empty training part; content of another number of items, or not finite.
+        ValueError: an empty training part; content or texts of another number of items, or content that is not finite.
     """
+    if texts is not None and len(texts) != interactions.num_items:
+        raise ValueError(f"{interactions.num_items} items, but {len(texts)} texts; give one for each, in order.")
     if content is None and texts is not None:
         from tokenization_items.text_statistics import TF_IDF, content_of_texts
 

@@ -221,8 +221,8 @@ class ScoringRanker:
             raise ValueError(
                 f"{self.name}: scores() must return floats {expected}, got {scores.dtype} {tuple(scores.shape)}."
             )
-        if scores.max().isnan():  # NaN wins every comparison of max
-            raise ValueError(f"{self.name}: scores() returned NaN for items {start} to {stop - 1}.")
+        if not scores.max() < torch.inf:  # NaN wins every comparison of max
+            raise ValueError(f"{self.name}: scores() returned NaN or infinity for items {start} to {stop - 1}.")
 
 
 def stable_topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,7 +29,7 @@ class NextItemWindows(Dataset):
     Args:
         interactions (`Interactions`): the *training part*, `Interactions.training_part()`. Sequences of one item or
             none have no target and are passed over.
-        token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers (`ItemIndex.token_table`, in the
+        token_table (`np.ndarray`): int [n, L] token ids of the items' semantic IDs (`ItemIndex.token_table`, in the
             order of `interactions.item_ids`).
         max_history (`int`, *optional*, defaults to 20): items of history.
         sampling (`DomainSampling`, *optional*): makes each epoch draw its targets anew, of each domain so many;
@@ -172,7 +172,7 @@ class ValidCodes:
     """The codes that some item has after each prefix of each item.
 
     Args:
-        token_table: int [n, L] token ids of the items' identifiers. Items of several domains may share identifiers.
+        token_table: int [n, L] token ids of the items' semantic IDs. Items of several domains may share semantic IDs.
         level_sizes, level_offsets: number of codes of each level, and its first token.
 
     Memory: a bool for every prefix and code of the level, and L integers for every item.
@@ -200,11 +200,11 @@ class ValidCodes:
 
 @dataclass
 class TrainingData:
-    """Sequences and identifiers of one domain, for the training of a generative recommender.
+    """Sequences and semantic IDs of one domain, for the training of a generative recommender.
 
     Args:
         interactions (`Interactions`): the *training part*, `Interactions.training_part()`.
-        token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers, in the order of
+        token_table (`np.ndarray`): int [n, L] token ids of the items' semantic IDs, in the order of
             `interactions.item_ids` (`ItemIndex.encode_batch`).
         content (`np.ndarray`, *optional*): [n, width] content vectors of the same items, for a model that reads them.
     """
@@ -220,13 +220,13 @@ def join_domains(domains: Mapping[str, TrainingData]) -> TrainingData:
     Every target of every domain counts once, so larger domains have more weight (UTGRec mixes all domains alike).
 
     Args:
-        domains (`Mapping[str, TrainingData]`): each domain by its name. Identifiers may occur in several domains.
+        domains (`Mapping[str, TrainingData]`): each domain by its name. Semantic IDs may occur in several domains.
 
     Returns:
         [`TrainingData`] of all domains, with a token table [Σ n_d, L].
 
     Raises:
-        ValueError: no domains, or (naming the domain) different identifier lengths, a table that does not fit, or
+        ValueError: no domains, or (naming the domain) different semantic ID lengths, a table that does not fit, or
             content that another domain lacks or has in another width.
     """
     if not domains:

@@ -31,7 +31,7 @@ class PackedSequences(Dataset):
 
     Args:
         interactions (`Interactions`): the *training part*.
-        token_table (`np.ndarray`): int [n, L] token ids of the items' identifiers, in the order of
+        token_table (`np.ndarray`): int [n, L] token ids of the items' semantic IDs, in the order of
             `interactions.item_ids`.
         max_history (`int`, *optional*, defaults to 20): items of history of the longest window. A row has room for
             one window of that length.

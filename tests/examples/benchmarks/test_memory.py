@@ -21,10 +21,11 @@ def benchmark(monkeypatch):
 @pytest.mark.parametrize("model", ["t5", "qwen3"])
 def test_prints_one_object_last(benchmark, capsys, model):
     arguments = "--items 40 90 --sizes 4 5 6 --batch 3 --beams 10 --history 6 --repetitions 2 --warmup 1".split()
-    benchmark["main"](benchmark["parse"]([*arguments, "--model", model, "--row_items", "4", "--similar_items", "5"]))
+    sizes = "--row_items 4 --similar_items 5 --content_width 3".split()
+    benchmark["main"](benchmark["parse"]([*arguments, *sizes, "--model", model]))
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["cost_of_memory"].keys() == {"40", "90"} and "growth" in result
     assert result["core_seconds"].keys() == {
         f"{kind}, {items} items" for kind in ("network", "with memory") for items in (40, 90)
     }
-    assert result["bytes_an_item"] == pytest.approx(6 * 9 + 4, abs=0.2)
+    assert result["bytes_an_item"] == pytest.approx(6 * 4 + 4 * 5 + 4 + 2 * 3, abs=0.4)

@@ -216,3 +216,31 @@ def test_zero_shot_refuses_before_work_starts(run, data, tmp_path, embedded):
     (data / "sequences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="No user has rows of both labels: of 5 users 5 have no target"):
         run("--recommender", "popularity", *embedded)
+
+
+def test_a_result_that_cannot_be_written_is_known_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.commands.evaluate.judge", None)
+    with pytest.raises(SystemExit, match="is a folder: give a file"):
+        run("--recommender", "popularity", "--json", str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="No files can be written to"):
+        run("--recommender", "popularity", "--json", str(tmp_path / "file" / "out.json"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--max_history", "-1"], "--max_history is at least 0, got -1"),
+        (["--k_core", "-1"], "--k_core is at least 0"),
+        (["--intervals", "-1"], "--intervals is at least 0"),
+        (["--num_beams", "0"], "--num_beams is at least 1"),
+        (["--batch_size", "0"], "--batch_size is at least 1, got 0"),
+        (["--ks", "5", "0"], r"--ks are cut-offs of at least 1, got \[5, 0\]"),
+        (["--compare_with", "nowhere.json"], "nowhere.json is none of"),
+        (["--compare_with", "linear", "--embeddings", "nowhere"], "embeddings.safetensors is missing"),
+    ],
+)
+def test_bad_flags_are_named_before_anything_is_judged(run, monkeypatch, flags, said):
+    monkeypatch.setattr("trainers.commands.evaluate.evaluate", None)
+    with pytest.raises(SystemExit, match=said):
+        run("--recommender", "popularity", *flags)

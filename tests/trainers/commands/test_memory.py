@@ -156,6 +156,12 @@ def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
         (["--temperature", "0", "--mixing_weight", "0.5"], "temperature must be above 0"),
         (["--temperature", "0.1", "--mixing_weight", "2"], "mixing_weight must be from 0 to 1"),
         (["--all_interactions"], "is for --update"),
+        (["--temperature", "nan", "--mixing_weight", "0.5"], "temperature of an item memory must be a finite number"),
+        (["--temperature", "0.1", "--mixing_weight", "0.5", "--content_weight", "-1"], "must be at least 0"),
+        (["--regularization", "-1"], "regularization must be above 0"),
+        (["--num_beams", "0"], "must be at least 1"),
+        (["--k_core", "-1"], "k_core must be at least 0"),
+        (["--embeddings", "nowhere"], "missing; a folder of embeddings"),
         (["--row_items", "0"], "--row_items and --similar_items"),
         (["--output_dir", "x"], "--output_dir is for a recommender of the Hub"),
         (["--no_content", "--embeddings", "x"], "contradict"),
@@ -186,6 +192,81 @@ def test_update_of_another_encoder_is_refused(tmp_path, data):
     assert (folder / MEMORY_NAME).read_bytes() == before
 
 
+def test_recommending_names_what_is_wrong(tmp_path, data):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--history"]
+    run_command("memory", [*flags[:2], "--data", str(data), "--temperature", "1", "--mixing_weight", "1", "--no_test"])
+    for more, said in (
+        (["nothing"], "1 items are not in the index of 25 items: 'nothing'"),
+        (["item-1", "--num_items", "0"], "must be at least 1, got 0"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            run_command("recommend", [*flags, *more])
+    whole = (folder / MEMORY_NAME).read_bytes()
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+    tokenizer.remove_items(["gone"])
+    tokenizer.save_pretrained(folder)
+    for stale, said in ((whole, "Items were added or removed.*--no_memory"), (whole[:99], "truncated")):
+        (folder / MEMORY_NAME).write_bytes(stale)
+        with pytest.raises(SystemExit, match=said):
+            run_command("recommend", [*flags, "item-1"])
+        run_command("recommend", [*flags, "item-1", "--no_memory"])
+    (folder / MEMORY_NAME).unlink()
+    with pytest.raises(SystemExit, match="--sources: there is no memory"):
+        run_command("recommend", [*flags, "item-1", "--sources"])
+    lines = (data / "items.jsonl").read_text() + json.dumps({"item_id": "new", "title": "a"}) + "\n"
+    (data / "items.jsonl").write_text(lines)
+    with pytest.raises(SystemExit, match="1 items are not in the index .*'new'"):
+        run_command("memory", [*flags[:2], "--data", str(data)])
+    assert not (folder / MEMORY_NAME).exists()
+
+
+def test_an_encoder_is_told_by_its_fingerprint(tmp_path, data):
+    """Of the same width as the other, too; TF-IDF is made anew, of whatever width."""
+    folder, texts = tmp_path / "recommender", str(tmp_path / "texts")
+    make_recommender(folder)
+    flags, fixed = ["--recommender", str(folder), "--data", str(data)], ["--temperature", "0.1", "--mixing_weight"]
+    vectors = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+    save_embeddings(texts, IDS, vectors, {"encoder_fingerprint": "first"})
+    run_command("memory", [*flags, *fixed, "0.5", "--no_test", "--embeddings", texts])
+    before = (folder / MEMORY_NAME).read_bytes()
+    save_embeddings(texts, IDS, vectors, {"encoder_fingerprint": "second"})
+    with pytest.raises(SystemExit, match="by the encoder with fingerprint first, these by second"):
+        run_command("memory", [*flags, "--update", "--embeddings", texts])
+    with pytest.raises(SystemExit, match="by the encoder with fingerprint first"):
+        run_command("memory", [*flags, "--update"])  # TF-IDF
+    assert (folder / MEMORY_NAME).read_bytes() == before
+    save_embeddings(texts, IDS, vectors, {"encoder_fingerprint": "first"})
+    run_command("memory", [*flags, "--update", "--no_test", "--embeddings", texts])
+    assert StoredMemory.load(folder).facts["content_encoder"] == "first"
+
+    run_command("memory", [*flags, *fixed, "0.5", "--no_test"])
+    width = len(StoredMemory.load(folder).memory.content_mean)
+    lines = (data / "items.jsonl").read_text().replace("red case of steel", "red case of wood", 3)
+    (data / "items.jsonl").write_text(lines)
+    run_command("memory", [*flags, "--update", "--no_test"])
+    assert len(StoredMemory.load(folder).memory.content_mean) > width
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path, data, monkeypatch):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("trainers.commands.memory.choose_memory", None)
+    with pytest.raises(SystemExit, match=r"No files can be written to .*recommender \(Permission denied\)"):
+        run_command("memory", ["--recommender", str(folder), "--data", str(data)])
+    # nor are files of another kind where one of the Hub would go
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="holds other files, which the recommender's might replace"):
+        run_command("memory", ["--recommender", "org/x", "--data", str(data), "--output_dir", str(tmp_path / "other")])
+
+
 def test_a_recommender_of_the_hub_is_fetched(tmp_path, data, hub):
     make_recommender(tmp_path / "local")
     name = hub.new_repo("recommender")
@@ -196,7 +277,8 @@ def test_a_recommender_of_the_hub_is_fetched(tmp_path, data, hub):
     with pytest.raises(SystemExit, match="give --output_dir"):
         run_command("memory", ["--recommender", name, "--data", str(data), *fixed])
     output = tmp_path / "fetched"
-    run_command("memory", ["--recommender", name, "--data", str(data), "--output_dir", str(output), *fixed])
+    for _ in range(2):  # the second finds what the first has fetched
+        run_command("memory", ["--recommender", name, "--data", str(data), "--output_dir", str(output), *fixed])
     tokenizer = UniversalItemTokenizer.from_pretrained(output)
     assert tokenizer.memory is not None
     # pushed and pulled

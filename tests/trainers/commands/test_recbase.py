@@ -159,7 +159,7 @@ def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp
     weights = [load_model(recommender).lm_head.weight]  # after three walks from each item
     for walks in (0, 1):
         flag = ("--recommender.walks_per_item", walks)
-        run("pretrain.py", *flags, tmp_path / name, "--stage", "recommender", *flag)
+        run("pretrain.py", *flags, tmp_path / name, "--stage", "recommender", "--overwrite", *flag)
         weights.append(load_model(recommender).lm_head.weight)
     assert not any(torch.equal(*pair) for pair in itertools.combinations(weights, 2))
 
@@ -292,12 +292,12 @@ def test_a_pushed_recommender_comes_back_whole(run, workplace, pretrained, tmp_p
 def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_path, capsys):
     shutil.copytree(workplace / "identifiers", tmp_path, dirs_exist_ok=True)
     run("finetune.py", *downstream(workplace, tmp_path), "--seed", 3, "--recommender.warm_start", "false")
-    assert f"{DOWNSTREAM_DOMAIN}: identifiers of {tmp_path} are taken as they are" in capsys.readouterr().out
+    assert f"{DOWNSTREAM_DOMAIN}: semantic IDs of {tmp_path} are taken as they are" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text())[0]["seed"] == 3
 
 
 def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
-    with pytest.raises(ValueError, match=f"holds no identifiers of {DOWNSTREAM_DOMAIN}"):
+    with pytest.raises(ValueError, match=f"holds no semantic IDs of {DOWNSTREAM_DOMAIN}"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--stage", "recommender")
     with pytest.raises(ValueError, match="'tiny' is on this machine alone"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--push_to_hub", "--hub_model_id", "someone/recbase")

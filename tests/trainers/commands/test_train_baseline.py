@@ -222,7 +222,9 @@ def test_a_memory_is_a_second_row(workplace, tmp_path):
     with pytest.raises(SystemExit, match="--memory is for recommenders that generate"):
         train(workplace, "sasrec", tmp_path / "other", "--memory")
     # another training of the folder leaves no memory of this one
-    train(workplace, "rq-kmeans", tmp_path / "run")
+    with pytest.raises(SystemExit, match="results.json is there, of a run that finished"):
+        train(workplace, "rq-kmeans", tmp_path / "run")
+    train(workplace, "rq-kmeans", tmp_path / "run", "--overwrite")
     assert load_ranker(folder, domain.interactions).memory is None
 
 
@@ -340,12 +342,43 @@ def test_push(hub, workplace, tmp_path, name):
         (["--model", "sasrek"], "--model sasrek: there are sasrec, "),
         (["--model", "tiger"], "--model tiger: It needs text embeddings: give --text_encoder, or --embeddings"),
         (["--model", "sasrec", "--minutes", "0"], "--minutes is a time, got 0"),
+        (["--model", "sasrec", "--minutes", "nan"], "--minutes is a time, got nan"),
     ],
 )
 def test_what_cannot_be_had_is_said_before_work_starts(workplace, tmp_path, flags, said):
     with pytest.raises(SystemExit, match=said):
         train_baseline.main([*flags, "--data", str(workplace / "tiny"), "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run" / "recommender").exists()
+
+
+@pytest.mark.parametrize(
+    ("interactions", "said"),
+    [
+        ("split\nu,i0,0,train\nu,i1,1,train\nu,i2,2,test", "--memory is chosen on validation items"),
+        ("rating\nu,i0,0,1\nu,i1,1,1", "nothing to train on"),  # a validation and a test item
+    ],
+)
+def test_parts_that_are_empty_are_named_before_the_training(workplace, tmp_path, monkeypatch, interactions, said):
+    monkeypatch.setattr(train_baseline, "ItemEmbeddings", None)
+    (tmp_path / "items.jsonl").write_bytes((workplace / "tiny" / "items.jsonl").read_bytes())
+    (tmp_path / "interactions.csv").write_text(f"user_id,item_id,timestamp,{interactions}\n")
+    flags = ["--model", "rq-kmeans", "--memory", "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=said):
+        train_baseline.main(flags)
+
+
+def test_texts_that_say_nothing_are_named(workplace, tmp_path):
+    """Before anything is trained; and so is a folder that takes no files."""
+    (tmp_path / "mute").mkdir()
+    lines = [json.dumps({"item_id": f"i{row}", "title": f"unique{row}"}) + "\n" for row in range(NUM_ITEMS)]
+    (tmp_path / "mute" / "items.jsonl").write_text("".join(lines))
+    (tmp_path / "mute" / "sequences.jsonl").write_bytes((workplace / "tiny" / "sequences.jsonl").read_bytes())
+    flags = ["--model", "rq-kmeans-item-level", "--text_encoder", "tf-idf", "--data", str(tmp_path / "mute")]
+    with pytest.raises(SystemExit, match="No word is in two of the 24 texts"):
+        train_baseline.main([*flags, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "recommender").exists()
+    with pytest.raises(OSError, match="No files can be written to .*items.jsonl"):
+        train_baseline.main([*flags, "--output_dir", str(tmp_path / "mute" / "items.jsonl")])
 
 
 def test_arguments_that_a_method_has_not(workplace, tmp_path):

@@ -82,6 +82,8 @@ def test_k_core_selects_items_and_remaps_rows(tmp_path, k):
 def test_k_core_that_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="toys: no user and item with 9 interactions"):
         Domain.from_folder(write(tmp_path / "toys"), k_core=9)
+    with pytest.raises(ValueError, match="k_core must be at least 0, got -1"):
+        Domain.from_folder(tmp_path / "toys", k_core=-1)
 
 
 def test_broken_image_is_found_before_any_work(tmp_path):

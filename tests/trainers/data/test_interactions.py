@@ -35,6 +35,25 @@ def lines(*records: dict) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
+@checked
+@given(SEQUENCES)
+def test_one_interaction_before(sequences):
+    interactions = Interactions.from_sequences(sequences, IDS)
+    before = interactions.earlier()
+    assert as_ids(before) == [each[:-1] for each in sequences if len(each) > 1]
+    test, validation = before.cases("test"), interactions.cases("validation")
+    judged = [place for place, length in enumerate(interactions.lengths[validation.users]) if length > 3]
+    assert test.targets.tolist() == validation.targets[judged].tolist()
+    histories = validation.histories()
+    assert [each.tolist() for each in test.histories()] == [histories[place].tolist() for place in judged]
+
+
+def test_a_given_split_has_no_interaction_before():
+    given = replace(Interactions.from_sequences([["a", "b"]], IDS), parts=np.zeros(2, np.int8), split="temporal")
+    with pytest.raises(InteractionError, match="Only under leave-one-out"):
+        given.earlier()
+
+
 # --- reading
 
 
@@ -171,7 +190,7 @@ def test_at_most_ten_offenders_are_named():
 
 
 def test_a_catalogue_with_repeated_ids_is_refused():
-    with pytest.raises(InteractionError, match="'a' more than once"):
+    with pytest.raises(InteractionError, match="'a' more than once: leave one of each out"):
         Interactions.from_sequences([["a"]], ["a", "b", "a"])
 
 

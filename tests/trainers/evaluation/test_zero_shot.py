@@ -157,7 +157,7 @@ def test_what_a_model_was_trained_on(tmp_path):
 
 def test_where_the_identifiers_are(tmp_path):
     folder = tmp_path / "recommender"
-    with pytest.raises(FileNotFoundError, match="no identifiers of the items of office: make them with"):
+    with pytest.raises(FileNotFoundError, match="no semantic IDs of the items of office: make them with"):
         items_folder(folder, "office")
     beside = tmp_path / "items" / "office"
     for place in (beside, folder):

@@ -8,10 +8,19 @@ import pytest
 
 from hub_cards import METHODS
 from modeling_utgrec import ItemLevelConfig
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.text_statistics import TextStatistics
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.hub.model_facts import method_of
 from trainers.methods import baselines
-from trainers.methods.baselines import GIVEN, NAMES, ItemEmbeddings, decoder_arguments, make_semantic_ids
+from trainers.methods.baselines import (
+    GIVEN,
+    NAMES,
+    ItemEmbeddings,
+    NotApplicable,
+    decoder_arguments,
+    make_semantic_ids,
+)
 from trainers.methods.semantic_ids import SEMANTIC_IDS
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
 from trainers.methods.utgrec import RecommenderArguments
@@ -75,3 +84,19 @@ def test_the_sasrec_of_the_collaborative_embeddings_stays_here(monkeypatch, doma
     assert training.push_to_hub and training.output_dir == str(tmp_path / "own"), "what was given stays as it is"
     again = ItemEmbeddings(domains[0], tmp_path, collaborative_training=training)
     assert (again.collaborative == embeddings.collaborative).all() and len(calls) == 1
+
+
+def test_texts_that_say_nothing_are_no_embeddings(tmp_path):
+    catalogue = Catalogue.from_records([{"item_id": str(row), "title": f"unique{row}"} for row in range(4)])
+    domain = SimpleNamespace(catalogue=catalogue, interactions=SimpleNamespace(item_ids=catalogue.item_ids))
+    with pytest.raises(NotApplicable, match="No word is in two of the 4 texts, .*: take a text encoder instead"):
+        _ = ItemEmbeddings(domain, tmp_path, text_encoder="tf-idf").text
+
+
+def test_what_made_the_texts_embeddings(tmp_path):
+    catalogue = Catalogue.from_records([{"item_id": str(row), "title": f"case {row % 2}0"} for row in range(4)])
+    domain = SimpleNamespace(catalogue=catalogue, interactions=SimpleNamespace(item_ids=catalogue.item_ids))
+    made = ItemEmbeddings(domain, tmp_path, text_encoder="tf-idf")
+    assert made.text_encoder_fingerprint() == TextStatistics().fingerprint != made.text_encoder_fingerprint(True)
+    given = ItemEmbeddings(domain, tmp_path / "other", text_folder=str(tmp_path / "text-embeddings"))
+    assert given.text_encoder_fingerprint(True) == made.text_encoder_fingerprint(True)

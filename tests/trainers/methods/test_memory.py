@@ -1,5 +1,7 @@
 """Item memories: built as the linear ranker's, updated to the last bit, chosen on validation as the search finds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,11 +24,13 @@ from trainers.methods.memory_selection import (
     gates,
     mixture_cases,
     select_mixture,
+    walk_forward,
 )
 from trainers.methods.pair_counts import PairCounts
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
+from trainers.rankers.linear_selection import select_settings
 
 N, LEVELS = 30, [4, 5, 6]
 IDS = [f"i{row}" for row in range(N)]
@@ -292,12 +296,39 @@ def test_nothing_is_chosen_without_validation():
 def test_what_was_chosen_already_is_taken_over():
     interactions, content, ranker = make_interactions(), make_content(), make_ranker(num_beams=N)
     expected = choose_memory(ranker, interactions, content)
-    selection = select_settings(interactions, content)
+    selection = select_settings(interactions.earlier(), content, part="test")
     alone = choose_memory_alone(interactions, content, selection=selection)
     found = choose_memory(ranker, interactions, content, alone=alone)
     assert found.facts == expected.facts and found.memory.settings == expected.memory.settings
     few = choose_memory(ranker, interactions, content, most_cases=7)
     assert few.facts["selection_cases"] == 7
+
+
+def test_the_memory_alone_is_chosen_walk_forward():
+    interactions, content = make_interactions(), make_content()
+    before = interactions.earlier()
+    assert walk_forward(interactions)[1] == "test" and walk_forward(interactions)[0].items.tolist() == (
+        before.items.tolist()
+    )
+    stored = choose_memory_alone(interactions, content)
+    selection = select_settings(before, content, part="test")
+    assert stored.facts["linear_selection"] == selection.table
+    kept, chosen = stored.memory.settings, selection.settings
+    assert (kept.content_weight, kept.evidence) == (chosen.content_weight, chosen.evidence)
+    rehearsed = build_memory(before.training_part(), content, chosen)
+    assert stored.facts["trend_selection"] == choose_trend(rehearsed.memory, before, "test")
+    built = build_memory(interactions.training_part(), content, chosen, kept)  # of all that may be learnt from
+    for name, tensor in built.memory.tensors().items():
+        assert torch.equal(tensor, stored.memory.tensors()[name]), name
+
+
+def test_without_an_earlier_training_part_validation_judges():
+    short = Interactions.from_sequences([["i0", "i1", "i2"], ["i1", "i2", "i3"]], IDS)
+    assert walk_forward(short) == (short, "validation")
+    stored = choose_memory_alone(short)
+    assert stored.facts["linear_selection"] == select_settings(short).table
+    given = replace(make_interactions(), parts=np.zeros(len(make_interactions().items), np.int8), split="temporal")
+    assert walk_forward(given) == (given, "validation")
 
 
 def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():

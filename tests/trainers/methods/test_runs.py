@@ -11,6 +11,7 @@ from hub_cards import METHODS, render_card
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
+from trainers import checkpoints
 from trainers.callbacks import TimeLimitCallback
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import runs
@@ -26,7 +27,13 @@ from trainers.methods.runs import (
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 
-def test_last_checkpoint(tmp_path):
+@pytest.fixture
+def all_whole(monkeypatch):
+    """Every checkpoint counts as whole."""
+    monkeypatch.setattr(checkpoints, "find_faults", lambda *_: {})
+
+
+def test_last_checkpoint(tmp_path, all_whole):
     training = ItemTokenizerTrainingArguments(str(tmp_path / "none"), use_cpu=True)
     assert last_checkpoint(training) is None
     for step in (9, 10):
@@ -34,11 +41,11 @@ def test_last_checkpoint(tmp_path):
     assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-10")
 
 
-def test_last_checkpoint_of_a_new_machine_is_the_repositorys(tmp_path, monkeypatch):
+def test_last_checkpoint_of_a_new_machine_is_the_repositorys(tmp_path, monkeypatch, all_whole):
     pushed = {"hub_model_id": "o/m", "hub_revision": "dev", "hub_token": "t"}
     training = ItemTokenizerTrainingArguments(str(tmp_path / "none"), use_cpu=True, push_to_hub=True, **pushed)
-    monkeypatch.setattr(runs, "hub_checkpoint", lambda *given: f"{'-'.join(given)}/last-checkpoint")
-    assert last_checkpoint(training) == "o/m-dev-t/last-checkpoint"
+    monkeypatch.setattr(runs, "hub_checkpoint", lambda *given: f"{'-'.join(map(str, given))}/last-checkpoint")
+    assert last_checkpoint(training) == "o/m-dev-t-1-False/last-checkpoint"
     (tmp_path / "none" / "checkpoint-3").mkdir(parents=True)
     assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-3"), "what is here is later"
 
@@ -68,6 +75,9 @@ def test_a_push_needs_a_name(tmp_path):
     place_training(training, tmp_path / "beauty", 3)
     assert (training.output_dir, training.seed) == (str(tmp_path / "beauty"), 3)
     assert training.dataloader_pin_memory == torch.cuda.is_available()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="No files can be written to .*file/beauty"):
+        place_training(training, tmp_path / "file" / "beauty", 3)
 
 
 @pytest.mark.parametrize(

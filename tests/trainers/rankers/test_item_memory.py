@@ -18,7 +18,7 @@ def make_memory(**settings) -> ItemMemory:
     items[0, 4:], weights[0, 4:] = -1, 0
     counts, recent = (torch.randint(0, 50, (N,), generator=generator).int() for _ in range(2))
     settings = MemorySettings(content_weight=0.1, evidence=10.0, max_history=3, **settings)
-    content = alike, torch.rand(N, KEPT, generator=generator), torch.zeros(2)
+    content = alike, torch.randn(N, 2, generator=generator), torch.zeros(2), torch.eye(2)
     return ItemMemory(items, weights, counts, settings, *content, recent)
 
 
@@ -32,15 +32,17 @@ def test_scores_by_hand(trend):
         wanted, candidates = np.zeros(N), set()
         last = int(memory.counts[history[-1]])
         weight = 0.1 * (1 + 10 / (last + 1))
+        user = np.zeros(2)
         for place, item in enumerate(history[::-1][:3], start=1):
-            rows = [(memory.transition_items, memory.transition_weights, 1.0)]
-            rows += [(memory.similar_items, memory.similarities, weight)]
-            for items, values, factor in rows:
-                for other, value in zip(items[item].tolist(), values[item].double().tolist(), strict=True):
-                    if other >= 0:
-                        wanted[other] += factor * value / place
-                        candidates.add(other)
-        for other in candidates if trend else ():
+            values = memory.transition_weights[item].double().tolist()
+            for other, value in zip(memory.transition_items[item].tolist(), values, strict=True):
+                if other >= 0:
+                    wanted[other] += value / place
+                    candidates.add(other)
+            candidates.update(memory.similar_items[item].tolist())
+            user += memory.content[item].double().numpy() / place
+        for other in candidates - {-1}:
+            wanted[other] += weight * float(memory.content[other].double().numpy() @ user)
             wanted[other] += trend * float(memory.trend[other])
         np.testing.assert_allclose(scores.numpy(), wanted, atol=1e-6)
     ranked = ranker.rank(histories, 10)

@@ -159,6 +159,8 @@ def test_an_embedding_that_is_the_mean_says_nothing():
     unit = unit_content(content, N)
     assert not unit[5].any()
     assert np.allclose(np.linalg.norm(np.delete(unit, 5, axis=0), axis=1), 1, atol=1e-6)
+    for scale in (1e6, 1e-5):
+        assert np.allclose(unit_content(scale * content, N), unit, atol=1e-3)
 
 
 def test_name_and_description_tell_the_settings():
@@ -192,7 +194,11 @@ def test_large_catalogues_are_counted_and_long_work_is_announced(caplog, monkeyp
     ("make", "message"),
     [
         (lambda: LinearSettings(regularization=0), "above 0, got 0"),
-        (lambda: LinearSettings(regularization=float("nan")), "above 0, got nan"),
+        (lambda: LinearSettings(regularization=float("nan")), "regularization must be a finite number, got nan"),
+        (lambda: LinearSettings(regularization=0.0), "above 0, got 0"),
+        (lambda: LinearSettings(regularization=float("inf")), "finite number, got inf"),
+        (lambda: LinearSettings(content_weight=float("nan")), "content_weight must be a finite number, got nan"),
+        (lambda: LinearSettings(evidence=float("inf")), "evidence must be a finite number"),
         (lambda: LinearSettings(horizon=0), "at least 1"),
         (lambda: LinearSettings(content_weight=-1), "at least 0"),
         (lambda: LinearSettings(transitions="both"), "got 'both'"),

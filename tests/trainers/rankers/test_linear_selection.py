@@ -152,3 +152,5 @@ def test_an_empty_training_part_and_foreign_content_are_named(interactions):
         select_settings(interactions.sample_training_users(0.0))
     with pytest.raises(ValueError, match=r"\[40, e\], got shape \(3, 2\)"):
         select_settings(interactions, np.ones((3, 2)))
+    with pytest.raises(ValueError, match="40 items, but 39 texts"):
+        linear_ranker(interactions, texts=["a text"] * 39)

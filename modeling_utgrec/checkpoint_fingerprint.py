@@ -1,0 +1,164 @@
+"""Fingerprints of saved weights: what tells that a file is as it was written, and that files are of one save.
+
+A safetensors file states in its metadata a digest of its tensors (names, types, shapes and bytes), and a model's
+config.json the digests of the weights that were saved with it. Files without either, those of older releases and of
+other libraries, are read as they are.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import CONFIG_NAME
+
+FINGERPRINT = "fingerprint"  # in a file's metadata
+CONFIG_ENTRY = "weights_fingerprint"  # in config.json: by the names of the files
+CHUNK = 1 << 24  # bytes that are digested at once; part of the format
+THREADS = 8
+
+
+def digest_bytes(file: Any, start: int = 0) -> bytes:
+    """A digest of an open file from `start` on: sha256 of the sha256 of its chunks of 16 MiB, which threads share. A
+    load that follows finds the bytes in memory."""
+    size = os.fstat(file.fileno()).st_size
+    if size <= start:
+        return hashlib.sha256().digest()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+
+        def digest(at: int) -> bytes:
+            with view[at : min(at + CHUNK, size)] as chunk:
+                return hashlib.sha256(chunk).digest()
+
+        chunks = range(start, size, CHUNK)
+        if len(chunks) == 1:
+            return hashlib.sha256(digest(start)).digest()
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            return hashlib.sha256(b"".join(pool.map(digest, chunks))).digest()
+
+
+def fingerprint_file(path: str | os.PathLike) -> tuple[str, str | None]:
+    """
+    The fingerprint of a safetensors file's tensors, and the one that the file states; `None` if it states none.
+
+    Raises:
+        ValueError: if the file is no safetensors file.
+    """
+    with open(path, "rb") as file:
+        header, start = _read_header(path, file)
+        metadata = header.pop("__metadata__", {})
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        digest.update(digest_bytes(file, start))
+    return digest.hexdigest(), metadata.get(FINGERPRINT) if isinstance(metadata, dict) else None
+
+
+def stamp_file(path: str | os.PathLike) -> str:
+    """Writes the fingerprint of a safetensors file into its metadata, and returns it. The file is written anew, with
+    the permissions of new files (safetensors' own are for their owner only), and replaced in one step."""
+    path = Path(path)
+    fingerprint, _ = fingerprint_file(path)
+    temporary = path.with_name(f".{path.name}.stamping.tmp")
+    try:
+        with open(path, "rb") as file, open(temporary, "wb") as stamped:
+            header, start = _read_header(path, file)
+            header["__metadata__"] = {**header.get("__metadata__", {}), FINGERPRINT: fingerprint}
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            text += b" " * (-len(text) % 8)
+            stamped.write(len(text).to_bytes(8, "little") + text)
+            file.seek(start)
+            shutil.copyfileobj(file, stamped, CHUNK)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return fingerprint
+
+
+def check_file(path: str | os.PathLike) -> str | None:
+    """
+    Checks a safetensors file against the fingerprint that it states, which is returned; `None` if it states none.
+
+    Raises:
+        ValueError: if its bytes are not those that were written, or it is no safetensors file.
+    """
+    found, stated = fingerprint_file(path)
+    if stated is not None and found != stated:
+        raise ValueError(
+            f"{path} is damaged: it states the fingerprint {stated[:16]}… and its tensors have {found[:16]}…, so "
+            "bytes were changed since it was written. Copy or download it again, or save the model anew."
+        )
+    return stated
+
+
+def stamp_folder(folder: str | os.PathLike) -> None:
+    """Stamps a model's weights, every safetensors file of the folder, and names their fingerprints in its
+    config.json."""
+    folder = Path(folder)
+    fingerprints = {path.name: stamp_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    config = folder / CONFIG_NAME
+    if config.is_file() and fingerprints:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        values[CONFIG_ENTRY] = fingerprints
+        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """
+    Checks the weights of a model's folder against the fingerprints that they and its config.json state.
+
+    Raises:
+        FileNotFoundError: if a file that config.json names is missing.
+        ValueError: naming the file, if its bytes were changed, or if it is not of the same save as config.json.
+    """
+    folder = Path(folder)
+    named = _named_by_config(folder / CONFIG_NAME)
+    for name, wanted in named.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing, which {CONFIG_NAME} names: copy it, too.")
+        found = check_file(folder / name)
+        if found != wanted:
+            stated = "states none" if found is None else f"has {found[:16]}…"
+            raise ValueError(
+                f"{folder / name} is not of the same save as the {CONFIG_NAME} beside it, which names weights with "
+                f"the fingerprint {wanted[:16]}…, and this file {stated}: take both from one save."
+            )
+    if not named:
+        for path in sorted(folder.glob("model*.safetensors")):
+            check_file(path)
+
+
+def _named_by_config(config: Path) -> dict[str, str]:
+    """The weights that a config.json names, and their fingerprints."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # which whoever reads it says
+        return {}
+    named = values.get(CONFIG_ENTRY, {}) if isinstance(values, dict) else {}
+    if not isinstance(named, dict) or not all(
+        isinstance(wanted, str) and Path(name).name == name for name, wanted in named.items()
+    ):
+        raise ValueError(f"{config}: {CONFIG_ENTRY} is an object of file names and digests, found {str(named)[:60]}.")
+    return named
+
+
+def _read_header(path: str | os.PathLike, file: Any) -> tuple[dict[str, Any], int]:
+    """The header of an open safetensors file, and where its tensors begin."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise ValueError(f"{path} is truncated or not a safetensors file: {size} bytes.")
+    try:
+        header = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+    if expected != size:
+        raise ValueError(f"{path} is truncated or damaged: {size:,} bytes, where {expected:,} are expected.")
+    return header, 8 + length
+
+
+__all__ = ["check_file", "check_folder", "digest_bytes", "stamp_file", "stamp_folder"]

@@ -1,0 +1,109 @@
+"""Commands that are killed and run again make what they would have made. A few kills here; `make test-faults` has the
+rest, KILLS of each command."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from trainers.data.synthetic import DOWNSTREAM_DOMAIN, write_all
+
+from .killer import Command, Killer, differences
+
+KILLS = int(os.environ.get("KILLS", "10"))
+SAVING = (
+    "max_steps: 6, save_strategy: steps, save_steps: 2, save_total_limit: 2, logging_steps: 1, use_cpu: true, "
+    "disable_tqdm: true, report_to: none"
+)
+JUDGED = f"eval_strategy: steps, eval_steps: 2, load_best_model_at_end: true, {SAVING}"
+TINY = f"""
+sequential: {{hidden_size: 8, max_history: 5, per_device_train_batch_size: 16, {JUDGED}}}
+tokenizer: {{codebook_size: 8, {SAVING}}}
+recommender: {{d_model: 8, d_ff: 8, d_kv: 4, num_heads: 2, num_layers: 1, max_history: 5, num_beams: 10,
+              per_device_train_batch_size: 32, {JUDGED}}}
+item_level: {{hidden_size: 8, num_layers: 1, max_history: 5, num_beams: 10, {JUDGED}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def killer(tmp_path_factory):
+    return Killer(tmp_path_factory.mktemp("kills"))
+
+
+@pytest.fixture(scope="module")
+def data(killer):
+    write_all(killer.folder / "data", num_items=64, num_users=60)
+    (killer.folder / "tiny.yaml").write_text(TINY)
+    return killer.folder / "data" / DOWNSTREAM_DOMAIN
+
+
+def training(killer, data, model, *flags):
+    argv = ["train-baseline", "--model", model, "--config", str(killer.folder / "tiny.yaml"), "--data", str(data)]
+    return Command(model, [*argv, "--output_dir", "{out}", *flags], again=["--resume"])
+
+
+@pytest.fixture(scope="module")
+def recommender(killer, data):
+    """A recommender with its index, for commands that change one."""
+    output = killer.folder / "tiger"
+    command = training(killer, data, "tiger", "--text_encoder", "tf-idf")
+    code, _, _ = killer.run(command.argv, output)
+    assert code == 0, killer.log
+    return output / "recommender"
+
+
+def assert_survived(report, least=1):
+    print(report)
+    assert report.survived == report.tried and report.killed >= least, str(report)
+
+
+def test_kills_of_a_training(killer, data):
+    """Before a checkpoint, within the second one, and while what was trained is saved."""
+    assert_survived(killer.try_kills(training(killer, data, "sasrec"), [0.1, 0.55, 0.97]), least=3)
+
+
+def test_the_harness_sees_what_differs(tmp_path):
+    for name, seconds in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps([{"ndcg": 0.5, "train_seconds": seconds}]))
+        np.save(tmp_path / name / "x.npy", np.arange(3))
+    assert differences(tmp_path / "a", tmp_path / "b") == []
+    np.save(tmp_path / "b" / "x.npy", np.arange(4))
+    (tmp_path / "b" / "results.json").write_text(json.dumps([{"ndcg": 0.6}]))
+    (tmp_path / "b" / ".checkpoint-2.unfinished").mkdir()
+    (tmp_path / "b" / "y.txt").touch()
+    said = [".checkpoint-2.unfinished was left", "results.json differs", "x.npy differs", "y.txt is too many"]
+    assert differences(tmp_path / "a", tmp_path / "b") == said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["sasrec", "tiger", "tiger-item-level"])
+def test_many_kills_of_trainings(killer, data, model):
+    flags = () if model == "sasrec" else ("--text_encoder", "tf-idf")
+    assert_survived(killer.try_kills(training(killer, data, model, *flags), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_preparation(killer):
+    source = killer.folder / "recbole"
+    source.mkdir()
+    rows = [f"u{user}\ti{item}\t{user + item}" for user in range(40) for item in range(user % 3, 30, 2)]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    (source / "x.inter").write_text("\n".join([header, *rows]) + "\n")
+    items = [f"i{item}\tItem {item}" for item in range(30)]
+    (source / "x.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *items]) + "\n")
+    argv = ["prepare", "--format", "recbole", "--input", str(source), "--co_occurrence", "--output_dir", "{out}"]
+    assert_survived(killer.try_kills(Command("prepare", argv), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_an_embedding(killer, data):
+    argv = ["embed", "--data", str(data), "--encoder", "tf-idf", "--output_dir", "{out}"]
+    assert_survived(killer.try_kills(Command("embed", argv), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_memory(killer, data, recommender):
+    argv = ["memory", "--recommender", "{out}", "--data", str(data), "--num_beams", "10"]
+    assert_survived(killer.try_kills(Command("memory", argv, given=recommender), KILLS))
