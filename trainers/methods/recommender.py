@@ -17,7 +17,7 @@ from hub_cards import Evaluation, RecommenderCardValues, named, save_card
 from modeling_utgrec.checkpoint_format import Upload, check_format_version
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
-from tokenization_items.files import read_json_object, write_json
+from tokenization_items.files import read_json_object, updating_folder, write_json
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.pipeline_item_recommendation import History, ItemRecommendationPipeline
@@ -29,6 +29,7 @@ from trainers.evaluation.comparison import short_table
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.quickstart import quickstart
+from trainers.methods.runs import save_recommender
 from trainers.progress import Progress
 from trainers.rankers.generative import load_model
 
@@ -249,7 +250,7 @@ class Recommender:
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """
-        Writes everything to one folder, with a card.
+        Writes everything to one folder, in one step, with a card.
 
         Args:
             save_directory: the folder; made if need be.
@@ -257,16 +258,15 @@ class Recommender:
                 by default the folder's name, and those of [`~Recommender.push_to_hub`].
         """
         folder = Path(save_directory)
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder, include_network=False)
-        if self.stored is not None:
-            self.stored.save(folder, self.tokenizer.index)
         facts = {name: value for name, value in self.facts.items() if name != "rows"}
-        write_json(
-            folder / RECOMMENDER_FILE, {"format_version": FORMAT_VERSION, "rules": asdict(self.rules), "facts": facts}
-        )
-        if self.facts:
-            save_card(folder, self._card(kwargs.get("repo_id", folder.resolve().name)))
+        values = {"format_version": FORMAT_VERSION, "rules": asdict(self.rules), "facts": facts}
+        with updating_folder(folder) as working:
+            save_recommender(self.model, self.tokenizer, working)
+            if self.stored is not None:
+                self.stored.save(working, self.tokenizer.index)
+            write_json(working / RECOMMENDER_FILE, values)
+            if self.facts:
+                save_card(working, self._card(kwargs.get("repo_id", folder.resolve().name)))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), **kwargs)
 
