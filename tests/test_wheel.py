@@ -78,6 +78,15 @@ def test_the_wheel_works_outside_of_the_repository(built, tmp_path):
     assert "train" in run("utgrec", "--help") and "(required)" in run("utgrec", "prepare", "--help")
     assert "--seeds" in run("python", "-m", "trainers", "demo", "--help")
 
+    # a first result of one's own tables
+    orders = [f"c{user},p{(user + 3 * step) % 20},{step}" for user in range(30) for step in range(5)]
+    (tmp_path / "orders.csv").write_text("\n".join(["customer,product,time", *orders]) + "\n")
+    (tmp_path / "products.csv").write_text(
+        "\n".join(["id;name", *(f"p{row};pen {row % 4}" for row in range(20))]) + "\n"
+    )
+    last = run("utgrec", "quickstart", "orders.csv", "products.csv").splitlines()[-2:]
+    assert "[{'item_id'" in run("python", "-c", "\n".join([last[0].strip(), f"print({last[1].strip()})"]))
+
     write_all(tmp_path / "data", num_items=64, num_users=40)
     tiny = ["--tokenizer.autoencoder", "none", "--tokenizer.num_train_epochs", 1, "--tokenizer.use_cpu"]
     tiny += ["--tokenizer.root_codebook_size", 16, "--tokenizer.leaf_codebook_size", 16]

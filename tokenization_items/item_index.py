@@ -219,6 +219,16 @@ class ItemIndex:
         self._replace(self.item_ids, self.codes, self.titles, content)
         self.content_encoder = None if content is None else encoder
 
+    def set_titles(self, titles: Sequence[str]) -> None:
+        """Gives the items titles, for display, in the order of `item_ids`; "" for one without.
+
+        Raises:
+            ValueError: If there is not one for each item.
+        """
+        if len(titles) != len(self):
+            raise ValueError(f"{len(self)} item_ids but {len(titles)} titles")
+        self._replace(self.item_ids, self.codes, list(titles), self.content)
+
     def check_content(
         self, item_ids: Sequence[str], content: np.ndarray | None, content_encoder: str | None = None
     ) -> None:

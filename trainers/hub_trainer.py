@@ -18,7 +18,14 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer import (
     OPTIMIZER_NAME,
     SCALER_NAME,
@@ -50,6 +57,7 @@ from trainers.checkpoints import (
 )
 from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
 from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
+from trainers.progress import LogBar, LogLines
 
 logger = logging.get_logger(__name__)
 
@@ -111,6 +119,9 @@ class HubTrainer(Trainer):
         self._seconds_before: float | None = None
         self._began: float | None = None
         super().__init__(*args, **kwargs)
+        for shown, lines in ((PrinterCallback, LogLines), (ProgressCallback, LogBar)):
+            if self.pop_callback(shown) is not None:
+                self.add_callback(lines)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As transformers' method. A training has its own precision: accelerate keeps that of a process' first one and

@@ -13,6 +13,7 @@ from trainers.arguments import read_config, take_flag
 
 HELP = Path(__file__).parent / "help"  # what `main(["--help"])` of each module prints, see help_texts.py
 COMMANDS = {
+    "quickstart": "a recommender of your own orders and products, in about a minute",
     "demo": "UTGRec as a whole on a built-in catalogue, in minutes",
     "prepare": "make a data folder from Amazon Reviews, MovieLens, RecBole, tables, ...",
     "embed": "embed the texts or images of a catalogue with a frozen encoder",

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from transformers.utils import logging
@@ -26,6 +27,7 @@ from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import SECTIONS
+from trainers.progress import Progress
 
 # Three domains' targets fill larger batches, which a CPU works through faster.
 PRETRAINING = ["--recommender.per_device_train_batch_size", "128"]
@@ -57,10 +59,12 @@ def run(arguments: DemoArguments) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     started = time.perf_counter()
-    folders = {name: str(folder) for name, folder in write_all(output / "data").items()}
+    progress = Progress(partial(print, flush=True))
+    with progress.step("data", "writing four made-up shops: about a thousand items and 3,000 users each"):
+        folders = {name: str(folder) for name, folder in write_all(output / "data").items()}
     rows = []
     for seed in range(arguments.seeds):
-        rows += run_seed(output / f"seed-{seed}", folders, seed)
+        rows += run_seed(output / f"seed-{seed}", folders, seed, progress)
         write_json(output / "results.json", rows)
 
     columns = ("domain", "model", "seed", *TABLE_METRICS)
@@ -77,27 +81,27 @@ def run(arguments: DemoArguments) -> None:
     print(f"\n{time.perf_counter() - started:.0f} s; the table is in {output / 'results.json'}.")
 
 
-def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
+def run_seed(output: Path, folders: dict[str, str], seed: int, progress: Progress) -> list[dict]:
     """Rows of the table for one seed."""
-    announce(f"Seed {seed}: pre-training on {', '.join(PRETRAINING_DOMAINS)}")
     common = ["--config", "small", "--seed", str(seed), "--overwrite"]  # its own folder, of an earlier demonstration
     common += ["--tokenizer.logging_steps", "60", "--recommender.logging_steps", "1000"]
     common += [] if sys.stdout.isatty() else ["--tokenizer.disable_tqdm", "true", "--recommender.disable_tqdm", "true"]
     pretrained, target = output / "pretrained", folders[DOWNSTREAM_DOMAIN]
     data = [folders[name] for name in PRETRAINING_DOMAINS]
     pretraining = [*common, *PRETRAINING, "--data", *data, "--output_dir", str(pretrained)]
-    pretrain.run(*parse(pretrain.PretrainArguments, pretraining))
+    with progress.step("pretraining", f"pre-training item tokenizer and T5 on {', '.join(PRETRAINING_DOMAINS)}"):
+        pretrain.run(*parse(pretrain.PretrainArguments, pretraining))
 
     domain = Domain.from_folder(target, check_images=False)
-    others = untrained_rankers(domain.interactions, texts=domain.catalogue.texts)
-    rows = compare(others, DOWNSTREAM_DOMAIN, domain.interactions, seed)
+    with progress.step("untrained", f"measuring what needs no training on {DOWNSTREAM_DOMAIN}"):
+        others = untrained_rankers(domain.interactions, texts=domain.catalogue.texts)
+        rows = compare(others, DOWNSTREAM_DOMAIN, domain.interactions, seed)
     common += ["--data", target, *BEST_EPOCH]
-    announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} from scratch")
-    rows.append(train(output / "from-scratch", "from scratch", [*common, *FROM_SCRATCH]))
-    announce(f"Seed {seed}: {DOWNSTREAM_DOMAIN} with pre-training")
+    with progress.step("from scratch", f"training both from scratch on {DOWNSTREAM_DOMAIN}, to compare"):
+        rows.append(train(output / "from-scratch", "from scratch", [*common, *FROM_SCRATCH]))
     finetuning = [*common, *FINETUNING, "--pretrained", str(pretrained)]
-    rows.append(train(output / "pretrained-finetuned", "with pre-training", finetuning))
-    announce(f"Seed {seed}: an item-level recommender on the same semantic IDs, and its memory")
+    with progress.step("fine-tuning", f"fine-tuning the pre-trained ones on {DOWNSTREAM_DOMAIN}"):
+        rows.append(train(output / "pretrained-finetuned", "with pre-training", finetuning))
     tokenizer = str(output / "pretrained-finetuned" / "tokenizer")
     item_level = ["--config", "baseline", *ITEM_LEVEL, "--semantic_ids", tokenizer, "--data", target]
     item_level += [
@@ -110,7 +114,8 @@ def run_seed(output: Path, folders: dict[str, str], seed: int) -> list[dict]:
         "item-level",
     ]
     parsed = parse_sections(train_baseline.TrainBaselineArguments, train_baseline.SECTIONS, "", item_level)
-    results = train_baseline.run(*parsed)
+    with progress.step("item-level", "training an item-level recommender on the same semantic IDs, and its memory"):
+        results = train_baseline.run(*parsed)
     assert results is not None
     rows += results[:2]  # alone, and with its memory
     return rows
@@ -134,10 +139,6 @@ def seed_means(rows: list[dict]) -> list[dict]:
         cells = {name: f"{mean[name]:.4f} ± {mean['sd'][name]:.4f}" for name in TABLE_METRICS}
         means.append({"domain": DOWNSTREAM_DOMAIN, "model": model, **cells})
     return means
-
-
-def announce(title: str) -> None:
-    print(f"\n== {title}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

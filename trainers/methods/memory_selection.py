@@ -36,7 +36,7 @@ from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, cont
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearSettings
-from trainers.rankers.linear_selection import CRITERION, CUTOFF, select_settings
+from trainers.rankers.linear_selection import CRITERION, CUTOFF, LinearSelection, select_settings
 
 TREND_WEIGHTS = (0.0, 0.015, 0.03)  # δ
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08)  # τ
@@ -96,7 +96,9 @@ class MixtureCases:
         return means(metrics_per_case(ranks.numpy(), [CUTOFF]))
 
 
-def mixture_cases(ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions) -> MixtureCases:
+def mixture_cases(
+    ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions, most_cases: int = MOST_CASES
+) -> MixtureCases:
     """
     Asks network and memory for the candidates of validation cases.
 
@@ -104,11 +106,12 @@ def mixture_cases(ranker: GenerativeRanker, memory: ItemMemory, interactions: In
         ranker ([`GenerativeRanker`]): the network, whatever memory it has.
         memory ([`ItemMemory`]): of the same items in the same order.
         interactions ([`Interactions`]): all interactions.
+        most_cases (`int`, *optional*, defaults to 5000): cases; of more, some at equal distances.
 
     Raises:
         ValueError: there is no validation case.
     """
-    cases = interactions.cases("validation").spread(MOST_CASES)
+    cases = interactions.cases("validation").spread(most_cases)
     if not len(cases):
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
     model, trie = ranker.model, ranker.trie.to(ranker.model.device)
@@ -260,6 +263,7 @@ def choose_trend(
     interactions: Interactions,
     part: Literal["validation", "test"] = "validation",
     batch_size: int = 64,
+    most_cases: int = MOST_CASES,
 ) -> list[dict[str, Any]]:
     """
     What each of [`TREND_WEIGHTS`] is worth to the memory alone: a row each with `trend_weight`, `recall@10` and
@@ -270,8 +274,9 @@ def choose_trend(
         interactions ([`Interactions`]): all interactions.
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
+        most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
     """
-    judged, table = _judged(interactions, part), []
+    judged, table = judged_users(interactions, part, most_cases), []
     for weight in TREND_WEIGHTS:
         ranker = MemoryRanker(memory.with_settings(trend_weight=weight), batch_size)
         result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False)
@@ -279,9 +284,11 @@ def choose_trend(
     return table
 
 
-def _judged(interactions: Interactions, part: Literal["validation", "test"]) -> Interactions:
-    """The users of the cases that settings are judged by."""
-    return interactions.select_users(np.unique(interactions.cases(part).spread(MOST_CASES).users))
+def judged_users(
+    interactions: Interactions, part: Literal["validation", "test"] = "validation", most_cases: int = MOST_CASES
+) -> Interactions:
+    """The users of the cases that settings are judged by: of more than `most_cases`, some at equal distances."""
+    return interactions.select_users(np.unique(interactions.cases(part).spread(most_cases).users))
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
@@ -295,6 +302,8 @@ def choose_memory_alone(
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
     batch_size: int = 64,
+    selection: LinearSelection | None = None,
+    most_cases: int = MOST_CASES,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses what needs no network, the first step of the module's rule.
@@ -305,6 +314,9 @@ def choose_memory_alone(
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
         row_items, similar_items (`int`, *optional*): see [`build_memory`].
         batch_size (`int`, *optional*, defaults to 64): users at a time.
+        selection ([`LinearSelection`], *optional*): the linear ranker's choice on what [`walk_forward`] gives, if it
+            was made already.
+        most_cases (`int`, *optional*, defaults to 5000): cases that the trend is judged by.
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -314,7 +326,7 @@ def choose_memory_alone(
         ValueError: an empty training part, no validation case, or content that does not fit.
     """
     before, part = walk_forward(interactions)
-    selection = select_settings(before, content, linear, part)
+    selection = select_settings(before, content, linear, part) if selection is None else selection
     if not selection.table:
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
     alike = None
@@ -322,7 +334,7 @@ def choose_memory_alone(
         alike = content_rows(content, interactions.num_items, similar_items)
     chosen = (content if alike else None, selection.settings, None, row_items, similar_items)
     stored = build_memory(before.training_part(), *chosen, selection.transitions, alike)
-    trends = choose_trend(stored.memory, before, part, batch_size)
+    trends = choose_trend(stored.memory, before, part, batch_size, most_cases)
     trend = max(trends, key=lambda row: row[CRITERION])["trend_weight"]  # of equal ones the first
     if before is not interactions:
         stored = build_memory(interactions.training_part(), *chosen, None, alike)
@@ -338,6 +350,8 @@ def choose_memory(
     linear: LinearSettings | None = None,
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
+    alone: StoredMemory | None = None,
+    most_cases: int = MOST_CASES,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses how it is read, by the rule of the module.
@@ -348,6 +362,8 @@ def choose_memory(
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
         row_items, similar_items (`int`, *optional*): see [`build_memory`].
+        alone ([`StoredMemory`], *optional*): what [`choose_memory_alone`] has given, if that was asked already.
+        most_cases (`int`, *optional*, defaults to 5000): validation cases that the mixture is judged by.
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -359,9 +375,11 @@ def choose_memory(
     ranker = GenerativeRanker(
         ranker.model, ranker.trie, ranker.token_table, ranker.num_beams, ranker.batch_size, ranker.max_history
     )
-    stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
-    cases = mixture_cases(ranker, stored.memory, interactions)
-    judged = _judged(interactions, "validation")
+    stored = alone
+    if stored is None:
+        stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
+    cases = mixture_cases(ranker, stored.memory, interactions, most_cases)
+    judged = judged_users(interactions, most_cases=most_cases)
     searched: dict[str, dict[str, float]] = {}
 
     def search(values: dict[str, Any]) -> dict[str, float]:

@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from safetensors import safe_open
+from scipy.spatial import cKDTree
 from transformers import set_seed
 
 from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.checkpoint_safety import SAFELY
+from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
 from tokenization_items.files import updating_folder, write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
@@ -313,7 +316,8 @@ def rq_kmeans(
     points: np.ndarray, num_levels: int = 3, codebook_size: int = 256, iterations: int = 25, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """
-    Quantizes points by the centroids of their residuals, one codebook for each level. Needs faiss.
+    Quantizes points by the centroids of their residuals, one codebook for each level. Clusters by faiss where it is
+    installed, else by scipy: other centroids, of the same kind.
 
     Args:
         points (`np.ndarray` of shape `(items, dim)`): what is quantized, finite.
@@ -327,35 +331,40 @@ def rq_kmeans(
         and the centroids of each level, float32 `(codebook_size, dim)`.
 
     Raises:
-        ImportError: without faiss.
         ValueError: if there are fewer points than centroids.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError("RQ-k-means needs faiss: pip install faiss-cpu, or utgrec[baselines]") from error
-
     residual = np.ascontiguousarray(points, dtype=np.float32)
     if len(residual) < codebook_size:
         raise ValueError(f"{len(residual)} items are fewer than {codebook_size} centroids: lower codebook_size.")
     codes, residuals, codebooks = [], [], []
     for level in range(num_levels):
-        # All points take part; the bounds only make faiss draw a sample, or warn.
-        kmeans = faiss.Kmeans(
-            residual.shape[1],
-            codebook_size,
-            niter=iterations,
-            seed=seed + level,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(residual),
-        )
-        kmeans.train(residual)
-        codes.append(kmeans.index.search(residual, 1)[1][:, 0])
+        centroids, nearest = _centroids(residual, codebook_size, iterations, seed + level)
+        codes.append(nearest)
         residuals.append(residual)
-        assert kmeans.centroids is not None
-        codebooks.append(kmeans.centroids.copy())
+        codebooks.append(centroids)
         residual = residual - codebooks[-1][codes[-1]]
     return np.stack(codes, axis=1), np.stack(residuals, axis=1), codebooks
+
+
+def _centroids(points: np.ndarray, count: int, iterations: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids of points, float32 `(count, dim)`, and the nearest of each point, int64 `(points,)`."""
+    try:
+        import faiss
+    except ImportError:
+        found = kmeans(torch.from_numpy(points), count, torch.Generator().manual_seed(seed)).numpy()
+        return found, cKDTree(found).query(points)[1].astype(np.int64)
+    # All points take part; the bounds only make faiss draw a sample, or warn.
+    clustering = faiss.Kmeans(
+        points.shape[1],
+        count,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+    )
+    clustering.train(points)
+    assert clustering.centroids is not None
+    return clustering.centroids.copy(), clustering.index.search(points, 1)[1][:, 0]
 
 
 def train_rqvae(

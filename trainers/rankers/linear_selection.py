@@ -57,13 +57,18 @@ class LinearSelection:
     num_cases: int
 
 
-def grid(settings: LinearSettings, num_items: int, content: bool) -> list[LinearSettings]:
+def grid(
+    settings: LinearSettings,
+    num_items: int,
+    content: bool,
+    content_weights: Sequence[tuple[float, float]] = CONTENT_WEIGHTS,
+) -> list[LinearSettings]:
     """The settings to choose from: those given, with each λ (where there is an inverse) and weight (with content)."""
     inverse = settings.way(num_items) == "inverse"
     return [
         replace(settings, regularization=regularization, content_weight=weight, evidence=evidence)
         for regularization in (REGULARIZATIONS if inverse else (settings.regularization,))
-        for weight, evidence in (CONTENT_WEIGHTS if content else CONTENT_WEIGHTS[:1])
+        for weight, evidence in (content_weights if content else CONTENT_WEIGHTS[:1])
     ]
 
 
@@ -72,6 +77,8 @@ def select_settings(
     content: np.ndarray | None = None,
     settings: LinearSettings | None = None,
     part: Literal["validation", "test"] = "validation",
+    most_cases: int | None = None,
+    content_weights: Sequence[tuple[float, float]] = CONTENT_WEIGHTS,
 ) -> LinearSelection:
     """
     Chooses λ and the weight of the content.
@@ -83,6 +90,8 @@ def select_settings(
         settings ([`LinearSettings`], *optional*): what the grid leaves as it is.
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge; `"test"` is for what
             [`Interactions.earlier`] gives.
+        most_cases (`int`, *optional*): fewer cases, where time is short.
+        content_weights (`Sequence[tuple[float, float]]`, *optional*): other (w, κ) to choose from, 0 among them.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite.
@@ -93,8 +102,9 @@ def select_settings(
     if not len(cases):
         logger.warning("linear ranker: the split has no validation items, so its settings were not chosen")
         return LinearSelection(settings, transition_matrix(training, settings), [], 0)
-    cases = cases.spread(max(1, int(MOST_SCORES / num_items)))
-    entries = grid(settings, num_items, content is not None)
+    most = max(1, int(MOST_SCORES / num_items))
+    cases = cases.spread(most if most_cases is None else min(most, most_cases))
+    entries = grid(settings, num_items, content is not None, content_weights)
     heaviest = max(entries, key=lambda entry: entry.content_weight)
     scorers: dict[float, LinearScorer] = {}
     for entry in entries:

@@ -317,6 +317,17 @@ def test_nothing_is_chosen_without_validation():
         choose_memory(make_ranker(), short)
 
 
+def test_what_was_chosen_already_is_taken_over():
+    interactions, content, ranker = make_interactions(), make_content(), make_ranker(num_beams=N)
+    expected = choose_memory(ranker, interactions, content)
+    selection = select_settings(interactions.earlier(), content, part="test")
+    alone = choose_memory_alone(interactions, content, selection=selection)
+    found = choose_memory(ranker, interactions, content, alone=alone)
+    assert found.facts == expected.facts and found.memory.settings == expected.memory.settings
+    few = choose_memory(ranker, interactions, content, most_cases=7)
+    assert few.facts["selection_cases"] == 7
+
+
 def test_the_memory_alone_is_chosen_walk_forward():
     interactions, content = make_interactions(), make_content()
     before = interactions.earlier()

@@ -259,10 +259,12 @@ def test_rq_kmeans_follows_the_seed():
     assert (first != other).any()
 
 
-@NEEDS_FAISS
-def test_errors_of_rq_kmeans(monkeypatch):
+def test_too_few_items_for_rq_kmeans():
     with pytest.raises(ValueError, match="5 items are fewer than 8 centroids"):
         rq_kmeans(cloud(5), 2, 8)
+
+
+def test_rq_kmeans_without_faiss(monkeypatch):
     real = builtins.__import__
 
     def without_faiss(name, *arguments, **keywords):
@@ -270,9 +272,19 @@ def test_errors_of_rq_kmeans(monkeypatch):
             raise ImportError(name)
         return real(name, *arguments, **keywords)
 
-    monkeypatch.setattr(builtins, "__import__", without_faiss)
-    with pytest.raises(ImportError, match="pip install faiss-cpu"):
-        rq_kmeans(cloud())
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "__import__", without_faiss)
+        codes, residuals, codebooks = rq_kmeans(cloud(), 2, 8, seed=1)
+        again = rq_kmeans(cloud(), 2, 8, seed=1)[0]
+    np.testing.assert_array_equal(codes, again)
+    assert codes.dtype == np.int64 and residuals.dtype == codebooks[0].dtype == np.float32
+    for level in range(2):
+        distances = ((residuals[:, level, None].astype(np.float64) - codebooks[level]) ** 2).sum(-1)
+        np.testing.assert_array_equal(codes[:, level], distances.argmin(1))
+        for code in np.unique(codes[:, level]):  # near the mean of what it stands for: Lloyd's rounds are limited
+            mean = residuals[codes[:, level] == code, level].mean(0)
+            assert np.linalg.norm(mean - codebooks[level][code]) < 0.5 * np.sqrt(distances.min(1).mean())
+    np.testing.assert_allclose(residuals[:, 1], residuals[:, 0] - codebooks[0][codes[:, 0]], atol=1e-6)
 
 
 def points(num_items: int = 60, dim: int = 6, rank: int = 6) -> np.ndarray:

@@ -105,6 +105,15 @@ def test_very_large_data_are_judged_by_some_of_their_cases(interactions, monkeyp
     assert selection.num_cases == 30 and 0 < selection.table[0]["recall@10"] <= 1
 
 
+def test_fewer_cases_and_other_weights_of_the_content(interactions):
+    weights = ((0.0, 0.0), (0.001, 10.0), (0.5, 0.0))
+    selection = select_settings(interactions, CONTENT, most_cases=12, content_weights=weights)
+    assert selection.num_cases == 12
+    assert [(row["content_weight"], row["evidence"]) for row in selection.table] == [*weights] * 2
+    whole = select_settings(interactions, CONTENT, content_weights=weights)
+    assert select_settings(interactions, CONTENT, most_cases=10**6, content_weights=weights).table == whole.table
+
+
 def test_without_validation_items_the_settings_stay(interactions, caplog):
     parts = np.zeros(len(interactions.items), np.int8)
     parts[interactions.offsets[1:] - 1] = 2

@@ -1,0 +1,130 @@
+"""A shop's tables as a domain: order of rows, duplicates, missing values and times; everything left out is counted."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from trainers.data.readers.base import ReadError
+from trainers.data.shop import as_number, price_range, read_shop
+
+ORDERS = """Kürzel;Kundennr;Artikelnr;Bestelldatum
+1;K2;A1;13.02.2024 10:00
+2;K1;A2;02.02.2024 10:00
+3;K1;A1;01.02.2024 10:00
+4;K1;A1;01.02.2024 10:00
+5;;A1;01.02.2024 10:00
+6;K2;A9;14.02.2024 10:00
+7;K2;A3;gestern
+8;K2;A2;15.02.2024 10:00
+"""
+PRODUCTS = """Artikelnr;Titel;Warengruppe;Preis
+A1;Käsemesser;Küche;12,99
+A2;;Küche;1.299,00
+A3;Füller;Büro;
+A3;Füller nochmal;Büro;
+;ohne Nummer;Büro;1
+A4;Nie gekauft;Büro;5
+A5;;;
+"""
+
+
+@pytest.fixture
+def shop(tmp_path):
+    (tmp_path / "orders.csv").write_bytes(ORDERS.encode("cp1252"))
+    (tmp_path / "products.csv").write_bytes(b"\xef\xbb\xbf" + PRODUCTS.encode())
+    return read_shop(tmp_path / "orders.csv", tmp_path / "products.csv")
+
+
+def test_sequences_and_catalogue(shop):
+    interactions, catalogue = shop.domain.interactions, shop.domain.catalogue
+    assert catalogue.item_ids == interactions.item_ids == ["A1", "A2", "A3", "A4", "A5"]
+    rows = {user: interactions.sequence(row).tolist() for row, user in enumerate(interactions.user_ids)}
+    assert rows == {"K2": [0, 1], "K1": [0, 1]}
+    assert interactions.items.dtype == np.int32 and shop.domain.name == "orders"
+    assert catalogue.titles == ["Käsemesser", "", "Füller", "Nie gekauft", ""]
+    assert catalogue.texts[0] == "Käsemesser. price 10 to 20. Küche"
+    assert catalogue.texts[1] == "price 1000 to 2000. Küche" and catalogue.texts[4] == ""
+
+
+def test_what_was_left_out_is_counted_and_shown(shop):
+    dropped = shop.report.to_dict()["dropped"]
+    counts = {reason: entry["count"] for reason, entry in dropped["interactions"].items()}
+    assert counts == {
+        "time is none of dates as %d.%m.%Y %H:%M": 1,
+        "user_id is missing": 1,
+        "its item is not among the items": 1,
+        "the same user, item and time again": 1,
+    }
+    assert {reason: entry["count"] for reason, entry in dropped["items"].items()} == {
+        "item_id is there already": 1,
+        "item_id is missing": 1,
+    }
+    assert shop.report.read == {"interactions": 8, "items": 7}
+    assert len(shop.domain.interactions.items) == 8 - sum(counts.values())
+    shown = shop.describe_left_out()
+    assert "orders.csv, line 8: 'gestern'" in shown and "item 'A9'" in shown
+
+
+def test_columns_are_shown(shop):
+    shown = shop.describe_columns()
+    assert "orders.csv: 8 rows (csv, separator ';', cp1252)" in shown
+    for line in (
+        "user      Kundennr      'K2'",
+        "item      Artikelnr",
+        "not used  Kürzel",
+        "text      Warengruppe",
+    ):
+        assert line in shown
+    assert "(dates as %d.%m.%Y %H:%M)" in shown and "price     Preis" in shown
+
+
+def test_without_times_and_products_rows_stand_in_their_order():
+    rows = [{"user": 7, "item": 1.0}, {"user": 7, "item": 3.0}, {"user": 7, "item": 2.0}, {"user": 7, "item": 3.0}]
+    shop = read_shop(rows, columns={"time": "-"}, name="mine")
+    interactions = shop.domain.interactions
+    assert interactions.item_ids == ["1", "3", "2"] and interactions.user_ids == ["7"]
+    assert interactions.sequence(0).tolist() == [0, 1, 2, 1]  # bought again at another time
+    assert shop.domain.name == "mine" and shop.describe_left_out() == ""
+    assert "no column of times" in shop.describe_columns()
+
+
+def test_nothing_left_says_what_does_not_match():
+    orders = pl.DataFrame({"user": ["a", "a"], "sku": ["1", "2"], "time": [1, 2]})
+    products = pl.DataFrame({"id": ["x1", "x2"], "name": ["a b", "c d"]})
+    with pytest.raises(ReadError, match=r"'sku' of orders has '1', '2', the column 'id' of products has 'x1'"):
+        read_shop(orders, products, {"item": "sku", "id": "id"})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12,99", 12.99),
+        ("1.299,00 €", 1299.0),
+        ("$1,299.00", 1299.0),
+        ("1,299", 1299.0),
+        ("1.000.000", 1e6),
+        ("5", 5.0),
+        (7, 7.0),
+        (float("nan"), None),
+        ("free", None),
+        ("", None),
+        ("-3,5", -3.5),
+    ],
+)
+def test_numbers(text, number):
+    assert as_number(text) == number
+
+
+def test_price_ranges():
+    assert [price_range(each) for each in (0.3, 1, 9.99, 10, "19,99", 20, 50, 99, 0, None)] == [
+        "price 0.2 to 0.5",
+        "price 1 to 2",
+        "price 5 to 10",
+        "price 10 to 20",
+        "price 10 to 20",
+        "price 20 to 50",
+        "price 50 to 100",
+        "price 50 to 100",
+        None,
+        None,
+    ]

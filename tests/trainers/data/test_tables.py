@@ -1,0 +1,84 @@
+"""Tables of any separator, encoding and kind give the same rows; what cannot be read is named with its line."""
+
+import gzip
+import json
+
+import polars as pl
+import pytest
+
+from trainers.data.readers.base import ReadError
+from trainers.data.tables import read_table, separator_of
+
+ROWS = [("a1", "Käse, alt", "12,50"), ("b2", 'a "quoted" one', ""), ("c3", "plain", "3")]
+
+
+def csv_text(separator: str) -> str:
+    quoted = [["id", "name", "price"], *([each.replace('"', '""') for each in row] for row in ROWS)]
+    return "\r\n".join(separator.join(f'"{cell}"' if cell else "" for cell in row) for row in quoted) + "\r\n"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [("utf-8", b""), ("utf-8", b"\xef\xbb\xbf"), ("cp1252", b""), ("utf-16-le", b"\xff\xfe"), ("utf-16-le", b"")],
+)
+def test_csv_of_any_separator_and_encoding(tmp_path, separator, encoding, mark):
+    path = tmp_path / "items.csv"
+    path.write_bytes(mark + csv_text(separator).encode(encoding))
+    table = read_table(path)
+    assert table.frame.rows() == [(a, b, c or None) for a, b, c in ROWS]
+    assert table.frame.columns == ["id", "name", "price"] and encoding in table.layout
+
+
+def test_decimal_commas_do_not_make_a_separator():
+    assert separator_of("sku;name;price\nA;pen;1,50\nB;ink;2,75\nC;nib;3,00\n", "t") == ";"
+    assert separator_of('sku,name\nA,"x;y;z"\nB,"u;v;w"\n', "t") == ","
+
+
+def test_other_kinds_give_the_same_rows(tmp_path):
+    frame = pl.DataFrame(ROWS, schema=["id", "name", "price"], orient="row")
+    records = frame.to_dicts()
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    frame.write_parquet(tmp_path / "a.parquet")
+    sources = [*(tmp_path / name for name in ("a.jsonl", "a.json", "a.jsonl.gz", "a.parquet")), frame, frame.lazy()]
+    sources += [records, frame.to_dict(as_series=False), frame.to_arrow()]
+    for source in sources:
+        assert read_table(source).frame.rows() == frame.rows()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,name\na,b\nc,d,e\n", r"line 3 has 3 fields, the first line has 2: \['c', 'd', 'e'\]"),
+        ("one\ntwo\n", "has one column"),
+        ("a1,2024-05-01,3.5\nb2,2024-05-02,4\n", "no column names but values"),
+        ("id,id\na,b\n", "'id' occur twice"),
+        ("  \n", "is empty"),
+        ("id,name\n", "has no rows"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ReadError, match=message):
+        read_table(tmp_path / "t.csv")
+
+
+def test_other_files(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n[2]\n')
+    with pytest.raises(ReadError, match="line 2 is not a JSON object"):
+        read_table(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(ReadError, match="line 2"):
+        read_table(tmp_path / "t.jsonl")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"id,name\na,b\n")[:-6])
+    with pytest.raises(ReadError, match="Is the file complete"):
+        read_table(tmp_path / "t.csv.gz")
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    with pytest.raises(ReadError, match="save it as csv"):
+        read_table(tmp_path / "t.xlsx")
+    with pytest.raises(ReadError, match="no such file"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(ReadError, match="got int"):
+        read_table(3)

@@ -1,0 +1,142 @@
+"""`Recommender`: made of tables, recommending by its rules, and the same after it was saved, pushed and loaded."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+import tokenization_items  # noqa: F401  # registers the pipeline
+from tokenization_items.item_index import UnknownItemError
+from trainers import Recommender
+from trainers.methods.recommender import RECOMMENDER_FILE, Rules
+
+COLOURS = ["red", "blue", "green", "black"]
+
+
+def tables(num_items: int = 40, users: int = 80) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Customers who mostly buy the next item of the same colour; the last two items were never bought."""
+    rng, sold, rows = np.random.default_rng(0), num_items - 2, []
+    for user in range(users):
+        steps = np.where(rng.random(rng.integers(3, 8)) < 0.8, 4, rng.integers(1, sold))
+        for time, item in enumerate((rng.integers(sold) + np.cumsum(steps)) % sold):
+            rows.append((f"c{user}", f"sku-{item}", 1_700_000_000 + 60 * time))
+    orders = pl.DataFrame(rows, schema=["customer", "sku", "ordered_at"], orient="row").sample(
+        fraction=1, shuffle=True
+    )
+    titles = [f"{COLOURS[row % 4]} pen number {row // 4} with {COLOURS[row % 4]} ink" for row in range(num_items)]
+    return orders, pl.DataFrame({"sku": [f"sku-{row}" for row in range(num_items)], "name": titles})
+
+
+@pytest.fixture(scope="module")
+def recommender():
+    return Recommender.from_interactions(*tables())
+
+
+def ids(found) -> list[str]:
+    return [entry["item_id"] for entry in found]
+
+
+def test_recommendations_have_titles_and_follow_the_orders(recommender):
+    found = recommender.recommend(["sku-1", "sku-5"], top_k=5)
+    assert len(found) == 5 and found[0]["item_id"] == "sku-9"
+    assert found[0]["title"] == "blue pen number 2 with blue ink" == recommender.titles["sku-9"]
+    assert found[0]["score"] >= found[1]["score"]
+    both = recommender.recommend([["sku-1", "sku-5"], ["sku-2"]], top_k=5)
+    assert ids(both[0]) == ids(found) and len(both[1]) == 5
+    assert [row["model"] for row in recommender.facts["validation"]][:2] == ["recommender", "popularity"]
+    assert recommender.facts["validation"][0]["ndcg@10"] > 2 * recommender.facts["validation"][1]["ndcg@10"]
+
+
+def test_what_was_never_bought_is_recommended_by_its_text(recommender):
+    assert "sku-38" in recommender.item_ids and recommender.memory.counts[38] == 0
+    found = recommender.recommend(["sku-38"], top_k=6)
+    assert sum("green" in entry["title"] for entry in found) >= 5
+    both = recommender.recommend(["sku-2", "sku-6"], top_k=2, allow=["sku-38", "sku-39"])
+    assert ids(both) == ["sku-38", "sku-39"]  # the green one first
+
+
+def test_rules(recommender):
+    best = ids(recommender.recommend(["sku-1"], top_k=4))
+    denied = Recommender(recommender.model, recommender.tokenizer, recommender.stored, Rules(deny=best[:1]))
+    assert ids(denied.recommend(["sku-1"], top_k=3)) == best[1:]
+    assert ids(denied.recommend(["sku-1"], top_k=2, deny=[best[1]])) == best[2:]
+    only = Recommender(recommender.model, recommender.tokenizer, recommender.stored, Rules(allow=best[2:]))
+    assert ids(only.recommend(["sku-1"], top_k=10)) == best[2:]
+    assert "sku-1" not in ids(recommender.recommend(["sku-1"], top_k=40))
+    assert "sku-1" in ids(recommender.recommend(["sku-1"], top_k=40, exclude_seen=False))
+    with pytest.raises(UnknownItemError, match="'no'"):
+        Recommender(recommender.model, recommender.tokenizer, recommender.stored, Rules(deny=["no"]))
+    with pytest.raises(TypeError, match="deny is a list"):
+        Rules(deny="sku-1")
+
+
+def test_a_new_customer_gets_what_is_popular(recommender):
+    counts = recommender.memory.counts.numpy()
+    found = recommender.recommend([], top_k=3)
+    assert ids(found) == [recommender.item_ids[row] for row in np.argsort(-counts, kind="stable")[:3]]
+    assert ids(recommender.recommend([], top_k=2, deny=ids(found)[:1])) == ids(found)[1:]
+    assert ids(recommender.recommend([[], ["sku-1"]], top_k=1)[0]) == ids(found)[:1]
+    assert ids(recommender.recommend([], top_k=5, allow=["sku-3"])) == ["sku-3"]
+
+
+def test_histories_that_are_none(recommender):
+    with pytest.raises(TypeError, match="A history is a list"):
+        recommender.recommend("sku-1")
+    with pytest.raises(UnknownItemError, match="'sku-99'"):
+        recommender.recommend(["sku-99"])
+
+
+def test_the_same_after_saving(recommender, tmp_path):
+    ruled = Recommender(
+        recommender.model, recommender.tokenizer, recommender.stored, Rules(False, deny=["sku-9"]), recommender.facts
+    )
+    ruled.save_pretrained(tmp_path / "shop")
+    loaded = Recommender.from_pretrained(tmp_path / "shop")
+    assert loaded.rules == ruled.rules and loaded.titles == ruled.titles and loaded.domain is None
+    histories = [["sku-1", "sku-5"], ["sku-38"], [], ["sku-7"] * 30]
+    assert loaded.recommend(histories, top_k=7) == ruled.recommend(histories, top_k=7)
+    assert loaded.facts["validation"] == json.loads(json.dumps(recommender.facts["validation"]))
+    loaded.save_pretrained(tmp_path / "again")
+    for file in (tmp_path / "shop").iterdir():
+        if file.suffix == ".safetensors":
+            again = load_file(tmp_path / "again" / file.name)
+            assert all(torch.equal(again[name], tensor) for name, tensor in load_file(file).items()), file.name
+    card = (tmp_path / "shop" / "README.md").read_text(encoding="utf-8")
+    assert "popularity" in card and "memory decides alone" in card
+    # what reads recommenders reads this one
+    found = pipeline("item-recommendation", model=str(tmp_path / "shop"))(
+        ["sku-1", "sku-5"], top_k=3, exclude_seen=False
+    )
+    assert ids(found)[1:] == ids(ruled.recommend(["sku-1", "sku-5"], top_k=2)) and found[0]["item_id"] == "sku-9"
+
+
+def test_folders_that_are_none(recommender, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no recommender"):
+        Recommender.from_pretrained(tmp_path / "empty")
+    with pytest.raises(TypeError, match="got 'num_beams'"):
+        Recommender.from_pretrained(tmp_path / "empty", num_beams=3)
+    recommender.save_pretrained(tmp_path / "shop")
+    file = tmp_path / "shop" / RECOMMENDER_FILE
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"rules": {"deny": ["gone"]}}))
+    with pytest.raises(UnknownItemError, match="recommender.json, rules: .*'gone'"):
+        Recommender.from_pretrained(tmp_path / "shop")
+    file.write_text(json.dumps(values | {"format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99"):
+        Recommender.from_pretrained(tmp_path / "shop")
+    file.unlink()
+    assert Recommender.from_pretrained(tmp_path / "shop").rules == Rules()
+
+
+@pytest.mark.hub
+def test_the_same_from_the_hub(recommender, hub):
+    repository = hub.new_repo("shop")
+    recommender.push_to_hub(repository)
+    loaded = Recommender.from_pretrained(repository)
+    assert loaded.recommend(["sku-1", "sku-5"]) == recommender.recommend(["sku-1", "sku-5"])
+    assert loaded.rules == recommender.rules

@@ -1,0 +1,213 @@
+"""Tables as people have them, read whole: csv of any separator and encoding, JSON, parquet, data frames."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from hub_cards import named
+from trainers.data.readers.base import ReadError
+
+SEPARATORS = (",", ";", "\t", "|")
+SNIFFED_BYTES = 2**16  # of a csv file, from which its separator is told
+SNIFFED_ROWS = 200
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+_NUMBER = re.compile(r"[-+]?\d[\d.,:/\- ]*")
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table in memory.
+
+    Args:
+        name (`str`): of its file, for messages.
+        frame (`polars.DataFrame`): its rows; of a csv file all values are strings, null for an empty one.
+        layout (`str`): how it was read, for display.
+    """
+
+    name: str
+    frame: pl.DataFrame
+    layout: str = ""
+
+    def line(self, row: int) -> str:
+        """Where a row stands, for messages; line breaks within quotes are not counted."""
+        return f"{self.name}, line {row + 2}"
+
+
+def read_table(source: Any, name: str = "table") -> Table:
+    """
+    Reads a table.
+
+    Args:
+        source: path of a file, `.csv`, `.tsv` or `.txt` (separated by commas, semicolons, tabs or bars, in UTF-8,
+            UTF-16 or Latin-1), `.jsonl`, `.json` (a list of objects) or `.parquet`, text files gzipped or not; or a
+            polars or pandas `DataFrame`, a `pyarrow.Table`, a `datasets.Dataset`, a list of dictionaries or a
+            dictionary of columns.
+        name (`str`, *optional*, defaults to `"table"`): of what is no file, for messages.
+
+    Raises:
+        ReadError: no such file, or one that cannot be read; the line is named where there is one.
+    """
+    if not isinstance(source, str | Path):
+        return Table(name, _checked(_frame_of(source, name), name))
+    path = Path(source)
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if not path.is_file():
+        raise ReadError(f"{path}: no such file.")
+    if kind.lower() in SPREADSHEETS:
+        raise ReadError(f"{path} is a spreadsheet: save it as csv.")
+    if kind == ".parquet":
+        try:
+            return Table(path.name, _checked(pl.read_parquet(path), path.name), "parquet")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
+    text, encoding = decoded(data)
+    if not text.strip():
+        raise ReadError(f"{path} is empty.")
+    if kind in (".jsonl", ".json", ".ndjson"):
+        return Table(path.name, _checked(_read_json(text, path), path.name), kind[1:])
+    separator = separator_of(text, path.name)
+    shown = {"\t": "tab"}.get(separator, f"'{separator}'")
+    return Table(path.name, _read_csv(text, separator, path), f"csv, separator {shown}, {encoding}")
+
+
+def decoded(data: bytes) -> tuple[str, str]:
+    """The text of a file and the name of its encoding: what its first bytes say, UTF-8 where it is that, or else
+    Windows' Latin-1, which all other bytes are texts of."""
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(encoding, "replace"), encoding
+    if b"\0" in data[:SNIFFED_BYTES]:  # UTF-16 without a mark: every other byte of plain text
+        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+        return data.decode(encoding, "replace"), encoding
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return data.decode(encoding), encoding
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1"), "latin-1"
+
+
+def separator_of(text: str, name: str) -> str:
+    """The separator of a csv file: that by which most of the first rows have as many fields as the header.
+
+    Raises:
+        ReadError: none of [`SEPARATORS`] makes columns.
+    """
+    sample = text[:SNIFFED_BYTES]
+    if len(sample) < len(text):
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    best, found = (0.0, 1), None
+    for separator in SEPARATORS:
+        rows = [row for row in _rows(sample, separator) if row][:SNIFFED_ROWS]
+        width = len(rows[0]) if rows else 0
+        alike = sum(len(row) == width for row in rows) / max(1, len(rows))
+        if width > 1 and (alike, width) > best:
+            best, found = (alike, width), separator
+    if found is None:
+        first = sample.split("\n", 1)[0][:80]
+        raise ReadError(
+            f"{name}: its first line {first!r} has one column, by comma, semicolon, tab or bar. A table has a line of "
+            "column names, then a row in each line."
+        )
+    return found
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(text), delimiter=separator))
+    except csv.Error:
+        return []
+
+
+def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
+    header = next(iter(_rows(text[: text.find("\n") + 1] or text, separator)), [])
+    names = [each.strip() for each in header]
+    if unnamed := [each for each in names if _NUMBER.fullmatch(each)]:
+        raise ReadError(f"{path.name}: the first line holds no column names but values: {named(unnamed, 3)}. Add one.")
+    twice = [each for each, count in Counter(names).items() if count > 1 and each]
+    if twice:
+        raise ReadError(f"{path.name}: the columns {named(twice)} occur twice; rename one of each.")
+    try:
+        frame = pl.read_csv(io.BytesIO(text.encode("utf-8")), separator=separator, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise ReadError(f"{path} cannot be read: {_bad_line(text, separator) or error}") from error
+    frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
+    return _checked(frame.filter(~pl.all_horizontal(pl.all().is_null())), path.name)
+
+
+def _bad_line(text: str, separator: str) -> str | None:
+    """Names the first row that is longer than the header (slow; runs after a failure only)."""
+    rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+    first, width = 0, None
+    try:
+        for row in rows:
+            width = width or len(row)
+            if len(row) > width:
+                return (
+                    f"line {first + 1} has {len(row)} fields, the first line has {width}: {row}. A text with a "
+                    "separator in it must be quoted."
+                )
+            first = rows.line_num
+    except csv.Error as error:
+        return f"the row that starts on line {first + 1}: {error}."
+    return None
+
+
+def _read_json(text: str, path: Path) -> pl.DataFrame:
+    try:
+        if text.lstrip().startswith("["):
+            return pl.from_dicts(json.loads(text), infer_schema_length=None)
+        return pl.read_ndjson(io.BytesIO(text.encode("utf-8")), infer_schema_length=None)
+    except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError) as error:
+        for number, line in enumerate(text.split("\n"), 1):
+            try:
+                if line.strip() and not text.lstrip().startswith("[") and not isinstance(json.loads(line), dict):
+                    raise ReadError(f"{path}, line {number} is not a JSON object: {line[:80]!r}.") from error
+            except json.JSONDecodeError as reason:
+                raise ReadError(f"{path}, line {number}: {reason}: {line[:80]!r}.") from error
+        raise ReadError(f"{path} is no list of JSON objects: {error}") from error
+
+
+def _frame_of(source: Any, name: str) -> pl.DataFrame:
+    try:
+        if isinstance(source, pl.DataFrame):
+            return source
+        if isinstance(source, pl.LazyFrame):
+            return source.collect()
+        if hasattr(source, "with_format") and hasattr(source, "column_names"):  # datasets.Dataset
+            source = source.with_format("arrow")[:]
+        if type(source).__module__.startswith("pyarrow."):
+            return cast(pl.DataFrame, pl.from_arrow(source))
+        if hasattr(source, "iloc"):  # pandas.DataFrame
+            return pl.from_pandas(source)
+        if isinstance(source, Mapping):
+            return pl.DataFrame(dict(source), strict=False)
+        if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+            return pl.from_dicts([dict(row) for row in source], infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise ReadError(f"{name}: no table of named columns: {error}") from error
+    raise ReadError(f"{name}: expected a file, a data frame or a list of dictionaries, got {type(source).__name__}.")
+
+
+def _checked(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    if frame.is_empty():
+        raise ReadError(f"{name} has no rows.")
+    return frame

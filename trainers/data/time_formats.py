@@ -1,0 +1,112 @@
+"""Formats of times in a shop's tables: told from the values, and read so that they sort."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from trainers.data.readers.timestamps import TimeUnit
+
+# Day before month first: of a date that may be either, and of which no other tells, it is the usual one.
+DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d %b %Y", "%b %d, %Y")
+CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p", ", %H:%M:%S", ", %H:%M")
+ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?$"
+COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"  # 20240501
+NUMBER = r"^\d+([.,]\d+)?$"
+SAMPLE_ROWS = 2000  # values that formats are tried on
+SHARE = 0.6  # of values that a format must read to be theirs
+# Seconds, milliseconds, ... since 1970 by their size; smaller numbers, such as a running number, are an order.
+UNITS: tuple[tuple[float, TimeUnit], ...] = ((1e8, "order"), (1e11, "s"), (1e14, "ms"), (1e17, "us"))
+
+
+def looks_like_times(column: pl.Series) -> bool:
+    """Whether most values of a column are dates, or numbers that may be times."""
+    if column.dtype.is_temporal():
+        return True
+    if column.dtype.is_numeric():
+        return column.dtype.is_integer() or column.dtype.is_float()
+    if column.dtype != pl.String:
+        return False
+    known = _known(column)
+    return len(known) > 0 and (
+        _share(known, NUMBER) >= SHARE or _share(known, ISO) >= SHARE or date_format(known)[0] != ""
+    )
+
+
+def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
+    """
+    Times as [`~trainers.data.readers.timestamps.parse_times`] reads them.
+
+    Args:
+        column: numbers, dates or strings of these.
+
+    Returns:
+        The column, of strings, numbers or datetimes; the unit of the numbers; and how they were read, in words.
+    """
+    if column.dtype.is_temporal():
+        return column, "iso", "dates"
+    if column.dtype.is_numeric():
+        unit = _unit(column.cast(pl.Float64, strict=False))
+        return column, unit, _said(unit)
+    text = column.cast(pl.String, strict=False).str.strip_chars()
+    known = _known(text)
+    if not len(known) or _share(known, ISO) >= 0.5:
+        # "2024-05-01 12:00 UTC" is "...+00:00"; a blank before a zone is none
+        text = text.str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"(\d) ([+-]\d\d:?\d\d)$", "$1$2")
+        text = text.str.replace(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d)([+-])", "$1:00$2")
+        return text, "iso", "ISO dates"
+    if _share(known, COMPACT) >= SHARE:
+        return text.str.to_datetime("%Y%m%d", strict=False, time_unit="us"), "iso", "dates as YYYYMMDD"
+    if _share(known, NUMBER) >= 0.5:
+        numbers = text.str.replace(",", ".", literal=True)
+        unit = _unit(numbers.cast(pl.Float64, strict=False))
+        return numbers, unit, _said(unit)
+    found, ambiguous = date_format(known)
+    if not found:
+        return text, "iso", "no dates that are known"
+    said = f"dates as {found}" + (", or month first: no value tells" if ambiguous else "")
+    return _parsed(text, found), "iso", said
+
+
+def date_format(known: pl.Series) -> tuple[str, bool]:
+    """The format that reads most values of a column of strings, "" if none reads most of them; and whether another
+    order of day and month reads as many."""
+
+    def shares(values: pl.Series, forms: list[str]) -> dict[str, float]:
+        return {form: float(_parsed(values, form).is_not_null().mean() or 0.0) for form in forms}  # type: ignore[arg-type]
+
+    # of formats that read the sample, the whole column decides: a day above 12 may come late
+    sampled = shares(known.head(SAMPLE_ROWS), [date + clock for date in DATES for clock in CLOCKS])
+    likely = shares(known, [form for form, share in sampled.items() if share >= SHARE / 2])
+    best = max(likely, key=lambda form: likely[form], default="")
+    if likely.get(best, 0.0) < SHARE:
+        return "", False
+    return best, "%d/%m" in best and likely.get(best.replace("%d/%m", "%m/%d"), 0.0) == likely[best]
+
+
+def _parsed(text: pl.Series, form: str) -> pl.Series:
+    if "%H" in form or "%I" in form:
+        return text.str.to_datetime(form, strict=False, time_unit="us")
+    return text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+
+
+def _known(column: pl.Series) -> pl.Series:
+    text = column.drop_nulls().cast(pl.String).str.strip_chars()
+    return text.filter(text != "")
+
+
+def _share(known: pl.Series, pattern: str) -> float:
+    return float(known.str.contains(pattern).mean() or 0.0)  # type: ignore[arg-type]
+
+
+def _unit(numbers: pl.Series) -> TimeUnit:
+    median = numbers.drop_nulls().drop_nans().median()
+    size = float(median) if isinstance(median, int | float) else 0.0
+    return next((unit for limit, unit in UNITS if size < limit), "ns")
+
+
+def _said(unit: TimeUnit) -> str:
+    if unit == "order":
+        return "numbers, as an order"
+    return {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}.get(
+        unit, unit
+    ) + " since 1970"

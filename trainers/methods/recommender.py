@@ -1,0 +1,356 @@
+"""`Recommender`: one object that holds all that recommends in a shop, network, items, titles, memory and rules."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+
+from hub_cards import Evaluation, RecommenderCardValues, named, save_card
+from modeling_utgrec.checkpoint_format import Upload, check_format_version
+from modeling_utgrec.generation_mixin import ItemRecommendation
+from modeling_utgrec.item_memory import ItemMemory
+from tokenization_items.files import read_json_object, updating_folder, write_json
+from tokenization_items.item_index import UnknownItemError
+from tokenization_items.item_memory import StoredMemory
+from tokenization_items.pipeline_item_recommendation import History, ItemRecommendationPipeline
+from tokenization_items.text_statistics import TF_IDF
+from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
+from trainers.data.domains import Domain
+from trainers.data.shop import read_shop
+from trainers.evaluation.comparison import short_table
+from trainers.hub.model_facts import memory_facts
+from trainers.hub.upload import ALLOWED
+from trainers.methods.quickstart import quickstart
+from trainers.methods.runs import save_recommender
+from trainers.progress import Progress
+from trainers.rankers.generative import load_model
+
+RECOMMENDER_FILE = "recommender.json"
+FORMAT_VERSION = 1
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """
+    What is recommended, whatever network and memory say; a call of [`~Recommender.recommend`] may say otherwise.
+
+    Args:
+        exclude_seen (`bool`, *optional*, defaults to `True`): never an item of the history.
+        deny (`tuple[str, ...]`, *optional*): items never to recommend, such as those out of stock.
+        allow (`tuple[str, ...]`, *optional*): the items to choose from; None: all.
+
+    Raises:
+        TypeError: deny or allow is one text in place of several ids.
+    """
+
+    exclude_seen: bool = True
+    deny: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("deny", "allow"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise TypeError(f"{name} is a list of item ids, got {value!r}.")
+            object.__setattr__(self, name, None if value is None else tuple(value))
+
+
+@dataclass(eq=False)
+class Recommender:
+    """
+    A generative recommender with all that it needs: network, items with semantic IDs and titles, memory, rules.
+
+    ```python
+    from trainers import Recommender
+
+    recommender = Recommender.from_interactions("orders.csv", "products.csv")  # about a minute
+    recommender.recommend(["sku-17", "sku-301"], top_k=3)  # [{"item_id": ..., "title": ..., "score": ...}, ...]
+    recommender.save_pretrained("shop")
+    Recommender.from_pretrained("shop").push_to_hub("org/shop")
+    ```
+
+    Its folder is a recommender's, as those of `utgrec train-baseline`, with `recommender.json` beside: what reads one
+    reads the other.
+
+    Args:
+        model ([`ItemRecommendation`]): the network.
+        tokenizer ([`UniversalItemTokenizer`]): items, titles and semantic IDs.
+        stored ([`StoredMemory`], *optional*): what followed what, and what is alike, in the index's order.
+        rules ([`Rules`], *optional*): what may be recommended.
+        facts (`dict`, *optional*): how it was made and what was measured, in plain values.
+
+    Attributes:
+        domain ([`Domain`], *optional*): the data that it was made of, in the session that made it; not saved.
+
+    Raises:
+        TokenizerMismatchError: the network is of another tokenizer's semantic IDs.
+        UnknownItemError: a rule names an item that is not there.
+    """
+
+    model: ItemRecommendation
+    tokenizer: UniversalItemTokenizer
+    stored: StoredMemory | None = None
+    rules: Rules = field(default_factory=Rules)
+    facts: dict[str, Any] = field(default_factory=dict)
+    domain: Domain | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.tokenizer.check_recommender(self.model)
+        self.tokenizer.index.rows([*self.rules.deny, *(self.rules.allow or ())])
+
+    def __repr__(self) -> str:
+        memory = "no memory" if self.memory is None else repr(self.memory)
+        return f"Recommender({type(self.model).__name__}, {len(self.tokenizer):,} items, {memory}, {self.rules})"
+
+    @property
+    def memory(self) -> ItemMemory | None:
+        return None if self.stored is None else self.stored.memory
+
+    @property
+    def item_ids(self) -> list[str]:
+        """All items that it knows."""
+        return self.tokenizer.index.item_ids
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles by item id; "" for an item without."""
+        return dict(zip(self.item_ids, self.tokenizer.index.titles, strict=True))
+
+    @cached_property
+    def _pipeline(self) -> ItemRecommendationPipeline:
+        memory = False if self.memory is None else self.memory
+        return ItemRecommendationPipeline(self.model, self.tokenizer, memory)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_interactions(
+        cls,
+        orders: Any,
+        products: Any = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        text_encoder: str = TF_IDF,
+        minutes: float = 0.0,
+        seed: int = 0,
+        progress: Callable[[str], None] | None = None,
+        rules: Rules | None = None,
+    ) -> Recommender:
+        """
+        Makes a recommender of a shop's own tables, in about a minute for a million orders, see
+        [`trainers.methods.quickstart`].
+
+        Args:
+            orders: a row for each interaction, with columns of a user, an item and, if there is one, a time, of any
+                names and in any order: a csv (of any separator and encoding), JSON lines or parquet file, a data frame
+                or a list of dictionaries, see [`read_shop`].
+            products (*optional*): a row for each item, with its id and whatever says what it is like.
+            columns (*optional*): what columns mean, where the guess is wrong: `{"user": "customer_no", "text":
+                "colour,size"}`, by the names of [`ShopColumns`].
+            text_encoder (`str`, *optional*, defaults to `"tf-idf"`): or Hub id or folder of a text encoder.
+            minutes (`float`, *optional*, defaults to 0.0): training of a network; without it the memory decides.
+            seed (`int`, *optional*, defaults to 0): of clusters and training.
+            progress (`Callable[[str], None]`, *optional*): takes lines that say what happens, such as `print`.
+            rules ([`Rules`], *optional*): by default items of the history are excluded, unless customers often buy the
+                same again.
+
+        Raises:
+            ReadError: a table cannot be read, or its columns cannot be told.
+            ValueError: the data are too small to learn from.
+        """
+        steps = Progress(progress)
+        with steps.step("reading", "reading the tables"):
+            shop = read_shop(orders, products, columns)
+        if progress is not None:
+            progress(shop.describe_columns())
+            left_out = shop.describe_left_out()
+            progress(f"left out:\n{left_out}" if left_out else "nothing was left out")
+        with tempfile.TemporaryDirectory(prefix="utgrec-") as folder:
+            made = quickstart(shop.domain, Path(folder), text_encoder, minutes, seed, steps)
+        counts = {  # without the examples, which name customers
+            kind: {reason: entry["count"] for reason, entry in reasons.items()}
+            for kind, reasons in shop.report.to_dict()["dropped"].items()
+        }
+        facts: dict[str, Any] = made.facts | {"left_out": counts, "columns": asdict(shop.columns)}
+        facts |= {"name": shop.domain.name, "validation": short_table(made.rows), "rows": made.rows}
+        rules = Rules(made.exclude_seen) if rules is None else rules
+        return cls(made.model, made.tokenizer, made.stored, rules, facts, shop.domain)
+
+    def recommend(
+        self,
+        history: History | Sequence[History],
+        top_k: int = 10,
+        exclude_seen: bool | None = None,
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] | None = None,
+        **arguments: Any,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """
+        Recommends items.
+
+        Args:
+            history: ids of one user's items, the oldest first; or several such lists. For an empty one, a new
+                customer, the most popular items come back.
+            top_k (`int`, *optional*, defaults to 10): items to return.
+            exclude_seen (`bool`), allow (`list[str]`), deny (`list[str]`), *optional*: in place of the rules'; items
+                that the rules deny stay denied.
+            arguments: further ones of [`ItemRecommendationPipeline`], such as `num_beams`, `return_sources`.
+
+        Returns:
+            A list of `{"item_id", "title", "score"}`, the best first, or a list of those for each history. Scores are
+            natural logarithms of probabilities.
+
+        Raises:
+            UnknownItemError: an item that is not there.
+        """
+        if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
+            raise TypeError(f"A history is a list of item ids, got {history!r}.")
+        is_one = not history or isinstance(history[0], str | Mapping)
+        histories: list[Any] = [history] if is_one else [*history]
+        rules = self.rules
+        allow = rules.allow if allow is None else allow
+        deny = [*rules.deny, *(deny or ())]
+        found: list[list[dict[str, Any]]] = [[]] * len(histories)
+        known = [row for row, each in enumerate(histories) if each]
+        if known:
+            arguments |= {"top_k": top_k, "exclude_seen": rules.exclude_seen if exclude_seen is None else exclude_seen}
+            arguments |= {"allow": allow} if allow is not None else {}
+            arguments |= {"deny": deny} if deny else {}
+            results: Any = self._pipeline([histories[row] for row in known], **arguments)
+            for row, each in zip(known, results, strict=True):
+                found[row] = each
+        if len(known) < len(histories):
+            popular = self._popular(top_k, allow, deny)
+            found = [found[row] if each else popular for row, each in enumerate(histories)]
+        return found[0] if is_one else found
+
+    def _popular(self, top_k: int, allow: Sequence[str] | None, deny: Sequence[str]) -> list[dict[str, Any]]:
+        """The items that were bought most, for users of whom nothing is known."""
+        if self.memory is None:
+            raise ValueError("A history is empty, and without a memory there are no counts of popular items.")
+        index, counts = self.tokenizer.index, self.memory.counts.cpu().double()
+        scores = ((counts + 1) / (counts + 1).sum()).log()
+        if allow is not None:
+            outside = torch.ones(len(index), dtype=torch.bool)
+            outside[torch.from_numpy(index.rows(allow))] = False
+            scores[outside] = -torch.inf
+        scores[torch.from_numpy(index.rows(deny))] = -torch.inf
+        best = scores.sort(descending=True, stable=True)
+        return [
+            {"item_id": index.item_ids[row], "title": index.titles[row], "score": score}
+            for row, score in zip(best.indices[:top_k].tolist(), best.values[:top_k].tolist(), strict=True)
+            if score > -torch.inf
+        ]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """
+        Writes everything to one folder, in one step, with a card.
+
+        Args:
+            save_directory: the folder; made if need be.
+            push_to_hub (`bool`, *optional*, defaults to `False`): whether to push it too; `kwargs` are then `repo_id`,
+                by default the folder's name, and those of [`~Recommender.push_to_hub`].
+        """
+        folder = Path(save_directory)
+        facts = {name: value for name, value in self.facts.items() if name != "rows"}
+        values = {"format_version": FORMAT_VERSION, "rules": asdict(self.rules), "facts": facts}
+        with updating_folder(folder) as working:
+            save_recommender(self.model, self.tokenizer, working)
+            if self.stored is not None:
+                self.stored.save(working, self.tokenizer.index)
+            write_json(working / RECOMMENDER_FILE, values)
+            if self.facts:
+                save_card(working, self._card(kwargs.get("repo_id", folder.resolve().name)))
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """
+        Pushes what [`~Recommender.save_pretrained`] writes.
+
+        Args:
+            repo_id (`str`): the repository, such as `"org/shop"`; made if need be.
+            kwargs: `private`, `token`, `commit_message`, `revision`, `create_pr` and the like, as in transformers.
+        """
+        upload = Upload(lambda folder: self.save_pretrained(folder, repo_id=repo_id))
+        return upload.push_to_hub(repo_id, **{"commit_message": "Upload recommender", **kwargs})
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, revision: str | None = None, **kwargs: Any
+    ) -> Recommender:
+        """
+        Loads a recommender, one of [`~Recommender.save_pretrained`] or any other with its item index beside it.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            revision (`str`, *optional*): branch, tag or commit on the Hub.
+            kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
+
+        Raises:
+            FileNotFoundError: no recommender with an item index.
+            OSError: no such repository, or one that may not be read.
+            ValueError: a broken file, or one of another format version.
+        """
+        if unknown := sorted(set(kwargs) - {*HUB_ARGUMENTS}):
+            raise TypeError(f"from_pretrained takes revision, {', '.join(HUB_ARGUMENTS)}; got {named(unknown)}.")
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            name = str(pretrained_model_name_or_path)
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(ALLOWED), **kwargs))
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise FileNotFoundError(
+                f"{pretrained_model_name_or_path} holds no recommender with its items: {TOKENIZER_FILE} is missing."
+            )
+        tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+        try:
+            stored = StoredMemory.load(folder, tokenizer.index)
+        except FileNotFoundError:
+            stored = None
+        rules, facts = Rules(), {}
+        if (folder / RECOMMENDER_FILE).is_file():
+            values = read_json_object(folder / RECOMMENDER_FILE)
+            check_format_version(values.get("format_version"), str(folder / RECOMMENDER_FILE))
+            given, facts = values.get("rules", {}), values.get("facts", {})
+            try:
+                rules = Rules(**{each.name: given[each.name] for each in fields(Rules) if each.name in given})
+            except TypeError as error:
+                raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
+        try:
+            return cls(load_model(folder).eval(), tokenizer, stored, rules, facts)
+        except UnknownItemError as error:
+            raise UnknownItemError(f"{folder / RECOMMENDER_FILE}, rules: {error}") from None
+
+    def _card(self, name: str) -> RecommenderCardValues:
+        """What was measured, for the card."""
+        told, config = self.facts, self.model.config
+        values: dict[str, Any] = {
+            "name": name.rpartition("/")[2],
+            "repo_id": name if "/" in name else None,
+            "auto_class": "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM",
+            "num_parameters": self.model.num_parameters(),
+            "level_sizes": list(config.level_sizes),
+            "num_items": len(self.tokenizer),
+            "comparison": told.get("validation", []),
+            "training_data": [
+                {
+                    "Domain": told.get("name"),
+                    **{each.title(): told.get(each) for each in ("items", "users", "interactions")},
+                }
+            ],
+            "hyperparameters": {
+                each: told[each] for each in ("content", "transitions", "network", "seen") if each in told
+            },
+        }
+        if told.get("rows"):
+            values["evaluations"] = [Evaluation.from_result(str(told.get("name")), told["rows"][0])]
+        return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
+
+
+__all__ = ["RECOMMENDER_FILE", "Recommender", "Rules"]
