@@ -49,7 +49,9 @@ class SequentialRanker(ScoringRanker):
     def __init__(self, model: SequentialForNextItem, batch_size: int = 256, name: str | None = None):
         self.model = model
         with torch.no_grad(), _without_dropout(model):
-            scorer = DotProductScorer(self._user_states, model.item_embeddings, model.item_bias)
+            vectors = model.item_vectors()  # once for all users
+            self._given = {} if vectors is None else {"item_vectors": vectors}
+            scorer = DotProductScorer(self._user_states, model.candidate_embeddings(vectors), model.item_bias)
         super().__init__(scorer, name or model.config.model_type, model.config.max_history, batch_size)
 
     @classmethod
@@ -89,7 +91,8 @@ class SequentialRanker(ScoringRanker):
     def _user_states(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
         config = self.model.config
         batch = encode_left_padded(histories, config.num_items, config.max_history)
-        return self.model.user_states(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return self.model.user_states(**inputs, **self._given)
 
 
 def check_catalogue(model: SequentialForNextItem, num_items: int) -> None:
