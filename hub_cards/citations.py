@@ -154,6 +154,18 @@ _S3REC = """\
   doi       = {10.1145/3340531.3411954}
 }"""
 
+_MISSREC = """\
+@inproceedings{wang2023missrec,
+  title     = {{MISSRec}: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for
+               Recommendation},
+  author    = {Wang, Jinpeng and Zeng, Ziyun and Wang, Yunxiao and Wang, Yuting and Lu, Xingyu and Li, Tianxiang and
+               Yuan, Jun and Zhang, Rui and Zheng, Hai-Tao and Xia, Shu-Tao},
+  booktitle = {Proceedings of the 31st ACM International Conference on Multimedia},
+  pages     = {6548--6557},
+  year      = {2023},
+  doi       = {10.1145/3581783.3611967}
+}"""
+
 _UNISREC = """\
 @inproceedings{hou2022towards,
   title     = {Towards Universal Sequence Representation Learning for Recommender Systems},
@@ -233,6 +245,7 @@ METHODS = {
     "fdsa": Method("FDSA", _FDSA),
     "s3rec": Method("S3-Rec", _S3REC),
     "unisrec": Method("UniSRec", _UNISREC),
+    "missrec": Method("MISSRec", _MISSREC),
     "vqrec": Method("VQ-Rec", _VQREC),
     # Item transitions in closed form, after SLIT; the ridge regression is EASE's.
     "linear": Method("Linear item-item model", f"{_SLIT}\n\n{_EASE}"),

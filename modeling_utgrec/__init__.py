@@ -24,6 +24,7 @@ from .configuration_fmlprec import FMLPRecConfig
 from .configuration_gru4rec import GRU4RecConfig
 from .configuration_hstu import HSTUConfig
 from .configuration_item_level import ItemLevelConfig
+from .configuration_missrec import MISSRecConfig
 from .configuration_recbase import RecBaseConfig
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
 from .configuration_rqvae import RQVAEConfig
@@ -47,6 +48,7 @@ from .modeling_fmlprec import FMLPRecForNextItem, FMLPRecModel
 from .modeling_gru4rec import GRU4RecForNextItem, GRU4RecModel
 from .modeling_hstu import HSTUForNextItem, HSTUModel
 from .modeling_item_level import ItemLevelForCausalLM, ItemLevelOutput
+from .modeling_missrec import MISSRecForNextItem, MISSRecForPreTraining, MISSRecModel
 from .modeling_recbase import RecBaseForCausalLM
 from .modeling_recbase_tokenizer import RecBaseTokenizerModel, RecBaseTokenizerOutput
 from .modeling_rqvae import RQVAEModel, RQVAEOutput

@@ -9,9 +9,10 @@ import torch
 from transformers import TrainerCallback
 
 from hub_cards.values import SequentialCardValues
-from modeling_utgrec import SequentialForNextItem
+from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.callbacks import EpochCallback
 from trainers.data.interactions import Interactions
+from trainers.interests import InterestsCallback
 from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.training_data.augmented_sequences import AugmentedCollator
@@ -111,6 +112,8 @@ class SequentialTrainer(RankingTrainer):
                     "dataloader_persistent_workers."
                 )
             callbacks = [EpochCallback(windows), *(callbacks or [])]
+            if isinstance(model, MISSRecForNextItem):
+                callbacks = [InterestsCallback(args.seed), *callbacks]
         super().__init__(
             model=model,
             args=args,

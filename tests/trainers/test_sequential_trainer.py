@@ -19,9 +19,10 @@ from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArg
 
 NUM_USERS, NUM_ITEMS = 60, 12
 METRICS = {"recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10"}
-NAMES = ["BERT4Rec", "BSARec", "FDSA", "FMLPRec", "GRU4Rec", "HSTU", "S3Rec", "SASRec", "UniSRec", "VQRec"]
+NAMES = ["BERT4Rec", "BSARec", "FDSA", "FMLPRec", "GRU4Rec", "HSTU", "MISSRec", "S3Rec", "SASRec", "UniSRec", "VQRec"]
 # what items are made from, of the models that make them
 MADE = {
+    "MISSRec": lambda: {"text": torch.randn(NUM_ITEMS, 16)},
     "FDSA": lambda: {"content": torch.randn(NUM_ITEMS, 16)},
     "UniSRec": lambda: {"content": torch.randn(NUM_ITEMS, 16)},
     "VQRec": lambda: {"codes": torch.randint(256, (NUM_ITEMS, 32))},
@@ -41,6 +42,8 @@ def make_model(name="SASRec", dropout=0.0, seed=0, **config):
     sizes = dict(num_items=NUM_ITEMS, hidden_size=16, num_layers=1, max_history=5, hidden_dropout=dropout)
     if name in MADE:
         config = {"content_size": 16, **config}
+    if name == "MISSRec":  # a layer of interests and one of items
+        config = {"num_layers": 2, "num_interests": 4, **config}
     config = getattr(modeling_utgrec, f"{name}Config")(**{**sizes, "attention_dropout": dropout, **config})
     model = getattr(modeling_utgrec, f"{name}ForNextItem")(config)
     return model.set_items(**MADE[name]()) if name in MADE else model

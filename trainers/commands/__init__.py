@@ -30,7 +30,7 @@ METHODS = {
     "pretrain": {
         "utgrec": "pretrain",
         "recbase": "pretrain_recbase",
-        **dict.fromkeys(("unisrec", "vqrec"), "pretrain_sequential"),
+        **dict.fromkeys(("unisrec", "vqrec", "missrec"), "pretrain_sequential"),
     },
     "finetune": {"utgrec": "finetune", "recbase": "finetune_recbase"},
 }

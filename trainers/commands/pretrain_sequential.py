@@ -1,4 +1,4 @@
-"""Pre-training of a sequential baseline on several domains: UniSRec, VQ-Rec.
+"""Pre-training of a sequential baseline on several domains: UniSRec, VQ-Rec, MISSRec.
 
     utgrec pretrain --model unisrec --data data/sports data/games --output_dir runs/unisrec \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
@@ -37,6 +37,7 @@ SHOWN = (
     "output_dir",
     "text_encoder",
     "embeddings",
+    "image_embeddings",
     "minutes",
     "k_core",
     "resume",
@@ -61,6 +62,10 @@ class PretrainSequentialArguments:
     embeddings: list[str] = field(
         default_factory=list, metadata={"help": "Folders of text embeddings instead, one for each domain."}
     )
+    image_embeddings: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders of image embeddings for missrec, one for each domain, 'none' for one without."},
+    )
     minutes: float | None = field(default=None, metadata={"help": "Most time of the training."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint."})
@@ -77,6 +82,8 @@ class PretrainSequentialArguments:
             )
         if (self.text_encoder is None) == (not self.embeddings):
             raise SystemExit("Items are made from their texts: give either --text_encoder or --embeddings.")
+        if self.image_embeddings and self.model != "missrec":
+            raise SystemExit(f"--image_embeddings are for missrec, and {self.model} reads no images.")
         if self.minutes is not None and self.minutes <= 0:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
 
@@ -91,6 +98,8 @@ def run(
         state.print(domain)
     if arguments.embeddings and len(arguments.embeddings) != len(domains):
         raise SystemExit(f"--embeddings: {len(arguments.embeddings)} folders for {len(domains)} domains.")
+    if arguments.image_embeddings and len(arguments.image_embeddings) != len(domains):
+        raise SystemExit(f"--image_embeddings: {len(arguments.image_embeddings)} folders for {len(domains)} domains.")
     if len(domains) < 2:
         raise SystemExit(f"--data: pre-training contrasts several domains, and there is {domains[0].name} alone.")
     content, fewer_words = content_of(domains, arguments)
@@ -101,6 +110,7 @@ def run(
         sequential,
         training,
         fewer_words,
+        images_of(domains, arguments),
         arguments.minutes,
         arguments.resume,
     )
@@ -139,6 +149,15 @@ def content_of(
             content[domain.name] = Content.of_folder(folder, load_embeddings(folder, ids))
             poorer.append(load_embeddings(f"{folder}-fewer-words", ids))
     return content, np.concatenate(poorer)
+
+
+def images_of(domains: list[Domain], arguments: PretrainSequentialArguments) -> dict[str, Content]:
+    """Embeddings of images, by the names of the domains that have any."""
+    return {
+        each.name: Content.of_folder(folder, load_embeddings(folder, each.interactions.item_ids, allow_missing=True))
+        for each, folder in zip(domains, arguments.image_embeddings, strict=False)
+        if folder != "none"
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

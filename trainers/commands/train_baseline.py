@@ -17,9 +17,10 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
 
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
 epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec, HSTU
-and UniSRec; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs, or
---item_level.<flag> an item-level one, which reads the texts' embeddings too. LETTER's
-collaborative embeddings are those of a SASRec that sees the training part alone; they stay in the output folder.
+and, with what is known of the items, FDSA, S3-Rec, UniSRec, VQ-Rec and MISSRec; --tokenizer.<flag> an item tokenizer,
+--recommender.<flag> the recommender on its semantic IDs, or --item_level.<flag> an item-level one, which reads the
+texts' embeddings too. LETTER's collaborative embeddings are those of a SASRec that sees the training part alone; they
+stay in the output folder.
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
 `results.json`: the model, with every setting that differs from the published one, and what needs no training

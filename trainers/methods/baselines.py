@@ -104,7 +104,7 @@ class ItemEmbeddings:
 
     def of_items(self, names: Iterable[str]) -> dict[str, Any]:
         """What a sequential baseline's items are made from, by the names of [`SequentialMethod`]'s `inputs`."""
-        known = {"text": "text_content", "attributes": "attributes"}
+        known = {"text": "text_content", "images": "image_content", "attributes": "attributes"}
         return {name: getattr(self, known[name]) for name in names}
 
     @cached_property
@@ -120,8 +120,14 @@ class ItemEmbeddings:
     @cached_property
     def images(self) -> np.ndarray:
         """Float32 `(items, F)`, NaN for items without image."""
+        return self.image_content.vectors
+
+    @cached_property
+    def image_content(self) -> Content:
+        """The same, with the encoder that it is of."""
         if self.image_folder is not None:
-            return load_embeddings(self.image_folder, self.item_ids, allow_missing=True)
+            vectors = load_embeddings(self.image_folder, self.item_ids, allow_missing=True)
+            return Content.of_folder(self.image_folder, vectors)
         if self.image_encoder is None:
             raise NotApplicable("It needs image embeddings: give --image_encoder, or --image_embeddings of `embed`.")
         if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
@@ -129,7 +135,7 @@ class ItemEmbeddings:
         folder = self.folder / "image-embeddings"
         with PartialState().main_process_first():
             embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
-        return load_embeddings(folder, self.item_ids, allow_missing=True)
+        return Content.of_folder(folder, load_embeddings(folder, self.item_ids, allow_missing=True))
 
     @cached_property
     def transitions(self) -> np.ndarray:

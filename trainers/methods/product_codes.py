@@ -17,6 +17,7 @@ from trainers.methods.item_tables import Content, ItemTables, content_config
 
 ROUNDS = 50  # of rotation and centroids in turns, faiss' own number
 ITEMS_AT_A_TIME = 2048
+CODEBOOK_SIZE = 256  # the authors'
 STORED = "model.embeddings.items."  # before the names of a checkpoint's quantizer
 
 
@@ -51,7 +52,8 @@ def fit_product_quantizer(
     if len(points) < codebook_size:
         raise ValueError(
             f"{len(points)} items are fewer than {codebook_size} centroids: lower codebook_size (--sequential.own "
-            f"codebook_size={max(2, 2 ** (len(points).bit_length() - 2))})."
+            f"codebook_size={max(2, 2 ** (len(points).bit_length() - 1))}), or take the pre-trained codes "
+            "(--sequential.code_map reuse)."
         )
     centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
     width = padded_width(points.shape[1], num_groups)
@@ -94,16 +96,18 @@ def stored_quantizer(folder: str | Path) -> dict[str, torch.Tensor]:
 def code_tables(training: Interactions, inputs: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> ItemTables:
     """
     Codes of the items' texts, for VQ-Rec, by `inputs["quantizer"]` or else by one fitted to the items that the
-    training part has.
+    training part has: of 256 values a code, or of the power of 2 that so many items allow, unless the configuration
+    says how many.
 
     Raises:
         ValueError: as [`fit_product_quantizer`], or the quantizer is of content of another width.
     """
     text: Content = inputs["text"]
-    size = values.get("codebook_size", 256)
     quantizer = inputs.get("quantizer")
     if quantizer is None:
         points = text.vectors[training.popularity > 0]
+        most = max(2, 2 ** (len(points).bit_length() - 1))
+        size = values.get("codebook_size") or min(CODEBOOK_SIZE, most)
         quantizer = fit_product_quantizer(points, values.get("num_groups", 32), size, seed)
     elif len(quantizer["centre"]) != text.vectors.shape[1]:
         raise ValueError(

@@ -14,7 +14,7 @@ from modeling_utgrec import S3RecConfig, S3RecForNextItem, S3RecForPreTraining
 from trainers.data.interactions import Interactions
 from trainers.data.item_attributes import ItemAttributes
 from trainers.methods.item_tables import digest
-from trainers.methods.runs import last_checkpoint
+from trainers.methods.runs import last_checkpoint, stopping
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -35,6 +35,7 @@ def pretrain_s3rec(
     inputs: Mapping[str, Any],
     training: SequentialTrainingArguments,
     epochs: float,
+    minutes: float | None = None,
     resume: bool = False,
 ) -> SequentialTrainer:
     """
@@ -46,6 +47,7 @@ def pretrain_s3rec(
         inputs (`Mapping[str, Any]`): the items' `attributes`.
         training ([`SequentialTrainingArguments`]): of the fine-tuning, whose optimizer and batch this has.
         epochs (`float`): passes over all prefixes.
+        minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
     """
     table, number = attribute_table(inputs["attributes"])
@@ -65,7 +67,7 @@ def pretrain_s3rec(
         push_to_hub=False,
         horizon=1,
     )
-    trainer = SequentialTrainer(pretraining, own, part)
+    trainer = SequentialTrainer(pretraining, own, part, callbacks=stopping(None, minutes))
     trainer.train(resume_from_checkpoint=last_checkpoint(own) if resume else None)
     # the heads and the attributes' embeddings are of no further use
     model.model.load_state_dict(pretraining.model.state_dict())

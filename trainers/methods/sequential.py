@@ -1,5 +1,5 @@
 """Sequential baselines by name: from interactions alone SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and HSTU, with
-what is known of the items FDSA, S3-Rec, UniSRec and VQ-Rec.
+what is known of the items FDSA, S3-Rec, UniSRec, VQ-Rec and MISSRec.
 
 A new one is a configuration and a model in `modeling_utgrec`, and a row in `SEQUENTIAL`.
 """
@@ -29,6 +29,8 @@ from modeling_utgrec import (
     GRU4RecForNextItem,
     HSTUConfig,
     HSTUForNextItem,
+    MISSRecConfig,
+    MISSRecForNextItem,
     S3RecConfig,
     S3RecForNextItem,
     SASRecConfig,
@@ -44,7 +46,7 @@ from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.modeling_content import ContentForNextItem, ReadsContent
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
-from trainers.methods.item_tables import ItemTables, MakesTables, field_tables, text_tables
+from trainers.methods.item_tables import ItemTables, MakesTables, field_tables, modality_tables, text_tables
 from trainers.methods.product_codes import code_tables, stored_quantizer
 from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
@@ -151,6 +153,28 @@ _VQREC = Published(
         "learning_rate": 3e-3,
     },
 )
+_MISSREC = Published(
+    "gimpong/MM23-MISSRec, props and overall.yaml, as read in 2026; pre-trained on five domains of Amazon 2018",
+    {
+        "hidden_size": 300,
+        "num_layers": 2,
+        "num_heads": 4,
+        "inner_size": 256,
+        "hidden_dropout": 0.5,
+        "attention_dropout": 0.5,
+        "max_history": 50,
+        "temperature": 0.07,
+        "content_encoder": "clip-vit-base-patch32",
+        "image_encoder": "clip-vit-base-patch32",
+        "num_interests": "half of the texts and images",
+        "interest_weight": 1e-4,
+        "interest_regularization": "pooled",
+        "learning_rate": 1e-3,
+        "batch_size": 512,
+        "pretrained_on_other_domains": True,
+        **_RECBOLE_ADAM,
+    },
+)
 # Where a source is a file, each value was compared with it.
 SEQUENTIAL: dict[str, SequentialMethod] = {
     "sasrec": SequentialMethod(SASRecConfig, SASRecForNextItem, _SASREC),
@@ -223,6 +247,8 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
     "hstu": SequentialMethod(
         HSTUConfig,
         HSTUForNextItem,
+        MISSRecConfig,
+        MISSRecForNextItem,
         S3RecConfig,
         S3RecForNextItem,
         Published(
@@ -254,10 +280,24 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
         UniSRecConfig, UniSRecForNextItem, _UNISREC, {"transductive": True}, ("text",), text_tables
     ),
     "vq-rec": SequentialMethod(VQRecConfig, VQRecForNextItem, _VQREC, inputs=("text",), tables=code_tables),
+    **{
+        f"missrec{kind}{mode}": SequentialMethod(
+            MISSRecConfig,
+            MISSRecForNextItem,
+            _MISSREC,
+            {"transductive": bool(mode)},
+            ("text", "images") if kind else ("text",),
+            modality_tables,
+        )
+        for kind in ("", "-images")
+        for mode in ("", "-transductive")
+    },
 }
 # Sizes that a pre-trained model fixes.
 PRETRAINED_SIZES = ("hidden_size", "num_layers", "num_heads", "max_history", "inner_size", "num_experts")
 PRETRAINED_SIZES += ("num_groups", "codebook_size")
+CONTENT_SIZES = ("content_size", "image_size")
+CONTENT_SPACES = ("content_fingerprint", "image_fingerprint")
 CODE_MAP_EPOCHS = 5  # of VQ-Rec's first stage, in the authors' program
 
 
@@ -353,14 +393,14 @@ def pretrained_sequential(
         )
     values = {**config.to_dict(), **method.variant, **arguments.architecture(method.config_class), **items.config}
     values["num_items"] = num_items
-    for each in (*PRETRAINED_SIZES, "content_size", "content_fingerprint"):
+    for each in (*PRETRAINED_SIZES, *CONTENT_SIZES, *CONTENT_SPACES):
         there, here = getattr(config, each, None), values.get(each)
-        if there != here and not (each == "content_fingerprint" and None in (there, here)):
+        if there != here and not (each in CONTENT_SPACES and None in (there, here)):
             raise ForeignArgument(
                 f"--pretrained {folder} has {each} {there}, and {here} was given: "
                 + (
                     f"embed the items as those of the pre-training were, by {config.content_encoder}."
-                    if each.startswith("content")
+                    if each in (*CONTENT_SIZES, *CONTENT_SPACES)
                     else f"leave it out, or give --sequential.{each} {there}."
                 )
             )
@@ -370,7 +410,8 @@ def pretrained_sequential(
     )
     assert isinstance(model, SequentialForNextItem)
     # what a catalogue has of its own, and nothing else
-    allowed = {f"model.embeddings.items.{each}" for each in (*items.tables, "ids.weight")}
+    own = (*items.tables, "ids.weight", "present", "centroids", "interests")
+    allowed = {f"model.embeddings.items.{each}" for each in own}
     if found["missing_keys"] - allowed:
         raise ForeignArgument(f"--pretrained {folder} lacks {', '.join(sorted(found['missing_keys'] - allowed))}.")
     model.train()
@@ -392,6 +433,7 @@ def learn_code_map(
     training: SequentialTrainingArguments,
     part: Interactions,
     random: bool,
+    minutes: float | None = None,
 ) -> None:
     """
     VQ-Rec's first stage of fine-tuning: which code of the new domain's quantizer takes which pre-trained embedding
@@ -403,6 +445,7 @@ def learn_code_map(
         training: of the second stage.
         part: the training part.
         random: draw the map in place of learning it.
+        minutes: most time.
     """
     model.start_code_map(earlier)
     if not random:
@@ -415,13 +458,13 @@ def learn_code_map(
             save_strategy="no",
             push_to_hub=False,
         )
-        SequentialTrainer(model, own, part).train()
+        SequentialTrainer(model, own, part, callbacks=stopping(None, minutes)).train()
     model.finish_code_map(random)
 
 
 def _with_items(model: SequentialForNextItem, items: ItemTables) -> SequentialForNextItem:
     if items.tables:
-        assert isinstance(model, ReadsContent)
+        assert isinstance(model, ReadsContent | MISSRecForNextItem)
         model.set_items(**items.tables)
     return model
 
@@ -445,7 +488,7 @@ def train_sequential(
             validation items.
         arguments ([`SequentialArguments`]): the network and when to stop.
         training ([`SequentialTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights'.
-        minutes (`float`, *optional*): most time.
+        minutes (`float`, *optional*): most time; as much for a stage before, if the method has one.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
         inputs (`Mapping[str, Any]`, *optional*): what is known of the items, by the names of the method's `inputs`.
         pretrained (`str` or `Path`, *optional*): a model to start from, see [`pretrained_folder`].
@@ -457,6 +500,9 @@ def train_sequential(
     if method.tables is not None:
         values = {**method.variant, **arguments.architecture(method.config_class)}
         inputs = dict(inputs or {})
+        if source is not None and method.config_class is VQRecConfig:
+            there = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            values = {each: getattr(there, each, None) for each in ("num_groups", "codebook_size")} | values
         if source is not None and method.config_class is VQRecConfig and arguments.code_map == "reuse":
             inputs["quantizer"] = stored_quantizer(source)
         items = method.tables(part, inputs, values, training.seed)
@@ -465,11 +511,11 @@ def train_sequential(
     else:
         model = pretrained_sequential(name, source, interactions.num_items, arguments, training.seed, items)
         if isinstance(model, VQRecForNextItem) and arguments.code_map != "reuse" and checkpoint is None:
-            learn_code_map(model, stored_quantizer(source), training, part, arguments.code_map == "random")
-        if arguments.freeze_encoder and isinstance(model, ContentForNextItem):
+            learn_code_map(model, stored_quantizer(source), training, part, arguments.code_map == "random", minutes)
+        if arguments.freeze_encoder and isinstance(model, ContentForNextItem | MISSRecForNextItem):
             model.freeze_encoder()
     if method.pretraining is not None and checkpoint is None:  # which has the weights that come of it
-        method.pretraining(model, part, inputs, training, arguments.pretraining_epochs, resume)
+        method.pretraining(model, part, inputs, training, arguments.pretraining_epochs, minutes, resume)
     callbacks = stopping(arguments.early_stopping_patience, minutes)
     trainer = SequentialTrainer(model, training, part, interactions, callbacks=callbacks)
     method_name = method_named(model.config.model_type)

@@ -1,4 +1,4 @@
-"""Pre-training of sequential baselines on several domains at once: UniSRec, VQ-Rec."""
+"""Pre-training of sequential baselines on several domains at once: UniSRec, VQ-Rec, MISSRec."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import numpy as np
 from transformers import set_seed
 
 from hub_cards import method_named
-from modeling_utgrec import SequentialConfig, UniSRecConfig, UniSRecForPreTraining, VQRecConfig, VQRecForPreTraining
+from modeling_utgrec import (
+    MISSRecConfig,
+    MISSRecForPreTraining,
+    SequentialConfig,
+    UniSRecConfig,
+    UniSRecForPreTraining,
+    VQRecConfig,
+    VQRecForPreTraining,
+)
 from modeling_utgrec.modeling_content import ContentForNextItem
 from tokenization_items.catalogue import Catalogue
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
-from trainers.methods.item_tables import Content, MakesTables, text_tables
+from trainers.methods.item_tables import Content, MakesTables, modality_tables, text_tables
 from trainers.methods.product_codes import code_tables
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
 from trainers.methods.sequential import SequentialArguments
@@ -35,12 +43,13 @@ class SequentialPretraining:
     """
 
     config_class: type[SequentialConfig]
-    model_class: type[ContentForNextItem]
+    model_class: type[ContentForNextItem] | type[MISSRecForPreTraining]
     tables: MakesTables
 
 
 PRETRAINED: dict[str, SequentialPretraining] = {
     "unisrec": SequentialPretraining(UniSRecConfig, UniSRecForPreTraining, text_tables),
+    "missrec": SequentialPretraining(MISSRecConfig, MISSRecForPreTraining, modality_tables),
     "vqrec": SequentialPretraining(VQRecConfig, VQRecForPreTraining, code_tables),
 }
 
@@ -59,6 +68,19 @@ def with_fewer_words(catalogue: Catalogue, seed: int) -> Catalogue:
     return replace(catalogue, texts=texts)
 
 
+def _with_all(images: Mapping[str, Content], domains: list[Domain]) -> dict[str, Content]:
+    """Images of all domains: NaN in one that has none."""
+    known = next(iter(images.values()))
+    width = known.vectors.shape[1]
+    return {
+        domain.name: images.get(
+            domain.name,
+            replace(known, vectors=np.full((domain.interactions.num_items, width), np.nan, np.float32)),
+        )
+        for domain in domains
+    }
+
+
 def pretrain_sequential(
     name: str,
     domains: list[Domain],
@@ -66,6 +88,7 @@ def pretrain_sequential(
     arguments: SequentialArguments,
     training: SequentialTrainingArguments,
     fewer_words: np.ndarray | None = None,
+    images: Mapping[str, Content] | None = None,
     minutes: float | None = None,
     resume: bool = False,
 ) -> SequentialTrainer:
@@ -80,6 +103,8 @@ def pretrain_sequential(
         arguments, training, minutes, resume: as [`~trainers.methods.sequential.train_sequential`]. Batches of less
             than the whole size are left out.
         fewer_words (`np.ndarray`, *optional*): embeddings of the texts of all domains without some of their words.
+        images (`Mapping[str, Content]`, *optional*): embeddings of the items' images in the domains that have any, for
+            MISSRec.
 
     Returns:
         The trainer; its model has the items of all domains, see `without_items`.
@@ -96,6 +121,8 @@ def pretrain_sequential(
     interactions = Interactions.concatenate([domain.interactions for domain in domains])
     part = interactions.training_part()
     inputs: dict[str, Any] = {"text": Content.concatenate({domain.name: content[domain.name] for domain in domains})}
+    if images:
+        inputs["images"] = Content.concatenate(_with_all(images, domains))
     values = arguments.architecture(method.config_class)
     items = method.tables(part, inputs, values, training.seed)
     set_seed(training.seed)

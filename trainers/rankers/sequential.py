@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from modeling_utgrec import SequentialForNextItem
+from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from modeling_utgrec.checkpoint_safety import SAFELY
-from trainers.rankers.scoring import DotProductScorer, ScoringRanker
+from trainers.rankers.scoring import CandidateScorer, DotProductScorer, ScoringRanker
 from trainers.training_data.sequence_windows import encode_left_padded
 
 
@@ -26,6 +26,34 @@ def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
+
+
+class FusedScorer:
+    """
+    MISSRec's scores, of text and image together, for a range of items at a time.
+
+    Args:
+        user_states (`Callable`): B histories of item rows → float `[B, d]`, see [`DotProductScorer`].
+        model ([`MISSRecForNextItem`]): whose items are scored, as they are now.
+
+    Attributes:
+        item_embeddings (`torch.Tensor`): `[n, modalities, d]`, where scores are computed.
+    """
+
+    def __init__(self, user_states: Callable[[Sequence[np.ndarray]], torch.Tensor], model: MISSRecForNextItem):
+        self.encode = user_states
+        self.model = model
+        self.candidates = model.candidates()
+        self.item_embeddings = self.candidates.vectors
+        self.num_items = len(self.item_embeddings)
+
+    def scores(self, users: torch.Tensor, items: slice) -> torch.Tensor:
+        return self.model.scores(users, self.candidates.rows(items)).float()
+
+    def candidate_scores(self, users: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, C]` of a few items of each user, int64 `[B, C]`."""
+        rows = zip(users, candidates, strict=True)
+        return torch.cat([self.model.scores(user[None], self.candidates.rows(each)).float() for user, each in rows])
 
 
 class SequentialRanker(ScoringRanker):
@@ -51,7 +79,11 @@ class SequentialRanker(ScoringRanker):
         with torch.no_grad(), _without_dropout(model):
             vectors = model.item_vectors()  # once for all users
             self._given = {} if vectors is None else {"item_vectors": vectors}
-            scorer = DotProductScorer(self._user_states, model.candidate_embeddings(vectors), model.item_bias)
+            scorer: CandidateScorer
+            if isinstance(model, MISSRecForNextItem):
+                scorer = FusedScorer(self._user_states, model)
+            else:
+                scorer = DotProductScorer(self._user_states, model.candidate_embeddings(vectors), model.item_bias)
         super().__init__(scorer, name or model.config.model_type, model.config.max_history, batch_size)
 
     @classmethod

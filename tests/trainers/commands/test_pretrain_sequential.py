@@ -48,6 +48,7 @@ def workplace(tmp_path_factory) -> Path:
         vectors = rng.normal(size=(NUM_ITEMS, WIDTH)).astype(np.float32)
         save_embeddings(folder / f"{name}-texts", ids, vectors, ENCODER)
         save_embeddings(folder / f"{name}-other", ids, vectors, ENCODER | {"encoder_fingerprint": "b"})
+        save_embeddings(folder / f"{name}-images", ids[3:], rng.normal(size=(NUM_ITEMS - 3, 4)), {"encoder": "eyes"})
         save_embeddings(folder / f"{name}-wide", ids, np.tile(vectors, 2), {})
     (folder / "small.yaml").write_text(SMALL)
     return folder
@@ -132,6 +133,21 @@ def test_other_ways_to_take_codes(workplace, pretrained, tmp_path, code_map):
     assert torch.equal(before[key], after[key]) == (code_map == "reuse")
 
 
+def test_images_of_some_domains_and_items(workplace, tmp_path):
+    """Where a domain, or an item, has none, its text stands alone."""
+    flags = ["--image_embeddings", workplace / "a-images", "none"]
+    pretrain(workplace, tmp_path / "pretrained", *flags, model="missrec")
+    config = json.loads((tmp_path / "pretrained" / "recommender" / "config.json").read_text())
+    assert (config["image_size"], config["image_encoder"]) == (4, "eyes")
+    flags = ["--pretrained", tmp_path / "pretrained", "--image_embeddings", workplace / "c-images"]
+    finetune(workplace, tmp_path / "tuned", *flags, model="missrec-images")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned" / "recommender")
+    assert model.items.present.tolist() == [[True, row >= 3] for row in range(NUM_ITEMS)]
+    assert (model.items.interests >= 0).tolist() == model.items.present.tolist()
+    with pytest.raises(SystemExit, match="has image_size 4, and None was given"):
+        finetune(workplace, tmp_path / "text", "--pretrained", tmp_path / "pretrained", model="missrec")
+
+
 @pytest.mark.parametrize(
     ("flags", "texts", "said"),
     [
@@ -160,6 +176,8 @@ def test_a_model_with_items_is_no_pre_trained_one(workplace, tmp_path):
         ({"texts": ["a-texts"]}, "1 folders for 2 domains"),
         ({"texts": None}, "give either --text_encoder or --embeddings"),
         ({"texts": None, "flags": ["--text_encoder", "tf-idf"]}, "no two domains share its space"),
+        ({"flags": ["--image_embeddings", "x", "y"]}, "are for missrec, and unisrec reads no images"),
+        ({"flags": ["--image_embeddings", "x"], "model": "missrec"}, "1 folders for 2 domains"),
         ({"texts": ["a-texts", "b-other"]}, "a and b differ in their content"),
         ({"texts": ["a-texts", "b-wide"]}, "a and b differ in their content: made, .* 8 wide and .* 16 wide"),
         ({"flags": ["--sequential.per_device_train_batch_size", "999"]}, "72 targets, fewer than one batch of 999"),

@@ -114,6 +114,8 @@ def train(workplace: Path, name: str, output: Path, *flags) -> list[dict]:
         argv += ["--sequential.own", "codebook_size=8", "num_groups=2"]
     if name == "s3-rec":
         argv += ["--sequential.pretraining_epochs", "1"]
+    if name.startswith("missrec-images"):
+        argv += ["--image_embeddings", workplace / "images"]
     if name.startswith("tiger-m"):
         argv += ["--image_embeddings", workplace / "images", "--tokenizer.num_components", "4"]
     if name.startswith("letter"):

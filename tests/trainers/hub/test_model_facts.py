@@ -18,6 +18,7 @@ OF_ONE_METHOD = {
     "HSTUConfig": "HSTU",
     "FDSAConfig": "FDSA",
     "S3RecConfig": "S3-Rec",
+    "MISSRecConfig": "MISSRec",
     "UniSRecConfig": "UniSRec",
     "VQRecConfig": "VQ-Rec",
     "ItemLevelConfig": "Item-level recommender",

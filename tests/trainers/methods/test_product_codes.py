@@ -62,7 +62,7 @@ def test_only_items_of_the_training_are_fitted_to():
 
 @pytest.mark.parametrize(
     ("number", "size", "said"),
-    [(5, 8, "5 items are fewer than 8 centroids: .*codebook_size=2"), (50, 6, "power of 2")],
+    [(5, 8, "5 items are fewer than 8 centroids: .*codebook_size=4"), (50, 6, "power of 2")],
 )
 def test_too_few_items_and_other_sizes(number, size, said):
     with pytest.raises(ValueError, match=said):
