@@ -16,11 +16,10 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
         --output_dir runs/beauty-letter --resume
 
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
-epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec, HSTU
-and, with what is known of the items, FDSA, S3-Rec, UniSRec, VQ-Rec and MISSRec; --tokenizer.<flag> an item tokenizer,
---recommender.<flag> the recommender on its semantic IDs, or --item_level.<flag> an item-level one, which reads the
-texts' embeddings too. LETTER's collaborative embeddings are those of a SASRec that sees the training part alone; they
-stay in the output folder.
+epoch that is best on the validation items. --sequential.<flag> sets what is on items, from SASRec to MISSRec;
+--tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs, or --item_level.<flag>
+an item-level one, which reads the texts' embeddings too. LETTER's collaborative embeddings are those of a SASRec that
+sees the training part alone; they stay in the output folder.
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
 `results.json`: the model, with every setting that differs from the published one, and what needs no training
@@ -93,7 +92,6 @@ SHOWN = (
     "embeddings",
     "semantic_ids",
     "pretrained",
-    "train_users",
     "minutes",
     "memory",
     "resume",
@@ -101,12 +99,10 @@ SHOWN = (
     "hub_model_id",
     "seed",
     "sequential.num_train_epochs",
-    "tokenizer.max_steps",
     "recommender.d_model",
     "recommender.num_layers",
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
-    "recommender.per_device_train_batch_size",
 )
 
 
@@ -114,8 +110,8 @@ SHOWN = (
 class TrainBaselineArguments:
     model: str = field(
         metadata={
-            "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after a name of semantic IDs, "
-            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5; {GIVEN} for --semantic_ids."
+            "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after semantic IDs, "
+            f"{DECODER} or {ITEM_LEVEL} in the T5's place; {GIVEN} for --semantic_ids."
         }
     )
     data: str = field(metadata={"help": "Data folder with items and interactions."})
@@ -132,7 +128,7 @@ class TrainBaselineArguments:
     image_embeddings: str | None = field(default=None, metadata={"help": "Folder of image embeddings, instead."})
     pretrained: str | None = field(
         default=None,
-        metadata={"help": "Output folder of pretrain, of a sequential one that reads content, to start from."},
+        metadata={"help": "Output folder of pretrain to start from: unisrec, vqrec, missrec."},
     )
     train_users: float = field(
         default=1.0, metadata={"help": "Share of the users whose training interactions are used."}
