@@ -131,6 +131,61 @@ _HSTU = """\
   year      = {2024}
 }"""
 
+_FDSA = """\
+@inproceedings{zhang2019feature,
+  title     = {Feature-level Deeper Self-Attention Network for Sequential Recommendation},
+  author    = {Zhang, Tingting and Zhao, Pengpeng and Liu, Yanchi and Sheng, Victor S. and Xu, Jiajie and
+               Wang, Deqing and Liu, Guanfeng and Zhou, Xiaofang},
+  booktitle = {Proceedings of the Twenty-Eighth International Joint Conference on Artificial Intelligence
+               (IJCAI 2019)},
+  pages     = {4320--4326},
+  year      = {2019},
+  doi       = {10.24963/ijcai.2019/600}
+}"""
+
+_S3REC = """\
+@inproceedings{zhou2020s3rec,
+  title     = {{S3-Rec}: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization},
+  author    = {Zhou, Kun and Wang, Hui and Zhao, Wayne Xin and Zhu, Yutao and Wang, Sirui and Zhang, Fuzheng and
+               Wang, Zhongyuan and Wen, Ji-Rong},
+  booktitle = {Proceedings of the 29th ACM International Conference on Information and Knowledge Management},
+  pages     = {1893--1902},
+  year      = {2020},
+  doi       = {10.1145/3340531.3411954}
+}"""
+
+_MISSREC = """\
+@inproceedings{wang2023missrec,
+  title     = {{MISSRec}: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for
+               Recommendation},
+  author    = {Wang, Jinpeng and Zeng, Ziyun and Wang, Yunxiao and Wang, Yuting and Lu, Xingyu and Li, Tianxiang and
+               Yuan, Jun and Zhang, Rui and Zheng, Hai-Tao and Xia, Shu-Tao},
+  booktitle = {Proceedings of the 31st ACM International Conference on Multimedia},
+  pages     = {6548--6557},
+  year      = {2023},
+  doi       = {10.1145/3581783.3611967}
+}"""
+
+_UNISREC = """\
+@inproceedings{hou2022towards,
+  title     = {Towards Universal Sequence Representation Learning for Recommender Systems},
+  author    = {Hou, Yupeng and Mu, Shanlei and Zhao, Wayne Xin and Li, Yaliang and Ding, Bolin and Wen, Ji-Rong},
+  booktitle = {Proceedings of the 28th ACM SIGKDD Conference on Knowledge Discovery and Data Mining (KDD 2022)},
+  pages     = {585--593},
+  year      = {2022},
+  doi       = {10.1145/3534678.3539381}
+}"""
+
+_VQREC = """\
+@inproceedings{hou2023learning,
+  title     = {Learning Vector-Quantized Item Representation for Transferable Sequential Recommenders},
+  author    = {Hou, Yupeng and He, Zhankui and McAuley, Julian and Zhao, Wayne Xin},
+  booktitle = {Proceedings of the ACM Web Conference 2023 (WWW 2023)},
+  pages     = {1162--1171},
+  year      = {2023},
+  doi       = {10.1145/3543507.3583434}
+}"""
+
 _SLIT = """\
 @inproceedings{choi2021session,
   title     = {Session-aware Linear Item-Item Models for Session-based Recommendation},
@@ -187,6 +242,11 @@ METHODS = {
     "fmlprec": Method("FMLP-Rec", _FMLP_REC),
     "bsarec": Method("BSARec", _BSAREC),
     "hstu": Method("HSTU", _HSTU),
+    "fdsa": Method("FDSA", _FDSA),
+    "s3rec": Method("S3-Rec", _S3REC),
+    "unisrec": Method("UniSRec", _UNISREC),
+    "missrec": Method("MISSRec", _MISSREC),
+    "vqrec": Method("VQ-Rec", _VQREC),
     # Item transitions in closed form, after SLIT; the ridge regression is EASE's.
     "linear": Method("Linear item-item model", f"{_SLIT}\n\n{_EASE}"),
 }

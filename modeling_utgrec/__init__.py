@@ -8,22 +8,33 @@ travels to other people's machines leaves alone unless they ask for it. It is of
 """
 # ruff: noqa: F401 (what is imported here is what the package exports)
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+)
 
 # The table of the package: a name that is imported here is exported, a network registered with the Auto classes too.
 from .configuration_bert4rec import BERT4RecConfig
 from .configuration_bsarec import BSARecConfig
+from .configuration_fdsa import FDSAConfig
 from .configuration_fmlprec import FMLPRecConfig
 from .configuration_gru4rec import GRU4RecConfig
 from .configuration_hstu import HSTUConfig
 from .configuration_item_level import ItemLevelConfig
+from .configuration_missrec import MISSRecConfig
 from .configuration_recbase import RecBaseConfig
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
 from .configuration_rqvae import RQVAEConfig
+from .configuration_s3rec import S3RecConfig
 from .configuration_sasrec import SASRecConfig
 from .configuration_sequential import SequentialConfig
+from .configuration_unisrec import UniSRecConfig
 from .configuration_utgrec import UTGRecConfig
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
+from .configuration_vqrec import VQRecConfig
 from .generation_items import ItemLogitsProcessor, RecommendOutput, generate_items
 from .generation_layers import fast_cpu
 from .generation_memory import ItemSources
@@ -32,17 +43,22 @@ from .item_memory import ItemMemory, MemorySettings
 from .item_trie import ItemTrie
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
 from .modeling_bsarec import BSARecForNextItem, BSARecModel
+from .modeling_fdsa import FDSAForNextItem, FDSAModel
 from .modeling_fmlprec import FMLPRecForNextItem, FMLPRecModel
 from .modeling_gru4rec import GRU4RecForNextItem, GRU4RecModel
 from .modeling_hstu import HSTUForNextItem, HSTUModel
 from .modeling_item_level import ItemLevelForCausalLM, ItemLevelOutput
+from .modeling_missrec import MISSRecForNextItem, MISSRecForPreTraining, MISSRecModel
 from .modeling_recbase import RecBaseForCausalLM
 from .modeling_recbase_tokenizer import RecBaseTokenizerModel, RecBaseTokenizerOutput
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
+from .modeling_s3rec import S3RecForNextItem, S3RecForPreTraining, S3RecModel
 from .modeling_sasrec import SASRecForNextItem, SASRecModel
 from .modeling_sequential import NextItemOutput, SequentialForNextItem
+from .modeling_unisrec import UniSRecForNextItem, UniSRecForPreTraining, UniSRecModel
 from .modeling_utgrec import UTGRecForConditionalGeneration
 from .modeling_utgrec_tokenizer import UTGRecTokenizerModel, UTGRecTokenizerOutput
+from .modeling_vqrec import VQRecForNextItem, VQRecForPreTraining, VQRecModel
 from .quantization import code_usage
 
 # The Auto classes that load a network are told by the end of its name, as in transformers; a checkpoint names the last
@@ -51,6 +67,7 @@ from .quantization import code_usage
 _AUTO_CLASSES = {
     "Model": (AutoModel,),
     "ForNextItem": (AutoModelForCausalLM,),
+    "ForPreTraining": (AutoModelForPreTraining,),
     "ForCausalLM": (AutoModel, AutoModelForCausalLM),
     "ForConditionalGeneration": (AutoModel, AutoModelForSeq2SeqLM),
 }

@@ -1,6 +1,6 @@
 """Configuration that all sequential recommenders share: models that score items by their ids' learned embeddings."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -39,6 +39,8 @@ class SequentialConfig(PreTrainedConfig):
         ValueError: a size below 1, heads that do not divide the width, or a dropout outside of [0, 1).
     """
 
+    least_items: ClassVar[int] = 1
+
     attribute_map = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}
 
     num_items: int = 1
@@ -61,7 +63,9 @@ class SequentialConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation. Checks sizes and rates."""
-        for name in ("num_items", "hidden_size", "num_layers", "num_heads", "max_history", "num_negatives"):
+        if self.num_items < self.least_items:
+            raise ValueError(f"`num_items` must be at least {self.least_items}, got {self.num_items}.")
+        for name in ("hidden_size", "num_layers", "num_heads", "max_history", "num_negatives"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.hidden_size % self.num_heads:

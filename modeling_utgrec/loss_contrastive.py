@@ -31,11 +31,33 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gathered(x: torch.Tensor) -> torch.Tensor:
+    """Equally shaped tensors of all processes, one after the other, with gradient."""
+    return _GatherWithGradient.apply(x) if world_size() > 1 else x
+
+
+def same_targets(targets: torch.Tensor) -> torch.Tensor:
+    """Which positives of [`info_nce`] are of the same item: targets `(batch,)` to bool
+    `(batch, batch * processes)`."""
+    every = targets
+    if world_size() > 1:
+        parts = [torch.empty_like(targets) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, targets.contiguous())
+        every = torch.cat(parts)
+    return targets[:, None] == every
+
+
 def info_nce(
     anchors: torch.Tensor,
     positives: torch.Tensor,
     temperature: float,
     excluded: torch.Tensor | None = None,
+    excluded_similarity: float = float("-inf"),
+    own_negatives: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over levels and anchors of InfoNCE on L2-normalised continuous representations.
 
@@ -47,18 +69,21 @@ def info_nce(
         temperature (`float`): divides the cosine similarities.
         excluded (`torch.BoolTensor` of shape `(batch, batch * processes)`, *optional*): positives that are no
             negatives of an anchor, such as its own neighbours; an anchor's own positive is never left out.
+        excluded_similarity (`float`, *optional*, defaults to -inf): cosine that those count with.
+        own_negatives (`torch.FloatTensor` of shape `(batch, num_levels, dim)`, *optional*): one more negative of each
+            anchor, which the others don't have.
     """
-    batch, rank = len(anchors), 0
+    batch = len(anchors)
     anchors = F.normalize(anchors.float(), dim=-1)
-    positives = F.normalize(positives.float(), dim=-1)
-    if world_size() > 1:
-        rank = dist.get_rank()
-        positives = _GatherWithGradient.apply(positives)
-    labels = torch.arange(batch, device=anchors.device) + rank * batch
+    positives = gathered(F.normalize(positives.float(), dim=-1))
+    labels = torch.arange(batch, device=anchors.device) + process_rank() * batch
     with torch.autocast(anchors.device.type, enabled=False):  # in bfloat16, the temperature blows up the rounding
         logits = torch.einsum("bld,cld->lbc", anchors, positives) / temperature
     if excluded is not None:
         excluded = excluded.clone()
         excluded[torch.arange(batch, device=labels.device), labels] = False
-        logits = logits.masked_fill(excluded, float("-inf"))
+        logits = logits.masked_fill(excluded, excluded_similarity / temperature)
+    if own_negatives is not None:
+        own = (anchors * F.normalize(own_negatives.float(), dim=-1)).sum(-1) / temperature
+        logits = torch.cat([logits, own.T[..., None]], dim=-1)
     return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))

@@ -11,34 +11,11 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_bert4rec import BERT4RecConfig
 from .modeling_sequential import (
     ItemEmbeddings,
-    SelfAttention,
     SequentialForNextItem,
     SequentialPreTrainedModel,
     bidirectional_mask,
 )
-
-
-class BERT4RecBlock(nn.Module):
-    """`LayerNorm(x + Dropout(g(x)))`, g first self-attention, then a feed-forward network (Eq. 1-5)."""
-
-    def __init__(self, config: BERT4RecConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(width)
-        self.inner = nn.Linear(width, 4 * width)
-        self.outer = nn.Linear(4 * width, width)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """
-        Args:
-            states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): the block's input.
-            mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
-        """
-        states = self.attention_norm(states + self.dropout(self.attention(states, mask)))
-        return self.feed_forward_norm(states + self.dropout(self.outer(F.gelu(self.inner(states)))))
+from .post_norm_block import PostNormBlock
 
 
 class BERT4RecModel(SequentialPreTrainedModel):
@@ -49,7 +26,7 @@ class BERT4RecModel(SequentialPreTrainedModel):
     def __init__(self, config: BERT4RecConfig):
         super().__init__(config)
         self.embeddings = ItemEmbeddings(config, config.max_history + 1, norm=True)
-        self.blocks = nn.ModuleList([BERT4RecBlock(config) for _ in range(config.num_layers)])
+        self.blocks = nn.ModuleList([PostNormBlock(config, 4 * config.hidden_size) for _ in range(config.num_layers)])
         self.post_init()
 
     @can_return_tuple

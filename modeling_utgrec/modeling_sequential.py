@@ -65,21 +65,36 @@ class ItemEmbeddings(nn.Module):
         num_positions (`int`, *optional*): longest input; None for no embeddings of positions and any length.
         scale (`bool`): multiply item embeddings by `sqrt(hidden_size)` first, as the original transformer does.
         norm (`bool`): layer norm of the sum.
+        eps (`float`, *optional*, defaults to 1e-5): of the layer norm.
+        items (`nn.Module`, *optional*): gives the vectors of item tokens `(batch, history)`, as made from their
+            content; by default an embedding of each token.
     """
 
-    def __init__(self, config: SequentialConfig, num_positions: int | None, scale: bool = False, norm: bool = False):
+    def __init__(
+        self,
+        config: SequentialConfig,
+        num_positions: int | None,
+        scale: bool = False,
+        norm: bool = False,
+        eps: float = 1e-5,
+        items: nn.Module | None = None,
+    ):
         super().__init__()
-        self.items = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        if items is None:
+            items = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.items = items
         self.positions = None if num_positions is None else nn.Embedding(num_positions, config.hidden_size)
         self.scale = math.sqrt(config.hidden_size) if scale else 1.0
-        self.norm = nn.LayerNorm(config.hidden_size) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, item_vectors: Tensor | None = None) -> Tensor:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, history)`): item tokens, padded on the left.
             attention_mask (`torch.Tensor` of shape `(batch, history)`): 0 on padding.
+            item_vectors (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): what `items` makes of the
+                tokens from 1, where it was made before.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, history, hidden_size)`, zero on padding.
@@ -87,13 +102,19 @@ class ItemEmbeddings(nn.Module):
         Raises:
             ValueError: more columns than there are positions.
         """
-        states = self.items(input_ids) * self.scale
+        vectors = self.items(input_ids) if item_vectors is None else rows_of_tokens(input_ids, item_vectors)
+        states = vectors * self.scale
         if self.positions is not None:
             length, longest = input_ids.shape[1], self.positions.num_embeddings
             if length > longest:
                 raise ValueError(f"The input has {length} columns, the model reads {longest}: keep the last ones.")
             states = states + self.positions.weight[:length].flip(0)
         return self.dropout(self.norm(states)) * attention_mask[..., None].to(states.dtype)
+
+
+def rows_of_tokens(input_ids: Tensor, table: Tensor) -> Tensor:
+    """The rows `(..., width)` of a table `(items, width)` that belong to item tokens `(...)`, any row for padding."""
+    return F.embedding((input_ids - 1).clamp(min=0), table)
 
 
 class AttentionSizes(Protocol):
@@ -105,7 +126,8 @@ class AttentionSizes(Protocol):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head scaled dot-product attention of a history to itself (without residual connection and norm)."""
+    """Multi-head scaled dot-product attention of a history to itself, or to something else that is given (without
+    residual connection and norm)."""
 
     def __init__(self, config: AttentionSizes):
         super().__init__()
@@ -116,18 +138,21 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, read: Tensor | None = None) -> Tensor:
         """
         Args:
             states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): what attends and is attended to.
             mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
+            read (`torch.FloatTensor` of shape `(batch, columns, hidden_size)`, *optional*): what is attended to, in
+                place of the history; the mask has its columns then.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, history, hidden_size)`.
         """
+        read = states if read is None else read
         query, key, value = (
-            layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
+            layer(source).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer, source in ((self.query, states), (self.key, read), (self.value, read))
         )
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
@@ -177,6 +202,8 @@ class SequentialForNextItem(SequentialPreTrainedModel):
 
     encoder_class: ClassVar[type[SequentialPreTrainedModel]]
     training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
+    # what a batch has beside them: "augmented" sequences, or "masked" ones with segments
+    training_batches: ClassVar[Literal["plain", "augmented", "masked"]] = "plain"
     # the Trainer gives the number of labels in all batches of a step, and the loss below divides by it
     accepts_loss_kwargs = True
 
@@ -211,37 +238,40 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             ValueError: `labels` and `input_ids` differ in shape, or the input is longer than the model reads.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
-        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        vectors = None if labels is None else self.item_vectors()
+        given = {} if vectors is None else {"item_vectors": vectors}
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
         loss = None
         if labels is not None:
             if labels.shape != input_ids.shape:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
             labelled = labels != -100
             predicting = self.scoring_states(states[labelled])
+            items = self.candidate_embeddings(vectors)
             if self.config.loss == "ce":
-                loss = linear_cross_entropy(predicting, self.item_embeddings, labels[labelled] - 1, self.item_bias)
+                loss = linear_cross_entropy(predicting, items, labels[labelled] - 1, self.item_bias)
             elif self.config.loss == "bce":
-                loss = self._binary_loss(predicting, input_ids, labels)
+                loss = self._binary_loss(predicting, items, input_ids, labels)
             else:
-                loss = self._sampled_loss(predicting, labels[labelled] - 1)
+                loss = self._sampled_loss(predicting, items, labels[labelled] - 1)
             loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
-    def _binary_loss(self, states: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
+    def _binary_loss(self, states: Tensor, items: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy with one negative for each label (Kang & McAuley 2018, Eq. 8), summed."""
         labelled = labels != -100
-        items = torch.stack([labels[labelled], sample_negatives(input_ids, labels, self.config.num_items)]) - 1
-        scores = (states * F.embedding(items, self.item_embeddings)).sum(-1)
+        rows = torch.stack([labels[labelled], sample_negatives(input_ids, labels, self.config.num_items)]) - 1
+        scores = (states * F.embedding(rows, items)).sum(-1)
         if self.item_bias is not None:
-            scores = scores + F.embedding(items, self.item_bias[:, None]).squeeze(-1)
+            scores = scores + F.embedding(rows, self.item_bias[:, None]).squeeze(-1)
         return F.softplus(-scores[0]).sum() + F.softplus(scores[1]).sum()
 
-    def _sampled_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+    def _sampled_loss(self, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over targets and negatives of the batch, uniform with replacement, summed."""
         config = self.config
         negatives = torch.randint(config.num_items, (config.num_negatives,), device=states.device)
         correction = math.log(config.num_negatives / config.num_items) if config.log_q_correction else 0.0
-        return sampled_cross_entropy(states, self.item_embeddings, targets, negatives, correction, self.item_bias)
+        return sampled_cross_entropy(states, items, targets, negatives, correction, self.item_bias)
 
     def scoring_states(self, states: Tensor) -> Tensor:
         """The encoder's states `(..., hidden_size)` as they are compared with `item_embeddings`."""
@@ -265,6 +295,15 @@ class SequentialForNextItem(SequentialPreTrainedModel):
     def item_embeddings(self) -> Tensor:
         """`(num_items, hidden_size)`, row `r` for the item at row `r` of the catalogue."""
         return self.get_input_embeddings().weight[1 : self.config.num_items + 1]
+
+    def item_vectors(self) -> Tensor | None:
+        """What the encoder reads of the items where that is made from something else than their ids, as content,
+        `(num_items, hidden_size)`: made once for many histories. None where each token has an embedding."""
+        return None
+
+    def candidate_embeddings(self, item_vectors: Tensor | None = None) -> Tensor:
+        """`item_embeddings`, of vectors that `item_vectors` gave before."""
+        return self.item_embeddings
 
     @property
     def item_bias(self) -> Tensor | None:

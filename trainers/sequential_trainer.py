@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from hub_cards.values import SequentialCardValues
-from modeling_utgrec import SequentialForNextItem
+from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.callbacks import EpochCallback
 from trainers.data.interactions import Interactions
+from trainers.interests import InterestsCallback
 from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
+from trainers.training_data.augmented_sequences import AugmentedCollator
+from trainers.training_data.masked_segments import MaskedSegmentsCollator
 from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
 from trainers.training_data.target_horizon import check_horizon
 
@@ -63,6 +67,7 @@ class SequentialTrainer(RankingTrainer):
         evaluation (`Interactions`, *optional*): all interactions, for validation (see [`RankingTrainer`]).
         callbacks (`list[TrainerCallback]`, *optional*): more callbacks.
         optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
+        fewer_words (`np.ndarray`, *optional*): for contrastive pre-training, see [`AugmentedCollator`].
 
     Raises:
         ValueError: model and interactions differ in the number of items, no sequence has two items, or validation is
@@ -87,19 +92,28 @@ class SequentialTrainer(RankingTrainer):
         evaluation: Interactions | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        fewer_words: np.ndarray | None = None,
     ):
-        windows = collator = None
+        windows: SequenceWindows | None = None
+        collator: SequenceCollator | None = None
         if train_dataset is not None:
             check_catalogue(model, train_dataset.num_items)
             windows = SequenceWindows(train_dataset, model.training_targets, model.config.max_history)
-            collator = SequenceCollator(windows, model.config, args.seed, args.horizon)
-            drawn = model.training_targets == "cloze" or args.horizon > 1
+            if model.training_batches == "augmented":
+                collator = AugmentedCollator(windows, model.config, args.seed, fewer_words)
+            elif model.training_batches == "masked":
+                collator = MaskedSegmentsCollator(windows, model.config, args.seed)
+            else:
+                collator = SequenceCollator(windows, model.config, args.seed, args.horizon)
+            drawn = model.training_targets == "cloze" or model.training_batches != "plain" or args.horizon > 1
             if drawn and args.dataloader_persistent_workers:
                 raise ValueError(
                     "Persistent data loader workers would keep the masks and targets of the first epoch: turn off "
                     "dataloader_persistent_workers."
                 )
             callbacks = [EpochCallback(windows), *(callbacks or [])]
+            if isinstance(model, MISSRecForNextItem):
+                callbacks = [InterestsCallback(args.seed), *callbacks]
         super().__init__(
             model=model,
             args=args,

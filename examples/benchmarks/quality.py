@@ -204,7 +204,7 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
     done = lines_of(run, results)
     remembered = run | {"model": run["model"] + WITH_MEMORY}
     named = f"{run['domain']} {run['model']} seed {run['seed']}"
-    if model not in COUNTED and model not in SEQUENTIAL and model not in ROWS:
+    if reads_texts(model):
         _ = setting.embeddings.text  # made once for all, before the clock runs
     if done:
         print(f"{named}: done before")
@@ -225,6 +225,13 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         taken = since(start)
         both = seconds[0] + taken[0], seconds[1] + taken[1]
         append(results, judge(trained, setting, remembered, both, arguments))
+
+
+def reads_texts(model: str) -> bool:
+    """Whether a row is made from the items' texts."""
+    if model in SEQUENTIAL:
+        return "text" in SEQUENTIAL[model].inputs
+    return model not in COUNTED and model not in ROWS
 
 
 def clocks() -> tuple[float, float]:

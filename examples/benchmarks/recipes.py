@@ -114,7 +114,9 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
     )
     arguments = dataclasses.replace(arguments, **row.arguments)
     training = sequential_training(setting.folder, setting.seed, **row.training)
-    baseline = train_sequential_baseline(row.method, setting.domain, arguments, training, setting.minutes)
+    baseline = train_sequential_baseline(
+        row.method, setting.domain, arguments, training, setting.minutes, embeddings=setting.embeddings
+    )
     model = baseline.model
     description = baseline.description
     if row.published is not None:

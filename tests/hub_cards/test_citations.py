@@ -46,6 +46,11 @@ SOURCES = {
     "fmlprec": ("FMLP-Rec", "Zhou 2022"),
     "bsarec": ("BSARec", "Shin 2024"),
     "hstu": ("HSTU", "Zhai 2024"),
+    "fdsa": ("FDSA", "Zhang 2019"),
+    "s3rec": ("S3-Rec", "Zhou 2020"),
+    "missrec": ("MISSRec", "Wang 2023"),
+    "unisrec": ("UniSRec", "Hou 2022"),
+    "vqrec": ("VQ-Rec", "Hou 2023"),
     "linear": ("Linear item-item model", "Choi 2021, Steck 2019"),
 }
 CARDS = [TokenizerCardValues, RecommenderCardValues, SequentialCardValues, ModelCardValues]

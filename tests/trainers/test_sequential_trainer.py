@@ -19,7 +19,14 @@ from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArg
 
 NUM_USERS, NUM_ITEMS = 60, 12
 METRICS = {"recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10"}
-NAMES = ["BERT4Rec", "BSARec", "FMLPRec", "GRU4Rec", "HSTU", "SASRec"]
+NAMES = ["BERT4Rec", "BSARec", "FDSA", "FMLPRec", "GRU4Rec", "HSTU", "MISSRec", "S3Rec", "SASRec", "UniSRec", "VQRec"]
+# what items are made from, of the models that make them
+MADE = {
+    "MISSRec": lambda: {"text": torch.randn(NUM_ITEMS, 16)},
+    "FDSA": lambda: {"content": torch.randn(NUM_ITEMS, 16)},
+    "UniSRec": lambda: {"content": torch.randn(NUM_ITEMS, 16)},
+    "VQRec": lambda: {"codes": torch.randint(256, (NUM_ITEMS, 32))},
+}
 
 
 def make_interactions(num_users=NUM_USERS, num_items=NUM_ITEMS):
@@ -33,8 +40,13 @@ def make_interactions(num_users=NUM_USERS, num_items=NUM_ITEMS):
 def make_model(name="SASRec", dropout=0.0, seed=0, **config):
     set_seed(seed)
     sizes = dict(num_items=NUM_ITEMS, hidden_size=16, num_layers=1, max_history=5, hidden_dropout=dropout)
+    if name in MADE:
+        config = {"content_size": 16, **config}
+    if name == "MISSRec":  # a layer of interests and one of items
+        config = {"num_layers": 2, "num_interests": 4, **config}
     config = getattr(modeling_utgrec, f"{name}Config")(**{**sizes, "attention_dropout": dropout, **config})
-    return getattr(modeling_utgrec, f"{name}ForNextItem")(config)
+    model = getattr(modeling_utgrec, f"{name}ForNextItem")(config)
+    return model.set_items(**MADE[name]()) if name in MADE else model
 
 
 def make_trainer(folder, model=None, callbacks=None, evaluation=True, **changes):

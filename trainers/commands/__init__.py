@@ -19,7 +19,7 @@ COMMANDS = {
     "embed": "embed the texts or images of a catalogue with a frozen encoder",
     "pretrain": "pre-train an item tokenizer and a recommender on several domains",
     "finetune": "fine-tune both on a new domain, or train from scratch, and evaluate",
-    "train-baseline": "train SASRec, GRU4Rec, BERT4Rec, HSTU, TIGER, LETTER, ... and evaluate",
+    "train-baseline": "train SASRec, HSTU, UniSRec, TIGER, LETTER, ... and evaluate",
     "tokenize": "give the items of a catalogue their semantic IDs",
     "memory": "give a recommender a memory of transitions and content",
     "evaluate": "evaluate and compare recommenders on a data folder",
@@ -28,7 +28,11 @@ COMMANDS = {
 }
 # Of a command that trains one of several methods: `--model` to the module. A further method is a row.
 METHODS = {
-    "pretrain": {"utgrec": "pretrain", "recbase": "pretrain_recbase"},
+    "pretrain": {
+        "utgrec": "pretrain",
+        "recbase": "pretrain_recbase",
+        **dict.fromkeys(("unisrec", "vqrec", "missrec"), "pretrain_sequential"),
+    },
     "finetune": {"utgrec": "finetune", "recbase": "finetune_recbase"},
 }
 

@@ -15,7 +15,7 @@ def command_modules() -> Iterator[str]:
     """The module of each command, and of each of its methods."""
     for command in COMMANDS:
         name = command.replace("-", "_")
-        yield from METHODS.get(command, {name: name}).values()
+        yield from dict.fromkeys(METHODS.get(command, {name: name}).values())
 
 
 def help_text(module: str) -> str:

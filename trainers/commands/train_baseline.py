@@ -8,15 +8,18 @@ r"""Trains a baseline on a data folder, saves it, and evaluates it beside what n
     # item-level, on semantic IDs that are there, as UTGRec's; with a memory of transitions and texts
     utgrec train-baseline --model item-level --semantic_ids runs/beauty/tokenizer --text_encoder tf-idf --memory \
         --data data/beauty --output_dir runs/beauty-item-level
+    # sequential, items made from their texts; pre-trained on other domains by `utgrec pretrain --model unisrec`
+    utgrec train-baseline --model unisrec --text_encoder sentence-transformers/all-MiniLM-L6-v2 \
+        --pretrained runs/unisrec --data data/beauty --output_dir runs/beauty-unisrec
     # with embeddings that `utgrec embed` made, half an hour at most; on from the last checkpoint of each stage
     utgrec train-baseline --model letter --embeddings runs/beauty-texts --data data/beauty --minutes 30 \
         --output_dir runs/beauty-letter --resume
 
 Settings are those of the packaged configuration `baseline`, unless --config gives others: published sizes, and the
-epoch that is best on the validation items. --sequential.<flag> sets SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and
-HSTU; --tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs, or
---item_level.<flag> an item-level one, which reads the texts' embeddings too. LETTER's
-collaborative embeddings are those of a SASRec that sees the training part alone; they stay in the output folder.
+epoch that is best on the validation items. --sequential.<flag> sets what is on items, from SASRec to MISSRec;
+--tokenizer.<flag> an item tokenizer, --recommender.<flag> the recommender on its semantic IDs, or --item_level.<flag>
+an item-level one, which reads the texts' embeddings too. LETTER's collaborative embeddings are those of a SASRec that
+sees the training part alone; they stay in the output folder.
 
 Writes `recommender/` (for a generative one with the index of its items), `tokenizer/` for semantic IDs, and
 `results.json`: the model, with every setting that differs from the published one, and what needs no training
@@ -29,7 +32,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,7 @@ SHOWN = (
     "text_encoder",
     "embeddings",
     "semantic_ids",
+    "pretrained",
     "minutes",
     "memory",
     "resume",
@@ -102,12 +106,10 @@ SHOWN = (
     "hub_model_id",
     "seed",
     "sequential.num_train_epochs",
-    "tokenizer.max_steps",
     "recommender.d_model",
     "recommender.num_layers",
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
-    "recommender.per_device_train_batch_size",
 )
 
 
@@ -115,8 +117,8 @@ SHOWN = (
 class TrainBaselineArguments:
     model: str = field(
         metadata={
-            "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after a name of semantic IDs, "
-            f"{DECODER} or {ITEM_LEVEL} for another recommender than a T5; {GIVEN} for --semantic_ids."
+            "help": f"What to train: {', '.join([*SEQUENTIAL, *SEMANTIC_IDS])}; after semantic IDs, "
+            f"{DECODER} or {ITEM_LEVEL} in the T5's place; {GIVEN} for --semantic_ids."
         }
     )
     data: str = field(metadata={"help": "Data folder with items and interactions."})
@@ -131,6 +133,13 @@ class TrainBaselineArguments:
     embeddings: str | None = field(default=None, metadata={"help": "Folder of text embeddings, instead."})
     image_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder, for tiger-m."})
     image_embeddings: str | None = field(default=None, metadata={"help": "Folder of image embeddings, instead."})
+    pretrained: str | None = field(
+        default=None,
+        metadata={"help": "Output folder of pretrain to start from: unisrec, vqrec, missrec."},
+    )
+    train_users: float = field(
+        default=1.0, metadata={"help": "Share of the users whose training interactions are used."}
+    )
     minutes: float | None = field(default=None, metadata={"help": "Most time of the recommender's training."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
@@ -158,6 +167,10 @@ class TrainBaselineArguments:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
         if (self.model == GIVEN) != (self.semantic_ids is not None):
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
+        if self.pretrained is not None and not getattr(SEQUENTIAL.get(self.model), "inputs", ()):
+            raise SystemExit(f"--pretrained is for models that read content, and {self.model} does not.")
+        if not 0 < self.train_users <= 1:
+            raise SystemExit(f"--train_users is a share above 0 and up to 1, got {self.train_users:g}.")
         if self.memory and self.model in SEQUENTIAL:
             raise SystemExit(f"--memory is for recommenders that generate, and {self.model} does not.")
 
@@ -184,6 +197,9 @@ def run(
         training.hub_model_id = arguments.hub_model_id or output.absolute().name
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
+    if arguments.train_users < 1:
+        few = domain.interactions.sample_training_users(arguments.train_users, arguments.seed)
+        domain = replace(domain, interactions=few)
     state.print(domain)
     check_parts(domain, arguments.memory)
     trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
@@ -203,7 +219,14 @@ def run(
     )
     if arguments.model in SEQUENTIAL:
         baseline = train_sequential_baseline(
-            arguments.model, domain, sequential, sequential_training, arguments.minutes, arguments.resume
+            arguments.model,
+            domain,
+            sequential,
+            sequential_training,
+            arguments.minutes,
+            arguments.resume,
+            embeddings,
+            arguments.pretrained,
         )
     else:
         if arguments.semantic_ids is not None:

@@ -24,11 +24,13 @@ class Domain:
         name (`str`): the folder's name.
         catalogue ([`Catalogue`]): the items.
         interactions ([`Interactions`]): all users' sequences; rows as in `catalogue`.
+        folder (`Path`, *optional*): where both were read from.
     """
 
     name: str
     catalogue: Catalogue
     interactions: Interactions
+    folder: Path | None = None
 
     @classmethod
     def from_folder(
@@ -60,7 +62,7 @@ class Domain:
             catalogue = catalogue.select(kept)
             rows = renumbered(interactions.items, interactions.popularity > 0)
             interactions = replace(interactions, item_ids=catalogue.item_ids, items=rows)
-        return cls(catalogue.name, catalogue, interactions)
+        return cls(catalogue.name, catalogue, interactions, Path(folder))
 
     def __str__(self) -> str:
         images = sum(self.catalogue.has_image(row) for row in range(len(self.catalogue)))

@@ -3,6 +3,7 @@ of itself and of how it differs from what was published."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,12 @@ from tokenization_items.item_embeddings import embed_items, encoder_fingerprint,
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from trainers.data.domains import Domain
+from trainers.data.item_attributes import ItemAttributes, read_attributes
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.hub.model_facts import method_of
 from trainers.methods import item_level, recbase, utgrec
 from trainers.methods.item_level import ItemLevelArguments, new_item_level
+from trainers.methods.item_tables import Content
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase import RecBaseArguments, new_recbase
 from trainers.methods.runs import last_checkpoint, place_training, train_recommender
@@ -84,8 +87,13 @@ class ItemEmbeddings:
     @cached_property
     def text(self) -> np.ndarray:
         """Float32 `(items, E)`."""
+        return self.text_content.vectors
+
+    @cached_property
+    def text_content(self) -> Content:
+        """The same, with the encoder that it is of."""
         if self.text_folder is not None:
-            return load_embeddings(self.text_folder, self.item_ids)
+            return Content.of_folder(self.text_folder, load_embeddings(self.text_folder, self.item_ids))
         if self.text_encoder is None:
             raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
         folder, name = self.folder / "text-embeddings", self.text_encoder
@@ -95,7 +103,22 @@ class ItemEmbeddings:
                 embed_items(self.domain.catalogue, encoder, folder)
             except ValueError as error:
                 raise NotApplicable(f"No embeddings can be made of the texts: {error}") from error
-        return load_embeddings(folder, self.item_ids)
+        return Content.of_folder(folder, load_embeddings(folder, self.item_ids))
+
+    def of_items(self, names: Iterable[str]) -> dict[str, Any]:
+        """What a sequential baseline's items are made from, by the names of [`SequentialMethod`]'s `inputs`."""
+        known = {"text": "text_content", "images": "image_content", "attributes": "attributes"}
+        return {name: getattr(self, known[name]) for name in names}
+
+    @cached_property
+    def attributes(self) -> ItemAttributes:
+        """Categories and brands, as the data folder has them."""
+        if self.domain.folder is None:
+            raise NotApplicable("It needs attributes of items, which are read from a data folder.")
+        try:
+            return read_attributes(self.domain.folder, self.item_ids)
+        except ValueError as error:
+            raise NotApplicable(str(error)) from None
 
     def text_encoder_fingerprint(self, fitted: bool = False) -> str | None:
         """What made `text`, see [`encoder_fingerprint`]."""
@@ -106,8 +129,14 @@ class ItemEmbeddings:
     @cached_property
     def images(self) -> np.ndarray:
         """Float32 `(items, F)`, NaN for items without image."""
+        return self.image_content.vectors
+
+    @cached_property
+    def image_content(self) -> Content:
+        """The same, with the encoder that it is of."""
         if self.image_folder is not None:
-            return load_embeddings(self.image_folder, self.item_ids, allow_missing=True)
+            vectors = load_embeddings(self.image_folder, self.item_ids, allow_missing=True)
+            return Content.of_folder(self.image_folder, vectors)
         if self.image_encoder is None:
             raise NotApplicable("It needs image embeddings: give --image_encoder, or --image_embeddings of `embed`.")
         if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
@@ -115,7 +144,7 @@ class ItemEmbeddings:
         folder = self.folder / "image-embeddings"
         with PartialState().main_process_first():
             embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
-        return load_embeddings(folder, self.item_ids, allow_missing=True)
+        return Content.of_folder(folder, load_embeddings(folder, self.item_ids, allow_missing=True))
 
     @cached_property
     def transitions(self) -> np.ndarray:
@@ -170,12 +199,26 @@ def train_sequential_baseline(
     training: SequentialTrainingArguments,
     minutes: float | None = None,
     resume: bool = False,
+    embeddings: ItemEmbeddings | None = None,
+    pretrained: str | Path | None = None,
 ) -> TrainedBaseline:
-    """[`train_sequential`], with a description."""
-    trainer = train_sequential(name, domain, arguments, training, minutes, resume)
+    """[`train_sequential`], with a description.
+
+    Raises:
+        NotApplicable: what is to be known of the items cannot be had.
+    """
+    names = SEQUENTIAL[name].inputs
+    if names and embeddings is None:
+        raise NotApplicable(f"It needs what is known of the items: {', '.join(names)}.")
+    inputs = {} if embeddings is None else embeddings.of_items(names)
+    trainer = train_sequential(name, domain, arguments, training, minutes, resume, inputs, pretrained)
     model = trainer.model
     assert isinstance(model, SequentialForNextItem)
-    used = settings_of(model.config, training)
+    used, method = settings_of(model.config, training), SEQUENTIAL[name]
+    if "pretrained_on_other_domains" in method.published.settings:
+        used["pretrained_on_other_domains"] = pretrained is not None
+    if "pretraining_epochs" in method.published.settings:
+        used["pretraining_epochs"] = arguments.pretraining_epochs if method.pretraining else 0
     return TrainedBaseline(model, trainer, describe(model, used, SEQUENTIAL[name].published))
 
 

@@ -1,15 +1,19 @@
-"""Sequential baselines by name, trained from interactions alone: SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec, HSTU.
+"""Sequential baselines by name: from interactions alone SASRec, GRU4Rec, BERT4Rec, FMLP-Rec, BSARec and HSTU, with
+what is known of the items FDSA, S3-Rec, UniSRec, VQ-Rec and MISSRec.
 
 A new one is a configuration and a model in `modeling_utgrec`, and a row in `SEQUENTIAL`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from transformers import set_seed
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import AutoConfig, set_seed
 
 from hub_cards import method_named
 from modeling_utgrec import (
@@ -17,20 +21,36 @@ from modeling_utgrec import (
     BERT4RecForNextItem,
     BSARecConfig,
     BSARecForNextItem,
+    FDSAConfig,
+    FDSAForNextItem,
     FMLPRecConfig,
     FMLPRecForNextItem,
     GRU4RecConfig,
     GRU4RecForNextItem,
     HSTUConfig,
     HSTUForNextItem,
+    MISSRecConfig,
+    MISSRecForNextItem,
+    S3RecConfig,
+    S3RecForNextItem,
     SASRecConfig,
     SASRecForNextItem,
     SequentialConfig,
     SequentialForNextItem,
+    UniSRecConfig,
+    UniSRecForNextItem,
+    VQRecConfig,
+    VQRecForNextItem,
 )
+from modeling_utgrec.checkpoint_safety import SAFELY
+from modeling_utgrec.modeling_content import ContentForNextItem, ReadsContent
 from trainers.data.domains import Domain
+from trainers.data.interactions import Interactions
+from trainers.methods.item_tables import ItemTables, MakesTables, field_tables, modality_tables, text_tables
+from trainers.methods.product_codes import code_tables, stored_quantizer
 from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
+from trainers.methods.s3rec import pretrain_s3rec
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -44,18 +64,116 @@ class SequentialMethod:
         published ([`Published`]): the authors' settings.
         variant (`Mapping[str, Any]`, *optional*): values of the configuration that make this row another one than the
             configuration's defaults.
+        inputs (`tuple[str, ...]`, *optional*): what is to be known of the items, see [`ItemEmbeddings`].
+        tables (`MakesTables`, *optional*): makes of it what the model's items are made from.
+        pretraining (*optional*): trains the model on the domain before, see [`pretrain_s3rec`].
     """
 
     config_class: type[SequentialConfig]
     model_class: type[SequentialForNextItem]
     published: Published
     variant: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    tables: MakesTables | None = None
+    pretraining: Callable[..., SequentialTrainer] | None = None
 
 
 _BLOCKS = {"hidden_size": 64, "num_layers": 2, "hidden_dropout": 0.5, "max_history": 50, "learning_rate": 1e-3}
 _SASREC = Published(
     "Kang & McAuley 2018, section IV-D, sparse data sets",
     {**_BLOCKS, "hidden_size": 50, "num_heads": 1, "attention_dropout": 0.5, "loss": "bce", "batch_size": 128},
+)
+_RECBOLE_ADAM = {"weight_decay": 0.0, "max_grad_norm": 0.0, "num_train_epochs": 300}
+_FDSA = Published(
+    "RUCAIBox/RecBole, properties/model/FDSA.yaml and overall.yaml, as read in 2026, with fields for features; the "
+    "paper's loss is 'bce'",
+    {
+        **_BLOCKS,
+        "num_heads": 2,
+        "inner_size": 256,
+        "attention_dropout": 0.5,
+        "features": "fields",
+        "loss": "ce",
+        "output_dropout": 0.5,
+        "batch_size": 2048,
+        "batch_of": "pairs of a history and its next item",
+        **_RECBOLE_ADAM,
+    },
+)
+_S3REC = Published(
+    "RUCAIBox/CIKM2020-S3Rec, run_pretrain.py and run_finetune_full.py, Amazon Beauty, as read in 2026",
+    {
+        **_BLOCKS,
+        "num_heads": 2,
+        "inner_size": 256,
+        "attention_dropout": 0.5,
+        "loss": "bce",
+        "mask_ratio": 0.2,
+        "attribute_weight": 0.2,
+        "item_weight": 1.0,
+        "masked_attribute_weight": 1.0,
+        "segment_weight": 0.5,
+        "two_sigmoids": True,
+        "pretraining_epochs": 150,
+        "batch_size": 256,
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+    },
+)
+_UNISREC = Published(
+    "RUCAIBox/UniSRec, props/UniSRec.yaml, props/finetune.yaml and overall.yaml, as read in 2026; pre-trained on five "
+    "domains of Amazon 2018",
+    {
+        "hidden_size": 300,
+        "num_layers": 2,
+        "num_heads": 2,
+        "inner_size": 256,
+        "hidden_dropout": 0.5,
+        "attention_dropout": 0.5,
+        "content_dropout": 0.2,
+        "num_experts": 8,
+        "max_history": 50,
+        "temperature": 0.07,
+        "loss": "ce",
+        "content_encoder": "bert-base-uncased",
+        "learning_rate": 1e-3,
+        "batch_size": 2048,
+        "batch_of": "pairs of a history and its next item",
+        "pretrained_on_other_domains": True,
+        **_RECBOLE_ADAM,
+    },
+)
+_VQREC = Published(
+    "RUCAIBox/VQ-Rec, props/VQRec.yaml, props/finetune.yaml and overall.yaml, as read in 2026; pre-trained on five "
+    "domains of Amazon 2018",
+    {
+        **{name: value for name, value in _UNISREC.settings.items() if name not in ("content_dropout", "num_experts")},
+        "num_groups": 32,
+        "codebook_size": 256,
+        "learning_rate": 3e-3,
+    },
+)
+_MISSREC = Published(
+    "gimpong/MM23-MISSRec, props and overall.yaml, as read in 2026; pre-trained on five domains of Amazon 2018",
+    {
+        "hidden_size": 300,
+        "num_layers": 2,
+        "num_heads": 4,
+        "inner_size": 256,
+        "hidden_dropout": 0.5,
+        "attention_dropout": 0.5,
+        "max_history": 50,
+        "temperature": 0.07,
+        "content_encoder": "clip-vit-base-patch32",
+        "image_encoder": "clip-vit-base-patch32",
+        "num_interests": "half of the texts and images",
+        "interest_weight": 1e-4,
+        "interest_regularization": "pooled",
+        "learning_rate": 1e-3,
+        "batch_size": 512,
+        "pretrained_on_other_domains": True,
+        **_RECBOLE_ADAM,
+    },
 )
 # Where a source is a file, each value was compared with it.
 SEQUENTIAL: dict[str, SequentialMethod] = {
@@ -129,6 +247,10 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
     "hstu": SequentialMethod(
         HSTUConfig,
         HSTUForNextItem,
+        MISSRecConfig,
+        MISSRecForNextItem,
+        S3RecConfig,
+        S3RecForNextItem,
         Published(
             "facebookresearch/generative-recommenders, configs/amzn-books/hstu-sampled-softmax-n512-final.gin",
             {
@@ -145,7 +267,38 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
             },
         ),
     ),
+    "fdsa": SequentialMethod(FDSAConfig, FDSAForNextItem, _FDSA, inputs=("text",), tables=text_tables),
+    "fdsa-fields": SequentialMethod(
+        FDSAConfig, FDSAForNextItem, _FDSA, {"features": "fields"}, ("attributes",), field_tables
+    ),
+    "s3-rec": SequentialMethod(
+        S3RecConfig, S3RecForNextItem, _S3REC, inputs=("attributes",), pretraining=pretrain_s3rec
+    ),
+    "s3-rec-scratch": SequentialMethod(S3RecConfig, S3RecForNextItem, _S3REC),
+    "unisrec": SequentialMethod(UniSRecConfig, UniSRecForNextItem, _UNISREC, inputs=("text",), tables=text_tables),
+    "unisrec-transductive": SequentialMethod(
+        UniSRecConfig, UniSRecForNextItem, _UNISREC, {"transductive": True}, ("text",), text_tables
+    ),
+    "vq-rec": SequentialMethod(VQRecConfig, VQRecForNextItem, _VQREC, inputs=("text",), tables=code_tables),
+    **{
+        f"missrec{kind}{mode}": SequentialMethod(
+            MISSRecConfig,
+            MISSRecForNextItem,
+            _MISSREC,
+            {"transductive": bool(mode)},
+            ("text", "images") if kind else ("text",),
+            modality_tables,
+        )
+        for kind in ("", "-images")
+        for mode in ("", "-transductive")
+    },
 }
+# Sizes that a pre-trained model fixes.
+PRETRAINED_SIZES = ("hidden_size", "num_layers", "num_heads", "max_history", "inner_size", "num_experts")
+PRETRAINED_SIZES += ("num_groups", "codebook_size")
+CONTENT_SIZES = ("content_size", "image_size")
+CONTENT_SPACES = ("content_fingerprint", "image_fingerprint")
+CODE_MAP_EPOCHS = 5  # of VQ-Rec's first stage, in the authors' program
 
 
 @dataclass
@@ -168,6 +321,19 @@ class SequentialArguments:
     own: list[str] = field(
         default_factory=list,
         metadata={"help": "What one method alone has, as alpha=0.5 of BSARec's configuration."},
+    )
+    freeze_encoder: bool = field(
+        default=True, metadata={"help": "Leave the encoder of a pre-trained model and its positions as they are."}
+    )
+    code_map: Literal["learned", "random", "reuse"] = field(
+        default="learned",
+        metadata={
+            "help": "How a pre-trained VQ-Rec takes new items: by codes of their own and a map to the pre-trained "
+            "ones, learned or (as the authors' program) random, or by the pre-training's codes."
+        },
+    )
+    pretraining_epochs: float = field(
+        default=100.0, metadata={"help": "Passes of S3-Rec's pre-training over all prefixes of the sequences."}
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
@@ -192,13 +358,115 @@ class SequentialArguments:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def new_sequential(name: str, num_items: int, arguments: SequentialArguments, seed: int) -> SequentialForNextItem:
-    """A baseline of [`SEQUENTIAL`] with random weights for a catalogue of so many items."""
-    method = SEQUENTIAL[name]
-    values = {**method.variant, **arguments.architecture(method.config_class)}
+def new_sequential(
+    name: str, num_items: int, arguments: SequentialArguments, seed: int, items: ItemTables | None = None
+) -> SequentialForNextItem:
+    """A baseline of [`SEQUENTIAL`] with random weights for a catalogue of so many items, and with what these are made
+    from, if they are made from anything."""
+    method, items = SEQUENTIAL[name], items or ItemTables()
+    values = {**method.variant, **arguments.architecture(method.config_class), **items.config}
     config = method.config_class(num_items=num_items, **values)
     set_seed(seed)
-    return method.model_class(config)
+    return _with_items(method.model_class(config), items)
+
+
+def pretrained_sequential(
+    name: str, folder: Path, num_items: int, arguments: SequentialArguments, seed: int, items: ItemTables
+) -> SequentialForNextItem:
+    """
+    A baseline of [`SEQUENTIAL`] that was pre-trained on other domains, for a new catalogue.
+
+    Args:
+        name, num_items, arguments, seed, items: as [`new_sequential`]; the seed is of embeddings of ids, if there are
+            any.
+        folder (`Path`): of the model.
+
+    Raises:
+        ForeignArgument: the folder holds another method, or one of other sizes or other content.
+    """
+    method = SEQUENTIAL[name]
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if type(config) is not method.config_class or config.num_items:
+        raise ForeignArgument(
+            f"--pretrained {folder} holds a {config.model_type} of {getattr(config, 'num_items', 'some')} items; it "
+            f"takes what `utgrec pretrain --model {method.config_class.model_type}` left, which has none."
+        )
+    values = {**config.to_dict(), **method.variant, **arguments.architecture(method.config_class), **items.config}
+    values["num_items"] = num_items
+    for each in (*PRETRAINED_SIZES, *CONTENT_SIZES, *CONTENT_SPACES):
+        there, here = getattr(config, each, None), values.get(each)
+        if there != here and not (each in CONTENT_SPACES and None in (there, here)):
+            raise ForeignArgument(
+                f"--pretrained {folder} has {each} {there}, and {here} was given: "
+                + (
+                    f"embed the items as those of the pre-training were, by {config.content_encoder}."
+                    if each in (*CONTENT_SIZES, *CONTENT_SPACES)
+                    else f"leave it out, or give --sequential.{each} {there}."
+                )
+            )
+    set_seed(seed)
+    model, found = method.model_class.from_pretrained(
+        folder, config=method.config_class(**values), output_loading_info=True, **SAFELY
+    )
+    assert isinstance(model, SequentialForNextItem)
+    # what a catalogue has of its own, and nothing else
+    own = (*items.tables, "ids.weight", "present", "centroids", "interests")
+    allowed = {f"model.embeddings.items.{each}" for each in own}
+    if found["missing_keys"] - allowed:
+        raise ForeignArgument(f"--pretrained {folder} lacks {', '.join(sorted(found['missing_keys'] - allowed))}.")
+    model.train()
+    return _with_items(model, items)
+
+
+def pretrained_folder(name: str | Path) -> Path:
+    """The folder of a pre-trained model: of the output folder of `utgrec pretrain` its `recommender`, else the folder
+    itself, or that of a Hub id, which is downloaded."""
+    inner = Path(name) / "recommender"
+    if inner.is_dir() or Path(name).is_dir():
+        return inner if inner.is_dir() else Path(name)
+    return Path(snapshot_download(str(name), allow_patterns=["config.json", "model.safetensors"]))
+
+
+def learn_code_map(
+    model: VQRecForNextItem,
+    earlier: dict[str, Tensor],
+    training: SequentialTrainingArguments,
+    part: Interactions,
+    random: bool,
+    minutes: float | None = None,
+) -> None:
+    """
+    VQ-Rec's first stage of fine-tuning: which code of the new domain's quantizer takes which pre-trained embedding
+    (Hou et al. 2023, section 2.3.3). All else stays as it is.
+
+    Args:
+        model: pre-trained, with the new domain's items.
+        earlier: the pre-training's quantizer.
+        training: of the second stage.
+        part: the training part.
+        random: draw the map in place of learning it.
+        minutes: most time.
+    """
+    model.start_code_map(earlier)
+    if not random:
+        own = replace(
+            training,
+            output_dir=f"{training.output_dir}-code-map",
+            num_train_epochs=CODE_MAP_EPOCHS,
+            eval_strategy="no",
+            load_best_model_at_end=False,
+            save_strategy="no",
+            push_to_hub=False,
+        )
+        SequentialTrainer(model, own, part, callbacks=stopping(None, minutes)).train()
+    model.finish_code_map(random)
+
+
+def _with_items(model: SequentialForNextItem, items: ItemTables) -> SequentialForNextItem:
+    if items.tables:
+        assert isinstance(model, ReadsContent | MISSRecForNextItem)
+        model.set_items(**items.tables)
+    return model
 
 
 def train_sequential(
@@ -208,6 +476,8 @@ def train_sequential(
     training: SequentialTrainingArguments,
     minutes: float | None = None,
     resume: bool = False,
+    inputs: Mapping[str, Any] | None = None,
+    pretrained: str | Path | None = None,
 ) -> SequentialTrainer:
     """
     Trains a sequential baseline on the training part of a domain's interactions.
@@ -218,16 +488,39 @@ def train_sequential(
             validation items.
         arguments ([`SequentialArguments`]): the network and when to stop.
         training ([`SequentialTrainingArguments`]): its `output_dir` has the checkpoints; its seed is the weights'.
-        minutes (`float`, *optional*): most time.
+        minutes (`float`, *optional*): most time; as much for a stage before, if the method has one.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
+        inputs (`Mapping[str, Any]`, *optional*): what is known of the items, by the names of the method's `inputs`.
+        pretrained (`str` or `Path`, *optional*): a model to start from, see [`pretrained_folder`].
     """
-    interactions = domain.interactions
-    model = new_sequential(name, interactions.num_items, arguments, training.seed)
+    interactions, method, items = domain.interactions, SEQUENTIAL[name], ItemTables()
+    part = interactions.training_part()
+    source = None if pretrained is None else pretrained_folder(pretrained)
+    checkpoint = last_checkpoint(training) if resume else None
+    if method.tables is not None:
+        values = {**method.variant, **arguments.architecture(method.config_class)}
+        inputs = dict(inputs or {})
+        if source is not None and method.config_class is VQRecConfig:
+            there = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            values = {each: getattr(there, each, None) for each in ("num_groups", "codebook_size")} | values
+        if source is not None and method.config_class is VQRecConfig and arguments.code_map == "reuse":
+            inputs["quantizer"] = stored_quantizer(source)
+        items = method.tables(part, inputs, values, training.seed)
+    if source is None:
+        model = new_sequential(name, interactions.num_items, arguments, training.seed, items)
+    else:
+        model = pretrained_sequential(name, source, interactions.num_items, arguments, training.seed, items)
+        if isinstance(model, VQRecForNextItem) and arguments.code_map != "reuse" and checkpoint is None:
+            learn_code_map(model, stored_quantizer(source), training, part, arguments.code_map == "random", minutes)
+        if arguments.freeze_encoder and isinstance(model, ContentForNextItem | MISSRecForNextItem):
+            model.freeze_encoder()
+    if method.pretraining is not None and checkpoint is None:  # which has the weights that come of it
+        method.pretraining(model, part, inputs, training, arguments.pretraining_epochs, minutes, resume)
     callbacks = stopping(arguments.early_stopping_patience, minutes)
-    trainer = SequentialTrainer(model, training, interactions.training_part(), interactions, callbacks=callbacks)
-    method = method_named(model.config.model_type)
-    title = name if method is None else method.title
+    trainer = SequentialTrainer(model, training, part, interactions, callbacks=callbacks)
+    method_name = method_named(model.config.model_type)
+    title = name if method_name is None else method_name.title
     trainer.card_facts |= data_facts(title, [domain])
     trainer.domain = domain.name
-    trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     return trainer

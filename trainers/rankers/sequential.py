@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from modeling_utgrec import SequentialForNextItem
+from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from modeling_utgrec.checkpoint_safety import SAFELY
-from trainers.rankers.scoring import DotProductScorer, ScoringRanker
+from trainers.rankers.scoring import CandidateScorer, DotProductScorer, ScoringRanker
 from trainers.training_data.sequence_windows import encode_left_padded
 
 
@@ -26,6 +26,34 @@ def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
+
+
+class FusedScorer:
+    """
+    MISSRec's scores, of text and image together, for a range of items at a time.
+
+    Args:
+        user_states (`Callable`): B histories of item rows → float `[B, d]`, see [`DotProductScorer`].
+        model ([`MISSRecForNextItem`]): whose items are scored, as they are now.
+
+    Attributes:
+        item_embeddings (`torch.Tensor`): `[n, modalities, d]`, where scores are computed.
+    """
+
+    def __init__(self, user_states: Callable[[Sequence[np.ndarray]], torch.Tensor], model: MISSRecForNextItem):
+        self.encode = user_states
+        self.model = model
+        self.candidates = model.candidates()
+        self.item_embeddings = self.candidates.vectors
+        self.num_items = len(self.item_embeddings)
+
+    def scores(self, users: torch.Tensor, items: slice) -> torch.Tensor:
+        return self.model.scores(users, self.candidates.rows(items)).float()
+
+    def candidate_scores(self, users: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, C]` of a few items of each user, int64 `[B, C]`."""
+        rows = zip(users, candidates, strict=True)
+        return torch.cat([self.model.scores(user[None], self.candidates.rows(each)).float() for user, each in rows])
 
 
 class SequentialRanker(ScoringRanker):
@@ -49,7 +77,13 @@ class SequentialRanker(ScoringRanker):
     def __init__(self, model: SequentialForNextItem, batch_size: int = 256, name: str | None = None):
         self.model = model
         with torch.no_grad(), _without_dropout(model):
-            scorer = DotProductScorer(self._user_states, model.item_embeddings, model.item_bias)
+            vectors = model.item_vectors()  # once for all users
+            self._given = {} if vectors is None else {"item_vectors": vectors}
+            scorer: CandidateScorer
+            if isinstance(model, MISSRecForNextItem):
+                scorer = FusedScorer(self._user_states, model)
+            else:
+                scorer = DotProductScorer(self._user_states, model.candidate_embeddings(vectors), model.item_bias)
         super().__init__(scorer, name or model.config.model_type, model.config.max_history, batch_size)
 
     @classmethod
@@ -89,7 +123,8 @@ class SequentialRanker(ScoringRanker):
     def _user_states(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
         config = self.model.config
         batch = encode_left_padded(histories, config.num_items, config.max_history)
-        return self.model.user_states(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return self.model.user_states(**inputs, **self._given)
 
 
 def check_catalogue(model: SequentialForNextItem, num_items: int) -> None:

@@ -47,7 +47,10 @@ def workplace(tmp_path_factory) -> Path:
     (tiny / "images").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tiny / "images" / "a.png")
     ids = [f"i{row}" for row in range(NUM_ITEMS)]
-    items = [{"item_id": each, "title": f"{row} of {row % 7} and {row % 5}"} for row, each in enumerate(ids)]
+    items = [
+        {"item_id": each, "title": f"{row} of {row % 7} and {row % 5}", "brand": f"b{row % 9}"}
+        for row, each in enumerate(ids)
+    ]
     items[0]["image"] = "images/a.png"
     users = [
         {"user_id": f"u{user}", "items": [ids[row] for row in rng.permutation(NUM_ITEMS)[:5]]} for user in range(20)

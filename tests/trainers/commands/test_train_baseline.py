@@ -85,7 +85,10 @@ def workplace(tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("baselines"), np.random.default_rng(0)
     (folder / "tiny").mkdir()
     ids = [f"i{row}" for row in range(NUM_ITEMS)]
-    items = [{"item_id": item_id, "title": f"item {item_id}"} for item_id in ids]
+    items = [
+        {"item_id": item_id, "title": f"item {item_id}", "brand": f"brand {row % 3}", "categories": f"all, c{row % 2}"}
+        for row, item_id in enumerate(ids)
+    ]
     users = [
         {"user_id": f"u{user}", "items": [ids[(start + step) % NUM_ITEMS] for step in range(6)]}
         for user, start in enumerate(rng.integers(0, NUM_ITEMS, 20))
@@ -98,11 +101,21 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
+def reads_texts(name: str) -> bool:
+    return name not in SEQUENTIAL or "text" in SEQUENTIAL[name].inputs
+
+
 def train(workplace: Path, name: str, output: Path, *flags) -> list[dict]:
     argv = ["--config", workplace / "small.yaml", "--model", name, "--data", workplace / "tiny"]
     argv += ["--output_dir", output]
-    if name not in SEQUENTIAL:
+    if reads_texts(name):
         argv += ["--embeddings", workplace / "texts"]
+    if name == "vq-rec":
+        argv += ["--sequential.own", "codebook_size=8", "num_groups=2"]
+    if name == "s3-rec":
+        argv += ["--sequential.pretraining_epochs", "1"]
+    if name.startswith("missrec-images"):
+        argv += ["--image_embeddings", workplace / "images"]
     if name.startswith("tiger-m"):
         argv += ["--image_embeddings", workplace / "images", "--tokenizer.num_components", "4"]
     if name.startswith("letter"):
@@ -115,7 +128,12 @@ def train(workplace: Path, name: str, output: Path, *flags) -> list[dict]:
 def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name, capsys):
     rows = train(workplace, name, tmp_path / "run")
     generative = name not in SEQUENTIAL
-    assert [row["model"] for row in rows] == [name, *FLOORS, *(["nearest-items"] if generative else []), "linear"]
+    assert [row["model"] for row in rows] == [
+        name,
+        *FLOORS,
+        *(["nearest-items"] if reads_texts(name) else []),
+        "linear",
+    ]
     assert all(0 <= row["ndcg@10"] <= row["recall@10"] <= 1 and row["part"] == "test" for row in rows)
     assert "| item-transitions |" in capsys.readouterr().out
 
@@ -159,7 +177,7 @@ def test_every_model_is_trained_saved_and_loaded_again(workplace, tmp_path, name
         assert differing["hidden_size"]["here"] == 8 and differing["max_history"] == {"here": 5, "published": 50}
     values = load_values(folder)
     assert [row["model"] for row in values.comparison] == [*(row["model"] for row in rows[:-1]), rows[-1]["name"]]
-    assert rows[-1]["description"]["content"] == ("embeddings" if generative else "tf-idf")
+    assert rows[-1]["description"]["content"] == ("embeddings" if reads_texts(name) else "tf-idf")
     assert values.evaluations[0].metrics["ndcg@10"] == rows[0]["ndcg@10"]
 
 
@@ -341,6 +359,9 @@ def test_push(hub, workplace, tmp_path, name):
     [
         (["--model", "sasrek"], "--model sasrek: there are sasrec, "),
         (["--model", "tiger"], "--model tiger: It needs text embeddings: give --text_encoder, or --embeddings"),
+        (["--model", "unisrec"], "--model unisrec: It needs text embeddings: give --text_encoder, or --embeddings"),
+        (["--model", "sasrec", "--pretrained", "x"], "--pretrained is for models that read content, and sasrec"),
+        (["--model", "sasrec", "--train_users", "0"], "--train_users is a share"),
         (["--model", "sasrec", "--minutes", "0"], "--minutes is a time, got 0"),
         (["--model", "sasrec", "--minutes", "nan"], "--minutes is a time, got nan"),
     ],

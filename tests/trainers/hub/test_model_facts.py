@@ -16,6 +16,11 @@ OF_ONE_METHOD = {
     "FMLPRecConfig": "FMLP-Rec",
     "BSARecConfig": "BSARec",
     "HSTUConfig": "HSTU",
+    "FDSAConfig": "FDSA",
+    "S3RecConfig": "S3-Rec",
+    "MISSRecConfig": "MISSRec",
+    "UniSRecConfig": "UniSRec",
+    "VQRecConfig": "VQ-Rec",
     "ItemLevelConfig": "Item-level recommender",
 }
 OF_SEVERAL = {"UTGRecConfig", "RQVAEConfig"}  # a T5 on the codes of any item tokenizer; TIGER's and LETTER's network

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import BERT4RecConfig, BERT4RecForNextItem, SASRecConfig, SASRecForNextItem
+from modeling_utgrec import (
+    BERT4RecConfig,
+    BERT4RecForNextItem,
+    SASRecConfig,
+    SASRecForNextItem,
+    UniSRecConfig,
+    UniSRecForNextItem,
+)
 from trainers.rankers.sequential import SequentialRanker
 
 NUM_ITEMS = 15
@@ -56,3 +63,16 @@ def test_histories_outside_of_the_catalogue_are_named():
     ranker = SequentialRanker(make_model(SASRecForNextItem, SASRecConfig))
     with pytest.raises(ValueError, match="item row 15"):
         ranker.rank([np.array([15])], 3)
+
+
+def test_items_are_made_from_content_once_for_all_users():
+    model = UniSRecForNextItem(UniSRecConfig(num_items=9, content_size=4, hidden_size=8, max_history=5))
+    model.set_items(content=torch.randn(9, 4))
+    calls = []
+    model.model.embeddings.items.experts.register_forward_hook(lambda *_: calls.append(1))
+    ranker = SequentialRanker(model, batch_size=2)
+    histories = [np.array([row, row + 1]) for row in range(7)]
+    ranked = ranker.rank(histories, 9)
+    assert len(calls) == 1
+    scores = model.eval().user_states(torch.tensor([[row + 1, row + 2] for row in range(7)])) @ model.item_embeddings.T
+    np.testing.assert_array_equal(ranked, scores.argsort(1, descending=True).numpy())

@@ -1,0 +1,206 @@
+"""Bases of the recommenders that read content of items: UniSRec, VQ-Rec, MISSRec, FDSA."""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .configuration_content import ContentConfig
+from .configuration_post_norm import PostNormConfig
+from .modeling_post_norm import PostNormModel
+from .modeling_sequential import SequentialForNextItem
+
+# Items whose vectors are made at a time where no gradient is taken: bounds the memory of a large catalogue.
+ITEMS_AT_A_TIME = 16384
+
+
+class ContentItems(nn.Module):
+    """
+    Vectors of items that are made from what is known of them, kept as buffers with a row for each item.
+
+    A subclass names these buffers in `tables`, makes vectors of some rows of them in `of_rows`, and may have
+    embeddings of item tokens in `ids`, which are added.
+    """
+
+    tables: tuple[str, ...] = ()
+
+    def __init__(self, config: PostNormConfig, transductive: bool = False):
+        super().__init__()
+        self.num_items = config.num_items
+        width, padding = config.hidden_size, config.pad_token_id
+        self.ids = nn.Embedding(config.vocab_size, width, padding_idx=padding) if transductive else None
+
+    def add_table(self, name: str, table: Tensor) -> None:
+        """A buffer with a row for each item, which the checkpoint has; None without items."""
+        self.register_buffer(name, table if self.num_items else None)
+
+    def of_rows(self, *rows: Tensor) -> Tensor:
+        """Rows `(..., width)` of each of `tables` to vectors `(..., hidden_size)`."""
+        raise NotImplementedError
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Item tokens `(batch, history)` to vectors `(batch, history, hidden_size)`; those of padding mean nothing."""
+        rows = [getattr(self, name)[(input_ids - 1).clamp(min=0)] for name in self.tables]
+        vectors = self.of_rows(*rows)
+        return vectors if self.ids is None else vectors + self.ids(input_ids)
+
+    def vectors(self) -> Tensor:
+        """`(num_items, hidden_size)`, in bounded memory where no gradient is taken."""
+        tables = [getattr(self, name) for name in self.tables]
+        if torch.is_grad_enabled():
+            vectors = self.of_rows(*tables)
+        else:
+            parts = zip(*(table.split(ITEMS_AT_A_TIME) for table in tables), strict=True)
+            vectors = torch.cat([self.of_rows(*part) for part in parts])
+        return vectors if self.ids is None else vectors + self.ids.weight[1:]
+
+
+class ContentModel(PostNormModel):
+    """An encoder whose `embeddings.items` are [`ContentItems`]."""
+
+    config: ContentConfig
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, ContentItems):
+            for name in module.tables:  # a checkpoint without items has none
+                if getattr(module, name) is not None:
+                    init.zeros_(getattr(module, name))
+
+    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
+        """The embeddings of item tokens, None where items are made from content alone."""
+        return self.embeddings.items.ids  # type: ignore[return-value, union-attr]
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.embeddings.items.ids = value  # type: ignore[assignment]
+
+
+class ReadsContent(SequentialForNextItem):
+    """
+    Base of the recommenders that read more of items than their ids. A model is made for so many items and then given
+    what it reads of them by `set_items`; checkpoints hold it.
+    """
+
+    config: PostNormConfig
+
+    @property
+    def content_items(self) -> ContentItems:
+        """What makes the items' vectors."""
+        return self.model.embeddings.items
+
+    def item_vectors(self) -> Tensor:
+        """What the encoder reads of the items, `(num_items, hidden_size)`. In training one draw of noise and dropout
+        for each item."""
+        return self.content_items.vectors()
+
+    def user_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, item_vectors: Tensor | None = None
+    ) -> Tensor:
+        """As [`SequentialForNextItem.user_states`]; `item_vectors`, where they are at hand, are not made again."""
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        states = self.model(input_ids, attention_mask, item_vectors=item_vectors).last_hidden_state[:, -1]
+        return self.scoring_states(states)
+
+    @torch.no_grad()
+    def set_items(self, **tables: Tensor) -> Self:
+        """
+        Gives the model its items.
+
+        Args:
+            tables: what the model's items are made from, by name, a row for each item.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: a table is missing or unknown, of another shape than the model's, or not finite.
+        """
+        items = self.content_items
+        if tables.keys() != set(items.tables):
+            raise ValueError(f"The items need {', '.join(items.tables)}, got {', '.join(tables) or 'nothing'}.")
+        for name, table in tables.items():
+            own = getattr(items, name)
+            if own is None:
+                raise ValueError("The model has no items: make one for the catalogue's num_items.")
+            if table.shape != own.shape:
+                raise ValueError(
+                    f"{name}: the model reads {tuple(own.shape)}, items and width, and got {tuple(table.shape)}."
+                )
+            self._check_table(name, table)
+            own.copy_(table)
+        return self
+
+    def _check_table(self, name: str, table: Tensor) -> None:
+        """Raises ValueError where values of a table make no sense."""
+        broken = (~table.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(f"{name}: {len(broken)} items have NaN or infinity, the first in row {broken[0]}.")
+
+
+class ContentForNextItem(ReadsContent):
+    """
+    Base of the recommenders whose items are made from content, with or without embeddings of their ids. A score is the
+    cosine of state and item over `config.temperature`, and without ids an item that nobody has interacted with is
+    scored as any other.
+    """
+
+    config: ContentConfig
+
+    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def candidate_embeddings(self, item_vectors: Tensor | None = None) -> Tensor:
+        return F.normalize(self.item_vectors() if item_vectors is None else item_vectors, dim=-1)
+
+    @property
+    def item_embeddings(self) -> Tensor:
+        """`(num_items, hidden_size)`, of length 1."""
+        return self.candidate_embeddings()
+
+    def scoring_states(self, states: Tensor) -> Tensor:
+        return F.normalize(states, dim=-1) / self.config.temperature
+
+    def freeze_encoder(self) -> None:
+        """Keeps blocks and positions as they are: fine-tuning trains what makes items' vectors, and the layer norm of
+        the input (Hou et al. 2022, section 2.3.2)."""
+        self.model.blocks.requires_grad_(False)
+        self.model.embeddings.positions.requires_grad_(False)
+
+    def without_items(self, **config: Any) -> Self:
+        """A copy that has nothing of the catalogue, as pre-training leaves it; `config` are further changes."""
+        values = self.config.to_dict() | {"num_items": 0, "items_fingerprint": None, **config}
+        model = type(self)(type(self.config)(**values))
+        kept = {name: tensor for name, tensor in self.state_dict().items() if name in model.state_dict()}
+        model.load_state_dict(kept)
+        return model.to(self.device)  # type: ignore[arg-type]
+
+
+def batch_items(input_ids: Tensor, *more: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The distinct item tokens `(U,)` of some inputs, ascending and without padding, and the inputs with the place of
+    each token among them, from 1, in its stead; padding stays 0. Of a large catalogue only those take part in a step.
+    """
+    flat = torch.cat([each.flatten() for each in (input_ids, *more)])
+    tokens = flat[flat > 0].unique()
+    return tokens, [
+        torch.where(each > 0, torch.searchsorted(tokens, each.contiguous()) + 1, 0) for each in (input_ids, *more)
+    ]
+
+
+def last_labels(labels: Tensor) -> Tensor:
+    """The labels `(batch,)` of the last column.
+
+    Raises:
+        ValueError: a row has none there, or another one before.
+    """
+    labelled = labels != -100
+    if not labelled[:, -1].all() or labelled[:, :-1].any():
+        raise ValueError("Contrastive pre-training takes rows of one target each, labelled in the last column alone.")
+    return labels[:, -1]
+
+
+__all__ = ["ContentForNextItem", "ContentItems", "ContentModel", "ReadsContent", "batch_items", "last_labels"]

@@ -1,0 +1,510 @@
+"""MISSRec: histories read together with the interests that their items' texts and images belong to (Wang et al.,
+"MISSRec: Pre-training and Transferring Multi-modal Interest-aware Sequence Representation for Recommendation", 2023).
+"""
+
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_missrec import MISSRecConfig
+from .loss_contrastive import gathered, info_nce, process_rank, same_targets
+from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
+from .modeling_content import last_labels
+from .modeling_sequential import (
+    ItemEmbeddings,
+    NextItemOutput,
+    SelfAttention,
+    SequentialForNextItem,
+    SequentialPreTrainedModel,
+    bidirectional_mask,
+)
+from .post_norm_block import PostNormBlock
+
+
+class Candidates(NamedTuple):
+    """
+    What items are scored by.
+
+    Args:
+        vectors (`torch.FloatTensor` of shape `(items, modalities, hidden_size)`): of texts and images, of length 1.
+        present (`torch.BoolTensor` of shape `(items, modalities)`): which of them there are.
+        ids (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): embeddings of ids, of length 1.
+    """
+
+    vectors: Tensor
+    present: Tensor
+    ids: Tensor | None = None
+
+    def rows(self, rows: Tensor | slice) -> "Candidates":
+        return Candidates(self.vectors[rows], self.present[rows], None if self.ids is None else self.ids[rows])
+
+
+def fused_scores(states: Tensor, candidates: Candidates, sharpness: Tensor) -> Tensor:
+    """
+    Scores of all pairs of states and items (Wang et al. 2023, Eqs. 9-10): the cosines of text and image, weighed by
+    their softmax times `sharpness`. What an item lacks has no part in it. With embeddings of ids their cosine is a
+    third of the score.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(rows, hidden_size)`): of length 1.
+        candidates ([`Candidates`]): the items.
+        sharpness (`torch.FloatTensor` of shape `()`): φ; 0 for the mean.
+
+    Returns:
+        `torch.FloatTensor` of shape `(rows, items)`.
+    """
+    if candidates.vectors.shape[1] == 1:
+        fused = states @ candidates.vectors[:, 0].T
+    else:
+        cosines = [states @ candidates.vectors[:, number].T for number in range(candidates.vectors.shape[1])]
+        weights = [
+            (sharpness * cosine).masked_fill(~present, -torch.inf)
+            for cosine, present in zip(cosines, candidates.present.unbind(1), strict=True)
+        ]
+        shares = torch.stack(weights).softmax(0)
+        fused = sum(share * cosine for share, cosine in zip(shares, cosines, strict=True))
+    return fused if candidates.ids is None else (states @ candidates.ids.T + 2 * fused) / 3
+
+
+class MISSRecItems(nn.Module):
+    """Texts and images of items, adapted to one width, with what each item lacks, and the interests they belong to."""
+
+    def __init__(self, config: MISSRecConfig):
+        super().__init__()
+        items, width = config.num_items, config.hidden_size
+        self.modalities = ["text"] if config.image_size is None else ["text", "image"]
+        sizes = [config.content_size, config.image_size][: len(self.modalities)]
+        self.adapters = nn.ModuleList([nn.Linear(size, width) for size in sizes])
+        for name, size in zip(self.modalities, sizes, strict=True):
+            self.register_buffer(name, torch.zeros(items, size) if items else None)
+        modalities = len(self.modalities)
+        self.register_buffer("present", torch.zeros(items, modalities, dtype=torch.bool) if items else None)
+        self.register_buffer("centroids", torch.zeros(config.num_interests, width) if items else None)
+        self.register_buffer("interests", torch.full((items, modalities), -1) if items else None)
+        vocabulary, padding = config.vocab_size, config.pad_token_id
+        self.ids = nn.Embedding(vocabulary, width, padding_idx=padding) if config.transductive else None
+
+    def adapted(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors `(..., modalities, hidden_size)` of the items at rows `(...)`, by default of all, and bool
+        `(..., modalities)`, which there are."""
+        tables = [getattr(self, name) for name in self.modalities]
+        tables = tables if rows is None else [table[rows] for table in tables]
+        return self.of_content(tables), self.present if rows is None else self.present[rows]
+
+    def of_content(self, tables: list[Tensor]) -> Tensor:
+        """Content of each modality `(..., width)` to vectors `(..., modalities, hidden_size)`."""
+        return torch.stack([adapt(table) for adapt, table in zip(self.adapters, tables, strict=True)], dim=-2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """What is read of item tokens `(batch, history)`: the sum of what there is of each."""
+        vectors, present = self.adapted((input_ids - 1).clamp(min=0))
+        summed = (vectors * present[..., None]).sum(-2)
+        return summed if self.ids is None else summed + self.ids(input_ids)
+
+    def vectors(self) -> Tensor:
+        """The same of all items, `(num_items, hidden_size)`."""
+        return self(torch.arange(1, len(self.present) + 1, device=self.present.device))
+
+    def interest_sets(self, input_ids: Tensor, lookup: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The distinct interests of each history: centroids `(batch, most, hidden_size)`, bool `(batch, most)`."""
+        lookup = self.interests if lookup is None else lookup
+        found = lookup[(input_ids - 1).clamp(min=0)].masked_fill((input_ids == 0)[..., None], -1)
+        found = found.flatten(1).sort(dim=1, descending=True).values
+        known = found >= 0
+        known[:, 1:] &= found[:, 1:] != found[:, :-1]
+        order = known.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        most = max(1, int(known.sum(1).max()))
+        found, known = (each.gather(1, order)[:, :most] for each in (found, known))
+        return F.embedding(found.clamp(min=0), self.centroids), known
+
+
+class InterestBlock(nn.Module):
+    """Post-norm block of a decoder: items read each other, then the user's interests."""
+
+    def __init__(self, config: MISSRecConfig):
+        super().__init__()
+        self.items = PostNormBlock(config, config.inner_size, config.layer_norm_eps)
+        self.reading = SelfAttention(config)
+        self.reading_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, states: Tensor, mask: Tensor, interests: Tensor, interest_mask: Tensor) -> Tensor:
+        """
+        Args:
+            states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): of the items.
+            mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
+            interests (`torch.FloatTensor` of shape `(batch, interests, hidden_size)`): encoded.
+            interest_mask (`torch.BoolTensor` of shape `(batch, 1, 1, interests)`): which there are, one at least.
+        """
+        block = self.items
+        states = block.attention_norm(states + block.dropout(block.attention(states, mask)))
+        read = self.reading(states, interest_mask, interests)
+        states = self.reading_norm(states + self.dropout(read))
+        return block.feed_forward_norm(states + block.dropout(block.outer(F.gelu(block.inner(states)))))
+
+
+class MISSRecModel(SequentialPreTrainedModel):
+    """
+    The network of MISSRec: an encoder of the interests of a history, which are a set, and a decoder of its items,
+    which reads in both directions and looks at them. The state of the last item is what recommends.
+    """
+
+    config: MISSRecConfig
+
+    def __init__(self, config: MISSRecConfig):
+        super().__init__(config)
+        eps, of_interests = config.layer_norm_eps, config.num_layers // 2
+        items = MISSRecItems(config)
+        self.embeddings = ItemEmbeddings(config, config.max_history, norm=True, eps=eps, items=items)
+        self.interest_blocks = nn.ModuleList(
+            [PostNormBlock(config, config.inner_size, eps) for _ in range(of_interests)]
+        )
+        self.interest_norm = nn.LayerNorm(config.hidden_size, eps=eps)
+        self.blocks = nn.ModuleList([InterestBlock(config) for _ in range(config.num_layers - of_interests)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=eps)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, MISSRecItems) and module.present is not None:
+            for name in (*module.modalities, "present", "centroids"):  # a checkpoint without items has none
+                init.zeros_(getattr(module, name))
+            init.constant_(module.interests, -1)
+
+    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
+        """The embeddings of item tokens, None where items are their content alone."""
+        return self.embeddings.items.ids  # type: ignore[return-value, union-attr]
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.embeddings.items.ids = value  # type: ignore[assignment]
+
+    def encode_interests(self, input_ids: Tensor, lookup: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encoded interests of histories `(batch, most, hidden_size)`, and bool `(batch, most)`, which there are."""
+        items: MISSRecItems = self.embeddings.items  # type: ignore[assignment]
+        interests, known = items.interest_sets(input_ids, lookup)
+        mask = bidirectional_mask(known)
+        for block in self.interest_blocks:
+            interests = block(interests, mask)
+        return self.interest_norm(interests), known
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        item_vectors: Tensor | None = None,
+        interests: tuple[Tensor, Tensor] | None = None,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+            item_vectors (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): what is read of all items,
+                where it was made before.
+            interests (*optional*): what `encode_interests` gives, where it was called before.
+
+        Raises:
+            ValueError: more than `max_history` columns.
+        """
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        encoded, known = self.encode_interests(input_ids) if interests is None else interests
+        states = self.embeddings(input_ids, attention_mask, item_vectors)
+        mask = bidirectional_mask(attention_mask)
+        # before interests are discovered the first place is read: a softmax over nothing has no value
+        known = known | (~known.any(1, keepdim=True) & (torch.arange(known.shape[1], device=known.device) == 0))
+        for block in self.blocks:
+            states = block(states, mask, encoded, known[:, None, None, :])
+        return BaseModelOutput(last_hidden_state=self.norm(states))
+
+
+class MISSRecForNextItem(SequentialForNextItem):
+    """
+    MISSRec on one domain, from scratch or fine-tuned. A row is a history and its next item: the decoder sees all of a
+    history at once. An item is scored by what there is of its text and its image, see [`fused_scores`].
+
+    `set_items` gives the model its items and `set_interests` the clusters of their adapted vectors, which training
+    finds anew before every epoch and which the checkpoint holds.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_utgrec import MISSRecConfig, MISSRecForNextItem
+    >>> model = MISSRecForNextItem(MISSRecConfig(num_items=1000, content_size=384, num_interests=10)).eval()
+    >>> model = model.set_items(text=torch.randn(1000, 384))
+    >>> model.set_interests(torch.randn(10, 300), torch.randint(10, (1000, 1)))
+    >>> model.scores(model.user_states(torch.tensor([[0, 17, 301]])), model.candidates()).shape
+    torch.Size([1, 1000])
+    ```
+    """
+
+    config: MISSRecConfig
+    encoder_class = MISSRecModel
+    training_targets = "last"
+
+    def __init__(self, config: MISSRecConfig):
+        super().__init__(config)
+        self.sharpness = nn.Parameter(torch.zeros(())) if self._is_weighed else None
+        self.post_init()
+
+    @property
+    def _is_weighed(self) -> bool:
+        return self.config.fusion == "dynamic" and self.config.image_size is not None
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if module is self and getattr(self, "sharpness", None) is not None:
+            init.zeros_(self.sharpness)
+
+    @property
+    def items(self) -> MISSRecItems:
+        """What is known of the items."""
+        return self.model.embeddings.items
+
+    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def item_vectors(self) -> Tensor:
+        return self.items.vectors()
+
+    def candidates(self) -> Candidates:
+        """All items as they are scored."""
+        vectors, present = self.items.adapted()
+        ids = None if self.items.ids is None else F.normalize(self.items.ids.weight[1:], dim=-1)
+        return Candidates(F.normalize(vectors, dim=-1), present, ids)
+
+    def scores(self, states: Tensor, candidates: Candidates) -> Tensor:
+        """Scores `(rows, items)` of `user_states` `(rows, hidden_size)`, over the temperature."""
+        sharpness = states.new_zeros(()) if self.sharpness is None else self.sharpness
+        return fused_scores(states, candidates, sharpness) / self.config.temperature
+
+    def scoring_states(self, states: Tensor) -> Tensor:
+        return F.normalize(states, dim=-1)
+
+    @property
+    def item_embeddings(self) -> Tensor:
+        raise NotImplementedError("MISSRec's score is no dot product: use `candidates` and `scores`.")
+
+    def user_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, item_vectors: Tensor | None = None
+    ) -> Tensor:
+        """States `(batch_size, hidden_size)` of length 1 for `scores`; arguments as [`MISSRecModel.forward`]."""
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        states = self.model(input_ids, attention_mask, item_vectors).last_hidden_state[:, -1]
+        return self.scoring_states(states)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> NextItemOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+            labels (`torch.LongTensor` of shape `(batch_size, history)`, *optional*):
+                The token of the item that follows in the last column, -100 before.
+            num_items_in_batch (`int`, *optional*):
+                Divides the summed loss in place of the number of rows here; for gradient accumulation.
+
+        Returns:
+            [`NextItemOutput`]; the loss is cross-entropy over all items and the regularization of interests.
+
+        Raises:
+            ValueError: the input is longer than the model reads, or a row has no label in its last column alone.
+        """
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        interests = self.model.encode_interests(input_ids)
+        states = self.model(input_ids, attention_mask, interests=interests).last_hidden_state
+        loss = None
+        if labels is not None:
+            targets = last_labels(labels)
+            loss = self._cross_entropy(self.scoring_states(states[:, -1]), targets - 1) / len(targets)
+            loss = loss + self.config.interest_weight * self.interest_regularization(*interests)
+            if num_items_in_batch is not None:
+                loss = loss * len(targets) / num_items_in_batch
+        return NextItemOutput(loss=loss, last_hidden_state=states)
+
+    def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Summed over rows; scores of as many rows at a time as fit in, and made again for their gradient."""
+        candidates = self.candidates()
+        most = MOST_LOGITS.get(states.device.type, MOST_LOGITS_ON_ACCELERATORS)
+        rows = max(1, most // len(candidates.vectors))
+
+        def part(states: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(self.scores(states, candidates).float(), targets, reduction="sum")
+
+        parts = zip(states.split(rows), targets.split(rows), strict=True)
+        if rows >= len(states):
+            return part(states, targets)
+        return torch.stack([checkpoint(part, *each, use_reentrant=False) for each in parts]).sum()
+
+    def interest_regularization(self, encoded: Tensor, known: Tensor) -> Tensor:
+        """How alike a user's encoded interests `(batch, most, hidden_size)` are, see [`MISSRecConfig`]."""
+        weights = known.to(encoded.dtype)
+        if self.config.interest_regularization == "pooled":
+            share = weights.mean(1)
+            return ((encoded * weights[..., None]).sum(1) * share[:, None]).square().sum() / encoded.shape[-1]
+        unit = F.normalize(encoded, dim=-1) * weights[..., None]
+        number = weights.sum(1)
+        squares = (unit @ unit.transpose(1, 2)).square().sum((1, 2)) - number  # without those with themselves
+        return (squares / (number * (number - 1)).clamp(min=1)).mean()
+
+    @torch.no_grad()
+    def set_items(self, **tables: Tensor) -> Self:
+        """
+        Gives the model its items.
+
+        Args:
+            tables: `text` `(num_items, content_size)` and, if the model reads images, `image`
+                `(num_items, image_size)`. A row of NaN: the item has none.
+
+        Raises:
+            ValueError: a table is missing, unknown or of another shape, a row has NaN in places, or an item has
+                neither text nor image.
+        """
+        items = self.items
+        if list(tables) != items.modalities:
+            raise ValueError(f"The items need {', '.join(items.modalities)}, got {', '.join(tables) or 'nothing'}.")
+        if items.present is None:
+            raise ValueError("The model has no items: make one for the catalogue's num_items.")
+        for column, (name, table) in enumerate(tables.items()):
+            own = getattr(items, name)
+            if table.shape != own.shape:
+                raise ValueError(
+                    f"{name}: the model reads {tuple(own.shape)}, items and width, and got {tuple(table.shape)}."
+                )
+            absent = table.isnan().all(1)
+            broken = (~table.isfinite().all(1) & ~absent).nonzero().flatten().tolist()
+            if broken:
+                raise ValueError(f"{name}: {len(broken)} items have NaN or infinity, the first in row {broken[0]}.")
+            own.copy_(table.nan_to_num(0.0))
+            items.present[:, column] = ~absent
+        without = (~items.present.any(1)).nonzero().flatten().tolist()
+        if without:
+            raise ValueError(
+                f"{len(without)} items have neither of {', '.join(items.modalities)}, the first in row {without[0]}."
+            )
+        return self
+
+    @torch.no_grad()
+    def points(self) -> tuple[Tensor, Tensor]:
+        """What interests are clusters of: the adapted vectors `(points, hidden_size)` of what there is, text before
+        image, and where they are in `(items, modalities)`, int64 `(points, 2)`."""
+        vectors, present = self.items.adapted()
+        places = torch.cat(
+            [F.pad(each.nonzero(), (0, 1), value=number) for number, each in enumerate(present.unbind(1))]
+        )
+        return vectors[places[:, 0], places[:, 1]], places
+
+    @torch.no_grad()
+    def set_interests(self, centroids: Tensor, interests: Tensor) -> None:
+        """
+        Sets the interests, constants of the training until they are found anew.
+
+        Args:
+            centroids (`torch.FloatTensor` of shape `(num_interests, hidden_size)`): of the clusters of `points`.
+            interests (`torch.LongTensor` of shape `(num_items, modalities)`): cluster of each, -1 for what is missing.
+        """
+        self.items.centroids.copy_(centroids)
+        self.items.interests.copy_(interests.masked_fill(~self.items.present, -1))
+
+    def freeze_encoder(self) -> None:
+        """Keeps the transformer and its positions as they are."""
+        for module in (self.model.blocks, self.model.norm, self.model.interest_blocks, self.model.interest_norm):
+            module.requires_grad_(False)
+        self.model.embeddings.positions.requires_grad_(False)
+
+    def without_items(self) -> Self:
+        """A copy that has nothing of the catalogue, as pre-training leaves it."""
+        values = self.config.to_dict() | {"num_items": 0, "items_fingerprint": None, "num_interests": 1}
+        model = type(self)(type(self.config)(**values))
+        kept = {name: tensor for name, tensor in self.state_dict().items() if name in model.state_dict()}
+        model.load_state_dict(kept)
+        return model.to(self.device)  # type: ignore[arg-type]
+
+
+class MISSRecForPreTraining(MISSRecForNextItem):
+    """
+    MISSRec's pre-training on the sequences of several domains, mixed in every batch: a row's next item against those
+    of the other rows, by the fused score, and its sequence against augmented ones. Interests of a shorter sequence are
+    those of the items that are left.
+    """
+
+    training_batches = "augmented"
+
+    @can_return_tuple
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        augmented_ids: torch.LongTensor | None = None,
+        augmented_content: Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> NextItemOutput:
+        """Arguments, result and errors as [`UniSRecForPreTraining.forward`]. Items that lose words keep their images
+        and interests."""
+        config = self.config
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        interests = self.model.encode_interests(input_ids)
+        states = self.model(input_ids, attention_mask, interests=interests).last_hidden_state
+        if labels is None:
+            return NextItemOutput(last_hidden_state=states)
+        targets = last_labels(labels)
+        excluded = same_targets(targets) if config.duplicates == "excluded" else None
+        own = self.candidates_of(targets - 1)
+        others = Candidates(gathered(own.vectors), gathered(own.present.to(own.vectors.dtype)) > 0.5)
+        scores = self.scores(self.scoring_states(states[:, -1]), others).float()
+        places = torch.arange(len(targets), device=scores.device) + process_rank() * len(targets)
+        if excluded is not None:
+            excluded = excluded.clone()
+            excluded[torch.arange(len(targets), device=scores.device), places] = False
+            scores = scores.masked_fill(excluded, -torch.inf)
+        loss = F.cross_entropy(scores, places)
+        loss = loss + config.interest_weight * self.interest_regularization(*interests)
+        if augmented_ids is not None:
+            shorter, of_shorter = self._augmented(input_ids, augmented_ids, augmented_content)
+            pairs = info_nce(states[:, -1:], shorter[:, -1:], config.temperature, excluded)
+            loss = loss + config.augmentation_weight * pairs
+            loss = loss + config.interest_weight * self.interest_regularization(*of_shorter)
+        if num_items_in_batch is not None:
+            loss = loss * len(targets) / num_items_in_batch
+        return NextItemOutput(loss=loss, last_hidden_state=states)
+
+    def candidates_of(self, rows: Tensor) -> Candidates:
+        """Some items as they are scored; pre-training has no ids."""
+        vectors, present = self.items.adapted(rows)
+        return Candidates(F.normalize(vectors, dim=-1), present)
+
+    def _augmented(self, input_ids: Tensor, augmented_ids: Tensor, content: Tensor | None) -> Any:
+        if content is None:
+            interests = self.model.encode_interests(augmented_ids)
+            return self.model(augmented_ids, interests=interests).last_hidden_state, interests
+        # the same places, of which some are read with fewer words
+        interests = self.model.encode_interests(input_ids)
+        poorer = augmented_ids > self.config.num_items
+        rows = (input_ids - 1).clamp(min=0)
+        tables = [getattr(self.items, name)[rows] for name in self.items.modalities]
+        numbers = (augmented_ids - self.config.num_items - 1).clamp(min=0)
+        tables[0] = torch.where(poorer[..., None], content.to(tables[0])[numbers], tables[0])
+        vectors = (self.items.of_content(tables) * self.items.present[rows][..., None]).sum(-2)
+        places = torch.arange(1, input_ids.numel() + 1, device=input_ids.device).view_as(input_ids)
+        numbered = places.masked_fill(input_ids == 0, 0)
+        states = self.model(numbered, None, vectors.flatten(0, 1), interests).last_hidden_state
+        return states, interests
+
+
+__all__ = ["MISSRecForNextItem", "MISSRecForPreTraining", "MISSRecModel"]

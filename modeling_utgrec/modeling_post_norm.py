@@ -1,0 +1,61 @@
+"""RecBole's encoder, which FDSA, S3-Rec, UniSRec and VQ-Rec share: post-norm blocks over a history."""
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_post_norm import PostNormConfig
+from .modeling_sequential import ItemEmbeddings, SequentialPreTrainedModel, bidirectional_mask, causal_mask
+from .post_norm_block import PostNormBlock
+
+
+class PostNormModel(SequentialPreTrainedModel):
+    """
+    States of the positions of a history, none of which depends on later ones.
+
+    Histories are padded on the left and positions counted from the last item (RecBole pads on the right): a
+    pre-trained table of positions then means the same in every domain.
+
+    Args:
+        config ([`PostNormConfig`]): sizes.
+        items (`nn.Module`, *optional*): makes the items' vectors, see [`ItemEmbeddings`].
+    """
+
+    config: PostNormConfig
+
+    def __init__(self, config: PostNormConfig, items: nn.Module | None = None):
+        super().__init__(config)
+        self.embeddings = ItemEmbeddings(config, config.max_history, norm=True, eps=config.layer_norm_eps, items=items)
+        self.blocks = nn.ModuleList(
+            [PostNormBlock(config, config.inner_size, config.layer_norm_eps) for _ in range(config.num_layers)]
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        item_vectors: Tensor | None = None,
+        bidirectional: bool = False,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
+            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+            item_vectors (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): vectors of all items, where
+                they were made before.
+            bidirectional (`bool`, *optional*, defaults to `False`): whether positions read later ones.
+
+        Raises:
+            ValueError: more than `max_history` columns.
+        """
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        states = self.embeddings(input_ids, attention_mask, item_vectors)
+        mask = (bidirectional_mask if bidirectional else causal_mask)(attention_mask)
+        for block in self.blocks:
+            states = block(states, mask)
+        return BaseModelOutput(last_hidden_state=states)
+
+
+__all__ = ["PostNormModel"]
