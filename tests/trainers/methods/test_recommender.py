@@ -122,6 +122,18 @@ def test_the_same_after_saving(recommender, tmp_path):
     assert ids(found)[1:] == ids(ruled.recommend(["sku-1", "sku-5"], top_k=2)) and found[0]["item_id"] == "sku-9"
 
 
+def test_a_trained_network_is_the_same_after_saving(tmp_path):
+    trained = Recommender.from_interactions(*tables(), minutes=0.02)
+    trained.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path)
+    alone = [
+        Recommender(each.model, each.tokenizer).recommend([["sku-1", "sku-5"], ["sku-38"]], exclude_seen=False)
+        for each in (trained, loaded)
+    ]
+    assert alone[0] == alone[1] and trained.model.config.content_size
+    assert loaded.recommend(["sku-1", "sku-5"]) == trained.recommend(["sku-1", "sku-5"])
+
+
 def test_folders_that_are_none(recommender, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no recommender"):
