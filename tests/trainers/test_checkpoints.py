@@ -124,6 +124,12 @@ def test_a_training_that_had_ended_does_not_go_on(finished, folder):
     assert longer.state.global_step == 8
 
 
+def test_a_kill_before_the_oldest_is_removed(folder):
+    trainer = make_trainer(folder, save_total_limit=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert {path.name for path in folder.glob("*checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+
+
 def test_early_stopping_goes_on_counting(tmp_path):
     """And the best weights are found where the folder is now."""
     settings = dict(eval_strategy="steps", eval_steps=1, save_steps=1, load_best_model_at_end=True, learning_rate=1e-9)

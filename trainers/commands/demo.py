@@ -26,7 +26,7 @@ from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, writ
 from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.significance import over_seeds
-from trainers.methods.utgrec import SECTIONS
+from trainers.methods.utgrec import FINETUNING_SECTIONS, SECTIONS
 from trainers.progress import Progress
 
 # Three domains' targets fill larger batches, which a CPU works through faster.
@@ -128,7 +128,8 @@ def train(output: Path, name: str, argv: list[str]) -> dict:
 
 
 def parse(main_arguments: type, argv: list[str]) -> tuple:
-    return parse_sections(main_arguments, SECTIONS, "", argv)
+    sections = FINETUNING_SECTIONS if main_arguments is finetune.FinetuneArguments else SECTIONS
+    return parse_sections(main_arguments, sections, "", argv)
 
 
 def seed_means(rows: list[dict]) -> list[dict]:

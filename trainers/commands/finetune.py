@@ -4,7 +4,8 @@
     utgrec finetune --config small --data builtin --output_dir runs/office-scratch
 
 The method is that of --pretrained; --model recbase is for RecBase from scratch. Writes tokenizer/ (network, processor,
-the domain's item index), recommender/ (with an index-only copy of the tokenizer) and results.json.
+the domain's item index), recommender/ (with an index-only copy of the tokenizer) and results.json. Defaults are the
+paper's for fine-tuning: the recommender keeps the epoch that is best on the validation items.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
+from transformers.trainer_utils import IntervalStrategy
 
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import ItemProcessor, UniversalItemTokenizer
@@ -23,7 +25,7 @@ from trainers.hub.model_facts import assignment_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer, tokenize
 from trainers.methods.utgrec import (
-    SECTIONS,
+    FINETUNING_SECTIONS,
     NetworkArguments,
     RecommenderArguments,
     build_network,
@@ -111,6 +113,8 @@ def run(
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
 
     recommender = initial_recommender(arguments, recommender_arguments, tokenizer)
+    validates = recommender_training.eval_strategy != IntervalStrategy.NO
+    patience = recommender_arguments.early_stopping_patience if validates else None
     return train_and_evaluate(
         recommender,
         tokenizer,
@@ -118,7 +122,7 @@ def run(
         recommender_training,
         arguments,
         facts,
-        recommender_arguments.early_stopping_patience,
+        patience,
         pushed,
     )
 
@@ -162,4 +166,4 @@ def initial_recommender(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    run(*parse_sections(FinetuneArguments, SECTIONS, __doc__, argv, SHOWN))
+    run(*parse_sections(FinetuneArguments, FINETUNING_SECTIONS, __doc__, argv, SHOWN))

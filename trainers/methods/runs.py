@@ -221,7 +221,8 @@ def train_recommender(
 
 def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
     """Settings of a configuration that are no defaults, without what the first save of its model adds to them."""
-    return {name: value for name, value in config.to_diff_dict().items() if name not in ("architectures", "dtype")}
+    added = ("architectures", "auto_map", "dtype")
+    return {name: value for name, value in config.to_diff_dict().items() if name not in added}
 
 
 def gathered_weights(trainer: RankingTrainer) -> dict[str, torch.Tensor] | None:

@@ -247,10 +247,6 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
     "hstu": SequentialMethod(
         HSTUConfig,
         HSTUForNextItem,
-        MISSRecConfig,
-        MISSRecForNextItem,
-        S3RecConfig,
-        S3RecForNextItem,
         Published(
             "facebookresearch/generative-recommenders, configs/amzn-books/hstu-sampled-softmax-n512-final.gin",
             {

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedConfig, set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from modeling_utgrec import (
     UTGRecConfig,
@@ -110,10 +111,58 @@ class RecommenderArguments:
         return values | {"num_decoder_layers": self.num_layers}
 
 
-# What the flags `--tokenizer.<flag>` and `--recommender.<flag>` of the examples set, see `trainers.arguments`.
+@dataclass
+class FinetuningNetworkTrainingArguments(ItemTokenizerTrainingArguments):
+    """[`ItemTokenizerTrainingArguments`] with the paper's defaults for fine-tuning on a new domain (section 3.1.4)."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Epochs; every item is an anchor once in each."})
+
+
+@dataclass
+class FinetuningRecommenderArguments(RecommenderArguments):
+    """[`RecommenderArguments`] of a fine-tuning, which stops early (section 3.1.4; the patience is not in the paper)."""
+
+    early_stopping_patience: int | None = field(
+        default=10,
+        metadata={"help": "Evaluations without a better NDCG@10 before the training stops; none without validation."},
+    )
+
+
+@dataclass
+class FinetuningRecommenderTrainingArguments(RecommenderTrainingArguments):
+    """
+    [`RecommenderTrainingArguments`] with the paper's defaults for fine-tuning on a new domain (section 3.1.4): every
+    epoch is validated and saved, and the best weights are kept.
+    """
+
+    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over all training pairs, at most."})
+    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to validate."})
+    save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep, beside the best one."})
+    load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "End with the best validated weights; default: where every epoch is validated and saved."},
+    )
+
+    def __post_init__(self):
+        if self.load_best_model_at_end is None:
+            validates = IntervalStrategy(self.eval_strategy) == IntervalStrategy.EPOCH
+            saves = SaveStrategy(self.save_strategy) in (SaveStrategy.EPOCH, SaveStrategy.BEST)
+            self.load_best_model_at_end = validates and saves
+        super().__post_init__()
+
+
+# What the flags `--tokenizer.<flag>` and `--recommender.<flag>` set, see `trainers.arguments`: of pre-training and of
+# training from scratch in the examples, and of `utgrec finetune`.
 SECTIONS = {
     "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
     "recommender": (RecommenderArguments, RecommenderTrainingArguments),
+}
+FINETUNING_SECTIONS = {
+    "tokenizer": (NetworkArguments, FinetuningNetworkTrainingArguments),
+    "recommender": (FinetuningRecommenderArguments, FinetuningRecommenderTrainingArguments),
 }
 # The arguments that are the configurations'.
 NETWORK = {each.name for each in fields(NetworkArguments)} & {each.name for each in fields(UTGRecTokenizerConfig)}

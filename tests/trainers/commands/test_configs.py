@@ -10,14 +10,8 @@ from transformers import Qwen2VLConfig
 from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items import ItemIndex, UniversalItemTokenizer
 from trainers.arguments import parse_sections
-from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, network_config, new_recommender
-from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.methods.utgrec import FINETUNING_SECTIONS, SECTIONS, network_config, new_recommender
 
-SECTIONS = {
-    "tokenizer": (NetworkArguments, ItemTokenizerTrainingArguments),
-    "recommender": (RecommenderArguments, RecommenderTrainingArguments),
-}
 GPUS = 16
 # Qwen2-VL-2B: width, key and value width, feed-forward width, layers, vocabulary.
 WIDTH, KEY_WIDTH, FEED_FORWARD, LAYERS, VOCABULARY = 1536, 256, 8960, 28, 151936
@@ -30,10 +24,10 @@ class Main:
     seed: int = field(default=0, metadata={"help": "Seed."})
 
 
-def read(name):
+def read(name=None, sections=SECTIONS, argv=()):
     # On a machine without GPU, bf16 is only accepted for the CPU.
-    argv = ["--config", name, "--tokenizer.use_cpu", "--recommender.use_cpu"]
-    return parse_sections(Main, SECTIONS, "", argv)[1:]
+    argv = [*argv, "--tokenizer.use_cpu", "--recommender.use_cpu"]
+    return parse_sections(Main, sections, "", argv if name is None else ["--config", name, *argv])[1:]
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +107,8 @@ def lora_parameters(rank):
 def decoder_parameters(positions):
     attention = 4 * (WIDTH * WIDTH + WIDTH)
     feed_forward = WIDTH * 4 * WIDTH + 4 * WIDTH + 4 * WIDTH * WIDTH + WIDTH
-    mask, norms = WIDTH, 3 * 2 * WIDTH
-    return attention + feed_forward + mask + norms + positions * WIDTH
+    mask, levels, norms = WIDTH, 3 * WIDTH, 3 * 2 * WIDTH
+    return attention + feed_forward + mask + levels + norms + positions * WIDTH
 
 
 def linear(inputs, outputs):
@@ -166,3 +160,52 @@ def test_recommender(paper, network):
 def test_small_configuration_parses():
     network, training, recommender, _ = read("small.yaml")
     assert network.backbone == "tiny-qwen2-vl" and training.num_train_epochs > 0 and recommender.d_model > 0
+
+
+@pytest.mark.parametrize("name", [None, "paper_finetune"])
+def test_the_papers_numbers_of_fine_tuning(name):
+    _, tokenizer, network, recommender = read(name, FINETUNING_SECTIONS)
+    assert (tokenizer.learning_rate, tokenizer.num_train_epochs) == (1e-4, 20)
+    assert (recommender.learning_rate, recommender.num_beams, network.early_stopping_patience) == (3e-3, 50, 10)
+    assert (recommender.eval_strategy, recommender.save_strategy) == ("epoch", "epoch")
+    assert (recommender.load_best_model_at_end, recommender.save_total_limit) == (True, 1)
+    assert (recommender.metric_for_best_model, recommender.greater_is_better) == ("ndcg@10", True)
+    for arguments in (tokenizer, recommender):
+        assert (arguments.lr_scheduler_type, arguments.warmup_steps) == ("cosine", 0.03)
+        assert (arguments.weight_decay, arguments.max_grad_norm) == (0.01, 1.0)
+
+
+def test_fine_tuning_keeps_the_network_of_pretraining(paper):
+    finetuning = read("paper_finetune", FINETUNING_SECTIONS)
+    assert finetuning[0] == paper[0] and finetuning[2].architecture() == paper[2].architecture()
+    assert finetuning[1].per_device_train_batch_size == paper[1].per_device_train_batch_size
+
+
+def test_pretraining_keeps_its_own_defaults():
+    _, tokenizer, network, recommender = read()
+    assert (tokenizer.learning_rate, tokenizer.num_train_epochs) == (3e-4, 3)
+    assert (recommender.learning_rate, recommender.num_train_epochs, recommender.eval_strategy) == (5e-3, 50, "no")
+    assert (network.early_stopping_patience, recommender.load_best_model_at_end) == (None, False)
+
+
+@pytest.mark.parametrize("sections", [SECTIONS, FINETUNING_SECTIONS], ids=["pretrain", "finetune"])
+@pytest.mark.parametrize(("name", "best"), [("small", False), ("text_encoder", True)])
+def test_configurations_of_both_commands(name, best, sections):
+    _, tokenizer, _, recommender = read(name, sections)
+    assert (tokenizer.save_strategy, tokenizer.learning_rate) == ("no", 2e-3 if name == "small" else 1e-3)
+    assert recommender.load_best_model_at_end == best == (recommender.eval_strategy == "epoch")
+
+
+@pytest.mark.parametrize(
+    ("flags", "best"),
+    [
+        (["save_strategy", "no"], False),
+        (["eval_strategy", "no"], False),
+        (["eval_strategy", "steps"], False),
+        (["save_strategy", "best"], True),
+        (["load_best_model_at_end", "false"], False),
+    ],
+)
+def test_best_weights_follow_from_validations_and_saves(flags, best):
+    argv = [f"--recommender.{flags[0]}", flags[1]]
+    assert read(None, FINETUNING_SECTIONS, argv)[3].load_best_model_at_end is best
