@@ -1,5 +1,7 @@
 """Configuration of BSARec."""
 
+from typing import Literal
+
 from huggingface_hub.dataclasses import strict
 
 from .configuration_sequential import SequentialConfig
@@ -19,6 +21,10 @@ class BSARecConfig(SequentialConfig):
         num_low_frequencies (`int`, *optional*, defaults to 5):
             Components of the Fourier transform that count as low frequency, the paper's c: the mean and
             `num_low_frequencies // 2` frequencies with both signs. The paper searches 1, 3, 5, 7 and 9.
+        padding (`str`, *optional*, defaults to `"positions"`):
+            What the columns of the window without item are, which the frequency layers mix with the others.
+            `"positions"`: the embeddings of their positions, and they attend to every column, as in the authors'
+            program. `"zeros"`: zeros, and they attend to themselves, as in checkpoints that say nothing of it.
 
     Raises:
         ValueError: `alpha` outside of [0, 1], or more low frequencies than `max_history`.
@@ -36,6 +42,12 @@ class BSARecConfig(SequentialConfig):
     num_heads: int = 1
     alpha: float | int = 0.7
     num_low_frequencies: int = 5
+    padding: Literal["positions", "zeros"] = "positions"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_dict`]; earlier checkpoints have `padding` `"zeros"`."""
+        return super().from_dict({"padding": "zeros", **config_dict}, **kwargs)
 
     def validate_frequencies(self):
         """Part of `@strict`-powered validation. Checks what the frequency layer needs."""

@@ -69,8 +69,8 @@ class BSARecModel(SequentialPreTrainedModel):
     The encoder of BSARec. Its attention is causal, but its frequency layers mix all columns of the window, so states
     of earlier positions know later items: only the last one predicts.
 
-    The columns of the window that hold no item enter as zeros. (In the authors' program they enter with the embeddings
-    of their positions.) No item attends to them.
+    No item attends to the columns of the window that hold no item, but the frequency layers mix them with the others:
+    what they are is `config.padding`.
     """
 
     config: BSARecConfig
@@ -99,8 +99,12 @@ class BSARecModel(SequentialPreTrainedModel):
         history = input_ids.shape[1]
         attention_mask = self.item_mask(input_ids, attention_mask)
         input_ids, attention_mask = whole_window(input_ids, attention_mask, self.config.max_history)
-        states = self.embeddings(input_ids, attention_mask)
-        mask = causal_mask(attention_mask)
+        mask, present = causal_mask(attention_mask), attention_mask
+        if self.config.padding == "positions":
+            # no column is readable for them, and a mask that takes the same from all scores takes nothing
+            mask = mask | attention_mask.eq(0)[:, None, :, None]
+            present = torch.ones_like(attention_mask)
+        states = self.embeddings(input_ids, present)
         for block in self.blocks:
             states = block(states, mask)
         return BaseModelOutput(last_hidden_state=states[:, -history:])

@@ -47,7 +47,7 @@ class RQVAEOutput(ModelOutput):
 class RQVAEModel(EmbeddingAutoencoder):
     """
     Residual-quantized variational autoencoder of item embeddings (TIGER: Rajput et al. 2023, section 3.1), and with
-    `collaborative_weight` and `diversity_weight` LETTER's tokenizer (Wang et al. 2024).
+    `collaborative_weight`, `diversity_weight` and `sinkhorn_epsilon` LETTER's tokenizer (Wang et al. 2024).
 
     The first training pass sets the codebooks to k-means centroids of its batch, level by level, and a code that no
     item chose for `restart_passes` training passes starts anew: both are state of the model, which a resumed training
@@ -107,7 +107,8 @@ class RQVAEModel(EmbeddingAutoencoder):
             first = bool(self.training_passes == 0)
             self._renew_codebooks(z, config.num_levels, range(config.num_levels) if first else ())
             self._renew_clusters()
-        quantized = self.quantizer(z[:, None].expand(-1, config.num_levels, -1))
+        epsilon = config.sinkhorn_epsilon if self.training else 0.0
+        quantized = self.quantizer(z[:, None].expand(-1, config.num_levels, -1), sinkhorn_epsilon=epsilon)
         if self.training:
             self._count_pass(quantized.codes, config.num_levels)
         last = quantized.quantized[:, -1]

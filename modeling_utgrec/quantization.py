@@ -15,6 +15,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+SINKHORN_ROUNDS = 50  # as in LETTER's program
+
 
 @dataclass
 class QuantizerOutput(ModelOutput):
@@ -173,13 +175,20 @@ class ResidualCodebooks(nn.Module):
         """The codebooks of the first levels, or of all."""
         return cast(Iterable[SimVQCodebook], self.codebooks[:num_levels])
 
-    def forward(self, representations: torch.Tensor, num_levels: int | None = None) -> QuantizerOutput:
-        """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels."""
+    def forward(
+        self, representations: torch.Tensor, num_levels: int | None = None, sinkhorn_epsilon: float = 0.0
+    ) -> QuantizerOutput:
+        """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels. With an epsilon
+        the codes of the last level are [`balanced_codes`]."""
+        last = len(self.codebooks[:num_levels]) - 1
         codes, residuals, quantized, losses = [], [], [], []
         above = torch.zeros_like(representations[:, 0])
         for level, codebook in enumerate(self.each(num_levels)):
             residual = representations[:, level] - above
-            code = codebook.nearest(residual, codebook.vectors)
+            if sinkhorn_epsilon and level == last:
+                code = balanced_codes(codebook.distances(residual, codebook.vectors), sinkhorn_epsilon)
+            else:
+                code = codebook.nearest(residual, codebook.vectors)
             chosen = F.embedding(code, codebook.vectors)
             losses.append(codebook_loss(residual, chosen, self.commitment_weight))
             quantized.append(above + residual + (chosen - residual).detach())
@@ -225,6 +234,29 @@ class CosineCodebook(PlainCodebook):
     def distances(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return 1.0 - F.normalize(x.float(), dim=-1) @ F.normalize(vectors.float(), dim=-1).T
+
+
+@torch.no_grad()
+def balanced_codes(distances: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """
+    Codes of a batch that are near and, together, evenly used: each item's largest entry in the transport plan that
+    Sinkhorn's algorithm makes of the distances, brought to [-1, 1] (LC-Rec: Zheng et al. 2024; LETTER's program has
+    it too).
+
+    Args:
+        distances (`torch.Tensor` of shape `(items, num_codes)`): of the items to the codes.
+        epsilon (`float`): weight of the plan's entropy; the smaller, the nearer the codes.
+
+    Returns:
+        `torch.LongTensor` of shape `(items,)`.
+    """
+    low, high = (distances.double().min(), distances.double().max())
+    centred = (distances.double() - (high + low) / 2) / ((high - low) / 2 + 1e-5)
+    plan = -centred / epsilon  # its logarithm, up to constants that change no maximum
+    for _ in range(SINKHORN_ROUNDS):
+        plan = plan - plan.logsumexp(1, keepdim=True)  # items weigh the same
+        plan = plan - plan.logsumexp(0, keepdim=True)  # codes weigh the same
+    return plan.argmax(-1)
 
 
 def code_usage(codes: torch.Tensor, num_codes: int) -> dict[str, float]:

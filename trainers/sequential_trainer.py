@@ -29,7 +29,8 @@ class SequentialTrainingArguments(RankingTrainingArguments):
 
     > Parameters with a new default (Kang & McAuley 2018, section IV-D): `learning_rate`, `lr_scheduler_type`,
     `num_train_epochs`, `per_device_train_batch_size` (sequences, or targets for models that learn one target a row),
-    `per_device_eval_batch_size`; and those of [`RankingTrainingArguments`].
+    `per_device_eval_batch_size`; `max_grad_norm` (no clipping, as in RecBole and in all the authors' programs but
+    BERT4Rec's, which has 5); and those of [`RankingTrainingArguments`].
 
     > Parameters that control the targets
 
@@ -41,6 +42,7 @@ class SequentialTrainingArguments(RankingTrainingArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning rate schedule."})
     num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over all training sequences, at most."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Longest gradient; 0: as long as it is."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows per device and step."})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Users per device in validation."})
     horizon: int = field(

@@ -69,9 +69,68 @@ def test_alpha_mixes_frequencies_and_attention():
     torch.testing.assert_close(found[2:], expected[2:])
 
 
+def authors_states(model: BSARecForNextItem, history: list[int]) -> np.ndarray:
+    """All columns as the authors' program has them, in numpy: padding is embedded and attends like any other column,
+    and what may not be read loses 10,000 from its score, so that a row that may read nothing reads everything."""
+    config, weights = model.config, {name: value.numpy() for name, value in model.model.state_dict().items()}
+    length, heads = config.max_history, config.num_heads
+
+    def linear(name, values):
+        return values @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(name, values):
+        centred = values - values.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    tokens = np.array([0] * (length - len(history)) + history)
+    positions = weights["embeddings.positions.weight"][::-1]  # the last column has the first
+    states = norm("embeddings.norm", weights["embeddings.items.weight"][tokens] + positions)
+    readable = np.tril(np.ones((length, length))) * (tokens > 0)
+    for block in (f"blocks.{number}" for number in range(config.num_layers)):
+        low = low_pass_matrix(length, config.num_low_frequencies) @ states
+        high = weights[f"{block}.rescaler.sqrt_beta"] ** 2 * (states - low)
+        filtered = norm(f"{block}.rescaler.norm", states + low + high)
+        query, key, value = (
+            linear(f"{block}.attention.{name}", states).reshape(length, heads, -1)
+            for name in ("query", "key", "value")
+        )
+        scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(query.shape[-1]) - 10_000 * (1 - readable)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        attended = np.einsum("hqk,khd->qhd", shares, value).reshape(length, -1)
+        attended = norm(f"{block}.attention_norm", states + linear(f"{block}.attention.output", attended))
+        mixed = config.alpha * filtered + (1 - config.alpha) * attended
+        inner = F.gelu(torch.from_numpy(linear(f"{block}.feed_forward.inner", mixed))).numpy()
+        states = norm(f"{block}.feed_forward.norm", mixed + linear(f"{block}.feed_forward.outer", inner))
+    return states
+
+
+@pytest.mark.parametrize("history", [[4, 5, 6], [4], [1, 2, 3, 4, 5, 6, 7]])
+def test_padding_is_as_in_the_authors_program(history):
+    model = make_model().double()
+    input_ids = torch.tensor([[0] * (7 - len(history)) + history])
+    with torch.no_grad():
+        found = model(input_ids).last_hidden_state[0].numpy()
+        zeros = make_model(padding="zeros").double()(input_ids).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(found, authors_states(model, history), rtol=1e-9, atol=1e-9)
+    # padding matters at the column that recommends
+    assert np.allclose(zeros[-1], found[-1]) == (len(history) == 7)
+
+
+def test_earlier_configurations_keep_their_padding(tmp_path):
+    assert BSARecConfig().padding == "positions"
+    values = BSARecConfig().to_dict()
+    assert BSARecConfig.from_dict(values).padding == "positions"
+    del values["padding"]
+    assert BSARecConfig.from_dict(values).padding == "zeros"
+    BSARecConfig().save_pretrained(tmp_path)
+    assert BSARecConfig.from_pretrained(tmp_path).padding == "positions"
+
+
 def test_blocks_read_the_whole_window():
-    """Columns without item are zeros, the others the layer norm of item and position."""
-    model = make_model()
+    """With zeros for padding: the other columns are the layer norm of item and position."""
+    model = make_model(padding="zeros")
     received = []
     model.model.blocks[0].register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
     model.user_states(torch.tensor([[4, 5], [0, 5]]))

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, set_seed
 
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.modeling_rqvae import code_diversity, collaborative_alignment
+from modeling_utgrec.quantization import balanced_codes
 
 TINY = {"input_dim": 10, "hidden_sizes": [12, 9], "codebook_dim": 4, "num_levels": 3, "codebook_size": 8}
 LETTER = {"collaborative_weight": 0.3, "collaborative_dim": 6, "diversity_weight": 0.2, "diversity_clusters": 3}
@@ -251,6 +252,27 @@ def test_equal_widths_need_no_projection_and_missing_collaborative_embeddings_ar
     assert model.eval()(make_embeddings()).collaborative_loss is None  # codes of new items need none
 
 
+def test_sinkhorn_chooses_the_last_level_in_training_alone():
+    """Codes of the pass, from the residuals that it gives; all others and those of evaluation are the nearest."""
+    model, embeddings = make_model(sinkhorn_epsilon=0.02, restart_passes=0), make_embeddings()
+    model.set_input_statistics(embeddings)
+    model.train()(embeddings)
+    found = model(embeddings)
+    for level, codebook in enumerate(model.quantizer.codebooks):
+        distances = torch.cdist(found.residuals[:, level].detach().double(), codebook.codes.detach().double()) ** 2
+        nearest = distances.argmin(1)
+        expected = balanced_codes(distances, 0.02) if level == 2 else nearest
+        assert torch.equal(found.codes[:, level], expected)
+    assert not torch.equal(expected, nearest)
+    vectors = sum(codebook.codes[found.codes[:, level]] for level, codebook in enumerate(model.quantizer.codebooks))
+    torch.testing.assert_close(found.quantized, vectors)
+    found.loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    plain = make_model(restart_passes=0).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(embeddings).codes, plain(embeddings).codes)
+
+
 def test_clusters_are_balanced_and_refreshed_every_so_many_passes():
     model, embeddings = make_model(**LETTER, cluster_refresh_passes=3), make_embeddings()
     collaborative = torch.randn(len(embeddings), 6)
@@ -333,6 +355,7 @@ def test_training_follows_the_seed():
         ({"num_levels": 0}, "num_levels must be at least 1"),
         ({"hidden_sizes": [4, 0]}, "hidden_sizes must be positive"),
         ({"restart_passes": -1}, "restart_passes"),
+        ({"sinkhorn_epsilon": -0.1}, "sinkhorn_epsilon"),
         ({"collaborative_weight": 0.1}, "needs collaborative_dim"),
         ({"diversity_weight": 0.1, "codebook_size": 8, "diversity_clusters": 5}, "1 to 4"),
     ],

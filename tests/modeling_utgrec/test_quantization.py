@@ -14,6 +14,7 @@ from modeling_utgrec.quantization import (
     ResidualCodebooks,
     SimVQCodebook,
     TreeCodebooks,
+    balanced_codes,
     code_usage,
     codebook_loss,
     inverse_prefix_residual,
@@ -253,3 +254,31 @@ def test_code_usage_by_hand():
     assert usage == {"used": 4 / 8, "perplexity": pytest.approx(math.exp(entropy))}
     assert code_usage(torch.arange(8), 8) == {"used": 1.0, "perplexity": pytest.approx(8)}
     assert code_usage(torch.full((3,), 4), 8) == {"used": 1 / 8, "perplexity": pytest.approx(1)}
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.2])
+def test_balanced_codes_by_hand(epsilon):
+    """Rows and columns of the plan are scaled in turn; nothing in logarithms."""
+    distances = np.random.default_rng(0).uniform(2, 5, size=(24, 6))
+    middle, half = (distances.max() + distances.min()) / 2, (distances.max() - distances.min()) / 2
+    plan = np.exp(-(distances - middle) / (half + 1e-5) / epsilon)
+    for _ in range(50):
+        plan = plan / plan.sum(axis=1, keepdims=True) / len(plan)
+        plan = plan / plan.sum(axis=0, keepdims=True) / plan.shape[1]
+    found = balanced_codes(torch.from_numpy(distances).requires_grad_(), epsilon)
+    assert found.tolist() == plan.argmax(axis=1).tolist() and not found.requires_grad
+
+
+def test_balanced_codes_are_evenly_used_and_near():
+    """Two thirds of the items lie nearest to one code; a tiny epsilon underflows nothing."""
+    rng = np.random.default_rng(1)
+    distances = torch.from_numpy(rng.uniform(0, 1, size=(32, 8))).float()
+    distances[:22, 0] /= 10
+    assert torch.bincount(distances.argmin(1), minlength=8).max() >= 16
+    for epsilon in (0.003, 0.05):
+        codes = balanced_codes(distances, epsilon)
+        assert torch.bincount(codes, minlength=8).max() <= 9
+        assert distances.gather(1, codes[:, None]).mean() < distances.mean() / 2
+    apart = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert balanced_codes(apart, 0.003).tolist() == [0, 1]
+    assert balanced_codes(torch.ones(3, 4), 0.003).shape == (3,)

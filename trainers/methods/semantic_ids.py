@@ -50,6 +50,9 @@ from trainers.methods.runs import place_training, settings_of
 RAW_CODES_NAME = "raw_codes.safetensors"
 REPORT_NAME = "tokenizer_report.json"
 NETWORK_FOLDER = "network"
+# HonghuiBao2000/LETTER, RQ-VAE/main.py, as read in 2026.
+LETTER_HIDDEN_SIZES = [2048, 1024, 512, 256, 128, 64]
+LETTER_EPSILON = 0.003
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,10 @@ def letter_tokenizer(
 ) -> TokenizedItems:
     """
     LETTER (Wang et al. 2024): TIGER's RQ-VAE with four levels, collaborative alignment (weight 0.02) and diversity
-    regularisation (weight 1e-4). Its own way with collisions (Sinkhorn on the last level) is not here:
-    `"least_distance"` also moves items that collide to codes near by, and adds no level. Its ranking-guided loss is
-    the recommender's, `UTGRecConfig(loss_temperature=...)`.
+    regularisation (weight 1e-4); as in its program with an encoder of six hidden layers, and codes of the last level
+    that are balanced while it trains. That the program balances those of items that collide afterwards, too, is not
+    here: `"least_distance"` also moves them to codes near by, and adds no level. Its ranking-guided loss is the
+    recommender's, `UTGRecConfig(loss_temperature=...)`.
 
     Args:
         embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
@@ -156,7 +160,8 @@ def letter_tokenizer(
             training interactions only: one that saw the test items would leak them into the semantic IDs.
         item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
     """
-    own = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
+    own: dict[str, Any] = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
+    own |= {"hidden_sizes": LETTER_HIDDEN_SIZES, "sinkhorn_epsilon": LETTER_EPSILON}
     own["collaborative_dim"] = np.shape(collaborative)[-1]
     return _rqvae_tokenizer(
         "letter", embeddings, collaborative, item_ids, output_dir, training, collisions, seed, {**own, **config}
@@ -458,6 +463,9 @@ class SemanticIDArguments:
     collaborative_weight: float | None = field(default=None, metadata={"help": "LETTER's alpha."})
     diversity_weight: float | None = field(default=None, metadata={"help": "LETTER's beta."})
     diversity_clusters: int | None = field(default=None, metadata={"help": "LETTER's clusters of each codebook."})
+    sinkhorn_epsilon: float | None = field(
+        default=None, metadata={"help": "LETTER's balance of the last level in training; 0: nearest codes."}
+    )
     num_components: int | None = field(default=None, metadata={"help": "Principal components, TIGER-M, RQ-k-means."})
     collisions: str | None = field(
         default=None,
@@ -529,6 +537,8 @@ _LETTER = Published(
         "tokenizer.collaborative_weight": 0.02,
         "tokenizer.diversity_weight": 1e-4,
         "tokenizer.diversity_clusters": 10,
+        "tokenizer.hidden_sizes": LETTER_HIDDEN_SIZES,
+        "tokenizer.sinkhorn_epsilon": LETTER_EPSILON,
         "tokenizer.restart_passes": 0,
         "tokenizer.collisions": "Sinkhorn on the last level",
         "tokenizer.learning_rate": 1e-3,

@@ -294,6 +294,9 @@ PRETRAINED_SIZES = ("hidden_size", "num_layers", "num_heads", "max_history", "in
 PRETRAINED_SIZES += ("num_groups", "codebook_size")
 CONTENT_SIZES = ("content_size", "image_size")
 CONTENT_SPACES = ("content_fingerprint", "image_fingerprint")
+# BERT4Rec's `mask_ratio` by data set: FeiSun/BERT4Rec, run_beauty.sh, run_steam.sh, run_ml-1m.sh, run_ml-20m.sh, as in
+# section 4.4 of the paper. Of other data the configuration's.
+MASK_RATIOS = {"beauty": 0.6, "steam": 0.4, "ml1m": 0.2, "ml20m": 0.2}
 CODE_MAP_EPOCHS = 5  # of VQ-Rec's first stage, in the authors' program
 
 
@@ -312,6 +315,13 @@ class SequentialArguments:
     num_negatives: int | None = field(default=None, metadata={"help": "Sampled items of a batch, of loss 'sampled'."})
     log_q_correction: bool | None = field(
         default=None, metadata={"help": "Whether loss 'sampled' estimates the one over all items; default: it does."}
+    )
+    mask_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of items that BERT4Rec and S3-Rec's pre-training mask; default: BERT4Rec's published one "
+            "for beauty (.6), steam (.4), ml-1m and ml-20m, else .2."
+        },
     )
     max_history: int = field(default=20, metadata={"help": "Last items of a history that the model reads."})
     own: list[str] = field(
@@ -364,6 +374,11 @@ def new_sequential(
     config = method.config_class(num_items=num_items, **values)
     set_seed(seed)
     return _with_items(method.model_class(config), items)
+
+
+def published_mask_ratio(data: str) -> float | None:
+    """BERT4Rec's `mask_ratio` for a data set of this name, in whatever spelling ("ml-1m", "ML_1M"), if it has one."""
+    return MASK_RATIOS.get("".join(filter(str.isalnum, data.lower())))
 
 
 def pretrained_sequential(
@@ -490,6 +505,8 @@ def train_sequential(
         pretrained (`str` or `Path`, *optional*): a model to start from, see [`pretrained_folder`].
     """
     interactions, method, items = domain.interactions, SEQUENTIAL[name], ItemTables()
+    if method.config_class is BERT4RecConfig and arguments.mask_ratio is None:
+        arguments = replace(arguments, mask_ratio=published_mask_ratio(domain.name))
     part = interactions.training_part()
     source = None if pretrained is None else pretrained_folder(pretrained)
     checkpoint = last_checkpoint(training) if resume else None

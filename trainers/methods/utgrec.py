@@ -121,7 +121,7 @@ class FinetuningNetworkTrainingArguments(ItemTokenizerTrainingArguments):
 
 @dataclass
 class FinetuningRecommenderArguments(RecommenderArguments):
-    """[`RecommenderArguments`] of a fine-tuning, which stops early (section 3.1.4; the patience is not in the paper)."""
+    """[`RecommenderArguments`] of a fine-tuning, which stops early (section 3.1.4, without a patience)."""
 
     early_stopping_patience: int | None = field(
         default=10,

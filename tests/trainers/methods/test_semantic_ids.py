@@ -190,9 +190,22 @@ def test_collaborative_embeddings_matter(made, tmp_path):
 def test_letters_own_settings_may_be_changed(made, tmp_path):
     config = made["letter"][0].network.config
     assert (config.num_levels, config.collaborative_weight, config.diversity_weight) == (4, 0.02, 1e-4)
-    changed = {"num_levels": 3, "collaborative_weight": 0.5, "diversity_weight": 0.0}
+    assert config.sinkhorn_epsilon == 0.003
+    changed = {"num_levels": 3, "collaborative_weight": 0.5, "diversity_weight": 0.0, "sinkhorn_epsilon": 0.0}
     config = MAKERS["letter"](tmp_path, **changed).network.config
     assert {name: getattr(config, name) for name in changed} == changed
+
+
+def test_letters_encoder_is_the_published_one(monkeypatch, tmp_path):
+    """Without sizes that are given, and no other method's."""
+    given = {}
+    monkeypatch.setattr(semantic_ids, "_rqvae_tokenizer", lambda name, *rest: given.update({name: rest[-1]}))
+    letter_tokenizer(embeddings(), embeddings(3, seed=2), IDS, tmp_path)
+    tiger_tokenizer(embeddings(), IDS, tmp_path)
+    assert given["letter"]["hidden_sizes"] == [2048, 1024, 512, 256, 128, 64]
+    assert given["letter"]["sinkhorn_epsilon"] == 0.003 and given["tiger"] == {}
+    published = semantic_ids.SEMANTIC_IDS["letter"].published.settings
+    assert published["tokenizer.hidden_sizes"] == given["letter"]["hidden_sizes"]
 
 
 def test_items_and_embeddings_must_be_as_many(tmp_path):

@@ -1,5 +1,7 @@
 """Sequential baselines by name: their configurations, and their training from interactions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,14 @@ from trainers.data.interactions import Interactions
 from trainers.data.item_attributes import ItemAttributes
 from trainers.methods.item_tables import Content, ItemTables
 from trainers.methods.published import ForeignArgument
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential, train_sequential
-from trainers.sequential_trainer import SequentialTrainingArguments
+from trainers.methods.sequential import (
+    SEQUENTIAL,
+    SequentialArguments,
+    new_sequential,
+    published_mask_ratio,
+    train_sequential,
+)
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 SMALL = {"codebook_size": 4, "num_groups": 2}  # of methods that quantize
 
@@ -71,6 +79,37 @@ def test_it_learns_from_the_training_part_alone(domains, tmp_path):
     assert len(part.items) < len(domain.interactions.items)
     assert not [each for each in trainer.callback_handler.callbacks if isinstance(each, TimeLimitCallback)]
     assert trainer.card_facts["name"] == f"SASRec for {domain.name}" and trainer.domain == domain.name
+
+
+def test_published_mask_ratios():
+    found = [published_mask_ratio(name) for name in ("beauty", "Steam", "ml-1m", "ML_20M", "ml100k", "office")]
+    assert found == [0.6, 0.4, 0.2, 0.2, None, None]
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "expected"),
+    [("beauty", {}, 0.6), ("beauty", {"mask_ratio": 0.3}, 0.3), ("beauty", {"own": ["mask_ratio=0.3"]}, 0.3),
+     ("office", {}, 0.2)],
+)  # fmt: skip
+def test_bert4rec_masks_as_published_for_the_data(domains, tmp_path, data, given, expected):
+    training = SequentialTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[])
+    arguments = SequentialArguments(hidden_size=8, **given)
+    trainer = train_sequential("bert4rec", replace(domains[0], name=data), arguments, training)
+    assert trainer.model.config.mask_ratio == expected
+
+
+def test_gradients_are_not_clipped(domains, tmp_path):
+    training = SequentialTrainingArguments(
+        str(tmp_path), max_steps=1, use_cpu=True, report_to=[], optim="sgd", learning_rate=1e3
+    )
+    model = new_sequential("gru4rec", domains[0].interactions.num_items, SequentialArguments(hidden_size=8), 0)
+    before = model.item_embeddings.detach().clone()
+    SequentialTrainer(model, training, domains[0].interactions.training_part()).train()
+    step = (model.item_embeddings - before).norm() / 1e3
+    clipped = replace(training, max_grad_norm=1e-3)
+    again = new_sequential("gru4rec", domains[0].interactions.num_items, SequentialArguments(hidden_size=8), 0)
+    SequentialTrainer(again, clipped, domains[0].interactions.training_part()).train()
+    assert (again.item_embeddings - before).norm() / 1e3 <= 1e-3 * 1.001 < step
 
 
 def test_its_time_is_limited(domains, tmp_path):
