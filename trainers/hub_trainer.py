@@ -46,7 +46,9 @@ from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
 from modeling_utgrec.checkpoint_fingerprint import check_folder
 from modeling_utgrec.checkpoint_safety import only_safetensors
-from trainers.checkpoints import (
+from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
+from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
+from trainers.runtime.checkpoints import (
     CheckpointError,
     describe,
     find_faults,
@@ -55,9 +57,7 @@ from trainers.checkpoints import (
     step_of,
     write_record,
 )
-from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
-from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
-from trainers.progress import LogBar, LogLines
+from trainers.runtime.progress import LogBar, LogLines
 
 logger = logging.get_logger(__name__)
 
@@ -92,7 +92,7 @@ class HubTrainer(Trainer):
     hold an access token if one was given, is neither kept nor sent.
 
     A checkpoint is written beside its place and renamed when it is complete, with a record of its files by which it is
-    checked before a training goes on from it (see [`trainers.checkpoints`]). A loss that is not finite ends a
+    checked before a training goes on from it (see [`trainers.runtime.checkpoints`]). A loss that is not finite ends a
     training.
 
     `train(resume_from_checkpoint="org/name")` takes up a training where a push with `hub_strategy="checkpoint"` or

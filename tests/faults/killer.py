@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from trainers.checkpoints import RECORD
+from trainers.runtime.checkpoints import RECORD
 
 PRELOADED = ["trainers.commands.train_baseline", "trainers.commands.memory", "trainers.commands.finetune"]
 # Of two runs that did the same: how long it took, and the mean loss of the steps since the last resume.

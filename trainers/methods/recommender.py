@@ -30,8 +30,8 @@ from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.quickstart import quickstart
 from trainers.methods.runs import save_recommender
-from trainers.progress import Progress
 from trainers.rankers.generative import load_model
+from trainers.runtime.progress import Progress
 
 RECOMMENDER_FILE = "recommender.json"
 FORMAT_VERSION = 1

@@ -10,15 +10,15 @@ import torch
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_utgrec import SASRecConfig, SASRecForNextItem
-from trainers.checkpoints import (
+from trainers.data.interactions import Interactions
+from trainers.methods.runs import check_output, last_checkpoint
+from trainers.runtime.checkpoints import (
     RECORD,
     CheckpointError,
     find_faults,
     newest_checkpoint,
     resumes_partially,
 )
-from trainers.data.interactions import Interactions
-from trainers.methods.runs import check_output, last_checkpoint
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 IDS = [f"item{row}" for row in range(10)]
