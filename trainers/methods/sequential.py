@@ -247,10 +247,6 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
     "hstu": SequentialMethod(
         HSTUConfig,
         HSTUForNextItem,
-        MISSRecConfig,
-        MISSRecForNextItem,
-        S3RecConfig,
-        S3RecForNextItem,
         Published(
             "facebookresearch/generative-recommenders, configs/amzn-books/hstu-sampled-softmax-n512-final.gin",
             {
@@ -294,8 +290,8 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
     },
 }
 # Sizes that a pre-trained model fixes.
-PRETRAINED_SIZES = ("hidden_size", "num_layers", "num_heads", "max_history", "inner_size", "num_experts")
-PRETRAINED_SIZES += ("num_groups", "codebook_size")
+PRETRAINED_SIZES: tuple[str, ...] = ("hidden_size", "num_layers", "num_heads", "max_history", "inner_size")
+PRETRAINED_SIZES += ("num_experts", "num_groups", "codebook_size")
 CONTENT_SIZES = ("content_size", "image_size")
 CONTENT_SPACES = ("content_fingerprint", "image_fingerprint")
 CODE_MAP_EPOCHS = 5  # of VQ-Rec's first stage, in the authors' program
@@ -405,9 +401,8 @@ def pretrained_sequential(
                 )
             )
     set_seed(seed)
-    model, found = method.model_class.from_pretrained(
-        folder, config=method.config_class(**values), output_loading_info=True, **SAFELY
-    )
+    loading: Any = method.model_class.from_pretrained  # which gives two values
+    model, found = loading(folder, config=method.config_class(**values), output_loading_info=True, **SAFELY)
     assert isinstance(model, SequentialForNextItem)
     # what a catalogue has of its own, and nothing else
     own = (*items.tables, "ids.weight", "present", "centroids", "interests")
