@@ -19,16 +19,18 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
         hidden_sizes (`list[int]`, *optional*, defaults to `[2048, 1024, 512, 256, 128]`):
             hidden widths of the encoder; the decoder has the same in reverse. None at all: both are linear, and items
             with similar contents have similar vectors in domains that the network was not trained on, too.
-        codebook_dim (`int`, *optional*, defaults to 8): width of the codebook vectors, which the paper does not say.
-            The fewer dimensions, the finer four levels resolve them: on 51,419 items of five domains, 957 of them with
-            the text of another item, 22 others shared their codes with 8 dimensions, and 94 with 16 or 32. More
-            dimensions keep more of the content of domains that the network was not trained on.
+        codebook_dim (`int`, *optional*, defaults to 128): width of the codebook vectors, which the paper does not say;
+            as in the authors' train.sh. Fewer dimensions are resolved finer by four levels: on 51,419 items of five
+            domains, 957 of them with the text of another item, 22 others shared their codes with 8 dimensions, and 94
+            with 16 or 32. More keep more of the content of domains that the network was not trained on.
         num_levels (`int`, *optional*, defaults to 4): number of codes of an item.
         codebook_size (`int`, *optional*, defaults to 1024): number of codes of each level.
         distance (`str`, *optional*, defaults to `"euclidean"`): `"euclidean"` or `"cosine"`, of residuals and codes.
         commitment_weight (`float`, *optional*, defaults to 0.25): beta of the commitment loss.
         quantization_weight (`float`, *optional*, defaults to 4.0):
-            weight of codebook and commitment loss, see [`RQVAEConfig`].
+            weight of codebook and commitment loss, both losses being sums over elements. The authors' program has
+            means, each with weight 1, which come to `input_dim / (num_levels * codebook_dim)` here: 0.75 at these
+            sizes, 8 for the paper's 4096 numbers of an embedding.
         entropy_weight (`float`, *optional*, defaults to 0.01):
             weight of the usage-entropy regulariser; 0 for none.
         entropy_temperature (`float`, *optional*, defaults to 0.1):
@@ -59,7 +61,7 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
 
     input_dim: int = 384
     hidden_sizes: list[int] | None = None
-    codebook_dim: int = 8
+    codebook_dim: int = 128
     num_levels: int = 4
     codebook_size: int = 1024
     distance: str = "euclidean"

@@ -359,3 +359,28 @@ def test_code_tensors_are_what_codes_depend_on():
 def test_wrong_configurations_are_named(change, message):
     with pytest.raises((ValueError, StrictDataclassClassValidationError), match=message):
         RecBaseTokenizerConfig(**change)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"input_dim": 40, "codebook_dim": 6, "num_levels": 2}])
+def test_scale_of_the_losses(sizes):
+    """What the docstring says: with that weight the loss is the program's sum of two means, times `input_dim`."""
+    values = {"input_dim": 24, "hidden_sizes": [16], "codebook_dim": 5, "num_levels": 3, "codebook_size": 8, **sizes}
+    width, num_levels, dim = (values[name] for name in ("input_dim", "num_levels", "codebook_dim"))
+    set_seed(0)
+    weight = width / (num_levels * dim)
+    config = RecBaseTokenizerConfig(**values, quantization_weight=weight, entropy_weight=0, commitment_weight=0.25)
+    model = RecBaseTokenizerModel(config).double()
+    embeddings = torch.randn(32, width, dtype=torch.float64)
+    model.set_input_statistics(embeddings)
+    model.train()(embeddings)
+    output = model(embeddings)
+    reconstruction = (model.decoder(output.quantized) - model.standardise(embeddings)).square().mean()
+    chosen = torch.stack([each.codes[output.codes[:, level]] for level, each in enumerate(model.quantizer.codebooks)])
+    quantization = 1.25 * (chosen.transpose(0, 1) - output.residuals).square().mean()
+    torch.testing.assert_close(output.loss.double() / width, reconstruction + quantization, rtol=1e-5, atol=1e-6)
+
+
+def test_published_sizes():
+    config = RecBaseTokenizerConfig()
+    assert (config.codebook_dim, config.num_levels, config.codebook_size) == (128, 4, 1024)
+    assert config.input_dim / (config.num_levels * config.codebook_dim) == 0.75

@@ -52,7 +52,7 @@ class RecBaseTokenizerArguments:
     max_field_characters: int = field(default=MAX_FIELD_CHARACTERS, metadata={"help": "Where a field is cut."})
     num_levels: int = field(default=4, metadata={"help": "Codes of a semantic ID."})
     codebook_size: int = field(default=1024, metadata={"help": "Codes of each level."})
-    codebook_dim: int = field(default=8, metadata={"help": "Width of the codebook vectors."})
+    codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     hidden_sizes: list[int] = field(
         default_factory=lambda: [2048, 1024, 512, 256, 128], metadata={"help": "Widths of the encoder's layers."}
     )
@@ -147,10 +147,11 @@ PUBLISHED_RECOMMENDER = Published(
     },
 )
 PUBLISHED_TOKENIZER = Published(
-    "Zhou et al. 2025 (RecBase), CL-VAE",
+    "Zhou et al. 2025 (RecBase), CL-VAE; its codebooks' width of reczoo/RecBase, train.sh",
     {
         "tokenizer.num_levels": 4,
         "tokenizer.codebook_size": 1024,
+        "tokenizer.codebook_dim": 128,
         "tokenizer.hidden_sizes": [2048, 1024, 512, 256, 128],
         "tokenizer.learning_rate": 1e-4,
         "tokenizer.weight_decay": 1e-4,

@@ -103,6 +103,22 @@ def test_every_target_once(lengths, max_history, seed):
     assert sorted(found) == sorted(wanted)
 
 
+@pytest.mark.parametrize("length", [2, 4, 5, 8, 9, 23])
+def test_a_windows_first_item_is_a_target_of_the_window_before(length):
+    """Rows of a decoder, which reads its targets: every item that another one precedes is a target once, the first of
+    a window too where the sequence goes on before it."""
+    ids = [str(item) for item in range(length)]
+    interactions = Interactions.from_sequences([ids], ids)  # each item once: a token says its place
+    packed = PackedSequences(interactions, np.arange(2, 2 + length)[:, None], max_history=4, with_targets=True)
+    batch = PackedCollator(packed)(range(len(packed)))
+    labels = batch["labels"][batch["labels"] != -100] - 2
+    assert sorted(labels.tolist()) == list(range(1, length))
+    for row in range(len(packed)):
+        begins = np.flatnonzero(np.diff(batch["attention_mask"][row].numpy(), prepend=0) > 0)
+        first = batch["input_ids"][row][begins] - 2
+        assert (batch["labels"][row][begins] == -100).all() and set(first.tolist()) - {0} <= set(labels.tolist())
+
+
 def test_rows_are_full():
     lengths = np.random.default_rng(0).integers(2, 12, 500).tolist()
     packed = PackedSequences(make_interactions(lengths), token_table(), max_history=20)
