@@ -1,4 +1,4 @@
-"""Pre-training of a sequential baseline on several domains: UniSRec, VQ-Rec, MISSRec.
+r"""Pre-training of a sequential baseline on several domains: UniSRec, VQ-Rec, MISSRec.
 
     utgrec pretrain --model unisrec --data data/sports data/games --output_dir runs/unisrec \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
