@@ -59,16 +59,21 @@ def recall(domain, inputs, tmp_path_factory):
             training = SequentialTrainingArguments(
                 str(folder),
                 num_train_epochs=12,
-                learning_rate=1e-2,
+                learning_rate=3e-3 if name == "s3-rec" else 1e-2,
                 per_device_train_batch_size=64,
                 save_strategy="no",
                 use_cpu=True,
                 disable_tqdm=True,
                 report_to=[],
             )
-            own = ["num_groups=4", "codebook_size=8"] if name == "vq-rec" else []
+            own = {"vq-rec": ["num_groups=4", "codebook_size=8"], "s3-rec": ["initializer_range=0.1"]}
             arguments = SequentialArguments(
-                hidden_size=32, hidden_dropout=0.2, attention_dropout=0.2, max_history=5, own=own, pretraining_epochs=5
+                hidden_size=32,
+                hidden_dropout=0.2,
+                attention_dropout=0.2,
+                max_history=5,
+                own=own.get(name, []),
+                pretraining_epochs=25,
             )
             model = train_sequential(name, domain, arguments, training, inputs=inputs).model
             result = evaluate(SequentialRanker(model), domain.interactions, long_tail=False, per_user=True)
