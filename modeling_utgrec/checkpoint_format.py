@@ -66,7 +66,8 @@ class CheckedLoading:
 
         Raises:
             ValueError: if the weights are pickles, truncated, damaged or of another save than config.json, some are
-                missing or of another shape, or the configuration has values that no model can be built from.
+                missing or of another shape, or the configuration has values that no model can be built from. Who asks
+                for `output_loading_info` is told there of missing weights, and judges them.
         """
         wants_report = kwargs.pop("output_loading_info", False)
         only_safetensors(pretrained_model_name_or_path, kwargs)
@@ -84,15 +85,15 @@ class CheckedLoading:
                 f"{pretrained_model_name_or_path}: the weights are truncated or not a safetensors file: {error}"
             ) from error
         lacking = sorted(report["missing_keys"])
-        if lacking:
+        if lacking and not wants_report:
             raise ValueError(
                 f"{pretrained_model_name_or_path}: {len(lacking)} weights of {cls.__name__} are missing: "
                 f"{lacking[:5]}. Its files are incomplete or do not belong to its config.json."
             )
-        commit = getattr(model.config, "_commit_hash", None)
-        if not is_folder and commit is not None:  # downloaded by now
+        if not is_folder and pretrained_model_name_or_path is not None:  # downloaded by now
             name = "/".join(filter(None, (kwargs.get("subfolder"), CONFIG_NAME)))
-            config = try_to_load_from_cache(pretrained_model_name_or_path, name, kwargs.get("cache_dir"), commit)
+            place = str(pretrained_model_name_or_path), name, kwargs.get("cache_dir"), kwargs.get("revision")
+            config = try_to_load_from_cache(*place)
             if isinstance(config, str):
                 check_folder(Path(config).parent)
         vars(model.config).pop(CONFIG_ENTRY, None)  # true of the files, not of what becomes of the model

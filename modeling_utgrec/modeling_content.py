@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_content import ContentConfig
 from .configuration_post_norm import PostNormConfig
+from .loss_cross_entropy import sampled_cross_entropy
 from .modeling_post_norm import PostNormModel
-from .modeling_sequential import SequentialForNextItem
+from .modeling_sequential import NextItemOutput, SequentialForNextItem
 
 # Items whose vectors are made at a time where no gradient is taken: bounds the memory of a large catalogue.
 ITEMS_AT_A_TIME = 16384
@@ -164,6 +166,34 @@ class ContentForNextItem(ReadsContent):
 
     def scoring_states(self, states: Tensor) -> Tensor:
         return F.normalize(states, dim=-1) / self.config.temperature
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> NextItemOutput:
+        """As [`SequentialForNextItem.forward`]. With the loss `"sampled"` only the batch's items and the negatives are
+        made from their content: a large catalogue costs no more than a small one."""
+        if labels is None or self.config.loss != "sampled" or labels.shape != input_ids.shape:
+            return super().forward(input_ids, attention_mask, labels, num_items_in_batch)
+        config, labelled = self.config, labels != -100
+        negatives = torch.randint(config.num_items, (config.num_negatives,), device=input_ids.device)
+        tokens, (inputs, targets, others) = batch_items(input_ids, labels[labelled], negatives + 1)
+        vectors = self.content_items(tokens[None])[0]
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        states = self.model(inputs, attention_mask, item_vectors=vectors).last_hidden_state
+        loss = sampled_cross_entropy(
+            self.scoring_states(states[labelled]),
+            self.candidate_embeddings(vectors),
+            targets - 1,
+            others - 1,
+            self.log_correction,
+        )
+        loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        return NextItemOutput(loss=loss, last_hidden_state=states)
 
     def freeze_encoder(self) -> None:
         """Keeps blocks and positions as they are: fine-tuning trains what makes items' vectors, and the layer norm of

@@ -96,7 +96,9 @@ class FDSAModel(PostNormModel):
         attention_mask = self.item_mask(input_ids, attention_mask)
         items = self.embeddings(input_ids, attention_mask)
         features = self.features(input_ids) if item_vectors is None else rows_of_tokens(input_ids, item_vectors)
-        features = features + self.embeddings.positions.weight[: input_ids.shape[1]].flip(0)
+        positions = self.embeddings.positions
+        assert positions is not None
+        features = features + positions.weight[: input_ids.shape[1]].flip(0)
         features = self.feature_dropout(self.feature_norm(features)) * attention_mask[..., None].to(features.dtype)
         mask = causal_mask(attention_mask)
         for block, of_features in zip(self.blocks, self.feature_blocks, strict=True):

@@ -75,11 +75,15 @@ def fused_scores(states: Tensor, candidates: Candidates, sharpness: Tensor) -> T
 class MISSRecItems(nn.Module):
     """Texts and images of items, adapted to one width, with what each item lacks, and the interests they belong to."""
 
+    present: Tensor
+    centroids: Tensor
+    interests: Tensor
+
     def __init__(self, config: MISSRecConfig):
         super().__init__()
         items, width = config.num_items, config.hidden_size
         self.modalities = ["text"] if config.image_size is None else ["text", "image"]
-        sizes = [config.content_size, config.image_size][: len(self.modalities)]
+        sizes = [config.content_size, *([] if config.image_size is None else [config.image_size])]
         self.adapters = nn.ModuleList([nn.Linear(size, width) for size in sizes])
         for name, size in zip(self.modalities, sizes, strict=True):
             self.register_buffer(name, torch.zeros(items, size) if items else None)
@@ -259,8 +263,9 @@ class MISSRecForNextItem(SequentialForNextItem):
 
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if module is self and getattr(self, "sharpness", None) is not None:
-            init.zeros_(self.sharpness)
+        sharpness = getattr(self, "sharpness", None)
+        if module is self and sharpness is not None:
+            init.zeros_(sharpness)
 
     @property
     def items(self) -> MISSRecItems:

@@ -2,7 +2,7 @@
 "S3-Rec: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization", 2020)."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class S3RecForNextItem(SequentialForNextItem):
 
     config: S3RecConfig
     encoder_class = S3RecModel
-    training_targets = "all"
+    training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
 
 
 class S3RecForPreTraining(S3RecForNextItem):
@@ -75,6 +75,7 @@ class S3RecForPreTraining(S3RecForNextItem):
 
     training_targets = "last"
     training_batches = "masked"
+    attributes_of_items: Tensor
 
     def __init__(self, config: S3RecConfig):
         super().__init__(config)

@@ -270,8 +270,13 @@ class SequentialForNextItem(SequentialPreTrainedModel):
         """Cross-entropy over targets and negatives of the batch, uniform with replacement, summed."""
         config = self.config
         negatives = torch.randint(config.num_items, (config.num_negatives,), device=states.device)
-        correction = math.log(config.num_negatives / config.num_items) if config.log_q_correction else 0.0
-        return sampled_cross_entropy(states, items, targets, negatives, correction, self.item_bias)
+        return sampled_cross_entropy(states, items, targets, negatives, self.log_correction, self.item_bias)
+
+    @property
+    def log_correction(self) -> float:
+        """What is taken from the score of a sampled negative, see [`SequentialConfig`]."""
+        config = self.config
+        return math.log(config.num_negatives / config.num_items) if config.log_q_correction else 0.0
 
     def scoring_states(self, states: Tensor) -> Tensor:
         """The encoder's states `(..., hidden_size)` as they are compared with `item_embeddings`."""

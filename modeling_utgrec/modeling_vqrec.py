@@ -1,7 +1,7 @@
 """VQ-Rec: items as means of embeddings of their text's codes (Hou et al., "Learning Vector-Quantized Item
 Representation for Transferable Sequential Recommenders", 2023)."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,11 @@ class VQRecItems(ContentItems):
     """
 
     tables = ("codes",)
+    codes: Tensor
+    centre: Tensor
+    rotation: Tensor
+    centroids: Tensor
+    code_map: nn.Parameter | None
 
     def __init__(self, config: VQRecConfig):
         super().__init__(config)
@@ -52,7 +57,8 @@ class VQRecItems(ContentItems):
     def permutations(self) -> Tensor:
         """The permutations of each group's codes `(num_groups, codebook_size, codebook_size)`: hard ones with the
         gradient of the soft ones; with Gumbel noise in training."""
-        logits = self.code_map
+        assert self.code_map is not None
+        logits: Tensor = self.code_map
         if self.training:
             logits = logits - (-torch.rand_like(logits).clamp(min=1e-20).log()).log()
         soft = sinkhorn(logits / GUMBEL_TEMPERATURE)
@@ -104,7 +110,7 @@ class VQRecForNextItem(ContentForNextItem):
 
     config: VQRecConfig
     encoder_class = VQRecModel
-    training_targets = "all"
+    training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
 
     @property
     def content_items(self) -> VQRecItems:
@@ -173,6 +179,7 @@ class VQRecForNextItem(ContentForNextItem):
             The permutations, `(num_groups, codebook_size, codebook_size)`.
         """
         items = self.content_items
+        assert items.code_map is not None
         logits = torch.rand_like(items.code_map) if random else sinkhorn(items.code_map / GUMBEL_TEMPERATURE)
         hard = nearest_permutations(logits)
         items.embeddings.copy_(hard @ items.embeddings)

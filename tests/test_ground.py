@@ -34,6 +34,7 @@ FLOORS = (
     {"rankers"},
     {"evaluation"},
     {"hub"},
+    {"runtime"},
     {""},  # the files of trainers/ itself: the Trainers and what they share
     {"methods"},
     {"commands"},

@@ -112,7 +112,9 @@ def write_tensors(
     """
     save: Any = save_tensors if any(isinstance(each, torch.Tensor) for each in tensors.values()) else save_arrays
     with replacing(path) as (temporary,):
-        save(dict(tensors), temporary, metadata=metadata)
+        # safetensors writes the bytes of an array as they lie, whatever its order
+        rows = {name: np.asarray(each, order="C") if save is save_arrays else each for name, each in tensors.items()}
+        save(rows, temporary, metadata=metadata)
         stamp_file(temporary)
     return Path(path)
 

@@ -505,7 +505,7 @@ def _checked_content(item_ids: Sequence[str], content: np.ndarray, width: int | 
             "of the same encoder"
         )
     with np.errstate(over="ignore"):  # infinity then, which is refused
-        content = content.astype(np.float16)
+        content = content.astype(np.float16, order="C")  # safetensors writes another order's bytes as they lie
     broken = np.flatnonzero(~np.isfinite(content).all(1))
     if len(broken):
         examples = [item_ids[row] for row in broken.tolist()]

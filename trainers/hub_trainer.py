@@ -46,7 +46,9 @@ from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
 from modeling_utgrec.checkpoint_fingerprint import check_folder
 from modeling_utgrec.checkpoint_safety import only_safetensors
-from trainers.checkpoints import (
+from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
+from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
+from trainers.runtime.checkpoints import (
     CheckpointError,
     describe,
     find_faults,
@@ -55,9 +57,7 @@ from trainers.checkpoints import (
     step_of,
     write_record,
 )
-from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
-from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
-from trainers.progress import LogBar, LogLines
+from trainers.runtime.progress import LogBar, LogLines
 
 logger = logging.get_logger(__name__)
 
@@ -92,7 +92,7 @@ class HubTrainer(Trainer):
     hold an access token if one was given, is neither kept nor sent.
 
     A checkpoint is written beside its place and renamed when it is complete, with a record of its files by which it is
-    checked before a training goes on from it (see [`trainers.checkpoints`]). A loss that is not finite ends a
+    checked before a training goes on from it (see [`trainers.runtime.checkpoints`]). A loss that is not finite ends a
     training.
 
     `train(resume_from_checkpoint="org/name")` takes up a training where a push with `hub_strategy="checkpoint"` or
@@ -285,9 +285,11 @@ class HubTrainer(Trainer):
         self._was_stopped = False
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._began = None
+        self._rotate(self._get_output_dir(trial))  # which a kill may have cut off
+        return output
 
     @property
     def _allows_partial(self) -> bool:
@@ -295,6 +297,8 @@ class HubTrainer(Trainer):
 
     def _accepted_faults(self, checkpoint: str) -> dict[str, str]:
         """What a checkpoint lacks, if the training may go on without it."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which have formats of their own
+            only_safetensors(checkpoint, {})
         faults = find_faults(checkpoint, self.args.world_size)
         if not faults:
             return {}
@@ -324,12 +328,6 @@ class HubTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if not any(name.startswith("rng_state") for name in self._lost):
             super()._load_rng_state(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which have formats of their own
-            only_safetensors(resume_from_checkpoint, {})
-            check_folder(resume_from_checkpoint)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_callback_state(self) -> None:
         """As transformers' method; the evaluations without a better one that early stopping has counted go on, too,
@@ -407,9 +405,13 @@ class HubTrainer(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder / name))
-        if self.args.should_save:
+        self._rotate(str(folder))
+
+    def _rotate(self, folder: str) -> None:
+        """Removes checkpoints above `save_total_limit`."""
+        if self.args.should_save and Path(folder).is_dir():
             rotate_checkpoints(
-                output_dir=str(folder),
+                output_dir=folder,
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,

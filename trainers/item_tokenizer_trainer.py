@@ -17,11 +17,11 @@ from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from modeling_utgrec.quantization import SimVQCodebook
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.callbacks import EpochCallback, WarmupCallback
 from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
-from trainers.cpu_training import use_cpu_dropout
 from trainers.evaluation.codebooks import codebook_health
 from trainers.hub_trainer import HubTrainingArguments
+from trainers.runtime.callbacks import EpochCallback, WarmupCallback
+from trainers.runtime.cpu_training import use_cpu_dropout
 from trainers.training_data.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.

@@ -12,12 +12,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import speed_metrics
 
 from hub_cards.values import Evaluation, ModelCardValues
-from trainers.cpu_training import use_cpu_dropout
 from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import is_rank_metric
 from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 from trainers.rankers import Ranker
+from trainers.runtime.cpu_training import use_cpu_dropout
 
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
 

@@ -17,11 +17,11 @@ from modeling_utgrec import ItemLevelConfig, ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.callbacks import EpochCallback
-from trainers.cpu_training import length_parts
 from trainers.data.interactions import Interactions
 from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
+from trainers.runtime.callbacks import EpochCallback
+from trainers.runtime.cpu_training import length_parts
 from trainers.training_data.domain_sampling import DomainSampling, check_temperature
 from trainers.training_data.next_item_windows import (
     NextItemCollator,

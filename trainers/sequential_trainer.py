@@ -10,11 +10,11 @@ from transformers import TrainerCallback
 
 from hub_cards.values import SequentialCardValues
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
-from trainers.callbacks import EpochCallback
 from trainers.data.interactions import Interactions
-from trainers.interests import InterestsCallback
 from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
+from trainers.runtime.callbacks import EpochCallback
+from trainers.runtime.interests import InterestsCallback
 from trainers.training_data.augmented_sequences import AugmentedCollator
 from trainers.training_data.masked_segments import MaskedSegmentsCollator
 from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows

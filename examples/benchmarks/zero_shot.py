@@ -273,6 +273,7 @@ def recommender(
                 output_dir=str(folder),
                 pretrained=None if run.pretrained is None else str(run.pretrained),
                 train_users=run.train_users,
+                overwrite=True,  # of a run that was stopped: its line is not there
                 seed=run.seed,
             ),
             *copy.deepcopy(sections),

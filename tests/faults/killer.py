@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from trainers.checkpoints import RECORD
+from trainers.runtime.checkpoints import RECORD
 
 PRELOADED = ["trainers.commands.train_baseline", "trainers.commands.memory", "trainers.commands.finetune"]
 # Of two runs that did the same: how long it took, and the mean loss of the steps since the last resume.
@@ -136,13 +136,15 @@ class Killer:
             return report
         if isinstance(at_writes, int):
             kinds = [{"at_write": self.random.randint(1, writes)} for _ in range(-(-at_writes // 2))]
-            kinds += [{"after": self.random.uniform(0.1, seconds)} for _ in range(at_writes // 2)]
+            kinds += [{"after": self.random.random()} for _ in range(at_writes // 2)]  # of the fastest run so far
         else:
             kinds = [{"at_write": max(1, round(at * writes) if isinstance(at, float) else at)} for at in at_writes]
         for number, kind in enumerate(kinds):
             output = self.new_output(command, f"{command.name}-{number}")
             report.tried += 1
-            code, _, _ = self.run(command.argv, output, **kind)
+            kind = {"after": kind["after"] * seconds} if "after" in kind else kind
+            code, _, took = self.run(command.argv, output, **kind)
+            seconds = min(seconds, took) if code == 0 else seconds
             report.killed += code == -signal.SIGKILL
             if code == 0:  # it had ended before
                 difference = differences(whole, output)

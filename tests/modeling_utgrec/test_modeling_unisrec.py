@@ -268,3 +268,17 @@ def test_tokens_of_a_batch_are_numbered():
 def test_contradictions_are_named(values):
     with pytest.raises(StrictDataclassClassValidationError, match=next(iter(values))):
         UniSRecConfig(**values)
+
+
+def test_sampled_items_are_all_that_is_made_from_content():
+    """And the loss with negatives of the whole catalogue, corrected, comes to that over all items."""
+    model = make_model(loss="sampled", num_negatives=5)
+    rows = []
+    model.model.embeddings.items.experts.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1]))
+    model(HISTORIES, labels=last_only(TARGETS))
+    assert len(rows) == 1 and rows[0] <= len({*HISTORIES.flatten().tolist(), *TARGETS.tolist()}) - 1 + 5
+    torch.manual_seed(0)
+    model.config.num_negatives = 100_000
+    sampled = model(HISTORIES, labels=last_only(TARGETS)).loss.item()
+    model.config.loss = "ce"
+    assert sampled == pytest.approx(model(HISTORIES, labels=last_only(TARGETS)).loss.item(), rel=0.05)

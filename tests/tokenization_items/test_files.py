@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file
 
 from hub_cards import files as hub_files
@@ -234,3 +235,12 @@ def test_a_line_that_was_cut_short_is_set_aside(tmp_path):
         path.write_text(wrong)
         with pytest.raises(ValueError, match=r"results\.jsonl, line 1"):
             read_lines(path)
+
+
+def test_arrays_of_any_order_are_written_by_rows(tmp_path):
+    array = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    path = write_tensors(tmp_path / "a.safetensors", {"a": array, "view": array[:, ::2], "number": np.array(3.0)})
+    found = load_arrays(path)
+    np.testing.assert_array_equal(found["a"], array)
+    np.testing.assert_array_equal(found["view"], array[:, ::2])
+    assert found["number"].shape == ()

@@ -402,6 +402,14 @@ def with_content(count, width=3, seed=0):
     return index
 
 
+def test_content_that_lies_column_by_column_is_saved_by_rows(tmp_path):
+    index = with_content(6)
+    vectors = np.asfortranarray(np.random.default_rng(1).normal(size=(6, 4)))
+    index.set_content(vectors)
+    index.save(tmp_path)
+    np.testing.assert_array_equal(ItemIndex.load(tmp_path).content, vectors.astype(np.float16))
+
+
 def test_content_is_saved_beside_the_index_and_follows_its_items(tmp_path):
     index = with_content(6)
     content = index.content

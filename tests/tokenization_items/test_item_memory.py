@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from modeling_utgrec.checkpoint_fingerprint import stamp_file
 from modeling_utgrec.item_memory import ItemMemory, MemorySettings
 from tokenization_items import ItemIndex, ItemMemoryError, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_memory import MEMORY_NAME
@@ -44,6 +45,7 @@ def rewrite(folder, metadata=None, **tensors) -> None:
         stated = file.metadata()
     found |= tensors
     save_file({k: v for k, v in found.items() if v is not None}, folder / MEMORY_NAME, stated | (metadata or {}))
+    stamp_file(folder / MEMORY_NAME)
 
 
 def test_comes_back_as_it_was(tmp_path):

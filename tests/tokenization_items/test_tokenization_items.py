@@ -391,7 +391,7 @@ def test_truncated_network(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     loaded = UniversalItemTokenizer.from_pretrained(folder)
-    with pytest.raises(ValueError, match=f"{folder}: the weights are truncated"):
+    with pytest.raises(ValueError, match=f"{file} is truncated"):
         loaded.add_items([{"item_id": "new", "description": "text"}])
 
 
@@ -399,7 +399,7 @@ def test_truncated_network(folder):
 def test_missing_network_file(folder, name):
     (folder / name).unlink()
     loaded = UniversalItemTokenizer.from_pretrained(folder)
-    with pytest.raises((OSError, ValueError), match=f"(?s)no config.json|no file named {name}"):
+    with pytest.raises((OSError, ValueError), match=f"(?s)no config.json|{name} is missing"):
         loaded.add_items([{"item_id": "new", "description": "text"}])
 
 
@@ -408,6 +408,11 @@ def test_missing_weights_are_not_made_up(folder):
     name = next(name for name in weights if "lora_B" in name)
     del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="model.safetensors is not of the same save"):
+        assert UniversalItemTokenizer.from_pretrained(folder).network
+    values = json.loads((folder / "config.json").read_text())
+    del values["weights_fingerprint"]
+    (folder / "config.json").write_text(json.dumps(values))  # as older ones
     with pytest.raises(ValueError, match=f"1 weights .* missing: .*{name}"):
         assert UniversalItemTokenizer.from_pretrained(folder).network
 

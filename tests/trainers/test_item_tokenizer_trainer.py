@@ -18,12 +18,12 @@ from transformers import TrainerCallback, set_seed
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.processing_items import ItemProcessor
-from trainers import callbacks
-from trainers.cpu_training import CpuDropout
 from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.interactions import Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.backbones import load_autoencoder, tiny_backbone
+from trainers.runtime import callbacks
+from trainers.runtime.cpu_training import CpuDropout
 from trainers.training_data.image_latents import encode_images
 from trainers.training_data.item_pairs import ItemPairs
 

@@ -11,10 +11,10 @@ import torch
 from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, set_seed
 
 import modeling_utgrec
-from trainers.cpu_training import CpuDropout
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.sequential import SequentialRanker
+from trainers.runtime.cpu_training import CpuDropout
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 NUM_USERS, NUM_ITEMS = 60, 12

@@ -27,7 +27,7 @@ from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import FINETUNING_SECTIONS, SECTIONS
-from trainers.progress import Progress
+from trainers.runtime.progress import Progress
 
 # Three domains' targets fill larger batches, which a CPU works through faster.
 PRETRAINING = ["--recommender.per_device_train_batch_size", "128"]

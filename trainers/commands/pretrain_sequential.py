@@ -1,4 +1,4 @@
-"""Pre-training of a sequential baseline on several domains: UniSRec, VQ-Rec, MISSRec.
+r"""Pre-training of a sequential baseline on several domains: UniSRec, VQ-Rec, MISSRec.
 
     utgrec pretrain --model unisrec --data data/sports data/games --output_dir runs/unisrec \
         --text_encoder sentence-transformers/all-MiniLM-L6-v2
@@ -25,7 +25,7 @@ from tokenization_items.text_statistics import TF_IDF
 from trainers.arguments import parse_sections, take_flag
 from trainers.data.domains import Domain, load_domains
 from trainers.methods.item_tables import Content
-from trainers.methods.runs import finish_model, gathered_weights, place_training
+from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.sequential import SequentialArguments
 from trainers.methods.sequential_pretraining import PRETRAINED, pretrain_sequential, with_fewer_words
 from trainers.sequential_trainer import SequentialTrainingArguments
@@ -41,6 +41,7 @@ SHOWN = (
     "minutes",
     "k_core",
     "resume",
+    "overwrite",
     "license",
     "push_to_hub",
     "hub_model_id",
@@ -69,6 +70,13 @@ class PretrainSequentialArguments:
     minutes: float | None = field(default=None, metadata={"help": "Most time of the training."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint."})
+    allow_partial_resume: bool = field(
+        default=False,
+        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
@@ -102,6 +110,7 @@ def run(
         raise SystemExit(f"--image_embeddings: {len(arguments.image_embeddings)} folders for {len(domains)} domains.")
     if len(domains) < 2:
         raise SystemExit(f"--data: pre-training contrasts several domains, and there is {domains[0].name} alone.")
+    check_output(arguments, ["recommender"], ["checkpoints"], [training])
     content, fewer_words = content_of(domains, arguments)
     trainer = pretrain_sequential(
         arguments.model,
@@ -119,7 +128,7 @@ def run(
         return
     if weights is not None:
         trainer.model.load_state_dict(weights)
-    trainer.model.without_items().save_pretrained(output / "recommender")  # type: ignore[operator]
+    save_recommender(trainer.model.without_items(), None, output / "recommender")  # type: ignore[operator]
     if arguments.push_to_hub:
         training.push_to_hub = True
         trainer.hub_model_id = arguments.hub_model_id or output.absolute().name

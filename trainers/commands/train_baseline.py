@@ -101,7 +101,6 @@ SHOWN = (
     "minutes",
     "memory",
     "resume",
-    "overwrite",
     "push_to_hub",
     "hub_model_id",
     "seed",

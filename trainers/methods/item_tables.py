@@ -115,6 +115,7 @@ def modality_tables(
     follows from what there is: a share `INTEREST_RATIO`, or `num_interests` of the configuration."""
     text, images = inputs["text"], inputs.get("images")
     config, tables = content_config(text), {"text": torch.from_numpy(text.vectors)}
+    config |= {"image_size": None, "image_encoder": None, "image_fingerprint": None}
     points = int((~np.isnan(text.vectors).all(axis=1)).sum())
     if images is not None:
         points += int((~np.isnan(images.vectors).all(axis=1)).sum())

@@ -43,13 +43,13 @@ from trainers.methods.memory_selection import (
 from trainers.methods.runs import place_training, train_recommender
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.methods.transition_embeddings import transition_embeddings
-from trainers.progress import Progress
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.linear import LinearRanker, LinearSettings, check_training
 from trainers.rankers.linear_selection import CONTENT_WEIGHTS, CRITERION, LinearSelection, select_settings
 from trainers.rankers.popularity import Popularity
+from trainers.runtime.progress import Progress
 
 MOST_INVERTED = 5_000  # items; the closed form of twice as many takes eight times as long, and there are two λ
 MOST_CASES = 4_000  # validation cases that settings are chosen by, and rankers judged

@@ -30,8 +30,8 @@ from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.quickstart import quickstart
 from trainers.methods.runs import save_recommender
-from trainers.progress import Progress
 from trainers.rankers.generative import load_model
+from trainers.runtime.progress import Progress
 
 RECOMMENDER_FILE = "recommender.json"
 FORMAT_VERSION = 1
@@ -39,7 +39,7 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
 @dataclass(frozen=True)
-class Rules:
+class RecommendationRules:
     """
     What is recommended, whatever network and memory say; a call of [`~Recommender.recommend`] may say otherwise.
 
@@ -85,7 +85,7 @@ class Recommender:
         model ([`ItemRecommendation`]): the network.
         tokenizer ([`UniversalItemTokenizer`]): items, titles and semantic IDs.
         stored ([`StoredMemory`], *optional*): what followed what, and what is alike, in the index's order.
-        rules ([`Rules`], *optional*): what may be recommended.
+        rules ([`RecommendationRules`], *optional*): what may be recommended.
         facts (`dict`, *optional*): how it was made and what was measured, in plain values.
 
     Attributes:
@@ -99,7 +99,7 @@ class Recommender:
     model: ItemRecommendation
     tokenizer: UniversalItemTokenizer
     stored: StoredMemory | None = None
-    rules: Rules = field(default_factory=Rules)
+    rules: RecommendationRules = field(default_factory=RecommendationRules)
     facts: dict[str, Any] = field(default_factory=dict)
     domain: Domain | None = field(default=None, repr=False)
 
@@ -140,7 +140,7 @@ class Recommender:
         minutes: float = 0.0,
         seed: int = 0,
         progress: Callable[[str], None] | None = None,
-        rules: Rules | None = None,
+        rules: RecommendationRules | None = None,
     ) -> Recommender:
         """
         Makes a recommender of a shop's own tables, in about a minute for a million orders, see
@@ -157,8 +157,8 @@ class Recommender:
             minutes (`float`, *optional*, defaults to 0.0): training of a network; without it the memory decides.
             seed (`int`, *optional*, defaults to 0): of clusters and training.
             progress (`Callable[[str], None]`, *optional*): takes lines that say what happens, such as `print`.
-            rules ([`Rules`], *optional*): by default items of the history are excluded, unless customers often buy the
-                same again.
+            rules ([`RecommendationRules`], *optional*): by default items of the history are excluded, unless customers
+                often buy the same again.
 
         Raises:
             ReadError: a table cannot be read, or its columns cannot be told.
@@ -171,6 +171,8 @@ class Recommender:
             progress(shop.describe_columns())
             left_out = shop.describe_left_out()
             progress(f"left out:\n{left_out}" if left_out else "nothing was left out")
+            if never := int((shop.domain.interactions.popularity == 0).sum()):
+                progress(f"{never:,} items without any order stay, to be recommended by their texts")
         with tempfile.TemporaryDirectory(prefix="utgrec-") as folder:
             made = quickstart(shop.domain, Path(folder), text_encoder, minutes, seed, steps)
         counts = {  # without the examples, which name customers
@@ -179,7 +181,7 @@ class Recommender:
         }
         facts: dict[str, Any] = made.facts | {"left_out": counts, "columns": asdict(shop.columns)}
         facts |= {"name": shop.domain.name, "validation": short_table(made.rows), "rows": made.rows}
-        rules = Rules(made.exclude_seen) if rules is None else rules
+        rules = RecommendationRules(made.exclude_seen) if rules is None else rules
         return cls(made.model, made.tokenizer, made.stored, rules, facts, shop.domain)
 
     def recommend(
@@ -313,13 +315,15 @@ class Recommender:
             stored = StoredMemory.load(folder, tokenizer.index)
         except FileNotFoundError:
             stored = None
-        rules, facts = Rules(), {}
+        rules, facts = RecommendationRules(), {}
         if (folder / RECOMMENDER_FILE).is_file():
             values = read_json_object(folder / RECOMMENDER_FILE)
             check_format_version(values.get("format_version"), str(folder / RECOMMENDER_FILE))
             given, facts = values.get("rules", {}), values.get("facts", {})
             try:
-                rules = Rules(**{each.name: given[each.name] for each in fields(Rules) if each.name in given})
+                rules = RecommendationRules(
+                    **{each.name: given[each.name] for each in fields(RecommendationRules) if each.name in given}
+                )
             except TypeError as error:
                 raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
         try:
@@ -353,4 +357,4 @@ class Recommender:
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
 
 
-__all__ = ["RECOMMENDER_FILE", "Recommender", "Rules"]
+__all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules"]

@@ -26,14 +26,14 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.network_reference import NetworkReference
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.callbacks import TimeLimitCallback
-from trainers.checkpoints import CheckpointError, newest_checkpoint
 from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer, hub_checkpoint
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.runtime.callbacks import TimeLimitCallback
+from trainers.runtime.checkpoints import CheckpointError, newest_checkpoint
 from trainers.training_data.next_item_windows import TrainingData
 
 
@@ -221,7 +221,8 @@ def train_recommender(
 
 def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
     """Settings of a configuration that are no defaults, without what the first save of its model adds to them."""
-    return {name: value for name, value in config.to_diff_dict().items() if name not in ("architectures", "dtype")}
+    added = ("architectures", "auto_map", "dtype")
+    return {name: value for name, value in config.to_diff_dict().items() if name not in added}
 
 
 def gathered_weights(trainer: RankingTrainer) -> dict[str, torch.Tensor] | None:

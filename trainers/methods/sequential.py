@@ -290,8 +290,8 @@ SEQUENTIAL: dict[str, SequentialMethod] = {
     },
 }
 # Sizes that a pre-trained model fixes.
-PRETRAINED_SIZES = ("hidden_size", "num_layers", "num_heads", "max_history", "inner_size", "num_experts")
-PRETRAINED_SIZES += ("num_groups", "codebook_size")
+PRETRAINED_SIZES: tuple[str, ...] = ("hidden_size", "num_layers", "num_heads", "max_history", "inner_size")
+PRETRAINED_SIZES += ("num_experts", "num_groups", "codebook_size")
 CONTENT_SIZES = ("content_size", "image_size")
 CONTENT_SPACES = ("content_fingerprint", "image_fingerprint")
 # BERT4Rec's `mask_ratio` by data set: FeiSun/BERT4Rec, run_beauty.sh, run_steam.sh, run_ml-1m.sh, run_ml-20m.sh, as in
@@ -416,9 +416,8 @@ def pretrained_sequential(
                 )
             )
     set_seed(seed)
-    model, found = method.model_class.from_pretrained(
-        folder, config=method.config_class(**values), output_loading_info=True, **SAFELY
-    )
+    loading: Any = method.model_class.from_pretrained  # which gives two values
+    model, found = loading(folder, config=method.config_class(**values), output_loading_info=True, **SAFELY)
     assert isinstance(model, SequentialForNextItem)
     # what a catalogue has of its own, and nothing else
     own = (*items.tables, "ids.weight", "present", "centroids", "interests")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,7 @@ class SequentialPretraining:
     """
 
     config_class: type[SequentialConfig]
-    model_class: type[ContentForNextItem] | type[MISSRecForPreTraining]
+    model_class: Callable[[Any], ContentForNextItem | MISSRecForPreTraining]
     tables: MakesTables
 
 

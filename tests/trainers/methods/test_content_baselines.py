@@ -58,9 +58,8 @@ def recall(domain, inputs, tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             training = SequentialTrainingArguments(
                 str(folder),
-                max_steps=-1,
-                num_train_epochs=40,
-                learning_rate=5e-3,
+                num_train_epochs=12,
+                learning_rate=1e-2,
                 per_device_train_batch_size=64,
                 save_strategy="no",
                 use_cpu=True,

@@ -14,9 +14,9 @@ from trainers.evaluation.protocol import evaluate
 from trainers.methods import quickstart as module
 from trainers.methods.memory import build_memory
 from trainers.methods.quickstart import content_of, quickstart, repeat_share, with_content
-from trainers.progress import Progress
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear_selection import select_settings
+from trainers.runtime.progress import Progress
 
 COLOURS = ["red", "blue", "green", "black"]
 

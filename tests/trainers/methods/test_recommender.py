@@ -12,7 +12,7 @@ from transformers import pipeline
 import tokenization_items  # noqa: F401  # registers the pipeline
 from tokenization_items.item_index import UnknownItemError
 from trainers import Recommender
-from trainers.methods.recommender import RECOMMENDER_FILE, Rules
+from trainers.methods.recommender import RECOMMENDER_FILE, RecommendationRules
 
 COLOURS = ["red", "blue", "green", "black"]
 
@@ -61,17 +61,21 @@ def test_what_was_never_bought_is_recommended_by_its_text(recommender):
 
 def test_rules(recommender):
     best = ids(recommender.recommend(["sku-1"], top_k=4))
-    denied = Recommender(recommender.model, recommender.tokenizer, recommender.stored, Rules(deny=best[:1]))
+    denied = Recommender(
+        recommender.model, recommender.tokenizer, recommender.stored, RecommendationRules(deny=best[:1])
+    )
     assert ids(denied.recommend(["sku-1"], top_k=3)) == best[1:]
     assert ids(denied.recommend(["sku-1"], top_k=2, deny=[best[1]])) == best[2:]
-    only = Recommender(recommender.model, recommender.tokenizer, recommender.stored, Rules(allow=best[2:]))
+    only = Recommender(
+        recommender.model, recommender.tokenizer, recommender.stored, RecommendationRules(allow=best[2:])
+    )
     assert ids(only.recommend(["sku-1"], top_k=10)) == best[2:]
     assert "sku-1" not in ids(recommender.recommend(["sku-1"], top_k=40))
     assert "sku-1" in ids(recommender.recommend(["sku-1"], top_k=40, exclude_seen=False))
     with pytest.raises(UnknownItemError, match="'no'"):
-        Recommender(recommender.model, recommender.tokenizer, recommender.stored, Rules(deny=["no"]))
+        Recommender(recommender.model, recommender.tokenizer, recommender.stored, RecommendationRules(deny=["no"]))
     with pytest.raises(TypeError, match="deny is a list"):
-        Rules(deny="sku-1")
+        RecommendationRules(deny="sku-1")
 
 
 def test_a_new_customer_gets_what_is_popular(recommender):
@@ -92,7 +96,11 @@ def test_histories_that_are_none(recommender):
 
 def test_the_same_after_saving(recommender, tmp_path):
     ruled = Recommender(
-        recommender.model, recommender.tokenizer, recommender.stored, Rules(False, deny=["sku-9"]), recommender.facts
+        recommender.model,
+        recommender.tokenizer,
+        recommender.stored,
+        RecommendationRules(False, deny=["sku-9"]),
+        recommender.facts,
     )
     ruled.save_pretrained(tmp_path / "shop")
     loaded = Recommender.from_pretrained(tmp_path / "shop")
@@ -114,6 +122,18 @@ def test_the_same_after_saving(recommender, tmp_path):
     assert ids(found)[1:] == ids(ruled.recommend(["sku-1", "sku-5"], top_k=2)) and found[0]["item_id"] == "sku-9"
 
 
+def test_a_trained_network_is_the_same_after_saving(tmp_path):
+    trained = Recommender.from_interactions(*tables(), minutes=0.02)
+    trained.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path)
+    alone = [
+        Recommender(each.model, each.tokenizer).recommend([["sku-1", "sku-5"], ["sku-38"]], exclude_seen=False)
+        for each in (trained, loaded)
+    ]
+    assert alone[0] == alone[1] and trained.model.config.content_size
+    assert loaded.recommend(["sku-1", "sku-5"]) == trained.recommend(["sku-1", "sku-5"])
+
+
 def test_folders_that_are_none(recommender, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no recommender"):
@@ -130,7 +150,7 @@ def test_folders_that_are_none(recommender, tmp_path):
     with pytest.raises(ValueError, match="format version 99"):
         Recommender.from_pretrained(tmp_path / "shop")
     file.unlink()
-    assert Recommender.from_pretrained(tmp_path / "shop").rules == Rules()
+    assert Recommender.from_pretrained(tmp_path / "shop").rules == RecommendationRules()
 
 
 @pytest.mark.hub

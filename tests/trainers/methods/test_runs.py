@@ -11,8 +11,6 @@ from hub_cards import METHODS, render_card
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers import checkpoints
-from trainers.callbacks import TimeLimitCallback
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import runs
 from trainers.methods.runs import (
@@ -25,6 +23,8 @@ from trainers.methods.runs import (
     train_recommender,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.runtime import checkpoints
+from trainers.runtime.callbacks import TimeLimitCallback
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from modeling_utgrec import MISSRecForNextItem
-from trainers.callbacks import TimeLimitCallback
 from trainers.data.interactions import Interactions
 from trainers.data.item_attributes import ItemAttributes
 from trainers.methods.item_tables import Content, ItemTables
@@ -19,6 +18,7 @@ from trainers.methods.sequential import (
     published_mask_ratio,
     train_sequential,
 )
+from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 SMALL = {"codebook_size": 4, "num_groups": 2}  # of methods that quantize

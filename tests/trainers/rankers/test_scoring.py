@@ -108,7 +108,7 @@ def test_mistakes_are_named():
     scores = np.zeros((2, 5))
     with pytest.raises(ValueError, match="2 histories, but 1"):
         ScoringRanker(Table(scores), "t").rank(histories(scores), 2, [np.array([1])])
-    with pytest.raises(ValueError, match="NaN for items 2 to 3"):
+    with pytest.raises(ValueError, match="NaN or infinity for items 2 to 3"):
         broken = np.where(np.arange(5) == 3, np.nan, scores)
         ScoringRanker(Table(broken), "t", chunk_items=2).rank(histories(scores), 2)
     with pytest.raises(ValueError, match="must return floats"):

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainingArguments
 
-from trainers import callbacks
-from trainers.callbacks import TimeLimitCallback
+from trainers.runtime import callbacks
+from trainers.runtime.callbacks import TimeLimitCallback
 
 STEPS = 40
 

@@ -49,6 +49,7 @@ def discover_interests(model: MISSRecForNextItem, seed: int = 0, rounds: int = R
         )
         kmeans.train(values)
         found = kmeans.index.search(values, 1)[1][:, 0]
+        assert kmeans.centroids is not None
     finally:
         faiss.omp_set_num_threads(threads)
     lookup = torch.full_like(model.items.interests, -1)

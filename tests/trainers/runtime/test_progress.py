@@ -7,9 +7,9 @@ import pytest
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM
-from trainers import progress as module
 from trainers.hub_trainer import HubTrainer
-from trainers.progress import LogBar, LogLines, Progress, log_line
+from trainers.runtime import progress as module
+from trainers.runtime.progress import LogBar, LogLines, Progress, log_line
 
 
 def test_steps_are_announced_and_timed():

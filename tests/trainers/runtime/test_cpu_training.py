@@ -11,7 +11,7 @@ from torch import nn
 from transformers import set_seed
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
-from trainers.cpu_training import STEPS, CpuDropout, length_parts, use_cpu_dropout
+from trainers.runtime.cpu_training import STEPS, CpuDropout, length_parts, use_cpu_dropout
 
 LEVELS = 3
 

@@ -10,15 +10,15 @@ import torch
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_utgrec import SASRecConfig, SASRecForNextItem
-from trainers.checkpoints import (
+from trainers.data.interactions import Interactions
+from trainers.methods.runs import check_output, last_checkpoint
+from trainers.runtime.checkpoints import (
     RECORD,
     CheckpointError,
     find_faults,
     newest_checkpoint,
     resumes_partially,
 )
-from trainers.data.interactions import Interactions
-from trainers.methods.runs import check_output, last_checkpoint
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 IDS = [f"item{row}" for row in range(10)]
@@ -122,6 +122,12 @@ def test_a_training_that_had_ended_does_not_go_on(finished, folder):
     longer = make_trainer(folder, max_steps=8, lr_scheduler_type="constant")
     longer.train(resume_from_checkpoint=True)
     assert longer.state.global_step == 8
+
+
+def test_a_kill_before_the_oldest_is_removed(folder):
+    trainer = make_trainer(folder, save_total_limit=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert {path.name for path in folder.glob("*checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
 
 
 def test_early_stopping_goes_on_counting(tmp_path):

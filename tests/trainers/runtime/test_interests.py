@@ -7,8 +7,8 @@ import torch
 from modeling_utgrec import MISSRecConfig, MISSRecForNextItem
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
-from trainers.interests import discover_interests
 from trainers.rankers.sequential import SequentialRanker
+from trainers.runtime.interests import discover_interests
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 pytest.importorskip("faiss")

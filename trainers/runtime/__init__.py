@@ -1,0 +1,1 @@
+"""What a training has whatever is trained: callbacks, whole checkpoints, lines of progress, ways of a CPU."""
