@@ -70,6 +70,7 @@ def test_the_papers_numbers(paper):
     assert (network.quantization_weight, network.image_weight) == (200, 3)
     assert (network.alignment_weight, network.co_reconstruction_weight) == (0.01, 0.03)
     assert (network.image_size, network.latent_scale) == (256, 0.2325)
+    assert network.sample_latents and network.flip_images
     assert (training.learning_rate, training.num_train_epochs) == (3e-4, 3)
     assert GPUS * training.per_device_train_batch_size * training.gradient_accumulation_steps == 256
     assert training.bf16 and training.gradient_checkpointing and training.codebook_warmup_steps == 300
