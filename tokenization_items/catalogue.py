@@ -78,7 +78,7 @@ class Catalogue:
                 Folder with one of these files. Columns: `item_id`, text fields, and, optionally, `image`: a path
                 relative to the folder and within it, or (parquet) bytes or the `Image` feature of `datasets`.
             text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`):
-                Fields of the text, in order. Fields other than the default ones must exist.
+                Fields of the text, in order. Fields other than the default ones must exist, and one of all.
             name (`str`, *optional*, defaults to the folder's name):
                 Name of the domain.
             allow_remote_images (`bool`, *optional*, defaults to `False`):
@@ -133,8 +133,8 @@ class Catalogue:
         if "item_id" not in columns and num_items:
             raise CatalogueError(f"no column item_id; found {sorted(columns)}; rename the column that holds the ids")
         absent = [field for field in text_fields if field not in columns]
-        if absent and num_items and tuple(text_fields) != TEXT_FIELDS:
-            raise CatalogueError(f"no column for the text fields {absent}; correct text_fields")
+        if num_items and (unknown := [field for field in absent if field not in TEXT_FIELDS]):
+            raise CatalogueError(f"no column for the text fields {unknown}; correct text_fields")
         if num_items and len(absent) == len(text_fields) and "image" not in columns:
             raise CatalogueError(f"neither an image column nor one of the text fields {list(text_fields)}")
         item_ids = [_item_id(value, row) for row, value in enumerate(_values(columns.get("item_id", [])))]

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(USAGE, "\n")
-        print("\n".join(f"  {command:<16}{summary}" for command, summary in COMMANDS.items()))
+        print("\n".join(f"  {command:<21}{summary}" for command, summary in COMMANDS.items()))
         print("\nutgrec COMMAND --help shows the flags of a command.")
         return 0
     if name not in COMMANDS:

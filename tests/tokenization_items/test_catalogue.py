@@ -147,6 +147,8 @@ def test_text_fields_are_joined_in_order():
     record = {"description": "D", "categories": ["C", "E"], "features": [], "brand": " ", "title": "T", "price": 3}
     assert texts_of(record) == ["T. C, E. D"]
     assert texts_of(record, text_fields=("price", "title")) == ["3. T"]
+    # of two shops one may have no brands
+    assert texts_of({"title": "T"}, text_fields=("brand", "title", "features")) == ["T"]
 
 
 def test_texts_keep_braces_and_lose_control_characters():

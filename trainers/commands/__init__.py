@@ -24,6 +24,7 @@ COMMANDS = {
     "memory": "give a recommender a memory of transitions and content",
     "evaluate": "evaluate and compare recommenders on a data folder",
     "recommend": "recommend items to users",
+    "convert-autoencoder": "an AutoencoderKL of diffusers from published KL-16 weights",
     "publish": "publish tokenizer, recommender and data on the Hub",
 }
 # Of a command that trains one of several methods: `--model` to the module. A further method is a row.

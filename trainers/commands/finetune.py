@@ -44,6 +44,7 @@ SHOWN = (
     "model",
     "tokenizer_mode",
     "new_recommender",
+    "text_fields",
     "k_core",
     "train_users",
     "mask_seen",

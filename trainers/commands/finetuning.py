@@ -10,6 +10,7 @@ from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, load_domains
@@ -31,6 +32,10 @@ class FinetuningArguments:
     output_dir: str = field(metadata={"help": "Where the results go."})
     pretrained: str | None = field(default=None, metadata={"help": "Output folder of pretrain; none: from scratch."})
     new_recommender: bool = field(default=False, metadata={"help": "Start the recommender from random weights."})
+    text_fields: list[str] = field(
+        default_factory=lambda: list(TEXT_FIELDS),
+        metadata={"help": "Fields of an item's text, in order; as the pre-training had them."},
+    )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     train_users: float = field(
         default=1.0,
@@ -63,6 +68,7 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
         k_core=arguments.k_core,
         check_images=not templates,
         templates=templates,
+        text_fields=arguments.text_fields,
     )
     if len(domains) != 1:
         raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")

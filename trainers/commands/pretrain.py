@@ -47,6 +47,7 @@ SHOWN = (
     "output_dir",
     "model",
     "stage",
+    "text_fields",
     "k_core",
     "resume",
     "overwrite",
@@ -92,7 +93,9 @@ def run(
     name_repositories(arguments, tokenizer_training, recommender_training)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
-    domains = load_domains(arguments.data, builtin=PRETRAINING_DOMAINS, k_core=arguments.k_core)
+    domains = load_domains(
+        arguments.data, builtin=PRETRAINING_DOMAINS, k_core=arguments.k_core, text_fields=arguments.text_fields
+    )
     state = PartialState()
     for domain in domains:
         state.print(domain)

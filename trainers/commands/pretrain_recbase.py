@@ -96,7 +96,7 @@ def run(
     name_repositories(arguments, tokenizer_training, training)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     templates = tokenizer_arguments.templates()
-    more = load_catalogues(arguments.catalogues, templates)
+    more = load_catalogues(arguments.catalogues, templates, arguments.text_fields)
     for catalogue in more:
         if len(catalogue) < 2 and recommender_arguments.walks_per_item:
             raise SystemExit(f"--catalogues: {catalogue.name} has one item, and none that is like it.")
@@ -106,6 +106,7 @@ def run(
         k_core=arguments.k_core,
         check_images=False,
         templates={name: template for name, template in templates.items() if name not in {each.name for each in more}},
+        text_fields=arguments.text_fields,
     )
     twice = {each.name for each in more} & {domain.name for domain in domains}
     if twice:

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.catalogue import TEXT_FIELDS
 from trainers.data.domains import Domain
 from trainers.methods.runs import (
     finish_model,
@@ -32,6 +33,10 @@ class PretrainingArguments:
     output_dir: str = field(metadata={"help": "Where the results go."})
     stage: Literal["all", "tokenizer", "tokenize", "recommender"] = field(
         default="all", metadata={"help": "One stage alone; it takes what the earlier ones wrote to output_dir."}
+    )
+    text_fields: list[str] = field(
+        default_factory=lambda: list(TEXT_FIELDS),
+        metadata={"help": "Fields of an item's text, in order; the paper's: title features categories."},
     )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})

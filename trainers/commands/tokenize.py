@@ -16,6 +16,7 @@ import numpy as np
 from accelerate import PartialState
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import check_writable, write_json
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
@@ -28,6 +29,10 @@ class TokenizeArguments:
     tokenizer: str = field(metadata={"help": "Folder or Hub id of an item tokenizer with its network."})
     data: str = field(metadata={"help": "Data folder with the items."})
     output_dir: str = field(metadata={"help": "Where the tokenizer goes, with its item index."})
+    text_fields: list[str] = field(
+        default_factory=lambda: list(TEXT_FIELDS),
+        metadata={"help": "Fields of an item's text, in order; as its training had them."},
+    )
     only_new: bool = field(default=False, metadata={"help": "Leave out items that the index has already."})
     index_only: bool = field(default=False, metadata={"help": "Write the index without the network."})
     batch_tokens: int = field(default=8192, metadata={"help": "Tokens of one batch."})
@@ -62,7 +67,7 @@ def run(arguments: TokenizeArguments) -> dict:
         if template is None:
             raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
         template = replace(template, introduction=arguments.introduction)
-    catalogue = Catalogue.from_folder(arguments.data, template=template)
+    catalogue = Catalogue.from_folder(arguments.data, arguments.text_fields, template=template)
     share = range(state.process_index, len(catalogue), state.num_processes)
     counts = catalogue.check(images=share)  # the other processes open the other images
     state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")

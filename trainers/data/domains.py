@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from tokenization_items.catalogue import FILE_NAMES, Catalogue
+from tokenization_items.catalogue import FILE_NAMES, TEXT_FIELDS, Catalogue
 from tokenization_items.text_template import TextTemplate
 from trainers.data.interactions import Interactions
 from trainers.data.k_core import renumbered
@@ -34,7 +34,12 @@ class Domain:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, k_core: int = 0, check_images: bool = True, template: TextTemplate | None = None
+        cls,
+        folder: str | Path,
+        k_core: int = 0,
+        check_images: bool = True,
+        template: TextTemplate | None = None,
+        text_fields: Sequence[str] = TEXT_FIELDS,
     ) -> "Domain":
         """Reads and checks a domain.
 
@@ -44,6 +49,7 @@ class Domain:
             k_core: keeps users and items with at least so many interactions, to a fixed point; 0 keeps all.
             check_images: whether to open every image, so that a broken one is named before training starts.
             template: puts the items' fields together, as RecBase needs; see [`Catalogue.from_folder`].
+            text_fields: fields of the items' texts, in order.
 
         Raises:
             CatalogueError, InteractionError: what is read is not as it should be.
@@ -51,7 +57,7 @@ class Domain:
         """
         if k_core < 0:
             raise ValueError(f"k_core must be at least 0, got {k_core}.")
-        catalogue = Catalogue.from_folder(folder, template=template)
+        catalogue = Catalogue.from_folder(folder, text_fields, template=template)
         catalogue.check(images=check_images)
         interactions = Interactions.from_folder(folder, catalogue.item_ids)
         if k_core:
@@ -80,6 +86,7 @@ def load_domains(
     k_core: int = 0,
     check_images: bool = True,
     templates: Mapping[str, TextTemplate] | None = None,
+    text_fields: Sequence[str] = TEXT_FIELDS,
 ) -> list[Domain]:
     """Domains of several folders; a folder without items of its own stands for the domains in it, by name.
 
@@ -87,7 +94,7 @@ def load_domains(
         folders: the folders, or `"builtin"` for the domains `builtin` of the built-in catalogue, which is generated
             in `data/builtin` if it is not there.
         builtin: names of built-in domains.
-        k_core, check_images: see [`Domain.from_folder`].
+        k_core, check_images, text_fields: see [`Domain.from_folder`].
         templates: the template of each domain's texts, by its name; "" for those that have none of their own.
 
     Raises:
@@ -103,17 +110,20 @@ def load_domains(
     if unknown:
         raise ValueError(f"Templates for {unknown}, which are none of the domains {names}.")
     return [
-        Domain.from_folder(path, k_core, check_images, templates.get(name, templates.get("")))
+        Domain.from_folder(path, k_core, check_images, templates.get(name, templates.get("")), text_fields)
         for path, name in zip(paths, names, strict=True)
     ]
 
 
-def load_catalogues(folders: Sequence[str], templates: Mapping[str, TextTemplate]) -> list[Catalogue]:
+def load_catalogues(
+    folders: Sequence[str], templates: Mapping[str, TextTemplate], text_fields: Sequence[str] = TEXT_FIELDS
+) -> list[Catalogue]:
     """The items alone of several folders, as [`load_domains`] finds them; what else is there is not read.
 
     Args:
         folders: the folders.
         templates: the template of each domain's texts, by its name; "" for those that have none of their own.
+        text_fields: fields of the items' texts, in order.
 
     Raises:
         FileNotFoundError, ValueError: as [`domain_folders`].
@@ -121,7 +131,7 @@ def load_catalogues(folders: Sequence[str], templates: Mapping[str, TextTemplate
     catalogues = []
     for path in domain_folders(folders):
         template = templates.get(path.resolve().name, templates.get(""))
-        catalogues.append(Catalogue.from_folder(path, template=template))
+        catalogues.append(Catalogue.from_folder(path, text_fields, template=template))
         catalogues[-1].check(images=False)
     return catalogues
 

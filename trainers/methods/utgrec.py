@@ -55,6 +55,10 @@ class NetworkArguments:
     latent_scale: float | None = field(
         default=None, metadata={"help": "Factor on the latents (0.2325); default: what gives unit variance."}
     )
+    sample_latents: bool = field(
+        default=False, metadata={"help": "Reconstruct draws from the autoencoder's posterior, in place of its mode."}
+    )
+    flip_images: bool = field(default=False, metadata={"help": "Reconstruct mirror images in half of the cases."})
     lora_r: int = field(default=8, metadata={"help": "Rank of LoRA; 0 trains the whole backbone."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of LoRA."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of LoRA."})
@@ -237,7 +241,14 @@ def image_targets(catalogue: Catalogue, arguments: NetworkArguments) -> ImageLat
     autoencoder = load_autoencoder(arguments.autoencoder)
     if torch.cuda.is_available():
         autoencoder.to("cuda")  # type: ignore[arg-type]
-    return encode_images(catalogue, autoencoder, arguments.image_size, arguments.latent_scale)
+    return encode_images(
+        catalogue,
+        autoencoder,
+        arguments.image_size,
+        arguments.latent_scale,
+        sample=arguments.sample_latents,
+        flip=arguments.flip_images,
+    )
 
 
 def build_network(

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 class ImageLatents:
     """
     Args:
-        latents (`np.ndarray` of shape `(images, channels, size, size)`): scaled latents, float16.
-        rows (`np.ndarray` of shape `(items,)`): each item's row in `latents`, -1 for an item without image.
+        latents (`np.ndarray` of shape `(images * views, channels, size, size)`): scaled latents, the mode of the
+            posterior, float16; the views of an image one after the other.
+        rows (`np.ndarray` of shape `(items,)`): number of each item's image, -1 for an item without.
+        deviations (`np.ndarray` of the shape of `latents`, *optional*): scaled standard deviations of the posterior,
+            where batches draw from it.
+        views (`int`, *optional*, defaults to 1): 2 where an image's mirror image follows it, and batches draw one.
     """
 
     latents: np.ndarray
     rows: np.ndarray
+    deviations: np.ndarray | None = None
+    views: int = 1
 
     @property
     def channels(self) -> int:
@@ -33,12 +39,26 @@ class ImageLatents:
     def size(self) -> int:
         return self.latents.shape[2]
 
-    def batch(self, items: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents `[items, channels, size, size]`, zeros for items without image, and which items have one."""
+    @property
+    def is_random(self) -> bool:
+        """Whether batches are drawn."""
+        return self.deviations is not None or self.views > 1
+
+    def batch(
+        self, items: np.ndarray, generator: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents `[items, channels, size, size]`, zeros for items without image, and which items have one. The
+        generator draws views and latents; without one they are the image's own and the mode."""
         rows = self.rows[items]
         has_image = rows >= 0
+        rows = rows[has_image] * self.views
+        if generator is not None and self.views > 1:
+            rows = rows + generator.integers(self.views, size=len(rows))
         latents = np.zeros((len(items), *self.latents.shape[1:]), dtype=np.float32)
-        latents[has_image] = self.latents[rows[has_image]]
+        latents[has_image] = self.latents[rows]
+        if generator is not None and self.deviations is not None:
+            noise = generator.standard_normal((len(rows), *self.latents.shape[1:]), dtype=np.float32)
+            latents[has_image] += self.deviations[rows] * noise
         return torch.from_numpy(latents), torch.from_numpy(has_image)
 
 
@@ -49,8 +69,10 @@ def encode_images(
     scale: float | None = None,
     batch_size: int = 64,
     progress: bool | None = None,
+    sample: bool = False,
+    flip: bool = False,
 ) -> ImageLatents | None:
-    """Encodes every image of a catalogue: centre crop, `image_size` pixels a side, mode of the posterior.
+    """Encodes every image of a catalogue: centre crop, `image_size` pixels a side.
 
     Args:
         catalogue: the items.
@@ -60,6 +82,9 @@ def encode_images(
             diffusion loss expects.
         batch_size: images encoded at a time.
         progress: whether to show a bar; by default if the output is a terminal.
+        sample: whether batches are to be drawn from the posterior, which takes twice the memory; else its mode is
+            what they hold.
+        flip: whether batches are to hold mirror images in half of the cases, which takes twice the memory.
 
     Returns:
         The latents, or `None` if no item has an image.
@@ -67,7 +92,7 @@ def encode_images(
     items = [row for row in range(len(catalogue)) if catalogue.has_image(row)]
     if not items:
         return None
-    parts = []
+    means, deviations = [], []
     with (
         torch.inference_mode(),
         tqdm(
@@ -77,14 +102,25 @@ def encode_images(
         for start in range(0, len(items), batch_size):
             images = [catalogue.image(row) for row in items[start : start + batch_size]]
             pixels = np.stack([_pixels(image, image_size) for image in images if image is not None])
-            values = torch.from_numpy(pixels).to(autoencoder.device, autoencoder.dtype)
-            parts.append(autoencoder.encode(values).latent_dist.mode().float().cpu().numpy())
             bar.update(len(pixels))
-    latents = np.concatenate(parts)
-    latents *= 1.0 / latents.std() if scale is None else scale
+            if flip:
+                pixels = np.stack([pixels, pixels[..., ::-1]], axis=1).reshape(-1, *pixels.shape[1:])
+            values = torch.from_numpy(pixels).to(autoencoder.device, autoencoder.dtype)
+            posterior = autoencoder.encode(values).latent_dist
+            means.append(posterior.mode().float().cpu().numpy())
+            if sample:
+                deviations.append(posterior.std.float().cpu().numpy())
+    latents = np.concatenate(means)
+    spread = np.concatenate(deviations) if sample else None
+    if scale is None:
+        variance = latents.var() + (0.0 if spread is None else np.square(spread).mean())
+        scale = 1.0 / np.sqrt(variance)
     rows = np.full(len(catalogue), -1, dtype=np.int64)
     rows[items] = np.arange(len(items))
-    return ImageLatents(latents.astype(np.float16), rows)
+    latents *= scale
+    if spread is not None:
+        spread = (spread * scale).astype(np.float16)
+    return ImageLatents(latents.astype(np.float16), rows, spread, 2 if flip else 1)
 
 
 def _pixels(image: Image.Image, size: int) -> np.ndarray:

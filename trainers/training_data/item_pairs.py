@@ -23,8 +23,8 @@ class ItemPairs(Dataset):
         graph ([`CoOccurrenceGraph`]): neighbours in the *training* part of the sequences, rows as in `catalogue`.
         processor ([`ItemProcessor`]): the network's.
         latents ([`ImageLatents`], *optional*): targets of the image reconstruction.
-        seed (`int`, *optional*, defaults to 0): of the positives; they depend on it and on the epoch alone, so that a
-            resumed training sees the same ones.
+        seed (`int`, *optional*, defaults to 0): of the positives, and of latents that are drawn; they depend on it, on
+            the epoch and on a batch's items alone, so that a resumed training sees the same ones.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ItemPairs(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Samples the positives of an epoch."""
+        self.epoch = epoch
         generator = np.random.default_rng([self.seed, epoch])
         self.positives = self.graph.sample(np.arange(len(self)), generator)
 
@@ -89,7 +90,9 @@ class ItemPairs(Dataset):
         batch = self.encoder_inputs(items)
         batch["text_labels"] = self.processor.text_labels([self.texts[row] for row in items])
         if self.latents is not None:
-            batch["image_latents"], batch["has_image"] = self.latents.batch(items)
+            seed = [self.seed, self.epoch, *items.tolist()]
+            generator = np.random.default_rng(seed) if self.latents.is_random else None
+            batch["image_latents"], batch["has_image"] = self.latents.batch(items, generator)
         batch["anchor_rows"], batch["positive_rows"] = torch.from_numpy(places).view(2, -1)
         batch["anchor_items"], batch["positive_items"] = torch.from_numpy(anchors), torch.from_numpy(positives)
         return batch

@@ -4,9 +4,11 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tokenization_items import Catalogue
 from trainers.commands import COMMANDS, HELP, METHODS, choose_method, run_command
 from trainers.commands.help_texts import command_modules, help_text
 
@@ -81,3 +83,25 @@ def test_a_script_of_one_method_trains_no_other(capsys):
     with pytest.raises(SystemExit) as error:
         run_command("pretrain", ["--data", "x", "--output_dir", "y", "--model", "utgrec"], "recbase")
     assert error.value.code == 2 and "--model: invalid choice: 'utgrec'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["pretrain", "pretrain_recbase", "finetune", "finetune_recbase", "tokenize"])
+def test_text_fields_reach_the_texts(command, tmp_path, monkeypatch):
+    """The catalogue is asked for them, by whichever command, before any other work."""
+
+    class Read(Exception):
+        pass
+
+    def from_folder(path, text_fields=(), **_):
+        raise Read(*text_fields)
+
+    module = importlib.import_module(f"trainers.commands.{command}")
+    (tmp_path / "items.csv").write_text("item_id,title\n")
+    monkeypatch.setattr(Catalogue, "from_folder", from_folder)
+    argv = ["--data", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--text_fields", "categories", "title"]
+    if command == "tokenize":
+        argv += ["--tokenizer", str(Path(__file__).parents[2] / "checkpoints/version_0_1/utgrec_tokenizer_text")]
+        monkeypatch.chdir(Path(__file__).parents[2] / "checkpoints/version_0_1")
+    with pytest.raises(Read) as read:
+        module.main(argv)
+    assert read.value.args == ("categories", "title")

@@ -22,12 +22,17 @@ CHANNELS, SIDE = 16, 16
 @dataclass
 class Main:
     seed: int = field(default=0, metadata={"help": "Seed."})
+    text_fields: list[str] = field(default_factory=list, metadata={"help": "Fields."})
 
 
-def read(name=None, sections=SECTIONS, argv=()):
+def parse(name=None, sections=SECTIONS, argv=()):
     # On a machine without GPU, bf16 is only accepted for the CPU.
     argv = [*argv, "--tokenizer.use_cpu", "--recommender.use_cpu"]
-    return parse_sections(Main, sections, "", argv if name is None else ["--config", name, *argv])[1:]
+    return parse_sections(Main, sections, "", argv if name is None else ["--config", name, *argv])
+
+
+def read(*arguments):
+    return parse(*arguments)[1:]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,7 @@ def test_the_papers_numbers(paper):
     assert (network.quantization_weight, network.image_weight) == (200, 3)
     assert (network.alignment_weight, network.co_reconstruction_weight) == (0.01, 0.03)
     assert (network.image_size, network.latent_scale) == (256, 0.2325)
+    assert network.sample_latents and network.flip_images
     assert (training.learning_rate, training.num_train_epochs) == (3e-4, 3)
     assert GPUS * training.per_device_train_batch_size * training.gradient_accumulation_steps == 256
     assert training.bf16 and training.gradient_checkpointing and training.codebook_warmup_steps == 300
@@ -209,3 +215,8 @@ def test_configurations_of_both_commands(name, best, sections):
 def test_best_weights_follow_from_validations_and_saves(flags, best):
     argv = [f"--recommender.{flags[0]}", flags[1]]
     assert read(None, FINETUNING_SECTIONS, argv)[3].load_best_model_at_end is best
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_finetune"])
+def test_the_papers_item_text(name):
+    assert parse(name, FINETUNING_SECTIONS)[0].text_fields == ["title", "features", "categories"]

@@ -150,3 +150,14 @@ def test_catalogues_are_checked_and_their_interactions_are_not_read(tmp_path):
     twice = write(tmp_path / "twice" / "toys", item_ids="aba")
     with pytest.raises(CatalogueError, match="item 'a': duplicate item_id, 2 times"):
         load_catalogues([str(twice)], templates)
+
+
+def test_fields_of_the_texts(tmp_path):
+    folder = write(tmp_path / "shop")
+    rows = [{"item_id": i, "title": f"thing {i}", "categories": ["c", i], "description": "d"} for i in ITEMS]
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = ["categories", "title"]
+    assert Domain.from_folder(folder, text_fields=fields).catalogue.texts[0] == "c, g. thing g"
+    assert load_domains([str(folder)], text_fields=fields)[0].catalogue.texts[0] == "c, g. thing g"
+    assert load_catalogues([str(folder)], {}, fields)[0].texts[0] == "c, g. thing g"
+    assert load_domains([str(folder)])[0].catalogue.texts[0] == "thing g. c, g. d"

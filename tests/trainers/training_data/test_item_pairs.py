@@ -1,5 +1,7 @@
 """Training pairs: positives from the graph alone, and batches in which every row belongs to the right item."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,16 @@ def test_images_are_kept_up_to_the_limit(make_pairs, catalogue, monkeypatch):
 def test_catalogue_and_graph_of_different_sizes(make_pairs, catalogue):
     with pytest.raises(ValueError, match="catalogue has 11 items, the co-occurrence graph 12"):
         make_pairs(items=catalogue.select(range(11)))
+
+
+def test_drawn_latents_follow_seed_epoch_and_items(make_pairs, latents):
+    random = replace(latents, deviations=np.ones_like(latents.latents))
+
+    def batch(seed=0, epoch=0, rows=(0, 1, 3), of=random):
+        pairs = make_pairs(of, seed=seed)
+        pairs.set_epoch(epoch)
+        return pairs.collate([(row, row) for row in rows])["image_latents"]
+
+    assert torch.equal(batch(), batch()) and not torch.equal(batch(), batch(of=latents))
+    for other in (batch(seed=1), batch(epoch=1), batch(rows=(0, 1, 4))):
+        assert not torch.equal(batch()[0], other[0])
