@@ -302,7 +302,7 @@ def test_fine_tuning_leaves_the_transformer_as_it_is():
 def test_a_pre_trained_model_ranks_a_catalogue_it_never_saw(tmp_path):
     make_model(MISSRecForPreTraining).without_items().save_pretrained(tmp_path)
     config = MISSRecConfig(**TINY | {"num_items": 9, "num_interests": 3})
-    model = MISSRecForNextItem.from_pretrained(tmp_path, config=config)
+    model, _ = MISSRecForNextItem.from_pretrained(tmp_path, config=config, output_loading_info=True)
     image = torch.full((9, 5), math.nan)
     model.set_items(text=torch.randn(9, 6), image=image)
     model.set_interests(torch.randn(3, 8), torch.randint(3, (9, 2)))

@@ -217,7 +217,8 @@ def test_a_pre_trained_model_ranks_a_catalogue_it_never_saw(tmp_path):
     stored = AutoModelForPreTraining.from_pretrained(tmp_path)
     assert stored.config.num_items == 0 and not any("content" in key for key in stored.state_dict())
     config = UniSRecConfig(**TINY | {"num_items": 9})
-    model = UniSRecForNextItem.from_pretrained(tmp_path, config=config).set_items(content=torch.randn(9, WIDTH))
+    model, _ = UniSRecForNextItem.from_pretrained(tmp_path, config=config, output_loading_info=True)
+    model.set_items(content=torch.randn(9, WIDTH))
     scores = model.user_states(torch.tensor([[0, 1, 2]])) @ model.item_embeddings.T
     assert scores.shape == (1, 9) and scores.isfinite().all() and scores.std() > 0.1
     for key, weight in pretrained.named_parameters():

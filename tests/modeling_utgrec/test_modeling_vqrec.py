@@ -172,7 +172,7 @@ def test_the_pre_trained_quantizer_stays_with_a_model_without_items(tmp_path):
     model.set_items(codes=torch.zeros(NUM_ITEMS, GROUPS, dtype=torch.long), **quantizer)
     model.without_items().save_pretrained(tmp_path)
     config = VQRecConfig(**TINY | {"num_items": 4})
-    moved = VQRecForNextItem.from_pretrained(tmp_path, config=config)
+    moved, _ = VQRecForNextItem.from_pretrained(tmp_path, config=config, output_loading_info=True)
     content = torch.randn(4, 7)
     codes = moved.codes_of(content)
     assert torch.equal(codes, product_codes(content, *quantizer.values()))

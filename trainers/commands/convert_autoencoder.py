@@ -10,6 +10,7 @@ are read off the weights. A file of torch's is read without running anything tha
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenization_items.files import updating_folder
 from trainers.arguments import parse_sections
@@ -34,7 +35,7 @@ def run(arguments: ConvertAutoencoderArguments) -> None:
     autoencoder = convert_ldm_autoencoder(weights, arguments.scale, arguments.norm_num_groups)
     with updating_folder(output) as working:
         autoencoder.save_pretrained(working)
-    config = autoencoder.config
+    config: Any = autoencoder.config
     stride = 2 ** (len(config.block_out_channels) - 1)
     print(f"{output}: {config.latent_channels} channels, a latent for {stride} x {stride} pixels")
 

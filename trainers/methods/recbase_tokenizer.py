@@ -144,13 +144,13 @@ def recbase_tokenizer(
         inputs = {name: values - domain_mean(values, name) for name, values in inputs.items()}
     embeddings = np.concatenate(list(inputs.values()))
     training = RecBaseTokenizerTrainingArguments() if training is None else training
-    place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
     values = {"input_dim": embeddings.shape[1], "curriculum_passes": curriculum_passes(training, len(embeddings))}
     if encoder is not None:
         values |= {f"text_encoder_{key}": encoder[key] for key in ("fingerprint", "settings")}
         values["text_encoder"] = encoder["name"]
     network_config = RecBaseTokenizerConfig(**values | config)
     check_capacity(network_config, {name: len(content.item_ids) for name, content in contents.items()})
+    place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
 
     started = time.perf_counter()
     set_seed(seed)

@@ -145,8 +145,8 @@ class FinetuningRecommenderTrainingArguments(RecommenderTrainingArguments):
     eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to validate."})
     save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep, beside the best one."})
-    load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
-        default=None,
+    load_best_model_at_end: bool = field(
+        default=None,  # type: ignore[assignment]
         metadata={"help": "End with the best validated weights; default: where every epoch is validated and saved."},
     )
 

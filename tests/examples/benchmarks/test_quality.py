@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainers.methods.memory_selection import TREND_WEIGHTS
+
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 
 
@@ -82,7 +84,7 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     lines = read(tmp_path)
     assert len(lines) == 12 and [line["model"] for line in lines[8:]] == ["linear"] * 2 + ["memory"] * 2
     assert lines[8]["against_linear"] is None and lines[10]["memory"]["settings"]["mixing_weight"] == 1.0
-    assert {row["trend_weight"] for row in lines[10]["memory"]["trend_selection"]} == {0.0, 0.015}
+    assert {row["trend_weight"] for row in lines[10]["memory"]["trend_selection"]} == {*TREND_WEIGHTS}
     table = run(monkeypatch, capsys, "--table_only", "--results", results)
     assert "### tiny, last 20 items, at most 0.02 minutes of training" in table and table.count("###") == 1
     assert "| item-transitions | counted from the training part | 1 |" in table

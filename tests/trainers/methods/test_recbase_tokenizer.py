@@ -236,7 +236,7 @@ def with_row(value: float) -> ContentEmbeddings:
             "reads embeddings of one encoder; a has those of",
         ),
         ({"toys": make_domain(2, 0, without_text=("i0", "i1"))}, EmbeddingError, "none of the 2 items has a text"),
-        ({"toys": make_domain(600, 0)}, CapacityError, "3 levels of 8 codes make 512 identifiers.*{'toys': 600}"),
+        ({"toys": make_domain(600, 0)}, CapacityError, "3 levels of 8 codes make 512 semantic IDs.*{'toys': 600}"),
         ({"toys": make_domain(7, 0)}, ValueError, "7 items are fewer than the 8 codes of a level"),
     ],
 )
