@@ -89,7 +89,7 @@ class Recommender:
         facts (`dict`, *optional*): how it was made and what was measured, in plain values.
 
     Attributes:
-        domain ([`Domain`], *optional*): the data that it was made of, in the session that made it; not saved.
+        domain ([`Domain`], *optional*): the data that it was made of, in the process that made it; not saved.
 
     Raises:
         TokenizerMismatchError: the network is of another tokenizer's semantic IDs.
