@@ -1,20 +1,21 @@
 """Bases of the recommenders that read content of items: UniSRec, VQ-Rec, MISSRec, FDSA."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_content import ContentConfig
 from .configuration_post_norm import PostNormConfig
 from .loss_cross_entropy import sampled_cross_entropy
-from .modeling_post_norm import PostNormModel
-from .modeling_sequential import NextItemOutput, SequentialForNextItem
+from .modeling_sequential import NextItemOutput, SequentialForNextItem, SequentialPreTrainedModel
 
-# Items whose vectors are made at a time where no gradient is taken: bounds the memory of a large catalogue.
+# Items whose vectors are made at a time: bounds the memory of a large catalogue.
 ITEMS_AT_A_TIME = 16384
 
 
@@ -23,10 +24,24 @@ class ContentItems(nn.Module):
     Vectors of items that are made from what is known of them, kept as buffers with a row for each item.
 
     A subclass names these buffers in `tables`, makes vectors of some rows of them in `of_rows`, and may have
-    embeddings of item tokens in `ids`, which are added.
+    embeddings of item tokens in `ids`, which are added. What it is `given` are its tables, unless it says otherwise
+    and makes them in `stored`.
     """
 
     tables: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What `set_items` takes, by name."""
+        return self.tables
+
+    def stored(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tables, of what was given.
+
+        Raises:
+            ValueError: there is too little of an item.
+        """
+        return given
 
     def __init__(self, config: PostNormConfig, transductive: bool = False):
         super().__init__()
@@ -48,19 +63,24 @@ class ContentItems(nn.Module):
         vectors = self.of_rows(*rows)
         return vectors if self.ids is None else vectors + self.ids(input_ids)
 
-    def vectors(self) -> Tensor:
-        """`(num_items, hidden_size)`, in bounded memory where no gradient is taken."""
-        tables = [getattr(self, name) for name in self.tables]
+    def of_all(self, make: Callable[..., Tensor]) -> Tensor:
+        """What `make` makes of rows of each of `tables`, of all items. Of a large catalogue nothing is held but this:
+        it is made of some items at a time, and again for their gradient."""
+        parts = [*zip(*(getattr(self, name).split(ITEMS_AT_A_TIME) for name in self.tables), strict=True)]
+        if len(parts) == 1:
+            return make(*parts[0])
         if torch.is_grad_enabled():
-            vectors = self.of_rows(*tables)
-        else:
-            parts = zip(*(table.split(ITEMS_AT_A_TIME) for table in tables), strict=True)
-            vectors = torch.cat([self.of_rows(*part) for part in parts])
+            return torch.cat([checkpoint(make, *part, use_reentrant=False) for part in parts])
+        return torch.cat([make(*part) for part in parts])
+
+    def vectors(self) -> Tensor:
+        """`(num_items, hidden_size)`."""
+        vectors = self.of_all(self.of_rows)
         return vectors if self.ids is None else vectors + self.ids.weight[1:]
 
 
-class ContentModel(PostNormModel):
-    """An encoder whose `embeddings.items` are [`ContentItems`]."""
+class ContentModel(SequentialPreTrainedModel):
+    """What encoders have whose `embeddings.items` are [`ContentItems`]; the network is another base's."""
 
     config: ContentConfig
 
@@ -76,7 +96,7 @@ class ContentModel(PostNormModel):
         return self.embeddings.items.ids  # type: ignore[return-value, union-attr]
 
     def set_input_embeddings(self, value: nn.Module):
-        self.embeddings.items.ids = value  # type: ignore[assignment]
+        self.embeddings.items.ids = value  # type: ignore[assignment, union-attr]
 
 
 class ReadsContent(SequentialForNextItem):
@@ -117,21 +137,23 @@ class ReadsContent(SequentialForNextItem):
             The model itself.
 
         Raises:
-            ValueError: a table is missing or unknown, of another shape than the model's, or not finite.
+            ValueError: a table is missing or unknown, of another shape than the model's, or not finite. The model
+                has then the items that it had.
         """
         items = self.content_items
-        if tables.keys() != set(items.tables):
-            raise ValueError(f"The items need {', '.join(items.tables)}, got {', '.join(tables) or 'nothing'}.")
+        if tables.keys() != set(items.given):
+            raise ValueError(f"The items need {', '.join(items.given)}, got {', '.join(tables) or 'nothing'}.")
+        if not items.num_items:
+            raise ValueError("The model has no items: make one for the catalogue's num_items.")
         for name, table in tables.items():
             own = getattr(items, name)
-            if own is None:
-                raise ValueError("The model has no items: make one for the catalogue's num_items.")
             if table.shape != own.shape:
                 raise ValueError(
                     f"{name}: the model reads {tuple(own.shape)}, items and width, and got {tuple(table.shape)}."
                 )
             self._check_table(name, table)
-            own.copy_(table)
+        for name, table in items.stored({name: tables[name] for name in items.given}).items():
+            getattr(items, name).copy_(table)
         return self
 
     def _check_table(self, name: str, table: Tensor) -> None:

@@ -134,6 +134,9 @@ class FDSAForNextItem(ReadsContent):
     def content_items(self) -> ContentItems:
         return self.model.features
 
+    def training_vectors(self) -> None:
+        """None: items are scored by their ids, so that features are made of a batch's items alone."""
+
     def _check_table(self, name: str, table: Tensor) -> None:
         super()._check_table(name, table)
         if name == "values":

@@ -238,7 +238,7 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             ValueError: `labels` and `input_ids` differ in shape, or the input is longer than the model reads.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
-        vectors = None if labels is None else self.item_vectors()
+        vectors = None if labels is None else self.training_vectors()
         given = {} if vectors is None else {"item_vectors": vectors}
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
         loss = None
@@ -305,6 +305,10 @@ class SequentialForNextItem(SequentialPreTrainedModel):
         """What the encoder reads of the items where that is made from something else than their ids, as content,
         `(num_items, hidden_size)`: made once for many histories. None where each token has an embedding."""
         return None
+
+    def training_vectors(self) -> Tensor | None:
+        """`item_vectors` as a step of the training needs them: those of all items where all are scored by them."""
+        return self.item_vectors()
 
     def candidate_embeddings(self, item_vectors: Tensor | None = None) -> Tensor:
         """`item_embeddings`, of vectors that `item_vectors` gave before."""

@@ -1,8 +1,6 @@
 """UniSRec: items from text by a mixture of whitening experts, for sequences of any domain (Hou et al., "Towards
 Universal Sequence Representation Learning for Recommender Systems", 2022)."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_unisrec import UniSRecConfig
 from .loss_contrastive import info_nce, same_targets
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, batch_items, last_labels
+from .modeling_post_norm import PostNormModel
 from .modeling_sequential import NextItemOutput
 
 
@@ -65,7 +64,7 @@ class UniSRecItems(ContentItems):
         return self.experts(*rows)
 
 
-class UniSRecModel(ContentModel):
+class UniSRecModel(ContentModel, PostNormModel):
     """The encoder of UniSRec: a causal transformer over the vectors of items."""
 
     config: UniSRecConfig
@@ -162,14 +161,12 @@ class UniSRecForPreTraining(ContentForNextItem):
             content = content[tokens - 1]
         table = self.model.embeddings.items.of_rows(content)
         states = self.model(inputs[0], attention_mask, item_vectors=table).last_hidden_state
-        others: dict[str, Any] = {"excluded": same_targets(targets)}
-        if self.config.duplicates == "zero":
-            others["excluded_similarity"] = 0.0
+        doubles = same_targets(targets), 0.0 if self.config.duplicates == "zero" else -torch.inf
         last, items = states[:, -1:], F.embedding(inputs[1] - 1, table)
-        loss = info_nce(last, items, self.config.temperature, **others)
+        loss = info_nce(last, items, self.config.temperature, *doubles)
         if augmented_ids is not None:
             shorter = self.model(inputs[2], item_vectors=table).last_hidden_state[:, -1:]
-            pairs = info_nce(last, shorter, self.config.temperature, **others)
+            pairs = info_nce(last, shorter, self.config.temperature, *doubles)
             loss = loss + self.config.augmentation_weight * pairs
         if num_items_in_batch is not None:
             loss = loss * len(targets) / num_items_in_batch

@@ -1,7 +1,8 @@
 """VQ-Rec: items as means of embeddings of their text's codes (Hou et al., "Learning Vector-Quantized Item
 Representation for Transferable Sequential Recommenders", 2023)."""
 
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_vqrec import VQRecConfig
 from .loss_contrastive import info_nce, same_targets
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, batch_items, last_labels
+from .modeling_post_norm import PostNormModel
 from .modeling_sequential import NextItemOutput
 from .product_codes import centroid_likeness, nearest_permutations, padded_width, product_codes, sinkhorn
 
@@ -64,6 +66,10 @@ class VQRecItems(ContentItems):
         soft = sinkhorn(logits / GUMBEL_TEMPERATURE)
         return nearest_permutations(soft) - soft.detach() + soft
 
+    def of_all(self, make: Callable[..., Tensor]) -> Tensor:
+        """At once: a lookup holds little, and a map of codes is drawn once."""
+        return make(self.codes)
+
     def of_rows(self, *rows: Tensor) -> Tensor:
         (codes,) = rows
         embeddings = self.mapped_embeddings()
@@ -73,7 +79,7 @@ class VQRecItems(ContentItems):
         return vectors.unflatten(0, codes.shape[:-1])
 
 
-class VQRecModel(ContentModel):
+class VQRecModel(ContentModel, PostNormModel):
     """The encoder of VQ-Rec: a causal transformer over the vectors of items."""
 
     config: VQRecConfig
@@ -128,13 +134,17 @@ class VQRecForNextItem(ContentForNextItem):
         Raises:
             ValueError: as [`ContentForNextItem.set_items`], or codes that there are not.
         """
-        for name in QUANTIZER:
-            if name in tables:
-                own, given = getattr(self.content_items, name), tables.pop(name)
-                if own.shape != given.shape:
-                    raise ValueError(f"{name}: the model has {tuple(own.shape)}, and got {tuple(given.shape)}.")
-                own.copy_(given)
-        return super().set_items(**tables)
+        quantizer = {name: tables.pop(name) for name in QUANTIZER if name in tables}
+        for name, given in quantizer.items():
+            own = getattr(self.content_items, name)
+            if own.shape != given.shape:
+                raise ValueError(f"{name}: the model has {tuple(own.shape)}, and got {tuple(given.shape)}.")
+            if not given.isfinite().all():
+                raise ValueError(f"{name}: the quantizer has NaN or infinity.")
+        super().set_items(**tables)
+        for name, given in quantizer.items():
+            getattr(self.content_items, name).copy_(given)
+        return self
 
     def _check_table(self, name: str, table: Tensor) -> None:
         size = self.config.codebook_size
@@ -205,21 +215,7 @@ class VQRecForPreTraining(VQRecForNextItem):
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> NextItemOutput:
-        """
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
-            attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
-            labels (`torch.LongTensor` of shape `(batch_size, history)`, *optional*):
-                The token of the item that follows in the last column, -100 before.
-            num_items_in_batch (`int`, *optional*):
-                Divides the summed loss in place of the number of rows here; for gradient accumulation.
-
-        Returns:
-            [`NextItemOutput`].
-
-        Raises:
-            ValueError: the input is longer than the model reads, or a row has no label in its last column alone.
-        """
+        """Arguments, result and errors as [`UniSRecForPreTraining.forward`]; no sequences are augmented."""
         attention_mask = self.item_mask(input_ids, attention_mask)
         if labels is None:
             return NextItemOutput(last_hidden_state=self.model(input_ids, attention_mask).last_hidden_state)
@@ -229,15 +225,13 @@ class VQRecForPreTraining(VQRecForNextItem):
         table = self.content_items.of_rows(codes)
         states = self.model(inputs, attention_mask, item_vectors=table).last_hidden_state
         synthetic = self.semi_synthetic(codes[places[:, 0] - 1])
-        others: dict[str, Any] = {"excluded": same_targets(targets)}
-        if self.config.duplicates == "zero":
-            others["excluded_similarity"] = 0.0
         loss = info_nce(
             states[:, -1:],
             F.embedding(places - 1, table),
             self.config.temperature,
+            same_targets(targets),
+            0.0 if self.config.duplicates == "zero" else -torch.inf,
             own_negatives=self.content_items.of_rows(synthetic)[:, None],
-            **others,
         )
         if num_items_in_batch is not None:
             loss = loss * len(targets) / num_items_in_batch

@@ -111,6 +111,17 @@ def test_items_are_scored_by_their_ids_alone():
     torch.testing.assert_close(given, model.user_states(HISTORY))
 
 
+def test_a_step_makes_features_of_its_items_alone():
+    model = make_model("text")
+    shapes = []
+    model.model.features.adapter.register_forward_hook(lambda _, given, __: shapes.append(given[0].shape[:-1]))
+    labels = torch.tensor([[-100, 4, 9, 5]])
+    loss = model(HISTORY, labels=labels).loss
+    assert shapes == [HISTORY.shape]
+    scores = model(HISTORY).last_hidden_state[0, 1:] @ model.item_embeddings.T
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(scores, labels[0, 1:] - 1))
+
+
 def test_no_weights_are_shared_between_places():
     model = make_model("text")
     norms = {id(each) for each in (model.model.embeddings.norm, model.model.feature_norm, model.model.output_norm)}

@@ -115,6 +115,25 @@ def test_vectors_that_are_at_hand_change_nothing(float32_tolerance, monkeypatch)
     assert scores.abs().max() <= (1 + 1e-5) / 0.07
 
 
+def test_a_large_catalogue_has_the_gradient_of_the_whole(monkeypatch):
+    """Its items are made again for their gradient, with the noise and dropout that they had."""
+    model = make_model(hidden_dropout=0.0, attention_dropout=0.0).train()
+    monkeypatch.setattr("modeling_utgrec.modeling_content.ITEMS_AT_A_TIME", 7)
+    weight = model.model.embeddings.items.experts.weight
+
+    def loss():
+        torch.manual_seed(5)
+        return model(HISTORIES, labels=last_only(TARGETS)).loss
+
+    loss().backward()
+    direction = torch.randn_like(weight)
+    step, before = 1e-3, weight.detach().clone()
+    with torch.no_grad():
+        values = [(weight.copy_(before + sign * step * direction), loss().item())[1] for sign in (1, -1)]
+    expected = (values[0] - values[1]) / (2 * step)
+    assert (weight.grad * direction).sum().item() == pytest.approx(expected, rel=0.02)
+
+
 def contrastive_by_loops(states, positives, targets, duplicates="excluded"):
     """Mean over rows of -log of the positive's share, in float64, a row and a candidate at a time."""
     losses = []

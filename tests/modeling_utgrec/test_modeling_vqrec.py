@@ -190,11 +190,22 @@ def test_the_pre_trained_quantizer_stays_with_a_model_without_items(tmp_path):
             {"codes": torch.zeros(20, GROUPS, dtype=torch.long), "centre": torch.zeros(9)},
             r"has \(7,\), and got \(9,\)",
         ),
+        (
+            {"codes": torch.zeros(20, GROUPS, dtype=torch.long), "centre": torch.full((7,), torch.nan)},
+            "centre: the quantizer has NaN",
+        ),
     ],
 )
 def test_codes_that_do_not_fit(tables, said):
     with pytest.raises(ValueError, match=said):
         make_model().set_items(**tables)
+
+
+def test_codes_that_are_refused_leave_the_quantizer():
+    model = make_model()
+    with pytest.raises(ValueError, match="whole numbers"):
+        model.set_items(codes=torch.full((20, GROUPS), SIZE), **make_quantizer(1))
+    assert not model.content_items.centroids.any()
 
 
 @pytest.mark.parametrize("values", [{"num_groups": 0}, {"codebook_size": 0}, {"replacement_rate": 1.1}])
