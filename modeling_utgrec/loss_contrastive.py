@@ -73,17 +73,37 @@ def info_nce(
         own_negatives (`torch.FloatTensor` of shape `(batch, num_levels, dim)`, *optional*): one more negative of each
             anchor, which the others don't have.
     """
-    batch = len(anchors)
     anchors = F.normalize(anchors.float(), dim=-1)
     positives = gathered(F.normalize(positives.float(), dim=-1))
-    labels = torch.arange(batch, device=anchors.device) + process_rank() * batch
     with torch.autocast(anchors.device.type, enabled=False):  # in bfloat16, the temperature blows up the rounding
         logits = torch.einsum("bld,cld->lbc", anchors, positives) / temperature
+    own = None
+    if own_negatives is not None:
+        own = (anchors * F.normalize(own_negatives.float(), dim=-1)).sum(-1).T[..., None] / temperature
+    return in_batch_cross_entropy(logits, excluded, excluded_similarity / temperature, own)
+
+
+def in_batch_cross_entropy(
+    logits: torch.Tensor,
+    excluded: torch.Tensor | None = None,
+    excluded_logit: float = float("-inf"),
+    own_negatives: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy of anchors with their own positives.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(num_levels, batch, batch * processes)`): of all pairs of an anchor and a
+            positive of the batches of all processes.
+        excluded, excluded_logit (*optional*): as in [`info_nce`].
+        own_negatives (`torch.FloatTensor` of shape `(num_levels, batch, 1)`, *optional*): logits of each anchor with
+            one more negative.
+    """
+    rows = torch.arange(logits.shape[1], device=logits.device)
+    labels = rows + process_rank() * len(rows)
     if excluded is not None:
         excluded = excluded.clone()
-        excluded[torch.arange(batch, device=labels.device), labels] = False
-        logits = logits.masked_fill(excluded, excluded_similarity / temperature)
+        excluded[rows, labels] = False
+        logits = logits.masked_fill(excluded, excluded_logit)
     if own_negatives is not None:
-        own = (anchors * F.normalize(own_negatives.float(), dim=-1)).sum(-1) / temperature
-        logits = torch.cat([logits, own.T[..., None]], dim=-1)
+        logits = torch.cat([logits, own_negatives], dim=-1)
     return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))

@@ -13,23 +13,17 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_missrec import MISSRecConfig
-from .loss_contrastive import gathered, info_nce, process_rank, same_targets
+from .loss_contrastive import gathered, in_batch_cross_entropy, info_nce, same_targets
 from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
-from .modeling_content import last_labels
-from .modeling_sequential import (
-    ItemEmbeddings,
-    NextItemOutput,
-    SelfAttention,
-    SequentialForNextItem,
-    SequentialPreTrainedModel,
-    bidirectional_mask,
-)
+from .modeling_content import ContentForNextItem, ContentItems, ContentModel, last_labels
+from .modeling_sequential import ItemEmbeddings, NextItemOutput, SelfAttention, bidirectional_mask
 from .post_norm_block import PostNormBlock
 
 
 class Candidates(NamedTuple):
     """
-    What items are scored by.
+    What items are scored by: the same ones for all rows of states, or, with one more dimension in front, some of each
+    row.
 
     Args:
         vectors (`torch.FloatTensor` of shape `(items, modalities, hidden_size)`): of texts and images, of length 1.
@@ -59,20 +53,24 @@ def fused_scores(states: Tensor, candidates: Candidates, sharpness: Tensor) -> T
     Returns:
         `torch.FloatTensor` of shape `(rows, items)`.
     """
-    if candidates.vectors.shape[1] == 1:
-        fused = states @ candidates.vectors[:, 0].T
+
+    def cosine(vectors: Tensor) -> Tensor:
+        return states @ vectors.T if vectors.ndim == 2 else torch.einsum("rd,rid->ri", states, vectors)
+
+    cosines = [cosine(vectors) for vectors in candidates.vectors.unbind(-2)]
+    if len(cosines) == 1:
+        fused = cosines[0]
     else:
-        cosines = [states @ candidates.vectors[:, number].T for number in range(candidates.vectors.shape[1])]
         weights = [
-            (sharpness * cosine).masked_fill(~present, -torch.inf)
-            for cosine, present in zip(cosines, candidates.present.unbind(1), strict=True)
+            (sharpness * each).masked_fill(~present, -torch.inf)
+            for each, present in zip(cosines, candidates.present.unbind(-1), strict=True)
         ]
         shares = torch.stack(weights).softmax(0)
-        fused = sum(share * cosine for share, cosine in zip(shares, cosines, strict=True))
-    return fused if candidates.ids is None else (states @ candidates.ids.T + 2 * fused) / 3
+        fused = sum(share * each for share, each in zip(shares, cosines, strict=True))  # type: ignore[assignment]
+    return fused if candidates.ids is None else (cosine(candidates.ids) + 2 * fused) / 3
 
 
-class MISSRecItems(nn.Module):
+class MISSRecItems(ContentItems):
     """Texts and images of items, adapted to one width, with what each item lacks, and the interests they belong to."""
 
     present: Tensor
@@ -80,45 +78,46 @@ class MISSRecItems(nn.Module):
     interests: Tensor
 
     def __init__(self, config: MISSRecConfig):
-        super().__init__()
-        items, width = config.num_items, config.hidden_size
-        self.modalities = ["text"] if config.image_size is None else ["text", "image"]
-        sizes = [config.content_size, *([] if config.image_size is None else [config.image_size])]
-        self.adapters = nn.ModuleList([nn.Linear(size, width) for size in sizes])
-        for name, size in zip(self.modalities, sizes, strict=True):
-            self.register_buffer(name, torch.zeros(items, size) if items else None)
-        modalities = len(self.modalities)
-        self.register_buffer("present", torch.zeros(items, modalities, dtype=torch.bool) if items else None)
-        self.register_buffer("centroids", torch.zeros(config.num_interests, width) if items else None)
-        self.register_buffer("interests", torch.full((items, modalities), -1) if items else None)
-        vocabulary, padding = config.vocab_size, config.pad_token_id
-        self.ids = nn.Embedding(vocabulary, width, padding_idx=padding) if config.transductive else None
+        super().__init__(config, config.transductive)
+        sizes = {"text": config.content_size}
+        if config.image_size is not None:
+            sizes["image"] = config.image_size
+        self.modalities = tuple(sizes)
+        self.tables = (*self.modalities, "present")
+        self.adapters = nn.ModuleList([nn.Linear(size, config.hidden_size) for size in sizes.values()])
+        for name, size in sizes.items():
+            self.add_table(name, torch.zeros(config.num_items, size))
+        shape = (config.num_items, len(sizes))
+        self.add_table("present", torch.zeros(shape, dtype=torch.bool))
+        self.add_table("interests", torch.full(shape, -1))
+        centroids = torch.zeros(config.num_interests, config.hidden_size) if config.num_items else None
+        self.register_buffer("centroids", centroids)
 
-    def adapted(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Vectors `(..., modalities, hidden_size)` of the items at rows `(...)`, by default of all, and bool
-        `(..., modalities)`, which there are."""
-        tables = [getattr(self, name) for name in self.modalities]
-        tables = tables if rows is None else [table[rows] for table in tables]
-        return self.of_content(tables), self.present if rows is None else self.present[rows]
+    @property
+    def given(self) -> tuple[str, ...]:
+        return self.modalities
 
-    def of_content(self, tables: list[Tensor]) -> Tensor:
-        """Content of each modality `(..., width)` to vectors `(..., modalities, hidden_size)`."""
-        return torch.stack([adapt(table) for adapt, table in zip(self.adapters, tables, strict=True)], dim=-2)
+    def stored(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        present = torch.stack([~table.isnan().all(1) for table in given.values()], dim=1)
+        without = (~present.any(1)).nonzero().flatten().tolist()
+        if without:
+            raise ValueError(
+                f"{len(without)} items have neither of {', '.join(given)}, the first in row {without[0]}."
+            )
+        return {name: table.nan_to_num(0.0) for name, table in given.items()} | {"present": present}
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """What is read of item tokens `(batch, history)`: the sum of what there is of each."""
-        vectors, present = self.adapted((input_ids - 1).clamp(min=0))
-        summed = (vectors * present[..., None]).sum(-2)
-        return summed if self.ids is None else summed + self.ids(input_ids)
+    def adapted(self, *rows: Tensor) -> Tensor:
+        """Rows `(..., width)` of the content of each modality, whatever follows them, to vectors `(..., modalities,
+        hidden_size)`."""
+        return torch.stack([adapt(each) for adapt, each in zip(self.adapters, rows, strict=False)], dim=-2)
 
-    def vectors(self) -> Tensor:
-        """The same of all items, `(num_items, hidden_size)`."""
-        return self(torch.arange(1, len(self.present) + 1, device=self.present.device))
+    def of_rows(self, *rows: Tensor) -> Tensor:
+        """What is read of items: the sum of what there is of each."""
+        return (self.adapted(*rows) * rows[-1][..., None]).sum(-2)
 
-    def interest_sets(self, input_ids: Tensor, lookup: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def interest_sets(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct interests of each history: centroids `(batch, most, hidden_size)`, bool `(batch, most)`."""
-        lookup = self.interests if lookup is None else lookup
-        found = lookup[(input_ids - 1).clamp(min=0)].masked_fill((input_ids == 0)[..., None], -1)
+        found = self.interests[(input_ids - 1).clamp(min=0)].masked_fill((input_ids == 0)[..., None], -1)
         found = found.flatten(1).sort(dim=1, descending=True).values
         known = found >= 0
         known[:, 1:] &= found[:, 1:] != found[:, :-1]
@@ -153,7 +152,7 @@ class InterestBlock(nn.Module):
         return block.feed_forward_norm(states + block.dropout(block.outer(F.gelu(block.inner(states)))))
 
 
-class MISSRecModel(SequentialPreTrainedModel):
+class MISSRecModel(ContentModel):
     """
     The network of MISSRec: an encoder of the interests of a history, which are a set, and a decoder of its items,
     which reads in both directions and looks at them. The state of the last item is what recommends.
@@ -176,22 +175,14 @@ class MISSRecModel(SequentialPreTrainedModel):
 
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, MISSRecItems) and module.present is not None:
-            for name in (*module.modalities, "present", "centroids"):  # a checkpoint without items has none
-                init.zeros_(getattr(module, name))
+        if isinstance(module, MISSRecItems) and module.num_items:
+            init.zeros_(module.centroids)
             init.constant_(module.interests, -1)
 
-    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
-        """The embeddings of item tokens, None where items are their content alone."""
-        return self.embeddings.items.ids  # type: ignore[return-value, union-attr]
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.embeddings.items.ids = value  # type: ignore[assignment]
-
-    def encode_interests(self, input_ids: Tensor, lookup: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode_interests(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded interests of histories `(batch, most, hidden_size)`, and bool `(batch, most)`, which there are."""
         items: MISSRecItems = self.embeddings.items  # type: ignore[assignment]
-        interests, known = items.interest_sets(input_ids, lookup)
+        interests, known = items.interest_sets(input_ids)
         mask = bidirectional_mask(known)
         for block in self.interest_blocks:
             interests = block(interests, mask)
@@ -227,13 +218,14 @@ class MISSRecModel(SequentialPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(states))
 
 
-class MISSRecForNextItem(SequentialForNextItem):
+class MISSRecForNextItem(ContentForNextItem):
     """
     MISSRec on one domain, from scratch or fine-tuned. A row is a history and its next item: the decoder sees all of a
     history at once. An item is scored by what there is of its text and its image, see [`fused_scores`].
 
-    `set_items` gives the model its items and `set_interests` the clusters of their adapted vectors, which training
-    finds anew before every epoch and which the checkpoint holds.
+    `set_items` takes `text` `(num_items, content_size)` and, if the model reads images, `image` `(num_items,
+    image_size)`; a row of NaN says that the item has none, and it must have one of them. `set_interests` takes the
+    clusters of their adapted vectors, which training finds anew before every epoch and which the checkpoint holds.
 
     Example:
 
@@ -268,24 +260,21 @@ class MISSRecForNextItem(SequentialForNextItem):
             init.zeros_(sharpness)
 
     @property
-    def items(self) -> MISSRecItems:
-        """What is known of the items."""
+    def content_items(self) -> MISSRecItems:
         return self.model.embeddings.items
 
-    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
-        return self.model.get_input_embeddings()
+    def candidates(self, rows: Tensor | None = None) -> Candidates:
+        """Items as they are scored, by default all."""
+        items, ids = self.content_items, None
+        if items.ids is not None:
+            ids = F.normalize(items.ids.weight[1:] if rows is None else items.ids(rows + 1), dim=-1)
+        if rows is None:
+            return Candidates(items.of_all(self._unit_vectors), items.present, ids)
+        tables = [getattr(items, name)[rows] for name in items.tables]
+        return Candidates(self._unit_vectors(*tables), items.present[rows], ids)
 
-    def set_input_embeddings(self, value: nn.Module):
-        self.model.set_input_embeddings(value)
-
-    def item_vectors(self) -> Tensor:
-        return self.items.vectors()
-
-    def candidates(self) -> Candidates:
-        """All items as they are scored."""
-        vectors, present = self.items.adapted()
-        ids = None if self.items.ids is None else F.normalize(self.items.ids.weight[1:], dim=-1)
-        return Candidates(F.normalize(vectors, dim=-1), present, ids)
+    def _unit_vectors(self, *rows: Tensor) -> Tensor:
+        return F.normalize(self.content_items.adapted(*rows), dim=-1)
 
     def scores(self, states: Tensor, candidates: Candidates) -> Tensor:
         """Scores `(rows, items)` of `user_states` `(rows, hidden_size)`, over the temperature."""
@@ -295,17 +284,8 @@ class MISSRecForNextItem(SequentialForNextItem):
     def scoring_states(self, states: Tensor) -> Tensor:
         return F.normalize(states, dim=-1)
 
-    @property
-    def item_embeddings(self) -> Tensor:
+    def candidate_embeddings(self, item_vectors: Tensor | None = None) -> Tensor:
         raise NotImplementedError("MISSRec's score is no dot product: use `candidates` and `scores`.")
-
-    def user_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, item_vectors: Tensor | None = None
-    ) -> Tensor:
-        """States `(batch_size, hidden_size)` of length 1 for `scores`; arguments as [`MISSRecModel.forward`]."""
-        attention_mask = self.item_mask(input_ids, attention_mask)
-        states = self.model(input_ids, attention_mask, item_vectors).last_hidden_state[:, -1]
-        return self.scoring_states(states)
 
     @can_return_tuple
     def forward(
@@ -367,50 +347,17 @@ class MISSRecForNextItem(SequentialForNextItem):
         squares = (unit @ unit.transpose(1, 2)).square().sum((1, 2)) - number  # without those with themselves
         return (squares / (number * (number - 1)).clamp(min=1)).mean()
 
-    @torch.no_grad()
-    def set_items(self, **tables: Tensor) -> Self:
-        """
-        Gives the model its items.
-
-        Args:
-            tables: `text` `(num_items, content_size)` and, if the model reads images, `image`
-                `(num_items, image_size)`. A row of NaN: the item has none.
-
-        Raises:
-            ValueError: a table is missing, unknown or of another shape, a row has NaN in places, or an item has
-                neither text nor image.
-        """
-        items = self.items
-        if list(tables) != items.modalities:
-            raise ValueError(f"The items need {', '.join(items.modalities)}, got {', '.join(tables) or 'nothing'}.")
-        if items.present is None:
-            raise ValueError("The model has no items: make one for the catalogue's num_items.")
-        for column, (name, table) in enumerate(tables.items()):
-            own = getattr(items, name)
-            if table.shape != own.shape:
-                raise ValueError(
-                    f"{name}: the model reads {tuple(own.shape)}, items and width, and got {tuple(table.shape)}."
-                )
-            absent = table.isnan().all(1)
-            broken = (~table.isfinite().all(1) & ~absent).nonzero().flatten().tolist()
-            if broken:
-                raise ValueError(f"{name}: {len(broken)} items have NaN or infinity, the first in row {broken[0]}.")
-            own.copy_(table.nan_to_num(0.0))
-            items.present[:, column] = ~absent
-        without = (~items.present.any(1)).nonzero().flatten().tolist()
-        if without:
-            raise ValueError(
-                f"{len(without)} items have neither of {', '.join(items.modalities)}, the first in row {without[0]}."
-            )
-        return self
+    def _check_table(self, name: str, table: Tensor) -> None:
+        super()._check_table(name, table.masked_fill(table.isnan().all(1, keepdim=True), 0.0))
 
     @torch.no_grad()
     def points(self) -> tuple[Tensor, Tensor]:
         """What interests are clusters of: the adapted vectors `(points, hidden_size)` of what there is, text before
         image, and where they are in `(items, modalities)`, int64 `(points, 2)`."""
-        vectors, present = self.items.adapted()
+        items = self.content_items
+        vectors = items.of_all(items.adapted)
         places = torch.cat(
-            [F.pad(each.nonzero(), (0, 1), value=number) for number, each in enumerate(present.unbind(1))]
+            [F.pad(each.nonzero(), (0, 1), value=number) for number, each in enumerate(items.present.unbind(1))]
         )
         return vectors[places[:, 0], places[:, 1]], places
 
@@ -423,22 +370,18 @@ class MISSRecForNextItem(SequentialForNextItem):
             centroids (`torch.FloatTensor` of shape `(num_interests, hidden_size)`): of the clusters of `points`.
             interests (`torch.LongTensor` of shape `(num_items, modalities)`): cluster of each, -1 for what is missing.
         """
-        self.items.centroids.copy_(centroids)
-        self.items.interests.copy_(interests.masked_fill(~self.items.present, -1))
+        items = self.content_items
+        items.centroids.copy_(centroids)
+        items.interests.copy_(interests.masked_fill(~items.present, -1))
 
     def freeze_encoder(self) -> None:
         """Keeps the transformer and its positions as they are."""
-        for module in (self.model.blocks, self.model.norm, self.model.interest_blocks, self.model.interest_norm):
+        super().freeze_encoder()
+        for module in (self.model.norm, self.model.interest_blocks, self.model.interest_norm):
             module.requires_grad_(False)
-        self.model.embeddings.positions.requires_grad_(False)
 
-    def without_items(self) -> Self:
-        """A copy that has nothing of the catalogue, as pre-training leaves it."""
-        values = self.config.to_dict() | {"num_items": 0, "items_fingerprint": None, "num_interests": 1}
-        model = type(self)(type(self.config)(**values))
-        kept = {name: tensor for name, tensor in self.state_dict().items() if name in model.state_dict()}
-        model.load_state_dict(kept)
-        return model.to(self.device)  # type: ignore[arg-type]
+    def without_items(self, **config: Any) -> Self:
+        return super().without_items(num_interests=1, **config)
 
 
 class MISSRecForPreTraining(MISSRecForNextItem):
@@ -461,7 +404,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> NextItemOutput:
         """Arguments, result and errors as [`UniSRecForPreTraining.forward`]. Items that lose words keep their images
-        and interests."""
+        and interests; there are no embeddings of ids."""
         config = self.config
         attention_mask = self.item_mask(input_ids, attention_mask)
         interests = self.model.encode_interests(input_ids)
@@ -470,15 +413,10 @@ class MISSRecForPreTraining(MISSRecForNextItem):
             return NextItemOutput(last_hidden_state=states)
         targets = last_labels(labels)
         excluded = same_targets(targets) if config.duplicates == "excluded" else None
-        own = self.candidates_of(targets - 1)
+        own = self.candidates(targets - 1)
         others = Candidates(gathered(own.vectors), gathered(own.present.to(own.vectors.dtype)) > 0.5)
         scores = self.scores(self.scoring_states(states[:, -1]), others).float()
-        places = torch.arange(len(targets), device=scores.device) + process_rank() * len(targets)
-        if excluded is not None:
-            excluded = excluded.clone()
-            excluded[torch.arange(len(targets), device=scores.device), places] = False
-            scores = scores.masked_fill(excluded, -torch.inf)
-        loss = F.cross_entropy(scores, places)
+        loss = in_batch_cross_entropy(scores[None], excluded)
         loss = loss + config.interest_weight * self.interest_regularization(*interests)
         if augmented_ids is not None:
             shorter, of_shorter = self._augmented(input_ids, augmented_ids, augmented_content)
@@ -489,11 +427,6 @@ class MISSRecForPreTraining(MISSRecForNextItem):
             loss = loss * len(targets) / num_items_in_batch
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
-    def candidates_of(self, rows: Tensor) -> Candidates:
-        """Some items as they are scored; pre-training has no ids."""
-        vectors, present = self.items.adapted(rows)
-        return Candidates(F.normalize(vectors, dim=-1), present)
-
     def _augmented(self, input_ids: Tensor, augmented_ids: Tensor, content: Tensor | None) -> Any:
         if content is None:
             interests = self.model.encode_interests(augmented_ids)
@@ -501,11 +434,11 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         # the same places, of which some are read with fewer words
         interests = self.model.encode_interests(input_ids)
         poorer = augmented_ids > self.config.num_items
-        rows = (input_ids - 1).clamp(min=0)
-        tables = [getattr(self.items, name)[rows] for name in self.items.modalities]
+        items, rows = self.content_items, (input_ids - 1).clamp(min=0)
+        tables = [getattr(items, name)[rows] for name in items.tables]
         numbers = (augmented_ids - self.config.num_items - 1).clamp(min=0)
         tables[0] = torch.where(poorer[..., None], content.to(tables[0])[numbers], tables[0])
-        vectors = (self.items.of_content(tables) * self.items.present[rows][..., None]).sum(-2)
+        vectors = items.of_rows(*tables)
         places = torch.arange(1, input_ids.numel() + 1, device=input_ids.device).view_as(input_ids)
         numbered = places.masked_fill(input_ids == 0, 0)
         states = self.model(numbered, None, vectors.flatten(0, 1), interests).last_hidden_state

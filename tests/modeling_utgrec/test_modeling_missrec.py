@@ -66,7 +66,7 @@ def feed(x, block):
 
 def state_by_hand(model, history):
     """The last item's state of one history, in float64, without padding and masks."""
-    network, items = model.model, model.items
+    network, items = model.model, model.content_items
     rows = [token - 1 for token in history]
     found = sorted({each for row in rows for each in items.interests[row].tolist() if each >= 0})
     interests = items.centroids[found].double()
@@ -110,7 +110,7 @@ def test_the_fused_score_against_loops():
     model = make_model(transductive=True)
     states = model.user_states(HISTORIES)
     found = model.scores(states, model.candidates())
-    items, sharpness = model.items, model.sharpness.item()
+    items, sharpness = model.content_items, model.sharpness.item()
     for user in range(5):
         for row in range(NUM_ITEMS):
             cosines = [
@@ -137,10 +137,10 @@ def test_a_missing_image_changes_no_score_of_the_text():
     torch.testing.assert_close(both.scores(states, both.candidates())[:, rows], expected[:, rows])
     before = both.scores(states, both.candidates())
     read = both.item_vectors()
-    both.items.adapters[1].bias.add_(5.0)
+    both.content_items.adapters[1].bias.add_(5.0)
     assert torch.equal(both.scores(states, both.candidates())[:, rows], before[:, rows])
     assert torch.equal(both.item_vectors()[rows], read[rows])
-    assert (both.items.interests[rows, 1] == -1).all()
+    assert (both.content_items.interests[rows, 1] == -1).all()
 
 
 @torch.no_grad()
@@ -154,16 +154,70 @@ def test_the_mean_is_where_the_sharpness_starts():
     torch.testing.assert_close(mean.scores(states, mean.candidates()), model.scores(states, model.candidates()))
 
 
+@torch.no_grad()
+def test_a_part_of_the_items_at_a_time_gives_what_the_whole_gives(monkeypatch):
+    model = make_model(transductive=True)
+    expected = (model.item_vectors(), *model.candidates(), *model.points())
+    monkeypatch.setattr("modeling_utgrec.modeling_content.ITEMS_AT_A_TIME", 7)
+    for found, each in zip((model.item_vectors(), *model.candidates(), *model.points()), expected, strict=True):
+        torch.testing.assert_close(found, each)
+    rows = torch.tensor([4, 19, 8])
+    for found, each in zip(model.candidates(rows), model.candidates(), strict=True):
+        torch.testing.assert_close(found, each[rows])
+
+
+@torch.no_grad()
+def test_items_of_each_row_score_as_in_the_whole():
+    model = make_model(transductive=True)
+    states, rows = model.user_states(HISTORIES), torch.randint(NUM_ITEMS, (5, 3))
+    expected = model.scores(states, model.candidates()).gather(1, rows)
+    torch.testing.assert_close(model.scores(states, model.candidates().rows(rows)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_items_that_are_refused_change_nothing():
+    model = make_model()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match="image: 1 items"):
+        model.set_items(**broken(image=(3, 2)))
+    with pytest.raises(ValueError, match="neither"):
+        model.set_items(**broken(text=(4, slice(None)), image=(4, slice(None))))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_batch_in_which_no_item_has_an_image():
+    """Is that of a model of texts alone, and has a gradient."""
+    both, alone = make_model().train(), make_model(image_size=None).train()
+    for model in (both, alone):
+        model.config.interest_weight = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "num_heads"):
+                module.dropout = 0.0
+    text, image = torch.randn(NUM_ITEMS, 6), torch.full((NUM_ITEMS, 5), math.nan)
+    both.set_items(text=text, image=image)
+    alone.set_items(text=text)
+    clusters = torch.randint(INTERESTS, (NUM_ITEMS, 1))
+    both.set_interests(torch.ones(INTERESTS, 8), clusters.expand(-1, 2))
+    alone.set_interests(torch.ones(INTERESTS, 8), clusters)
+    own, other = both.state_dict(), alone.state_dict()
+    alone.load_state_dict({key: own[key] for key in other if own[key].shape == other[key].shape}, strict=False)
+    loss, expected = (model(HISTORIES, labels=LABELS).loss for model in (both, alone))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in both.parameters())
+    assert not both.content_items.adapters[1].weight.grad.any() and both.sharpness.grad == 0
+
+
 def test_interests_of_a_history_are_a_set():
     model = make_model()
-    centroids, known = model.items.interest_sets(HISTORIES)
+    centroids, known = model.content_items.interest_sets(HISTORIES)
     for row, history in enumerate(HISTORIES.tolist()):
-        expected = {
-            each for token in history if token for each in model.items.interests[token - 1].tolist() if each >= 0
-        }
+        interests = model.content_items.interests
+        expected = {each for token in history if token for each in interests[token - 1].tolist() if each >= 0}
         assert known[row].sum() == len(expected)
         found = centroids[row, known[row]]
-        assert {int((model.items.centroids == each).all(1).nonzero()) for each in found} == expected
+        assert {int((model.content_items.centroids == each).all(1).nonzero()) for each in found} == expected
 
 
 def test_save_and_load_keep_items_and_interests(tmp_path):
@@ -274,7 +328,7 @@ def test_items_that_lost_words_keep_their_images_and_interests():
     augmented = HISTORIES.clone()
     augmented[0, 2], augmented[1, 0] = NUM_ITEMS + 1, NUM_ITEMS + 2  # item 3, which has no image, and item 1
     found, _ = model._augmented(HISTORIES, augmented, other)
-    model.items.text[[2, 0]] = other
+    model.content_items.text[[2, 0]] = other
     for user, history in ((0, [3, 4]), (1, [1, 2, 5, 6])):
         if user == 1:
             expected = state_by_hand(model, history)

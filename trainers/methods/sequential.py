@@ -474,7 +474,7 @@ def learn_code_map(
 
 def _with_items(model: SequentialForNextItem, items: ItemTables) -> SequentialForNextItem:
     if items.tables:
-        assert isinstance(model, ReadsContent | MISSRecForNextItem)
+        assert isinstance(model, ReadsContent)
         model.set_items(**items.tables)
     return model
 
@@ -524,7 +524,7 @@ def train_sequential(
         model = pretrained_sequential(name, source, interactions.num_items, arguments, training.seed, items)
         if isinstance(model, VQRecForNextItem) and arguments.code_map != "reuse" and checkpoint is None:
             learn_code_map(model, stored_quantizer(source), training, part, arguments.code_map == "random", minutes)
-        if arguments.freeze_encoder and isinstance(model, ContentForNextItem | MISSRecForNextItem):
+        if arguments.freeze_encoder and isinstance(model, ContentForNextItem):
             model.freeze_encoder()
     if method.pretraining is not None and checkpoint is None:  # which has the weights that come of it
         method.pretraining(model, part, inputs, training, arguments.pretraining_epochs, minutes, resume)

@@ -43,7 +43,7 @@ class SequentialPretraining:
     """
 
     config_class: type[SequentialConfig]
-    model_class: Callable[[Any], ContentForNextItem | MISSRecForPreTraining]
+    model_class: Callable[[Any], ContentForNextItem]
     tables: MakesTables
 
 

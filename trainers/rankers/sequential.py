@@ -52,8 +52,7 @@ class FusedScorer:
 
     def candidate_scores(self, users: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Scores `[B, C]` of a few items of each user, int64 `[B, C]`."""
-        rows = zip(users, candidates, strict=True)
-        return torch.cat([self.model.scores(user[None], self.candidates.rows(each)).float() for user, each in rows])
+        return self.model.scores(users, self.candidates.rows(candidates)).float()
 
 
 class SequentialRanker(ScoringRanker):

@@ -52,7 +52,7 @@ def discover_interests(model: MISSRecForNextItem, seed: int = 0, rounds: int = R
         assert kmeans.centroids is not None
     finally:
         faiss.omp_set_num_threads(threads)
-    lookup = torch.full_like(model.items.interests, -1)
+    lookup = torch.full_like(model.content_items.interests, -1)
     lookup[places[:, 0], places[:, 1]] = torch.from_numpy(found).to(lookup.device)
     model.set_interests(torch.from_numpy(kmeans.centroids.copy()).to(points), lookup)
 

@@ -142,8 +142,8 @@ def test_images_of_some_domains_and_items(workplace, tmp_path):
     flags = ["--pretrained", tmp_path / "pretrained", "--image_embeddings", workplace / "c-images"]
     finetune(workplace, tmp_path / "tuned", *flags, model="missrec-images")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned" / "recommender")
-    assert model.items.present.tolist() == [[True, row >= 3] for row in range(NUM_ITEMS)]
-    assert (model.items.interests >= 0).tolist() == model.items.present.tolist()
+    assert model.content_items.present.tolist() == [[True, row >= 3] for row in range(NUM_ITEMS)]
+    assert (model.content_items.interests >= 0).tolist() == model.content_items.present.tolist()
     with pytest.raises(SystemExit, match="has image_size 4, and None was given"):
         finetune(workplace, tmp_path / "text", "--pretrained", tmp_path / "pretrained", model="missrec")
 

@@ -40,17 +40,18 @@ def make_trainer(folder, model, **changes):
 
 
 def found(model):
-    return model.items.centroids.clone(), model.items.interests.clone()
+    return model.content_items.centroids.clone(), model.content_items.interests.clone()
 
 
 def test_what_there_is_belongs_to_its_nearest_centroid():
     model = make_model()
     discover_interests(model, seed=1)
     first = found(model)
-    vectors, present = model.items.adapted()
+    items = model.content_items
+    vectors, present = items.adapted(items.text, items.image), items.present
     assert present.sum() == 2 * NUM_ITEMS - 2 and len(model.points()[0]) == 22
-    nearest = torch.cdist(vectors.double(), model.items.centroids.double().expand(NUM_ITEMS, -1, -1)).argmin(-1)
-    assert torch.equal(model.items.interests, nearest.masked_fill(~present, -1))
+    nearest = torch.cdist(vectors.double(), items.centroids.double().expand(NUM_ITEMS, -1, -1)).argmin(-1)
+    assert torch.equal(items.interests, nearest.masked_fill(~present, -1))
     discover_interests(model, seed=1)
     assert all(torch.equal(*pair) for pair in zip(found(model), first, strict=True))
     with pytest.raises(ValueError, match="22 texts and images are fewer than 23 interests: lower num_interests"):
