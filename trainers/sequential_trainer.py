@@ -114,8 +114,8 @@ class SequentialTrainer(RankingTrainer):
                     "dataloader_persistent_workers."
                 )
             callbacks = [EpochCallback(windows), *(callbacks or [])]
-            if isinstance(model, MISSRecForNextItem):
-                callbacks = [InterestsCallback(args.seed), *callbacks]
+            if isinstance(model, MISSRecForNextItem):  # the last: others decide whether weights are judged or saved
+                callbacks.append(InterestsCallback(args.seed))
         super().__init__(
             model=model,
             args=args,

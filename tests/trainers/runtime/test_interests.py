@@ -8,6 +8,7 @@ from modeling_utgrec import MISSRecConfig, MISSRecForNextItem
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.sequential import SequentialRanker
+from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.runtime.interests import discover_interests
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
@@ -31,12 +32,12 @@ def make_interactions():
     return Interactions.from_sequences([[ids[row] for row in each] for each in sequences], ids)
 
 
-def make_trainer(folder, model, **changes):
+def make_trainer(folder, model, callbacks=None, **changes):
     interactions = make_interactions()
     values = {"max_steps": 6, "per_device_train_batch_size": 32, "save_strategy": "no", "use_cpu": True, "seed": 3}
     values |= {"disable_tqdm": True, "dataloader_pin_memory": False, "report_to": [], "logging_steps": 1}
     args = SequentialTrainingArguments(str(folder), **{**values, **changes})
-    return SequentialTrainer(model, args, interactions.training_part(), interactions)
+    return SequentialTrainer(model, args, interactions.training_part(), interactions, callbacks)
 
 
 def found(model):
@@ -71,6 +72,16 @@ def test_what_is_evaluated_and_saved_are_the_interests_of_its_weights(tmp_path):
     logged = [entry["eval_ndcg@10"] for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
     ranker = SequentialRanker(MISSRecForNextItem.from_pretrained(tmp_path / "checkpoint-6"))
     assert evaluate(ranker, make_interactions(), "validation", long_tail=False)["ndcg@10"] == pytest.approx(logged[-1])
+
+
+def test_where_time_runs_out_interests_are_of_the_weights_too(tmp_path):
+    saving = {"eval_strategy": "steps", "eval_steps": 100, "save_strategy": "steps", "save_steps": 100}
+    make_trainer(tmp_path, make_model(), [TimeLimitCallback(1e-9)], **saving, learning_rate=0.1).train()
+    saved = MISSRecForNextItem.from_pretrained(tmp_path / "checkpoint-1")
+    centroids, interests = found(saved)
+    discover_interests(saved, seed=3)
+    torch.testing.assert_close(found(saved)[0], centroids)
+    assert torch.equal(found(saved)[1], interests)
 
 
 def test_a_resumed_training_is_the_same(tmp_path):
