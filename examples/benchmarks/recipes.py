@@ -349,7 +349,7 @@ FLOORS = {
     "item-transitions": "counted from the training part",
     "nearest-items": "text embeddings nearest to the last item's",
     "linear": "transitions in closed form and the texts' cosine with the history, weights chosen on validation",
-    "memory": "sparse transitions, likeness of texts and trend, weights chosen on validation: a mixture's with g = 1",
+    "memory": "sparse transitions, likeness of texts and trend, weights chosen walk-forward: a mixture's with g = 1",
 }
 COUNTED = ("popularity", "item-transitions")  # of the floors, those that read no texts
 RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
