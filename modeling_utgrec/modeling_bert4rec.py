@@ -9,13 +9,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_bert4rec import BERT4RecConfig
+from .modeling_post_norm import PostNormBlock
 from .modeling_sequential import (
     ItemEmbeddings,
     SequentialForNextItem,
     SequentialPreTrainedModel,
     bidirectional_mask,
 )
-from .post_norm_block import PostNormBlock
 
 
 class BERT4RecModel(SequentialPreTrainedModel):

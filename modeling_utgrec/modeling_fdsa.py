@@ -9,9 +9,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_fdsa import FDSAConfig
 from .modeling_content import ContentItems, ReadsContent
-from .modeling_post_norm import PostNormModel
+from .modeling_post_norm import PostNormBlock, PostNormModel
 from .modeling_sequential import causal_mask, rows_of_tokens
-from .post_norm_block import PostNormBlock
 
 
 class TextFeatures(ContentItems):

@@ -16,8 +16,8 @@ from .configuration_missrec import MISSRecConfig
 from .loss_contrastive import gathered, in_batch_cross_entropy, info_nce, same_targets
 from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, last_labels
+from .modeling_post_norm import PostNormBlock
 from .modeling_sequential import ItemEmbeddings, NextItemOutput, SelfAttention, bidirectional_mask
-from .post_norm_block import PostNormBlock
 
 
 class Candidates(NamedTuple):
@@ -145,11 +145,9 @@ class InterestBlock(nn.Module):
             interests (`torch.FloatTensor` of shape `(batch, interests, hidden_size)`): encoded.
             interest_mask (`torch.BoolTensor` of shape `(batch, 1, 1, interests)`): which there are, one at least.
         """
-        block = self.items
-        states = block.attention_norm(states + block.dropout(block.attention(states, mask)))
-        read = self.reading(states, interest_mask, interests)
-        states = self.reading_norm(states + self.dropout(read))
-        return block.feed_forward_norm(states + block.dropout(block.outer(F.gelu(block.inner(states)))))
+        states = self.items.attended(states, mask)
+        states = self.reading_norm(states + self.dropout(self.reading(states, interest_mask, interests)))
+        return self.items.fed_forward(states)
 
 
 class MISSRecModel(ContentModel):

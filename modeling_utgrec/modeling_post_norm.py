@@ -1,12 +1,56 @@
-"""RecBole's encoder, which FDSA, S3-Rec, UniSRec and VQ-Rec share: post-norm blocks over a history."""
+"""The post-norm block of BERT, which BERT4Rec and MISSRec have too, and RecBole's encoder of such blocks, which FDSA,
+S3-Rec, UniSRec and VQ-Rec share."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_post_norm import PostNormConfig
-from .modeling_sequential import ItemEmbeddings, SequentialPreTrainedModel, bidirectional_mask, causal_mask
-from .post_norm_block import PostNormBlock
+from .configuration_sequential import SequentialConfig
+from .modeling_sequential import (
+    ItemEmbeddings,
+    SelfAttention,
+    SequentialPreTrainedModel,
+    bidirectional_mask,
+    causal_mask,
+)
+
+
+class PostNormBlock(nn.Module):
+    """`LayerNorm(x + Dropout(g(x)))`, g first self-attention, then a feed-forward network (Sun et al. 2019, Eq. 1-5).
+
+    Args:
+        config ([`SequentialConfig`]): width, heads and dropout.
+        inner_size (`int`): width of the feed-forward network.
+        eps (`float`, *optional*, defaults to 1e-5): of the layer norms.
+    """
+
+    def __init__(self, config: SequentialConfig, inner_size: int, eps: float = 1e-5):
+        super().__init__()
+        width = config.hidden_size
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.inner = nn.Linear(width, inner_size)
+        self.outer = nn.Linear(inner_size, width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """
+        Args:
+            states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): the block's input.
+            mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
+        """
+        return self.fed_forward(self.attended(states, mask))
+
+    def attended(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The first half of the block, self-attention."""
+        return self.attention_norm(states + self.dropout(self.attention(states, mask)))
+
+    def fed_forward(self, states: Tensor) -> Tensor:
+        """The second half, the feed-forward network."""
+        return self.feed_forward_norm(states + self.dropout(self.outer(F.gelu(self.inner(states)))))
 
 
 class PostNormModel(SequentialPreTrainedModel):
@@ -58,4 +102,4 @@ class PostNormModel(SequentialPreTrainedModel):
         return BaseModelOutput(last_hidden_state=states)
 
 
-__all__ = ["PostNormModel"]
+__all__ = ["PostNormBlock", "PostNormModel"]

@@ -15,7 +15,7 @@ from .loss_contrastive import info_nce, same_targets
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, batch_items, last_labels
 from .modeling_post_norm import PostNormModel
 from .modeling_sequential import NextItemOutput
-from .product_codes import centroid_likeness, nearest_permutations, padded_width, product_codes, sinkhorn
+from .quantization_product import centroid_likeness, nearest_permutations, padded_width, product_codes, sinkhorn
 
 GUMBEL_TEMPERATURE = 0.7  # of the authors' program
 QUANTIZER = ("centre", "rotation", "centroids")

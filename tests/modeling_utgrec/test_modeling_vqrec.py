@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_utgrec import VQRecConfig, VQRecForNextItem, VQRecForPreTraining
-from modeling_utgrec.product_codes import (
+from modeling_utgrec.quantization_product import (
     centroid_likeness,
     nearest_permutations,
     padded_width,

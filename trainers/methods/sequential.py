@@ -47,7 +47,7 @@ from modeling_utgrec.modeling_content import ContentForNextItem, ReadsContent
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.methods.item_tables import ItemTables, MakesTables, field_tables, modality_tables, text_tables
-from trainers.methods.product_codes import code_tables, stored_quantizer
+from trainers.methods.product_quantizer import code_tables, stored_quantizer
 from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
 from trainers.methods.s3rec import pretrain_s3rec

@@ -24,7 +24,7 @@ from tokenization_items.catalogue import Catalogue
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.methods.item_tables import Content, MakesTables, modality_tables, text_tables
-from trainers.methods.product_codes import code_tables
+from trainers.methods.product_quantizer import code_tables
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
 from trainers.methods.sequential import SequentialArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec.product_codes import product_codes
+from modeling_utgrec.quantization_product import product_codes
 from trainers.data.interactions import Interactions
 from trainers.methods.item_tables import Content
-from trainers.methods.product_codes import code_tables, codes_of, fit_product_quantizer
+from trainers.methods.product_quantizer import code_tables, codes_of, fit_product_quantizer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="needs faiss")
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from modeling_utgrec.modeling_vqrec import QUANTIZER
-from modeling_utgrec.product_codes import padded_width, product_codes
+from modeling_utgrec.quantization_product import padded_width, product_codes
 from trainers.data.interactions import Interactions
 from trainers.methods.item_tables import Content, ItemTables, content_config
 
@@ -36,7 +36,7 @@ def fit_product_quantizer(
         rounds (`int`, *optional*, defaults to 50): of rotation and centroids in turns.
 
     Returns:
-        `dict`: `centre`, `rotation` and `centroids`, see [`~modeling_utgrec.product_codes.product_codes`].
+        `dict`: `centre`, `rotation` and `centroids`, see [`~modeling_utgrec.quantization_product.product_codes`].
 
     Raises:
         ImportError: without faiss.
