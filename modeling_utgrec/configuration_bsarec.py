@@ -1,19 +1,15 @@
 """Configuration of BSARec."""
 
-from typing import Literal
-
 from huggingface_hub.dataclasses import strict
 
-from .configuration_sequential import SequentialConfig
+from .configuration_window import WindowConfig
 
 
 @strict
-class BSARecConfig(SequentialConfig):
+class BSARecConfig(WindowConfig):
     r"""
-    Configuration of [`BSARecForNextItem`]: [`SequentialConfig`] with the authors' sizes for Amazon Beauty (Shin et al.
+    Configuration of [`BSARecForNextItem`]: [`WindowConfig`] with the authors' sizes for Amazon Beauty (Shin et al.
     2024: 64 wide, two blocks, one head, dropout 0.5, the last 50 items).
-
-    `max_history` is also the length of the Fourier transform: a trained model keeps it.
 
     Args:
         alpha (`float`, *optional*, defaults to 0.7):
@@ -21,10 +17,6 @@ class BSARecConfig(SequentialConfig):
         num_low_frequencies (`int`, *optional*, defaults to 5):
             Components of the Fourier transform that count as low frequency, the paper's c: the mean and
             `num_low_frequencies // 2` frequencies with both signs. The paper searches 1, 3, 5, 7 and 9.
-        padding (`str`, *optional*, defaults to `"positions"`):
-            What the columns of the window without item are, which the frequency layers mix with the others.
-            `"positions"`: the embeddings of their positions, and they attend to every column, as in the authors'
-            program. `"zeros"`: zeros, and they attend to themselves, as in checkpoints that say nothing of it.
 
     Raises:
         ValueError: `alpha` outside of [0, 1], or more low frequencies than `max_history`.
@@ -39,15 +31,8 @@ class BSARecConfig(SequentialConfig):
 
     model_type = "bsarec"
 
-    num_heads: int = 1
     alpha: float | int = 0.7
     num_low_frequencies: int = 5
-    padding: Literal["positions", "zeros"] = "positions"
-
-    @classmethod
-    def from_dict(cls, config_dict: dict, **kwargs):
-        """As [`~transformers.PreTrainedConfig.from_dict`]; earlier checkpoints have `padding` `"zeros"`."""
-        return super().from_dict({"padding": "zeros", **config_dict}, **kwargs)
 
     def validate_frequencies(self):
         """Part of `@strict`-powered validation. Checks what the frequency layer needs."""

@@ -2,17 +2,16 @@
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_sequential import SequentialConfig
+from .configuration_window import WindowConfig
 
 
 @strict
-class FMLPRecConfig(SequentialConfig):
+class FMLPRecConfig(WindowConfig):
     r"""
-    Configuration of [`FMLPRecForNextItem`]: [`SequentialConfig`] with the paper's sizes (Zhou et al. 2022:
+    Configuration of [`FMLPRecForNextItem`]: [`WindowConfig`] with the paper's sizes (Zhou et al. 2022:
     64 wide, two blocks, the last 50 items).
 
-    There is no attention: `num_heads` and `attention_dropout` have no effect. `max_history` is also the length of the
-    Fourier transform, that is, the shape of the filters: a trained model keeps it.
+    There is no attention: `num_heads` and `attention_dropout` have no effect.
 
     Example:
 
@@ -23,8 +22,6 @@ class FMLPRecConfig(SequentialConfig):
     """
 
     model_type = "fmlprec"
-
-    num_heads: int = 1  # so that any width is allowed
 
 
 __all__ = ["FMLPRecConfig"]

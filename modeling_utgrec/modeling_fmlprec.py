@@ -76,8 +76,8 @@ class FMLPRecModel(SequentialPreTrainedModel):
     The encoder of FMLP-Rec. A filter mixes all columns of the window, so states of earlier positions know later items:
     only the last one predicts.
 
-    The columns of the window that hold no item enter as zeros. (In the authors' program they enter with the embeddings
-    of their positions.) After the first filter they carry what it moved there, like any other column.
+    What the columns of the window that hold no item enter as is `config.padding`. After the first filter they carry
+    what it moved there, like any other column.
     """
 
     config: FMLPRecConfig
@@ -106,8 +106,10 @@ class FMLPRecModel(SequentialPreTrainedModel):
             ValueError: more than `max_history` columns.
         """
         history = input_ids.shape[1]
-        window = whole_window(input_ids, self.item_mask(input_ids, attention_mask), self.config.max_history)
-        states = self.embeddings(*window)
+        attention_mask = self.item_mask(input_ids, attention_mask)
+        input_ids, attention_mask = whole_window(input_ids, attention_mask, self.config.max_history)
+        present = torch.ones_like(attention_mask) if self.config.padding == "positions" else attention_mask
+        states = self.embeddings(input_ids, present)
         for block in self.blocks:
             states = block(states)
         return BaseModelOutput(last_hidden_state=states[:, -history:])

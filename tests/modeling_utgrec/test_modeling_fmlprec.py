@@ -69,14 +69,16 @@ def test_window_is_filled_on_the_left():
     assert mask.tolist() == [[False, False, False, True]]
 
 
-def test_whole_model_by_hand():
-    """With NumPy's full transform and columns without item as zeros."""
-    model = make_model(num_layers=2).double()
+@pytest.mark.parametrize("padding", ["positions", "zeros"])
+def test_whole_model_by_hand(padding):
+    """With NumPy's full transform; columns without item are their positions, as in the authors' program, or zeros."""
+    model = make_model(num_layers=2, padding=padding).double()
     weights = {name: weight.numpy() for name, weight in model.model.state_dict().items()}
     states = np.zeros((7, 8))
-    for column, token in ((5, 4), (6, 5)):
+    for column, token in enumerate([0, 0, 0, 0, 0, 4, 5]):
         position = weights["embeddings.positions.weight"][6 - column]
-        states[column] = normalise(weights["embeddings.items.weight"][token] + position)
+        if token or padding == "positions":
+            states[column] = normalise(weights["embeddings.items.weight"][token] + position)
     for layer in range(2):
         half = weights[f"blocks.{layer}.0.filter"] @ [1, 1j]
         both_signs = np.concatenate([half[:1].real, half[1:], half[:0:-1].conj()])
@@ -91,6 +93,13 @@ def test_whole_model_by_hand():
         states = normalise(states + hidden @ outer[0].T + outer[1])
     found = model(torch.tensor([[4, 5]])).last_hidden_state[0].detach()
     torch.testing.assert_close(found, torch.from_numpy(states[5:]))
+
+
+def test_earlier_configurations_keep_their_padding(tmp_path):
+    values = FMLPRecConfig().to_dict()
+    assert values.pop("padding") == "positions" and FMLPRecConfig.from_dict(values).padding == "zeros"
+    FMLPRecConfig().save_pretrained(tmp_path)
+    assert FMLPRecConfig.from_pretrained(tmp_path).padding == "positions"
 
 
 def normalise(states: np.ndarray) -> np.ndarray:
