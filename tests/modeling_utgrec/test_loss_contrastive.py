@@ -46,6 +46,19 @@ def test_info_nce_by_hand(temperature, exclude):
     assert torch.equal(excluded, before)
 
 
+def test_excluded_positives_count_with_the_cosine_that_is_given():
+    anchors, positives, excluded = pairs()
+    losses = []
+    for level in range(3):
+        cosines = torch.cosine_similarity(anchors[:, None, level].double(), positives[None, :, level].double(), dim=-1)
+        for row in range(6):
+            terms = [
+                0.3 if excluded[row, column] and column != row else cosines[row, column].item() for column in range(6)
+            ]
+            losses.append(np.log(sum(np.exp(each / 0.5) for each in terms)) - terms[row] / 0.5)
+    assert info_nce(anchors, positives, 0.5, excluded, 0.3).item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
 def test_excluded_positives_get_no_gradient():
     anchors, positives, _ = pairs(3)
     positives.requires_grad_()

@@ -140,6 +140,8 @@ def test_a_missing_image_changes_no_score_of_the_text():
     both.content_items.adapters[1].bias.add_(5.0)
     assert torch.equal(both.scores(states, both.candidates())[:, rows], before[:, rows])
     assert torch.equal(both.item_vectors()[rows], read[rows])
+    both.sharpness.fill_(500.0)  # a text of negative cosine weighs more than nothing too
+    torch.testing.assert_close(both.scores(states, both.candidates())[:, rows], expected[:, rows])
     assert (both.content_items.interests[rows, 1] == -1).all()
 
 
@@ -218,6 +220,16 @@ def test_interests_of_a_history_are_a_set():
         assert known[row].sum() == len(expected)
         found = centroids[row, known[row]]
         assert {int((model.content_items.centroids == each).all(1).nonzero()) for each in found} == expected
+
+
+@torch.no_grad()
+def test_before_interests_are_discovered_the_first_is_read():
+    model, states = make_model(), []
+    for interest in (-1, 0):
+        model.set_interests(torch.full((INTERESTS, 8), 0.5), torch.full((NUM_ITEMS, 2), interest))
+        states.append(model.user_states(HISTORIES))
+    assert states[0].isfinite().all()
+    torch.testing.assert_close(*states)
 
 
 def test_save_and_load_keep_items_and_interests(tmp_path):
@@ -354,7 +366,9 @@ def test_fine_tuning_leaves_the_transformer_as_it_is():
 
 
 def test_a_pre_trained_model_ranks_a_catalogue_it_never_saw(tmp_path):
-    make_model(MISSRecForPreTraining).without_items().save_pretrained(tmp_path)
+    pretrained = make_model(MISSRecForPreTraining).without_items()
+    assert pretrained.config.num_interests == 1, "of no catalogue"
+    pretrained.save_pretrained(tmp_path)
     config = MISSRecConfig(**TINY | {"num_items": 9, "num_interests": 3})
     model, _ = MISSRecForNextItem.from_pretrained(tmp_path, config=config, output_loading_info=True)
     image = torch.full((9, 5), math.nan)

@@ -231,9 +231,10 @@ def test_fine_tuning_leaves_encoder_and_positions_as_they_are():
 
 
 def test_a_pre_trained_model_ranks_a_catalogue_it_never_saw(tmp_path):
-    pretrained = make_model(UniSRecForPreTraining)
+    pretrained = make_model(UniSRecForPreTraining, items_fingerprint="of its catalogue")
     pretrained.without_items().save_pretrained(tmp_path)
     stored = AutoModelForPreTraining.from_pretrained(tmp_path)
+    assert stored.config.items_fingerprint is None
     assert stored.config.num_items == 0 and not any("content" in key for key in stored.state_dict())
     config = UniSRecConfig(**TINY | {"num_items": 9})
     model, _ = UniSRecForNextItem.from_pretrained(tmp_path, config=config, output_loading_info=True)
@@ -252,6 +253,7 @@ def test_a_pre_trained_model_ranks_a_catalogue_it_never_saw(tmp_path):
         ({"content": torch.zeros(20, 11)}, r"reads \(20, 12\), items and width, and got \(20, 11\)"),
         ({"content": torch.zeros(19, 12)}, r"got \(19, 12\)"),
         ({"content": torch.zeros(20, 12).index_fill(0, torch.tensor([5, 8]), math.nan)}, "2 items .* in row 5"),
+        ({"content": torch.zeros(20, 12).index_fill(0, torch.tensor([19]), math.inf)}, "1 items .* in row 19"),
     ],
 )
 def test_items_that_do_not_fit(tables, said):

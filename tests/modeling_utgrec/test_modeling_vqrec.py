@@ -114,11 +114,22 @@ def test_a_learned_map_brings_pre_trained_embeddings_back_into_order():
     model.set_items(codes=codes, **quantizer | {"centroids": moved})
     assert not torch.allclose(items.vectors(), expected)
     model.start_code_map(quantizer)
+    torch.testing.assert_close(items.code_map.detach().amax(2), torch.full((GROUPS, SIZE), 10.0))  # β, cosines of 1
     hard = model.finish_code_map()
     assert torch.equal(hard.argmax(-1), order)
     torch.testing.assert_close(items.vectors(), expected)
     assert model(HISTORIES, labels=LABELS).loss.item() == pytest.approx(loss_before, rel=1e-4)
     assert items.code_map is None and all(each.requires_grad for each in model.parameters())
+
+
+@torch.no_grad()
+def test_a_map_is_drawn_once_for_all_items(monkeypatch):
+    monkeypatch.setattr("modeling_utgrec.modeling_content.ITEMS_AT_A_TIME", 3)
+    model = make_model().train().set_items(codes=torch.zeros(NUM_ITEMS, GROUPS, dtype=torch.long))
+    model.start_code_map(None)
+    vectors = model.item_vectors()
+    torch.testing.assert_close(vectors, vectors[:1].expand_as(vectors))
+    assert not torch.allclose(model.item_vectors(), vectors)
 
 
 def test_the_map_is_without_noise_once_it_is_finished():
