@@ -8,6 +8,8 @@ the version reads the versions before it too, or says how to convert them.
 
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from .checkpoint_fingerprint import CONFIG_ENTRY, check_folder, stamp_folder
 from .checkpoint_safety import SHARDS, check_sizes, errors_that_say_why, only_safetensors
 
 FORMAT_VERSION = 1
-STAGING = ".model.unfinished"  # folder within the one that a model is saved to
+STAGING = "_model.unfinished-"  # how folders begin in which models are saved; Trainer uploads none with a "_"
+LEFTOVER_SECONDS = 6 * 3600  # of such a folder, without a change: longer than a save takes, its upload included
 
 
 class CheckedConfig:
@@ -66,14 +69,17 @@ class CheckedLoading:
 
         Raises:
             ValueError: if the weights are pickles, truncated, damaged or of another save than config.json, some are
-                missing or of another shape, or the configuration has values that no model can be built from. Who asks
-                for `output_loading_info` is told there of missing weights, and judges them.
+                missing or of another shape, or the configuration is missing or has values that no model can be built
+                from. Who asks for `output_loading_info` is told there of missing weights, and judges them.
         """
         wants_report = kwargs.pop("output_loading_info", False)
         only_safetensors(pretrained_model_name_or_path, kwargs)
         place = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         is_folder = pretrained_model_name_or_path is not None and place.is_dir()
         if is_folder:
+            stated = kwargs.get("config") is not None or (place / CONFIG_NAME).is_file()
+            if not stated and any(place.glob("model*.safetensors")):  # transformers takes the defaults
+                raise ValueError(f"{place}: there is no {CONFIG_NAME}, by which its weights are read: copy it, too.")
             check_folder(place)
         try:
             with errors_that_say_why(f"{pretrained_model_name_or_path}"):
@@ -103,7 +109,8 @@ class CheckedLoading:
         """As [`~transformers.PreTrainedModel.save_pretrained`], with fingerprints of the weights (see
         `checkpoint_fingerprint`) and the permissions of new files. Files are written to a folder within and take their
         places when all are complete, config.json first: what is cut short before is the model that was there, and
-        what is cut short there is an error at load.
+        what is cut short there is an error at load. What a save that was killed leaves is removed by the next one that
+        is six hours later.
 
         Raises:
             FloatingPointError: naming the first weight that is not finite.
@@ -114,20 +121,17 @@ class CheckedLoading:
             return
         given = kwargs.get("state_dict")
         check_finite(self.state_dict() if given is None else given)  # type: ignore[attr-defined]
-        staging = folder / STAGING
-        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
-        staging.mkdir(parents=True)
-        try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder, ignore_cleanup_errors=True) as staging:
             if kwargs.get("push_to_hub"):
                 kwargs.setdefault("repo_id", folder.absolute().name)
             super().save_pretrained(staging, *args, **kwargs)  # type: ignore[misc]
             if not kwargs.get("push_to_hub"):  # those were stamped before they were sent
                 stamp_folder(staging)
-            written = sorted(path.name for path in staging.iterdir())
+            written = sorted(os.listdir(staging))
             for name in sorted(written, key=lambda name: name != CONFIG_NAME):
-                os.replace(staging / name, folder / name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+                os.replace(Path(staging, name), folder / name)
         weights = {SAFE_WEIGHTS_NAME, SHARDS, *(path.name for path in folder.glob("model-*-of-*.safetensors"))}
         if weights & {*written}:
             for name in weights - {*written}:  # of a save in other parts
@@ -135,21 +139,34 @@ class CheckedLoading:
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """As transformers' method, which sends what was saved with `push_to_hub=True`."""
-        if Path(working_dir).name == STAGING:
+        if Path(working_dir).name.startswith(STAGING):
             stamp_folder(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what saves that were killed left in a folder, to which other processes may be saving."""
+    for path in folder.glob(f"{STAGING}*"):
+        try:
+            seconds = time.time() - path.stat().st_mtime
+        except FileNotFoundError:  # another one's, complete by now
+            continue
+        if seconds > LEFTOVER_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_finite(tensors: dict[str, torch.Tensor]) -> None:
     """Raises FloatingPointError, which names it, at the first tensor with a number that is not finite. Of tensors on
     one device the answer is fetched once."""
-    flags: dict[torch.device, dict[str, torch.Tensor]] = {}
+    sums: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.device.type != "meta":
-            flags.setdefault(tensor.device, {})[name] = torch.isfinite(tensor.detach()).all()
-    for found in flags.values():
+            # a sum is not finite if a term is not, and takes a fortieth of the time of looking at each
+            sums.setdefault(tensor.device, {})[name] = tensor.detach().sum().isfinite()
+    for found in sums.values():
         finite = torch.stack([*found.values()]).tolist()
-        broken = [name for name, is_finite in zip(found, finite, strict=True) if not is_finite]
+        odd = [name for name, is_finite in zip(found, finite, strict=True) if not is_finite]
+        broken = [name for name in odd if not torch.isfinite(tensors[name].detach()).all()]  # or it overflowed
         if broken:
             raise FloatingPointError(
                 f"{broken[0]} and {len(broken) - 1} other weights hold NaN or infinity, so the model is not saved: "

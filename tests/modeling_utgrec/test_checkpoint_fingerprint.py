@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, set_seed
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from modeling_utgrec import (
     RecBaseTokenizerConfig,
@@ -23,6 +25,7 @@ from modeling_utgrec import (
     checkpoint_fingerprint,
 )
 from modeling_utgrec.checkpoint_fingerprint import check_file, check_folder, fingerprint_file, stamp_file
+from modeling_utgrec.checkpoint_format import check_finite
 
 WEIGHTS = "model.safetensors"
 AUTOENCODER = dict(input_dim=8, hidden_sizes=[6], codebook_dim=4, num_levels=2, codebook_size=4)
@@ -161,9 +164,62 @@ def test_a_save_that_is_cut_short(tmp_path, monkeypatch, replaced):
             load(tmp_path)
     else:
         assert same(old, load(tmp_path))
-    (tmp_path / ".model.unfinished").mkdir()  # as a kill leaves it
     new.save_pretrained(tmp_path)
     assert same(new, load(tmp_path)) and files(tmp_path) == {"config.json", WEIGHTS}
+
+
+def test_what_a_kill_leaves_is_removed(tmp_path):
+    """Not what another process is saving."""
+    now = time.time()
+    for name, hours in (("_model.unfinished-dead", 7), ("_model.unfinished-alive", 5), ("theirs", 7)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / WEIGHTS).write_text("half")
+        os.utime(tmp_path / name, (now, now - hours * 3600))
+    make().save_pretrained(tmp_path)
+    assert files(tmp_path) == {"config.json", WEIGHTS, "_model.unfinished-alive", "theirs"}
+    assert same(make(), load(tmp_path))
+
+
+def test_two_saves_to_one_folder(tmp_path, monkeypatch):
+    """One within the other, as of two processes: each takes its own files, and the last one's are there."""
+    first, second, save = make(0), make(1), PreTrainedModel.save_pretrained
+    started = []
+
+    def save_within(self, *args, **kwargs):
+        if not started:
+            started.append(self)
+            second.save_pretrained(tmp_path)
+            assert same(second, load(tmp_path))
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", save_within)
+    first.save_pretrained(tmp_path)
+    assert same(first, load(tmp_path)) and files(tmp_path) == {"config.json", WEIGHTS}
+
+
+def test_a_folder_by_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make().save_pretrained(Path("a", "b"))
+    make(1).save_pretrained("a/b/")
+    assert same(make(1), load("a/b")) and files(tmp_path / "a/b") == {"config.json", WEIGHTS}
+
+
+def test_weights_without_a_configuration(tmp_path):
+    """Even those that fit the default one."""
+    SASRecForNextItem(SASRecConfig()).save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"there is no config\.json"):
+        load(tmp_path)
+
+
+def test_adapters_without_a_configuration(tmp_path):
+    """PEFT's name the model that they belong to."""
+    make().save_pretrained(tmp_path / "base")
+    model = load(tmp_path / "base")
+    model.add_adapter(LoraConfig(target_modules=["query"], r=2, init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapters")
+    assert not {"config.json", WEIGHTS} & files(tmp_path / "adapters")
+    assert same(model, load(tmp_path / "adapters"))
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -174,6 +230,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(FloatingPointError, match=r"model\.embeddings\.items\.weight"):
         model.save_pretrained(tmp_path)
     assert same(make(), load(tmp_path))
+
+
+def test_finite_weights_whose_sum_is_not(tmp_path):
+    huge = {"a": torch.full((4,), 3e38), "b": torch.full((3,), 6e4, dtype=torch.float16), "c": torch.zeros(0)}
+    check_finite(huge)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        with pytest.raises(FloatingPointError, match="^b and 0 other"):
+            check_finite(huge | {"b": torch.tensor([1.0, value])})
+    with pytest.raises(FloatingPointError, match="^a and 0 other"):
+        check_finite({"a": torch.tensor([torch.inf, -torch.inf])})
 
 
 def test_the_digest_does_not_depend_on_threads(tmp_path, monkeypatch):
