@@ -81,11 +81,26 @@ def read_table(source: Any, name: str = "table") -> Table:
     text, encoding = decoded(data)
     if not text.strip():
         raise ReadError(f"{path} is empty.")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ReadError(f"{path}, line {line} holds a zero byte: it is no text. Is the file complete?")
     if kind in (".jsonl", ".json", ".ndjson"):
         return Table(path.name, _checked(_read_json(text, path), path.name), kind[1:])
     separator = separator_of(text, path.name)
     shown = {"\t": "tab"}.get(separator, f"'{separator}'")
     return Table(path.name, _read_csv(text, separator, path), f"csv, separator {shown}, {encoding}")
+
+
+def as_ids(column: pl.Series) -> pl.Series:
+    """Ids as strings; whole numbers that a data frame made floating-point ones of are whole again. Of a column that
+    can hold no ids, of lists or of fractions, all are null."""
+    if column.dtype.is_float():
+        known = column.fill_nan(None)
+        whole = known.cast(pl.Int64, strict=False)
+        column = whole if known.eq_missing(whole.cast(known.dtype)).all() else column
+    if column.dtype.is_nested() or column.dtype.is_float():
+        return pl.Series(column.name, [None] * len(column), dtype=pl.String)
+    return column.cast(pl.String, strict=False).str.strip_chars()
 
 
 def decoded(data: bytes) -> tuple[str, str]:
@@ -94,8 +109,9 @@ def decoded(data: bytes) -> tuple[str, str]:
     for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace"), encoding
-    if b"\0" in data[:SNIFFED_BYTES]:  # UTF-16 without a mark: every other byte of plain text
-        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    zeros = [data[start:SNIFFED_BYTES:2].count(0) for start in (0, 1)]
+    if sum(zeros) > len(data[:SNIFFED_BYTES]) / 4:  # UTF-16 without a mark: every other byte of plain text
+        encoding = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
         return data.decode(encoding, "replace"), encoding
     for encoding in ("utf-8", "cp1252"):
         try:
