@@ -18,6 +18,7 @@ import polars as pl
 
 from hub_cards import named
 from trainers.data.readers.base import ReadError
+from trainers.data.readers.text_lines import bad_json_line, bad_row
 
 SEPARATORS = (",", ";", "\t", "|")
 SNIFFED_BYTES = 2**16  # of a csv file, from which its separator is told
@@ -164,42 +165,22 @@ def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_csv(io.BytesIO(text.encode("utf-8")), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise ReadError(f"{path} cannot be read: {_bad_line(text, separator) or error}") from error
+        wrong = bad_row(io.StringIO(text), separator)
+        wrong = f"{wrong} A text with a separator or a quote in it must be quoted." if wrong else error
+        raise ReadError(f"{path} cannot be read: {wrong}") from error
     frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
     return _checked(frame.filter(~pl.all_horizontal(pl.all().is_null())), path.name)
 
 
-def _bad_line(text: str, separator: str) -> str | None:
-    """Names the first row that is longer than the header (slow; runs after a failure only)."""
-    rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-    first, width = 0, None
-    try:
-        for row in rows:
-            width = width or len(row)
-            if len(row) > width:
-                return (
-                    f"line {first + 1} has {len(row)} fields, the first line has {width}: {row}. A text with a "
-                    "separator in it must be quoted."
-                )
-            first = rows.line_num
-    except csv.Error as error:
-        return f"the row that starts on line {first + 1}: {error}."
-    return None
-
-
 def _read_json(text: str, path: Path) -> pl.DataFrame:
+    is_list = text.lstrip().startswith("[")
     try:
-        if text.lstrip().startswith("["):
+        if is_list:
             return pl.from_dicts(json.loads(text), infer_schema_length=None)
         return pl.read_ndjson(io.BytesIO(text.encode("utf-8")), infer_schema_length=None)
     except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError) as error:
-        for number, line in enumerate(text.split("\n"), 1):
-            try:
-                if line.strip() and not text.lstrip().startswith("[") and not isinstance(json.loads(line), dict):
-                    raise ReadError(f"{path}, line {number} is not a JSON object: {line[:80]!r}.") from error
-            except json.JSONDecodeError as reason:
-                raise ReadError(f"{path}, line {number}: {reason}: {line[:80]!r}.") from error
-        raise ReadError(f"{path} is no list of JSON objects: {error}") from error
+        wrong = None if is_list else bad_json_line(text.split("\n"))
+        raise ReadError(f"{path} cannot be read: {wrong or f'it is no list of JSON objects: {error}'}") from error
 
 
 def _frame_of(source: Any, name: str) -> pl.DataFrame:
