@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,6 +98,39 @@ def build_memory(
         facts["regularization"] = linear.regularization
     facts |= {"interactions": len(training.items), "users": training.num_users}
     return StoredMemory(memory, facts, None if pairs is None else pairs.tensors())
+
+
+def rebuild_memory(
+    before: StoredMemory,
+    interactions: Interactions,
+    content: np.ndarray | None,
+    part: Literal["training", "all"],
+    alike: dict[str, torch.Tensor] | None = None,
+) -> StoredMemory:
+    """
+    A memory of other interactions, built and read as one before; what its facts say beside stays.
+
+    Args:
+        before ([`StoredMemory`]): whose settings are kept.
+        interactions ([`Interactions`]): what is remembered.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
+        part (`str`): what of the data the interactions are, `"training"` or `"all"`.
+        alike (`dict[str, torch.Tensor]`, *optional*): see [`build_memory`].
+
+    Raises:
+        ValueError: as [`build_memory`].
+    """
+    facts, settings = before.facts, before.memory.settings
+    linear = LinearSettings(
+        transitions=facts["transitions"],
+        regularization=facts.get("regularization", 10.0),
+        horizon=facts["horizon"],
+        max_history=settings.max_history,
+    )
+    kept = facts["row_items"], facts["similar_items"]
+    stored = build_memory(interactions, content, linear, settings, *kept, alike=alike)
+    stored.facts = facts | stored.facts | {"part": part}
+    return stored
 
 
 def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMILAR_ITEMS) -> dict[str, torch.Tensor]:

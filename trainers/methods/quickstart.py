@@ -32,7 +32,7 @@ from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.evaluation.comparison import compare
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
-from trainers.methods.memory import add_interactions, build_memory
+from trainers.methods.memory import add_interactions, build_memory, rebuild_memory
 from trainers.methods.memory_selection import (
     TEMPERATURES,
     choose_memory,
@@ -272,19 +272,14 @@ def repeat_share(interactions: Interactions) -> float:
 def with_everything(stored: StoredMemory, interactions: Interactions, content: np.ndarray | None) -> StoredMemory:
     """The memory of all interactions, read as that of the training part. Counts are added to; what is in closed form
     is built anew."""
-    facts = stored.facts
     if stored.pairs is not None:
         lengths = interactions.lengths
         grown = add_interactions(stored, interactions, np.where(lengths < 3, 0, lengths - 2))
-    else:
-        linear = LinearSettings("inverse", facts["regularization"], horizon=facts["horizon"])
-        kept = facts["row_items"], facts["similar_items"]
-        tensors = stored.memory.tensors()
-        alike = {name: tensors[name] for name in CONTENT_ROWS if name in tensors} or None
-        content = content if alike else None
-        grown = build_memory(interactions, content, linear, stored.memory.settings, *kept, alike=alike)
-    grown.facts = facts | grown.facts | {"part": "all"}
-    return grown
+        grown.facts["part"] = "all"
+        return grown
+    tensors = stored.memory.tensors()
+    alike = {name: tensors[name] for name in CONTENT_ROWS if name in tensors}
+    return rebuild_memory(stored, interactions, content, "all", alike)
 
 
 def _alone(stored: StoredMemory) -> StoredMemory:
