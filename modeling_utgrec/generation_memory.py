@@ -112,10 +112,10 @@ class UserMemory:
         self.histories = histories
         items, values = _transitions(memory, histories, self.dtype)
         self._counts, self._mass = _last_counts(memory, histories), values.sum(1)
-        reads_content = memory.similar_items is not None and settings.content_weight > 0
-        if memory.similar_items is not None and reads_content:
-            alike = _rows_of(memory.similar_items, histories)
-            items, values = torch.cat((items, alike), dim=1), torch.nn.functional.pad(values, (0, alike.shape[1]))
+        alike = memory.similar_items if settings.content_weight else None
+        if alike is not None:
+            near = _rows_of(alike, histories)
+            items, values = torch.cat((items, near), dim=1), torch.nn.functional.pad(values, (0, near.shape[1]))
         positions, order = trie.positions_of(items).sort(dim=1)
         values = values.gather(1, order)
         is_new = torch.ones_like(positions, dtype=torch.bool)
@@ -128,7 +128,7 @@ class UserMemory:
             self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
         known = self.positions < trie.num_items
         rows = trie.rows_at(self.positions.clamp(max=trie.num_items - 1))
-        if memory.content is not None and reads_content:
+        if memory.content is not None and alike is not None:
             cosines = _cosines(memory.content, histories, rows).to(self.dtype)
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         self.trends = torch.zeros_like(self.scores)

@@ -402,8 +402,8 @@ def _checked_rows(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
     """
-    Content embeddings without their mean, of unit length, float32 `(num_items, width)`; zeros for an item whose
-    embedding is the mean, of which nothing is known.
+    Content embeddings without their mean, of unit length, float32 `(num_items, width)`, of float64 ones float64; zeros
+    for an item whose embedding is the mean, of which nothing is known.
 
     Raises:
         ValueError: if there are not so many, they are of another width than the mean, or not finite.
@@ -421,7 +421,7 @@ def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
             f"{int(broken.sum())} items have content embeddings that are not finite, such as row "
             f"{int(broken.nonzero()[0])}."
         )
-    content = content.float()
+    content = content if content.dtype == torch.float64 else content.float()
     usual, centred = content.norm(dim=1).mean(), content - mean
     lengths = centred.norm(dim=1, keepdim=True)
     return (centred / (lengths + 1e-9)).masked_fill_(lengths <= NO_CONTENT * usual, 0)

@@ -25,9 +25,10 @@ Rules by which all is chosen, before any test item is looked at:
 1. Settings are the defaults of the code, or those that a row is named for, for all domains alike. None is tuned.
 2. The epoch that is kept is that with the best validation NDCG@10, seen items kept. A training ends after `--patience`
    epochs without a better one, at the method's last epoch, or after `--minutes`.
-3. λ, w, κ and δ of linear ranker and memory, τ, g and the gate of a mixture are chosen on validation NDCG@10, seen
-   items kept, from the fixed grids of `trainers.rankers.linear_selection` and `trainers.methods.memory_selection`; a
-   line has their tables in `selection` and `memory`.
+3. λ, w and κ of the linear ranker, τ, g and the gate of a mixture are chosen on validation NDCG@10, seen items kept;
+   λ, w, κ and δ of a memory on the same items, with a memory of all but the users' last three interactions
+   (walk-forward). All are from the fixed grids of `trainers.rankers.linear_selection` and
+   `trainers.methods.memory_selection`; a line has their tables in `selection` and `memory`.
 4. Of several rows the one that is called best is best by the mean validation NDCG@10 over the seeds, seen items kept.
    Every row within 5 % of it has three seeds.
 5. Both kinds of line, seen items kept and masked, are of the same weights and choices.

@@ -150,6 +150,8 @@ def generative(name: str, setting: Setting) -> TrainedRanker:
 
 def item_level(name: str, setting: Setting) -> TrainedRanker:
     """Semantic IDs and an item-level recommender on them that reads the texts' embeddings too; its own sizes."""
+    codes = name.endswith(WITH_CODES) or None
+    name = name.removesuffix(WITH_CODES)
     made_by = EmbeddingTokenizerTrainingArguments()
     folder = setting.folder / "tokenizer"
     items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
@@ -157,7 +159,7 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
     items.tokenizer.index.set_content(setting.embeddings.text, encoder)
     training = ItemLevelTrainingArguments(str(setting.folder), **_validation(setting), report_to=[])
     place_training(training, setting.folder / "checkpoints", setting.seed)
-    arguments = ItemLevelArguments(early_stopping_patience=setting.patience)
+    arguments = ItemLevelArguments(early_stopping_patience=setting.patience, read_codes=codes, write_codes=codes)
     baseline = train_generative_baseline(
         name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
     )
@@ -342,6 +344,7 @@ def floor(name: str, setting: Setting) -> TrainedRanker:
     return TrainedRanker(counted(interactions.training_part()), description=description)
 
 
+WITH_CODES = "-codes"  # after the name of an item-level model that reads and predicts codes beside content
 PUBLISHED_T5 = "-published-t5"  # after the name of semantic IDs, whatever the T5 of the setting
 RECOMMENDER = "recommender"  # where a generative one is saved, in the folder of its setting
 FLOORS = {
@@ -349,7 +352,7 @@ FLOORS = {
     "item-transitions": "counted from the training part",
     "nearest-items": "text embeddings nearest to the last item's",
     "linear": "transitions in closed form and the texts' cosine with the history, weights chosen on validation",
-    "memory": "sparse transitions, likeness of texts and trend, weights chosen on validation: a mixture's with g = 1",
+    "memory": "sparse transitions, likeness of texts and trend, weights chosen walk-forward: a mixture's with g = 1",
 }
 COUNTED = ("popularity", "item-transitions")  # of the floors, those that read no texts
 RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
@@ -360,6 +363,7 @@ RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
     f"tiger{DECODER}": generative,
     **{f"{name}{PUBLISHED_T5}": generative for name in ("tiger", "letter")},
     **{f"{name}{ITEM_LEVEL}": item_level for name in SEMANTIC_IDS},
+    f"rq-kmeans{ITEM_LEVEL}{WITH_CODES}": item_level,
     "utgrec": utgrec_recipe,
     "recbase": recbase_recipe,
 }

@@ -23,13 +23,18 @@ from modeling_utgrec.item_memory import (
     MemorySettings,
     nearest_items,
     principal_directions,
-    unit_content,
 )
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.methods.pair_counts import PairCounts
-from trainers.rankers.linear import LinearSettings, check_training, largest_of_rows, transition_matrix
+from trainers.rankers.linear import (
+    LinearSettings,
+    catalogue_content,
+    check_training,
+    largest_of_rows,
+    transition_matrix,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +150,7 @@ def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMIL
     Raises:
         ValueError: content of another number of items, or not finite.
     """
-    vectors = torch.from_numpy(np.ascontiguousarray(content, np.float32))
-    mean = vectors.mean(0, dtype=torch.float64).float() if len(vectors) else vectors.sum(0)
-    unit = unit_content(vectors, num_items, mean)
+    unit, mean = catalogue_content(content, num_items)
     if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
         logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
     projection = principal_directions(unit)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy import linalg, sparse
 
+from modeling_utgrec.item_memory import unit_content
 from trainers.data.interactions import Interactions
 from trainers.rankers.scoring import ScoringRanker
 
@@ -33,7 +34,6 @@ LONG_WORK = 1e12  # operations from which on it is announced: seconds
 MANY_PAIRS = 5e6  # of neighbours, from which on counting them is announced: seconds
 PAIR_BYTES = 130  # that counting holds at most for a pair: places, rows, columns and weights, and their sorted copies
 CHUNK_ENTRIES = 2**24  # of a matrix that is worked on row by row
-NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 
 
 @dataclass(frozen=True)
@@ -259,30 +259,24 @@ def _largest_of_dense(rows: np.ndarray, row_items: int) -> sparse.csr_array:
     return sparse.csr_array((rows[chosen], np.nonzero(chosen)[1], indptr), shape=rows.shape)
 
 
-def unit_content(content: np.ndarray, num_items: int, dtype: str = "float32") -> np.ndarray:
+def catalogue_content(
+    content: np.ndarray, num_items: int, dtype: str = "float32"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Content embeddings without their mean, of unit length; zeros for an item whose embedding is the mean, of which
-    nothing is known.
+    Content embeddings without their mean, of unit length, see [`modeling_utgrec.item_memory.unit_content`]; and that
+    mean.
 
     Args:
         content (`np.ndarray`): float `[n, e]`.
         num_items (`int`): n.
-        dtype (`str`, *optional*, defaults to `"float32"`): of the result.
+        dtype (`str`, *optional*, defaults to `"float32"`): of the results.
 
     Raises:
         ValueError: content of another number of items, or not finite.
     """
-    if content.ndim != 2 or len(content) != num_items:
-        raise ValueError(f"Expected content embeddings [{num_items}, e], got shape {content.shape}.")
-    bad = np.flatnonzero(~np.isfinite(content).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{len(bad)} items have content embeddings that are not finite, as row {bad[0]}.")
-    usual = np.linalg.norm(content, axis=1).mean(dtype=np.float64)
-    content = content.astype(dtype) - content.mean(axis=0, dtype=dtype)
-    length = np.linalg.norm(content, axis=1, keepdims=True)
-    content /= length + 1e-9
-    content[length[:, 0] <= NO_CONTENT * usual] = 0
-    return content
+    vectors = torch.from_numpy(np.ascontiguousarray(content, dtype))
+    mean = vectors.mean(0, dtype=torch.float64).to(vectors.dtype)
+    return unit_content(vectors, num_items, mean), mean
 
 
 class LinearUsers(NamedTuple):
@@ -327,7 +321,7 @@ class LinearScorer:
         self.counts = np.zeros(self.num_items, np.int64) if counts is None else counts
         self.content = None
         if content is not None and settings.content_weight:
-            self.content = unit_content(content, self.num_items, settings.dtype)
+            self.content = catalogue_content(content, self.num_items, settings.dtype)[0].numpy()
 
     def encode(self, histories: Sequence[np.ndarray]) -> LinearUsers:
         """All that is the same for every chunk of items. A product of sparse matrices stays one."""

@@ -46,7 +46,7 @@ class LinearSelection:
         settings ([`LinearSettings`]): the best.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`): B `[n, n]` of these settings.
         table (`list[dict]`): for each entry of the grid, in its order, `regularization` (where there is an inverse),
-            `content_weight`, `evidence`, and `recall@10` and `ndcg@10` on validation. Empty where the split has no
+            `content_weight`, `evidence`, and `recall@10` and `ndcg@10` of the part. Empty where the split has no
             validation items: the settings are then those that were given.
         num_cases (`int`): cases that they were judged by.
     """

@@ -8,12 +8,12 @@ from trainers.data.interactions import Interactions
 from trainers.rankers.linear import (
     LinearRanker,
     LinearSettings,
+    catalogue_content,
     closed_form,
     decayed_counts,
     history_weights,
     largest_of_rows,
     transition_matrix,
-    unit_content,
 )
 
 N = 9
@@ -164,11 +164,14 @@ def test_sparse_transitions_score_as_dense_ones():
 def test_an_embedding_that_is_the_mean_says_nothing():
     content = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32) + 3
     content[5] = np.delete(content, 5, axis=0).mean(axis=0)
-    unit = unit_content(content, N)
+    unit, mean = (each.numpy() for each in catalogue_content(content, N))
     assert not unit[5].any()
     assert np.allclose(np.linalg.norm(np.delete(unit, 5, axis=0), axis=1), 1, atol=1e-6)
+    assert np.allclose(mean, content.mean(axis=0, dtype=np.float64), atol=1e-6)
     for scale in (1e6, 1e-5):
-        assert np.allclose(unit_content(scale * content, N), unit, atol=1e-3)
+        assert np.allclose(catalogue_content(scale * content, N)[0], unit, atol=1e-3)
+    precise = catalogue_content(content, N, "float64")[0].numpy()
+    assert precise.dtype == np.float64 and np.allclose(np.linalg.norm(precise[6:], axis=1), 1, rtol=0, atol=1e-8)
 
 
 def test_name_and_description_tell_the_settings():
@@ -212,7 +215,10 @@ def test_large_catalogues_are_counted_and_long_work_is_announced(caplog, monkeyp
         (lambda: LinearSettings(transitions="both"), "got 'both'"),
         (lambda: LinearSettings(dtype="float16"), "got 'float16'"),
         (lambda: LinearRanker(Interactions.from_sequences([["item1"]], IDS).training_part()), "nothing to count"),
-        (lambda: LinearRanker(make_interactions().training_part(), np.ones((3, 2))), r"\[9, e\], got shape \(3, 2\)"),
+        (
+            lambda: LinearRanker(make_interactions().training_part(), np.ones((3, 2))),
+            r"content embeddings of 9 items, got shape \(3, 2\)",
+        ),
         (lambda: LinearRanker(make_interactions().training_part(), np.full((N, 2), np.nan)), "9 items .* row 0"),
     ],
 )

@@ -150,7 +150,7 @@ def test_given_settings_are_taken_as_they_are(interactions):
 def test_an_empty_training_part_and_foreign_content_are_named(interactions):
     with pytest.raises(ValueError, match="nothing to count"):
         select_settings(interactions.sample_training_users(0.0))
-    with pytest.raises(ValueError, match=r"\[40, e\], got shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"content embeddings of 40 items, got shape \(3, 2\)"):
         select_settings(interactions, np.ones((3, 2)))
     with pytest.raises(ValueError, match="40 items, but 39 texts"):
         linear_ranker(interactions, texts=["a text"] * 39)
