@@ -105,7 +105,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self._lacks_decoders = False
         self.network_reference: NetworkReference | None = None
         self.domain_mean: np.ndarray | None = None
-        self.text_fields = TEXT_FIELDS
+        self.text_fields: tuple[str, ...] = TEXT_FIELDS
         self._hub_arguments: dict[str, Any] = {}
         self._memory_file: Path | None = None  # beside the index that was read, which may have changed since
         self._index_read: str | None = None
@@ -230,8 +230,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue: a [`Catalogue`], or what [`Catalogue.from_records`] takes: a `datasets.Dataset`, a data frame,
                 or dicts with `item_id`, text fields and `image`. For RecBase's network a catalogue must have been made
                 with a template ([`TextTemplate`]); other records get the processor's, and `text_fields` of this
-                tokenizer. Networks that read embeddings
-                take [`ContentEmbeddings`], and an RQ-VAE nothing else.
+                tokenizer. Networks that read embeddings take [`ContentEmbeddings`], and an RQ-VAE nothing else.
             collisions (`str`, *optional*, defaults to `"least_distance"`): how items to which the network gives the
                 same codes are told apart, see [`~tokenization_items.collisions`]: `"least_distance"`,
                 `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
@@ -404,7 +403,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.index.save(folder)
         if memory is not None:
             memory.save(folder, self.index)
-        values = {
+        values: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "index_sha256": self.index.checksum,

@@ -166,8 +166,8 @@ def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
         frame = pl.read_csv(io.BytesIO(text.encode("utf-8")), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         wrong = bad_row(io.StringIO(text), separator)
-        wrong = f"{wrong} A text with a separator or a quote in it must be quoted." if wrong else error
-        raise ReadError(f"{path} cannot be read: {wrong}") from error
+        advice = " A text with a separator or a quote in it must be quoted." if wrong else ""
+        raise ReadError(f"{path} cannot be read: {wrong or error}{advice}") from error
     frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
     return _checked(frame.filter(~pl.all_horizontal(pl.all().is_null())), path.name)
 
