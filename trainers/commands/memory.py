@@ -181,8 +181,8 @@ def updated(
     interactions, facts, settings = domain.interactions, before.facts, before.memory.settings
     if settings.content_weight and content is None:
         raise SystemExit("The memory reads the items' texts: give --embeddings, or build one without --update.")
-    mean, made_by = before.memory.content_mean, facts.get("content_encoder")
-    if content is not None and mean is not None:
+    kept, made_by = before.memory.content, facts.get("content_encoder")
+    if content is not None and kept is not None:
         advice = "give --embeddings of the same encoder, or build the memory without --update."
         if None not in (made_by, encoder):  # of TF-IDF the width may differ
             if made_by != encoder:
@@ -190,9 +190,9 @@ def updated(
                     f"The memory's texts were embedded by the encoder with fingerprint {made_by}, these by {encoder}: "
                     + advice
                 )
-        elif content.shape[1] != len(mean):
+        elif content.shape[1] != len(kept.mean):
             raise SystemExit(
-                f"The memory's texts were embedded in {len(mean)} numbers, these in {content.shape[1]}: {advice}"
+                f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
     remembered = interactions if everything else interactions.training_part()
     return rebuild_memory(before, remembered, content, "all" if everything else "training")

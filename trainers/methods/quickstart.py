@@ -57,7 +57,6 @@ MIXTURE_CASES = 1_000  # of a network, which is asked by a beam search
 # Counts are of another size than a closed form, by a factor that depends on the shop: lighter texts to choose from.
 LIGHT_TEXTS = ((0.0003, 0.0), (0.001, 0.0), (0.003, 0.0), (0.01, 0.0), (0.001, 10.0), (0.003, 10.0), (0.003, 30.0))
 CODES = 256  # of a level, TIGER's
-CONTENT_ROWS = ("similar_items", "content", "content_mean", "content_projection")  # which are no matter of orders
 ITEMS_PER_CODE = 4  # at least, of small catalogues
 REPEATS = 0.05  # share of validation items that were bought before, from which on seen items are recommended
 STAND_IN_WIDTH = 8  # of the network of random weights where none is trained
@@ -277,9 +276,7 @@ def with_everything(stored: StoredMemory, interactions: Interactions, content: n
         grown = add_interactions(stored, interactions, np.where(lengths < 3, 0, lengths - 2))
         grown.facts["part"] = "all"
         return grown
-    tensors = stored.memory.tensors()
-    alike = {name: tensors[name] for name in CONTENT_ROWS if name in tensors}
-    return rebuild_memory(stored, interactions, content, "all", alike)
+    return rebuild_memory(stored, interactions, content, "all", stored.memory.content)
 
 
 def _alone(stored: StoredMemory) -> StoredMemory:
