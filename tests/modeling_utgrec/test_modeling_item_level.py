@@ -671,7 +671,7 @@ def test_content_is_centred_and_of_length_one(float32_tolerance):
 
 def test_levels_that_share_tokens_have_embeddings_of_their_own(tmp_path):
     """As those of UTGRec's item tokenizer: the same model on other tokens."""
-    model, trie = everything()
+    model, trie = everything(**BOTH)
     shared = ItemLevelForCausalLM(
         ItemLevelConfig(**{**model.config.to_dict(), "level_offsets": [2, 8, 8], "vocab_size": None})
     ).eval()
