@@ -112,9 +112,9 @@ class UserMemory:
         self.histories = histories
         items, values = _transitions(memory, histories, self.dtype)
         self._counts, self._mass = _last_counts(memory, histories), values.sum(1)
-        alike = memory.similar_items if settings.content_weight else None
-        if alike is not None:
-            near = _rows_of(alike, histories)
+        content = memory.content if settings.content_weight else None
+        if content is not None:
+            near = _rows_of(content.similar_items, histories)
             items, values = torch.cat((items, near), dim=1), torch.nn.functional.pad(values, (0, near.shape[1]))
         positions, order = trie.positions_of(items).sort(dim=1)
         values = values.gather(1, order)
@@ -128,8 +128,8 @@ class UserMemory:
             self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
         known = self.positions < trie.num_items
         rows = trie.rows_at(self.positions.clamp(max=trie.num_items - 1))
-        if memory.content is not None and alike is not None:
-            cosines = _cosines(memory.content, histories, rows).to(self.dtype)
+        if content is not None:
+            cosines = _cosines(content.vectors, histories, rows).to(self.dtype)
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
@@ -261,7 +261,8 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
     transitions = _transition_terms(memory, histories, rows)
     content = torch.zeros_like(transitions)
     if memory.content is not None and memory.settings.content_weight:
-        ours, theirs = memory.content[rows.clamp(min=0)].float(), memory.content[histories.clamp(min=0)].float()
+        vectors = memory.content.vectors
+        ours, theirs = vectors[rows.clamp(min=0)].float(), vectors[histories.clamp(min=0)].float()
         content = (ours @ theirs.mT).clamp_(min=0) * _places(histories)[:, None]
         content *= content_weights(memory, histories)[:, None, None]
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)

@@ -17,22 +17,12 @@ the whole of the cosine and of the trend counts, for the rows alone would take t
 import copy
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# What an `ItemMemory` is made of, by the names of its arguments.
-TENSORS = (
-    "transition_items",
-    "transition_weights",
-    "counts",
-    "similar_items",
-    "content",
-    "content_mean",
-    "content_projection",
-    "recent",
-)
+CONTENT_TENSORS = ("similar_items", "content", "content_mean", "content_projection")  # of [`MemoryContent`], in files
 NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
 CONTENT_WIDTH = 128  # principal directions of the content that are kept: 256 bytes an item, whatever the encoder
 NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
@@ -101,6 +91,26 @@ class MemorySettings:
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
+class MemoryContent(NamedTuple):
+    """
+    What an [`ItemMemory`] keeps of the items' content.
+
+    Args:
+        similar_items (`torch.IntTensor` of shape `(num_items, k)`): items alike in content, each item among its own;
+            -1 for none.
+        vectors (`torch.Tensor` of shape `(num_items, r)`): content vectors, whose products are the cosines of the
+            content embeddings without their mean; kept in float16.
+        mean (`torch.Tensor` of shape `(width,)`): that mean, for items that are added.
+        projection (`torch.Tensor` of shape `(width, r)`): from embeddings without their mean, of unit length, to
+            content vectors, see [`principal_directions`].
+    """
+
+    similar_items: Tensor
+    vectors: Tensor
+    mean: Tensor
+    projection: Tensor
+
+
 class ItemMemory:
     """
     Transitions and likeness of the items of a catalogue, as sparse rows: row `i` belongs to item `i` of the trie.
@@ -110,13 +120,7 @@ class ItemMemory:
         transition_weights (`torch.Tensor` of shape `(num_items, k)`): `B` there, kept in float16.
         counts (`torch.IntTensor` of shape `(num_items,)`): training interactions of each item.
         settings ([`MemorySettings`], *optional*): how it is read.
-        similar_items (`torch.IntTensor` of shape `(num_items, k)`, *optional*): items alike in content, each item
-            among its own; -1 for none.
-        content (`torch.Tensor` of shape `(num_items, r)`, *optional*): content vectors, whose products are the cosines
-            of the content embeddings without their mean; kept in float16.
-        content_mean (`torch.Tensor` of shape `(width,)`, *optional*): that mean, for items that are added.
-        content_projection (`torch.Tensor` of shape `(width, r)`, *optional*): from embeddings without their mean, of
-            unit length, to content vectors, see [`principal_directions`].
+        content ([`MemoryContent`], *optional*): what the items are like.
         recent (`torch.IntTensor` of shape `(num_items,)`, *optional*): latest interactions of the users by item: the
             last one counts 6, the one before 3, the third 2.
 
@@ -131,55 +135,15 @@ class ItemMemory:
         transition_weights: Tensor,
         counts: Tensor,
         settings: MemorySettings | None = None,
-        similar_items: Tensor | None = None,
-        content: Tensor | None = None,
-        content_mean: Tensor | None = None,
-        content_projection: Tensor | None = None,
+        content: MemoryContent | None = None,
         recent: Tensor | None = None,
     ):
         self.transition_items, self.transition_weights = _checked_rows(transition_items, transition_weights)
-        parts = (similar_items, content, content_mean, content_projection)
-        self.similar_items, self.content, self.content_mean, self.content_projection = parts
-        if any(each is not None for each in parts):
-            self._check_content()
+        self.content = None if content is None else _checked_content(content, self.num_items)
         self.counts = self._checked_counts("counts", counts)
         self.recent = None if recent is None else self._checked_counts("recent", recent)
         self.trend = self._trend()
         self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
-
-    def _check_content(self) -> None:
-        """Whether there is all that belongs to the content, in the right shapes; then in the dtypes that are kept."""
-        if (
-            self.similar_items is None
-            or self.content is None
-            or self.content_mean is None
-            or self.content_projection is None
-        ):
-            raise ValueError(
-                "similar_items, content, content_mean and content_projection of an item memory go together."
-            )
-        _check_items("similar", self.similar_items)
-        if len(self.similar_items) != self.num_items or len(self.content) != self.num_items:
-            raise ValueError(
-                f"{self.num_items} items have transitions, {len(self.similar_items)} similar items, "
-                f"{len(self.content)} content vectors."
-            )
-        mean, projection = self.content_mean.float(), self.content_projection.float()
-        if mean.ndim != 1 or projection.ndim != 2 or self.content.ndim != 2:
-            raise ValueError(
-                "content_mean of an item memory is a vector, content and content_projection are matrices."
-            )
-        if projection.shape != (len(mean), self.content.shape[1]):
-            raise ValueError(
-                f"content_projection of an item memory must have shape {(len(mean), self.content.shape[1])}, got "
-                f"{tuple(projection.shape)}."
-            )
-        content = self.content.half()
-        for name, tensor in (("content", content), ("content_mean", mean), ("content_projection", projection)):
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} of an item memory must be finite numbers.")
-        self.similar_items, self.content = self.similar_items.to(torch.int32), content
-        self.content_mean, self.content_projection = mean, projection
 
     def _checked_counts(self, name: str, counts: Tensor) -> Tensor:
         if counts.shape != (self.num_items,) or counts.is_floating_point() or (counts < 0).any():
@@ -198,7 +162,7 @@ class ItemMemory:
         return ((recent + TREND_PRIOR) / (counts + TREND_PRIOR)).log().float()
 
     def _checked_settings(self, settings: MemorySettings) -> MemorySettings:
-        if settings.content_weight and self.similar_items is None:
+        if settings.content_weight and self.content is None:
             raise ValueError(
                 f"content_weight is {settings.content_weight}, but the memory has no similar items: build it with "
                 "content embeddings, or with content_weight 0."
@@ -229,17 +193,23 @@ class ItemMemory:
         return self.settings.gate is None and self.settings.mixing_weight == 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by the names of the arguments, those that there are."""
-        return {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        """The tensors that there are, by their names in files."""
+        named = {"transition_items": self.transition_items, "transition_weights": self.transition_weights}
+        named["counts"] = self.counts
+        if self.content is not None:
+            named |= zip(CONTENT_TENSORS, self.content, strict=True)
+        return named if self.recent is None else named | {"recent": self.recent}
 
     def to(self, device: torch.device | str) -> "ItemMemory":
         """The memory with its tensors on `device` (itself, if it is there already)."""
         if torch.empty(0, device=device).device == self.device:
             return self
         moved = copy.copy(self)
-        for name, tensor in self.tensors().items():
-            setattr(moved, name, tensor.to(device))
-        moved.trend = None if self.trend is None else self.trend.to(device)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        if self.content is not None:
+            moved.content = MemoryContent(*(each.to(device) for each in self.content))
         return moved
 
     def with_settings(self, **changes: Any) -> "ItemMemory":
@@ -286,9 +256,9 @@ class ItemMemory:
 
         selected.transition_items = of(self.transition_items)
         selected.transition_weights = self.transition_weights[safe].masked_fill(selected.transition_items < 0, 0)
-        if self.similar_items is not None and self.content is not None:
-            selected.similar_items = of(self.similar_items)
-            selected.content = self.content[safe].masked_fill(~known[:, None], 0)
+        if self.content is not None:
+            vectors = self.content.vectors[safe].masked_fill(~known[:, None], 0)
+            selected.content = self.content._replace(similar_items=of(self.content.similar_items), vectors=vectors)
         selected.counts = self.counts[safe].masked_fill(~known, 0)
         if self.recent is not None and self.trend is not None:  # the trend is of the whole catalogue
             selected.recent = self.recent[safe].masked_fill(~known, 0)
@@ -319,22 +289,17 @@ class ItemMemory:
         if self.recent is not None and self.trend is not None:
             extended.recent = torch.cat((self.recent, self.recent.new_zeros(num_new)))
             extended.trend = torch.cat((self.trend, self.trend.new_zeros(num_new)))
-        if (
-            self.similar_items is None
-            or self.content is None
-            or self.content_mean is None
-            or self.content_projection is None
-        ):
+        if self.content is None:
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")
             return extended
         if content is None:
             raise ValueError("The memory has similar items: content embeddings of all items are needed to add some.")
-        unit = unit_content(content.to(self.device), self.num_items + num_new, self.content_mean)
-        self._check_encoder(unit)
-        kept, old = self.similar_items.shape[1], self.num_items
+        unit = unit_content(content.to(self.device), self.num_items + num_new, self.content.mean)
+        _check_encoder(self.content, unit[: self.num_items])
+        kept, old = self.content.similar_items.shape[1], self.num_items
         ours, _ = nearest_items(unit[old:], unit, kept)
-        items = self.similar_items.clone()
+        items = self.content.similar_items.clone()
         step = BLOCK_ENTRIES // max(num_new, kept * unit.shape[1], 1) + 1
         for start in range(0, old if num_new else 0, step):
             block = slice(start, min(start + step, old))
@@ -344,24 +309,14 @@ class ItemMemory:
             every = torch.cat((items[block], near + old), dim=1)
             items[block] = every.gather(1, both.topk(kept, dim=1).indices)
         padded = torch.nn.functional.pad(ours, (0, kept - ours.shape[1]), value=-1)
-        extended.similar_items = torch.cat((items, padded))
-        extended.content = torch.cat((self.content, (unit[old:] @ self.content_projection).half()))
+        added = (unit[old:] @ self.content.projection).half()
+        extended.content = self.content._replace(
+            similar_items=torch.cat((items, padded)), vectors=torch.cat((self.content.vectors, added))
+        )
         return extended
 
-    def _check_encoder(self, unit: Tensor) -> None:
-        """Raises ValueError if the content of most items is not what is kept of it."""
-        assert self.content is not None and self.content_projection is not None
-        known = self.content.any(dim=1)
-        found = unit[: self.num_items][known] @ self.content_projection
-        differ = (found - self.content[known].float()).norm(dim=1) > SAME_CONTENT
-        if differ.sum() > len(differ) / 2:
-            raise ValueError(
-                f"The content embeddings of {int(differ.sum())} of {len(differ)} items are not those that the memory "
-                "was built with: they are of another encoder, or of items in another order."
-            )
-
     def __repr__(self) -> str:
-        content = "" if self.similar_items is None else f", similar_items={self.similar_items.shape[1]}"
+        content = "" if self.content is None else f", similar_items={self.content.similar_items.shape[1]}"
         return f"ItemMemory(num_items={self.num_items}, transitions={self.transition_items.shape[1]}{content})"
 
 
@@ -398,6 +353,44 @@ def _checked_rows(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
             f"not, such as of item {int(broken.nonzero()[0])}."
         )
     return items.to(torch.int32), weights.masked_fill(items < 0, 0)
+
+
+def _checked_content(content: MemoryContent, num_items: int) -> MemoryContent:
+    """Content in the dtypes that are kept, if it is of so many items, of shapes that fit, and finite."""
+    _check_items("similar", content.similar_items)
+    if len(content.similar_items) != num_items or len(content.vectors) != num_items:
+        raise ValueError(
+            f"{num_items} items have transitions, {len(content.similar_items)} similar items, "
+            f"{len(content.vectors)} content vectors."
+        )
+    if content.mean.ndim != 1 or content.projection.ndim != 2 or content.vectors.ndim != 2:
+        raise ValueError("content_mean of an item memory is a vector, content and content_projection are matrices.")
+    expected = len(content.mean), content.vectors.shape[1]
+    if content.projection.shape != expected:
+        raise ValueError(
+            f"content_projection of an item memory must have shape {expected}, got {tuple(content.projection.shape)}."
+        )
+    kept = MemoryContent(
+        content.similar_items.to(torch.int32),
+        content.vectors.half(),
+        content.mean.float(),
+        content.projection.float(),
+    )
+    for name, tensor in zip(CONTENT_TENSORS, kept, strict=True):
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} of an item memory must be finite numbers.")
+    return kept
+
+
+def _check_encoder(content: MemoryContent, unit: Tensor) -> None:
+    """Raises ValueError if most of the items' content embeddings, of [`unit_content`], are not those that are kept."""
+    known = content.vectors.any(dim=1)
+    differ = (unit[known] @ content.projection - content.vectors[known].float()).norm(dim=1) > SAME_CONTENT
+    if differ.sum() > len(differ) / 2:
+        raise ValueError(
+            f"The content embeddings of {int(differ.sum())} of {len(differ)} items are not those that the memory "
+            "was built with: they are of another encoder, or of items in another order."
+        )
 
 
 def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
@@ -467,4 +460,4 @@ def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Ten
     return items, values
 
 
-__all__ = ["ItemMemory", "MemorySettings", "nearest_items", "principal_directions", "unit_content"]
+__all__ = ["ItemMemory", "MemoryContent", "MemorySettings", "nearest_items", "principal_directions", "unit_content"]

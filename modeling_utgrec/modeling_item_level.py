@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers import initialization as init
@@ -21,15 +20,14 @@ from transformers.utils.generic import can_return_tuple
 from .attention_masks import causal_item_mask
 from .checkpoint_format import CheckedLoading
 from .configuration_item_level import ItemLevelConfig
+from .depth_head import DepthHead, DepthHeadPrediction, ResidualLayer
 from .generation_histories import check_whole_items
 from .generation_item_level import DepthHeadBeamStep
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .item_trie import ItemTrie
-from .item_trie_level import TrieLevel
-from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 from .modeling_sequential import SelfAttention
-from .node_content import child_products, node_content, unit_content
+from .node_content import node_content, unit_content
 
 
 @dataclass
@@ -49,22 +47,6 @@ class ItemLevelOutput(ModelOutput):
     loss: torch.Tensor | None = None
     level_losses: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
-
-
-class ResidualLayer(nn.Module):
-    """`x + Dropout(W2 GELU(W1 LayerNorm(x)))`."""
-
-    def __init__(self, config: ItemLevelConfig):
-        super().__init__()
-        assert config.intermediate_size is not None
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.inner = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.outer = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """States of shape `(..., hidden_size)`."""
-        return states + self.dropout(self.outer(F.gelu(self.inner(self.norm(states)))))
 
 
 class ItemLevelBlock(nn.Module):
@@ -87,35 +69,7 @@ class ItemLevelBlock(nn.Module):
         return self.feed_forward(states)
 
 
-class DepthHead(nn.Module):
-    """What writes an item's codes: residual layers on state + level embedding + embeddings of the codes so far. A code
-    that was written has another embedding than one that is read: what an item is and what narrows the next one down
-    are two things, and with one table the deeper levels learn several times as slowly."""
-
-    def __init__(self, config: ItemLevelConfig):
-        super().__init__()
-        assert config.num_levels is not None
-        self.levels = nn.Embedding(config.num_levels, config.hidden_size)
-        self.codes = nn.Embedding(config.num_rows, config.hidden_size)
-        self.layers = nn.ModuleList([ResidualLayer(config) for _ in range(config.depth_layers)])
-        self.norm = nn.LayerNorm(config.hidden_size)
-
-    def forward(self, prefixes: Tensor, levels: Tensor) -> Tensor:
-        """
-        Args:
-            prefixes (`torch.FloatTensor` of shape `(..., hidden_size)`): state plus embeddings of the codes so far.
-            levels (`torch.LongTensor`, broadcastable with `(...)`): the level that is to be written.
-
-        Returns:
-            `torch.FloatTensor` of shape `(..., hidden_size)`: what is compared with the level's output embeddings.
-        """
-        states = prefixes + self.levels(levels)
-        for layer in self.layers:
-            states = layer(states)
-        return self.norm(states)
-
-
-class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
+class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendation, GenerationMixin):
     """
     Generative recommender that reads a history at one position an item and writes the next item's codes by a depth
     head. An item is read as the mean of its codes' embeddings, plus a projection of its content vector and an
@@ -186,8 +140,7 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         if config.node_content:
             assert config.num_levels is not None
             self.node_scales = nn.Parameter(torch.ones(config.num_levels))
-        self._catalogue: tuple[ItemTrie, list[Tensor]] | None = None  # with the content of its nodes, for the loss
-        self._searched: tuple[ItemTrie, Tensor, Tensor, list[Tensor]] | None = None  # see node_vectors
+        self._catalogue = self._searched = None
         self.post_init()
         # semantic IDs have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
@@ -261,15 +214,6 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
             self.residual_keys.copy_(self._keys(trie.codes).sort().values)
         if config.node_content:
             self._catalogue = trie, node_content(trie, self.content_mean.to(trie.device))
-
-    def _rows(self, tokens: Tensor) -> Tensor:
-        """Rows of the tables of embeddings for tokens `(..., levels)`, the first of an item's levels or all."""
-        config = self.config
-        if config.level_offsets == config.row_offsets:
-            return tokens
-        shifts = torch.tensor(config.row_offsets) - torch.tensor(config.level_offsets)
-        rows = tokens + shifts[: tokens.shape[-1]].to(tokens.device)
-        return rows.clamp(0, config.num_rows - 1)  # of padding, any
 
     def _keys(self, codes: Tensor) -> Tensor:
         """Semantic IDs `(..., num_levels)` as numbers, in lexicographic order."""
@@ -387,173 +331,6 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
         """Content vectors without the catalogue's mean, at length 1, in the model's width; zero for those of zeros."""
         return self._project_unit(unit_content(content, self.content_mean))
 
-    def _project_unit(self, content: Tensor) -> Tensor:
-        """Projection of vectors of [`unit_content`] or [`node_content`]: items and nodes share it."""
-        return self.content_projection(content.to(self.content_projection.weight.dtype))
-
-    def _level_losses(self, states: Tensor, labels: Tensor, valid_codes: Tensor | None) -> Tensor:
-        """Mean loss of each level, `(num_levels,)`, of `labels` `(targets, num_levels)` after `states` `(targets,
-        hidden_size)`."""
-        config = self.config
-        assert config.level_offsets is not None
-        before = torch.cat((states[:, None], self.depth_head.codes(self._rows(labels[:, :-1]))), dim=1).cumsum(dim=1)
-        written = self.depth_head(before, torch.arange(labels.shape[1], device=labels.device))
-        losses = []
-        for level, first in enumerate(config.level_offsets):
-            codes, (weight, bias) = labels[:, level] - first, self._output_embeddings(level)
-            assert weight is not None
-            if config.normalize_over == "vocabulary":
-                losses.append(linear_cross_entropy(written[:, level], weight, codes, bias))
-            else:
-                assert valid_codes is not None
-                logits = F.linear(written[:, level], weight, bias)
-                losses.append(cross_entropy_of_valid(logits, codes, valid_codes[:, level]))
-        return torch.stack(losses) / max(len(labels), 1)
-
-    def _node_losses(self, states: Tensor, labels: Tensor) -> Tensor:
-        """As `_level_losses`, over the nodes of the catalogue. Where a prefix goes on in one way, nothing is to be
-        learnt."""
-        assert self._catalogue is not None and self.config.level_offsets is not None
-        trie, contents = self._catalogue
-        if trie.device != labels.device:
-            trie, contents = trie.to(labels.device), [each.to(labels.device) for each in contents]
-            self._catalogue = trie, contents
-        losses, prefixes, nodes = [], states, torch.zeros_like(labels[:, 0])
-        for level, (edges_of_level, first) in enumerate(zip(trie.levels, trie.level_offsets, strict=True)):
-            edges = edges_of_level.edge(nodes, labels[:, level] - first)
-            if (edges < 0).any():
-                row = int((edges < 0).nonzero()[0])
-                raise ValueError(
-                    f"No item of the catalogue has the tokens {labels[row].tolist()} that are among the labels: call "
-                    "`set_catalogue` with the trie of all items that are trained on."
-                )
-            open_ended = (edges_of_level.starts[nodes + 1] - edges_of_level.starts[nodes] > 1).nonzero().flatten()
-            losses.append(
-                self._node_loss(
-                    prefixes[open_ended], level, edges_of_level, contents[level], nodes[open_ended], edges[open_ended]
-                )
-            )
-            if level < len(trie.levels) - 1:
-                prefixes = prefixes + self.written(labels[:, level], level)
-            nodes = edges
-        return torch.stack(losses) / max(len(labels), 1)
-
-    def _node_loss(
-        self, prefixes: Tensor, level: int, edges_of_level: TrieLevel, content: Tensor, nodes: Tensor, edges: Tensor
-    ) -> Tensor:
-        """Sum of the cross-entropies of `edges` `(targets,)` among the children of `nodes`; `content` is that of all
-        nodes of the level, of which those are projected that the loss is about."""
-        if not len(nodes):
-            return prefixes.new_zeros(())
-        written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
-        if edges_of_level.num_nodes == 1:
-            vectors, biases = self._nodes(level, edges_of_level, content, slice(None))
-            return linear_cross_entropy(written, vectors, edges, biases)
-        _, exists, children = edges_of_level.listed_children(nodes)
-        counts = exists.sum(dim=1)
-        exists, children = exists[:, : int(counts.max())], children[:, : int(counts.max())]
-        listed = torch.zeros(len(content), dtype=torch.bool, device=edges.device)
-        listed[children[exists]] = True
-        places = (listed.cumsum(0) - 1).clamp(min=0)[children]
-        vectors, biases = self._nodes(level, edges_of_level, content, listed.nonzero().flatten())
-        logits = child_products(written, vectors, places, counts) + _picked(biases, places)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~exists, -torch.inf)
-        return F.cross_entropy(logits, edges - edges_of_level.starts[nodes], reduction="sum")
-
-    def _nodes(
-        self, level: int, edges_of_level: TrieLevel, content: Tensor, edges: Tensor | slice
-    ) -> tuple[Tensor, Tensor]:
-        """Vectors `(edges, hidden_size)` and biases `(edges,)` of the nodes that edges of a level lead to."""
-        codes = edges_of_level.keys[edges].long() % edges_of_level.size
-        weight, bias = self._output_embeddings(level)
-        vectors = self._project_unit(content[edges]) * self.node_scales[level]
-        if weight is not None:
-            vectors = vectors + F.embedding(codes, weight)
-        return vectors, _picked(bias, codes)
-
-    @torch.no_grad()
-    def node_vectors(self, trie: ItemTrie) -> list[Tensor]:
-        """
-        Projections of the content of a trie's nodes, kept for the next search among the same items.
-
-        Args:
-            trie ([`ItemTrie`]): items with content, on the model's device.
-
-        Returns:
-            `list[torch.FloatTensor]`: of shape `(edges, hidden_size)` for each level.
-        """
-        weight, mean = self.content_projection.weight, self.content_mean
-        if self._searched is not None:
-            other, *used, vectors = self._searched
-            same = trie.is_copy_of(other) and trie.device == other.device and used[0].dtype == weight.dtype
-            if same and torch.equal(used[0], weight) and torch.equal(used[1], mean):
-                return vectors
-        with torch.autocast(trie.device.type, enabled=False):
-            vectors = [self._project_unit(content) for content in node_content(trie, mean)]
-        self._searched = trie, weight.detach().clone(), mean.clone(), vectors
-        return vectors
-
-    def child_logits(
-        self, prefixes: Tensor, level: int, edges_of_level: TrieLevel, nodes: Tensor, vectors: Tensor
-    ) -> Tensor:
-        """
-        Logits of a level's codes by the nodes that they lead to.
-
-        Args:
-            prefixes, level: as for [`~ItemLevelForCausalLM.level_logits`].
-            edges_of_level ([`TrieLevel`]): the level in the trie.
-            nodes (`torch.LongTensor` of shape `(...)`): the prefixes' nodes.
-            vectors (`torch.FloatTensor` of shape `(edges, hidden_size)`): the level's [`node_vectors`].
-
-        Returns:
-            `torch.FloatTensor` of shape `(..., config.level_sizes[level])`: -inf for codes that no item has there.
-        """
-        written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
-        codes, exists, edges = edges_of_level.listed_children(nodes)
-        if edges_of_level.num_nodes == 1:
-            products = F.linear(written, vectors)
-        else:
-            products = child_products(written, vectors, edges, exists.sum(dim=-1))
-        products = products * self.node_scales[level]
-        size = edges_of_level.size
-        logits = products.new_full((*nodes.shape, size + 1), -torch.inf)
-        logits = logits.scatter_(-1, codes.masked_fill_(~exists, size), products)[..., :size]
-        weight, bias = self._output_embeddings(level)
-        return logits + (bias if weight is None else F.linear(written, weight, bias))
-
-    def level_logits(self, prefixes: Tensor, level: int) -> Tensor:
-        """
-        Logits of a level's codes by their embeddings, of a model without `config.node_content`.
-
-        Args:
-            prefixes (`torch.FloatTensor` of shape `(..., hidden_size)`): the state that writes the item, plus the
-                embeddings of its codes on the levels before.
-            level (`int`): the level.
-
-        Returns:
-            `torch.FloatTensor` of shape `(..., config.level_sizes[level])`.
-        """
-        written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
-        weight, bias = self._output_embeddings(level)
-        assert weight is not None
-        return F.linear(written, weight, bias)
-
-    def written(self, tokens: Tensor, level: int) -> Tensor:
-        """What tokens of a level add to the prefixes of [`~ItemLevelForCausalLM.level_logits`], `(*tokens.shape,
-        hidden_size)`."""
-        config = self.config
-        assert config.level_offsets is not None
-        return self.depth_head.codes(tokens - config.level_offsets[level] + config.row_offsets[level])
-
-    def _output_embeddings(self, level: int) -> tuple[Tensor | None, Tensor]:
-        """Vectors `(codes, hidden_size)` of a level's codes, if they have any, and biases `(codes,)`."""
-        assert self.config.level_sizes is not None
-        first = self.config.row_offsets[level]
-        columns = slice(first, first + self.config.level_sizes[level])
-        if not self.config.write_codes:
-            return None, self.code_biases[columns]
-        return self.lm_head.weight[columns], self.lm_head.bias[columns]
-
     def _check_content(self, content: Tensor | None, tokens: Tensor) -> None:
         width = self.config.content_size
         if width is None:
@@ -586,11 +363,6 @@ class ItemLevelForCausalLM(CheckedLoading, ItemRecommendation, GenerationMixin):
                 f"The model reads content vectors of {width} numbers, those of the trie have {trie.content.shape[1]}: "
                 "they must be of the encoder that the model was trained with."
             )
-
-
-def _picked(values: Tensor, places: Tensor) -> Tensor:
-    """`values[places]` whose gradients are summed in a fixed order."""
-    return F.embedding(places, values[:, None]).squeeze(-1)
 
 
 __all__ = ["ItemLevelForCausalLM", "ItemLevelOutput"]

@@ -45,6 +45,8 @@ class Catalogue:
         images (`ImageColumn`, *optional*): References to images, opened one at a time.
         name (`str`): Name of the domain.
         template (`TextTemplate`, *optional*): What the texts were put together with, if not joined by full stops.
+        text_fields (`tuple[str, ...]`, *optional*, defaults to `TEXT_FIELDS`): Fields that the texts were put together
+            from.
     """
 
     item_ids: list[str]
@@ -53,6 +55,7 @@ class Catalogue:
     images: ImageColumn | None = None
     name: str = "catalogue"
     template: TextTemplate | None = None
+    text_fields: tuple[str, ...] = TEXT_FIELDS
 
     def __post_init__(self):
         lengths = {"texts": len(self.texts), "titles": len(self.titles)}
@@ -146,7 +149,7 @@ class Catalogue:
             images = ImageColumn(columns["image"], image_root, allow_remote_images) if "image" in columns else None
         except ImageError as error:
             raise CatalogueError(f"column image: {error}") from error
-        return cls(item_ids=item_ids, texts=texts, titles=titles, images=images, name=name, template=template)
+        return cls(item_ids, texts, titles, images, name, template, tuple(text_fields))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -281,6 +284,7 @@ class Catalogue:
             images=None if self.images is None else self.images.select(rows),
             name=self.name,
             template=self.template,
+            text_fields=self.text_fields,
         )
         if self._is_checked and len(np.unique(rows)) == len(rows):
             selected._mark_checked()
@@ -298,6 +302,7 @@ class Catalogue:
             images=ImageColumn.concatenate(columns) if has_images else None,
             name="+".join(part.name for part in catalogues),
             template=catalogues[0].template if len({part.template for part in catalogues}) == 1 else None,
+            text_fields=catalogues[0].text_fields,
         )
 
 

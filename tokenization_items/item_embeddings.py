@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
-from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
+from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import check_writable
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
@@ -201,7 +201,6 @@ def embed_items(
     folder: str | os.PathLike,
     batch_tokens: int = 16384,
     batch_images: int = 64,
-    text_fields: Sequence[str] = TEXT_FIELDS,
     progress: bool | None = None,
 ) -> bool:
     """
@@ -214,8 +213,6 @@ def embed_items(
         folder (`str` or `os.PathLike`): where the embeddings go.
         batch_tokens (`int`, *optional*, defaults to 16384): tokens of one batch of texts, with padding.
         batch_images (`int`, *optional*, defaults to 64): images of one batch.
-        text_fields (`Sequence[str]`, *optional*): the fields that the catalogue's texts were put together from, for
-            the record.
         progress (`bool`, *optional*): whether to show a bar; by default if the output is a terminal.
 
     Returns:
@@ -232,7 +229,7 @@ def embed_items(
         inputs = catalogue.texts
         if not any(map(str.strip, inputs)):
             raise _no_text(catalogue)
-        record |= {"input": "text", "text_fields": list(text_fields)}
+        record |= {"input": "text", "text_fields": list(catalogue.text_fields)}
         if catalogue.template is not None:
             record |= {"template": asdict(catalogue.template), "items_without_text": _without_text(catalogue)}
     else:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from modeling_utgrec.checkpoint_fingerprint import check_file
-from modeling_utgrec.item_memory import ItemMemory, MemorySettings
+from modeling_utgrec.item_memory import CONTENT_TENSORS, ItemMemory, MemoryContent, MemorySettings
 from tokenization_items.files import write_tensors
 from tokenization_items.item_index import ItemIndex
 
@@ -18,12 +18,7 @@ MEMORY_NAME = "item_memory.safetensors"
 FORMAT = "utgrec-item-memory"
 FORMAT_VERSION = "2"  # 1, never released, kept the cosines of similar items alone
 _REQUIRED = {"transition_items": torch.int32, "transition_weights": torch.float16, "counts": torch.int32}
-_CONTENT = {
-    "similar_items": torch.int32,
-    "content": torch.float16,
-    "content_mean": torch.float32,
-    "content_projection": torch.float32,
-}
+_CONTENT = dict(zip(CONTENT_TENSORS, (torch.int32, torch.float16, torch.float32, torch.float32), strict=True))
 _RECENT = {"recent": torch.int32}
 _PAIRS = {"pair_offsets": torch.int64, "pair_items": torch.int32, "pair_counts": torch.int64}
 
@@ -116,7 +111,8 @@ class StoredMemory:
                 tensors["transition_weights"],
                 tensors["counts"],
                 MemorySettings.from_dict(settings),
-                *(tensors.get(name) for name in (*_CONTENT, *_RECENT)),
+                MemoryContent(*(tensors[name] for name in _CONTENT)) if "content" in tensors else None,
+                tensors.get("recent"),
             )
         except (ValueError, TypeError, RecursionError) as error:
             raise ItemMemoryError(f"{path}: {error}") from error

@@ -15,7 +15,7 @@ from transformers.utils import PushToHubMixin, logging
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from modeling_utgrec.item_memory import ItemMemory
-from tokenization_items.catalogue import Catalogue
+from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
@@ -43,6 +43,7 @@ TOKENIZER_FILE = "item_tokenizer_config.json"
 # No fingerprint: semantic IDs of no item tokenizer, which a recommender without one was trained on.
 SETTINGS: dict[str, tuple[type, ...]] = {"fingerprint": (str, type(None)), "max_history": (int,)}
 SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None)), "domain_mean": (list, type(None))}
+SETTINGS |= {"text_fields": (list, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -80,6 +81,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             name it.
         domain_mean (`np.ndarray`, *optional*): float32 `[input_dim]`, what RecBase's network with `centre_domains` has
             taken off the embeddings of the items, see [`~UniversalItemTokenizer.centre`].
+        text_fields (`tuple[str, ...]`): fields that the texts of its items are put together from: those of the
+            catalogue that it was given first.
     """
 
     pad_token_id = PAD_TOKEN_ID  # of the histories; these two are what a transformers pipeline asks a tokenizer for
@@ -102,6 +105,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self._lacks_decoders = False
         self.network_reference: NetworkReference | None = None
         self.domain_mean: np.ndarray | None = None
+        self.text_fields: tuple[str, ...] = TEXT_FIELDS
         self._hub_arguments: dict[str, Any] = {}
         self._memory_file: Path | None = None  # beside the index that was read, which may have changed since
         self._index_read: str | None = None
@@ -225,8 +229,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         Args:
             catalogue: a [`Catalogue`], or what [`Catalogue.from_records`] takes: a `datasets.Dataset`, a data frame,
                 or dicts with `item_id`, text fields and `image`. For RecBase's network a catalogue must have been made
-                with a template ([`TextTemplate`]); other records get the processor's. Networks that read embeddings
-                take [`ContentEmbeddings`], and an RQ-VAE nothing else.
+                with a template ([`TextTemplate`]); other records get the processor's, and `text_fields` of this
+                tokenizer. Networks that read embeddings take [`ContentEmbeddings`], and an RQ-VAE nothing else.
             collisions (`str`, *optional*, defaults to `"least_distance"`): how items to which the network gives the
                 same codes are told apart, see [`~tokenization_items.collisions`]: `"least_distance"`,
                 `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
@@ -249,9 +253,11 @@ class UniversalItemTokenizer(PushToHubMixin):
             if not isinstance(catalogue, Catalogue):
                 _ = self.encoding_network  # its processor comes with it
                 assert self.processor is not None
-                catalogue = Catalogue.from_records(catalogue, template=self.processor.template)
+                catalogue = Catalogue.from_records(catalogue, self.text_fields, template=self.processor.template)
             catalogue.check(images=False)
             titles = catalogue.titles
+            if not len(self.index):
+                self.text_fields = catalogue.text_fields
         self.index.check_new(catalogue.item_ids)
         self.index.check_content(catalogue.item_ids, content, content_encoder)
         if collisions != "digit":
@@ -397,7 +403,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.index.save(folder)
         if memory is not None:
             memory.save(folder, self.index)
-        values = {
+        values: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "index_sha256": self.index.checksum,
@@ -406,6 +412,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         }
         if self.domain_mean is not None:
             values["domain_mean"] = self.domain_mean.tolist()
+        if self.text_fields != TEXT_FIELDS:
+            values["text_fields"] = list(self.text_fields)
         write_json(folder / TOKENIZER_FILE, values)
         if push_to_hub:
             name = kwargs.pop("repo_id", folder.absolute().name)
@@ -527,6 +535,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             tokenizer.network_reference = NetworkReference.seen_from(folder, values["network"])
         if values["domain_mean"] is not None:
             tokenizer.domain_mean = read_numbers(file, "domain_mean", values["domain_mean"])
+        if values["text_fields"] is not None:
+            tokenizer.text_fields = tuple(map(str, values["text_fields"]))
         config = model_config(folder)
         if "item_tokenizer_fingerprint" in config:  # a recommender
             tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))

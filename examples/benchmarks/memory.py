@@ -23,6 +23,7 @@ from trie import random_codes
 from modeling_utgrec import (
     ItemMemory,
     ItemTrie,
+    MemoryContent,
     MemorySettings,
     RecBaseConfig,
     RecBaseForCausalLM,
@@ -42,8 +43,9 @@ def random_memory(num_items: int, options: argparse.Namespace, generator: torch.
     counts = torch.randint(50, (num_items,), generator=generator)
     settings = MemorySettings(content_weight=0.02, evidence=30.0)
     vectors = torch.randn(num_items, options.content_width, generator=generator).half()
-    content = (rows(options.similar_items)[0], vectors, torch.zeros(1), torch.zeros(1, options.content_width))
-    return ItemMemory(*rows(options.row_items), counts, settings, *content)
+    similar_items, _ = rows(options.similar_items)
+    content = MemoryContent(similar_items, vectors, torch.zeros(1), torch.zeros(1, options.content_width))
+    return ItemMemory(*rows(options.row_items), counts, settings, content)
 
 
 def make_model(options: argparse.Namespace) -> ItemRecommendation:

@@ -69,6 +69,7 @@ from recipes import (
 from sequential_rows import ROWS
 
 from hub_cards.formatting import markdown_table
+from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import append_lines, read_lines
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
@@ -127,6 +128,9 @@ class QualityArguments:
         metadata={"help": "Hub id or folder of the text encoder, or tf-idf."},
     )
     image_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder, for TIGER-M."})
+    text_fields: list[str] = field(
+        default_factory=lambda: list(TEXT_FIELDS), metadata={"help": "Fields of an item's text, in order."}
+    )
     results: str = field(
         default=str(HERE / "results" / "quality.jsonl"), metadata={"help": "File that the lines of a run go to."}
     )
@@ -152,7 +156,8 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
             raise SystemExit("--domains: give at least one folder, or --table_only.")
         network, tokenizer, recommender, training = sections
         training = dataclasses.replace(training, max_history=arguments.max_history)
-        domains = [Domain.from_folder(folder, check_images=False) for folder in arguments.domains]
+        fields = arguments.text_fields
+        domains = [Domain.from_folder(each, check_images=False, text_fields=fields) for each in arguments.domains]
         for domain in domains:
             print(domain)
             run_domain(domain, arguments, (network, tokenizer, recommender, training), results)
@@ -366,7 +371,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     of_section = False
     for word in sys.argv[1:]:
         if word.startswith("--"):
-            of_section = word.startswith(("--config", "--recommender.", "--tokenizer."))
+            of_section = word.startswith(("--config", "--text_fields", "--recommender.", "--tokenizer."))
         words += [word] if of_section else []
     return portable_command(["python", "examples/benchmarks/quality.py"], words)
 

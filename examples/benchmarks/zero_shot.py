@@ -39,6 +39,7 @@ from typing import Any, Literal
 import torch
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import append_lines, read_lines
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
@@ -92,6 +93,10 @@ class BenchmarkArguments:
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of fine-tuning."})
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id or folder of the text encoder."}
+    )
+    text_fields: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Fields of an item's text, in order; default: all, and those of each --pretrained."},
     )
     results: str = field(
         default=str(HERE / "results" / "zero_shot.jsonl"), metadata={"help": "File that a line per run goes to."}
@@ -176,7 +181,7 @@ def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]
         if not 0 <= share <= 1:
             raise SystemExit(f"--train_users: shares between 0 and 1, got {share}.")
     for folder in domain_folders(arguments.domains):
-        domain = Domain.from_folder(folder, check_images=False)
+        domain = Domain.from_folder(folder, check_images=False, text_fields=arguments.text_fields or TEXT_FIELDS)
         rows = draw_rows(domain.interactions, choices)
         print(f"{domain}: {len(rows):,} rows of {rows.num_users:,} users, labels {rows.choices.labels}")
         for model in models:
@@ -273,6 +278,7 @@ def recommender(
                 output_dir=str(folder),
                 pretrained=None if run.pretrained is None else str(run.pretrained),
                 train_users=run.train_users,
+                text_fields=arguments.text_fields,
                 overwrite=True,  # of a run that was stopped: its line is not there
                 seed=run.seed,
             ),
@@ -299,11 +305,12 @@ def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
         if not folder.is_dir():
             tokenizer = UniversalItemTokenizer.from_pretrained(run.pretrained / "tokenizer")
             catalogue, template = run.domain.catalogue, tokenizer.encoding_network and tokenizer.processor.template
-            if template is not None:  # RecBase's texts are put together by one
+            fields = tuple(arguments.text_fields) or tokenizer.text_fields
+            if template is not None or fields != catalogue.text_fields:  # RecBase's texts are put together by one
                 data = next(
                     path for path in domain_folders(arguments.domains) if path.resolve().name == catalogue.name
                 )
-                catalogue = Catalogue.from_folder(data, template=template)
+                catalogue = Catalogue.from_folder(data, fields, template=template)
             tokenizer, report = tokenize(tokenizer, catalogue)
             print(f"  {report}")
             tokenizer.save_pretrained(folder, include_network=False)
@@ -325,6 +332,7 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
         words += ["--text_encoder", arguments.text_encoder]
     if run.model == "title-likelihood":
         words += ["--language_model", flags.language_model]
+    words += ["--text_fields", *arguments.text_fields] if arguments.text_fields else []
     drawn = RowChoices().resolve(run.domain.interactions)
     for given, defaults in (
         (run.rows.choices, drawn),

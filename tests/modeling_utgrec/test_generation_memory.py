@@ -20,7 +20,7 @@ from modeling_utgrec.generation_items import constrained_beam_search, generate_i
 from modeling_utgrec.generation_memory import UserMemory, _cosines, history_rows, item_sources
 from modeling_utgrec.generation_mixin import score_candidates
 from modeling_utgrec.generation_rules import ItemRules
-from modeling_utgrec.item_memory import ItemMemory, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemorySettings
 from modeling_utgrec.item_trie import ItemTrie
 
 SIZES, OFFSETS = [5, 6, 7], [2, 7, 13]
@@ -60,8 +60,9 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
     vectors = torch.from_numpy(rng.normal(size=(num_items, 3)))
-    content = (rows()[0], vectors / vectors.norm(dim=1, keepdim=True), torch.zeros(3), torch.eye(3))
-    return ItemMemory(*rows(), counts, MemorySettings(**values), *content, recent)
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    content = MemoryContent(rows()[0], unit, torch.zeros(3), torch.eye(3))
+    return ItemMemory(*rows(), counts, MemorySettings(**values), content, recent)
 
 
 def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
@@ -83,11 +84,11 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
                     scores[user, item] += number / place
                     candidates.add(item)
             if weight:
-                candidates.update(memory.similar_items[row].tolist())
+                candidates.update(memory.content.similar_items[row].tolist())
         for item in candidates - {-1}:
             scores[user, item] += values.trend_weight * trend[item]
             if weight:
-                cosines = memory.content.double() @ memory.content[item].double()
+                cosines = memory.content.vectors.double() @ memory.content.vectors[item].double()
                 scores[user, item] += weight * sum(float(cosines[row]) / place for place, row in places)
     return scores
 
@@ -175,11 +176,11 @@ def test_cosines_of_picked_items_are_those_of_all(monkeypatch, block):
     generator = torch.Generator().manual_seed(0)
     histories = torch.randint(-1, 40, (3, 4), generator=generator)
     places = torch.where(histories >= 0, torch.tensor([1 / 4, 1 / 3, 1 / 2, 1]).double(), 0)
-    vectors = memory.content.double()
+    vectors = memory.content.vectors.double()
     expected = torch.einsum("bh,bhe,ne->bn", places, vectors[histories.clamp(min=0)], vectors)
     for count in (5, 30):  # fewer and more than the catalogue, of all users together
         rows = torch.randint(40, (3, count), generator=generator)
-        found = _cosines(memory.content, histories, rows).double()
+        found = _cosines(memory.content.vectors, histories, rows).double()
         torch.testing.assert_close(found, expected.gather(1, rows), atol=1e-6, rtol=1e-5)
 
 
@@ -327,7 +328,7 @@ def test_a_gate_gives_each_user_its_weight():
         mass = sum(memory.transition_weights[row].double().sum().item() / place for place, row in places)
         known = {
             *memory.transition_items[history].flatten().tolist(),
-            *memory.similar_items[history].flatten().tolist(),
+            *memory.content.similar_items[history].flatten().tolist(),
         }
         logits = dense_scores(memory, histories[user, None])[0, sorted(known - {-1})] / memory.settings.temperature
         entropy = -(logits.softmax(0) * logits.log_softmax(0)).sum().item()
@@ -443,7 +444,9 @@ def test_sources_sum_to_1_and_say_what_they_are(model, trie):
             item = int(items[user, place])
             for slot, row in enumerate(sources.history_rows[user].tolist()):
                 followed = row >= 0 and bool((memory.transition_items[row] == item).any())
-                alike = row >= 0 and float(memory.content[row].float() @ memory.content[item].float()) > 0
+                alike = (
+                    row >= 0 and float(memory.content.vectors[row].float() @ memory.content.vectors[item].float()) > 0
+                )
                 assert followed or sources.transitions[user, place, slot] == 0
                 assert alike or sources.content[user, place, slot] == 0
     with pytest.raises(ValueError, match="needs a memory"):

@@ -6,6 +6,7 @@ import torch
 
 from modeling_utgrec.item_memory import (
     ItemMemory,
+    MemoryContent,
     MemorySettings,
     nearest_items,
     principal_directions,
@@ -30,10 +31,7 @@ def arguments(n: int = N, seed: int = 0) -> dict:
         "transition_weights": torch.from_numpy(rng.random((n, K))),
         "counts": torch.from_numpy(rng.integers(0, 9, n)),
         "settings": MemorySettings(content_weight=0.1, trend_weight=0.02),
-        "similar_items": nearest_items(unit, unit, K)[0],
-        "content": unit @ projection,
-        "content_mean": mean,
-        "content_projection": projection,
+        "content": MemoryContent(nearest_items(unit, unit, K)[0], unit @ projection, mean, projection),
         "recent": torch.from_numpy(rng.integers(0, 30, n)),
     }
 
@@ -135,16 +133,18 @@ def test_selected_items_keep_what_is_among_them():
     selected = memory.select(rows)
     assert selected.num_items == 5 and selected.settings == memory.settings
     known = torch.tensor([0, 1, 3, 4])
-    for items, weights in (("transition_items", "transition_weights"), ("similar_items", None)):
-        whole, part = (
-            dense(getattr(each, items), getattr(each, weights) if weights else (getattr(each, items) >= 0).float())
-            for each in (memory, selected)
-        )
+    rows_of = [
+        lambda each: (each.transition_items, each.transition_weights),
+        lambda each: (each.content.similar_items, (each.content.similar_items >= 0).float()),
+    ]
+    for items_and_weights in rows_of:
+        whole, part = (dense(*items_and_weights(each)) for each in (memory, selected))
         expected = torch.zeros(5, 5)
         expected[known[:, None], known] = whole[rows[known]][:, rows[known]]
         assert torch.equal(part, expected)
     assert (selected.transition_weights[selected.transition_items < 0] == 0).all()
-    assert torch.equal(selected.content[known], memory.content[rows[known]]) and not selected.content[2].any()
+    assert torch.equal(selected.content.vectors[known], memory.content.vectors[rows[known]])
+    assert not selected.content.vectors[2].any()
     assert selected.counts.tolist() == [int(memory.counts[row]) if row >= 0 else 0 for row in rows.tolist()]
     assert selected.recent.tolist() == [int(memory.recent[row]) if row >= 0 else 0 for row in rows.tolist()]
     # an item's trend is that of the whole catalogue, whatever is selected and added
@@ -160,28 +160,27 @@ def test_added_items_are_neighbours_both_ways(monkeypatch):
     monkeypatch.setattr("modeling_utgrec.item_memory.BLOCK_ENTRIES", 20)
     memory, content = ItemMemory(**arguments()), torch.cat((embeddings(), embeddings(3, seed=1)))
     grown = memory.extend(3, content)
-    unit = unit_content(content, N + 3, memory.content_mean)
+    unit = unit_content(content, N + 3, memory.content.mean)
     cosines = unit @ unit.T
     nearest = cosines.topk(K, dim=1).indices
-    assert torch.equal(grown.similar_items.sort(1).values, nearest.sort(1).values.int())
-    vectors = grown.content.float()
+    assert torch.equal(grown.content.similar_items.sort(1).values, nearest.sort(1).values.int())
+    vectors = grown.content.vectors.float()
     torch.testing.assert_close(vectors @ vectors.T, cosines, atol=2e-3, rtol=0)  # float16
-    assert torch.equal(grown.content[:N], memory.content)
-    assert (grown.similar_items[:N] >= N).any(), "some old item has a new neighbour"
+    assert torch.equal(grown.content.vectors[:N], memory.content.vectors)
+    assert (grown.content.similar_items[:N] >= N).any(), "some old item has a new neighbour"
     assert torch.equal(grown.transition_items[:N], memory.transition_items)
     assert (grown.transition_items[N:] == -1).all() and (grown.counts[N:] == 0).all()
-    assert torch.equal(memory.similar_items, ItemMemory(**arguments()).similar_items), "the old one is as it was"
+    assert all(map(torch.equal, memory.content, ItemMemory(**arguments()).content)), "the old one is as it was"
     assert memory.extend(0, content[:N]).num_items == N
 
 
 def test_rows_that_are_not_full_take_new_items():
     values = arguments()
-    values["similar_items"] = values["similar_items"].clone()
-    values["similar_items"][:, 1:] = -1  # each knows itself alone
+    values["content"].similar_items[:, 1:] = -1  # each knows itself alone
     content = torch.cat((embeddings(), embeddings(1, seed=1)))
     grown = ItemMemory(**values).extend(1, content)
-    assert torch.equal((grown.similar_items[:N] >= 0).sum(1), torch.full((N,), 2))
-    assert grown.content.isfinite().all() and len(grown.content) == N + 1
+    assert torch.equal((grown.content.similar_items[:N] >= 0).sum(1), torch.full((N,), 2))
+    assert grown.content.vectors.isfinite().all() and len(grown.content.vectors) == N + 1
 
 
 def test_adding_items_needs_their_content():
@@ -254,28 +253,26 @@ def test_the_rows_that_are_outside_are_named_alone():
         ({"transition_items": torch.zeros(N, K + 1).int()}, "of one shape"),
         ({"transition_weights": torch.full((N, K), torch.nan)}, "finite in float16; those of 12 items"),
         ({"transition_weights": torch.full((N, K), 1e6)}, "finite in float16"),
-        ({"content": torch.full((N, E), torch.inf)}, "content of an item memory must be finite"),
-        ({"content": torch.zeros(N, E + 1)}, r"content_projection of an item memory must have shape \(5, 6\)"),
-        ({"content": torch.zeros(N - 1, E)}, "12 items have transitions, 12 similar items, 11 content vectors"),
-        ({"content_projection": torch.zeros(E)}, "are matrices"),
-        ({"content_projection": torch.full((E, E), torch.nan)}, "content_projection of an item memory must be finite"),
+        ({"vectors": torch.full((N, E), torch.inf)}, "content of an item memory must be finite"),
+        ({"vectors": torch.zeros(N, E + 1)}, r"content_projection of an item memory must have shape \(5, 6\)"),
+        ({"vectors": torch.zeros(N - 1, E)}, "12 items have transitions, 12 similar items, 11 content vectors"),
+        ({"projection": torch.zeros(E)}, "are matrices"),
+        ({"projection": torch.full((E, E), torch.nan)}, "content_projection of an item memory must be finite"),
         ({"similar_items": torch.full((N, K), N)}, "similar items of an item memory must be rows"),
-        ({"similar_items": None}, "go together"),
-        ({"content_projection": None}, "go together"),
-        ({"content_mean": torch.full((E,), torch.nan)}, "content_mean"),
+        ({"mean": torch.full((E,), torch.nan)}, "content_mean"),
         ({"counts": torch.zeros(N - 1).int()}, "12 whole numbers"),
         ({"counts": torch.full((N,), -1)}, "12 whole numbers"),
         ({"recent": torch.full((N,), 0.5)}, "recent of an item memory must be 12 whole numbers"),
         ({"recent": None}, "does not know the latest interactions"),
-        (
-            dict.fromkeys(("similar_items", "content", "content_mean", "content_projection")),
-            "build it with content embeddings",
-        ),
+        ({"content": None}, "build it with content embeddings"),
     ],
 )
 def test_what_is_no_memory_is_refused(changes, said):
+    values = arguments()
+    of_content = {name: value for name, value in changes.items() if name in MemoryContent._fields}
+    values["content"] = values["content"]._replace(**of_content)
     with pytest.raises(ValueError, match=said):
-        ItemMemory(**arguments() | changes)
+        ItemMemory(**values | {name: value for name, value in changes.items() if name not in of_content})
 
 
 @pytest.mark.parametrize(
@@ -306,11 +303,7 @@ def test_settings_change_and_tensors_are_shared():
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
     assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20), "what files without them mean"
-    without = ItemMemory(
-        **arguments()
-        | {"settings": None, "similar_items": None, "content": None, "content_projection": None}
-        | {"content_mean": None, "recent": None}
-    )
+    without = ItemMemory(**arguments() | {"settings": None, "content": None, "recent": None})
     for name, said in (("content_weight", "no similar items"), ("trend_weight", "latest interactions")):
         with pytest.raises(ValueError, match=said):
             without.with_settings(**{name: 0.1})

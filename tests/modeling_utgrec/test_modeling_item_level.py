@@ -10,16 +10,18 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemRules, ItemTrie, generate_items
+from modeling_utgrec.modeling_item_level import ItemLevelBlock
 from modeling_utgrec.node_content import node_content
 
 SIZES = [6, 8, 5]
 CONTENT = 7
+BOTH = {"read_codes": True, "write_codes": True}
 # what codes are predicted by, and what their probabilities are normalised over
 KINDS = {
     "codes, vocabulary": {"normalize_over": "vocabulary"},
     "codes, items": {"node_content": False, "normalize_over": "items"},
     "nodes": {},
-    "nodes and codes": {"read_codes": True, "write_codes": True},
+    "nodes and codes": BOTH,
     "tied codes, vocabulary": {"tie_word_embeddings": True, "normalize_over": "vocabulary"},
     "nodes and tied codes": {"tie_word_embeddings": True},
 }
@@ -166,6 +168,47 @@ def test_config_types_and_kinds():
 
 
 # model
+
+
+def test_initial_weights():
+    model = ItemLevelForCausalLM(ItemLevelConfig(hidden_size=64, content_size=CONTENT, num_item_residuals=30, **BOTH))
+    spread = {name: each.std().item() for name, each in model.named_parameters() if each.ndim == 2}
+    for name in ("embed_tokens.weight", "lm_head.weight", "positions.weight", "content_projection.weight"):
+        assert spread[name] == pytest.approx(0.02, rel=0.15), name
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name not in ("lm_head", "content_projection"):
+            bound = module.in_features**-0.5  # uniform: of that bound and that deviation
+            assert module.weight.abs().max().item() <= bound
+            assert module.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05), name
+    assert not model.residuals.weight.any() and (model.node_scales == 1).all()
+    assert not ItemLevelForCausalLM(ItemLevelConfig(content_size=CONTENT)).code_biases.any()
+
+
+def test_dropout_of_everything_leaves_what_was_there():
+    """After the attention, and after the feed-forward layer."""
+    config = ItemLevelConfig(hidden_size=16)
+    block, states, mask = ItemLevelBlock(config).train(), torch.randn(2, 3, 16), torch.ones(2, 1, 3, 3).bool()
+    for module in block.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 1.0
+    assert torch.equal(block(states, mask), states)
+    assert not torch.equal(block.eval()(states, mask), states)
+
+
+@kinds
+def test_tables_of_codes(kind):
+    model, _ = everything(**kind)
+    config, head = model.config, model.depth_head
+    assert model.get_input_embeddings() is (model.embed_tokens if config.read_codes else head.codes)
+    assert model.get_output_embeddings() is (model.lm_head if config.write_codes else None)
+    table = torch.nn.Embedding(config.num_rows, config.hidden_size)
+    model.set_input_embeddings(table)
+    assert model.get_input_embeddings() is table and (head.codes is table) is not config.read_codes
+
+
+def test_generation_is_of_one_item():
+    settings = make_model().generation_config
+    assert (settings.max_new_tokens, settings.eos_token_id) == (len(SIZES), None)
 
 
 @kinds
@@ -341,6 +384,15 @@ def test_loss_is_mean_negative_log_likelihood(kind):
     assert torch.equal(model(**batch, return_dict=False)[0], output.loss)
 
 
+@kinds
+def test_without_labels_the_loss_is_nothing(kind):
+    model, trie = everything(**kind)
+    batch = make_batch(trie, [2, 1])
+    batch["labels"].fill_(-100)
+    output = model(**batch, valid_codes=torch.zeros(2, 6, max(SIZES), dtype=torch.bool))
+    assert output.loss.item() == 0 and output.level_losses.tolist() == [0] * 3
+
+
 def test_packed_rows_are_as_a_row_for_each_user(float32_tolerance):
     """The loss and every gradient; nothing leaks between the users of a row, whose positions are each one's own."""
     model, trie = everything()
@@ -388,7 +440,7 @@ def test_eval_mode_is_deterministic_and_training_mode_is_not():
 
 
 def test_residuals_are_dropped_in_training_alone():
-    model, trie = everything(hidden_dropout=0.0, attention_dropout=0.0, residual_dropout=0.5)
+    model, trie = everything(hidden_dropout=0.0, attention_dropout=0.0, residual_dropout=0.8)
     batch = make_batch(trie, [4, 2])
     seen = []
     model.residuals.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -396,7 +448,8 @@ def test_residuals_are_dropped_in_training_alone():
     real = batch["attention_mask"][:, ::3] != 0
     assert (seen[-1][real] > 0).all() and not seen[-1][~real].any()
     dropped = [model.train()(**batch).loss.item() for _ in range(6)]
-    assert len(set(dropped)) > 1 and {0} < set(torch.stack(seen[1:])[:, real].flatten().tolist())
+    known = torch.stack(seen[1:])[:, real] > 0  # 36, each with probability .2
+    assert len(set(dropped)) > 1 and 0 < known.float().mean().item() < 0.5
     assert torch.equal(model.eval()(**batch).loss, whole)
 
 
@@ -433,7 +486,7 @@ def test_no_item_reads_later_ones(float32_tolerance):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype):
+def test_half_precision(dtype, monkeypatch):
     model, trie = everything()
     batch = make_batch(trie, [3, 1])
     rows = torch.arange(trie.num_items).expand(2, -1)
@@ -442,7 +495,15 @@ def test_half_precision(dtype):
     output = model.recommend(batch["input_ids"], None, trie, num_items=30, num_beams=30)
     assert output.scores.dtype == torch.float32
     torch.testing.assert_close(output.scores, expected.gather(1, output.item_rows), atol=0.5, rtol=0.05)
+    cross_entropy, dtypes = torch.nn.functional.cross_entropy, []
+
+    def spy(logits, *arguments, **options):
+        dtypes.append(logits.dtype)
+        return cross_entropy(logits, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
     assert model(**batch).loss.isfinite()
+    assert dtypes and set(dtypes) == {torch.float32}
 
 
 def test_autocast():
@@ -454,6 +515,13 @@ def test_autocast():
         loss.backward()
     torch.testing.assert_close(loss.float(), expected, atol=0.1, rtol=0.05)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_what_is_kept_for_the_next_search_is_not_of_autocast():
+    model, trie = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.node_vectors(trie)
+    assert all(map(torch.equal, found, everything()[0].node_vectors(trie)))
 
 
 def test_trainer_runs_and_does_not_scale_gradients_twice(tmp_path):
@@ -603,7 +671,7 @@ def test_content_is_centred_and_of_length_one(float32_tolerance):
 
 def test_levels_that_share_tokens_have_embeddings_of_their_own(tmp_path):
     """As those of UTGRec's item tokenizer: the same model on other tokens."""
-    model, trie = everything()
+    model, trie = everything(**BOTH)
     shared = ItemLevelForCausalLM(
         ItemLevelConfig(**{**model.config.to_dict(), "level_offsets": [2, 8, 8], "vocab_size": None})
     ).eval()
@@ -615,6 +683,7 @@ def test_levels_that_share_tokens_have_embeddings_of_their_own(tmp_path):
     for name, nothing in (("input_ids", 0), ("labels", -100)):
         moved = batch[name].unflatten(1, (-1, 3)) + torch.tensor(other.level_offsets) - torch.tensor([2, 8, 16])
         tokens[name] = torch.where(batch[name] == nothing, nothing, moved.flatten(1))
+    tokens["input_ids"][1, 3:] = 15  # padding, which is never read
     shared.set_catalogue(other)
     assert torch.equal(shared(**{**batch, **tokens}).loss, model(**batch).loss)
     found = shared.recommend(tokens["input_ids"], batch["attention_mask"], other, num_items=30)
@@ -682,8 +751,8 @@ def test_forward_names_bad_input():
     unknown = every[trie.find(every) < 0][0] + torch.tensor(trie.level_offsets)
     with pytest.raises(ValueError, match=re.escape(f"No item of the catalogue has the tokens {unknown.tolist()}")):
         model(**{**batch, "labels": torch.cat((unknown, batch["labels"][0, 3:])).expand(2, -1)})
-    with pytest.raises(ValueError, match="A history has 5 items, the model reads 3"):
-        model(tokens_of(trie, [1, 2, 3, 4, 5]), content=trie.content[None, :5])
+    with pytest.raises(ValueError, match="A history has 4 items, the model reads 3"):
+        model(tokens_of(trie, [1, 2, 3, 4]), content=trie.content[None, :4])
     with pytest.raises(ValueError, match="reads no content"):
         make_model()(**batch)
 

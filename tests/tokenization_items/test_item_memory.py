@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_utgrec.checkpoint_fingerprint import stamp_file
-from modeling_utgrec.item_memory import ItemMemory, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemorySettings
 from tokenization_items import ItemIndex, ItemMemoryError, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_memory import MEMORY_NAME
 
@@ -29,8 +29,9 @@ def make_stored(items: int = N) -> StoredMemory:
     values = torch.rand(items, 3, generator=generator)
     counts = torch.arange(items)
     vectors = torch.rand(items, 2, generator=generator)
-    content = (rows.flip(0), vectors, torch.rand(7, generator=generator), torch.rand(7, 2, generator=generator))
-    memory = ItemMemory(rows, values, counts, settings, *content, counts.flip(0))
+    mean, projection = torch.rand(7, generator=generator), torch.rand(7, 2, generator=generator)
+    content = MemoryContent(rows.flip(0), vectors, mean, projection)
+    memory = ItemMemory(rows, values, counts, settings, content, counts.flip(0))
     pairs = {
         "pair_offsets": torch.tensor([0, 2, *[3] * (items - 1)]),
         "pair_items": torch.tensor([1, 2, 0], dtype=torch.int32),
@@ -132,7 +133,7 @@ def test_an_item_tokenizer_has_the_memory_beside_its_index(tmp_path):
     tokenizer.save_pretrained(second)
     copied = StoredMemory.load(second, make_index())
     assert copied.facts == make_stored().facts and copied.memory.settings == make_stored().memory.settings
-    assert torch.equal(copied.memory.content, make_stored().memory.content)
+    assert torch.equal(copied.memory.content.vectors, make_stored().memory.content.vectors)
 
     tokenizer.remove_items(["i0"])
     with pytest.raises(ItemMemoryError, match="Items were added or removed"):

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import tokenization_items as module
 from tokenization_items.batching import length_batches
-from tokenization_items.catalogue import Catalogue, CatalogueError
+from tokenization_items.catalogue import TEXT_FIELDS, Catalogue, CatalogueError
 from tokenization_items.collisions import CapacityError
 from tokenization_items.item_index import ItemIndexError, UnknownItemError
 from tokenization_items.network_reference import NetworkReference, network_fingerprint
@@ -600,3 +600,30 @@ def test_images_count_as_tokens_of_a_batch(tokenizer, records, monkeypatch):
     monkeypatch.setattr(tokenizer.processor, "collate", spy)
     tokenizer.compute_codes(Catalogue.from_records(records), batch_tokens=120, progress=False)
     assert len(sizes) > 1 and max(sizes) <= 120 + 4, sizes
+
+
+def test_new_items_are_read_from_the_fields_of_the_first(tokenizer, tmp_path):
+    first = [{"item_id": str(row), "title": f"thing {row}", "categories": f"c{row % 3}"} for row in range(9)]
+    tokenizer.add_items(Catalogue.from_records(first, ["categories", "title"]))
+    tokenizer.save_pretrained(tmp_path / "full")
+    tokenizer.save_pretrained(tmp_path / "index", include_network=False)
+    new = {"item_id": "new", "title": "a new thing", "categories": "c1", "description": "of another field"}
+    for folder in ("full", "index"):
+        loaded = UniversalItemTokenizer.from_pretrained(tmp_path / folder)
+        assert loaded.text_fields == ("categories", "title")
+        read = []
+
+        def compute_codes(catalogue, compute=loaded.compute_codes, read=read, **arguments):
+            read += catalogue.texts
+            return compute(catalogue, **arguments)
+
+        loaded.compute_codes = compute_codes
+        loaded.add_items([new])
+        assert read == ["c1. a new thing"]
+        loaded.add_items(Catalogue.from_records([new | {"item_id": "newer"}], ["title"]))
+        assert loaded.text_fields == ("categories", "title")  # for all items to come
+
+
+def test_tokenizers_of_all_fields_are_saved_as_before(folder, filled):
+    assert "text_fields" not in json.loads((folder / TOKENIZER_FILE).read_text())
+    assert UniversalItemTokenizer.from_pretrained(folder).text_fields == filled.text_fields == TEXT_FIELDS

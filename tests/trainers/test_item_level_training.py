@@ -240,7 +240,8 @@ def test_new_item_level_is_made_for_an_index(tmp_path):
     assert (config.content_size, config.num_item_residuals, config.max_history) == (WIDTH, NUM_ITEMS, 9)
     assert config.item_tokenizer_fingerprint == "print" and config.tie_word_embeddings
     keys = model.residual_keys.tolist()
-    assert keys == sorted(keys) and len(set(keys)) == NUM_ITEMS
+    assert keys == sorted(int(np.ravel_multi_index(code, SIZES)) for code in tokenizer.index.codes)
+    np.testing.assert_allclose(model.content_mean, content.mean(0, np.float64), rtol=1e-5)
     again = new_item_level(arguments, tokenizer, seed=3)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
     other = new_item_level(arguments, tokenizer, seed=4)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from transformers.utils import logging
-
 from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
 from trainers.arguments import parse_sections
@@ -27,7 +25,7 @@ from trainers.evaluation.comparison import compare, untrained_rankers
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.significance import over_seeds
 from trainers.methods.utgrec import FINETUNING_SECTIONS, SECTIONS
-from trainers.runtime.progress import Progress
+from trainers.runtime.progress import Progress, lines_alone
 
 # Three domains' targets fill larger batches, which a CPU works through faster.
 PRETRAINING = ["--recommender.per_device_train_batch_size", "128"]
@@ -54,10 +52,9 @@ class DemoArguments:
     seeds: int = field(default=1, metadata={"help": "Trainings, with seeds 0, 1, ...; their mean is shown too."})
 
 
+@lines_alone()
 def run(arguments: DemoArguments) -> None:
     output = Path(arguments.output_dir)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     started = time.perf_counter()
     progress = Progress(partial(print, flush=True))
     with progress.step("data", "writing four made-up shops: about a thousand items and 3,000 users each"):

@@ -96,7 +96,6 @@ def run(arguments: EmbedArguments) -> bool:
         arguments.output_dir,
         batch_tokens=arguments.batch_tokens,
         batch_images=arguments.batch_images,
-        text_fields=arguments.text_fields,
     )
     what = "images" if arguments.images else "texts"
     print(

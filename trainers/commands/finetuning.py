@@ -13,6 +13,7 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
+from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
@@ -33,8 +34,8 @@ class FinetuningArguments:
     pretrained: str | None = field(default=None, metadata={"help": "Output folder of pretrain; none: from scratch."})
     new_recommender: bool = field(default=False, metadata={"help": "Start the recommender from random weights."})
     text_fields: list[str] = field(
-        default_factory=lambda: list(TEXT_FIELDS),
-        metadata={"help": "Fields of an item's text, in order; as the pre-training had them."},
+        default_factory=list,
+        metadata={"help": "Fields of an item's text, in order; default: the pre-training's, or else all."},
     )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     train_users: float = field(
@@ -68,7 +69,7 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
         k_core=arguments.k_core,
         check_images=not templates,
         templates=templates,
-        text_fields=arguments.text_fields,
+        text_fields=arguments.text_fields or fields_of_pretraining(arguments.pretrained),
     )
     if len(domains) != 1:
         raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
@@ -78,6 +79,14 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
         domain = replace(domain, interactions=few)
     PartialState().print(domain)
     return domain
+
+
+def fields_of_pretraining(pretrained: str | None) -> tuple[str, ...]:
+    """Fields of the items' texts that a pre-trained item tokenizer reads; all where there is none."""
+    folder = Path(pretrained or "") / "tokenizer"
+    if pretrained is None or not (folder / TOKENIZER_FILE).is_file():
+        return TEXT_FIELDS
+    return UniversalItemTokenizer.from_pretrained(folder, index_only=True).text_fields
 
 
 def train_and_evaluate(

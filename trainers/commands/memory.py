@@ -38,7 +38,7 @@ from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
-from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index
+from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index, rebuild_memory
 from trainers.methods.memory_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
@@ -181,8 +181,8 @@ def updated(
     interactions, facts, settings = domain.interactions, before.facts, before.memory.settings
     if settings.content_weight and content is None:
         raise SystemExit("The memory reads the items' texts: give --embeddings, or build one without --update.")
-    mean, made_by = before.memory.content_mean, facts.get("content_encoder")
-    if content is not None and mean is not None:
+    kept, made_by = before.memory.content, facts.get("content_encoder")
+    if content is not None and kept is not None:
         advice = "give --embeddings of the same encoder, or build the memory without --update."
         if None not in (made_by, encoder):  # of TF-IDF the width may differ
             if made_by != encoder:
@@ -190,20 +190,12 @@ def updated(
                     f"The memory's texts were embedded by the encoder with fingerprint {made_by}, these by {encoder}: "
                     + advice
                 )
-        elif content.shape[1] != len(mean):
+        elif content.shape[1] != len(kept.mean):
             raise SystemExit(
-                f"The memory's texts were embedded in {len(mean)} numbers, these in {content.shape[1]}: {advice}"
+                f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
-    linear = LinearSettings(
-        transitions=facts["transitions"],
-        regularization=facts.get("regularization", 10.0),
-        horizon=facts["horizon"],
-        max_history=settings.max_history,
-    )
     remembered = interactions if everything else interactions.training_part()
-    stored = build_memory(remembered, content, linear, settings, facts["row_items"], facts["similar_items"])
-    stored.facts = facts | stored.facts | {"part": "all" if everything else "training"}
-    return stored
+    return rebuild_memory(before, remembered, content, "all" if everything else "training")
 
 
 def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:

@@ -127,6 +127,7 @@ def pretrain_tokenizer(
     trainer.evaluate()
     if trainer.is_world_process_zero():
         tokenizer = UniversalItemTokenizer.from_network(network, processor, max_history)
+        tokenizer.text_fields = catalogue.text_fields
         save_tokenizer(tokenizer, output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
         finish_model(trainer, output / "tokenizer", facts)

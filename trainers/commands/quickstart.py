@@ -23,7 +23,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from logging import ERROR, getLogger
 from pathlib import Path
 
 from trainers.arguments import parse_sections
@@ -63,10 +62,9 @@ def run(arguments: QuickstartArguments) -> None:
     """Makes, saves and shows."""
     output = Path(arguments.output_dir)
     say("loading the program, which takes a few seconds")
-    from transformers.utils import logging
-
     from trainers.data.readers.base import ReadError
     from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
+    from trainers.runtime.progress import lines_alone
 
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         if not arguments.overwrite:
@@ -75,30 +73,28 @@ def run(arguments: QuickstartArguments) -> None:
             raise SystemExit(
                 f"{output} holds no {RECOMMENDER_FILE}, so this did not make it: give another --output_dir."
             )
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    getLogger("trainers.rankers").setLevel(ERROR)  # what takes long is said here
-    try:
-        recommender = Recommender.from_interactions(
-            arguments.orders,
-            arguments.products,
-            arguments.columns,
-            arguments.text_encoder,
-            arguments.minutes,
-            arguments.seed,
-            progress=say,
-        )
-    except (ReadError, ValueError, OSError) as error:
-        raise SystemExit(f"utgrec quickstart: {error}") from error
-    recommender.save_pretrained(output)
-    say(f"\n{validation(recommender.facts)}")
-    say(f"\n{examples(recommender)}")
-    if arguments.push_to_hub is not None:
-        say(f"\npushed to {recommender.push_to_hub(arguments.push_to_hub)}")
-    shown = recommender.item_ids[:2]
-    say(f"\nsaved in {output}; in Python:\n")
-    say("    from trainers import Recommender")
-    say(f"    Recommender.from_pretrained({str(output)!r}).recommend({shown!r}, top_k={TOP_K})")
+    with lines_alone("trainers.rankers"):  # what takes long is said here
+        try:
+            recommender = Recommender.from_interactions(
+                arguments.orders,
+                arguments.products,
+                arguments.columns,
+                arguments.text_encoder,
+                arguments.minutes,
+                arguments.seed,
+                progress=say,
+            )
+        except (ReadError, ValueError, OSError) as error:
+            raise SystemExit(f"utgrec quickstart: {error}") from error
+        recommender.save_pretrained(output)
+        say(f"\n{validation(recommender.facts)}")
+        say(f"\n{examples(recommender)}")
+        if arguments.push_to_hub is not None:
+            say(f"\npushed to {recommender.push_to_hub(arguments.push_to_hub)}")
+        shown = recommender.item_ids[:2]
+        say(f"\nsaved in {output}; in Python:\n")
+        say("    from trainers import Recommender")
+        say(f"    Recommender.from_pretrained({str(output)!r}).recommend({shown!r}, top_k={TOP_K})")
 
 
 def say(text: str) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 from accelerate import PartialState
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
-from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import check_writable, write_json
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
@@ -30,8 +29,8 @@ class TokenizeArguments:
     data: str = field(metadata={"help": "Data folder with the items."})
     output_dir: str = field(metadata={"help": "Where the tokenizer goes, with its item index."})
     text_fields: list[str] = field(
-        default_factory=lambda: list(TEXT_FIELDS),
-        metadata={"help": "Fields of an item's text, in order; as its training had them."},
+        default_factory=list,
+        metadata={"help": "Fields of an item's text, in order; default: those of the tokenizer's training."},
     )
     only_new: bool = field(default=False, metadata={"help": "Leave out items that the index has already."})
     index_only: bool = field(default=False, metadata={"help": "Write the index without the network."})
@@ -67,7 +66,8 @@ def run(arguments: TokenizeArguments) -> dict:
         if template is None:
             raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
         template = replace(template, introduction=arguments.introduction)
-    catalogue = Catalogue.from_folder(arguments.data, arguments.text_fields, template=template)
+    fields = arguments.text_fields or tokenizer.text_fields
+    catalogue = Catalogue.from_folder(arguments.data, fields, template=template)
     share = range(state.process_index, len(catalogue), state.num_processes)
     counts = catalogue.check(images=share)  # the other processes open the other images
     state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")

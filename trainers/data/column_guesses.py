@@ -10,7 +10,7 @@ import polars as pl
 
 from hub_cards import named
 from trainers.data.readers.base import ReadError
-from trainers.data.tables import Table
+from trainers.data.tables import Table, as_ids
 from trainers.data.time_formats import looks_like_times
 
 SAMPLE_ROWS = 2000  # values that are looked at
@@ -199,12 +199,12 @@ def _item_and_id(
         return given.get("item") or _best(sample, ITEMS, {given.get("user"), given.get("time")}, ids=True), None
     rows = products.frame
     candidates = [given["id"]] if "id" in given else [each for each in rows.columns if _may_be_id(rows, each)]
-    values = {each: set(_strings(rows[each]).drop_nulls()) for each in candidates}
+    values = {each: set(as_ids(rows[each]).drop_nulls()) for each in candidates}
     best: tuple[float, str | None, str | None] = (0.0, given.get("item"), given.get("id"))
     for item in [given["item"]] if "item" in given else sample.columns:
         if "item" not in given and item in (given.get("user"), given.get("time")):
             continue
-        bought = _strings(sample[item]).drop_nulls().unique().to_list()
+        bought = as_ids(sample[item]).drop_nulls().unique().to_list()
         said = name_score(item, ITEMS, True)
         for each in candidates:
             shared = sum(value in values[each] for value in bought) / max(1, len(bought))
@@ -226,25 +226,13 @@ def _time(sample: pl.DataFrame, taken: set) -> str | None:
     return dated[0] if dated else None
 
 
-def _strings(column: pl.Series) -> pl.Series:
-    """Ids as strings: whole numbers that a data frame made floating-point ones of are whole again."""
-    if column.dtype.is_float() and column.drop_nulls().drop_nans().mod(1).eq(0).all():  # type: ignore[attr-defined]
-        column = column.fill_nan(None).cast(pl.Int64, strict=False)
-    if column.dtype.is_nested():
-        return pl.Series(column.name, [None] * len(column), dtype=pl.String)
-    return column.cast(pl.String, strict=False).str.strip_chars()
-
-
 def _may_be_id(frame: pl.DataFrame, name: str) -> bool:
-    column = frame[name]
-    if column.dtype.is_nested() or column.dtype.is_temporal():
-        return False
-    return _distinct(column) >= LEAST_ID_SHARE
+    return not frame[name].dtype.is_temporal() and _distinct(frame[name]) >= LEAST_ID_SHARE
 
 
 def _distinct(column: pl.Series) -> float:
     """Different values among the rows."""
-    return _strings(column).drop_nulls().n_unique() / max(1, len(column))
+    return as_ids(column).drop_nulls().n_unique() / max(1, len(column))
 
 
 def _is_numeric(frame: pl.DataFrame, name: str) -> bool:

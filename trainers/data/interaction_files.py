@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from hub_cards import named
+from trainers.data.readers.text_lines import bad_json_line
 from trainers.data.splits import PARTS
 
 RECORD_FILE = "prepared.json"  # how a data folder was made; `choices.split` names its split
@@ -160,7 +161,8 @@ def _read_frame(file: Path, needed: Sequence[str], optional: Sequence[str]) -> p
             # the whole file decides about the types: a guess from the first rows turns later ids into nulls
             frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        raise InteractionError(f"{file} cannot be read: {_bad_line(data, file) or error}") from error
+        wrong = None if ".csv" in file.suffixes else bad_json_line(data.splitlines())
+        raise InteractionError(f"{file} cannot be read: {wrong or error}") from error
     return frame.select(_columns(frame.columns, needed, optional, file))
 
 
@@ -171,19 +173,6 @@ def _columns(found: Iterable[str], needed: Sequence[str], optional: Sequence[str
     if missing:
         raise InteractionError(f"{file} lacks {named_as('column', missing)}; it has {named_as('column', found)}.")
     return [column for column in found if column in needed or column in optional]
-
-
-def _bad_line(data: bytes, file: Path) -> str | None:
-    """Names the first line of a jsonl file that is not a JSON object (slow; runs after a failure only)."""
-    if ".csv" in file.suffixes:
-        return None
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            if line.strip() and not isinstance(json.loads(line), dict):
-                return f"line {number} is not a JSON object: {line[:80]!r}."
-        except ValueError as error:
-            return f"line {number} is not valid JSON ({error}): {line[:80]!r}."
-    return None
 
 
 def _reject_empty(frame: pl.DataFrame, source: str) -> None:

@@ -31,7 +31,7 @@ from trainers.data.preparation import PreparationChoices, prepare_log
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
 from trainers.data.readers.log_writer import LogWriter
-from trainers.data.tables import Table, read_table
+from trainers.data.tables import Table, as_ids, read_table
 from trainers.data.time_formats import as_times
 
 PRICE_STEPS = (1, 2, 5)  # limits of the ranges that prices are told in, times powers of ten
@@ -170,15 +170,12 @@ def _log(
 
 
 def _ids(table: Table, name: str) -> pl.Series:
-    """Ids as strings; whole numbers that a data frame made floating-point ones of are whole again."""
+    """The ids of a column, by [`as_ids`]."""
     column = table.frame[name]
-    if column.dtype.is_float():
-        whole = column.fill_nan(None).cast(pl.Int64, strict=False)
-        if (whole.cast(pl.Float64) == column.cast(pl.Float64)).all():
-            column = whole
-    if column.dtype.is_nested() or column.dtype.is_float():
+    ids = as_ids(column)
+    if ids.null_count() == len(ids) > column.null_count():
         raise ReadError(f"{table.name}: the column {name!r} holds values of type {column.dtype}, which are no ids.")
-    return column.cast(pl.String).str.strip_chars()
+    return ids
 
 
 def _items(table: Table, columns: ShopColumns, folder: Path, report: ReadingReport) -> pl.DataFrame:

@@ -18,6 +18,7 @@ import polars as pl
 
 from hub_cards import named
 from trainers.data.readers.base import ReadError
+from trainers.data.readers.text_lines import bad_json_line, bad_row
 
 SEPARATORS = (",", ";", "\t", "|")
 SNIFFED_BYTES = 2**16  # of a csv file, from which its separator is told
@@ -81,11 +82,26 @@ def read_table(source: Any, name: str = "table") -> Table:
     text, encoding = decoded(data)
     if not text.strip():
         raise ReadError(f"{path} is empty.")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ReadError(f"{path}, line {line} holds a zero byte: it is no text. Is the file complete?")
     if kind in (".jsonl", ".json", ".ndjson"):
         return Table(path.name, _checked(_read_json(text, path), path.name), kind[1:])
     separator = separator_of(text, path.name)
     shown = {"\t": "tab"}.get(separator, f"'{separator}'")
     return Table(path.name, _read_csv(text, separator, path), f"csv, separator {shown}, {encoding}")
+
+
+def as_ids(column: pl.Series) -> pl.Series:
+    """Ids as strings; whole numbers that a data frame made floating-point ones of are whole again. Of a column that
+    can hold no ids, of lists or of fractions, all are null."""
+    if column.dtype.is_float():
+        known = column.fill_nan(None)
+        whole = known.cast(pl.Int64, strict=False)
+        column = whole if known.eq_missing(whole.cast(known.dtype)).all() else column
+    if column.dtype.is_nested() or column.dtype.is_float():
+        return pl.Series(column.name, [None] * len(column), dtype=pl.String)
+    return column.cast(pl.String, strict=False).str.strip_chars()
 
 
 def decoded(data: bytes) -> tuple[str, str]:
@@ -94,8 +110,9 @@ def decoded(data: bytes) -> tuple[str, str]:
     for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace"), encoding
-    if b"\0" in data[:SNIFFED_BYTES]:  # UTF-16 without a mark: every other byte of plain text
-        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    zeros = [data[start:SNIFFED_BYTES:2].count(0) for start in (0, 1)]
+    if sum(zeros) > len(data[:SNIFFED_BYTES]) / 4:  # UTF-16 without a mark: every other byte of plain text
+        encoding = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
         return data.decode(encoding, "replace"), encoding
     for encoding in ("utf-8", "cp1252"):
         try:
@@ -148,42 +165,22 @@ def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_csv(io.BytesIO(text.encode("utf-8")), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise ReadError(f"{path} cannot be read: {_bad_line(text, separator) or error}") from error
+        wrong = bad_row(io.StringIO(text), separator)
+        advice = " A text with a separator or a quote in it must be quoted." if wrong else ""
+        raise ReadError(f"{path} cannot be read: {wrong or error}{advice}") from error
     frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
     return _checked(frame.filter(~pl.all_horizontal(pl.all().is_null())), path.name)
 
 
-def _bad_line(text: str, separator: str) -> str | None:
-    """Names the first row that is longer than the header (slow; runs after a failure only)."""
-    rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-    first, width = 0, None
-    try:
-        for row in rows:
-            width = width or len(row)
-            if len(row) > width:
-                return (
-                    f"line {first + 1} has {len(row)} fields, the first line has {width}: {row}. A text with a "
-                    "separator in it must be quoted."
-                )
-            first = rows.line_num
-    except csv.Error as error:
-        return f"the row that starts on line {first + 1}: {error}."
-    return None
-
-
 def _read_json(text: str, path: Path) -> pl.DataFrame:
+    is_list = text.lstrip().startswith("[")
     try:
-        if text.lstrip().startswith("["):
+        if is_list:
             return pl.from_dicts(json.loads(text), infer_schema_length=None)
         return pl.read_ndjson(io.BytesIO(text.encode("utf-8")), infer_schema_length=None)
     except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError) as error:
-        for number, line in enumerate(text.split("\n"), 1):
-            try:
-                if line.strip() and not text.lstrip().startswith("[") and not isinstance(json.loads(line), dict):
-                    raise ReadError(f"{path}, line {number} is not a JSON object: {line[:80]!r}.") from error
-            except json.JSONDecodeError as reason:
-                raise ReadError(f"{path}, line {number}: {reason}: {line[:80]!r}.") from error
-        raise ReadError(f"{path} is no list of JSON objects: {error}") from error
+        wrong = None if is_list else bad_json_line(text.split("\n"))
+        raise ReadError(f"{path} cannot be read: {wrong or f'it is no list of JSON objects: {error}'}") from error
 
 
 def _frame_of(source: Any, name: str) -> pl.DataFrame:

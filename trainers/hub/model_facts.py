@@ -149,7 +149,7 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
         "Transitions": {"inverse": "linear, in closed form", "counts": "decayed counts"}[facts["transitions"]],
         "Regularization": facts.get("regularization"),
         "Transitions kept of each item": facts["row_items"],
-        "Similar items kept of each": facts["similar_items"] if memory.similar_items is not None else None,
+        "Similar items kept of each": facts["similar_items"] if memory.content is not None else None,
         "Interactions remembered": facts["interactions"],
         "Part": facts.get("part"),
         "Content": facts.get("content"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from modeling_utgrec.item_memory import (
     RECENT_ITEMS,
     RECENT_UNIT,
     ItemMemory,
+    MemoryContent,
     MemorySettings,
     nearest_items,
     principal_directions,
@@ -51,7 +52,7 @@ def build_memory(
     row_items: int = ROW_ITEMS,
     similar_items: int = SIMILAR_ITEMS,
     transitions: np.ndarray | sparse.csr_array | None = None,
-    alike: dict[str, torch.Tensor] | None = None,
+    alike: MemoryContent | None = None,
 ) -> StoredMemory:
     """
     Builds a memory, in the order of the interactions' catalogue.
@@ -65,7 +66,7 @@ def build_memory(
         row_items (`int`, *optional*, defaults to 100): transitions of an item that are kept, of the largest magnitude.
         similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B in closed form, if it was made already.
-        alike (`dict[str, torch.Tensor]`, *optional*): what [`content_rows`] made of the content, if it did already.
+        alike ([`MemoryContent`], *optional*): what [`content_rows`] made of the content, if it did already.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite; a weight of the content
@@ -91,12 +92,12 @@ def build_memory(
     elif transitions is None:
         transitions = transition_matrix(training, replace(linear, row_items=None))
     if content is None or not settings.content_weight:
-        alike = {}
+        alike = None
     elif alike is None:
         alike = content_rows(content, num_items, similar_items)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
-    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, recent=recent, **alike)
+    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, alike, recent)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
@@ -105,9 +106,42 @@ def build_memory(
     return StoredMemory(memory, facts, None if pairs is None else pairs.tensors())
 
 
-def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMILAR_ITEMS) -> dict[str, torch.Tensor]:
+def rebuild_memory(
+    before: StoredMemory,
+    interactions: Interactions,
+    content: np.ndarray | None,
+    part: Literal["training", "all"],
+    alike: MemoryContent | None = None,
+) -> StoredMemory:
     """
-    What an [`ItemMemory`] keeps of the content, by the names of its arguments.
+    A memory of other interactions, built and read as one before; what its facts say beside stays.
+
+    Args:
+        before ([`StoredMemory`]): whose settings are kept.
+        interactions ([`Interactions`]): what is remembered.
+        content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
+        part (`str`): what of the data the interactions are, `"training"` or `"all"`.
+        alike ([`MemoryContent`], *optional*): see [`build_memory`].
+
+    Raises:
+        ValueError: as [`build_memory`].
+    """
+    facts, settings = before.facts, before.memory.settings
+    linear = LinearSettings(
+        transitions=facts["transitions"],
+        regularization=facts.get("regularization", 10.0),
+        horizon=facts["horizon"],
+        max_history=settings.max_history,
+    )
+    kept = facts["row_items"], facts["similar_items"]
+    stored = build_memory(interactions, content, linear, settings, *kept, alike=alike)
+    stored.facts = facts | stored.facts | {"part": part}
+    return stored
+
+
+def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMILAR_ITEMS) -> MemoryContent:
+    """
+    What an [`ItemMemory`] keeps of the content.
 
     Args:
         content (`np.ndarray`): float `[n, e]` content embeddings in catalogue order.
@@ -121,12 +155,7 @@ def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMIL
     if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
         logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
     projection = principal_directions(unit)
-    return {
-        "similar_items": nearest_items(unit, unit, similar_items)[0],
-        "content": unit @ projection,
-        "content_mean": mean,
-        "content_projection": projection,
-    }
+    return MemoryContent(nearest_items(unit, unit, similar_items)[0], unit @ projection, mean, projection)
 
 
 def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray:
@@ -196,9 +225,8 @@ def add_interactions(
     if recent is not None:
         change = recent_counts(interactions, interactions.lengths) - recent_counts(interactions, known)
         recent = recent + torch.from_numpy(change.astype(np.int32))
-    content = (memory.similar_items, memory.content, memory.content_mean, memory.content_projection)
     rows = _largest(pairs.transitions(), stored.facts["row_items"])
-    grown = ItemMemory(*rows, counts, memory.settings, *content, recent)
+    grown = ItemMemory(*rows, counts, memory.settings, memory.content, recent)
     facts = dict(stored.facts)
     facts["interactions"] += int(is_new.sum())
     facts["users"] += int(((known == 0) & (interactions.lengths > 0)).sum())

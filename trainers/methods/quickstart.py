@@ -32,7 +32,7 @@ from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.evaluation.comparison import compare
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
-from trainers.methods.memory import add_interactions, build_memory
+from trainers.methods.memory import add_interactions, build_memory, rebuild_memory
 from trainers.methods.memory_selection import (
     TEMPERATURES,
     choose_memory,
@@ -57,7 +57,6 @@ MIXTURE_CASES = 1_000  # of a network, which is asked by a beam search
 # Counts are of another size than a closed form, by a factor that depends on the shop: lighter texts to choose from.
 LIGHT_TEXTS = ((0.0003, 0.0), (0.001, 0.0), (0.003, 0.0), (0.01, 0.0), (0.001, 10.0), (0.003, 10.0), (0.003, 30.0))
 CODES = 256  # of a level, TIGER's
-CONTENT_ROWS = ("similar_items", "content", "content_mean", "content_projection")  # which are no matter of orders
 ITEMS_PER_CODE = 4  # at least, of small catalogues
 REPEATS = 0.05  # share of validation items that were bought before, from which on seen items are recommended
 STAND_IN_WIDTH = 8  # of the network of random weights where none is trained
@@ -272,19 +271,12 @@ def repeat_share(interactions: Interactions) -> float:
 def with_everything(stored: StoredMemory, interactions: Interactions, content: np.ndarray | None) -> StoredMemory:
     """The memory of all interactions, read as that of the training part. Counts are added to; what is in closed form
     is built anew."""
-    facts = stored.facts
     if stored.pairs is not None:
         lengths = interactions.lengths
         grown = add_interactions(stored, interactions, np.where(lengths < 3, 0, lengths - 2))
-    else:
-        linear = LinearSettings("inverse", facts["regularization"], horizon=facts["horizon"])
-        kept = facts["row_items"], facts["similar_items"]
-        tensors = stored.memory.tensors()
-        alike = {name: tensors[name] for name in CONTENT_ROWS if name in tensors} or None
-        content = content if alike else None
-        grown = build_memory(interactions, content, linear, stored.memory.settings, *kept, alike=alike)
-    grown.facts = facts | grown.facts | {"part": "all"}
-    return grown
+        grown.facts["part"] = "all"
+        return grown
+    return rebuild_memory(stored, interactions, content, "all", stored.memory.content)
 
 
 def _alone(stored: StoredMemory) -> StoredMemory:

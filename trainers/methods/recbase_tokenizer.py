@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
-from tokenization_items.catalogue import Catalogue
+from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.collisions import CapacityError
 from tokenization_items.files import updating_folder, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
@@ -92,6 +92,7 @@ class RecBaseItems:
         any_domain = next(iter(self.tokenizers.values()))
         assert any_domain.processor is not None
         bare = UniversalItemTokenizer.from_network(self.network, any_domain.processor, any_domain.max_history)
+        bare.text_fields = any_domain.text_fields
         with updating_folder(folder / TOKENIZER_FOLDER) as working:
             bare.save_pretrained(working)
             write_json(working / REPORT_NAME, self.report)
@@ -108,6 +109,7 @@ def recbase_tokenizer(
     seed: int = 0,
     resume: bool = False,
     max_history: int = 20,
+    text_fields: tuple[str, ...] = TEXT_FIELDS,
     **config,
 ) -> RecBaseItems:
     """
@@ -122,6 +124,8 @@ def recbase_tokenizer(
         seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
         resume (`bool`, *optional*, defaults to `False`): goes on from the last checkpoint.
         max_history (`int`, *optional*, defaults to 20): of the tokenizers, items that a recommender will read.
+        text_fields (`tuple[str, ...]`, *optional*, defaults to `TEXT_FIELDS`): fields that the texts were put together
+            from, as those of new items will be.
         config: further arguments of [`RecBaseTokenizerConfig`].
 
     Returns:
@@ -174,6 +178,7 @@ def recbase_tokenizer(
     tokenizers, raw_codes, reports = {}, {}, {}
     for name, content in contents.items():
         tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
+        tokenizers[name].text_fields = text_fields
         assignment = tokenizers[name].add_items(content)
         raw_codes[name] = assignment.given_codes
         reports[name] = assignment.to_dict() | content_report({name: content})
@@ -212,7 +217,7 @@ def recbase_tokenizer_of_catalogues(
         for catalogue in catalogues:
             embed_items(catalogue, encoder, folder / catalogue.name)
     domains = {catalogue.name: load_content(folder / catalogue.name) for catalogue in catalogues}
-    return recbase_tokenizer(domains, output_dir, **arguments)
+    return recbase_tokenizer(domains, output_dir, text_fields=catalogues[0].text_fields, **arguments)
 
 
 def codes_report(codes: np.ndarray, network: RecBaseTokenizerModel) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
+from transformers.utils import logging
 
 from hub_cards.formatting import format_duration, metric_name
 
@@ -21,6 +23,27 @@ def _tell(say: Callable[[str], None], text: str) -> None:
     global _latest_line
     _latest_line = time.monotonic()
     say(text)
+
+
+@contextmanager
+def lines_alone(*loggers: str) -> Iterator[None]:
+    """While the block lasts, transformers' messages and bars and the warnings of some loggers are left out, so that
+    what is printed stands alone."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    quiet = [getLogger(name) for name in loggers]
+    levels = [each.level for each in quiet]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for each in quiet:
+        each.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        for each, level in zip(quiet, levels, strict=True):
+            each.setLevel(level)
 
 
 class Progress:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainers.arguments import parse_sections
 from trainers.methods.memory_selection import TREND_WEIGHTS
+from trainers.methods.utgrec import SECTIONS
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 
@@ -191,3 +193,9 @@ def test_every_archived_line_says_what_it_is():
 def test_unknown_model(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="unknown sasrek"):
         run(monkeypatch, capsys, "--models", "sasrek", "--results", tmp_path / "none")
+
+
+def test_the_papers_configuration_is_read_with_its_fields(domain, quality):
+    argv = ["--config", "paper", "--tokenizer.use_cpu", "--recommender.use_cpu", "--domains", str(domain)]
+    arguments = parse_sections(quality["QualityArguments"], SECTIONS, "", argv)[0]
+    assert arguments.text_fields == ["title", "features", "categories"]

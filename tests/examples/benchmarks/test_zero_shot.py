@@ -100,3 +100,10 @@ def test_refuses(domain, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="The data has no ratings"):
         run(monkeypatch, capsys, *flags, "--labels", "ratings")
     assert not (tmp_path / "none").exists()
+
+
+def test_the_papers_configuration_is_read_with_its_fields(domain, tmp_path, monkeypatch, capsys):
+    flags = ["--config", "paper", "--tokenizer.use_cpu", "--recommender.use_cpu", "--results", tmp_path / "results"]
+    run(monkeypatch, capsys, *flags, "--domains", domain, "--work_dir", tmp_path / "work", "--models", "popularity")
+    line = json.loads((tmp_path / "results").read_text())
+    assert line["command"].endswith("--models popularity --text_fields title features categories")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tokenization_items import Catalogue
+from tokenization_items.catalogue import TEXT_FIELDS
+from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.commands import COMMANDS, HELP, METHODS, choose_method, run_command
 from trainers.commands.help_texts import command_modules, help_text
 
@@ -105,3 +108,32 @@ def test_text_fields_reach_the_texts(command, tmp_path, monkeypatch):
     with pytest.raises(Read) as read:
         module.main(argv)
     assert read.value.args == ("categories", "title")
+
+
+@pytest.mark.parametrize("command", ["finetune", "finetune_recbase", "tokenize"])
+def test_text_fields_are_those_of_the_training_before(command, tmp_path, monkeypatch):
+    class Read(Exception):
+        pass
+
+    def from_folder(path, text_fields=(), **_):
+        raise Read(*text_fields)
+
+    kind = "recbase_tokenizer" if command == "finetune_recbase" else "utgrec_tokenizer_text"
+    checkpoints = Path(__file__).parents[2] / "checkpoints/version_0_1"
+    shutil.copytree(checkpoints / kind, tmp_path / "tokenizer")
+    settings = json.loads((tmp_path / "tokenizer" / TOKENIZER_FILE).read_text())
+    (tmp_path / "tokenizer" / TOKENIZER_FILE).write_text(json.dumps(settings | {"text_fields": ["title", "brand"]}))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "items.csv").write_text("item_id,title\n")
+    monkeypatch.setattr(Catalogue, "from_folder", from_folder)
+    monkeypatch.chdir(checkpoints)
+    argv = ["--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run")]
+    before = ["--tokenizer", str(tmp_path / "tokenizer")] if command == "tokenize" else ["--pretrained", str(tmp_path)]
+    module = importlib.import_module(f"trainers.commands.{command}")
+    with pytest.raises(Read) as read:
+        module.main([*argv, *before])
+    assert read.value.args == ("title", "brand")
+    if command != "tokenize":
+        with pytest.raises(Read) as read:
+            module.main(argv)
+        assert read.value.args == TEXT_FIELDS

@@ -126,7 +126,7 @@ def test_texts_without_an_encoder_and_fixed_settings(tmp_path, data):
     write_data(data, 40, words=False)  # no word is shared
     run_command("memory", ["--recommender", str(folder), "--data", str(data), *fixed])
     stored = StoredMemory.load(folder, tokenizer.index)
-    assert stored.memory.similar_items is None and stored.memory.settings.content_weight == 0
+    assert stored.memory.content is None and stored.memory.settings.content_weight == 0
 
 
 def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
@@ -242,11 +242,11 @@ def test_an_encoder_is_told_by_its_fingerprint(tmp_path, data):
     assert StoredMemory.load(folder).facts["content_encoder"] == "first"
 
     run_command("memory", [*flags, *fixed, "0.5", "--no_test"])
-    width = len(StoredMemory.load(folder).memory.content_mean)
+    width = len(StoredMemory.load(folder).memory.content.mean)
     lines = (data / "items.jsonl").read_text().replace("red case of steel", "red case of wood", 3)
     (data / "items.jsonl").write_text(lines)
     run_command("memory", [*flags, "--update", "--no_test"])
-    assert len(StoredMemory.load(folder).memory.content_mean) > width
+    assert len(StoredMemory.load(folder).memory.content.mean) > width
 
 
 def test_what_cannot_be_written_is_known_before_the_work(tmp_path, data, monkeypatch):

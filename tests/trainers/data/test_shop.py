@@ -128,3 +128,15 @@ def test_price_ranges():
         None,
         None,
     ]
+
+
+def test_numbers_of_data_frames_are_ids_and_prices():
+    users = [user for user in range(4) for _ in range(3)]
+    items = [17.0, 3.0, 5.0] * 4  # as a data frame makes them where one was missing
+    bought = pl.DataFrame({"user": users, "item": items, "time": range(1, 13)})
+    goods = pl.DataFrame({"id": [17, 3, 5], "price": [12.5, 3.0, None], "name": ["red pen", "ink", "blue pen"]})
+    shop = read_shop(bought, goods)
+    assert shop.domain.catalogue.item_ids == ["17", "3", "5"] and shop.columns.price == "price"
+    assert shop.domain.interactions.items.tolist() == [0, 1, 2] * 4
+    with pytest.raises(ReadError, match="'price' holds values of type Float64, which are no ids"):
+        read_shop(bought, goods, {"id": "price"})

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from trainers.data.readers.base import ReadError
-from trainers.data.tables import read_table, separator_of
+from trainers.data.tables import as_ids, read_table, separator_of
 
 ROWS = [("a1", "Käse, alt", "12,50"), ("b2", 'a "quoted" one', ""), ("c3", "plain", "3")]
 
@@ -57,6 +57,7 @@ def test_other_kinds_give_the_same_rows(tmp_path):
         ("id,id\na,b\n", "'id' occur twice"),
         ("  \n", "is empty"),
         ("id,name\n", "has no rows"),
+        ("id,name\na,b\nc,\0d\n", "line 3 holds a zero byte"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, message):
@@ -82,3 +83,16 @@ def test_other_files(tmp_path):
         read_table(tmp_path / "none.csv")
     with pytest.raises(ReadError, match="got int"):
         read_table(3)
+
+
+def test_ids():
+    nan = float("nan")
+    for column, expected in (
+        ([17, None, 3], ["17", None, "3"]),
+        ([17.0, None, 3.0, nan], ["17", None, "3", None]),
+        ([" 017 ", "17.0", None], ["017", "17.0", None]),
+        ([12.5, 3.0], [None, None]),
+        ([3.0, 1e30], [None, None]),
+        ([["a"], ["b"]], [None, None]),
+    ):
+        assert as_ids(pl.Series("id", column)).to_list() == expected

@@ -14,7 +14,7 @@ from tokenization_items import ItemIndex
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import memory_selection
-from trainers.methods.memory import add_interactions, build_memory, for_index, recent_counts
+from trainers.methods.memory import add_interactions, build_memory, for_index, rebuild_memory, recent_counts
 from trainers.methods.memory_selection import (
     TREND_WEIGHTS,
     choose_memory,
@@ -372,3 +372,21 @@ def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
     scores = flat.scorer.encode(histories)
     # items that the memory says nothing of are equal, in any order
     torch.testing.assert_close(scores.gather(1, searched), scores.topk(8, dim=1).values, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["inverse", "counts"])
+def test_a_memory_built_anew_is_made_and_read_as_the_one_before(way):
+    interactions, content = make_interactions(), make_content()
+    linear = LinearSettings(way, regularization=3.0, horizon=2, content_weight=0.05, evidence=4.0)
+    before = build_memory(interactions.training_part(), content, linear, None, 5, 4)
+    before.memory = before.memory.with_settings(temperature=0.5)
+    before.facts |= {"selection": "told before", "part": "training"}
+    expected = build_memory(interactions, content, linear, before.memory.settings, 5, 4)
+    found = rebuild_memory(before, interactions, content, "all")
+    given = rebuild_memory(before, interactions, content, "all", before.memory.content)
+    for each in (found, given):
+        assert each.facts == expected.facts | {"selection": "told before", "part": "all"}
+        assert each.memory.settings == before.memory.settings
+        for name, tensor in expected.memory.tensors().items():
+            assert torch.equal(each.memory.tensors()[name], tensor), name
+    assert given.memory.content.vectors is before.memory.content.vectors

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import ItemMemory, MemorySettings
+from modeling_utgrec import ItemMemory, MemoryContent, MemorySettings
 from trainers.rankers.item_memory import MemoryRanker, flat_trie, padded_left
 
 N, KEPT = 40, 6
@@ -18,8 +18,8 @@ def make_memory(**settings) -> ItemMemory:
     items[0, 4:], weights[0, 4:] = -1, 0
     counts, recent = (torch.randint(0, 50, (N,), generator=generator).int() for _ in range(2))
     settings = MemorySettings(content_weight=0.1, evidence=10.0, max_history=3, **settings)
-    content = alike, torch.randn(N, 2, generator=generator), torch.zeros(2), torch.eye(2)
-    return ItemMemory(items, weights, counts, settings, *content, recent)
+    content = MemoryContent(alike, torch.randn(N, 2, generator=generator), torch.zeros(2), torch.eye(2))
+    return ItemMemory(items, weights, counts, settings, content, recent)
 
 
 @pytest.mark.parametrize("trend", [0.0, 0.02])
@@ -39,10 +39,10 @@ def test_scores_by_hand(trend):
                 if other >= 0:
                     wanted[other] += value / place
                     candidates.add(other)
-            candidates.update(memory.similar_items[item].tolist())
-            user += memory.content[item].double().numpy() / place
+            candidates.update(memory.content.similar_items[item].tolist())
+            user += memory.content.vectors[item].double().numpy() / place
         for other in candidates - {-1}:
-            wanted[other] += weight * float(memory.content[other].double().numpy() @ user)
+            wanted[other] += weight * float(memory.content.vectors[other].double().numpy() @ user)
             wanted[other] += trend * float(memory.trend[other])
         np.testing.assert_allclose(scores.numpy(), wanted, atol=1e-6)
     ranked = ranker.rank(histories, 10)

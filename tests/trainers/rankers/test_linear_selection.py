@@ -118,7 +118,6 @@ def test_without_validation_items_the_settings_stay(interactions, caplog):
     parts = np.zeros(len(interactions.items), np.int8)
     parts[interactions.offsets[1:] - 1] = 2
     split = replace(interactions, parts=parts, split="temporal")
-    caplog.set_level("WARNING", logger="trainers.rankers.linear_selection")  # which a command may have silenced
     ranker = linear_ranker(split, CONTENT)
     assert "no validation items" in caplog.text and "selection" not in ranker.description
     assert ranker.scorer.settings == LinearSettings()

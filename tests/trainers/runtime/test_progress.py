@@ -1,15 +1,33 @@
 """Progress in lines: of steps that take long, and of a training's log."""
 
 import time
+from logging import ERROR, getLogger
 from types import SimpleNamespace
 
 import pytest
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers.utils import logging
 
 from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM
 from trainers.hub_trainer import HubTrainer
 from trainers.runtime import progress as module
-from trainers.runtime.progress import LogBar, LogLines, Progress, log_line
+from trainers.runtime.progress import LogBar, LogLines, Progress, lines_alone, log_line
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_lines_alone_until_the_end(bars, caplog):
+    (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+    ours = getLogger("trainers.rankers")
+    before = logging.get_verbosity(), ours.level
+    with pytest.raises(ValueError, match="no"), lines_alone("trainers.rankers"):
+        assert logging.get_verbosity() == ERROR and not logging.is_progress_bar_enabled()
+        getLogger("trainers.rankers.linear").warning("said by the program")
+        raise ValueError("no")
+    assert not caplog.records and (logging.get_verbosity(), ours.level) == before
+    assert logging.is_progress_bar_enabled() is bars
+    getLogger("trainers.rankers.linear").warning("said here")
+    assert caplog.messages == ["said here"]
+    logging.enable_progress_bar()
 
 
 def test_steps_are_announced_and_timed():

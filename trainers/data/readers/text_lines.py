@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -223,23 +223,45 @@ def table_batches(
 
 def _bad_line(path: Path, separator: str, quote: str | None) -> str | None:
     """Names the first line of a table that cannot be read (slow; runs after a failure only)."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote is not None else csv.QUOTE_NONE
-    first = number = 0  # lines on which a row starts and ends
+    number = 0
+
+    def decoded(lines: Iterable[bytes]) -> Iterator[str]:
+        nonlocal number
+        for line in lines:
+            number += 1
+            yield line.decode("utf-8")
+
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
-            rows = csv.reader(
-                (line.decode("utf-8") for line in lines), delimiter=separator, quoting=quoting, strict=True
-            )
-            width = None
-            for row in rows:
-                first, number = number + 1, rows.line_num
-                width = width or len(row)
-                if len(row) > width:
-                    return f"line {first} has {len(row)} fields, the first line has {width}: {row}."
+            return bad_row(decoded(lines), separator, quote)
     except UnicodeDecodeError as error:
-        return f"line {rows.line_num + 1} is not UTF-8: {error}."
-    except csv.Error as error:
-        return f"the row that starts on line {number + 1}: {error}."
+        return f"line {number} is not UTF-8: {error}."
     except (EOFError, OSError, zlib.error) as error:
         return f"after line {number}: {error}. Is the file complete?"
+
+
+def bad_row(lines: Iterable[str], separator: str, quote: str | None = '"') -> str | None:
+    """Names the first row of a csv table that is longer than the header, or is not closed."""
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote is not None else csv.QUOTE_NONE
+    rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    number, width = 0, None  # of the line on which the last row ended
+    try:
+        for row in rows:
+            width = width or len(row)
+            if len(row) > width:
+                return f"line {number + 1} has {len(row)} fields, the first line has {width}: {row}."
+            number = rows.line_num
+    except csv.Error as error:
+        return f"the row that starts on line {number + 1}: {error}."
+    return None
+
+
+def bad_json_line(lines: Iterable[str | bytes]) -> str | None:
+    """Names the first of JSON lines that is not a JSON object; blank ones are none."""
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                return f"line {number} is not a JSON object: {line[:SHOWN]!r}."
+        except ValueError as error:
+            return f"line {number} is not valid JSON ({error}): {line[:SHOWN]!r}."
     return None
