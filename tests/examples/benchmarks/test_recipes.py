@@ -165,7 +165,7 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, quick, 
             assert line["details"]["items_sharing_codes"] == round(NUM_ITEMS * line["codebooks"]["collision_rate"])
     generative = {line["model"] for line in lines if "codebooks" in line}
     methods = {"tiger", "letter", "tiger-m", "rq-kmeans", "rq-kmeans-transitions"}
-    at_item_level = {f"{name}-item-level" for name in methods}
+    at_item_level = {*(f"{name}-item-level" for name in methods), "rq-kmeans-item-level-codes"}
     published = {"tiger-published-t5", "letter-published-t5"}
     known = methods | at_item_level | published | {"tiger-decoder", "utgrec", "recbase"}
     assert generative == known & {*every}
