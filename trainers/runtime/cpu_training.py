@@ -19,22 +19,28 @@ LEAST_TOKENS = 2048  # of the whole batch for each part
 MOST_PARTS = 8
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for matrix products in bfloat16, as far as torch can tell."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return ask is not None and any(ask().get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
 class _CpuDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, dropped: int) -> Tensor:
         # int64 from its least value on without an end: all 64 bits are random
         bits = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = bits.view(torch.int16)[: states.numel()].view(states.shape)
-        # A mask of the states' type: comparing, and choosing by a mask of bool, take four to eight times as long.
-        kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty(states.shape, dtype=states.dtype))
+        # A byte for an element, and not bool: choosing by a mask of bool takes four times as long.
+        kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty(states.shape, dtype=torch.int8))
         ctx.save_for_backward(kept)
         ctx.scale = STEPS / (STEPS - dropped)
-        return (states * kept).mul_(ctx.scale)
+        return kept.to(states.dtype).mul_(states).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return (gradient * kept).mul_(ctx.scale), None
+        return kept.to(gradient.dtype).mul_(gradient).mul_(ctx.scale), None
 
 
 class CpuDropout(nn.Dropout):

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import set_seed
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from trainers.runtime import cpu_training
 from trainers.runtime.cpu_training import STEPS, CpuDropout, length_parts, use_cpu_dropout
 
 LEVELS = 3
@@ -137,3 +138,11 @@ def test_gradients_add_up_to_those_of_the_batch(float32_tolerance):
     for (name, parameter), same in zip(model.named_parameters(), other.parameters(), strict=True):
         allowed = float32_tolerance(4, parameter.grad)
         torch.testing.assert_close(same.grad, parameter.grad, **allowed, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "able"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True}, False)]
+)
+def test_instructions_for_bfloat16(monkeypatch, capabilities, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert cpu_training.multiplies_bfloat16() == able
