@@ -80,6 +80,11 @@ class HubTrainingArguments(TrainingArguments):
         metadata={"help": "Resume though the state of optimizer, schedule or random numbers is missing or damaged."},
     )
 
+    def __post_init__(self):
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+            self.use_cpu = True  # which transformers wants to be told
+        super().__post_init__()
+
 
 class HubTrainer(Trainer):
     """
