@@ -15,7 +15,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies. A block's gradient is taken while its logits are there: none is computed twice."""
 
     @staticmethod
-    def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, differentiate: bool):
+    def forward(
+        ctx,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        row_weights: Tensor | None,
+        differentiate: bool,
+    ):
         # softmax and sums in single precision at least, products in the precision of the operands
         wide = torch.promote_types(states.dtype, torch.float32)
         wants_states, wants_weight, wants_bias = (differentiate and wanted for wanted in ctx.needs_input_grad[:3])
@@ -32,13 +40,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if bias is not None:
                 logits += bias
             logits -= logits.amax(dim=1, keepdim=True)
-            total -= logits.gather(1, wanted).sum()
+            losses = -logits.gather(1, wanted)
             sums = logits.exp_().sum(dim=1, keepdim=True)
-            total += sums.log().sum()
+            losses += sums.log()
+            counted = None if row_weights is None else row_weights[start : start + rows, None].to(wide)
+            total += losses.sum() if counted is None else (losses * counted).sum()
             if not (wants_states or wants_weight or wants_bias):
                 continue
             logits /= sums
             logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
+            if counted is not None:
+                logits *= counted
             if of_bias is not None:
                 of_bias += logits.sum(dim=0)
             logits = logits.to(states.dtype)
@@ -62,10 +74,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if of_bias is None else (of_bias * gradient).to(bias_dtype),
             None,
             None,
+            None,
         )
 
 
-def linear_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_cross_entropy(
+    states: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
     """Sum over rows of the cross-entropy of `states @ weight.T + bias` with `targets`.
 
     As `F.cross_entropy(..., reduction="sum")`, in blocks of rows: memory is bounded whatever the vocabulary, and no
@@ -76,6 +95,7 @@ def linear_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor, bias: 
         weight (`torch.FloatTensor` of shape `(vocabulary, width)`): output embeddings.
         targets (`torch.LongTensor` of shape `(rows,)`): rows of `weight`.
         bias (`torch.FloatTensor` of shape `(vocabulary,)`, *optional*): added to the logits.
+        row_weights (`torch.FloatTensor` of shape `(rows,)`, *optional*): what each row counts in the sum.
 
     Returns:
         The sum, a scalar in single precision or wider; 0 without rows.
@@ -85,7 +105,8 @@ def linear_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor, bias: 
         dtype = torch.get_autocast_dtype(device)
         states, weight = states.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(states, weight.to(states.dtype), bias, targets, torch.is_grad_enabled())
+        weight = weight.to(states.dtype)
+        return _LinearCrossEntropy.apply(states, weight, bias, targets, row_weights, torch.is_grad_enabled())
 
 
 def sampled_cross_entropy(

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -19,6 +20,7 @@ from .checkpoint_adapters import AdapterCheckpoints
 from .checkpoint_backbone import add_lora, fingerprint_weights, is_adaptation, merge_lora
 from .checkpoint_format import CheckedLoading
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
+from .encoding_parts import prompt_parts
 from .loss_contrastive import info_nce
 from .quantization import ResidualCodebooks, SimVQCodebook, TreeCodebooks
 from .reconstruction import ImageDecoder, MaskedDecoder, TextDecoder, ZeroLinear
@@ -123,6 +125,12 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     >>> model = UTGRecTokenizerModel(config, backbone=backbone)
     >>> model.save_pretrained("tokenizer")  # adapter-sized
     ```
+
+    Attributes:
+        most_tokens (`int`, *optional*): of prompts that the backbone reads at a time in training, in parts of like
+            length; by default all of a batch.
+        kept_tokens (`int`, *optional*): of prompts whose states are kept for the backward pass, by default all. Parts
+            beyond are read again then, with the same dropout: a little slower, in less memory, and the same gradient.
     """
 
     config: UTGRecTokenizerConfig
@@ -133,6 +141,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     image_decoder: ImageDecoder | None
     backbone: PreTrainedModel
     training_passes: torch.Tensor
+    most_tokens: int | None = None
+    kept_tokens: int | None = None
 
     def __init__(self, config: UTGRecTokenizerConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -247,10 +257,25 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             attention_mask (`torch.LongTensor` of shape `(items, length)`): 0 at padding.
             backbone_inputs: what else the backbone takes, such as `pixel_values` and `image_grid_thw`.
         """
-        is_code = input_ids >= self.config.backbone_vocab_size
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **backbone_inputs).last_hidden_state
-        hidden = states[is_code].view(len(input_ids), self.config.num_levels, -1)
-        return self.adapter(hidden.to(self.adapter[0].weight.dtype))
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **backbone_inputs}
+        if not (self.training and torch.is_grad_enabled() and self.most_tokens) or "mm_encoder_outputs" in inputs:
+            return self.adapter(self._code_states(inputs))
+        places, hidden, tokens = [], [], 0
+        for rows, part in prompt_parts(inputs, self.most_tokens):
+            tokens += part["input_ids"].numel()
+            if self.kept_tokens is None or tokens <= self.kept_tokens:
+                hidden.append(self._code_states(part))
+            else:
+                hidden.append(checkpoint(self._code_states, part, use_reentrant=False))
+            places.append(rows)
+        return self.adapter(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
+
+    def _code_states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The backbone's states at the code tokens of some prompts, `(items, num_levels, backbone_hidden_size)`."""
+        is_code = inputs["input_ids"] >= self.config.backbone_vocab_size
+        states = self.backbone(**inputs).last_hidden_state
+        hidden = states[is_code].view(len(is_code), self.config.num_levels, -1)
+        return hidden.to(self.adapter[0].weight.dtype)
 
     def forward(
         self,
@@ -312,10 +337,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         if self.training:
             self.training_passes += 1
         hidden = self.expand(decoded)
-
-        embeddings = cast(CodeTokenEmbedding, self.get_input_embeddings()).weight
-        text_loss = self.text_decoder.loss(hidden, text_labels[anchors], embeddings)
-        image_loss = self._image_loss(hidden, anchors, image_latents, has_image)
+        items = (text_labels, image_latents, has_image)
+        text_loss, image_loss = self.reconstruct(hidden, anchors, *items)
         output = UTGRecTokenizerOutput(
             text_loss=text_loss,
             image_loss=image_loss,
@@ -333,19 +356,44 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             alignment = output.alignment_loss = info_nce(anchored, positives, config.temperature, excluded_negatives)
             loss = loss + config.alignment_weight * alignment
         if positive_rows is not None and config.co_reconstruction_weight > 0:
-            text_loss = output.co_text_loss = self.text_decoder.loss(hidden, text_labels[positive_rows], embeddings)
-            image_loss = output.co_image_loss = self._image_loss(hidden, positive_rows, image_latents, has_image)
+            text_loss, image_loss = self.reconstruct(hidden, positive_rows, *items)
+            output.co_text_loss, output.co_image_loss = text_loss, image_loss
             co_loss = text_loss + config.image_weight * image_loss
             loss = loss + config.co_reconstruction_weight * co_loss
         output.loss = loss
         return output
+
+    def reconstruct(
+        self,
+        hidden: torch.Tensor,
+        rows: torch.Tensor,
+        text_labels: torch.Tensor,
+        image_latents: torch.Tensor | None = None,
+        has_image: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Losses of representations against the texts and images of items (Eq. 8, 9).
+
+        Args:
+            hidden (`torch.FloatTensor` of shape `(batch, num_levels, backbone_hidden_size)`):
+                what the decoders see, from `expand`.
+            rows (`torch.LongTensor` of shape `(batch,)`): the item of each, among those of the further arguments.
+            text_labels, image_latents, has_image: see [`~UTGRecTokenizerModel.forward`].
+
+        Returns:
+            Of the text and of the image, scalars; a zero with gradient without images.
+        """
+        assert self.text_decoder is not None  # as forward has checked
+        embeddings = cast(CodeTokenEmbedding, self.get_input_embeddings()).weight
+        text_loss = self.text_decoder.loss(hidden, text_labels[rows], embeddings)
+        return text_loss, self._image_loss(hidden, rows, image_latents, has_image)
 
     def _image_loss(
         self,
         hidden: torch.Tensor,
         rows: torch.Tensor,
         image_latents: torch.Tensor | None,
-        has_image: torch.BoolTensor | None,
+        has_image: torch.Tensor | None,
     ) -> torch.Tensor:
         """Diffusion loss of `hidden` against the images of the items `rows`; a zero with gradient without images."""
         if self.image_decoder is None:

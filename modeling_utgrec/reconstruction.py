@@ -10,9 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 
 from .loss_cross_entropy import linear_cross_entropy
+
+ITEMS_AT_A_TIME = 64  # whose states a decoder keeps for the gradient; of a larger batch they are made again
 
 
 class MaskedDecoder(nn.Module):
@@ -36,21 +39,32 @@ class MaskedDecoder(nn.Module):
         init.xavier_uniform_(self.layer.self_attn.in_proj_weight)
         init.zeros_(self.layer.self_attn.in_proj_bias)
 
-    def forward(self, hidden: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, valid: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
             hidden (`torch.FloatTensor` of shape `(batch, num_levels, width)`): projected quantized representations.
             valid (`torch.BoolTensor` of shape `(batch, length)`): which target positions exist.
+            places (`torch.LongTensor` of shape `(batch, chosen)`, *optional*):
+                of which target positions states are wanted, by default of all. Of one layer, the others are no more
+                than keys and values.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch, length, width)`.
+            `torch.FloatTensor` of shape `(batch, length, width)`, or `(batch, chosen, width)`.
         """
         batch, length = valid.shape
         masks = (self.mask + self.positions.weight[:length]).to(hidden.dtype).expand(batch, -1, -1)
         hidden = hidden + self.levels.weight.to(hidden.dtype)
         padding = torch.cat([valid.new_zeros(batch, hidden.shape[1]), ~valid], dim=1)
-        states = self.layer(torch.cat([hidden, masks], dim=1), src_key_padding_mask=padding)
-        return self.norm(states[:, hidden.shape[1] :])
+        inputs = torch.cat([hidden, masks], dim=1)
+        if places is None:
+            return self.norm(self.layer(inputs, src_key_padding_mask=padding)[:, hidden.shape[1] :])
+        layer, normed = self.layer, self.layer.norm1(inputs)
+        rows = (hidden.shape[1] + places)[..., None].expand(-1, -1, inputs.shape[-1])
+        states, queries = inputs.gather(1, rows), normed.gather(1, rows)
+        attended, _ = layer.self_attn(queries, normed, normed, key_padding_mask=padding, need_weights=False)
+        states = states + layer.dropout1(attended)
+        inner = layer.dropout(layer.activation(layer.linear1(layer.norm2(states))))
+        return self.norm(states + layer.dropout2(layer.linear2(inner)))
 
 
 def no_loss(decoder: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -59,7 +73,15 @@ def no_loss(decoder: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 class TextDecoder(MaskedDecoder):
-    """Cross-entropy of every text token given the representations alone: mask rate 100 % (Eq. 8)."""
+    """
+    Cross-entropy of every text token given the representations alone: mask rate 100 % (Eq. 8).
+
+    Attributes:
+        labels_per_item (`int`, *optional*): in training, this many tokens of each text, drawn anew each time, stand
+            for all of it, and count as many times more. The loss and its gradient are then unbiased estimates.
+    """
+
+    labels_per_item: int | None = None
 
     def loss(self, hidden: torch.Tensor, labels: torch.Tensor, output_embeddings: torch.Tensor) -> torch.Tensor:
         """
@@ -74,8 +96,31 @@ class TextDecoder(MaskedDecoder):
         valid = labels != -100
         if not valid.any():
             return no_loss(self, hidden)
-        states = self(hidden, valid)[valid]
-        return linear_cross_entropy(states, output_embeddings, labels[valid]) / len(states)
+        most = self.labels_per_item
+        if not self.training or most is None or labels.shape[1] <= most:
+            states, targets, counted = self._states(hidden, valid, valid), labels[valid], None
+        else:
+            # Those that exist come first, in random order.
+            places = (torch.rand(valid.shape, device=valid.device) + valid).topk(most, dim=1).indices
+            drawn, lengths = valid.gather(1, places), valid.sum(dim=1, keepdim=True)
+            states, targets = self._states(hidden, valid, drawn, places), labels.gather(1, places)[drawn]
+            counted = (lengths / lengths.clamp(max=most)).expand_as(drawn)[drawn]
+        return linear_cross_entropy(states, output_embeddings, targets, row_weights=counted) / valid.sum()
+
+    def _states(
+        self, hidden: torch.Tensor, valid: torch.Tensor, wanted: torch.Tensor, places: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """States at the `wanted` ones of the places. Of a large batch what the layer keeps is made again for the
+        gradient, of some items at a time."""
+        if not (self.training and torch.is_grad_enabled()) or len(hidden) <= ITEMS_AT_A_TIME:
+            return self(hidden, valid, places)[wanted]
+        parts = []
+        for start in range(0, len(hidden), ITEMS_AT_A_TIME):
+            rows = slice(start, start + ITEMS_AT_A_TIME)
+            chosen = None if places is None else places[rows]
+            states = checkpoint(self.__call__, hidden[rows], valid[rows], chosen, use_reentrant=False)
+            parts.append(states[wanted[rows]])
+        return torch.cat(parts)
 
 
 class ImageDecoder(MaskedDecoder):

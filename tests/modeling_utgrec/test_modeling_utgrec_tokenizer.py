@@ -9,10 +9,12 @@ from transformers import AutoConfig, AutoModel
 
 import modeling_utgrec
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel, reconstruction
+from modeling_utgrec.encoding_parts import prompt_parts
 from modeling_utgrec.loss_contrastive import info_nce
 from modeling_utgrec.modeling_utgrec_tokenizer import decoder_heads
 
 BACKBONES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "bert"]
+ENCODER_INPUTS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")
 PARTS = ["text_loss", "image_loss", "quantization_loss", "alignment_loss", "co_text_loss", "co_image_loss"]
 
 
@@ -462,6 +464,53 @@ def test_gradient_checkpointing_changes_nothing(kind, backbones, make_network, m
     assert len(calls) == 3  # once more, and again in the backward pass
     for name in trainable(network):
         torch.testing.assert_close(got[name], wanted[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def drop(network: UTGRecTokenizerModel, probability: float) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
+
+
+@pytest.mark.parametrize("kept", [None, 40, 0])
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_prompts_in_parts_change_nothing(kind, kept, backbones, make_network, make_batch, tiny_items):
+    """Neither do parts that are read again for the gradient."""
+    network, processor = make_network(backbones[kind])
+    drop(disturb(network).train(), 0.0)
+    batch = make_batch(processor, network, tiny_items[:6])
+    calls = []
+    network.backbone.register_forward_pre_hook(lambda *args: calls.append(1))
+    wanted = outputs(network, batch)
+    of_whole = gradients(network, wanted.loss)
+    network.most_tokens = most = int(batch["attention_mask"].sum(1).max())
+    network.kept_tokens = kept
+    parts = prompt_parts({name: batch[name] for name in batch if name in ENCODER_INPUTS}, most)
+    got = outputs(network, batch)
+    of_parts = gradients(network, got.loss)
+    tokens = torch.tensor([part["input_ids"].numel() for _, part in parts]).cumsum(0)
+    again = 0 if kept is None else int((tokens > kept).sum())
+    assert len(parts) > 2 and len(calls) == 1 + len(parts) + again
+    torch.testing.assert_close(got.representations, wanted.representations, rtol=1e-4, atol=1e-5)
+    for name in trainable(network):
+        torch.testing.assert_close(of_parts[name], of_whole[name], rtol=1e-3, atol=1e-5, msg=name)
+    with torch.no_grad():  # which keeps nothing
+        calls.clear()
+        outputs(network, batch)
+    assert len(calls) == 1
+
+
+def test_parts_that_are_read_again_drop_the_same(make_network, make_batch, tiny_bert, tiny_items):
+    network, processor = make_network(tiny_bert)
+    drop(disturb(network).train(), 0.5)
+    batch = make_batch(processor, network, tiny_items[:6])
+    network.most_tokens = int(batch["attention_mask"].sum(1).max())
+    results = []
+    for kept in (None, 0, 60):
+        network.kept_tokens = kept
+        results.append(gradients(network, outputs(network, batch).loss))
+    for name in trainable(network):
+        assert all(torch.equal(other[name], results[0][name]) for other in results[1:]), name
 
 
 def layers(network: UTGRecTokenizerModel):

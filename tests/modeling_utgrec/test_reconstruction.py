@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import loss_cross_entropy
+from modeling_utgrec import loss_cross_entropy, reconstruction
 from modeling_utgrec.reconstruction import AdaLNBlock, DiffusionLoss, ImageDecoder, TextDecoder
 
 WIDTH, VOCABULARY, LEVELS, MOST = 16, 23, 3, 9
@@ -89,6 +89,98 @@ def test_text_loss_by_hand(text_decoder, text_inputs, training):
     torch.testing.assert_close(*gradients(loss, hidden), *gradients(wanted, hidden), rtol=1e-4, atol=1e-6)
     with torch.no_grad():  # the layer's inference kernel
         assert text_decoder.loss(hidden, labels, embeddings).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_states_of_some_places_are_those_of_all(text_decoder, text_inputs, float32_tolerance):
+    hidden, labels, _ = text_inputs
+    valid = labels != -100
+    places = torch.tensor([[3, 0], [1, 1], [8, 2], [0, 5]])
+    states = text_decoder(hidden, valid)
+    wanted = torch.stack([states[row, places[row]] for row in range(len(places))])
+    torch.testing.assert_close(text_decoder(hidden, valid, places), wanted, **float32_tolerance(4, states))
+
+
+def test_drawn_tokens_estimate_the_loss_and_its_gradient(text_decoder, text_inputs):
+    """Each draw is a weighted mean of some tokens' losses; over draws the mean is that of all tokens."""
+    hidden, labels, embeddings = text_inputs
+    hidden.requires_grad_()
+    text_decoder.train()
+    loss = text_decoder.loss(hidden, labels, embeddings)
+    (gradient,) = gradients(loss, hidden)
+    text_decoder.labels_per_item = 3
+    torch.manual_seed(3)
+    draws = [text_decoder.loss(hidden, labels, embeddings) for _ in range(600)]
+    estimates = torch.stack([each.detach() for each in draws])
+    of_draws = torch.stack([gradients(each, hidden)[0] for each in draws])
+    assert len(estimates.unique()) > 50
+    error = estimates.std() / len(draws) ** 0.5
+    assert abs(estimates.mean() - loss) < 4 * error and error < 0.02 * loss
+    errors = of_draws.std(0) / len(draws) ** 0.5
+    assert ((of_draws.mean(0) - gradient).abs() <= 5 * errors + 1e-6).all() and errors.max() < gradient.abs().max()
+
+
+def test_a_draw_is_the_weighted_sum_of_its_tokens(text_decoder, text_inputs, monkeypatch):
+    hidden, labels, embeddings = text_inputs
+    text_decoder.train()
+    text_decoder.labels_per_item = 3
+    losses = negative_log_likelihoods(text_decoder, hidden, labels, embeddings)
+    order = torch.tensor([0.9, 0.1, 0.8, 0.7, 0.2, 0.3, 0.4, 0.5, 0.6])  # drawn are 0, 2, 3 of the first text
+    monkeypatch.setattr(torch, "rand", lambda shape, **kwargs: order[: shape[1]].expand(shape))
+    first, third, fourth = losses[:4], losses[4:13], losses[13:]
+    wanted = 4 / 3 * (first[0] + first[2] + first[3]) + 9 / 3 * (third[0] + third[2] + third[3]) + fourth[0]
+    loss = text_decoder.loss(hidden, labels, embeddings)
+    assert loss.item() == pytest.approx(wanted.item() / sum(LENGTHS), rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"training": False}, {"most": 9}])
+def test_all_tokens_where_none_need_be_drawn(text_decoder, text_inputs, change):
+    text_decoder.train(change.get("training", True))
+    wanted = text_decoder.loss(*text_inputs)
+    text_decoder.labels_per_item = change.get("most", 3)
+    assert torch.equal(text_decoder.loss(*text_inputs), wanted)
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_states_made_again_for_the_gradient_change_nothing(text_decoder, text_inputs, monkeypatch, most):
+    """With dropout: a part that is made again draws the same."""
+    hidden, labels, embeddings = text_inputs
+    hidden.requires_grad_()
+    text_decoder.train()
+    text_decoder.labels_per_item = most
+    inputs = (hidden, *text_decoder.parameters())
+    results, calls = [], []
+    text_decoder.layer.linear1.register_forward_hook(lambda *_: calls.append(1))
+    for items in (4, 3, 1):
+        monkeypatch.setattr(reconstruction, "ITEMS_AT_A_TIME", items)
+        torch.manual_seed(0)
+        loss = text_decoder.loss(hidden, labels, embeddings)
+        results.append((loss, *gradients(loss, *inputs)))
+    assert len(calls) == 1 + 2 * 2 + 2 * 4
+    for other in results[1:]:
+        for got, wanted in zip(other, results[0], strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_states_made_again_drop_the_same(text_decoder, text_inputs, monkeypatch):
+    """Against a finite difference of the loss with the same random numbers."""
+    hidden, labels, embeddings = text_inputs
+    hidden.requires_grad_()
+    text_decoder.train().double()
+    text_decoder.layer.dropout.p = text_decoder.layer.dropout1.p = 0.5
+    text_decoder.labels_per_item = 3
+    monkeypatch.setattr(reconstruction, "ITEMS_AT_A_TIME", 1)
+
+    def loss(bias):
+        with torch.no_grad():
+            text_decoder.layer.linear2.bias.copy_(bias)
+        torch.manual_seed(0)
+        return text_decoder.loss(hidden.double(), labels, embeddings.double())
+
+    start = text_decoder.layer.linear2.bias.detach().clone()
+    (gradient,) = gradients(loss(start), text_decoder.layer.linear2.bias)
+    step = 1e-5 * torch.randn(WIDTH, dtype=torch.float64)
+    difference = (loss(start + step) - loss(start - step)) / 2
+    assert difference.item() == pytest.approx((gradient * step).sum().item(), rel=1e-3)
 
 
 def test_text_decoder_reads_nothing_but_representations_and_positions(text_decoder, text_inputs):

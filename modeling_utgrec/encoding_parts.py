@@ -1,0 +1,54 @@
+"""Prompts in parts of like length: a backbone that reads them one part after the other wastes little on padding, and
+keeps the states of few of them for the backward pass, or of none."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IMAGES = ("pixel_values", "image_grid_thw")  # which have no row for each item
+
+
+def prompt_parts(inputs: dict[str, Any], most_tokens: int) -> list[tuple[Tensor, dict[str, Any]]]:
+    """
+    Cuts a batch of prompts by their lengths.
+
+    Args:
+        inputs (`dict[str, torch.Tensor]`):
+            `input_ids` and `attention_mask` of shape `(items, length)`, padded on the right; with images
+            `mm_token_type_ids` of the same shape, `image_grid_thw` of shape `(images, 3)` and `pixel_values` of shape
+            `(patches, values)`, at most one image an item, in the order of the items.
+        most_tokens (`int`): of a part, with its padding, unless one prompt has more.
+
+    Returns:
+        Rows of the items, `torch.LongTensor` of shape `(part,)`, and inputs of each part, shortest prompts first.
+    """
+    lengths = inputs["attention_mask"].ne(0).sum(dim=1)
+    order = lengths.argsort(stable=True)
+    chosen, parts = lengths[order].tolist(), []
+    first = 0
+    for row, length in enumerate(chosen):
+        if row > first and (row + 1 - first) * length > most_tokens:
+            parts.append((order[first:row], chosen[row - 1]))
+            first = row
+    parts.append((order[first:], chosen[-1]))
+    if len(parts) == 1:
+        return [(torch.arange(len(lengths), device=lengths.device), inputs)]
+    return [(rows, _part(inputs, rows, longest)) for rows, longest in parts]
+
+
+def _part(inputs: dict[str, Any], rows: Tensor, longest: int) -> dict[str, Any]:
+    part = {name: value[rows, :longest] for name, value in inputs.items() if name not in IMAGES}
+    grids = inputs.get("image_grid_thw")
+    if grids is None:
+        return part
+    has_image = inputs["mm_token_type_ids"].ne(0).any(dim=1)
+    image_of = (has_image.cumsum(0) - 1)[rows[has_image[rows]]]
+    if not len(image_of):
+        del part["mm_token_type_ids"]
+        return part
+    part["image_grid_thw"] = grids[image_of]
+    if "pixel_values" in inputs:
+        patches = inputs["pixel_values"].split(grids.prod(dim=1).tolist())
+        part["pixel_values"] = torch.cat([patches[image] for image in image_of.tolist()])
+    return part

@@ -1,0 +1,64 @@
+"""Prompts in parts of like length: every item once, with its own image, within the tokens of a part."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_utgrec.encoding_parts import prompt_parts
+
+ITEM = st.tuples(st.integers(1, 9), st.sampled_from([None, (1, 1, 2), (1, 2, 3), (2, 1, 1)]))
+
+
+def make_inputs(items):
+    """Every token of item `i` is `i`, every patch of its image `100 + i`."""
+    longest = max(length for length, _ in items)
+    ids = torch.full((len(items), longest), -1)
+    types = torch.zeros(len(items), longest, dtype=torch.int32)
+    for row, (length, grid) in enumerate(items):
+        ids[row, :length] = row
+        types[row, :1] = grid is not None
+    inputs = {"input_ids": ids, "attention_mask": (ids >= 0).long()}
+    grids = [torch.tensor(grid) for _, grid in items if grid is not None]
+    if grids:
+        patches = [torch.full((int(torch.tensor(g).prod()), 4), 100.0 + i) for i, (_, g) in enumerate(items) if g]
+        inputs |= {"image_grid_thw": torch.stack(grids), "pixel_values": torch.cat(patches)}
+        inputs["mm_token_type_ids"] = types
+    return inputs
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ITEM, min_size=1, max_size=12), st.integers(1, 40))
+def test_every_item_is_in_one_part_with_its_image(items, most):
+    inputs = make_inputs(items)
+    parts = prompt_parts(inputs, most)
+    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(len(items)))
+    for rows, part in parts:
+        size = len(rows), part["input_ids"].shape[1]
+        assert len(parts) == 1 or size[0] * size[1] <= most or size[0] == 1
+        images = []
+        for row, ids, mask in zip(rows.tolist(), part["input_ids"], part["attention_mask"], strict=True):
+            assert ids[mask.bool()].tolist() == [row] * items[row][0] and mask.sum() == items[row][0]
+            images += [row] if items[row][1] is not None else []
+        if len(parts) > 1:
+            assert size[1] == max(items[row][0] for row in rows.tolist())
+        assert ("pixel_values" in part) == ("image_grid_thw" in part) == ("mm_token_type_ids" in part) == bool(images)
+        if images:
+            assert part["image_grid_thw"].tolist() == [list(items[row][1]) for row in images]
+            patches = part["pixel_values"].split(part["image_grid_thw"].prod(1).tolist())
+            assert [each.unique().tolist() for each in patches] == [[100.0 + row] for row in images]
+            assert [bool(types.any()) for types in part["mm_token_type_ids"]] == [
+                items[row][1] is not None for row in rows.tolist()
+            ]
+
+
+def test_a_batch_that_fits_is_left_as_it_is():
+    inputs = make_inputs([(3, None), (5, None), (1, None)])
+    ((rows, part),) = prompt_parts(inputs, 15)
+    assert rows.tolist() == [0, 1, 2] and part is inputs
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(14, [2, 1]), (4, [1, 1, 1]), (9, [2, 1])])
+def test_shortest_first_as_many_as_fit(most, sizes):
+    parts = prompt_parts(make_inputs([(5, None), (3, None), (2, None)]), most)
+    assert [len(rows) for rows, _ in parts] == sizes and parts[0][0][0] == 2
