@@ -22,10 +22,13 @@ from trainers.evaluation.codebooks import codebook_health
 from trainers.hub_trainer import HubTrainingArguments
 from trainers.runtime.callbacks import EpochCallback, WarmupCallback
 from trainers.runtime.cpu_training import use_cpu_dropout
+from trainers.runtime.step_memory import StepMemory
 from trainers.training_data.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
 POINTS_PER_CENTROID = 64
+# Tokens that the backbone reads at a time: few waste little on padding, and stay in a processor's cache.
+PROMPT_TOKENS, PROMPT_TOKENS_ON_DEVICE = 2048, 16384
 
 
 @dataclass
@@ -41,6 +44,15 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
         codebook_warmup_steps (`int`, *optional*):
             optimizer steps in which the decoders see unquantized representations; by default the model's
             configuration decides. A resumed training or a fine-tuning does not repeat them, whatever is said here.
+        prompt_tokens (`int`, *optional*):
+            tokens of prompts that the backbone reads at a time. A larger batch is read in parts of like length. By
+            default 2048 on a CPU, else 16384.
+        state_gigabytes (`float`, *optional*):
+            memory for the states that the backward pass through the backbone needs. Parts of a batch beyond are read
+            twice: the same loss and gradients, more slowly. By default 1.5 on a CPU, else half of the device's.
+        text_labels (`int`, *optional*, defaults to 64):
+            tokens of a text that are reconstructed in a step, drawn anew each time: an unbiased estimate of Eq. 8 and
+            its gradient, where the paper takes all. 0: all.
     """
 
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
@@ -58,7 +70,25 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
     codebook_warmup_steps: int | None = field(
         default=None, metadata={"help": "Steps in which decoders see unquantized vectors; default: the model's."}
     )
+    prompt_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Tokens that the backbone reads at a time; default: 2048 on a CPU, else 16384."},
+    )
+    state_gigabytes: float | None = field(
+        default=None,
+        metadata={"help": "Memory for the backbone's states; parts beyond are read twice. Default: 1.5 on a CPU."},
+    )
+    text_labels: int = field(
+        default=64, metadata={"help": "Tokens of a text, drawn anew, that a step reconstructs; 0: all."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are collated."})
+
+    def __post_init__(self):
+        for name, least in (("prompt_tokens", 1), ("state_gigabytes", 0), ("text_labels", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        super().__post_init__()
 
 
 class ItemTokenizerTrainer(CodebookLoggingTrainer):
@@ -102,8 +132,26 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             use_cpu_dropout(model)
         if args.codebook_warmup_steps is not None and not int(model.training_passes):
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
+        self._bound_memory()
         self.add_callback(EpochCallback(train_dataset))
         self.add_callback(WarmupCallback)
+
+    def _bound_memory(self) -> None:
+        """Sets what the network reads at a time and keeps, and says what a step will need."""
+        args, network = self.args, self.model
+        prompt_tokens = args.prompt_tokens or (PROMPT_TOKENS if args.device.type == "cpu" else PROMPT_TOKENS_ON_DEVICE)
+        if network.text_decoder is not None:
+            network.text_decoder.labels_per_item = args.text_labels or None
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):  # which shard the weights, not yet or already
+            dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+            longest = max(range(len(self.train_dataset)), key=lambda row: len(self.train_dataset.texts[row]))
+            batch = self.train_dataset.collate([(longest, longest)])
+            batch = {name: value for name, value in batch.items() if not name.endswith(("_rows", "_items"))}
+            limits = (args.per_device_train_batch_size, prompt_tokens, args.state_gigabytes, dtype)
+            memory = StepMemory.measured(network, batch, *limits)
+            memory.announce()
+            network.kept_tokens = memory.kept_tokens
+        network.most_tokens = prompt_tokens
 
     @staticmethod
     def _check_loading(args: ItemTokenizerTrainingArguments, num_items: int) -> None:

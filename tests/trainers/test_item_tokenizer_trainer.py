@@ -391,6 +391,44 @@ def test_gradient_checkpointing_and_loader_workers_change_nothing(tmp_path):
         torch.testing.assert_close(other.model.state_dict()[name], weight, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("gigabytes", [None, 0.0])
+def test_prompts_in_parts_train_the_same(tmp_path, gigabytes):
+    plain = make_trainer(tmp_path, config=NO_DROPOUT, max_steps=3)
+    plain.train()
+    parts = make_trainer(tmp_path, config=NO_DROPOUT, max_steps=3, prompt_tokens=60, state_gigabytes=gigabytes)
+    assert (parts.model.most_tokens, plain.model.most_tokens) == (60, 2048)
+    assert (parts.model.kept_tokens == 0) == (gigabytes == 0.0)
+    parts.train()
+    assert logged(parts) == pytest.approx(logged(plain), rel=1e-4)
+
+
+def test_text_labels_are_drawn_in_training_alone(tmp_path):
+    few = make_trainer(tmp_path, config=NO_DROPOUT, text_labels=2)
+    everything = make_trainer(tmp_path, config=NO_DROPOUT, text_labels=0)
+    assert (few.model.text_decoder.labels_per_item, everything.model.text_decoder.labels_per_item) == (2, None)
+    assert few.evaluate()["eval_text"] == everything.evaluate()["eval_text"]
+    few.train(), everything.train()
+    assert logged(few, "loss/text")[0] == pytest.approx(logged(everything, "loss/text")[0], rel=0.2)
+    assert logged(few, "loss/text")[0] != logged(everything, "loss/text")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_tokens": 0}, "prompt_tokens must be at least 1, got 0"),
+        ({"state_gigabytes": -1.0}, "state_gigabytes must be at least 0, got -1.0"),
+        ({"text_labels": -2}, "text_labels must be at least 0, got -2"),
+    ],
+)
+def test_limits_that_cannot_be_are_named(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        ItemTokenizerTrainingArguments(str(tmp_path), **change)
+
+
+def test_bfloat16_on_a_cpu_needs_no_further_flag(tmp_path):
+    assert ItemTokenizerTrainingArguments(str(tmp_path), bf16=True).device.type == "cpu" or torch.cuda.is_available()
+
+
 def test_bfloat16_keeps_the_weights_in_float32(tmp_path):
     trainer = make_trainer(tmp_path, bf16=True, max_steps=6, config={"codebook_init": "kmeans", **NO_DROPOUT})
     trainer.train()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 TINY = "tiny-qwen2-vl"
 TINY_AUTOENCODER = "tiny"
+ATTENTION_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob")  # in configurations of transformers
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", IMAGE_START, IMAGE_END, IMAGE_PAD, "<|video_pad|>"]
 
 
@@ -45,6 +46,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     seed: int = 0,
+    attention_dropout: float | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, object | None]:
     """Backbone, its tokenizer and, if it takes images, its image processor.
 
@@ -56,6 +58,7 @@ def load_backbone(
         dtype: of the backbone's weights.
         revision: of the Hub repository.
         seed: of the small one's weights.
+        attention_dropout: of the language model's attention weights; by default what the backbone was trained with.
 
     Raises:
         ValueError: if weights of the backbone are missing, which would be random ones, other ones at each load.
@@ -64,8 +67,11 @@ def load_backbone(
         set_seed(seed)
         return tiny_backbone(texts or [], image_pixels or 56 * 56)
     config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    for name in ATTENTION_DROPOUT:
+        if attention_dropout is not None and hasattr(config.get_text_config(), name):
+            setattr(config.get_text_config(), name, attention_dropout)
     backbone, report = AutoModel.from_pretrained(
-        name_or_path, dtype=dtype, revision=revision, output_loading_info=True, **SAFELY
+        name_or_path, config=config, dtype=dtype, revision=revision, output_loading_info=True, **SAFELY
     )
     lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if lacking:

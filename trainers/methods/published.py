@@ -21,7 +21,13 @@ OPTIMISATION: tuple[str, ...] = (
 )
 SAMPLING = ("num_negatives", "log_q_correction")  # of the loss over sampled items alone
 # What some trainings have.
-EXTRA_TRAINING: tuple[str, ...] = ("backbone_learning_rate", "codebook_warmup_steps", "curriculum_epochs", "horizon")
+EXTRA_TRAINING: tuple[str, ...] = (
+    "backbone_learning_rate",
+    "codebook_warmup_steps",
+    "text_labels",
+    "curriculum_epochs",
+    "horizon",
+)
 
 
 class ForeignArgument(ValueError):

@@ -1,11 +1,13 @@
 """UTGRec's item tokenizer and recommender: their arguments, how they are made, and the tokenizer's training."""
 
-from dataclasses import dataclass, field, fields
+import logging
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from transformers import PreTrainedConfig, set_seed
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from modeling_utgrec import (
@@ -27,6 +29,8 @@ from trainers.methods.runs import data_facts, last_checkpoint
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.training_data.image_latents import ImageLatents, encode_images
 from trainers.training_data.item_pairs import ItemPairs
+
+logger = logging.getLogger(__name__)
 
 
 class LevelLayout(Protocol):
@@ -59,6 +63,9 @@ class NetworkArguments:
         default=False, metadata={"help": "Reconstruct draws from the autoencoder's posterior, in place of its mode."}
     )
     flip_images: bool = field(default=False, metadata={"help": "Reconstruct mirror images in half of the cases."})
+    attention_dropout: float = field(
+        default=0.0, metadata={"help": "Of the backbone's attention weights; Qwen2-VL was trained without."}
+    )
     lora_r: int = field(default=8, metadata={"help": "Rank of LoRA; 0 trains the whole backbone."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of LoRA."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of LoRA."})
@@ -73,7 +80,9 @@ class NetworkArguments:
     )
     codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     adapter_hidden_size: int = field(default=768, metadata={"help": "Hidden width of the adapter MLP."})
-    max_text_tokens: int = field(default=1024, metadata={"help": "Longest item text, in tokens."})
+    max_text_tokens: int = field(
+        default=1024, metadata={"help": "Longest item text, in tokens; 0: as long as 95 % of the texts are."}
+    )
     denoiser_width: int = field(default=1024, metadata={"help": "Width of the diffusion loss' denoiser."})
     quantization_weight: float = field(default=200.0, metadata={"help": "Weight of the codebook loss."})
     image_weight: float = field(default=3.0, metadata={"help": "Weight of image against text reconstruction."})
@@ -220,6 +229,7 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.temperature": 0.1,
         "tokenizer.learning_rate": 1e-4,
         "tokenizer.codebook_warmup_steps": 300,
+        "tokenizer.text_labels": 0,
         "tokenizer.batch_size": 256,
         "tokenizer.num_train_epochs": 20,
     },
@@ -264,7 +274,10 @@ def build_network(
         image_pixels=arguments.image_pixels,
         revision=revision,
         seed=seed,
+        attention_dropout=arguments.attention_dropout,
     )
+    if arguments.max_text_tokens == 0:
+        arguments = replace(arguments, max_text_tokens=usual_length(tokenizer, catalogue.texts))
     set_seed(seed)
     config = network_config(arguments, backbone.config, revision)
     if latents is not None:
@@ -272,6 +285,14 @@ def build_network(
     network = UTGRecTokenizerModel(config, backbone=backbone)
     instruct = arguments.backbone != TINY
     return network, ItemProcessor.for_model(network.config, tokenizer, image_processor, instruct)
+
+
+def usual_length(tokenizer: PreTrainedTokenizerBase, texts: list[str], share: float = 0.95) -> int:
+    """Tokens that this share of the texts have at most, at least one."""
+    if not texts:
+        return 1
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    return max(1, int(np.quantile(lengths, share, method="higher")))
 
 
 def network_config(
@@ -319,6 +340,10 @@ def train_item_tokenizer(
         config.backbone_fingerprint = None  # what is pushed holds the backbone: the folder is local
     catalogue, graph = joint_catalogue(domains)
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
+    longest = processor.max_text_tokens
+    cut = sum(len(text) >= longest for text in pairs.texts)
+    if cut:
+        logger.warning(f"item tokenizer: {cut:,} of {len(pairs):,} texts are cut to, or have, {longest} tokens")
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
     trainer.card_facts |= data_facts("UTGRec item tokenizer", domains)
     trainer.train(resume_from_checkpoint=last_checkpoint(training) if resume else None)

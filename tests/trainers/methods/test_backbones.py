@@ -89,6 +89,17 @@ def test_text_encoder_of_a_folder(tiny_bert, tmp_path):
     assert loaded_tokenizer(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
 
 
+def test_dropout_of_attention_weights(tiny_bert, tmp_path):
+    tiny_bert[0].save_pretrained(tmp_path)
+    tiny_bert[1].save_pretrained(tmp_path)
+    own = tiny_bert[0].config.attention_probs_dropout_prob
+    assert own > 0
+    for given, wanted in ((None, own), (0.0, 0.0), (0.25, 0.25)):
+        backbone, _, _ = load_backbone(str(tmp_path), attention_dropout=given)
+        assert backbone.config.attention_probs_dropout_prob == wanted
+        assert backbone.encoder.layer[0].attention.self.dropout.p == wanted
+
+
 def test_autoencoder_is_frozen_reproducible_and_loads_from_a_folder(tmp_path):
     autoencoder = load_autoencoder("tiny")
     assert not autoencoder.training and not any(p.requires_grad for p in autoencoder.parameters())

@@ -20,6 +20,7 @@ from trainers.methods.utgrec import (
     network_config,
     new_recommender,
     train_item_tokenizer,
+    usual_length,
 )
 from trainers.training_data.image_latents import ImageLatents
 
@@ -48,6 +49,21 @@ def test_build_network_follows_the_arguments(domains, lora_r):
     assert bool(frozen) == bool(lora_r) and (config.lora_config is None) == (lora_r == 0)
     again, _ = build_network(arguments, catalogue, latents, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+
+
+def test_texts_as_long_as_most_are(domains, tmp_path, caplog):
+    catalogue, _ = joint_catalogue(domains)
+    network, processor = build_network(NetworkArguments(**SIZES, max_text_tokens=0), catalogue, None, seed=1)
+    lengths = sorted(len(ids) for ids in processor.tokenizer(catalogue.texts, add_special_tokens=False)["input_ids"])
+    longest = next(most for most in lengths if sum(each <= most for each in lengths) >= 0.95 * len(lengths))
+    assert network.config.max_text_tokens == processor.max_text_tokens == longest > 1
+    assert usual_length(processor.tokenizer, []) == usual_length(processor.tokenizer, [""]) == 1
+
+    network, processor = build_network(NetworkArguments(**SIZES, max_text_tokens=2), catalogue, None, seed=1)
+    training = ItemTokenizerTrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True)
+    train_item_tokenizer(network, processor, domains, None, training)
+    cut = sum(each >= 2 for each in lengths)
+    assert f"{cut} of {len(lengths)} texts are cut to, or have, 2 tokens" in caplog.text
 
 
 def test_every_argument_of_the_network_is_passed_on():
