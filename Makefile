@@ -37,10 +37,10 @@ demo: venv  ## run the built-in demonstration into runs/demo (SEEDS=1)
 	$(BIN)/python examples/demo.py --output_dir runs/demo --seeds $(SEEDS)
 
 test: venv  ## run the tests, without the slow ones (WORKERS=2)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m slow
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 test-faults: venv  ## kill the commands and run them again (KILLS=10, of each)
 	KILLS=$(KILLS) $(TEST_ENV) $(BIN)/python -m pytest -q -rA -n $(WORKERS) tests/faults
@@ -51,7 +51,7 @@ test-kernels: venv  ## run the tests under three instruction sets and two thread
 		echo "$(kernels), OMP_NUM_THREADS=$$threads"; \
 		$(TEST_ENV) $(KERNELS_$(kernels)) OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive \
 			$(BIN)/python -m pytest -q \
-			-n $$((($(WORKERS) + threads - 1) / threads)) --dist loadfile -m "not slow" $(TESTS) \
+			-n $$((($(WORKERS) + threads - 1) / threads)) --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS) \
 			|| failed="$$failed $(kernels)/$$threads";) \
 	done; \
 	test -z "$$failed" || { echo "failed, as instruction set/threads:$$failed"; exit 1; }

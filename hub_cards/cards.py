@@ -5,6 +5,7 @@ a model, a catalogue or the network; the prose lies in `templates/`.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -133,7 +134,8 @@ def load_values(folder: str | os.PathLike[str]) -> Card | None:
         raise CardError(f"{path} does not hold the values of a card: {error!r}") from error
 
 
-def _body(values: Card, plots: Mapping[str, str]) -> str:
+@functools.cache  # compiling a template takes longer than all the rest, and a training writes a card with each save
+def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -143,6 +145,10 @@ def _body(values: Card, plots: Mapping[str, str]) -> str:
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters |= {"table": markdown_table, "bullets": markdown_list, "duration": format_duration}
+    return environment
+
+
+def _body(values: Card, plots: Mapping[str, str]) -> str:
     shown: dict[str, Any] = {"values": values, "location": json.dumps(values.repo_id or "."), "plots": plots}
     shown |= {"title": " ".join(values.name.split()), "citation": values.citation}
     if isinstance(values, ModelCardValues):
@@ -168,7 +174,7 @@ def _body(values: Card, plots: Mapping[str, str]) -> str:
         folder = values.domains[0].get("folder") if values.domains else None
         shown["subfolder"] = f" + {json.dumps('/' + folder)}" if folder else ""
         shown["first_config"] = json.dumps(values.configs[0]["config_name"]) if values.configs else None
-    body = environment.get_template(values.template).render(shown)
+    body = _templates().get_template(values.template).render(shown)
     return re.sub(r"\n{3,}", "\n\n", body).strip()
 
 

@@ -6,6 +6,8 @@ random weights."""
 import copy
 import importlib.util
 import os
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -113,6 +115,25 @@ def hub_server(hub) -> Any:
     if hub.server is None:
         pytest.skip("needs the stand-in of the Hub")
     return hub.server
+
+
+@pytest.fixture(scope="session")
+def run_two_processes() -> Callable[..., None]:
+    """Calls `run_worker` of a test file with these arguments, as text, in two processes (see two_processes.py)."""
+
+    def run(file: str, *arguments: str | Path) -> None:
+        root = Path(__file__).parents[1]
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("two_processes.py"), file, *arguments],
+            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
 
 
 @pytest.fixture(scope="session")

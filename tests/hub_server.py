@@ -118,6 +118,7 @@ class HubServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each body waits 40 ms, until the client has acknowledged the headers
     server: HubServer
 
     def log_message(self, *_) -> None:

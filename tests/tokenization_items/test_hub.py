@@ -27,11 +27,15 @@ from tokenization_items.catalogue import Catalogue
 pytestmark = pytest.mark.hub
 # What two processes do at the same time, with an empty cache.
 PULL = """
-import sys, torch
+import json, os, sys, torch
 from tokenization_items import UniversalItemTokenizer
+first = os.fork()  # from here on there are two
 tokenizer = UniversalItemTokenizer.from_pretrained(sys.argv[1])
 tokenizer.add_items([{"item_id": "late", "title": "red steel"}])
-print(tokenizer.encode("late"))
+if first:
+    _, status = os.waitpid(first, 0)
+    assert status == 0
+print(json.dumps(tokenizer.encode("late")), flush=True)
 """
 
 
@@ -308,13 +312,10 @@ def test_a_push_that_is_cut_leaves_the_repository_as_it_was(hub_server, hub, tok
 def test_two_processes_at_once(hub, tokenizer, tmp_path):
     tokenizer.push_to_hub(repo_id := hub.new_repo("tokenizer"))
     environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
-    arguments = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", PULL, repo_id], **arguments) for _ in range(2)]
+    pulls = subprocess.run([sys.executable, "-c", PULL, repo_id], env=environment, capture_output=True, text=True)
+    assert pulls.returncode == 0, pulls.stderr[-3000:]
     tokenizer.add_items([{"item_id": "late", "title": "red steel"}])
-    for process in processes:
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors[-3000:]
-        assert json.loads(output) == tokenizer.encode("late")
+    assert list(map(json.loads, pulls.stdout.splitlines())) == [tokenizer.encode("late")] * 2
 
 
 def test_recbase_names_its_text_encoder_by_repo_id(hub, tiny_bert, records):

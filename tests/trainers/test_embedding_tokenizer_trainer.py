@@ -1,13 +1,6 @@
-"""Training of RQ-VAEs on embeddings: batches, logs, evaluation, resuming.
-
-Run as a script (`__main__` below) this file is the worker of the two-process test.
-"""
+"""Training of RQ-VAEs on embeddings: batches, logs, evaluation, resuming."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -173,45 +166,36 @@ def test_defaults_are_those_documented():
     assert arguments.optim.startswith("adamw")
 
 
+@pytest.fixture(scope="module")
+def ranks(run_two_processes, tmp_path_factory) -> Path:
+    """What both processes left of a training of each kind."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_two_processes(__file__, folder)
+    return folder
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["letter", "recbase"])
-def test_two_processes_have_one_set_of_codebooks(tmp_path, kind):
+def test_two_processes_have_one_set_of_codebooks(ranks, kind):
     """k-means, restarts and clusters are drawn on each process, and one's are taken; levels start in step."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    done = subprocess.run(
-        [*command, __file__, str(tmp_path), kind],
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    reports = [json.loads((ranks / f"{kind}{rank}.json").read_text()) for rank in (0, 1)]
     assert [report["world_size"] for report in reports] == [2, 2]
-    states = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    states = [torch.load(ranks / f"{kind}{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert reports[0]["restarts"] > 0 and reports[0]["metrics"] == reports[1]["metrics"]
 
 
-def run_worker(output: Path, kind: str) -> None:
+def run_worker(folder: str) -> None:
+    output = Path(folder)
     config = {**LETTER, "restart_passes": 2, "cluster_refresh_passes": 5}
-    items = make_items(collaborative=kind == "letter")
-    trainer = make_trainer(output / "training", items, config, model=kind, per_device_train_batch_size=8)
-    rank = trainer.accelerator.process_index
-    torch.manual_seed(rank)  # k-means then differs between the processes
-    trainer.train()
-    torch.save(dict(trainer.model.named_parameters()), output / f"rank{rank}.pt")
-    metrics = {name: value for name, value in trainer.evaluate().items() if "collision" in name or "used" in name}
-    report = {"world_size": trainer.accelerator.num_processes, "restarts": int(trainer.model.restarts)}
-    (output / f"rank{rank}.json").write_text(json.dumps(report | {"metrics": metrics}))
+    for kind in ("letter", "recbase"):
+        items = make_items(collaborative=kind == "letter")
+        trainer = make_trainer(output / kind, items, config, model=kind, per_device_train_batch_size=8)
+        rank = trainer.accelerator.process_index
+        torch.manual_seed(rank)  # k-means then differs between the processes
+        trainer.train()
+        torch.save(dict(trainer.model.named_parameters()), output / f"{kind}{rank}.pt")
+        metrics = {name: value for name, value in trainer.evaluate().items() if "collision" in name or "used" in name}
+        report = {"world_size": trainer.accelerator.num_processes, "restarts": int(trainer.model.restarts)}
+        (output / f"{kind}{rank}.json").write_text(json.dumps(report | {"metrics": metrics}))
     torch.distributed.barrier()
-    os._exit(0)  # all is written; the threads of gloo sometimes keep the interpreter from ending
-
-
-if __name__ == "__main__":
-    run_worker(Path(sys.argv[1]), sys.argv[2])

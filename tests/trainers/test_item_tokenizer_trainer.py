@@ -568,7 +568,7 @@ def evaluated(folder, num_items):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_two_processes(single, tmp_path, launcher):
     """Two processes evaluate as one does, and both train to the weights of one process with the joined batch."""
     port = free_port()

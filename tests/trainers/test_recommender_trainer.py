@@ -1,9 +1,6 @@
-"""Training of generative recommenders. As a script (`__main__` below) this file is a two-process test's worker."""
+"""Training of generative recommenders."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -404,15 +401,10 @@ def test_parts_of_a_batch_train_as_the_whole(tmp_path, monkeypatch, accumulation
 
 
 @pytest.mark.distributed
-def test_two_processes(trained, tmp_path):
+def test_two_processes(run_two_processes, trained, tmp_path):
     """Two processes evaluate as one does, train to the same weights on both, and to those of one process."""
     trainer, folder = trained
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", __file__, str(folder), str(tmp_path)]
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two_processes(__file__, folder, tmp_path)
     reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert [report["world_size"] for report in reports] == [2, 2]
     assert [report["rank"] for report in reports] == [0, 1]
@@ -438,6 +430,7 @@ def two_process_training(**changes):
 
 
 def run_worker(folder, output):
+    output = Path(output)
     model = UTGRecForConditionalGeneration.from_pretrained(folder)
     trainer = make_trainer(output / "evaluated", model)
     names = [f"eval_{name}" for name in METRICS] + ["eval_num_users"]
@@ -457,8 +450,3 @@ def run_worker(folder, output):
     trainer.train()
     torch.save(weights(trainer.model), output / f"rank{rank}.pt")
     torch.distributed.barrier()
-    os._exit(0)  # all is written; the threads of gloo sometimes keep the interpreter from ending
-
-
-if __name__ == "__main__":
-    run_worker(*map(Path, sys.argv[1:]))

@@ -25,10 +25,10 @@ def benchmark(monkeypatch):
 
 
 def test_methods_agree(benchmark, capsys):
-    argv = "--items 24 --images 6 --repetitions 1 --warmup 0 --batch_tokens 2000 --device cpu".split()
+    argv = "--items 12 --images 4 --repetitions 1 --warmup 0 --batch_tokens 2000 --device cpu".split()
     benchmark["main"](benchmark["parse"](argv))
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    for kind, num_items in (("text", 24), ("images", 6)):
+    for kind, num_items in (("text", 12), ("images", 4)):
         part = result[kind]
         assert part["items"] == num_items and part["distinct_codes"] > num_items // 2
         others = {name for name in part["items_per_second"]} - {benchmark["OURS"]}
@@ -37,7 +37,7 @@ def test_methods_agree(benchmark, capsys):
         rate = part["items_per_second"][benchmark["OURS"]]
         assert part["items_per_second_limit"] > 0
         assert part["fraction_of_limit"] == pytest.approx(rate / part["items_per_second_limit"], rel=0.01)
-    assert result["images"]["images"] == 6 and result["text"]["images"] == 0
+    assert result["images"]["images"] == 4 and result["text"]["images"] == 0
     assert len(result["images"]["speedup"]) == 5
 
 

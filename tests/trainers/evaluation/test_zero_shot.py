@@ -29,7 +29,7 @@ from trainers.rankers.linear import LinearRanker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 
-ITEMS, USERS = 30, 40
+ITEMS, USERS = 30, 24
 IDS = [f"i{n}" for n in range(ITEMS)]
 
 

@@ -73,7 +73,7 @@ def recall(domain, inputs, tmp_path_factory):
                 attention_dropout=0.2,
                 max_history=5,
                 own=own.get(name, []),
-                pretraining_epochs=25,
+                pretraining_epochs=10,
             )
             model = train_sequential(name, domain, arguments, training, inputs=inputs).model
             result = evaluate(SequentialRanker(model), domain.interactions, long_tail=False, per_user=True)
