@@ -100,6 +100,23 @@ def test_states_of_some_places_are_those_of_all(text_decoder, text_inputs, float
     torch.testing.assert_close(text_decoder(hidden, valid, places), wanted, **float32_tolerance(4, states))
 
 
+@pytest.mark.parametrize("module", ["dropout", "dropout1", "dropout2"])
+def test_states_of_some_places_are_dropped_from_as_those_of_all(text_decoder, text_inputs, module):
+    """Each dropout of the layer takes part, and on average changes what comes out as it does with all places."""
+    hidden, labels, _ = text_inputs
+    valid, places = labels != -100, torch.arange(MOST).expand(len(LENGTHS), -1)
+    text_decoder.train()
+    plain = text_decoder(hidden, valid)[valid]
+    getattr(text_decoder.layer, module).p = 0.5
+
+    def change(*chosen):
+        found = [(text_decoder(hidden, valid, *chosen)[valid] - plain).abs().mean() for _ in range(60)]
+        return torch.stack(found).detach()
+
+    some, everywhere = change(places), change()
+    assert everywhere.min() > 0 and some.mean() == pytest.approx(everywhere.mean().item(), rel=0.15)
+
+
 def test_drawn_tokens_estimate_the_loss_and_its_gradient(text_decoder, text_inputs):
     """Each draw is a weighted mean of some tokens' losses; over draws the mean is that of all tokens."""
     hidden, labels, embeddings = text_inputs

@@ -186,7 +186,11 @@ def variant(model: PreTrainedModel) -> str:
         words = [f"item level {config.hidden_size} wide, {config.num_layers}+{config.depth_layers} layers"]
         words += [] if config.content_size is None else ["reads content"]
         words += ["predicts content of nodes"] if config.node_content else []
-        words += ["reads and predicts codes, too"] if config.content_size and config.read_codes and config.write_codes else []
+        words += (
+            ["reads and predicts codes, too"]
+            if config.content_size and config.read_codes and config.write_codes
+            else []
+        )
         words += ["item residuals"] if config.num_item_residuals else []
         words += [f"horizon {config.horizon}"] if config.horizon > 1 else []
     else:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Qwen2VLConfig
 
-from modeling_utgrec import UTGRecConfig
+from modeling_utgrec import UTGRecConfig, UTGRecTokenizerModel
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.utgrec import (
@@ -49,6 +49,17 @@ def test_build_network_follows_the_arguments(domains, lora_r):
     assert bool(frozen) == bool(lora_r) and (config.lora_config is None) == (lora_r == 0)
     again, _ = build_network(arguments, catalogue, latents, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dropout", [None, 0.25])
+def test_attention_of_a_text_encoder_drops_nothing_unless_told(domains, tiny_bert, tmp_path, dropout):
+    for part in tiny_bert[:2]:
+        part.save_pretrained(tmp_path)
+    given = {} if dropout is None else {"attention_dropout": dropout}
+    arguments = NetworkArguments(**SIZES, backbone=str(tmp_path), autoencoder="none", **given)
+    network, _ = build_network(arguments, joint_catalogue(domains)[0], None, seed=1)
+    config = UTGRecTokenizerModel.config_class.from_dict(network.config.to_dict()).backbone_config
+    assert config.attention_probs_dropout_prob == (dropout or 0.0)
 
 
 def test_texts_as_long_as_most_are(domains, tmp_path, caplog):

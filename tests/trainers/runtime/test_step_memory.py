@@ -30,8 +30,8 @@ def measured(make_network, make_batch, tiny_bert, tiny_items):
     batch = make_batch(processor, network, tiny_items[11:])
     longest = {name: value for name, value in batch.items() if not name.endswith("_rows")}
 
-    def measure(pairs=3, part_tokens=1, gigabytes=None):
-        return network, longest, StepMemory.measured(network, longest, pairs, part_tokens, gigabytes, None)
+    def measure(pairs=3, part_tokens=1, gigabytes=None, dtype=None):
+        return network, longest, StepMemory.measured(network, longest, pairs, part_tokens, gigabytes, dtype)
 
     return measure
 
@@ -48,6 +48,16 @@ def test_states_of_a_token_are_what_a_batch_keeps(measured):
     assert memory.decoders > 0 and memory.available <= psutil.virtual_memory().total
     trained = sum(each.nbytes for each in network.parameters() if each.requires_grad)
     assert memory.weights == sum(each.nbytes for each in network.parameters()) + 3 * trained
+
+
+def test_weights_in_another_precision_are_of_each_part(measured):
+    network, longest, memory = measured(dtype=torch.bfloat16)
+    assert measured()[2].per_part == 0 < memory.per_part
+    inputs = {name: torch.cat([longest[name]] * 5) for name in ("input_ids", "attention_mask")}
+    network.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = kept_bytes(lambda: network.encode(**inputs), network)
+    assert kept == pytest.approx(5 * longest["input_ids"].numel() * memory.per_token + memory.per_part, rel=0.02)
 
 
 def test_measuring_changes_nothing(measured):
