@@ -158,7 +158,9 @@ def test_all_tokens_where_none_need_be_drawn(text_decoder, text_inputs, change):
 
 
 @pytest.mark.parametrize("most", [None, 3])
-def test_states_made_again_for_the_gradient_change_nothing(text_decoder, text_inputs, monkeypatch, float32_tolerance, most):
+def test_states_made_again_for_the_gradient_change_nothing(
+    text_decoder, text_inputs, monkeypatch, float32_tolerance, most
+):
     """With dropout: a part that is made again draws the same."""
     hidden, labels, embeddings = text_inputs
     hidden.requires_grad_()
