@@ -1,12 +1,29 @@
-"""Prompts in parts of like length: a backbone that reads them one part after the other wastes little on padding, and
-keeps the states of few of them for the backward pass, or of none."""
+"""Batches and parts of like length: a backbone that reads prompts one part after the other wastes little on padding,
+and keeps the states of few of them for the backward pass, or of none."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 IMAGES = ("pixel_values", "image_grid_thw")  # which have no row for each item
+
+
+def length_batches(lengths: Tensor, most_tokens: int) -> Iterator[Tensor]:
+    """Rows of items in batches of like length, each of at most `most_tokens` tokens with padding (or of one item),
+    longest first: what does not fit into memory shows at once.
+
+    Args:
+        lengths (`torch.LongTensor` of shape `(items,)`): tokens of each item.
+        most_tokens (`int`): of a batch.
+    """
+    order = (-lengths).argsort(stable=True)
+    longest_first, start = lengths[order].tolist(), 0
+    while start < len(order):
+        size = max(1, most_tokens // max(1, longest_first[start]))
+        yield order[start : start + size]
+        start += size
 
 
 def prompt_parts(inputs: dict[str, Any], most_tokens: int) -> list[tuple[Tensor, dict[str, Any]]]:
@@ -21,20 +38,13 @@ def prompt_parts(inputs: dict[str, Any], most_tokens: int) -> list[tuple[Tensor,
         most_tokens (`int`): of a part, with its padding, unless one prompt has more.
 
     Returns:
-        Rows of the items, `torch.LongTensor` of shape `(part,)`, and inputs of each part, shortest prompts first.
+        Rows of the items, `torch.LongTensor` of shape `(part,)`, and inputs of each part, longest prompts first.
     """
     lengths = inputs["attention_mask"].ne(0).sum(dim=1)
-    order = lengths.argsort(stable=True)
-    chosen, parts = lengths[order].tolist(), []
-    first = 0
-    for row, length in enumerate(chosen):
-        if row > first and (row + 1 - first) * length > most_tokens:
-            parts.append((order[first:row], chosen[row - 1]))
-            first = row
-    parts.append((order[first:], chosen[-1]))
+    parts = list(length_batches(lengths, most_tokens))
     if len(parts) == 1:
         return [(torch.arange(len(lengths), device=lengths.device), inputs)]
-    return [(rows, _part(inputs, rows, longest)) for rows, longest in parts]
+    return [(rows, _part(inputs, rows, int(lengths[rows[0]]))) for rows in parts]
 
 
 def _part(inputs: dict[str, Any], rows: Tensor, longest: int) -> dict[str, Any]:

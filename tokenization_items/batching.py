@@ -1,7 +1,7 @@
-"""Batches of items of like length, and their images made ready ahead of the network."""
+"""Batches of items whose images are made ready ahead of the network."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,17 +9,6 @@ import numpy as np
 
 # Batches that threads make ready while the network computes.
 BATCHES_AHEAD = 2
-
-
-def length_batches(lengths: Sequence[int] | np.ndarray, prompt_length: int, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Rows of items in batches of like length, each of at most `batch_tokens` tokens (or of one item), longest first:
-    what does not fit into memory shows at once."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // (lengths[order[start]] + prompt_length))
-        yield order[start : start + size]
-        start += size
 
 
 def prepared(

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from modeling_utgrec import UTGRecTokenizerModel
-from tokenization_items.batching import length_batches, prepared
+from modeling_utgrec.encoding_parts import length_batches
+from tokenization_items.batching import prepared
 from tokenization_items.caches import Features, FinishedShards, VisualFeatureCache, shards_of
 from tokenization_items.catalogue import Catalogue, CatalogueError
 
@@ -92,10 +93,8 @@ def codes_of_catalogue(
     """
     texts = processor.encode_texts(catalogue.texts)
     images = catalogue if processor.image_processor is not None else None
-    lengths = np.array([len(text) for text in texts], dtype=np.int64)
-    if images is not None and images.images is not None:
-        lengths += images.images.present * processor.max_image_tokens
-    shards = shards_of(list(length_batches(lengths, processor.prompt_length, batch_tokens)))
+    lengths = torch.from_numpy(processor.prompt_lengths(texts, catalogue))
+    shards = shards_of([rows.numpy() for rows in length_batches(lengths, batch_tokens)])
     if state is not None:
         shards = shards[state.process_index :: state.num_processes]
     codes = np.zeros((len(texts), network.config.num_levels), dtype=np.int64)

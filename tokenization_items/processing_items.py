@@ -105,6 +105,18 @@ class ItemProcessor:
         side = self.image_processor.patch_size * self.image_processor.merge_size
         return dict(self.image_processor.size)["longest_edge"] // side**2
 
+    def prompt_lengths(self, texts: Sequence[Sequence[int]], catalogue: Catalogue) -> np.ndarray:
+        """Tokens of the items' prompts at most, int64 `[items]`: an image counts as the largest that there may be.
+
+        Args:
+            texts: what [`~ItemProcessor.encode_texts`] gave for each item.
+            catalogue ([`Catalogue`]): the items.
+        """
+        lengths = np.array([len(text) for text in texts], dtype=np.int64) + self.prompt_length
+        if self.image_processor is not None and catalogue.images is not None:
+            lengths += catalogue.images.present * self.max_image_tokens
+        return lengths
+
     @classmethod
     def for_model(
         cls, config: UTGRecTokenizerConfig, tokenizer, image_processor=None, instruct: bool = True

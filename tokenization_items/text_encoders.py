@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from modeling_utgrec.checkpoint_safety import SAFELY
-from tokenization_items.batching import length_batches
+from modeling_utgrec.encoding_parts import length_batches
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS = ("mean", "cls", "last")
@@ -185,8 +185,8 @@ class TextEncoder:
             total=len(texts), desc="Embedding texts", unit="text", disable=None if progress is None else not progress
         )
         with bar:
-            for batch in length_batches(lengths[readable], 0, batch_tokens) if len(readable) else ():
-                rows = readable[batch]
+            for batch in length_batches(torch.from_numpy(lengths[readable]), batch_tokens):
+                rows = readable[batch.numpy()]
                 inputs = self.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
                 vectors = self._forward(inputs.to(self.model.device)).cpu().numpy()
                 if result is None:

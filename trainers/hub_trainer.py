@@ -40,7 +40,7 @@ from transformers.trainer_utils import (
     TrainOutput,
     rotate_checkpoints,
 )
-from transformers.utils import PushInProgress, logging
+from transformers.utils import PushInProgress, is_torch_xla_available, logging
 
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
@@ -81,7 +81,8 @@ class HubTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+        on_cpu = not (torch.accelerator.is_available() or is_torch_xla_available())
+        if on_cpu and (self.bf16 or self.bf16_full_eval):
             self.use_cpu = True  # which transformers wants to be told
         super().__post_init__()
 

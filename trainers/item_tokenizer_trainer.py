@@ -142,14 +142,19 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         prompt_tokens = args.prompt_tokens or (PROMPT_TOKENS if args.device.type == "cpu" else PROMPT_TOKENS_ON_DEVICE)
         if network.text_decoder is not None:
             network.text_decoder.labels_per_item = args.text_labels or None
+        network.most_tokens = network.kept_tokens = None  # of a training before
+        if args.gradient_checkpointing:  # as train() does, and states are few then
+            network.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):  # which shard the weights, not yet or already
+            pairs = self.train_dataset
             dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-            longest = max(range(len(self.train_dataset)), key=lambda row: len(self.train_dataset.texts[row]))
-            batch = self.train_dataset.collate([(longest, longest)])
+            longest = int(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue).argmax())
+            batch = pairs.collate([(longest, longest)])
             batch = {name: value for name, value in batch.items() if not name.endswith(("_rows", "_items"))}
             limits = (args.per_device_train_batch_size, prompt_tokens, args.state_gigabytes, dtype)
             memory = StepMemory.measured(network, batch, *limits)
-            memory.announce()
+            if self.is_world_process_zero():
+                memory.announce()
             network.kept_tokens = memory.kept_tokens
         network.most_tokens = prompt_tokens
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_utgrec.encoding_parts import prompt_parts
+from modeling_utgrec.encoding_parts import length_batches, prompt_parts
 
 ITEM = st.tuples(st.integers(1, 9), st.sampled_from([None, (1, 1, 2), (1, 2, 3), (2, 1, 1)]))
 
@@ -58,7 +58,18 @@ def test_a_batch_that_fits_is_left_as_it_is():
     assert rows.tolist() == [0, 1, 2] and part is inputs
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(14, [2, 1]), (4, [1, 1, 1]), (9, [2, 1])])
-def test_shortest_first_as_many_as_fit(most, sizes):
-    parts = prompt_parts(make_inputs([(5, None), (3, None), (2, None)]), most)
-    assert [len(rows) for rows, _ in parts] == sizes and parts[0][0][0] == 2
+@pytest.mark.parametrize(("most", "sizes"), [(14, [2, 1]), (4, [1, 1, 1]), (9, [1, 2]), (5, [1, 1, 1])])
+def test_longest_first_as_many_as_fit(most, sizes):
+    parts = prompt_parts(make_inputs([(3, None), (5, None), (2, None)]), most)
+    assert [len(rows) for rows, _ in parts] == sizes and parts[0][0][0] == 1
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
+def test_length_batches_hold_every_row_once_within_the_budget(lengths, most):
+    batches = [rows.tolist() for rows in length_batches(torch.tensor(lengths, dtype=torch.long), most)]
+    assert sorted(sum(batches, [])) == list(range(len(lengths)))
+    longest = [max(lengths[row] for row in rows) for rows in batches]
+    assert longest == sorted(longest, reverse=True)
+    assert all(len(rows) * length <= most or len(rows) == 1 for rows, length in zip(batches, longest, strict=True))
+    for rows, length in zip(batches[:-1], longest[:-1], strict=True):
+        assert (len(rows) + 1) * max(1, length) > most  # one more had not fitted

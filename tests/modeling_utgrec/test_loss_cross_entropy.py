@@ -18,23 +18,27 @@ def make_inputs(dtype=torch.float64, scale=3.0):
     return [tensor.to(dtype).requires_grad_() for tensor in tensors], targets
 
 
-def expected_of(tensors, targets, with_bias=True):
+def expected_of(tensors, targets, with_bias=True, row_weights=None):
     """Loss and gradients by autograd, in double precision."""
     leaves = [tensor.detach().double().requires_grad_() for tensor in tensors]
     logits = leaves[0] @ leaves[1].T + (leaves[2] if with_bias else 0)
-    loss = F.cross_entropy(logits, targets, reduction="sum")
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    loss = losses.sum() if row_weights is None else losses @ row_weights
     loss.backward()
     return loss.detach(), [leaf.grad for leaf in leaves]
 
 
 @pytest.mark.parametrize("block", [1, 4, ROWS, 1000])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_equals_autograd_whatever_the_blocks(monkeypatch, block, with_bias):
+@pytest.mark.parametrize("weighted", [True, False])
+def test_equals_autograd_whatever_the_blocks(monkeypatch, block, with_bias, weighted):
     monkeypatch.setitem(module.MOST_LOGITS, "cpu", block * VOCABULARY)
     tensors, targets = make_inputs()
-    loss = linear_cross_entropy(tensors[0], tensors[1], targets, tensors[2] if with_bias else None)
+    row_weights = torch.linspace(0, 2, ROWS, dtype=torch.float64) if weighted else None
+    bias = tensors[2] if with_bias else None
+    loss = linear_cross_entropy(tensors[0], tensors[1], targets, bias, row_weights)
     (0.7 * loss).backward()
-    expected, gradients = expected_of(tensors, targets, with_bias)
+    expected, gradients = expected_of(tensors, targets, with_bias, row_weights)
     torch.testing.assert_close(loss.detach(), expected)
     for tensor, gradient in zip(tensors[: 2 + with_bias], gradients, strict=False):
         torch.testing.assert_close(tensor.grad, 0.7 * gradient)

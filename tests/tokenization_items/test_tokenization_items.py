@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import tokenization_items as module
-from tokenization_items.batching import length_batches
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue, CatalogueError
 from tokenization_items.collisions import CapacityError
 from tokenization_items.item_index import ItemIndexError, UnknownItemError
@@ -575,17 +574,6 @@ def test_auto_classes(saved, tiny_network):
     processor = AutoProcessor.from_pretrained(saved)
     assert type(processor) is ItemProcessor and processor.prompt_key() == tiny_network[1].prompt_key()
     assert type(AutoConfig.from_pretrained(saved)) is type(tiny_network[0].config)
-
-
-def test_length_batches_hold_every_row_once_within_the_budget():
-    lengths = np.random.default_rng(0).integers(0, 50, size=101).tolist()
-    batches = list(length_batches(lengths, prompt_length=7, batch_tokens=200))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(101))
-    longest = [max(lengths[row] for row in batch) for batch in batches]
-    assert longest == sorted(longest, reverse=True)
-    for batch, length in zip(batches, longest, strict=True):
-        assert len(batch) * (length + 7) <= 200
-    assert [batch.tolist() for batch in length_batches([90, 3], 7, 5)] == [[0], [1]]
 
 
 def test_images_count_as_tokens_of_a_batch(tokenizer, records, monkeypatch):

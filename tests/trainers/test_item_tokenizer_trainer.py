@@ -24,6 +24,7 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerT
 from trainers.methods.backbones import load_autoencoder, tiny_backbone
 from trainers.runtime import callbacks
 from trainers.runtime.cpu_training import CpuDropout
+from trainers.runtime.step_memory import StepMemory
 from trainers.training_data.image_latents import encode_images
 from trainers.training_data.item_pairs import ItemPairs
 
@@ -400,6 +401,29 @@ def test_prompts_in_parts_train_the_same(tmp_path, gigabytes):
     assert (parts.model.kept_tokens == 0) == (gigabytes == 0.0)
     parts.train()
     assert logged(parts) == pytest.approx(logged(plain), rel=1e-4)
+
+
+def test_states_are_measured_as_the_training_keeps_them(tmp_path):
+    """With gradient checkpointing there are few; what a training before read at a time does not count."""
+    settings = dict(config=NO_DROPOUT, max_steps=1, state_gigabytes=1e-4)
+    plain = make_trainer(tmp_path, **settings)
+    checkpointing = dict(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert make_trainer(tmp_path, **settings, **checkpointing).model.kept_tokens > 1.5 * plain.model.kept_tokens
+    network = plain.model, plain.train_dataset.processor
+    first = make_trainer(tmp_path, network, prompt_tokens=30, **settings | {"state_gigabytes": 0.0})
+    assert (first.model.most_tokens, first.model.kept_tokens) == (30, 0)
+    kept = make_trainer(tmp_path, network, **settings).model.kept_tokens
+    assert kept == make_trainer(tmp_path, **settings).model.kept_tokens > 0
+
+
+def test_the_longest_prompt_may_be_one_with_an_image(tmp_path, monkeypatch):
+    seen = []
+    measured = StepMemory.measured
+    spy = lambda network, longest, *limits: seen.append(longest) or measured(network, longest, *limits)  # noqa: E731
+    monkeypatch.setattr(StepMemory, "measured", spy)
+    trainer = make_trainer(tmp_path)
+    lengths = trainer.train_dataset.encoder_inputs(np.arange(NUM_ITEMS))["attention_mask"].sum(1)
+    assert seen[0]["input_ids"].shape == (1, lengths.max()) and "pixel_values" in seen[0]
 
 
 def test_text_labels_are_drawn_in_training_alone(tmp_path):

@@ -342,7 +342,7 @@ def train_item_tokenizer(
     pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
     longest = processor.max_text_tokens
     cut = sum(len(text) >= longest for text in pairs.texts)
-    if cut:
+    if cut and training.process_index == 0:
         logger.warning(f"item tokenizer: {cut:,} of {len(pairs):,} texts are cut to, or have, {longest} tokens")
     trainer = ItemTokenizerTrainer(model=network, args=training, train_dataset=pairs)
     trainer.card_facts |= data_facts("UTGRec item tokenizer", domains)

@@ -107,11 +107,14 @@ class StepMemory:
             assert network.expand is not None  # what is trained has decoders
             hidden = network.expand(torch.zeros(2, config.num_levels, config.codebook_dim, device=device))
 
-            def losses(number: int) -> Tensor:
+            def loss(decoder: int, number: int) -> Tensor:
                 rows = torch.zeros(number, dtype=torch.long, device=device)
-                return torch.stack(network.reconstruct(hidden[:number], rows, labels, latents, has_image)).sum()
+                return network.reconstruct(hidden[:number], rows, labels, latents, has_image)[decoder]
 
-            decoded = [kept_bytes(partial(losses, number), network) for number in (1, 2)]
+            text, image = (
+                kept_bytes(partial(loss, decoder, 2), network) - kept_bytes(partial(loss, decoder, 1), network)
+                for decoder in (0, 1)
+            )
         network.train(was_training)
         budget, available = STATE_GIGABYTES * GIGABYTE, psutil.virtual_memory().available
         if device.type == "cuda":
@@ -133,7 +136,7 @@ class StepMemory:
             tokens=2 * pairs * length,
             kept_tokens=int(budget / (per_token + per_part / part_tokens)),
             part_tokens=part_tokens,
-            decoders=(decoded[1] - decoded[0]) * min(pairs, ITEMS_AT_A_TIME) * times,
+            decoders=(text * min(pairs, ITEMS_AT_A_TIME) + image * pairs) * times,
             available=available,
             slow=device.type == "cpu" and dtype is None and multiplies_bfloat16(),
         )

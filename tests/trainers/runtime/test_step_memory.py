@@ -80,6 +80,25 @@ def test_what_is_kept_is_bounded(measured):
     assert bounded.total == bounded.weights + bounded.states + bounded.decoders
 
 
+def test_texts_are_bounded_and_images_are_not(make_network, make_batch, tiny_qwen2_vl, tiny_items):
+    network, processor = make_network(tiny_qwen2_vl)
+    batch = make_batch(processor, network, tiny_items[:1])
+    longest = {name: value for name, value in batch.items() if not name.endswith("_rows")}
+    one, many, more = (StepMemory.measured(network, longest, pairs, 1, None, None).decoders for pairs in (1, 64, 264))
+    assert many == 64 * one and 0 < more - many < 200 * one
+    network.train()
+    hidden = network.expand(torch.zeros(2, network.config.num_levels, network.config.codebook_dim))
+    assert batch["has_image"].all()
+
+    def image(number):
+        rows = torch.zeros(number, dtype=torch.long)
+        items = batch["text_labels"], batch["image_latents"], batch["has_image"]
+        return network.reconstruct(hidden[:number], rows, *items)[1]
+
+    of_an_image = kept_bytes(lambda: image(2), network) - kept_bytes(lambda: image(1), network)
+    assert more - many == 2 * 200 * of_an_image  # of the item and of its positive
+
+
 @pytest.mark.parametrize(("available", "warned"), [(10**12, False), (1000, True)])
 def test_what_is_said(measured, caplog, monkeypatch, available, warned):
     monkeypatch.setattr(step_memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": available}))
