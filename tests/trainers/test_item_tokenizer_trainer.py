@@ -247,7 +247,7 @@ def test_kmeans_sets_the_codebooks_once_at_the_end_of_the_warmup(tmp_path, monke
         # No codebook loss in the warm-up (what changes is weight decay).
         assert all(torch.allclose(before[name], after[name], rtol=1e-3) for name in before)
     perplexity = logged(trainer, "codes/perplexity_0")
-    assert max(perplexity[:4]) < 1.5 < min(perplexity[4:]), perplexity
+    assert 2 * np.mean(perplexity[:4]) < np.mean(perplexity[4:]), perplexity
     assert logged(trainer, "loss/quantization")[4] < 0.2 * logged(trainer, "loss/quantization")[3]
 
 
