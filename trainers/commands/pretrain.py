@@ -23,7 +23,7 @@ from trainers.commands.pretraining import (
     PretrainingArguments,
     name_repositories,
     train_and_save,
-    write_identifiers,
+    write_semantic_ids,
 )
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
@@ -106,7 +106,7 @@ def run(
         pretrain_tokenizer(output, domains, network_arguments, tokenizer_training, arguments, history)
     if arguments.stage in ("all", "tokenize"):
         if state.is_main_process:
-            write_identifiers(output, [domain.catalogue for domain in domains])
+            write_semantic_ids(output, [domain.catalogue for domain in domains])
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         pretrain_recommender(output, domains, recommender_arguments, recommender_training, arguments)

@@ -1,4 +1,4 @@
-"""The stages of RecBase, as the examples run them: semantic IDs of every domain, and a decoder over them."""
+"""RecBase's tokenizer over several domains and its decoder: their arguments, how they are made and saved."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def train_recbase_tokenizer(
     return items
 
 
-def load_identifiers(folder: str | Path, catalogues: Sequence[Catalogue]) -> dict[str, UniversalItemTokenizer]:
+def load_semantic_ids(folder: str | Path, catalogues: Sequence[Catalogue]) -> dict[str, UniversalItemTokenizer]:
     """The semantic IDs in `items/<domain>/` of a folder, all made by one item tokenizer.
 
     Raises:

@@ -35,7 +35,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.evaluation.codebooks import codebook_health
-from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, settings_of, shared_identifiers
+from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, settings_of, shared_semantic_ids
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -183,7 +183,7 @@ def recbase_tokenizer(
         raw_codes[name] = assignment.given_codes
         reports[name] = assignment.to_dict() | content_report({name: content})
     report |= codes_report(np.concatenate(list(raw_codes.values())), network)
-    report |= content_report(contents) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
+    report |= content_report(contents) | {"shared_identifiers": shared_semantic_ids(tokenizers), "domains": reports}
     items = RecBaseItems(network, tokenizers, raw_codes, report, trainer)
     if PartialState().is_main_process:
         items.save(output_dir)

@@ -163,7 +163,7 @@ def tokenize(
     return domain_tokenizer, report
 
 
-def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
+def shared_semantic_ids(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
     """Items whose semantic ID an item of another domain has too. Each domain has its own index: no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
     return int((group_sizes(codes) > 1).sum())

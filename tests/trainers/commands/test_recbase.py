@@ -27,7 +27,7 @@ from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.zero_shot import training_of
-from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
+from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_semantic_ids, new_recbase
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.rankers.generative import GenerativeRanker, load_model
 
@@ -311,7 +311,7 @@ def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
     tokenizer.fingerprint = "another"
     tokenizer.save_pretrained(folder)
     with pytest.raises(TokenizerMismatchError, match=f"{other.name} of another"):
-        load_identifiers(tmp_path, [domain.catalogue, other.catalogue])
+        load_semantic_ids(tmp_path, [domain.catalogue, other.catalogue])
     shared = ItemIndex([8, 8, 8], [2, 10, 10])
     shared.assign(["a"], np.zeros((1, 3), int))
     with pytest.raises(TokenizerMismatchError, match="level offsets"):
