@@ -219,7 +219,7 @@ def train_recommender(
     return trainer
 
 
-def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
+def changed_settings(config: PreTrainedConfig) -> dict[str, Any]:
     """Settings of a configuration that are no defaults, without what the first save of its model adds to them."""
     added = ("architectures", "auto_map", "dtype")
     return {name: value for name, value in config.to_diff_dict().items() if name not in added}
