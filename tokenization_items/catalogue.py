@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hub_cards import MAX_NAMED
+from hub_cards import listed
 from tokenization_items.item_files import CatalogueError, read_items
 from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
 from tokenization_items.text_template import TextTemplate
@@ -214,11 +214,9 @@ class Catalogue:
         problems = [] if self._is_checked else self._item_problems(present)
         problems += self._image_problems(rows)
         if problems:
-            listed = "\n  ".join(problems[:MAX_NAMED])
-            more = f"\n  and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
             raise CatalogueError(
                 f"{self.name}: {len(problems)} problems in {len(self)} items; "
-                f"correct these items or leave them out with select():\n  {listed}{more}"
+                f"correct these items or leave them out with select():\n  {listed(problems)}"
             )
         self._mark_checked()
         return {

@@ -20,6 +20,7 @@ from transformers.trainer import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from hub_cards import listed
 from modeling_utgrec.checkpoint_fingerprint import check_folder, digest_bytes
 from modeling_utgrec.checkpoint_safety import SHARDS
 from tokenization_items.files import read_json_object, write_json
@@ -89,9 +90,8 @@ def resumes_partially(faults: Iterable[str]) -> bool:
 
 
 def describe(faults: dict[str, str]) -> str:
-    """Faults in one line, the first five."""
-    more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-    return ", ".join(f"{name} {fault}" for name, fault in list(faults.items())[:5]) + more
+    """Faults in one line."""
+    return listed([f"{name} {fault}" for name, fault in faults.items()], ", ")
 
 
 def newest_checkpoint(
