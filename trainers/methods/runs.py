@@ -29,11 +29,11 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
-from trainers.hub_trainer import HubTrainer, hub_checkpoint
+from trainers.hub_trainer import HubTrainer
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.runtime.callbacks import TimeLimitCallback
-from trainers.runtime.checkpoints import CheckpointError, newest_checkpoint
+from trainers.runtime.checkpoints import CheckpointError, hub_checkpoint, newest_checkpoint
 from trainers.training_data.next_item_windows import TrainingData
 
 
