@@ -32,6 +32,7 @@ def parse_sections(
     description: str,
     argv: Sequence[str] | None = None,
     shown: Sequence[str] | None = None,
+    default_config: str | None = None,
 ) -> tuple[Any, ...]:
     """Parses a command line into dataclasses.
 
@@ -45,15 +46,18 @@ def parse_sections(
         description: what the command is, shown by `--help`; its line breaks are kept.
         argv: the command line, by default the program's.
         shown: the flags that `--help` shows, such as `"data"` or `"tokenizer.backbone"`; by default all.
+        default_config: the packaged configuration that holds where no `--config` is given.
 
     Returns:
         An instance of `main`, or of each of its classes, then the instances of each section in order.
 
     Raises:
         SystemExit: on an unknown flag or key, or a value of a wrong type, which is named.
+        ValueError: if a class refuses its values.
     """
     groups = {"": main if isinstance(main, tuple) else (main,), **sections}
     config_name, argv = take_flag("--config", sys.argv[1:] if argv is None else argv)
+    config_name = default_config if config_name is None else config_name
     config = read_config(config_name) if config_name is not None else {}
     flags: dict[str, list[str]] = {name: [] for name in groups}
     target = flags[""]
@@ -218,7 +222,10 @@ def _parse(section: str, groups: dict[str, Classes], defaults: dict[str, Any], a
             texts.append(f"--{name}={value}")
         elif preset is not None:
             raise SystemExit(f"{prefix}{name} in the configuration file is empty; leave it out for {preset!r}.")
-    *instances, left = parser.parse_args_into_dataclasses(texts + argv, return_remaining_strings=True)
+    try:
+        *instances, left = parser.parse_args_into_dataclasses(texts + argv, return_remaining_strings=True)
+    except ValueError as error:  # of a class, as two flags that contradict each other
+        raise ValueError(f"Flags --{prefix}*: {error}" if prefix else str(error)) from error
     if left:
         flags = [f"--{prefix}{text[2:]}" if text.startswith("--") else text for text in left]
         named = next((flag for flag in flags if flag.startswith("--")), "")[2:].partition("=")[0]

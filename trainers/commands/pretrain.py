@@ -5,7 +5,8 @@ r"""UTGRec's pre-training on several domains: item tokenizer, semantic IDs, reco
         --tokenizer.backbone sentence-transformers/all-MiniLM-L6-v2 --tokenizer.autoencoder none
 
 A domain is a folder with items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*. Writes tokenizer/
-(network and processor), items/<domain>/ (semantic IDs) and recommender/. `--model recbase` pre-trains RecBase.
+(network and processor), items/<domain>/ (semantic IDs) and recommender/. `--model NAME --help` shows the flags of
+recbase, unisrec, vq-rec and missrec.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ SHOWN = (
 @dataclass
 class PretrainArguments(PretrainingArguments):
     model: Literal["utgrec"] = field(
-        default="utgrec", metadata={"help": "What to pre-train: this, or recbase, which has other flags."}
+        default="utgrec",
+        metadata={"help": "What to pre-train: this; recbase, unisrec, vq-rec and missrec have flags of their own."},
     )
 
 

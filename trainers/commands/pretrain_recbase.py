@@ -74,7 +74,7 @@ SHOWN = (
 @dataclass
 class PretrainArguments(PretrainingArguments):
     model: Literal["recbase"] = field(
-        default="recbase", metadata={"help": "What to pre-train: this, or utgrec, which has other flags."}
+        default="recbase", metadata={"help": "What to pre-train: this; the others have flags of their own."}
     )
     catalogues: list[str] = field(
         default_factory=list,

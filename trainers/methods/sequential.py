@@ -398,9 +398,10 @@ def pretrained_sequential(
     method = SEQUENTIAL[name]
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) is not method.config_class or config.num_items:
+        theirs = next(each for each, one in SEQUENTIAL.items() if one.config_class is method.config_class)
         raise ForeignArgument(
             f"--pretrained {folder} holds a {config.model_type} of {getattr(config, 'num_items', 'some')} items; it "
-            f"takes what `utgrec pretrain --model {method.config_class.model_type}` left, which has none."
+            f"takes what `utgrec pretrain --model {theirs}` left, which has none."
         )
     values = {**config.to_dict(), **method.variant, **arguments.architecture(method.config_class), **items.config}
     values["num_items"] = num_items

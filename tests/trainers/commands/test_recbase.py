@@ -170,9 +170,9 @@ def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp
         (tmp_path / "no", "No data folder"),
         (tmp_path / "lonely", "lonely has one item"),
     ):
-        with pytest.raises((SystemExit, FileNotFoundError), match=message):
+        with pytest.raises(SystemExit, match=message):
             run("pretrain.py", *flags, folder)
-    with pytest.raises(ValueError, match="walks_per_item must be at least 0, got -1"):
+    with pytest.raises(SystemExit, match="walks_per_item must be at least 0, got -1"):
         run("pretrain.py", *flags, tmp_path / name, "--recommender.walks_per_item", -1)
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, flags), str(tmp_path / name)])
     with pytest.raises(SystemExit, match="Unknown flag: --catalogues"):
@@ -297,11 +297,11 @@ def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_pa
 
 
 def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
-    with pytest.raises(ValueError, match=f"holds no semantic IDs of {DOWNSTREAM_DOMAIN}"):
+    with pytest.raises(SystemExit, match=f"holds no semantic IDs of {DOWNSTREAM_DOMAIN}"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--stage", "recommender")
-    with pytest.raises(ValueError, match="'tiny' is on this machine alone"):
+    with pytest.raises(SystemExit, match="'tiny' is on this machine alone"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--push_to_hub", "--hub_model_id", "someone/recbase")
-    with pytest.raises(ValueError, match="domain=text"):
+    with pytest.raises(SystemExit, match="domain=text"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--tokenizer.introductions", "Describe:")
     domain = load_domains([str(workplace / "data" / DOWNSTREAM_DOMAIN)])[0]
     other = load_domains([str(workplace / "data" / PRETRAINING_DOMAINS[0])])[0]
