@@ -119,7 +119,8 @@ class Catalogue:
         Takes items from a `datasets.Dataset`, a polars or pandas `DataFrame`, a `pyarrow.Table` or dictionaries.
 
         Args:
-            records: The items, with the columns that `from_folder` describes. `image` may also be a `PIL.Image.Image`.
+            records (`object`): The items, with the columns that `from_folder` describes. `image` may also be a
+                `PIL.Image.Image`.
             text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): Fields of the text, in order.
             image_root (`str` or `os.PathLike`, *optional*): Folder that image paths start from and must stay in, links
                 included. Without it they are taken as they are: give it for records that others made.

@@ -40,13 +40,14 @@ def parse_sections(
     `--help` prints the flags that most people need, `--help-all` every one.
 
     Args:
-        main: dataclass of the flags without prefix, or several.
-        sections: dataclasses of each section; `{"tokenizer": (A, B)}` gives every field of A and B the flag
-            `--tokenizer.<field>`.
-        description: what the command is, shown by `--help`; its line breaks are kept.
-        argv: the command line, by default the program's.
-        shown: the flags that `--help` shows, such as `"data"` or `"tokenizer.backbone"`; by default all.
-        default_config: the packaged configuration that holds where no `--config` is given.
+        main (`type` or `tuple[type, ...]`): dataclass of the flags without prefix, or several.
+        sections (`Mapping[str, Classes]`): dataclasses of each section; `{"tokenizer": (A, B)}` gives every field of A
+            and B the flag `--tokenizer.<field>`.
+        description (`str`): what the command is, shown by `--help`; its line breaks are kept.
+        argv (`Sequence[str]`, *optional*): the command line, by default the program's.
+        shown (`Sequence[str]`, *optional*): the flags that `--help` shows, such as `"data"` or `"tokenizer.backbone"`;
+            by default all.
+        default_config (`str`, *optional*): the packaged configuration that holds where no `--config` is given.
 
     Returns:
         An instance of `main`, or of each of its classes, then the instances of each section in order.
@@ -110,8 +111,8 @@ def find_config(name: str) -> Path:
     """The file of a configuration: a file that is there, or else the packaged one of that name.
 
     Args:
-        name: a path, or a name as `small` or `small.yaml`; `examples/configs/small.yaml`, where it lay once, is the
-            packaged one too.
+        name (`str`): a path, or a name as `small` or `small.yaml`; `examples/configs/small.yaml`, where it lay once,
+            is the packaged one too.
 
     Raises:
         SystemExit: if there is neither; the packaged ones are named.
@@ -130,9 +131,10 @@ def format_help(groups: dict[str, Classes], description: str, shown: Sequence[st
     """The help text of a command.
 
     Args:
-        groups: dataclasses of the flags of each section, `""` for the flags without prefix.
-        description: what the command is; its line breaks are kept.
-        shown: the flags to show, such as `"data"` or `"tokenizer.backbone"`; by default all.
+        groups (`dict[str, Classes]`): dataclasses of the flags of each section, `""` for the flags without prefix.
+        description (`str`): what the command is; its line breaks are kept.
+        shown (`Sequence[str]`, *optional*): the flags to show, such as `"data"` or `"tokenizer.backbone"`; by default
+            all.
     """
     blocks = [description.strip()]
     for section, classes in groups.items():

@@ -204,7 +204,7 @@ class HubTrainer(Trainer):
 
         Args:
             folder, network: see [`~trainers.hub.upload.send_folder`].
-            commit_message: of the commit.
+            commit_message (`str`, *optional*, defaults to `"End of training"`): of the commit.
 
         Raises:
             PublishingError: if the folder holds what must not be published.

@@ -49,9 +49,10 @@ def run_command(command: str, argv: Sequence[str] | None = None, method: str | N
     """Runs a command line.
 
     Args:
-        command: a key of `COMMANDS`.
-        argv: the flags, by default the program's.
-        method: a key of the command's `METHODS`, for `--model`; by default what the flags say, see `choose_method`.
+        command (`str`): a key of `COMMANDS`.
+        argv (`Sequence[str]`, *optional*): the flags, by default the program's.
+        method (`str`, *optional*): a key of the command's `METHODS`, for `--model`; by default what the flags say, see
+            `choose_method`.
 
     Raises:
         SystemExit: after `--help`, on wrong flags, and on an error in what was given, see `says_what_is_wrong`, whose

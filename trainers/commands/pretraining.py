@@ -100,8 +100,9 @@ def train_and_save(
     """Trains the recommender and saves it with its card in the output folder.
 
     Args:
-        patience: evaluations without a better one after which training stops.
-        walks: domains with generated interactions, see [`trainers.methods.content_walks`].
+        patience (`int`, *optional*): evaluations without a better one after which training stops.
+        walks (`Sequence[Domain]`, *optional*, defaults to `()`): domains with generated interactions, see
+            [`trainers.methods.content_walks`].
     """
     trainer = train_recommender(
         recommender,

@@ -184,12 +184,13 @@ def send_folder(
     not arrived.
 
     Args:
-        folder: the folder, which is looked through first.
+        folder (`str` or `os.PathLike`): the folder, which is looked through first.
         repo_id, repo_type, revision: where to.
-        message: of the commit.
-        token: by default that of the user who is logged in.
-        network: place of the item tokenizer's network on the Hub (`name_or_path`, `revision`), for an index-only copy.
-            Where its file names a folder of this machine, this is what is sent instead.
+        message (`str`): of the commit.
+        token (`str`, *optional*): by default that of the user who is logged in.
+        network (`Mapping[str, str]`, *optional*): place of the item tokenizer's network on the Hub (`name_or_path`,
+            `revision`), for an index-only copy. Where its file names a folder of this machine, this is what is sent
+            instead.
 
     Raises:
         PublishingError: if the folder holds what must not be published.

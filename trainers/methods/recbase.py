@@ -180,8 +180,8 @@ def train_recbase_tokenizer(
     and `items/<domain>/` to the output folder. Embeddings that are there are kept.
 
     Args:
-        catalogues: the domains' items, with texts by the templates of `arguments`.
-        max_history: items of a history that the recommender will read.
+        catalogues (`list[Catalogue]`): the domains' items, with texts by the templates of `arguments`.
+        max_history (`int`, *optional*, defaults to 20): items of a history that the recommender will read.
 
     Raises:
         ValueError: if the tokenizer is to be pushed, and its text encoder is a folder of this machine.

@@ -53,10 +53,10 @@ def check_output(
     Looks, before any work, at what the output folder holds of an earlier run.
 
     Args:
-        arguments: the command's flags; `allow_partial_resume` is passed on to the trainings.
+        arguments (`ResumeArguments`): the command's flags; `allow_partial_resume` is passed on to the trainings.
         made (`Iterable[str]`): what this run will make there last; what is there of it was finished.
         stages (`Iterable[str]`): the folders within to which this run's trainings write, as patterns.
-        trainings: arguments of the run's trainings.
+        trainings (`Iterable[TrainingArguments]`, *optional*, defaults to `()`): arguments of the run's trainings.
 
     Raises:
         SystemExit: if the folder holds a finished model and neither `--overwrite` nor `--resume` is given, or an
@@ -262,10 +262,10 @@ def finish_model(
     """Writes the card of a model that was saved to a folder, and sends the folder if the training is pushed.
 
     Args:
-        trainer: the model's trainer.
-        folder: where the model is.
-        facts: for the card, see [`HubTrainer.card_facts`].
-        network: where the item tokenizer was sent, for a recommender.
+        trainer (`HubTrainer`): the model's trainer.
+        folder (`str` or `Path`): where the model is.
+        facts (`dict[str, Any]`): for the card, see [`HubTrainer.card_facts`].
+        network (`dict[str, str]`, *optional*): where the item tokenizer was sent, for a recommender.
 
     Returns:
         Where the folder was sent, `None` if it was not.

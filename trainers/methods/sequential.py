@@ -451,12 +451,12 @@ def learn_code_map(
     (Hou et al. 2023, section 2.3.3). All else stays as it is.
 
     Args:
-        model: pre-trained, with the new domain's items.
-        earlier: the pre-training's quantizer.
-        training: of the second stage.
-        part: the training part.
-        random: draw the map in place of learning it.
-        minutes: most time.
+        model (`VQRecForNextItem`): pre-trained, with the new domain's items.
+        earlier (`dict[str, Tensor]`): the pre-training's quantizer.
+        training (`SequentialTrainingArguments`): of the second stage.
+        part (`Interactions`): the training part.
+        random (`bool`): draw the map in place of learning it.
+        minutes (`float`, *optional*): most time.
     """
     model.start_code_map(earlier)
     if not random:
