@@ -1,4 +1,4 @@
-r"""Gives a generative recommender a memory of transitions and content, which its search mixes in.
+r"""A memory of transitions and content for a generative recommender, which its search mixes in.
 
     utgrec memory --recommender runs/office/recommender --data data/office --embeddings runs/office-texts
     utgrec memory --recommender org/office --data data/office --output_dir runs/office-with-memory

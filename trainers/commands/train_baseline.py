@@ -1,4 +1,4 @@
-r"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
+r"""Training of a baseline on a data folder; it is saved, and evaluated beside what needs no training.
 
     # from interactions alone
     utgrec train-baseline --model sasrec --data data/beauty --output_dir runs/beauty-sasrec
