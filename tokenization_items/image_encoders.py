@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.text_encoders import files_fingerprint, local_folder
+from tokenization_items.hub_folders import model_folder
+from tokenization_items.text_encoders import FILES, files_fingerprint
 
 
 class ImageEncoder:
@@ -48,7 +49,7 @@ class ImageEncoder:
         revision: str | None = None,
     ) -> ImageEncoder:
         """Loads a vision encoder of `AutoModel` by Hub id or folder; see [`~TextEncoder.from_pretrained`]."""
-        folder = local_folder(name_or_path, revision)
+        folder = model_folder(name_or_path, FILES, revision)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **SAFELY).to(device)
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
@@ -21,6 +19,7 @@ from modeling_utgrec import (
     UTGRecTokenizerModel,
 )
 from tokenization_items.files import read_json_object
+from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import CODES_NAME, CONTENT_NAME
 from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor
@@ -135,14 +134,10 @@ def fetch_items(repo_id: str, subfolder: str, index_only: bool, **hub_arguments)
         A folder that has the commit's name.
 
     Raises:
-        OSError: if there is no such repository, or one that may not be read.
+        HubError: if there is no such repository, or one that may not be read.
     """
     files = INDEX_FILES if index_only else INDEX_FILES + PROCESSOR_FILES
-    patterns = [str(Path(subfolder) / file) for file in files]
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns, **hub_arguments))
-    except HFValidationError as error:
-        raise OSError(f"{repo_id} is neither a folder nor the id of a repository: {error}") from error
+    return model_folder(repo_id, [str(Path(subfolder) / file) for file in files], **hub_arguments)
 
 
 def model_config(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import nn
 from tqdm.auto import tqdm
@@ -34,6 +33,7 @@ from transformers import (
 
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.encoding_parts import length_batches
+from tokenization_items.hub_folders import model_folder
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS = ("mean", "cls", "last")
@@ -136,7 +136,7 @@ class TextEncoder:
             ValueError: if a sentence-transformers folder has a kind or an order of modules, or a pooling, that is not
                 known here.
         """
-        folder = local_folder(name_or_path, revision)
+        folder = model_folder(name_or_path, FILES, revision)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         said = read_sentence_transformers(folder)
         # Of an encoder-decoder, such as sentence-T5's, only the encoder.
@@ -286,14 +286,6 @@ def _dense(path: Path) -> list[nn.Module]:
     with safe_open(path / "model.safetensors", framework="pt") as file:
         layer.load_state_dict({name.removeprefix("linear."): file.get_tensor(name).float() for name in file.keys()})
     return [layer, getattr(nn, activation)()]
-
-
-def local_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """The folder itself, or a Hub repository's files, downloaded unless they are in the cache."""
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        return folder
-    return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(FILES)))
 
 
 def files_fingerprint(folder: Path) -> str:

@@ -479,7 +479,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
 
         Raises:
-            OSError: if there is no such repository, one that may not be read, or no item tokenizer in it.
+            HubError: if there is no such repository, or one that may not be read.
+            FileNotFoundError: if there is no item tokenizer in it.
             ValueError: for another format version, or a file that is truncated.
             TokenizerMismatchError: if index, settings and the model beside them do not belong together.
         """

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 import yaml
 
+from trainers.log_levels import LEVELS, set_log_level
+
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
@@ -37,7 +39,8 @@ def parse_sections(
     """Parses a command line into dataclasses.
 
     A YAML file given by `--config` sets defaults, a section's under the section's name; the command line wins.
-    `--help` prints the flags that most people need, `--help-all` every one.
+    `--log_level` says which messages are shown, `--help` prints the flags that most people need, `--help-all` every
+    one.
 
     Args:
         main (`type` or `tuple[type, ...]`): dataclass of the flags without prefix, or several.
@@ -60,6 +63,7 @@ def parse_sections(
     config_name, argv = take_flag("--config", sys.argv[1:] if argv is None else argv)
     config_name = default_config if config_name is None else config_name
     config = read_config(config_name) if config_name is not None else {}
+    level, argv = take_flag("--log_level", argv)
     flags: dict[str, list[str]] = {name: [] for name in groups}
     target = flags[""]
     for argument in argv:
@@ -72,6 +76,11 @@ def parse_sections(
     if {"-h", "--help", "--help-all"} & set(flags[""]):
         print(format_help(groups, description, None if "--help-all" in flags[""] else shown))
         raise SystemExit(0)
+    if level is not None:
+        try:
+            set_log_level(level)
+        except ValueError as error:
+            raise SystemExit(f"--log_level: {error}") from error
 
     values = {"": {key: value for key, value in config.items() if key not in sections}}
     values |= {name: config.get(name) or {} for name in sections}
@@ -150,6 +159,7 @@ def format_help(groups: dict[str, Classes], description: str, shown: Sequence[st
     if len(groups) > 1:
         parts = textwrap.wrap(f"a path, or {names}.", WIDTH - INDENT, break_on_hyphens=False)
         more += [" " * INDENT + part for part in parts]
+    more.append("  --log_level LEVEL".ljust(INDENT) + f"Messages to show: {', '.join(LEVELS)} (default: warning).")
     if shown is not None:
         more.append("  --help-all".ljust(INDENT) + "Show every flag.")
     return "\n\n".join([*blocks, "\n".join(more)])

@@ -116,7 +116,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
     def __init__(
         self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs
     ):
-        self._check_loading(args, len(train_dataset))
+        self.check_loading(args, len(train_dataset))
         # Not a data set that accelerate's loaders would tell their epoch: an evaluation must not redraw the positives.
         items = Subset(train_dataset, range(len(train_dataset)))
         super().__init__(
@@ -159,7 +159,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         network.most_tokens = prompt_tokens
 
     @staticmethod
-    def _check_loading(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
+    def check_loading(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
         """The alignment loss needs batches of one size on all processes: the last, smaller one is dropped, unless it
         is the only one."""
         global_batch = args.per_device_train_batch_size * args.world_size

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, pipeline, set_seed
 
 from modeling_utgrec import (
@@ -23,6 +23,7 @@ from modeling_utgrec import (
 )
 from tokenization_items import ContentProcessor, ItemProcessor, TextEncoder, TextTemplate, UniversalItemTokenizer
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.hub_folders import HubError
 
 pytestmark = pytest.mark.hub
 # What two processes do at the same time, with an empty cache.
@@ -260,8 +261,9 @@ def test_subfolders(hub, tokenizer, records, tmp_path):
 def test_cache_and_local_files_only(hub_server, hub, tokenizer, records, tmp_path):
     tokenizer.push_to_hub(repo_id := hub.new_repo("tokenizer"))
     arguments = {"cache_dir": tmp_path / "cache"}
-    with pytest.raises(LocalEntryNotFoundError):
+    with pytest.raises(HubError, match=f"not in this machine's cache .* run `hf download {repo_id}`") as error:
         UniversalItemTokenizer.from_pretrained(repo_id, local_files_only=True, **arguments)
+    assert isinstance(error.value.__cause__, LocalEntryNotFoundError)
     assert_same_codes(UniversalItemTokenizer.from_pretrained(repo_id, **arguments), tokenizer, records)
     assert list((tmp_path / "cache").rglob("model.safetensors"))
     hub_server.log.clear()
@@ -272,17 +274,22 @@ def test_cache_and_local_files_only(hub_server, hub, tokenizer, records, tmp_pat
 
 def test_what_is_not_there_or_not_allowed(hub_server, hub, tokenizer, recommender):
     for name in (f"{hub.namespace}/nothing-there", "a/b/c", "/no/such/folder"):
-        with pytest.raises(OSError, match=name.split("/")[-1]) as error:
+        is_id = name.endswith("nothing-there")
+        said = "no repository that can be read: mind the spelling" if is_id else "neither a folder nor the id of"
+        with pytest.raises(HubError, match=f"{name} .*{said}") as error:
             UniversalItemTokenizer.from_pretrained(name)
-        assert isinstance(error.value, RepositoryNotFoundError) == name.endswith("nothing-there")
+        assert isinstance(error.value.__cause__, RepositoryNotFoundError if is_id else HFValidationError)
     recommender.push_to_hub(recommender_id := hub.new_repo("recommender"))
     with pytest.raises(FileNotFoundError, match="holds no item tokenizer: item_tokenizer_config.json is missing"):
         UniversalItemTokenizer.from_pretrained(recommender_id)
 
     tokenizer.push_to_hub(repo_id := hub.new_repo("tokenizer"))
     hub_server.repo(repo_id).readers = set()
-    with pytest.raises(GatedRepoError, match=f"Access to model {repo_id} is restricted"):
+    with pytest.raises(HubError, match=f"{repo_id} is gated: ask for access") as error:
         UniversalItemTokenizer.from_pretrained(repo_id, token="hf_reader")
+    assert isinstance(error.value.__cause__, GatedRepoError)
+    with pytest.raises(HubError, match=f"{repo_id} has no branch, tag or commit 'v2'"):
+        UniversalItemTokenizer.from_pretrained(repo_id, revision="v2")
     with pytest.raises(OSError, match="gated repo"):
         AutoModel.from_pretrained(repo_id, token="hf_reader")
     hub_server.repo(repo_id).readers = {"reader"}

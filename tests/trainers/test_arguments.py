@@ -252,10 +252,11 @@ def test_help_text():
     assert lines[15] == f"{'  --net.width N':38}Width of it. (default: 8)"
     assert f"{'  --net.shuffle':38}Whether to shuffle. (default: true; --net.no_shuffle)" in lines
     assert parse("--data", "a", "--tokenizer.no_shuffle")[2].shuffle is False, "the flag that is named"
-    assert not any("--help-all" in line for line in lines) and "text_encoder." in lines[-1]
+    assert not any("--help-all" in line for line in lines)
+    assert "text_encoder." in lines[-2] and "--log_level" in lines[-1]
     short = format_help({"": (Shown,), "net": (Network,)}, "What.", ("data", "net.scale"))
     flags = [line.split()[0] for line in short.splitlines() if line.startswith("  --")]
-    assert flags == ["--data", "--net.scale", "--config", "--help-all"]
+    assert flags == ["--data", "--net.scale", "--config", "--log_level", "--help-all"]
 
 
 @pytest.mark.parametrize("flag, everything", [("--help", False), ("-h", False), ("--help-all", True)])

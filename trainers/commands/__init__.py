@@ -91,7 +91,7 @@ def choose_method(command: str, argv: Sequence[str], model: str | None = None) -
     """The method that a command line means, on which its further flags depend.
 
     It is said by `model`, or else by `--model`, or else by the key `model` of the file of `--config`, or else by the
-    recommender in the folder of `--pretrained`; it is UTGRec where none says it.
+    recommender of `--pretrained`, a folder or Hub id; it is UTGRec where none says it.
 
     Raises:
         SystemExit: if there is no such method, or the pre-trained recommender is of another one.
@@ -103,8 +103,10 @@ def choose_method(command: str, argv: Sequence[str], model: str | None = None) -
     given = model or given or config.get("model")
     if given is not None and given not in methods:
         raise SystemExit(f"--model {given}: {command} knows {', '.join(methods)}.")
-    pretrained = (take_flag("--pretrained", rest)[0] or config.get("pretrained")) if command == "finetune" else None
-    found = None if pretrained is None else method_of(Path(pretrained), methods)
+    pretrained, rest = take_flag("--pretrained", rest)
+    revision, _ = take_flag("--revision", rest)
+    pretrained, revision = pretrained or config.get("pretrained"), revision or config.get("revision")
+    found = None if pretrained is None or command != "finetune" else method_of(pretrained, revision, methods)
     if given is not None and found is not None and given != found:
         raise SystemExit(
             f"--pretrained {pretrained} holds {found}, and {given} was asked for by --model or --config: give "
@@ -113,9 +115,15 @@ def choose_method(command: str, argv: Sequence[str], model: str | None = None) -
     return given or found or "utgrec"
 
 
-def method_of(pretrained: Path, methods: Sequence[str] | dict[str, str]) -> str:
-    """The method of the recommender that `pretrain` wrote into a folder."""
-    path = pretrained / "recommender" / "config.json"
+def method_of(pretrained: str, revision: str | None, methods: Sequence[str] | dict[str, str]) -> str:
+    """The method of the recommender that `pretrain` wrote into a folder, or pushed."""
+    from tokenization_items.hub_folders import HubError
+    from trainers.hub.download import find_part
+
+    try:
+        path = find_part(pretrained, "recommender", revision).folder / "config.json"
+    except HubError as error:
+        raise SystemExit(f"--pretrained {pretrained}: {error}") from error
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:

@@ -22,6 +22,7 @@ from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from trainers.arguments import parse_sections
+from trainers.run_file import run_values, write_run_file
 
 
 @dataclass
@@ -97,6 +98,7 @@ def run(arguments: EmbedArguments) -> bool:
         batch_tokens=arguments.batch_tokens,
         batch_images=arguments.batch_images,
     )
+    write_run_file(arguments.output_dir, "embed", run_values(arguments))
     what = "images" if arguments.images else "texts"
     print(
         f"{catalogue.name}: {what} of {len(catalogue):,} items {'embedded into' if done else 'were already in'} "

@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hub_cards import VALUES_FILE
 from hub_cards.formatting import markdown_table
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import check_writable
+from tokenization_items.hub_folders import HubError, model_folder
+from tokenization_items.item_index import CODES_NAME
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
@@ -28,7 +31,8 @@ from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, over_seeds, paired_test
 from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
-from trainers.rankers import Ranker, is_generative, load_ranker
+from trainers.hub.download import ModelPlace, find_model
+from trainers.rankers import RANKERS, Ranker, is_generative, load_ranker
 
 TITLES = "title-likelihood"
 PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
@@ -37,6 +41,7 @@ PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compar
 SHOWN = (
     "recommender",
     "data",
+    "revision",
     "zero_shot",
     "part",
     "mask_seen",
@@ -71,6 +76,7 @@ class EvaluationArguments:
         }
     )
     data: str = field(metadata={"help": "Data folder with the items and the interactions."})
+    revision: str | None = field(default=None, metadata={"help": "Of --recommender on the Hub: branch, tag, commit."})
     zero_shot: bool = field(
         default=False, metadata={"help": "Judge without training on the domain, also by the AUC of each user (GAUC)."}
     )
@@ -128,8 +134,22 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
     return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
 
 
+def find_recommender(name: str, revision: str | None = None) -> ModelPlace | None:
+    """Where a recommender is, by folder or Hub id; None for one that needs no training."""
+    if name in RANKERS or name == TITLES:
+        return None
+    try:
+        return find_model(name, revision)
+    except HubError as error:
+        raise SystemExit(f"--recommender {name} is none of {', '.join(RANKERS)}, and as a model: {error}") from error
+
+
 def ranker_of(
-    name: str, arguments: EvaluationArguments, interactions: Interactions, items: str | Path | None = None
+    name: str,
+    arguments: EvaluationArguments,
+    interactions: Interactions,
+    there: ModelPlace | None,
+    items: str | Path | None = None,
 ) -> Ranker:
     """A ranker for all of the data's items, whose semantic IDs are those in the folder `items` if one is given."""
     texts = None
@@ -146,6 +166,7 @@ def ranker_of(
             num_beams=arguments.num_beams,
             batch_size=arguments.batch_size,
             memory=not arguments.no_memory,
+            revision=None if there is None else there.revision,
         )
     except ValueError as error:
         raise ValueError(f"--recommender {name}: {error}") from error
@@ -157,17 +178,22 @@ def judge_zero_shot(
     """A result for each recommender, all on the same rows; all are loaded before the first is judged."""
     from trainers.evaluation import zero_shot
 
+    places = [(name, find_recommender(name, arguments.revision)) for name in arguments.recommender]
+    if arguments.compare_with is not None:
+        places.append((arguments.compare_with, find_recommender(arguments.compare_with)))
     interactions, limit = load_interactions(arguments), arguments.max_history or None
     domain, rows, models = Path(arguments.data).resolve().name, draw_rows(interactions, choices), []
-    for name in [*arguments.recommender, *filter(None, [arguments.compare_with])]:
-        folder = Path(name) if Path(name).is_dir() else None
+    for name, there in places:
+        folder: Path | None = None
         if name == TITLES:
             ranker = load_titles(flags.language_model, arguments, interactions)
         else:
             items: str | Path | None = flags.items
-            if folder is not None and is_generative(folder):
-                items = zero_shot.items_folder(folder, domain, flags.items)
-            ranker = ranker_of(name, arguments, interactions, items)
+            if there is not None:
+                folder = model_folder(there.name, ("config.json", CODES_NAME, VALUES_FILE), there.revision)
+                if is_generative(folder):
+                    items = zero_shot.items_folder(folder, domain, flags.items)
+            ranker = ranker_of(name, arguments, interactions, there, items)
         models.append(zero_shot.zero_shot_model(ranker, interactions, flags, folder, limit, arguments.batch_size))
     results = [
         zero_shot.evaluate_zero_shot(
@@ -234,10 +260,12 @@ def evaluate_all(
     return mean
 
 
-def load_other(name: str, arguments: EvaluationArguments, interactions: Interactions) -> Ranker | dict[str, Any]:
+def load_other(
+    name: str, arguments: EvaluationArguments, interactions: Interactions, there: ModelPlace | None
+) -> Ranker | dict[str, Any]:
     """What `--compare_with` names: a recommender, or a result with its cases."""
     if not Path(name).is_file():
-        return ranker_of(name, arguments, interactions)
+        return ranker_of(name, arguments, interactions, there)
     other = load_result(name)
     if "per_user" not in other:
         raise SystemExit(f"{name} has no users' ranks: evaluate it again with --per_user.")
@@ -286,11 +314,16 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
     """The result, and that of the recommender that it was compared with, if any."""
     if arguments.per_user and len(arguments.recommender) > 1:
         raise SystemExit("--per_user keeps the ranks of one recommender: evaluate the seeds one by one.")
+    places = [find_recommender(name, arguments.revision) for name in arguments.recommender]
+    compared = arguments.compare_with
+    other_place = None if compared is None or Path(compared).is_file() else find_recommender(compared)
     interactions = load_interactions(arguments)
     # all are loaded before the first is judged
-    rankers, other = [ranker_of(name, arguments, interactions) for name in arguments.recommender], None
-    if arguments.compare_with is not None:
-        other = load_other(arguments.compare_with, arguments, interactions)
+    rankers = [
+        ranker_of(name, arguments, interactions, there)
+        for name, there in zip(arguments.recommender, places, strict=True)
+    ]
+    other = None if compared is None else load_other(compared, arguments, interactions, other_place)
     result = evaluate_all(rankers, arguments, interactions)
     results = [result]
     if other is not None:

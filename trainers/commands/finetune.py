@@ -19,10 +19,19 @@ from transformers.trainer_utils import IntervalStrategy
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import ItemProcessor, UniversalItemTokenizer
 from trainers.arguments import parse_sections
-from trainers.commands.finetuning import MADE, FinetuningArguments, load_domain, train_and_evaluate
+from trainers.commands.finetuning import (
+    MADE,
+    FinetuningArguments,
+    load_domain,
+    pretrained_recommender,
+    pretrained_tokenizer,
+    train_and_evaluate,
+)
 from trainers.data.domains import Domain
+from trainers.hub.download import ModelPlace, find_part
 from trainers.hub.model_facts import assignment_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+from trainers.methods.plans import plan_utgrec, show_plans
 from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer, tokenize
 from trainers.methods.utgrec import (
     FINETUNING_SECTIONS,
@@ -35,12 +44,14 @@ from trainers.methods.utgrec import (
     train_item_tokenizer,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
     "data",
     "output_dir",
     "pretrained",
+    "revision",
     "model",
     "tokenizer_mode",
     "new_recommender",
@@ -50,7 +61,7 @@ SHOWN = (
     "mask_seen",
     "resume",
     "overwrite",
-    "license",
+    "dry_run",
     "seed",
     "name",
     "tokenizer.backbone",
@@ -69,7 +80,6 @@ SHOWN = (
     "recommender.num_beams",
     "recommender.early_stopping_patience",
     "recommender.eval_strategy",
-    "recommender.save_strategy",
 )
 
 
@@ -93,10 +103,25 @@ def run(
 ) -> dict[str, Any] | None:
     """Trains, saves and evaluates; returns the row of `results.json` on the main process."""
     output = Path(arguments.output_dir)
+    told = run_values(
+        arguments,
+        tokenizer=(network_arguments, tokenizer_training),
+        recommender=(recommender_arguments, recommender_training),
+    )
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = [load_domain(arguments)]
-    check_output(arguments, *MADE, (tokenizer_training, recommender_training))
+    check_output(arguments, *MADE, (tokenizer_training, recommender_training), ("finetune", told))
+    start = pretrained_recommender(arguments)
+    if arguments.dry_run:
+        found, frozen = None, False
+        if arguments.pretrained is not None:
+            found = find_part(arguments.pretrained, "tokenizer", arguments.revision)
+            frozen = arguments.tokenizer_mode == "frozen"
+        sections = network_arguments, tokenizer_training, recommender_arguments, recommender_training
+        plans = plan_utgrec(domains, *sections, found, start, arguments.tokenizer_mode != "full")
+        show_plans([] if not arguments.train_users else plans[1:] if frozen else plans)
+        return None
     state = PartialState()
     facts: dict[str, Any] = {}
     pushed = None
@@ -113,7 +138,7 @@ def run(
     state.wait_for_everyone()
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
 
-    recommender = initial_recommender(arguments, recommender_arguments, tokenizer)
+    recommender = initial_recommender(start, arguments, recommender_arguments, tokenizer)
     validates = recommender_training.eval_strategy != IntervalStrategy.NO
     patience = recommender_arguments.early_stopping_patience if validates else None
     return train_and_evaluate(
@@ -138,11 +163,11 @@ def finetune_tokenizer(
     """The item tokenizer for the new domain: pre-trained and fine-tuned, pre-trained only, or from scratch; and who
     trained it."""
     if arguments.pretrained and (arguments.tokenizer_mode == "frozen" or not arguments.train_users):
-        return UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer"), None
+        return pretrained_tokenizer(arguments), None
     catalogue, _ = joint_catalogue(domains)
     latents = image_targets(catalogue, network_arguments)
     if arguments.pretrained:
-        pretrained = UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / "tokenizer")
+        pretrained = pretrained_tokenizer(arguments)
         network, processor = pretrained.network, pretrained.processor
         assert isinstance(network, UTGRecTokenizerModel) and isinstance(processor, ItemProcessor)
         training.freeze_codes = arguments.tokenizer_mode == "finetune"
@@ -153,14 +178,17 @@ def finetune_tokenizer(
 
 
 def initial_recommender(
-    arguments: FinetuneArguments, recommender_arguments: RecommenderArguments, tokenizer: UniversalItemTokenizer
+    pretrained: ModelPlace | None,
+    arguments: FinetuneArguments,
+    recommender_arguments: RecommenderArguments,
+    tokenizer: UniversalItemTokenizer,
 ) -> UTGRecForConditionalGeneration:
     """The recommender to start from; a pre-trained one now belongs to the fine-tuned tokenizer."""
-    if arguments.pretrained is None or arguments.new_recommender:
+    if pretrained is None:
         # Without the network's weights.
         config = UTGRecTokenizerConfig.from_pretrained(Path(arguments.output_dir) / "tokenizer")
         return new_recommender(recommender_arguments, tokenizer, config, arguments.seed)
-    recommender = UTGRecForConditionalGeneration.from_pretrained(Path(arguments.pretrained) / "recommender")
+    recommender = UTGRecForConditionalGeneration.from_pretrained(pretrained.name, revision=pretrained.revision)
     recommender.config.item_tokenizer_fingerprint = tokenizer.fingerprint
     return recommender
 

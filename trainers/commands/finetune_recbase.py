@@ -18,8 +18,16 @@ from modeling_utgrec import RecBaseForCausalLM
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_index import CODES_NAME
 from trainers.arguments import parse_sections
-from trainers.commands.finetuning import MADE, FinetuningArguments, load_domain, train_and_evaluate
+from trainers.commands.finetuning import (
+    MADE,
+    FinetuningArguments,
+    load_domain,
+    pretrained_recommender,
+    pretrained_tokenizer,
+    train_and_evaluate,
+)
 from trainers.data.domains import Domain
+from trainers.methods.plans import plan_recbase, show_plans
 from trainers.methods.recbase import (
     RECBASE_SECTIONS,
     RecBaseArguments,
@@ -29,15 +37,17 @@ from trainers.methods.recbase import (
     new_recbase,
     train_recbase_tokenizer,
 )
-from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
+from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import check_output, place_training, save_tokenizer, tokenize
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
     "data",
     "output_dir",
     "pretrained",
+    "revision",
     "model",
     "new_recommender",
     "k_core",
@@ -45,7 +55,7 @@ SHOWN = (
     "mask_seen",
     "resume",
     "overwrite",
-    "license",
+    "dry_run",
     "seed",
     "name",
     "tokenizer.text_encoder",
@@ -84,16 +94,26 @@ def run(
 ) -> dict[str, Any] | None:
     """Trains the recommender, saves and evaluates; returns the row of `results.json` on the main process."""
     output = Path(arguments.output_dir)
+    told = run_values(
+        arguments,
+        tokenizer=(tokenizer_arguments, tokenizer_training),
+        recommender=(recommender_arguments, training),
+    )
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
-    check_output(arguments, *MADE, (tokenizer_training, training))
+    check_output(arguments, *MADE, (tokenizer_training, training), ("finetune", told))
+    start = pretrained_recommender(arguments)
+    if arguments.dry_run:
+        plans = plan_recbase([domain], tokenizer_arguments, tokenizer_training, recommender_arguments, training, start)
+        show_plans([] if not arguments.train_users else plans if arguments.pretrained is None else plans[1:])
+        return None
     tokenizer = recbase_semantic_ids(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
-    if arguments.pretrained is None or arguments.new_recommender:
-        folder = arguments.pretrained or output
-        codebooks = codebooks_of(folder) if recommender_arguments.warm_start else None
+    if start is None:
+        source = arguments.pretrained or output
+        codebooks = codebooks_of(source, arguments.revision) if recommender_arguments.warm_start else None
         recommender = new_recbase(recommender_arguments, tokenizer, arguments.seed, codebooks)
     else:
-        recommender = RecBaseForCausalLM.from_pretrained(Path(arguments.pretrained) / "recommender")
+        recommender = RecBaseForCausalLM.from_pretrained(start.name, revision=start.revision)
     facts = {"license": arguments.license, "num_items": len(tokenizer)}
     patience = recommender_arguments.early_stopping_patience
     return train_and_evaluate(recommender, tokenizer, domain, training, arguments, facts, patience)
@@ -125,9 +145,7 @@ def recbase_semantic_ids(
             max_history,
         )
     elif state.is_main_process:
-        tokenizer, report = tokenize(
-            UniversalItemTokenizer.from_pretrained(Path(arguments.pretrained) / TOKENIZER_FOLDER), domain.catalogue
-        )
+        tokenizer, report = tokenize(pretrained_tokenizer(arguments), domain.catalogue)
         print(f"{domain.name}: {report}")
         save_tokenizer(tokenizer, output / ITEMS_FOLDER / domain.name, include_network=False)
     state.wait_for_everyone()

@@ -13,11 +13,11 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
-from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
+from trainers.hub.download import ModelPlace, find_part
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
 from trainers.rankers.generative import GenerativeRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
@@ -31,7 +31,11 @@ class FinetuningArguments:
 
     data: list[str] = field(metadata={"help": "Folder of the new domain, or 'builtin'."})
     output_dir: str = field(metadata={"help": "Where the results go."})
-    pretrained: str | None = field(default=None, metadata={"help": "Output folder of pretrain; none: from scratch."})
+    pretrained: str | None = field(
+        default=None,
+        metadata={"help": "Output folder of pretrain, or the name that it pushed to; none: from scratch."},
+    )
+    revision: str | None = field(default=None, metadata={"help": "Of both on the Hub: branch, tag, commit."})
     new_recommender: bool = field(default=False, metadata={"help": "Start the recommender from random weights."})
     text_fields: list[str] = field(
         default_factory=list,
@@ -51,6 +55,9 @@ class FinetuningArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
     name: str | None = field(default=None, metadata={"help": "The model's name in results.json."})
@@ -58,6 +65,8 @@ class FinetuningArguments:
     def __post_init__(self):
         if not 0 <= self.train_users <= 1:
             raise SystemExit(f"--train_users is a share between 0 and 1, got {self.train_users}.")
+        if self.revision is not None and self.pretrained is None:
+            raise SystemExit("--revision is of --pretrained: give both, or neither.")
         if self.train_users == 0 and (self.pretrained is None or self.new_recommender):
             raise SystemExit("--train_users 0 trains nothing: it needs --pretrained, and no --new_recommender.")
 
@@ -69,7 +78,7 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
         k_core=arguments.k_core,
         check_images=not templates,
         templates=templates,
-        text_fields=arguments.text_fields or fields_of_pretraining(arguments.pretrained),
+        text_fields=arguments.text_fields or fields_of_pretraining(arguments),
     )
     if len(domains) != 1:
         raise SystemExit(f"Fine-tuning takes one domain, --data has {len(domains)}: {[d.name for d in domains]}.")
@@ -81,12 +90,33 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
     return domain
 
 
-def fields_of_pretraining(pretrained: str | None) -> tuple[str, ...]:
+def fields_of_pretraining(arguments: FinetuningArguments) -> tuple[str, ...]:
     """Fields of the items' texts that a pre-trained item tokenizer reads; all where there is none."""
-    folder = Path(pretrained or "") / "tokenizer"
-    if pretrained is None or not (folder / TOKENIZER_FILE).is_file():
+    if arguments.pretrained is None:
         return TEXT_FIELDS
-    return UniversalItemTokenizer.from_pretrained(folder, index_only=True).text_fields
+    return pretrained_tokenizer(arguments, index_only=True).text_fields
+
+
+def pretrained_tokenizer(arguments: FinetuningArguments, index_only: bool = False) -> UniversalItemTokenizer:
+    """The item tokenizer of `--pretrained`.
+
+    Raises:
+        HubError: there is none.
+    """
+    assert arguments.pretrained is not None
+    there = find_part(arguments.pretrained, "tokenizer", arguments.revision)
+    return UniversalItemTokenizer.from_pretrained(there.name, index_only, revision=there.revision)
+
+
+def pretrained_recommender(arguments: FinetuningArguments) -> ModelPlace | None:
+    """Where the recommender of `--pretrained` is; None for one with random weights.
+
+    Raises:
+        HubError: there is none.
+    """
+    if arguments.pretrained is None or arguments.new_recommender:
+        return None
+    return find_part(arguments.pretrained, "recommender", arguments.revision)
 
 
 def train_and_evaluate(

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from huggingface_hub import snapshot_download
 
 from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, save_card
 from hub_cards.formatting import markdown_table
 from modeling_utgrec.item_memory import MemorySettings
 from tokenization_items.files import check_writable
+from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_embeddings import encoder_fingerprint, load_embeddings
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
@@ -35,6 +35,7 @@ from trainers.data.domains import Domain
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
+from trainers.hub.download import find_model
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index, rebuild_memory
@@ -47,6 +48,7 @@ from trainers.rankers.linear import LinearSettings
 class MemoryArguments:
     recommender: str = field(metadata={"help": "Folder or Hub id of a recommender with its item index."})
     data: str = field(metadata={"help": "Data folder with items and interactions."})
+    revision: str | None = field(default=None, metadata={"help": "Of --recommender on the Hub: branch, tag, commit."})
     embeddings: str | None = field(
         default=None, metadata={"help": "Folder of text embeddings; default: TF-IDF of the texts."}
     )
@@ -95,10 +97,10 @@ class MemoryArguments:
 
 def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     """Builds, saves and judges; returns the test results with and without the memory."""
-    domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
-    print(domain)
     folder = local_folder(arguments)
     check_writable(folder)
+    domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
+    print(domain)
     interactions = domain.interactions
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
     ranker = GenerativeRanker.from_pretrained(
@@ -141,21 +143,21 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
 
 def local_folder(arguments: MemoryArguments) -> Path:
     """The recommender's folder; one of the Hub is fetched into the output folder."""
-    folder = Path(arguments.recommender)
-    if folder.is_dir():
+    there = find_model(arguments.recommender, arguments.revision)
+    if there.revision is None:
         if arguments.output_dir is not None:
             raise SystemExit(
                 "--output_dir is for a recommender of the Hub; in a folder the memory goes beside its index."
             )
-        return folder
+        return there.folder
     if arguments.output_dir is None:
-        raise SystemExit(f"--recommender {arguments.recommender} is no folder; for one of the Hub give --output_dir.")
+        raise SystemExit(f"--recommender {arguments.recommender} is on the Hub: give --output_dir, where it goes.")
     output = Path(arguments.output_dir)
     if output.is_dir() and any(output.iterdir()) and not (output / ".cache" / "huggingface").is_dir():
         raise SystemExit(
             f"--output_dir {output} holds other files, which the recommender's might replace: give another."
         )
-    return Path(snapshot_download(arguments.recommender, local_dir=arguments.output_dir, allow_patterns=list(ALLOWED)))
+    return model_folder(there.name, ALLOWED, there.revision, local_dir=output)
 
 
 def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray | None, str | None, str | None]:

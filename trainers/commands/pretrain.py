@@ -29,6 +29,7 @@ from trainers.commands.pretraining import (
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
+from trainers.methods.plans import plan_utgrec, show_plans
 from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer
 from trainers.methods.utgrec import (
     SECTIONS,
@@ -41,6 +42,7 @@ from trainers.methods.utgrec import (
     train_item_tokenizer,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
@@ -52,6 +54,7 @@ SHOWN = (
     "k_core",
     "resume",
     "overwrite",
+    "dry_run",
     "license",
     "push_to_hub",
     "hub_model_id",
@@ -92,6 +95,11 @@ def run(
     recommender_training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
+    told = run_values(
+        arguments,
+        tokenizer=(network_arguments, tokenizer_training),
+        recommender=(recommender_arguments, recommender_training),
+    )
     name_repositories(arguments, tokenizer_training, recommender_training)
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
@@ -101,7 +109,11 @@ def run(
     state = PartialState()
     for domain in domains:
         state.print(domain)
-    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training))
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training), ("pretrain", told))
+    if arguments.dry_run:
+        sections = network_arguments, tokenizer_training, recommender_arguments, recommender_training
+        plans = dict(zip(("tokenizer", "recommender"), plan_utgrec(domains, *sections), strict=True))
+        return show_plans([plan for stage, plan in plans.items() if arguments.stage in ("all", stage)])
 
     if arguments.stage in ("all", "tokenizer"):
         history = recommender_training.max_history

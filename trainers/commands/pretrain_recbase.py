@@ -27,6 +27,7 @@ from trainers.commands.pretraining import (
 from trainers.data.domains import load_catalogues, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.methods.content_walks import walking_domain
+from trainers.methods.plans import plan_recbase, show_plans
 from trainers.methods.recbase import (
     RECBASE_SECTIONS,
     RecBaseArguments,
@@ -39,6 +40,7 @@ from trainers.methods.recbase import (
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import check_output, data_facts, finish_model, place_training
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
@@ -49,7 +51,7 @@ SHOWN = (
     "stage",
     "k_core",
     "resume",
-    "license",
+    "dry_run",
     "push_to_hub",
     "hub_model_id",
     "seed",
@@ -67,7 +69,6 @@ SHOWN = (
     "recommender.max_history",
     "recommender.num_beams",
     "recommender.early_stopping_patience",
-    "recommender.eval_strategy",
 )
 
 
@@ -93,6 +94,11 @@ def run(
     training: RecommenderTrainingArguments,
 ) -> None:
     output = Path(arguments.output_dir)
+    told = run_values(
+        arguments,
+        tokenizer=(tokenizer_arguments, tokenizer_training),
+        recommender=(recommender_arguments, training),
+    )
     name_repositories(arguments, tokenizer_training, training)
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     templates = tokenizer_arguments.templates()
@@ -117,7 +123,12 @@ def run(
         state.print(domain)
     for catalogue in more:
         state.print(f"{catalogue.name}: {len(catalogue):,} items, and no interactions")
-    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training))
+    check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training), ("pretrain", told))
+    if arguments.dry_run:
+        sections = tokenizer_arguments, tokenizer_training, recommender_arguments, training
+        plans = plan_recbase(domains, *sections, catalogues=more)
+        plans = dict(zip(("tokenizer", "recommender"), plans, strict=True))
+        return show_plans([plan for stage, plan in plans.items() if arguments.stage in ("all", stage)])
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
         items = train_recbase_tokenizer(

@@ -24,9 +24,11 @@ from tokenization_items.text_statistics import TF_IDF
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain, load_domains
 from trainers.methods.item_tables import Content
+from trainers.methods.plans import plan_sequential_pretraining, show_plans
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.sequential import SequentialArguments
 from trainers.methods.sequential_pretraining import PRETRAINED, pretrain_sequential, with_fewer_words
+from trainers.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 SECTIONS: dict[str, tuple[type, ...]] = {"sequential": (SequentialArguments, SequentialTrainingArguments)}
@@ -41,6 +43,7 @@ SHOWN = (
     "k_core",
     "resume",
     "overwrite",
+    "dry_run",
     "license",
     "push_to_hub",
     "hub_model_id",
@@ -76,6 +79,9 @@ class PretrainSequentialArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
@@ -99,6 +105,7 @@ def run(
     arguments: PretrainSequentialArguments, sequential: SequentialArguments, training: SequentialTrainingArguments
 ) -> None:
     output, state = Path(arguments.output_dir), PartialState()
+    told = run_values(arguments, sequential=(sequential, training))
     place_training(training, output / "checkpoints", arguments.seed)
     domains = load_domains(arguments.data, k_core=arguments.k_core, check_images=False)
     for domain in domains:
@@ -109,7 +116,9 @@ def run(
         raise SystemExit(f"--image_embeddings: {len(arguments.image_embeddings)} folders for {len(domains)} domains.")
     if len(domains) < 2:
         raise SystemExit(f"--data: pre-training contrasts several domains, and there is {domains[0].name} alone.")
-    check_output(arguments, ["recommender"], ["checkpoints"], [training])
+    check_output(arguments, ["recommender"], ["checkpoints"], [training], ("pretrain", told))
+    if arguments.dry_run:
+        return show_plans(plan_sequential_pretraining(arguments.model, domains, sequential, training))
     content, fewer_words = content_of(domains, arguments)
     trainer = pretrain_sequential(
         arguments.model,

@@ -47,6 +47,9 @@ class PretrainingArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the models, for their cards."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push both models, at every save and at the end."})
     hub_model_id: str | None = field(

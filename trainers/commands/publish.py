@@ -8,24 +8,28 @@ repositories are org/office-tokenizer, org/office-recommender and org/office-dat
 Log in with `hf auth login`, or set HF_TOKEN; there is no flag for a token, which would stay in the shell's history.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hub_cards import Card, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
+from tokenization_items.hub_folders import model_folder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.hub.data_facts import dataset_card_values
+from trainers.hub.download import find_model
 from trainers.hub.publish import Publication, publish
-from trainers.hub.upload import PublishingError
+from trainers.hub.upload import ALLOWED, PublishingError
 
 
 @dataclass
 class PublishArguments:
     name: str = field(metadata={"help": "Where to: <user or organisation>/<name>; each repository adds what it is."})
-    tokenizer: str | None = field(default=None, metadata={"help": "Folder of the item tokenizer."})
-    recommender: str | None = field(default=None, metadata={"help": "Folder of the recommender."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id of the item tokenizer."})
+    recommender: str | None = field(default=None, metadata={"help": "Folder or Hub id of the recommender."})
+    revision: str | None = field(default=None, metadata={"help": "Of both on the Hub: branch, tag, commit."})
     data: str | None = field(default=None, metadata={"help": "Data folder: a domain, or a folder of domains."})
     license: str | None = field(default=None, metadata={"help": "Licence of the models, as the Hub spells it."})
     data_license: str | None = field(default=None, metadata={"help": "Licence of the data."})
@@ -39,6 +43,29 @@ class PublishArguments:
 
 def run(arguments: PublishArguments) -> list[Publication]:
     """Lists what would be sent, sends it if asked to, and returns it."""
+    with tempfile.TemporaryDirectory(prefix="utgrec-") as scratch:
+        fetched = {
+            kind: fetch(name, arguments.revision, Path(scratch) / kind)
+            for kind in ("tokenizer", "recommender")
+            if (name := getattr(arguments, kind)) is not None
+        }
+        return send(replace(arguments, **fetched))
+
+
+def fetch(name: str, revision: str | None, scratch: Path) -> str:
+    """The folder of a model; one of the Hub is copied, since its card will be written anew.
+
+    Raises:
+        HubError: there is none.
+    """
+    there = find_model(name, revision)
+    if there.revision is None:
+        return name
+    return str(model_folder(name, ALLOWED, there.revision, local_dir=scratch))
+
+
+def send(arguments: PublishArguments) -> list[Publication]:
+    """[`run`] for models in folders."""
     publications = plan(arguments)
     for publication in publications:
         print(f"\n{publication}")

@@ -14,12 +14,14 @@ from modeling_utgrec.generation_memory import ItemSources
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
+from trainers.hub.download import find_model
 from trainers.rankers.generative import load_model
 
 
 @dataclass
 class RecommendArguments:
     recommender: str = field(metadata={"help": "Folder or Hub id of a recommender with its item index."})
+    revision: str | None = field(default=None, metadata={"help": "Of --recommender on the Hub: branch, tag, commit."})
     history: list[str] | None = field(default=None, metadata={"help": "Item ids of one user, oldest first."})
     data: str | None = field(default=None, metadata={"help": "Data folder: titles, and users to recommend to."})
     users: int = field(default=1, metadata={"help": "Without --history: so many of the first users of --data."})
@@ -36,8 +38,9 @@ class RecommendArguments:
 
 def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     """Prints the recommendations and returns item ids with scores for each user."""
-    tokenizer = UniversalItemTokenizer.from_pretrained(arguments.recommender, index_only=True)
-    recommender = load_model(arguments.recommender)
+    there = find_model(arguments.recommender, arguments.revision)
+    tokenizer = UniversalItemTokenizer.from_pretrained(there.name, index_only=True, revision=there.revision)
+    recommender = load_model(there.name, there.revision)
     recommender.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     recommender.eval()
     tokenizer.check_recommender(recommender)

@@ -19,6 +19,8 @@ from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.files import check_writable, write_json
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
+from trainers.hub.download import find_model
+from trainers.run_file import run_values, write_run_file
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
 
@@ -28,6 +30,7 @@ class TokenizeArguments:
     tokenizer: str = field(metadata={"help": "Folder or Hub id of an item tokenizer with its network."})
     data: str = field(metadata={"help": "Data folder with the items."})
     output_dir: str = field(metadata={"help": "Where the tokenizer goes, with its item index."})
+    revision: str | None = field(default=None, metadata={"help": "Of --tokenizer on the Hub: branch, tag, commit."})
     text_fields: list[str] = field(
         default_factory=list,
         metadata={"help": "Fields of an item's text, in order; default: those of the tokenizer's training."},
@@ -56,7 +59,8 @@ def run(arguments: TokenizeArguments) -> dict:
             "replaces it."
         )
     with state.main_process_first():  # the others find what was downloaded
-        tokenizer = UniversalItemTokenizer.from_pretrained(arguments.tokenizer)
+        there = find_model(arguments.tokenizer, arguments.revision)
+        tokenizer = UniversalItemTokenizer.from_pretrained(there.name, revision=there.revision)
         # What is saved has decoders too.
         network = tokenizer.encoding_network if arguments.index_only else tokenizer.network
     network.to(state.device)
@@ -75,6 +79,8 @@ def run(arguments: TokenizeArguments) -> dict:
         catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
         state.print(f"{len(catalogue):,} of them are new")
     check_writable(output_dir)
+    if state.is_main_process:
+        write_run_file(output_dir, "tokenize", run_values(arguments))
     report = tokenizer.add_items(
         catalogue,
         batch_tokens=arguments.batch_tokens,

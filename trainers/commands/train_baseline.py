@@ -47,6 +47,7 @@ from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
+from trainers.hub.download import find_model
 from trainers.hub.model_facts import memory_facts
 from trainers.methods.baselines import (
     DECODER,
@@ -64,15 +65,17 @@ from trainers.methods.baselines import (
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory
+from trainers.methods.plans import plan_generative_baseline, plan_sequential, show_plans
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
+from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, pretrained_folder
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 STAGES = [
@@ -97,13 +100,13 @@ SHOWN = (
     "embeddings",
     "semantic_ids",
     "pretrained",
+    "revision",
     "minutes",
     "memory",
     "resume",
+    "dry_run",
     "push_to_hub",
-    "hub_model_id",
     "seed",
-    "sequential.num_train_epochs",
     "recommender.d_model",
     "recommender.num_layers",
     "recommender.causal_encoder",
@@ -133,7 +136,10 @@ class TrainBaselineArguments:
     image_embeddings: str | None = field(default=None, metadata={"help": "Folder of image embeddings, instead."})
     pretrained: str | None = field(
         default=None,
-        metadata={"help": "Output folder of pretrain to start from: of unisrec, vq-rec, missrec."},
+        metadata={"help": "Output folder or Hub id of pretrain: of unisrec, vq-rec, missrec."},
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Of --semantic_ids or --pretrained on the Hub: branch, tag, commit."}
     )
     train_users: float = field(
         default=1.0, metadata={"help": "Share of the users whose training interactions are used."}
@@ -152,6 +158,9 @@ class TrainBaselineArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender, at every save and at the end."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
     license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
@@ -167,6 +176,8 @@ class TrainBaselineArguments:
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
         if self.pretrained is not None and not getattr(SEQUENTIAL.get(self.model), "inputs", ()):
             raise SystemExit(f"--pretrained is for models that read content, and {self.model} does not.")
+        if self.revision is not None and self.pretrained is None and self.semantic_ids is None:
+            raise SystemExit("--revision is of --semantic_ids or --pretrained: there is neither.")
         if not 0 < self.train_users <= 1:
             raise SystemExit(f"--train_users is a share above 0 and up to 1, got {self.train_users:g}.")
         if self.memory and self.model in SEQUENTIAL:
@@ -186,6 +197,13 @@ def run(
 ) -> list[dict[str, Any]] | None:
     """Trains, saves and evaluates; returns the rows of `results.json` on the main process."""
     output, state = Path(arguments.output_dir), PartialState()
+    told = run_values(
+        arguments,
+        sequential=(sequential, sequential_training),
+        tokenizer=(tokenizer, tokenizer_training),
+        recommender=(recommender, recommender_training),
+        item_level=(item_level, item_level_training),
+    )
     at_item_level = arguments.model.endswith((ITEM_LEVEL, GIVEN))
     generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
     generative_training = item_level_training if at_item_level else recommender_training
@@ -194,6 +212,12 @@ def run(
         training.push_to_hub = True
         training.hub_model_id = arguments.hub_model_id or output.absolute().name
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
+    # a model on the Hub that cannot be had is known before there is any work
+    pretrained = semantic_ids = None
+    if arguments.pretrained is not None:
+        pretrained = pretrained_folder(arguments.pretrained, arguments.revision)
+    if arguments.semantic_ids is not None:
+        semantic_ids = find_model(arguments.semantic_ids, arguments.revision)
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
     if arguments.train_users < 1:
         few = domain.interactions.sample_training_users(arguments.train_users, arguments.seed)
@@ -201,8 +225,16 @@ def run(
     state.print(domain)
     check_parts(domain, arguments.memory)
     trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
-    check_output(arguments, ["results.json", "recommender"], STAGES, trainings)
+    check_output(arguments, ["results.json", "recommender"], STAGES, trainings, ("train-baseline", told))
     sequential_training.seed = arguments.seed
+    if arguments.dry_run:
+        if arguments.model in SEQUENTIAL:
+            plans = plan_sequential(arguments.model, domain, sequential, sequential_training)
+        else:
+            sections = tokenizer, tokenizer_training, generative, generative_training
+            plans = plan_generative_baseline(arguments.model, domain, *sections, semantic_ids)
+        show_plans(plans)
+        return None
     embeddings = ItemEmbeddings(
         domain,
         output,
@@ -224,11 +256,13 @@ def run(
             arguments.minutes,
             arguments.resume,
             embeddings,
-            arguments.pretrained,
+            pretrained,
         )
     else:
-        if arguments.semantic_ids is not None:
-            items = given_semantic_ids(arguments.semantic_ids, embeddings.item_ids, output / "tokenizer")
+        if semantic_ids is not None:
+            items = given_semantic_ids(
+                semantic_ids.name, embeddings.item_ids, output / "tokenizer", semantic_ids.revision
+            )
         else:
             tokenized_by = semantic_ids_of(arguments.model)
             items = make_semantic_ids(

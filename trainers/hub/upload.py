@@ -19,6 +19,7 @@ from tokenization_items.tokenization_items import TOKENIZER_FILE
 # Of no use to others. `training_args.bin` is a pickle that holds whatever the arguments hold, a token included.
 LEFT_OUT = [
     "training_args.bin",
+    "run.yaml",  # paths of this machine
     "optimizer.*",
     "scheduler.pt",
     "scaler.pt",

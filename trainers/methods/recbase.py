@@ -17,6 +17,7 @@ from tokenization_items.item_index import CODES_NAME
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
+from trainers.hub.download import find_part
 from trainers.methods.backbones import write_tiny_text_encoder
 from trainers.methods.published import Published
 from trainers.methods.recbase_tokenizer import (
@@ -266,6 +267,9 @@ def new_recbase(
     return recommender
 
 
-def codebooks_of(folder: str | Path) -> list[Tensor]:
-    """The vectors of each level's codes, `(codes, D)`, of the item tokenizer in `tokenizer/` of a folder."""
-    return UniversalItemTokenizer.from_pretrained(Path(folder) / TOKENIZER_FOLDER).network.quantizer.level_vectors()
+def codebooks_of(pretrained: str | Path, revision: str | None = None) -> list[Tensor]:
+    """The vectors of each level's codes, `(codes, D)`, of a pre-training's item tokenizer, see
+    [`~trainers.hub.download.find_part`]."""
+    there = find_part(pretrained, TOKENIZER_FOLDER, revision)
+    tokenizer = UniversalItemTokenizer.from_pretrained(there.name, revision=there.revision)
+    return tokenizer.network.quantizer.level_vectors()

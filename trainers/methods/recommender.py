@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 
 from hub_cards import Evaluation, RecommenderCardValues, named, save_card
 from modeling_utgrec.checkpoint_format import Upload, check_format_version
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.files import read_json_object, updating_folder, write_json
+from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.pipeline_item_recommendation import History, ItemRecommendationPipeline
@@ -297,15 +297,12 @@ class Recommender:
 
         Raises:
             FileNotFoundError: no recommender with an item index.
-            OSError: no such repository, or one that may not be read.
+            HubError: no such repository, or one that may not be read.
             ValueError: a broken file, or one of another format version.
         """
         if unknown := sorted(set(kwargs) - {*HUB_ARGUMENTS}):
             raise TypeError(f"from_pretrained takes revision, {', '.join(HUB_ARGUMENTS)}; got {named(unknown)}.")
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            name = str(pretrained_model_name_or_path)
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(ALLOWED), **kwargs))
+        folder = model_folder(pretrained_model_name_or_path, ALLOWED, revision, **kwargs)
         if not (folder / TOKENIZER_FILE).is_file():
             raise FileNotFoundError(
                 f"{pretrained_model_name_or_path} holds no recommender with its items: {TOKENIZER_FILE} is missing."

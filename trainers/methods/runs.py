@@ -32,6 +32,7 @@ from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.run_file import write_run_file
 from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.runtime.checkpoints import CheckpointError, hub_checkpoint, newest_checkpoint
 from trainers.training_data.next_item_windows import TrainingData
@@ -44,19 +45,26 @@ class ResumeArguments(Protocol):
     resume: bool
     allow_partial_resume: bool
     overwrite: bool
+    dry_run: bool
 
 
 def check_output(
-    arguments: ResumeArguments, made: Iterable[str], stages: Iterable[str], trainings: Iterable[TrainingArguments] = ()
+    arguments: ResumeArguments,
+    made: Iterable[str],
+    stages: Iterable[str],
+    trainings: Iterable[TrainingArguments] = (),
+    told: tuple[str, dict[str, Any]] | None = None,
 ) -> None:
     """
-    Looks, before any work, at what the output folder holds of an earlier run.
+    Looks, before any work, at what the output folder holds of an earlier run. Of a dry run nothing is changed.
 
     Args:
         arguments (`ResumeArguments`): the command's flags; `allow_partial_resume` is passed on to the trainings.
         made (`Iterable[str]`): what this run will make there last; what is there of it was finished.
         stages (`Iterable[str]`): the folders within to which this run's trainings write, as patterns.
         trainings (`Iterable[TrainingArguments]`, *optional*, defaults to `()`): arguments of the run's trainings.
+        told (`tuple[str, dict]`, *optional*): the command and its values, see [`write_run_file`], which the folder
+            keeps.
 
     Raises:
         SystemExit: if the folder holds a finished model and neither `--overwrite` nor `--resume` is given, or an
@@ -71,7 +79,8 @@ def check_output(
         raise SystemExit("--allow_partial_resume is for --resume.")
     output, state = Path(arguments.output_dir), PartialState()
     if arguments.overwrite:
-        if state.is_main_process:  # a later --resume must not take these checkpoints for its own
+        # a later --resume must not take these checkpoints for its own
+        if state.is_main_process and not arguments.dry_run:
             for stage in stages:
                 for path in output.glob(stage):
                     shutil.rmtree(path, ignore_errors=True)
@@ -90,6 +99,8 @@ def check_output(
                 f"{unfinished[0]} holds checkpoints of a run that was stopped: --resume goes on from the last one, "
                 "--overwrite starts anew."
             )
+    if told is not None and state.is_main_process and not arguments.dry_run:
+        write_run_file(output, *told)
 
 
 def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
@@ -152,13 +163,14 @@ def data_facts(kind: str, domains: list[Domain], catalogues: Sequence[Catalogue]
 def tokenize(
     tokenizer: UniversalItemTokenizer, catalogue: Catalogue
 ) -> tuple[UniversalItemTokenizer, AssignmentReport]:
-    """A tokenizer with the same network and an index of one domain's items."""
+    """A tokenizer with the same network, which its copies name as they find it, and an index of one domain's items."""
     if torch.cuda.is_available():
         tokenizer.network.to("cuda")  # type: ignore[arg-type]
     assert tokenizer.processor is not None  # it comes with the network
     domain_tokenizer = UniversalItemTokenizer.from_network(
         tokenizer.network, tokenizer.processor, tokenizer.max_history
     )
+    domain_tokenizer.network_reference = tokenizer.network_reference
     report = domain_tokenizer.add_items(catalogue)
     return domain_tokenizer, report
 

@@ -263,7 +263,7 @@ def rq_kmeans_transitions_tokenizer(
 
 
 def given_semantic_ids(
-    source: str | os.PathLike, item_ids: Sequence[str], output_dir: str | os.PathLike
+    source: str | os.PathLike, item_ids: Sequence[str], output_dir: str | os.PathLike, revision: str | None = None
 ) -> TokenizedItems:
     """
     Semantic IDs that an item tokenizer has given already, UTGRec's or RecBase's among them.
@@ -273,14 +273,16 @@ def given_semantic_ids(
             `tokenize` write it.
         item_ids (`Sequence[str]`): items that it must hold.
         output_dir (`str` or `os.PathLike`): where the index goes.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
 
     Raises:
         UnknownItemError: if the index lacks items.
         FileNotFoundError, ItemIndexError: if there is no index, or a broken one.
     """
-    tokenizer = UniversalItemTokenizer.from_pretrained(source, index_only=True)
+    tokenizer = UniversalItemTokenizer.from_pretrained(source, index_only=True, revision=revision)
     tokenizer.index.rows(item_ids)
-    report = {"method": "given", "settings": {"semantic_ids": str(source)}, "collisions": "as given"}
+    settings = {"semantic_ids": str(source)} | ({"revision": revision} if revision else {})
+    report = {"method": "given", "settings": settings, "collisions": "as given"}
     return _saved(TokenizedItems(tokenizer, tokenizer.index.codes, report), output_dir)
 
 

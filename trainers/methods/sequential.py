@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoConfig, set_seed
 
@@ -44,8 +43,10 @@ from modeling_utgrec import (
 )
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.modeling_content import ContentForNextItem, ReadsContent
+from tokenization_items.hub_folders import model_folder
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
+from trainers.hub.download import find_model
 from trainers.methods.item_tables import ItemTables, MakesTables, field_tables, modality_tables, text_tables
 from trainers.methods.product_quantizer import code_tables, stored_quantizer
 from trainers.methods.published import ForeignArgument, Published
@@ -429,13 +430,16 @@ def pretrained_sequential(
     return _with_items(model, items)
 
 
-def pretrained_folder(name: str | Path) -> Path:
+def pretrained_folder(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a pre-trained model: of the output folder of `utgrec pretrain` its `recommender`, else the folder
-    itself, or that of a Hub id, which is downloaded."""
+    itself, or that of a Hub id, which is downloaded.
+
+    Raises:
+        HubError: there is none.
+    """
     inner = Path(name) / "recommender"
-    if inner.is_dir() or Path(name).is_dir():
-        return inner if inner.is_dir() else Path(name)
-    return Path(snapshot_download(str(name), allow_patterns=["config.json", "model.safetensors"]))
+    there = find_model(inner if inner.is_dir() else name, revision)
+    return model_folder(there.name, ("config.json", "model.safetensors"), there.revision)
 
 
 def learn_code_map(

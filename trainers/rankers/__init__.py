@@ -48,6 +48,7 @@ def load_ranker(
     num_beams: int = 50,
     batch_size: int = 64,
     memory: bool = True,
+    revision: str | None = None,
 ) -> Ranker:
     """
     Makes a ranker of a catalogue.
@@ -71,6 +72,7 @@ def load_ranker(
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         memory (`bool`, *optional*, defaults to `True`): whether a generative recommender ranks by the item memory
             beside it, if there is one.
+        revision (`str`, *optional*): branch, tag or commit of a recommender on the Hub.
 
     Raises:
         ValueError: the name is none of these, what it needs is missing, or model and catalogue do not belong together.
@@ -88,7 +90,7 @@ def load_ranker(
     if name in RANKERS:
         return RANKERS[str(name)](interactions, settings)
     try:
-        generative = is_generative(name)
+        generative = is_generative(name, revision)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is none of {', '.join(RANKERS)}, and no folder or Hub id of a recommender: {error}"
@@ -97,20 +99,20 @@ def load_ranker(
         from trainers.rankers.generative import GenerativeRanker
 
         return GenerativeRanker.from_pretrained(
-            name, interactions.item_ids, num_beams, batch_size, items=items, memory=memory
+            name, interactions.item_ids, num_beams, batch_size, items=items, memory=memory, revision=revision
         )
     from trainers.rankers.sequential import SequentialRanker
 
-    return SequentialRanker.from_pretrained(name, interactions.item_ids, batch_size)
+    return SequentialRanker.from_pretrained(name, interactions.item_ids, batch_size, revision=revision)
 
 
-def is_generative(name: str | Path) -> bool:
+def is_generative(name: str | Path, revision: str | None = None) -> bool:
     """Whether the recommender of a folder or Hub id generates semantic IDs, or else is a sequential one."""
     from transformers import AutoConfig
 
     import modeling_utgrec  # noqa: F401  its configurations are then known
 
-    return hasattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "level_sizes")
+    return hasattr(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), "level_sizes")
 
 
 def _counted(module: str, name: str) -> Callable[[Interactions, dict[str, Any]], Ranker]:

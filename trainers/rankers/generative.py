@@ -41,17 +41,18 @@ def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie
     return trie, item_index.token_table[rows]
 
 
-def load_model(name: str | Path) -> ItemRecommendation:
-    """Loads a generative recommender, whether encoder-decoder or decoder, from a folder or the Hub.
+def load_model(name: str | Path, revision: str | None = None) -> ItemRecommendation:
+    """Loads a generative recommender, whether encoder-decoder or decoder, from a folder or the Hub, there of a
+    revision.
 
     Raises:
         ValueError: the model there is another one.
     """
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     if not hasattr(config, "level_sizes"):
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, which is no generative recommender.")
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return cast(ItemRecommendation, auto_class.from_pretrained(name, **SAFELY))
+    return cast(ItemRecommendation, auto_class.from_pretrained(name, revision=revision, **SAFELY))
 
 
 class GenerativeRanker:
@@ -130,6 +131,7 @@ class GenerativeRanker:
         device: str | torch.device | None = None,
         items: str | Path | None = None,
         memory: bool = True,
+        revision: str | None = None,
     ) -> GenerativeRanker:
         """Loads a recommender and the item index beside it, for one catalogue.
 
@@ -146,6 +148,7 @@ class GenerativeRanker:
                 beside the model.
             memory (`bool`, *optional*, defaults to `True`): whether to rank by the memory beside that index too, if
                 there is one.
+            revision (`str`, *optional*): branch, tag or commit of a recommender on the Hub; not of `items`.
 
         Raises:
             UnknownItemError: items of the catalogue that the index lacks.
@@ -154,13 +157,16 @@ class GenerativeRanker:
             TokenizerMismatchError: the semantic IDs are of another item tokenizer than the recommender's.
             ValueError: model and index do not belong together.
         """
-        tokenizer = UniversalItemTokenizer.from_pretrained(folder if items is None else items, index_only=True)
-        tokenizer.check_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        if items is None:
+            tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True, revision=revision)
+        else:
+            tokenizer = UniversalItemTokenizer.from_pretrained(items, index_only=True)
+        tokenizer.check_config(AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False))
         trie, token_table = item_space(tokenizer.index, item_ids)
         stored = tokenizer.memory if memory else None
         if stored is not None:
             stored = stored.select(torch.from_numpy(tokenizer.index.rows(item_ids)))
-        model = load_model(folder)
+        model = load_model(folder, revision)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         name = Path(folder).name
         return cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name, stored)

@@ -92,6 +92,7 @@ class SequentialRanker(ScoringRanker):
         item_ids: Sequence[str],
         batch_size: int = 256,
         device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> SequentialRanker:
         """Loads a model for the catalogue that it was trained on.
 
@@ -100,11 +101,12 @@ class SequentialRanker(ScoringRanker):
             item_ids (`Sequence[str]`): the catalogue, in the order of the training.
             batch_size (`int`, *optional*, defaults to 256): users at a time.
             device (`str` or `torch.device`, *optional*): where to run; by default the GPU if there is one.
+            revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
 
         Raises:
             ValueError: catalogue and model differ in size.
         """
-        model = cast(SequentialForNextItem, AutoModelForCausalLM.from_pretrained(folder, **SAFELY))
+        model = cast(SequentialForNextItem, AutoModelForCausalLM.from_pretrained(folder, revision=revision, **SAFELY))
         check_catalogue(model, len(item_ids))
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         return cls(model, batch_size, Path(folder).name)

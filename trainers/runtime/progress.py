@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from logging import ERROR, getLogger
+from logging import ERROR, WARNING, getLogger
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
@@ -28,7 +28,10 @@ def _tell(say: Callable[[str], None], text: str) -> None:
 @contextmanager
 def lines_alone(*loggers: str) -> Iterator[None]:
     """While the block lasts, transformers' messages and bars and the warnings of some loggers are left out, so that
-    what is printed stands alone."""
+    what is printed stands alone; unless `--log_level` asks for more than warnings."""
+    if logging.get_verbosity() < WARNING:
+        yield
+        return
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     quiet = [getLogger(name) for name in loggers]
     levels = [each.level for each in quiet]

@@ -250,6 +250,7 @@ def test_a_token_never_touches_the_disk(tmp_path, monkeypatch):
 class Flags:
     def __init__(self, folder, **flags):
         self.output_dir, self.resume, self.overwrite, self.allow_partial_resume = str(folder), False, False, False
+        self.dry_run = False
         vars(self).update(flags)
 
 
