@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -178,8 +178,9 @@ def _present_in_arrow(values: "pa.ChunkedArray") -> np.ndarray:
     raise ImageError(f"an image column holds paths, bytes or {{'bytes', 'path'}}, got Arrow type {kind}")
 
 
-def _paths(values: "Sequence | pa.ChunkedArray") -> list[str | None]:
-    """What stands in place of the images' contents, `None` where the content itself is there."""
+def _paths(values: Any) -> list[str | None]:
+    """What stands in place of the images' contents, `None` where the content itself is there; of a sequence or an
+    Arrow column."""
     if not is_arrow(values):
         parts = [
             value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in values

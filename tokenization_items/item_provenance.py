@@ -53,12 +53,12 @@ class ItemProvenance(NamedTuple):
     @property
     def is_stale(self) -> np.ndarray:
         """bool `(items,)`: items whose content is another than the one that their semantic ID was made of."""
-        return (self.latest != self.tokenized).any(1)
+        return np.any(self.latest != self.tokenized, axis=1)
 
     @property
     def has_codes(self) -> np.ndarray:
         """bool `(items,)`: items whose given codes are known."""
-        return (self.given_codes >= 0).all(1)
+        return np.all(self.given_codes >= 0, axis=1)
 
     def save(self, file: Path, index_sha256: str) -> None:
         """Writes the tensors to a file, with the digest of the index that they belong to."""

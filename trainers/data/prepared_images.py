@@ -191,7 +191,7 @@ def local_images(images: ImageColumn, cache: str | Path | None = None) -> tuple[
     addresses = images.addresses()
     if not addresses:
         return images, ""
-    note, paths = f"{len(addresses):,} addresses", [None] * len(images)
+    note, paths = f"{len(addresses):,} addresses", list[str | None]([None] * len(images))
     if cache is None:
         note += ", which are not fetched without --download_images"
     else:

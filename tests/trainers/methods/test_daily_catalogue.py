@@ -118,6 +118,14 @@ def test_of_the_old_items_alone_scores_stay_too(folder):
         assert [each["item_id"] for each in one] == [each["item_id"] for each in other if each["item_id"][0] == "s"]
 
 
+def test_an_item_that_nobody_knows_is_as_the_one_that_is_like_it(folder):
+    recommender = Recommender.from_pretrained(folder)
+    titles = dict(products(range(40)).select("sku", "name").iter_rows())
+    like = recommender.recommend([{"title": titles["sku-6"]}], top_k=5)
+    found = recommender.recommend(["sku-6"], top_k=40, exclude_seen=False)
+    assert {each["item_id"] for each in like} <= {each["item_id"] for each in found}
+
+
 def test_removing_frees_and_forgets(folder):
     recommender = Recommender.from_pretrained(folder)
     recommender.rules = RecommendationRules(deny=["sku-3", "sku-4"], allow=[f"sku-{row}" for row in range(30)])
