@@ -2,8 +2,7 @@
 
     python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/office \
         --output_dir runs/office-items
-    python examples/tokenize_items.py --tokenizer runs/office/tokenizer --data data/office-new --only_new \
-        --output_dir runs/office-items
+    python examples/tokenize_items.py --tokenizer runs/office/recommender --data products.csv
 
 On several GPUs, of which each process takes a share:
 

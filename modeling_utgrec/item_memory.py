@@ -273,7 +273,8 @@ class ItemMemory:
         Args:
             num_new (`int`): items to add.
             content (`torch.Tensor` of shape `(num_items + num_new, width)`, *optional*): content embeddings of all
-                items, from the encoder of the others; needed if and only if the memory has similar items.
+                items, from the encoder of the others; needed if and only if the memory has similar items. Of shape
+                `(num_new, width)`, those of the new items alone: of the others the kept vectors are taken.
 
         Raises:
             ValueError: if content is missing or unexpected, of another width or not finite, or that of most items is
@@ -295,8 +296,12 @@ class ItemMemory:
             return extended
         if content is None:
             raise ValueError("The memory has similar items: content embeddings of all items are needed to add some.")
-        unit = unit_content(content.to(self.device), self.num_items + num_new, self.content.mean)
-        _check_encoder(self.content, unit[: self.num_items])
+        if content.ndim == 2 and len(content) == num_new:
+            known = self.content.vectors.float() @ self.content.projection.T
+            unit = torch.cat((known, unit_content(content.to(self.device).float(), num_new, self.content.mean)))
+        else:
+            unit = unit_content(content.to(self.device), self.num_items + num_new, self.content.mean)
+            _check_encoder(self.content, unit[: self.num_items])
         kept, old = self.content.similar_items.shape[1], self.num_items
         ours, _ = nearest_items(unit[old:], unit, kept)
         items = self.content.similar_items.clone()

@@ -191,13 +191,19 @@ class Catalogue:
         except ImageError as error:
             raise CatalogueError(f"{self.name}: item {self.item_ids[row]!r}: {error}") from error
 
-    def check(self, images: bool | Sequence[int] | np.ndarray = True) -> dict[str, int]:
+    def check(
+        self,
+        images: bool | Sequence[int] | np.ndarray = True,
+        rows: Sequence[int] | np.ndarray | None = None,
+    ) -> dict[str, int]:
         """
         Looks for items that cannot be tokenized. What was found in order is not looked at again, but for images.
 
         Args:
             images (`bool` or rows, *optional*, defaults to `True`):
                 Whether to decode images, in threads: all of them, none, or those of these rows.
+            rows (*optional*):
+                Items that are to be tokenized, if not all: of the others the ids alone are looked at.
 
         Returns:
             `dict[str, int]`: `num_items`, `num_texts` (items with text), `num_images` (items with an image) and
@@ -209,22 +215,23 @@ class Catalogue:
         """
         present = np.zeros(len(self), dtype=bool) if self.images is None else self.images.present
         if isinstance(images, bool):
-            images = range(len(self)) if images else ()
-        rows = np.asarray(images, dtype=np.int64)
-        rows = rows[present[rows]]
-        problems = [] if self._is_checked else self._item_problems(present)
-        problems += self._image_problems(rows)
+            images = (range(len(self)) if rows is None else rows) if images else ()
+        opened = np.asarray(images, dtype=np.int64)
+        opened = opened[present[opened]]
+        problems = [] if self._is_checked else self._item_problems(present, rows)
+        problems += self._image_problems(opened)
         if problems:
             raise CatalogueError(
                 f"{self.name}: {len(problems)} problems in {len(self)} items; "
                 f"correct these items or leave them out with select():\n  {listed(problems)}"
             )
-        self._mark_checked()
+        if rows is None:
+            self._mark_checked()
         return {
             "num_items": len(self),
             "num_texts": sum(map(bool, self.texts)),
             "num_images": int(present.sum()),
-            "num_images_checked": len(rows),
+            "num_images_checked": len(opened),
         }
 
     @property
@@ -234,9 +241,11 @@ class Catalogue:
     def _mark_checked(self) -> None:
         self.__dict__["_checked"] = True  # the fields are frozen, so it stays so
 
-    def _item_problems(self, present: np.ndarray) -> list[str]:
-        """What is wrong with ids, and with items that have neither a text nor an image."""
+    def _item_problems(self, present: np.ndarray, rows: Sequence[int] | np.ndarray | None) -> list[str]:
+        """What is wrong with ids, and with items, of these rows if they are given, that have neither a text nor an
+        image."""
         counts = Counter(self.item_ids)
+        looked_at = range(len(self)) if rows is None else {*np.asarray(rows).tolist()}
         problems = [f"row {row}: missing item_id" for row, item_id in enumerate(self.item_ids) if not item_id]
         problems += [
             f"item {item_id!r}: duplicate item_id, {count} times"
@@ -246,7 +255,7 @@ class Catalogue:
         problems += [
             f"item {item_id!r} (row {row}): empty text and no image"
             for row, (item_id, text) in enumerate(zip(self.item_ids, self.texts, strict=True))
-            if not text and not present[row]
+            if not text and not present[row] and row in looked_at
         ]
         return problems
 

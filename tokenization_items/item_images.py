@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -97,6 +97,17 @@ class ImageColumn:
         value = values[int(self._row[row])]
         return value.as_py() if is_arrow(value) else value, root, allow_remote
 
+    def addresses(self) -> dict[int, str]:
+        """Rows of images that are on other machines, with their addresses; nothing is fetched."""
+        found = {}
+        for number, (values, _, _) in enumerate(self._sources):
+            texts = _paths(values)
+            for row in np.flatnonzero(self.present & (self._source == number)).tolist():
+                text = texts[int(self._row[row])]
+                if text is not None and is_address(text):
+                    found[row] = text
+        return found
+
     def select(self, rows: np.ndarray) -> "ImageColumn":
         return self._like(self._sources, self._source[rows], self._row[rows], self.present[rows])
 
@@ -120,6 +131,11 @@ class ImageColumn:
 def is_arrow(value: object) -> bool:
     """Whether a column or a cell is pyarrow's, which need not be imported to tell."""
     return type(value).__module__.startswith("pyarrow.")
+
+
+def is_address(text: str) -> bool:
+    """Whether a reference to an image is an address on another machine, not a path."""
+    return "://" in text or text.lstrip().startswith(("//", "www."))
 
 
 def is_missing(value: object) -> bool:
@@ -160,6 +176,32 @@ def _present_in_arrow(values: "pa.ChunkedArray") -> np.ndarray:
     ):
         return _filled(values)
     raise ImageError(f"an image column holds paths, bytes or {{'bytes', 'path'}}, got Arrow type {kind}")
+
+
+def _paths(values: Any) -> list[str | None]:
+    """What stands in place of the images' contents, `None` where the content itself is there; of a sequence or an
+    Arrow column."""
+    if not is_arrow(values):
+        parts = [
+            value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in values
+        ]
+        return [part if isinstance(part, str) else None for part in parts]
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = values.type
+    if pa.types.is_struct(kind):
+        names = [kind.field(number).name for number in range(kind.num_fields)]
+        if "path" not in names:
+            return [None] * len(values)
+        paths = pc.struct_field(values, "path").to_pylist()
+        has_bytes = (
+            _filled(pc.struct_field(values, "bytes")) if "bytes" in names else np.zeros(len(values), dtype=bool)
+        )
+        return [None if filled else path for path, filled in zip(paths, has_bytes.tolist(), strict=True)]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return values.to_pylist()
+    return [None] * len(values)
 
 
 def _filled(values: "pa.ChunkedArray") -> np.ndarray:
@@ -213,7 +255,7 @@ def _source(value: object, root: Path | None, allow_remote: bool) -> tuple[Path 
     if isinstance(value, (str, os.PathLike)):
         shown = str(value)
         source: Path | io.BytesIO
-        if "://" not in shown:
+        if not is_address(shown):
             source = _file_of(value, root)
         elif allow_remote:
             try:

@@ -26,6 +26,7 @@ from tokenization_items.collisions import (
     check_way,
     report_assignment,
 )
+from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance
 
 CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
@@ -64,6 +65,7 @@ class ItemIndex:
         content (`np.ndarray` of shape `(num_items, width)`, float16, read-only, *optional*): Content vector of each
             item, such as a text embedding, for recommenders that read them, see `set_content`.
         content_encoder (`str`, *optional*): Fingerprint of the encoder that made the content, if it is known.
+        provenance ([`ItemProvenance`], *optional*): What the semantic IDs were made of, if it is known.
     """
 
     def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
@@ -75,13 +77,19 @@ class ItemIndex:
         self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32), [])
 
     def _replace(
-        self, item_ids: list[str], codes: np.ndarray, titles: list[str], content: np.ndarray | None = None
+        self,
+        item_ids: list[str],
+        codes: np.ndarray,
+        titles: list[str],
+        content: np.ndarray | None = None,
+        provenance: ItemProvenance | None = None,
     ) -> None:
         codes = np.ascontiguousarray(codes, dtype=np.int32)
         codes.flags.writeable = False
         if content is not None:
             content.flags.writeable = False
         self.item_ids, self.codes, self.titles, self.content = item_ids, codes, titles, content
+        self.provenance = provenance
         self._row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
         self._token_table: np.ndarray | None = None  # all three built when first asked for
         self._trie: ItemTrie | None = None
@@ -127,6 +135,7 @@ class ItemIndex:
         collisions: Collisions = "least_distance",
         content: np.ndarray | None = None,
         content_encoder: str | None = None,
+        replace: bool = False,
     ) -> AssignmentReport:
         """
         Adds items. Their semantic IDs are the given codes, told apart where items share them; items of the index keep
@@ -152,27 +161,34 @@ class ItemIndex:
                 those of its items. An empty index takes what is given.
             content_encoder (`str`, *optional*):
                 Fingerprint of that encoder, as [`~tokenization_items.item_embeddings.encoder_fingerprint`] gives it.
+            replace (`bool`, *optional*, defaults to `False`):
+                Whether items of the index may be among them: these give up their semantic IDs and get new ones, in
+                their rows.
 
         Returns:
             [`AssignmentReport`].
 
         Raises:
             CapacityError: If the index would hold more items than semantic IDs exist.
-            ValueError: If an item is given twice or present already, an array does not fit the levels or the items, a
-                code is outside its level, a residual is not finite, codes must change and there are no residuals,
-                the index has digits and `collisions` is another way, or the other way round, or content is missing,
-                unexpected, of another width or encoder, or not finite. The index is unchanged after any error.
+            ValueError: If an item is given twice, or present already and not to be replaced, an array does not fit the
+                levels or the items, a code is outside its level, a residual is not finite, codes must change and there
+                are no residuals, the index has digits and `collisions` is another way, or the other way round, or
+                content is missing, unexpected, of another width or encoder, or not finite. The index is unchanged
+                after any error.
         """
         check_way(collisions)
         item_ids = list(item_ids)
         titles = [""] * len(item_ids) if titles is None else list(titles)
         if len(titles) != len(item_ids):
             raise ValueError(f"{len(item_ids)} item_ids but {len(titles)} titles")
-        self.check_new(item_ids)
+        self.check_new(item_ids, replace)
         was_empty, content = not len(self), self._content_with(item_ids, content, content_encoder)
         codes = np.asarray(codes)
         sizes, has_digits = self._levels_of_codes(codes, collisions)
-        occupied = self.codes.astype(np.int64)
+        before = np.array([self._row_of.get(item_id, -1) for item_id in item_ids], dtype=np.int64)
+        is_new, stays = before < 0, np.ones(len(self), dtype=bool)
+        stays[before[~is_new]] = False
+        occupied = self.codes[stays].astype(np.int64)
         given = _checked_codes(item_ids, codes, sizes)
         residuals, level_vectors = _checked_vectors(item_ids, given, sizes, residuals, level_vectors)
         # Ties go by item id, so that the order of the catalogue does not matter.
@@ -193,10 +209,23 @@ class ItemIndex:
             part = None if residuals is None else residuals[order]
             final[order] = assign(given[order], sizes, part, level_vectors, occupied)
             report = report_assignment(given, final, occupied, sizes, residuals, level_vectors)
-        codes = np.concatenate([self.codes, final.astype(np.int32)])
+        # What was given stands behind what there is; from there come new rows, and those that are replaced.
+        source = np.arange(len(self))
+        source[before[~is_new]] = len(self) + np.flatnonzero(~is_new)
+        source = np.concatenate([source, len(self) + np.flatnonzero(is_new)])
+        every_id, every_title = self.item_ids + item_ids, self.titles + titles
+        provenance = None
         if was_empty:
             self.content_encoder = None if content is None else content_encoder
-        self._replace(self.item_ids + item_ids, codes, self.titles + titles, content)
+        elif self.provenance is not None:
+            provenance = self.provenance.followed_by(len(item_ids)).take(source)
+        self._replace(
+            [every_id[row] for row in source.tolist()],
+            np.concatenate([self.codes, final.astype(np.int32)])[source],
+            [every_title[row] for row in source.tolist()],
+            None if content is None else content[source],
+            provenance,
+        )
         return report
 
     def set_content(self, content: np.ndarray | None, encoder: str | None = None) -> None:
@@ -216,7 +245,7 @@ class ItemIndex:
         """
         if content is not None:
             content = _checked_content(self.item_ids, content)
-        self._replace(self.item_ids, self.codes, self.titles, content)
+        self._replace(self.item_ids, self.codes, self.titles, content, self.provenance)
         self.content_encoder = None if content is None else encoder
 
     def set_titles(self, titles: Sequence[str]) -> None:
@@ -227,7 +256,21 @@ class ItemIndex:
         """
         if len(titles) != len(self):
             raise ValueError(f"{len(self)} item_ids but {len(titles)} titles")
-        self._replace(self.item_ids, self.codes, list(titles), self.content)
+        self._replace(self.item_ids, self.codes, list(titles), self.content, self.provenance)
+
+    def set_provenance(self, provenance: ItemProvenance | None) -> None:
+        """
+        Says what the semantic IDs were made of; it is saved beside them.
+
+        Args:
+            provenance ([`ItemProvenance`], *optional*): in the order of `item_ids`; `None`: it is not known.
+
+        Raises:
+            ValueError: If there is not a row for each item.
+        """
+        if provenance is not None and {len(each) for each in provenance} != {len(self)}:
+            raise ValueError(f"{len(self)} items, but provenance of {[len(each) for each in provenance]}")
+        self.provenance = provenance
 
     def check_content(
         self, item_ids: Sequence[str], content: np.ndarray | None, content_encoder: str | None = None
@@ -256,10 +299,11 @@ class ItemIndex:
             )
         return np.concatenate([self.content, _checked_content(item_ids, content, self.content.shape[1])])
 
-    def check_new(self, item_ids: Sequence[str]) -> None:
-        """Raises a `ValueError` unless items can be added: strings, none of them twice, none in the index."""
+    def check_new(self, item_ids: Sequence[str], replace: bool = False) -> None:
+        """Raises a `ValueError` unless items can be added: strings, none of them twice and, unless they are to be
+        replaced, none in the index."""
         _check_ids(item_ids, ValueError)
-        present = [item_id for item_id in item_ids if item_id in self._row_of]
+        present = [] if replace else [item_id for item_id in item_ids if item_id in self._row_of]
         if present:
             raise ValueError(
                 f"{len(present)} items are in the index already and keep their semantic IDs: {named(present)}; "
@@ -358,11 +402,13 @@ class ItemIndex:
         kept = keep.nonzero()[0].tolist()
         content = None if self.content is None else self.content[keep]
         titles = [self.titles[row] for row in kept]
-        self._replace([self.item_ids[row] for row in kept], self.codes[keep], titles, content)
+        provenance = None if self.provenance is None else self.provenance.take(keep)
+        self._replace([self.item_ids[row] for row in kept], self.codes[keep], titles, content, provenance)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `item_index.safetensors` (codes and levels), `item_ids.json` (a list) and, if there are any,
-        `item_titles.json` (a list) and `item_content.safetensors` (vectors) to `folder`."""
+        `item_titles.json` (a list), `item_content.safetensors` (vectors) and `item_provenance.safetensors` to
+        `folder`."""
         folder = Path(folder)
         metadata = {
             "format": "utgrec-item-index",
@@ -376,20 +422,24 @@ class ItemIndex:
         if any(self.titles):
             lists[TITLES_NAME] = self.titles
             metadata["titles_sha256"] = _digest(self.titles)
-        names = [*lists] if self.content is None else [*lists, CONTENT_NAME]
+        optional = {CONTENT_NAME: self.content, PROVENANCE_NAME: self.provenance}
+        names = [*lists, *(name for name, values in optional.items() if values is not None)]
         if self.content is not None:
             metadata["content_width"] = str(self.content.shape[1])
         with replacing(folder / CODES_NAME, *(folder / name for name in names)) as (codes, *others):
             save_file({"codes": self.codes}, codes, metadata=metadata)
-            for values, file in zip(lists.values(), others, strict=False):
-                file.write_text(json.dumps(values), encoding="utf-8")
+            place = dict(zip(names, others, strict=True))
+            for name, values in lists.items():
+                place[name].write_text(json.dumps(values), encoding="utf-8")
             if self.content is not None:
                 said = {"index_sha256": self.checksum}
                 if self.content_encoder is not None:
                     said["encoder_fingerprint"] = self.content_encoder
-                save_file({"content": self.content}, others[-1], metadata=said)
-                stamp_file(others[-1])
-        for name in {TITLES_NAME, CONTENT_NAME} - {*names}:
+                save_file({"content": self.content}, place[CONTENT_NAME], metadata=said)
+                stamp_file(place[CONTENT_NAME])
+            if self.provenance is not None:
+                self.provenance.save(place[PROVENANCE_NAME], self.checksum)
+        for name in {TITLES_NAME, *optional} - {*names}:
             (folder / name).unlink(missing_ok=True)
 
     @classmethod
@@ -429,7 +479,13 @@ class ItemIndex:
         content = None
         if "content_width" in metadata:
             content, index.content_encoder = _read_content(folder, metadata)
-        index._replace(item_ids, codes, titles, content)
+        provenance = None
+        if (folder / PROVENANCE_NAME).is_file():
+            try:
+                provenance = ItemProvenance.load(folder / PROVENANCE_NAME, metadata["sha256"], len(item_ids))
+            except ValueError as error:
+                raise ItemIndexError(f"{error}") from error
+        index._replace(item_ids, codes, titles, content, provenance)
         if index.checksum != metadata["sha256"]:
             raise ItemIndexError(
                 f"{folder}: expected sha256 {metadata['sha256']}, found {index.checksum}; "

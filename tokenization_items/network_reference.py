@@ -22,11 +22,13 @@ from tokenization_items.files import read_json_object
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import CODES_NAME, CONTENT_NAME
 from tokenization_items.item_memory import MEMORY_NAME
+from tokenization_items.item_provenance import PROVENANCE_NAME
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor
 from tokenization_items.processing_items import ItemProcessor
+from tokenization_items.text_statistics import STATISTICS_NAME
 
-INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME, MEMORY_NAME)
-PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja")
+INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME, PROVENANCE_NAME, MEMORY_NAME)
+PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja", STATISTICS_NAME)
 
 Network = UTGRecTokenizerModel | RecBaseTokenizerModel | RQVAEModel
 Processor = ItemProcessor | EmbeddingProcessor
@@ -120,7 +122,7 @@ class NetworkReference:
         if kind in EMBEDDING_NETWORKS:
             network_class, processor_class = EMBEDDING_NETWORKS[kind]
             network = network_class.from_pretrained(self.name_or_path, **arguments)
-            return network, processor_class(network.config)
+            return network, processor_class.from_pretrained(self.name_or_path, network.config, **arguments)
         parts = {"with_decoders": False} if without_decoders else {}
         network = UTGRecTokenizerModel.from_pretrained(self.name_or_path, **parts, **arguments)
         return network, ItemProcessor.from_pretrained(self.name_or_path, **arguments)

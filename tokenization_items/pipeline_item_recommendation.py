@@ -211,6 +211,8 @@ class ItemRecommendationPipeline(Pipeline):
             catalogue = Catalogue.from_records(records, name="history", template=processor.template)
             catalogue.check(images=False)
             codes, _ = self.tokenizer.compute_codes(catalogue, progress=False)
+            # Where items with the same codes have digits it is as the first of them.
+            codes = np.pad(codes, ((0, 0), (0, index.num_levels - codes.shape[1])))
             tokens[list(new)] = codes + np.asarray(index.level_offsets)
         return torch.from_numpy(tokens.reshape(1, -1))
 

@@ -1,22 +1,30 @@
 """Processors of networks that read embeddings: of embeddings that are given, and of a frozen encoder of texts."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import cached_file
 
 from hub_cards import named
 from modeling_utgrec import RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.files import read_settings, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_files import CatalogueError
 from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_statistics import STATISTICS_NAME, FittedTextStatistics
 from tokenization_items.text_template import TextTemplate
 
+ENCODER_NAME = "text_encoder.json"
+ENCODER_SETTINGS: dict[str, tuple[type, ...]] = {"name": (str,), "fingerprint": (str,), "settings": (dict,)}
 # Items of one forward pass of the network, which is small beside the text encoder.
 ROWS_AT_A_TIME = 4096
 # Tokens of one batch of the text encoder.
@@ -29,16 +37,73 @@ class EncoderMismatchError(ValueError):
 
 class EmbeddingProcessor:
     """
-    Gives embeddings that were computed before to a network that reads them, such as an [`RQVAEModel`].
+    Gives embeddings that were computed before to a network that reads them, such as an [`RQVAEModel`]; with an encoder
+    those of texts, too.
 
     Args:
         config ([`RQVAEConfig`] or [`RecBaseTokenizerConfig`]): the network's configuration.
+        encoder ([`FittedTextStatistics`] or [`TextEncoder`], *optional*): the encoder of the texts that the network
+            was made for. It is saved with the network: statistics whole, of another its name and fingerprint.
     """
 
-    template: TextTemplate | None = None  # no texts are read
+    template: TextTemplate | None = None  # texts are joined by full stops, if they are read
 
-    def __init__(self, config: RQVAEConfig | RecBaseTokenizerConfig):
+    def __init__(
+        self,
+        config: RQVAEConfig | RecBaseTokenizerConfig,
+        encoder: FittedTextStatistics | TextEncoder | None = None,
+    ):
         self.config = config
+        self._encoder = encoder
+        self._saved: dict[str, Any] | None = None  # what a file says of an encoder that is not loaded yet
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether there is an encoder."""
+        return self._encoder is not None or self._saved is not None
+
+    @property
+    def encoder(self) -> FittedTextStatistics | TextEncoder | None:
+        """The encoder, loaded when it is first asked for.
+
+        Raises:
+            OSError: if it is not where it was.
+            EncoderMismatchError: if what is there has changed.
+        """
+        if self._encoder is None and self._saved is not None:
+            settings = {name: value for name, value in self._saved["settings"].items() if name != "lower_case"}
+            encoder = TextEncoder.from_pretrained(self._saved["name"], **settings)
+            if encoder.fingerprint != self._saved["fingerprint"]:
+                raise EncoderMismatchError(
+                    f"The network was made for the text encoder {self._saved['name']} with files "
+                    f"{self._saved['fingerprint']}; there are {encoder.fingerprint} now."
+                )
+            self._encoder = encoder
+        return self._encoder
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, config: Any, **hub_arguments: Any) -> EmbeddingProcessor:
+        """
+        The processor of a network, with the encoder that was saved beside it.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`): folder or Hub id of the network.
+            config ([`RQVAEConfig`] or [`RecBaseTokenizerConfig`]): the network's configuration.
+            hub_arguments: `revision`, `subfolder`, `token` and the like.
+
+        Raises:
+            ValueError: a file of the encoder is broken.
+        """
+        quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        statistics, encoder = (
+            cached_file(name_or_path, file, **hub_arguments, **quietly) for file in (STATISTICS_NAME, ENCODER_NAME)
+        )
+        if statistics is not None:
+            return cls(config, FittedTextStatistics.load(statistics))
+        processor = cls(config)
+        if encoder is not None:
+            processor._saved = read_settings(Path(encoder), ENCODER_SETTINGS)
+        return processor
 
     def codes_of(
         self,
@@ -85,10 +150,14 @@ class EmbeddingProcessor:
             EncoderMismatchError: if they have another width than the network reads.
         """
         if isinstance(catalogue, Catalogue):
-            raise CatalogueError(
-                f"{catalogue.name}: the network reads embeddings, and no encoder of texts is known: give "
-                "ContentEmbeddings(item_ids, embeddings)"
-            )
+            encoder = self.encoder
+            if encoder is None:
+                raise CatalogueError(
+                    f"{catalogue.name}: the network reads embeddings, and no encoder of texts is known: give "
+                    "ContentEmbeddings(item_ids, embeddings)"
+                )
+            found = encoder.embed(catalogue.texts, batch_tokens, progress)
+            return self._fitting(np.asarray(found, dtype=np.float32), f"the vectors of {encoder.name}")
         catalogue.check(zeros=True)
         return self._fitting(np.asarray(catalogue.embeddings, dtype=np.float32), f"{catalogue.name}: the embeddings")
 
@@ -100,7 +169,13 @@ class EmbeddingProcessor:
         return embeddings
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes nothing: all that it needs is in the network's configuration."""
+        """Writes what tells the encoder, if there is one; all else that is needed is in the network's
+        configuration."""
+        if isinstance(self.encoder, FittedTextStatistics):
+            self.encoder.save(folder)
+        elif self.encoder is not None:
+            settings = {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint}
+            write_json(Path(folder) / ENCODER_NAME, settings | {"settings": self.encoder.settings})
 
     def prompt_key(self) -> str:
         """What the semantic IDs depend on besides the network: goes into the fingerprint."""
@@ -122,10 +197,19 @@ class ContentProcessor(EmbeddingProcessor):
     """
 
     def __init__(self, config: RecBaseTokenizerConfig, encoder: TextEncoder | None = None):
-        super().__init__(config)
+        super().__init__(config, None if encoder is None else check_encoder_of(config, encoder))
         self.config: RecBaseTokenizerConfig = config
         self.template = TextTemplate(config.introduction, config.max_field_characters)
-        self._encoder = None if encoder is None else self._checked(encoder)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, config: Any, **hub_arguments: Any) -> ContentProcessor:
+        """The processor of a network, whose configuration names the encoder."""
+        return cls(config)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def encoder(self) -> TextEncoder:
@@ -145,12 +229,8 @@ class ContentProcessor(EmbeddingProcessor):
                 )
             settings = dict(self.config.text_encoder_settings or {})
             settings.pop("lower_case", None)  # the encoder's own files say so
-            self._encoder = self._checked(TextEncoder.from_pretrained(name, **settings))
-        return self._encoder
-
-    def _checked(self, encoder: TextEncoder) -> TextEncoder:
-        check_encoder(self.config, encoder.name, encoder.fingerprint, encoder.settings)
-        return encoder
+            self._encoder = check_encoder_of(self.config, TextEncoder.from_pretrained(name, **settings))
+        return self._encoder  # type: ignore[return-value]  # statistics are no encoder of this processor
 
     def embeddings_of(
         self, catalogue: Catalogue | ContentEmbeddings, batch_tokens: int = BATCH_TOKENS, progress: bool | None = None
@@ -262,3 +342,9 @@ def check_encoder(config: RecBaseTokenizerConfig, name: str, fingerprint: str | 
     expected = config.text_encoder_settings
     if expected and settings and expected != settings:
         raise EncoderMismatchError(f"The network was trained on embeddings of {name} with {expected}, not {settings}.")
+
+
+def check_encoder_of(config: RecBaseTokenizerConfig, encoder: TextEncoder) -> TextEncoder:
+    """A text encoder, if it passes [`check_encoder`]."""
+    check_encoder(config, encoder.name, encoder.fingerprint, encoder.settings)
+    return encoder

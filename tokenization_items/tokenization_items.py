@@ -1,7 +1,8 @@
 """`UniversalItemTokenizer`: processor, item index and network of an item tokenizer, the one object that users hold."""
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +18,21 @@ from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_form
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
+from tokenization_items.catalogue_updates import (
+    CatalogueDrift,
+    CatalogueUpdate,
+    check_ids,
+    compare_items,
+    updated_provenance,
+    updated_titles,
+)
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import CODES_NAME, ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
+from tokenization_items.item_provenance import content_digests
 from tokenization_items.network_reference import (
     EMBEDDING_NETWORKS,
     NETWORK_CONFIGS,
@@ -251,10 +261,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         check_way(collisions)
         titles = None
         if not isinstance(catalogue, ContentEmbeddings):
-            if not isinstance(catalogue, Catalogue):
-                _ = self.encoding_network  # its processor comes with it
-                assert self.processor is not None
-                catalogue = Catalogue.from_records(catalogue, self.text_fields, template=self.processor.template)
+            catalogue = self._as_catalogue(catalogue)
             catalogue.check(images=False)
             titles = catalogue.titles
             if not len(self.index):
@@ -264,15 +271,144 @@ class UniversalItemTokenizer(PushToHubMixin):
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
-        with torch.no_grad():
-            vectors = [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
         return self.index.assign(
-            catalogue.item_ids, codes, residuals, vectors, titles, collisions, content, content_encoder
+            catalogue.item_ids, codes, residuals, self._level_vectors(), titles, collisions, content, content_encoder
         )
 
-    def remove_items(self, item_ids: Sequence[str]) -> None:
-        """Forgets items and frees their semantic IDs for items added later."""
-        self.index.remove(item_ids)
+    def _as_catalogue(self, items: Any) -> Catalogue:
+        """Items as the network reads them, of whatever [`Catalogue.from_records`] takes."""
+        if isinstance(items, Catalogue):
+            return items
+        return Catalogue.from_records(items, self.text_fields, template=self._known_processor().template)
+
+    def _known_processor(self) -> Processor:
+        if self.processor is None:
+            _ = self.encoding_network  # its processor comes with it
+        assert self.processor is not None
+        return self.processor
+
+    def _level_vectors(self) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
+
+    def update_items(
+        self,
+        catalogue: Catalogue | Any,
+        retokenize: bool = False,
+        remove_missing: bool = False,
+        content_of: Callable[[Catalogue], np.ndarray] | None = None,
+        content_encoder: str | None = None,
+        state: PartialState | None = None,
+        **arguments: Any,
+    ) -> CatalogueUpdate:
+        """Brings the index up to date with a catalogue: new items get semantic IDs, those given before stay.
+
+        A digest of each item's content is kept beside the index, by which a later catalogue's changes are seen: of
+        its text as the network reads it, and of its image's file if the network reads images.
+
+        Args:
+            catalogue: the items of today, or some of them, as [`~UniversalItemTokenizer.add_items`] takes them; texts
+                by the same fields as before, or all have changed.
+            retokenize (`bool`, *optional*, defaults to `False`): whether items get new semantic IDs if their content
+                is another than theirs was made of; by default they keep them.
+            remove_missing (`bool`, *optional*, defaults to `False`): whether items are removed that the catalogue
+                lacks, and their semantic IDs freed; by default they stay, so that a part of a catalogue loses nothing.
+            content_of (*optional*): gives content vectors `[items, width]` of a catalogue, where the index has those
+                of its items, see [`ItemIndex.set_content`].
+            content_encoder (`str`, *optional*): fingerprint of the encoder that makes them, if it is known.
+            state (`PartialState`, *optional*): with several processes, see [`~UniversalItemTokenizer.compute_codes`].
+            arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
+
+        Returns:
+            [`CatalogueUpdate`]: what was done, and how far the index has drifted. Collisions are resolved by the level
+            of digits if the index has one, or else by the least distance.
+
+        Raises:
+            CatalogueError: if an item has no id or that of another, or all have those of the index in another way of
+                writing, or one that is to be tokenized has neither text nor image, or a broken one; up to 10 are
+                named.
+            CapacityError, ValueError: as `add_items`, or if all items were to be removed. The index is as it was after
+                any error.
+        """
+        catalogue = self._as_catalogue(catalogue)
+        if remove_missing and not len(catalogue):
+            raise ValueError(f"{catalogue.name} has no items: nothing would be left of the {len(self)} of the index.")
+        catalogue.check(images=False, rows=())
+        check_ids(self.index, catalogue.item_ids, catalogue.name)
+        reads_images = getattr(self._known_processor(), "image_processor", None) is not None
+        digests = content_digests(catalogue, reads_images)
+        changes = compare_items(self.index, catalogue.item_ids, digests)
+        again = changes.stale if retokenize else changes.stale[:0]
+        assigned = np.concatenate([changes.added, again])
+        rows = np.concatenate([assigned, np.setdiff1d(changes.changed, again)])  # whose codes are asked for
+        mine = rows if state is None else rows[state.process_index :: state.num_processes]
+        catalogue.check(images=mine if reads_images else False, rows=rows)
+
+        index, removed = copy.copy(self.index), changes.missing if remove_missing else []
+        if removed:  # what the copy holds is replaced, never changed
+            index.remove(removed)
+        chosen, content = catalogue.select(assigned), None
+        if len(chosen) and content_of is not None and (index.content is not None or not len(index)):
+            content = content_of(chosen)
+        if len(chosen):
+            index.check_content(chosen.item_ids, content, content_encoder)
+        has_digits = len(rows) > 0 and len(self.encoding_network.config.level_sizes) < index.num_levels
+        if not has_digits:
+            check_capacity(len(changes.added), len(index), index.level_sizes)
+        if not len(self.index):
+            self.text_fields = catalogue.text_fields
+        codes, residuals, vectors = np.zeros((0, index.num_levels), np.int64), None, None
+        if len(rows):
+            codes, residuals = self.compute_codes(catalogue.select(rows), state=state, **arguments)
+            residuals, vectors = residuals[: len(assigned)], self._level_vectors()
+        again_ids = [catalogue.item_ids[row] for row in again.tolist()]
+        codes_before = index.codes[index.rows(again_ids)]
+        assignment = index.assign(
+            chosen.item_ids,
+            codes[: len(assigned)],
+            residuals,
+            vectors,
+            chosen.titles,
+            "digit" if has_digits else "least_distance",
+            content,
+            content_encoder,
+            replace=True,
+        )
+        is_other = (codes_before != index.codes[index.rows(again_ids)]).any(1)
+        index.set_titles(updated_titles(index, catalogue.item_ids, catalogue.titles))
+        index.set_provenance(updated_provenance(index, catalogue.item_ids, digests, assigned, rows, codes))
+        checksum, self.index = self.index.checksum, index
+        return CatalogueUpdate(
+            name=catalogue.name,
+            added=[catalogue.item_ids[row] for row in changes.added.tolist()],
+            changed=[catalogue.item_ids[row] for row in changes.changed.tolist()],
+            retokenized=again_ids,
+            reassigned=[item_id for item_id, other in zip(again_ids, is_other.tolist(), strict=True) if other],
+            removed=removed,
+            missing=len(changes.missing) - len(removed),
+            unknown=len(changes.unknown),
+            assignment=assignment,
+            drift=CatalogueDrift.of(index),
+            fingerprint=self.fingerprint,
+            index_sha256=(checksum, index.checksum),
+        )
+
+    def remove_items(self, item_ids: Sequence[str]) -> CatalogueUpdate:
+        """Forgets items and frees their semantic IDs for items added later; says what has become of the index.
+
+        Raises:
+            UnknownItemError: one of them is not in the index; none is removed then.
+        """
+        index, removed, checksum = self.index, list(item_ids), self.index.checksum
+        index.remove(removed)
+        return CatalogueUpdate(
+            name="removal",
+            removed=removed,
+            assignment=index.assign([], np.zeros((0, index.num_levels), np.int64)),
+            drift=CatalogueDrift.of(index),
+            fingerprint=self.fingerprint,
+            index_sha256=(checksum, index.checksum),
+        )
 
     def compute_codes(
         self,
@@ -504,7 +640,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         if kind in EMBEDDING_NETWORKS:
             config = NETWORK_CONFIGS[kind].from_pretrained(folder)
             assert isinstance(config, RQVAEConfig | RecBaseTokenizerConfig)
-            tokenizer.processor = EMBEDDING_NETWORKS[kind][1](config)
+            tokenizer.processor = EMBEDDING_NETWORKS[kind][1].from_pretrained(folder, config)
         elif (folder / PROCESSOR_FILE).is_file():
             tokenizer.processor = ItemProcessor.from_pretrained(folder)
         if tokenizer.processor is not None:

@@ -28,6 +28,7 @@ _MODULES = {
     "evaluate": "evaluation.protocol",
     "load_domains": "data.domains",
     "load_ranker": "rankers",
+    "read_products": "data.products",
 }
 
 __all__ = list(_MODULES)

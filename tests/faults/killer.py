@@ -26,10 +26,10 @@ from safetensors.torch import load_file
 
 from trainers.runtime.checkpoints import RECORD
 
-PRELOADED = ["trainers.commands.train_baseline", "trainers.commands.memory", "trainers.commands.finetune"]
+PRELOADED = [f"trainers.commands.{name}" for name in ("train_baseline", "memory", "finetune", "tokenize")]
 # Of two runs that did the same: how long it took, and the mean loss of the steps since the last resume.
 TIMES = re.compile(
-    r"seconds|runtime|per_second|total_flos|took|^created$|^date$|_time$|output_dir|best_model_checkpoint|^train_loss$"
+    r"seconds|runtime|per_second|total_flos|took|^created$|^date$|^time$|_time$|output_dir|best_model_checkpoint|^train_loss$"
 )
 NOT_COMPARED = {".png", ".svg", ".md", ".log"}
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
@@ -229,6 +229,12 @@ def _same(a: Path, b: Path) -> bool:
         return one == other
     if a.suffix == ".json":
         one, other = (_without_times(json.loads(path.read_text()), str(path.parent)) for path in (a, b))
+        return one == other
+    if a.suffix == ".jsonl":
+        one, other = (
+            [_without_times(json.loads(line), str(path.parent)) for line in path.read_text().splitlines()]
+            for path in (a, b)
+        )
         return one == other
     if a.suffix == ".safetensors":
         one, other = load_file(a), load_file(b)

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from trainers import Recommender
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, write_all
 
 from .killer import Command, Killer, differences
@@ -111,3 +112,16 @@ def test_many_kills_of_an_embedding(killer, data):
 def test_many_kills_of_a_memory(killer, data, recommender):
     argv = ["memory", "--recommender", "{out}", "--data", str(data), "--num_beams", "10"]
     assert_survived(killer.try_kills(Command("memory", argv, given=recommender), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_daily_update(killer):
+    """Of a quick start's folder, whose index, memory and journal change together."""
+    words = ["red", "blue", "steel", "oak", "glass", "paper", "soft", "large"]
+    goods = [{"sku": f"s{row}", "name": f"{words[row % 8]} {words[row // 8 % 8]} thing"} for row in range(48)]
+    bought = [{"who": f"c{user}", "sku": f"s{(user + 3 * step) % 40}", "when": step} for user in range(40)
+              for step in range(5)]  # fmt: skip
+    Recommender.from_interactions(bought, goods[:40]).save_pretrained(killer.folder / "shop")
+    (killer.folder / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in goods[4:]))
+    argv = ["tokenize", "--tokenizer", "{out}", "--data", str(killer.folder / "products.jsonl"), "--remove_missing"]
+    assert_survived(killer.try_kills(Command("tokenize", argv, given=killer.folder / "shop"), KILLS))

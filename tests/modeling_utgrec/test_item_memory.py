@@ -308,3 +308,15 @@ def test_settings_change_and_tensors_are_shared():
         with pytest.raises(ValueError, match=said):
             without.with_settings(**{name: 0.1})
     assert MemorySettings.from_dict({"temperature": 0.5, "of a later release": 1}) == MemorySettings(temperature=0.5)
+
+
+def test_the_content_of_new_items_alone_is_enough():
+    """With all principal directions kept, the neighbours are those of all items' content, but for float16."""
+    memory, content = ItemMemory(**arguments()), torch.cat((embeddings(), embeddings(3, seed=1)))
+    both, alone = memory.extend(3, content), memory.extend(3, content[N:])
+    assert torch.equal(both.content.vectors, alone.content.vectors)
+    for one, other in zip(both.content.similar_items, alone.content.similar_items, strict=True):
+        assert {*one.tolist()} == {*other.tolist()}
+    assert torch.equal(alone.transition_items[:N], memory.transition_items) and not alone.counts[N:].any()
+    with pytest.raises(ValueError, match="another encoder"):
+        memory.extend(2, torch.zeros(2, E + 1))

@@ -505,3 +505,34 @@ def test_broken_content_files_are_named(tmp_path, change, message):
     change(tmp_path / CONTENT_NAME, {"index_sha256": index.checksum})
     with pytest.raises(ItemIndexError, match=message):
         ItemIndex.load(tmp_path)
+
+
+def test_items_that_are_replaced_keep_their_rows():
+    index = filled(names(12))
+    index.set_titles([f"old {name}" for name in index.item_ids])
+    before = {item_id: index.encode(item_id) for item_id in index.item_ids}
+    again, fresh = ["item-7", "item-2"], names(3, start=20)
+    codes, residuals = new_items([*again, *fresh], spread=2.0)
+    index.assign([*fresh[:1], *again, *fresh[1:]], codes[[2, 0, 1, 3, 4]], residuals[[2, 0, 1, 3, 4]], VECTORS,
+                 ["new"] * 5, replace=True)  # fmt: skip
+    assert index.item_ids == [*names(12), *fresh]
+    assert [title == "new" for title in index.titles] == [name in again for name in names(12)] + [True] * 3
+    assert all(index.encode(name) == before[name] for name in before if name not in again)
+    assert_bijection(index)
+    # the same as if they had not been there
+    other = filled(names(12))
+    other.remove(again)
+    other.assign([*again, *fresh], codes, residuals, VECTORS)
+    assert all(index.encode(name) == other.encode(name) for name in index.item_ids)
+    with pytest.raises(ValueError, match="are in the index already"):
+        index.assign(again, codes[:2], residuals[:2], VECTORS)
+    with pytest.raises(ValueError, match="occur more than once"):
+        index.assign(["item-2"] * 2, codes[:2], residuals[:2], VECTORS, replace=True)
+
+
+def test_content_of_replaced_items_is_replaced():
+    index = ItemIndex([4, 4], [0, 4])
+    index.assign(["a", "b"], np.array([[0, 0], [0, 1]]), content=np.array([[1.0], [2.0]]))
+    index.assign(["b", "c"], np.array([[1, 0], [1, 1]]), content=np.array([[5.0], [6.0]]), replace=True)
+    assert index.item_ids == ["a", "b", "c"] and index.content[:, 0].tolist() == [1, 5, 6]
+    assert index.codes.tolist() == [[0, 0], [1, 0], [1, 1]]

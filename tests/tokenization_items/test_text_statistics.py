@@ -7,7 +7,13 @@ import pytest
 
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_embeddings import EmbeddingError, embed_items, load_content, load_embeddings
-from tokenization_items.text_statistics import TextStatistics, tf_idf, tf_idf_embeddings
+from tokenization_items.text_statistics import (
+    STATISTICS_NAME,
+    FittedTextStatistics,
+    TextStatistics,
+    tf_idf,
+    tf_idf_embeddings,
+)
 from tokenization_items.text_template import TextTemplate
 
 TEXTS = ["A red, red Bow", "the red amp", "blue bow & amp amp amp", "x unknown", "", "The BOW"]
@@ -83,3 +89,39 @@ def test_it_is_none_for_a_tokenizer_of_several_domains(tmp_path):
     embed_items(Catalogue.from_records(records, template=TextTemplate()), TextStatistics(), tmp_path)
     with pytest.raises(EmbeddingError, match="fitted on its own catalogue"):
         load_content(tmp_path)
+
+
+def test_further_texts_are_folded_in(tmp_path):
+    """X·V of the texts of the fit is U·Σ; of others the same weights in the same directions."""
+    for texts, width in ((random_texts(60, 40), 128), (random_texts(), 16)):  # all directions, and some of them
+        vectors, fitted = FittedTextStatistics.fit(texts, width)
+        np.testing.assert_array_equal(vectors, tf_idf_embeddings(texts, width))
+        scale = np.linalg.norm(vectors, axis=1).max()
+        assert np.abs(fitted.embed(texts) - vectors).max() < 3e-3 * scale  # directions are kept in float16
+    new = ["word1 word2 word2 never", "never", ""]
+    found = fitted.embed(new)
+    assert (found[1] == fitted.mean).all() and (found[2] == fitted.mean).all()
+    counts = np.array([[word in text.split() for word in fitted.words] for text in texts])
+    idf = 1 + np.log((1 + len(texts)) / (1 + counts.sum(0)))
+    weights = np.array([{"word1": 1.0, "word2": 1 + math.log(2)}.get(word, 0.0) for word in fitted.words]) * idf
+    expected = weights / np.linalg.norm(weights) @ fitted.directions.astype(np.float64)
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    fitted.save(tmp_path)
+    loaded = FittedTextStatistics.load(tmp_path / STATISTICS_NAME)
+    np.testing.assert_array_equal(loaded.embed(new), found)
+    assert loaded.fingerprint == fitted.fingerprint != FittedTextStatistics.fit(texts[1:], 16)[1].fingerprint
+
+
+def test_statistics_that_are_broken(tmp_path):
+    FittedTextStatistics.fit(TEXTS)[1].save(tmp_path)
+    file = tmp_path / STATISTICS_NAME
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="text_statistics.safetensors"):
+        FittedTextStatistics.load(file)
+
+
+def test_texts_that_share_no_word_have_no_directions(tmp_path):
+    vectors, fitted = FittedTextStatistics.fit(["red", "blue"])
+    assert vectors.shape == (2, 0) == fitted.embed(["red", "x y"]).shape
+    fitted.save(tmp_path)
+    assert FittedTextStatistics.load(tmp_path / STATISTICS_NAME).words == []

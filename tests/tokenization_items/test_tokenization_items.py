@@ -170,7 +170,7 @@ def test_too_many_items_and_unknown_ways_are_refused_before_the_network_runs(tok
 
 def test_a_catalogue_is_checked_once(tokenizer, records, monkeypatch):
     calls, checked = [], Catalogue._item_problems
-    monkeypatch.setattr(Catalogue, "_item_problems", lambda self, present: calls.append(1) or checked(self, present))
+    monkeypatch.setattr(Catalogue, "_item_problems", lambda *given: calls.append(1) or checked(*given))
     catalogue = Catalogue.from_records(records)
     assert catalogue.check(images=[0, 1])["num_images_checked"] <= 2
     tokenizer.add_items(catalogue.select(np.arange(len(records))[::-1]), progress=False)

@@ -1,25 +1,57 @@
-r"""Semantic IDs for the items of a catalogue, or for new items: those given before stay.
+r"""Semantic IDs for the items of a catalogue, or for those of today: the ones given before stay.
 
     utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office --output_dir runs/office-items
-    accelerate launch -m trainers tokenize --tokenizer runs/office/tokenizer --data data/office-new --only_new \
-        --output_dir runs/office-items
+    # every day: new products, of a tokenizer or of a recommender whose index and memory are brought up to date
+    utgrec tokenize --tokenizer runs/office/recommender --data products.csv
+    utgrec tokenize --tokenizer runs/shop --data products.csv --columns id=sku text=colour,size image=photo
+    # what left the shop goes, what changed gets a semantic ID of what it is now; is it recommended?
+    utgrec tokenize --tokenizer runs/shop --data products.csv --remove_missing --retokenize --orders orders.csv
+    accelerate launch -m trainers tokenize --tokenizer org/tokenizer --data org/products --output_dir runs/items
 
-If it is stopped, the same command goes on where it was.
+--data is a data folder, or products alone: a csv of any separator and encoding, JSON lines, parquet, gzipped or not,
+or a data set of the Hub (NAME or NAME:SPLIT). Its columns are guessed and shown, --columns corrects, and the next day
+they mean the same. Price and further columns become part of the text. Images are paths from the file's folder;
+addresses are left aside unless --download_images fetches them, of https and public machines only.
+
+New items get semantic IDs. A digest of each item's text and image is kept beside the index: what has changed is told,
+and keeps its semantic ID unless --retokenize is given. Items that the data lacks stay unless --remove_missing is
+given, so a file of some products loses nothing. A recommender's memory keeps what it knows; new items are in it by
+their texts where the quick start made it, or else with `utgrec memory --update`. catalogue_journal.jsonl gets a line:
+what was added, changed, tokenized again and removed, collisions, how far the semantic IDs have drifted from what the
+texts would get today, and with --orders Recall@10 of the newest items.
+
+The folder changes in one step, at the end. If it is stopped, the same command goes on where it was.
 """
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
-from tokenization_items.files import check_writable, write_json
+from tokenization_items.catalogue_updates import JOURNAL_NAME, journal_line, read_journal, write_journal
+from tokenization_items.files import check_writable, read_json_object, write_json
+from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
+from tokenization_items.network_reference import NETWORK_CONFIGS, model_config
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
+from trainers.data.column_guesses import ALIASES, ORDER_ROLES
+from trainers.data.item_sources import read_items
 from trainers.hub.download import find_model
+from trainers.methods.daily_catalogue import (
+    RECOMMENDER_FILE,
+    content_of,
+    known_columns,
+    newest_items,
+    read_orders,
+    recall_of_folder,
+    updated_folder,
+    updated_memory,
+)
 from trainers.run_file import run_values, write_run_file
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
@@ -27,15 +59,42 @@ UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the en
 
 @dataclass
 class TokenizeArguments:
-    tokenizer: str = field(metadata={"help": "Folder or Hub id of an item tokenizer with its network."})
-    data: str = field(metadata={"help": "Data folder with the items."})
-    output_dir: str = field(metadata={"help": "Where the tokenizer goes, with its item index."})
+    tokenizer: str = field(
+        metadata={"help": "Folder or Hub id of an item tokenizer with its network, or of a recommender."}
+    )
+    data: str = field(metadata={"help": "Data folder, file of products or data set of the Hub, with the items."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the tokenizer goes, with its item index; default: the folder of --tokenizer is brought up "
+            "to date."
+        },
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What columns of a file mean, where the guess is wrong: id=NAME, title=NAME, price=NAME, "
+            "text=NAME,NAME and image=NAME; =- for none. With --orders also user=NAME, item=NAME, time=NAME."
+        },
+    )
     revision: str | None = field(default=None, metadata={"help": "Of --tokenizer on the Hub: branch, tag, commit."})
     text_fields: list[str] = field(
         default_factory=list,
         metadata={"help": "Fields of an item's text, in order; default: those of the tokenizer's training."},
     )
     only_new: bool = field(default=False, metadata={"help": "Leave out items that the index has already."})
+    retokenize: bool = field(
+        default=False, metadata={"help": "Items whose text or image has changed get new semantic IDs."}
+    )
+    remove_missing: bool = field(default=False, metadata={"help": "Remove items that the data lacks."})
+    orders: str | None = field(
+        default=None,
+        metadata={"help": "File of orders or data folder: of a recommender, measure Recall of the newest items."},
+    )
+    download_images: bool = field(default=False, metadata={"help": "Fetch the images of https addresses."})
+    image_cache: str | None = field(
+        default=None, metadata={"help": "Where fetched images are kept; by default .image_cache beside the output."}
+    )
     index_only: bool = field(default=False, metadata={"help": "Write the index without the network."})
     batch_tokens: int = field(default=8192, metadata={"help": "Tokens of one batch."})
     num_workers: int = field(default=4, metadata={"help": "Threads of a process that open and resize images."})
@@ -49,54 +108,164 @@ class TokenizeArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace an item tokenizer that is in output_dir."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
+    def __post_init__(self) -> None:
+        if self.only_new and (self.retokenize or self.remove_missing):
+            raise SystemExit(
+                "--only_new leaves out the items that the index has: what has changed or is missing cannot be told. "
+                "Leave it out for --retokenize and --remove_missing."
+            )
 
-def run(arguments: TokenizeArguments) -> dict:
-    """Tokenizes, saves, prints a report and returns it."""
-    state, output_dir = PartialState(cpu=arguments.use_cpu), Path(arguments.output_dir)
-    if (output_dir / TOKENIZER_FILE).is_file() and not (output_dir / UNFINISHED).is_dir() and not arguments.overwrite:
-        raise SystemExit(
-            f"{output_dir} holds a finished item tokenizer. To keep it, give another --output_dir; --overwrite "
-            "replaces it."
-        )
+
+def run(arguments: TokenizeArguments) -> dict[str, Any]:
+    """Tokenizes, saves, prints a report and returns it: that of the assignment, and as `update` the whole."""
+    state, source = PartialState(cpu=arguments.use_cpu), Path(arguments.tokenizer)
+    output_dir, in_place = place_of(arguments)
     with state.main_process_first():  # the others find what was downloaded
         there = find_model(arguments.tokenizer, arguments.revision)
         tokenizer = UniversalItemTokenizer.from_pretrained(there.name, revision=there.revision)
-        # What is saved has decoders too.
-        network = tokenizer.encoding_network if arguments.index_only else tokenizer.network
+        if tokenizer.processor is None:  # of a copy without network it comes with it
+            _ = tokenizer.encoding_network
+        catalogue, columns = items_of(arguments, tokenizer, output_dir, state)
+    before, stored, orders = tokenizer.index, None, None
+    if in_place and (source / MEMORY_NAME).is_file():
+        stored = StoredMemory.load(source, before)
+    if arguments.orders is not None:
+        every = dict.fromkeys([*before.item_ids, *catalogue.item_ids])
+        orders = read_orders(arguments.orders, columns_of(arguments)[1], [*every])
+    # What is saved to another folder has decoders too.
+    network = tokenizer.encoding_network if in_place or arguments.index_only else tokenizer.network
     network.to(state.device)
-    assert tokenizer.processor is not None  # a network brings its own
-    template = tokenizer.processor.template
-    if arguments.introduction is not None:
-        if template is None:
-            raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
-        template = replace(template, introduction=arguments.introduction)
-    fields = arguments.text_fields or tokenizer.text_fields
-    catalogue = Catalogue.from_folder(arguments.data, fields, template=template)
-    share = range(state.process_index, len(catalogue), state.num_processes)
-    counts = catalogue.check(images=share)  # the other processes open the other images
-    state.print(f"{catalogue.name}: {counts['num_items']:,} items, {counts['num_images']:,} with image")
-    if arguments.only_new:
-        catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
-        state.print(f"{len(catalogue):,} of them are new")
     check_writable(output_dir)
-    if state.is_main_process:
+    if state.is_main_process and not in_place:
         write_run_file(output_dir, "tokenize", run_values(arguments))
-    report = tokenizer.add_items(
+    update = tokenizer.update_items(
         catalogue,
+        arguments.retokenize,
+        arguments.remove_missing,
+        content_of(tokenizer),
         batch_tokens=arguments.batch_tokens,
         num_workers=arguments.num_workers,
         feature_cache=arguments.feature_cache,
         resume_folder=output_dir / UNFINISHED,
         state=state,
     )
+    report = update.assignment.to_dict() | {"update": update.to_dict()}
     if state.is_main_process:
         network.to("cpu")  # type: ignore[arg-type]
-        tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
-        print(report)
-        write_json(output_dir / "assignment_report.json", report.to_dict())
+        print(update.assignment)
+        print(update)
+        if not in_place:
+            tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
+            write_json(output_dir / "assignment_report.json", update.assignment.to_dict())
+            (output_dir / JOURNAL_NAME).unlink(missing_ok=True)
+            write_journal(output_dir, [*read_journal(source), journal_line(update, columns=columns)])
+        elif not update.is_empty or orders is not None:
+            if stored is not None:
+                stored = updated_memory(stored, before.item_ids, tokenizer, update, catalogue)
+            with updated_folder(source, tokenizer, stored) as working:
+                shutil.rmtree(working / UNFINISHED, ignore_errors=True)
+                if orders is not None:
+                    newest = newest_items(update, read_journal(source))
+                    report["recall"] = recall_of_folder(working, orders.for_items(tokenizer.index.item_ids), newest)
+                    print(describe_recall(report["recall"]))
+                if not update.is_empty:
+                    measured = {"recall": report["recall"]} if "recall" in report else {}
+                    write_journal(working, [journal_line(update, columns=columns, **measured)])
         shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
     state.wait_for_everyone()
-    return report.to_dict()
+    return report
+
+
+def items_of(
+    arguments: TokenizeArguments, tokenizer: UniversalItemTokenizer, output_dir: Path, state: PartialState
+) -> tuple[Catalogue, dict[str, Any] | None]:
+    """The items to tokenize, with what the columns of their file meant; tells both.
+
+    Raises:
+        ReadError, CatalogueError: they cannot be read; lines are named.
+        SystemExit: an introduction for a tokenizer that reads none.
+    """
+    assert tokenizer.processor is not None
+    source, template = Path(arguments.tokenizer), tokenizer.processor.template
+    if arguments.introduction is not None:
+        if template is None:
+            raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
+        template = replace(template, introduction=arguments.introduction)
+    has_facts = (source / RECOMMENDER_FILE).is_file()
+    facts = read_json_object(source / RECOMMENDER_FILE).get("facts", {}) if has_facts else {}
+    cache = arguments.image_cache or output_dir.absolute().parent / ".image_cache"
+    catalogue, how = read_items(
+        arguments.data,
+        columns_of(arguments)[0],
+        known_columns(read_journal(source), facts),
+        arguments.text_fields or tokenizer.text_fields,
+        template,
+        cache if arguments.download_images else None,
+    )
+    note = how if isinstance(how, str) else how.describe_columns()
+    if note:
+        state.print(note)
+    num_images = 0 if catalogue.images is None else int(catalogue.images.present.sum())
+    state.print(f"{catalogue.name}: {len(catalogue):,} items, {num_images:,} with image")
+    if not isinstance(how, str):
+        how.check_texts(tokenizer)
+    if arguments.only_new:
+        catalogue = catalogue.select(np.flatnonzero([item_id not in tokenizer for item_id in catalogue.item_ids]))
+        state.print(f"{len(catalogue):,} of them are new")
+    return catalogue, None if isinstance(how, str) else asdict(how.columns)
+
+
+def columns_of(arguments: TokenizeArguments) -> tuple[list[str], list[str]]:
+    """What is said of the products' columns, and of the orders'."""
+    if arguments.orders is None:
+        return arguments.columns, []
+    is_of_orders = [
+        ALIASES.get(role, role) in ORDER_ROLES for role in (each.partition("=")[0] for each in arguments.columns)
+    ]
+    kept = [
+        [each for each, is_one in zip(arguments.columns, is_of_orders, strict=True) if is_one == of]
+        for of in (False, True)
+    ]
+    return kept[0], kept[1]
+
+
+def place_of(arguments: TokenizeArguments) -> tuple[Path, bool]:
+    """Where the items go, and whether that is the tokenizer's own folder.
+
+    Raises:
+        SystemExit: there is none, or it holds a finished item tokenizer.
+    """
+    source = Path(arguments.tokenizer)
+    if arguments.output_dir is None and not source.is_dir():
+        raise SystemExit(
+            f"--tokenizer {arguments.tokenizer} is no folder, which could be brought up to date: for one of the Hub "
+            "give --output_dir."
+        )
+    output_dir = source if arguments.output_dir is None else Path(arguments.output_dir)
+    in_place = source.is_dir() and output_dir.resolve() == source.resolve()
+    if in_place:
+        has_model = model_config(source).get("model_type")
+        if arguments.orders is not None and (has_model is None or has_model in NETWORK_CONFIGS):
+            raise SystemExit(f"--orders is for a recommender, which --tokenizer {source} does not hold.")
+        return output_dir, True
+    if arguments.orders is not None:
+        raise SystemExit("--orders is for a recommender that is brought up to date: leave out --output_dir.")
+    finished = (output_dir / TOKENIZER_FILE).is_file() and not (output_dir / UNFINISHED).is_dir()
+    if finished and not arguments.overwrite:
+        raise SystemExit(
+            f"{output_dir} holds a finished item tokenizer. To keep it, give another --output_dir; --overwrite "
+            "replaces it."
+        )
+    return output_dir, False
+
+
+def describe_recall(recall: dict[str, Any]) -> str:
+    """What is found of new items and of older ones, in a line each."""
+    lines = []
+    for name, found in recall.items():
+        said = f"Recall@10 {found['recall@10']:.4f}, NDCG@10 {found['ndcg@10']:.4f}" if found["num_cases"] else "none"
+        lines.append(f"{name.replace('_', ' ')}: {said} ({found['num_cases']:,} orders)")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import polars as pl
 
@@ -32,7 +33,8 @@ DESCRIPTIONS = "description desc summary details about abstract text beschreibun
 PRICES = "price preis prix precio msrp rrp uvp cost kosten amount betrag"
 IDS = "id ids no nr num number code key nummer ref hash uuid identifier numéro numero número parent"
 NOT_IDS = "name title email mail phone city country zip address first last gender age segment price type status"
-PICTURES = "image images img picture photo thumbnail url link href bild foto"
+IMAGES = "image images img picture photo thumbnail bild foto"
+PICTURES = f"{IMAGES} url link href"
 ALIASES = {  # of the flags, for those who know the names of a data folder's columns
     "user_id": "user",
     "customer": "user",
@@ -72,11 +74,38 @@ class ShopColumns:
     text: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ProductColumns:
+    """
+    What the columns of a table of products alone mean.
+
+    Args:
+        id (`str`): the item's id.
+        title (`str`, *optional*), price (`str`, *optional*), text (`tuple[str, ...]`, *optional*): as in
+            [`ShopColumns`].
+        image (`str`, *optional*): a path, an address, or the image itself.
+    """
+
+    id: str
+    title: str | None = None
+    price: str | None = None
+    text: tuple[str, ...] = ()
+    image: str | None = None
+
+    def as_given(self) -> dict[str, str | Sequence[str]]:
+        """As what is known already, see [`guess_product_columns`]: nothing is left to guess."""
+        named = {each.name: getattr(self, each.name) or "-" for each in fields(self) if each.name != "text"}
+        return named | {"text": list(self.text)}
+
+
 ORDER_ROLES, PRODUCT_ROLES = ("user", "item", "time"), ("id", "title", "price", "text")
 assert {each.name for each in fields(ShopColumns)} == {*ORDER_ROLES, *PRODUCT_ROLES}
+ITEM_ROLES = tuple(each.name for each in fields(ProductColumns))  # where there are no orders
 
 
-def parse_columns(given: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+def parse_columns(
+    given: Sequence[str] | Mapping[str, str] | None, roles: Sequence[str] = (*ORDER_ROLES, *PRODUCT_ROLES)
+) -> dict[str, str]:
     """`["user=customer_no", "text=colour,size"]` → `{"user": "customer_no", ...}`; `-` for a role that has no column.
 
     Raises:
@@ -84,10 +113,10 @@ def parse_columns(given: Sequence[str] | Mapping[str, str] | None) -> dict[str, 
     """
     entries = [(k, "=", v) for k, v in given.items()] if isinstance(given, Mapping) else []
     entries = entries or [each.partition("=") for each in given or ()]
-    roles = [*ORDER_ROLES, *PRODUCT_ROLES]
     found = {}
     for role, equals, column in entries:
         known = ALIASES.get(role.strip(), role.strip())
+        known = "id" if known == "item" and "item" not in roles else known
         if not equals or not column or known not in roles:
             raise ReadError(
                 f"columns: expected role=column with a role of {', '.join(roles)}; got {role}{equals}{column}."
@@ -139,14 +168,73 @@ def guess_columns(orders: Table, products: Table | None, given: Mapping[str, str
             f"{named(products.frame.columns, 30)}. Say which: --columns id=NAME, in Python columns={{'id': 'NAME'}}."
         )
     rows = products.frame.head(SAMPLE_ROWS)
+    return ShopColumns(**chosen, id=product_id, **_contents(rows, product_id, given))  # type: ignore[arg-type]
+
+
+def _contents(rows: pl.DataFrame, product_id: str, given: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
+    """The columns of title, price and further text of a table of products."""
     title = given.get("title") or _best(rows, TITLES, {product_id}, ids=False)
     price = given.get("price") or _best(rows, PRICES, {product_id, title}, ids=False, check=_is_numeric)
     if "text" in given:
-        text = [each.strip() for each in given["text"].split(",") if each.strip() != "-"]
+        text = _named_columns(given["text"])
     else:
         text = [each for each in rows.columns if each not in (product_id, title, price) and _is_text(rows, each)]
-    chosen |= {"id": product_id, "title": None if title == "-" else title, "price": None if price == "-" else price}
-    return ShopColumns(**chosen, text=tuple(text))  # type: ignore[arg-type]
+    chosen = {"title": None if title == "-" else title, "price": None if price == "-" else price}
+    return {**chosen, "text": tuple(text)}
+
+
+def guess_product_columns(
+    products: Table, given: Mapping[str, str | Sequence[str]] | None = None, others: Sequence[str] = ()
+) -> ProductColumns:
+    """
+    Guesses what the columns of a table of products mean, without orders to compare it with.
+
+    Args:
+        products ([`Table`]): a row for each item.
+        given (`Mapping[str, str]`, *optional*): what is known already, see [`parse_columns`].
+        others (`Sequence[str]`, *optional*): columns that are read beside these.
+
+    Raises:
+        ReadError: a column that was named is not there, or no column is plainly the id.
+    """
+    given, columns = dict(given or {}), products.frame.columns
+    for role, column in given.items():
+        wanted = _named_columns(column) if role == "text" else [column]
+        if missing := [each for each in wanted if each != "-" and each not in columns]:
+            raise ReadError(
+                f"{products.name} has no column {named(missing)}, which {role} was to be; it has "
+                f"{named(columns, 30)}. Say which: --columns {role}=NAME, or {role}=- for none."
+            )
+    product_id = given.get("id") or _product_id(products.frame)
+    if product_id is None:
+        raise ReadError(
+            f"{products.name}: no column is plainly the products' id, a different one in each row; it has "
+            f"{named(columns, 30)}. Say which: --columns id=NAME, in Python columns={{'id': 'NAME'}}."
+        )
+    rows = products.frame.head(SAMPLE_ROWS).drop(others, strict=False)
+    image = given.get("image") or _best(rows, IMAGES, {product_id}, ids=False)
+    left = rows.drop([each for each in (image,) if each in rows.columns])
+    return ProductColumns(
+        id=str(product_id),
+        image=None if image == "-" else str(image) if image else None,
+        **_contents(left, str(product_id), given),
+    )
+
+
+def _named_columns(given: str | Sequence[str]) -> list[str]:
+    """`"colour,size"` → `["colour", "size"]`; `"-"` → `[]`."""
+    every = given.split(",") if isinstance(given, str) else given
+    return [each.strip() for each in every if each.strip() != "-"]
+
+
+def _product_id(frame: pl.DataFrame) -> str | None:
+    """The column that is named as an item's id most plainly and differs from row to row."""
+    own = {
+        each: max(name_score(each, ITEMS, True), 2 * (set(words_of(each)) <= set(IDS.split())))
+        for each in frame.columns
+    }
+    scores = {each: score * _distinct(frame[each]) for each, score in own.items() if score and _may_be_id(frame, each)}
+    return max(scores, key=lambda each: scores[each], default=None)
 
 
 def words_of(name: str) -> list[str]:

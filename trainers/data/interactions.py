@@ -258,6 +258,13 @@ class Interactions:
             in_training=None if self.in_training is None else self.in_training[users],
         )
 
+    def for_items(self, item_ids: Sequence[str]) -> Interactions:
+        """The same sequences with the rows of another list of items; interactions with others are left out."""
+        row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+        rows = np.array([row_of.get(item_id, -1) for item_id in self.item_ids], np.int32)
+        kept = self._keep(np.ones(self.num_users, bool), rows[self.items] >= 0)
+        return replace(kept, item_ids=list(item_ids), items=rows[kept.items])
+
     def select_users(self, users: np.ndarray) -> Interactions:
         """The users at rows `users` (ascending), with all their interactions."""
         kept = np.zeros(self.num_users, bool)

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import polars as pl
 from PIL import Image
 from tqdm.auto import tqdm
 
 from hub_cards import replacing
-from tokenization_items.item_images import ImageError, open_image
+from tokenization_items.item_images import ImageColumn, ImageError, open_image
 from tokenization_items.remote_images import TIMEOUT, RemoteImageError, fetch_image
 from trainers.data.readers.base import MAX_EXAMPLES, ReadingReport
 
@@ -174,6 +175,38 @@ def download_images(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return found
+
+
+def local_images(images: ImageColumn, cache: str | Path | None = None) -> tuple[ImageColumn, str]:
+    """
+    Images of a catalogue of which none is on another machine: those that are were fetched, or are no more there.
+
+    Args:
+        images ([`ImageColumn`]): as the catalogue has them.
+        cache (*optional*): folder for what is fetched, from https and public addresses only and each once; without it
+            nothing is.
+
+    Returns:
+        `tuple[ImageColumn, str]`: the images, and what became of the addresses; "" if there are none.
+    """
+    addresses = images.addresses()
+    if not addresses:
+        return images, ""
+    note, paths = f"{len(addresses):,} addresses", list[str | None]([None] * len(images))
+    if cache is None:
+        note += ", which are not fetched without --download_images"
+    else:
+        found = download_images([*addresses.values()], Path(cache))
+        paths = [
+            str(found.paths[at]) if (at := addresses.get(row)) in found.paths else None for row in range(len(images))
+        ]
+        lost = [at for at in addresses.values() if at in found.failures]
+        note += f", {len(addresses) - len(lost):,} of them fetched"
+        if lost:
+            note += f"; {len(lost):,} could not be, such as {lost[0]}: {found.failures[lost[0]]}"
+    rows = np.arange(len(images))
+    rows[[*addresses]] += len(images)
+    return ImageColumn.concatenate([images, ImageColumn(paths)]).select(rows), note
 
 
 def cache_path(cache: Path, address: str) -> Path:

@@ -249,3 +249,37 @@ def for_index(stored: StoredMemory, item_ids: Sequence[str], index: ItemIndex) -
     if stored.pairs is not None:
         pairs = PairCounts.of_tensors(stored.pairs).moved(index.rows(item_ids), len(index)).tensors()
     return StoredMemory(stored.memory.select(torch.from_numpy(rows)), stored.facts, pairs)
+
+
+def follow_index(
+    stored: StoredMemory, item_ids: Sequence[str], index: ItemIndex, content: np.ndarray | None = None
+) -> StoredMemory:
+    """
+    The memory of an index to which items were added, or from which some were removed, since. Of items that stay it
+    knows what it knew, and of new ones what they are like, if there is content: nothing has followed them yet.
+
+    Args:
+        stored ([`StoredMemory`]): the memory of the index as it was.
+        item_ids (`Sequence[str]`): the items of the index as it was.
+        index ([`ItemIndex`]): the index as it is; items that were added are the last.
+        content (`np.ndarray`, *optional*): float `[added, e]` content embeddings of the added items, of the encoder of
+            the others.
+
+    Raises:
+        ValueError: content of another width, or not finite.
+    """
+    row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
+    rows = np.array([row_of.get(item_id, -1) for item_id in index.item_ids], np.int64)
+    is_added, memory = rows < 0, stored.memory
+    if is_added.any() and content is not None and memory.content is not None:
+        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(
+            int(is_added.sum()), torch.from_numpy(np.asarray(content, np.float32))
+        )
+    else:
+        memory = memory.select(torch.from_numpy(rows))
+    pairs = stored.pairs
+    if pairs is not None:
+        kept = rows[~is_added]
+        part = PairCounts(PairCounts.of_tensors(pairs).matrix[kept][:, kept])
+        pairs = part.moved(np.flatnonzero(~is_added), len(index)).tensors()
+    return StoredMemory(memory, stored.facts, pairs)

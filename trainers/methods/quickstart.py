@@ -24,9 +24,12 @@ import torch
 
 from modeling_utgrec import ItemLevelForCausalLM
 from modeling_utgrec.generation_mixin import ItemRecommendation
+from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_memory import StoredMemory
+from tokenization_items.item_provenance import ItemProvenance, content_digests
+from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.text_encoders import TextEncoder
-from tokenization_items.text_statistics import TF_IDF, content_of_texts
+from tokenization_items.text_statistics import TF_IDF, FittedTextStatistics
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
@@ -70,7 +73,8 @@ class Quickstart:
 
     Args:
         model ([`ItemRecommendation`]): the network.
-        tokenizer ([`UniversalItemTokenizer`]): index-only: items, titles, semantic IDs.
+        tokenizer ([`UniversalItemTokenizer`]): items, titles, semantic IDs; and, where texts tell items apart, the
+            network with its encoder of texts, for new items.
         stored ([`StoredMemory`]): of all interactions, in the index's order.
         exclude_seen (`bool`): whether bought items are seldom bought again.
         rows (`list[dict]`): results on validation: what was made first, then what needs no training; empty where the
@@ -117,9 +121,9 @@ def quickstart(
         )
     name = "TF-IDF" if text_encoder == TF_IDF else text_encoder
     with progress.step("texts", f"reading the texts of {num_items:,} items by {name}"):
-        content = content_of(domain, text_encoder)
+        content, encoder = content_of(domain, text_encoder)
     with progress.step("semantic IDs", f"giving {num_items:,} items their semantic IDs by RQ-k-means"):
-        tokenizer = semantic_ids(domain, content, folder / "tokenizer", seed)
+        tokenizer = semantic_ids(domain, content, encoder, folder / "tokenizer", seed)
     linear = LinearSettings(transitions="inverse" if num_items <= MOST_INVERTED else "counts")
     if linear.way(num_items) == "counts":
         progress.line(
@@ -162,24 +166,34 @@ def quickstart(
     )
 
 
-def content_of(domain: Domain, text_encoder: str) -> np.ndarray | None:
-    """Embeddings of the texts, float32 `[n, e]`; an item without text has the mean of the others. None where texts say
-    nothing: there are none, or no two share a word."""
+def content_of(
+    domain: Domain, text_encoder: str
+) -> tuple[np.ndarray | None, TextEncoder | FittedTextStatistics | None]:
+    """Embeddings of the texts, float32 `[n, e]`, and what makes them; an item without text has the mean of the others.
+    None where texts say nothing: there are none, or no two share a word."""
     texts = domain.catalogue.texts
     has_text = np.array([bool(text) for text in texts])
     if has_text.sum() < 2:
-        return None
+        return None, None
     if text_encoder == TF_IDF:
-        return content_of_texts(texts)
-    found = TextEncoder.from_pretrained(text_encoder).embed([text for text in texts if text])
+        vectors, fitted = FittedTextStatistics.fit(texts)
+        return (vectors, fitted) if vectors.shape[1] else (None, None)
+    encoder = TextEncoder.from_pretrained(text_encoder)
+    found = encoder.embed([text for text in texts if text])
     vectors = np.tile(found.mean(axis=0), (len(texts), 1)).astype(np.float32)
     vectors[has_text] = found
-    return vectors
+    return vectors, encoder
 
 
-def semantic_ids(domain: Domain, content: np.ndarray | None, folder: Path, seed: int) -> UniversalItemTokenizer:
+def semantic_ids(
+    domain: Domain,
+    content: np.ndarray | None,
+    encoder: TextEncoder | FittedTextStatistics | None,
+    folder: Path,
+    seed: int,
+) -> UniversalItemTokenizer:
     """Semantic IDs of a domain's items, with their titles; where texts do not tell items apart, by what follows what,
-    and where nothing does at random."""
+    and where nothing does at random. Made of texts, the tokenizer has the network that gives new items theirs."""
     catalogue, vectors = domain.catalogue, content
     if vectors is None or not (vectors != vectors[:1]).any():
         try:
@@ -188,10 +202,20 @@ def semantic_ids(domain: Domain, content: np.ndarray | None, folder: Path, seed:
             vectors = np.random.default_rng(seed).normal(size=(len(catalogue), 8)).astype(np.float32)
     size = min(CODES, max(2, len(catalogue) // ITEMS_PER_CODE))
     items = rq_kmeans_tokenizer(vectors, catalogue.item_ids, folder, codebook_size=size, seed=seed)
-    items.tokenizer.index.set_titles(
-        [title or text[:80] for title, text in zip(catalogue.titles, catalogue.texts, strict=True)]
-    )
-    return items.tokenizer
+    index, network = items.tokenizer.index, items.network
+    assert network is not None
+    index.set_titles(shown_titles(catalogue))
+    digests = content_digests(catalogue, images=False)
+    index.set_provenance(ItemProvenance(digests, digests, items.raw_codes.astype(np.int32)))
+    if vectors is not content:
+        return UniversalItemTokenizer(index, items.tokenizer.fingerprint)
+    processor = EmbeddingProcessor(network.config, encoder)
+    return UniversalItemTokenizer(index, items.tokenizer.fingerprint, network=network, processor=processor)
+
+
+def shown_titles(catalogue: Catalogue) -> list[str]:
+    """Titles for display: the beginning of the text for an item without."""
+    return [title or text[:80] for title, text in zip(catalogue.titles, catalogue.texts, strict=True)]
 
 
 def stand_in(tokenizer: UniversalItemTokenizer, seed: int = 0) -> ItemLevelForCausalLM:

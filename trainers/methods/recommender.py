@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,24 +18,34 @@ from hub_cards import Evaluation, RecommenderCardValues, named, save_card
 from modeling_utgrec.checkpoint_format import Upload, check_format_version
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
+from tokenization_items.catalogue_updates import (
+    JOURNAL_NAME,
+    CatalogueUpdate,
+    journal_line,
+    read_journal,
+    write_journal,
+)
 from tokenization_items.files import read_json_object, updating_folder, write_json
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
-from tokenization_items.pipeline_item_recommendation import History, ItemRecommendationPipeline
+from tokenization_items.network_reference import NetworkReference
+from tokenization_items.pipeline_item_recommendation import NETWORK_FOLDER, History, ItemRecommendationPipeline
 from tokenization_items.text_statistics import TF_IDF
 from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
 from trainers.data.domains import Domain
+from trainers.data.item_sources import read_items
 from trainers.data.shop import read_shop
 from trainers.evaluation.comparison import short_table
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
-from trainers.methods.quickstart import quickstart
+from trainers.methods.daily_catalogue import RECOMMENDER_FILE, content_of, known_columns, updated_memory
+from trainers.methods.memory import follow_index
+from trainers.methods.quickstart import quickstart, shown_titles
 from trainers.methods.runs import save_recommender
 from trainers.rankers.generative import load_model
 from trainers.runtime.progress import Progress
 
-RECOMMENDER_FILE = "recommender.json"
 FORMAT_VERSION = 1
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
@@ -87,6 +99,7 @@ class Recommender:
         stored ([`StoredMemory`], *optional*): what followed what, and what is alike, in the index's order.
         rules ([`RecommendationRules`], *optional*): what may be recommended.
         facts (`dict`, *optional*): how it was made and what was measured, in plain values.
+        journal (`list`, *optional*): updates of its items, see [`read_journal`].
 
     Attributes:
         domain ([`Domain`], *optional*): the data that it was made of, in the process that made it; not saved.
@@ -102,6 +115,7 @@ class Recommender:
     rules: RecommendationRules = field(default_factory=RecommendationRules)
     facts: dict[str, Any] = field(default_factory=dict)
     domain: Domain | None = field(default=None, repr=False)
+    journal: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.tokenizer.check_recommender(self.model)
@@ -250,6 +264,101 @@ class Recommender:
             if score > -torch.inf
         ]
 
+    def add_items(
+        self,
+        products: Any,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        retokenize: bool = False,
+        remove_missing: bool = False,
+    ) -> CatalogueUpdate:
+        """
+        Brings the items up to date with products of today, all or some: new ones can be recommended, by their texts
+        until they are bought; what changed has its new title, and its semantic ID unless that is to change, too.
+
+        What is recommended for a history is of old items in the old order, but where a new item comes between; scores
+        are those of all items together, and change a little.
+
+        Args:
+            products: a row for each item, as in [`~Recommender.from_interactions`], or a data set of the Hub.
+            columns (*optional*): what columns mean; by default what they meant the last time.
+            retokenize (`bool`, *optional*, defaults to `False`): whether changed items get new semantic IDs.
+            remove_missing (`bool`, *optional*, defaults to `False`): whether items that are not among the products are
+                removed.
+
+        Returns:
+            [`CatalogueUpdate`]: what was added, changed and removed, and how far the semantic IDs have drifted. It is
+            in the journal that `save_pretrained` writes.
+
+        Raises:
+            ReadError, CatalogueError: products that cannot be read; rows or items are named. Nothing has changed then.
+            ValueError: the semantic IDs were not made of texts, or by an earlier version that kept no network.
+        """
+        tokenizer = self.tokenizer
+        if tokenizer.processor is None:
+            _ = tokenizer.encoding_network
+        assert tokenizer.processor is not None
+        known = known_columns(self.journal, self.facts)
+        catalogue, how = read_items(products, columns, known, tokenizer.text_fields, tokenizer.processor.template)
+        if not isinstance(how, str):
+            how.check_texts(tokenizer)
+        if any(tokenizer.index.titles):
+            catalogue = replace(catalogue, titles=shown_titles(catalogue))
+        index = tokenizer.index
+        try:
+            update = tokenizer.update_items(catalogue, retokenize, remove_missing, content_of(tokenizer))
+            if self.stored is not None:
+                self.stored = updated_memory(self.stored, index.item_ids, tokenizer, update, catalogue)
+        except BaseException:
+            tokenizer.index = index
+            raise
+        if not update.is_empty:
+            self._changed(update, columns=None if isinstance(how, str) else asdict(how.columns))
+        return update
+
+    def remove_items(self, item_ids: Sequence[str]) -> CatalogueUpdate:
+        """
+        Forgets items, and frees their semantic IDs for items that are added later. Histories must not name them any
+        more; what was bought with them is forgotten, too. For what may come back, see [`RecommendationRules.deny`].
+
+        Args:
+            item_ids (`Sequence[str]`): the items.
+
+        Returns:
+            [`CatalogueUpdate`]: what was removed; it is in the journal that `save_pretrained` writes.
+
+        Raises:
+            UnknownItemError: one of them is not there; none is removed then.
+        """
+        if isinstance(item_ids, str):
+            raise TypeError(f"item_ids is a list of item ids, got {item_ids!r}.")
+        if len({*item_ids}) == len(self.tokenizer):
+            raise ValueError(
+                f"All {len(self.tokenizer)} items were to be removed: there would be nothing to recommend."
+            )
+        index = self.tokenizer.index
+        self.tokenizer.index = copy.copy(index)  # what it holds is replaced, never changed
+        try:
+            update = self.tokenizer.remove_items(item_ids)
+            if self.stored is not None:
+                self.stored = follow_index(self.stored, index.item_ids, self.tokenizer.index)
+        except BaseException:
+            self.tokenizer.index = index
+            raise
+        self._changed(update)
+        return update
+
+    def _changed(self, update: CatalogueUpdate, **more: Any) -> None:
+        """What follows from other items: rules without those that are gone, a search over those that are there."""
+        gone = {*update.removed}
+        self.rules = replace(
+            self.rules,
+            deny=tuple(each for each in self.rules.deny if each not in gone),
+            allow=None if self.rules.allow is None else tuple(each for each in self.rules.allow if each not in gone),
+        )
+        self.__dict__.pop("_pipeline", None)
+        self.facts = {**self.facts, "items": len(self.tokenizer)} if self.facts else self.facts
+        self.journal = [*self.journal, journal_line(update, **more)]
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """
         Writes everything to one folder, in one step, with a card.
@@ -263,7 +372,7 @@ class Recommender:
         facts = {name: value for name, value in self.facts.items() if name != "rows"}
         values = {"format_version": FORMAT_VERSION, "rules": asdict(self.rules), "facts": facts}
         with updating_folder(folder) as working:
-            save_recommender(self.model, self.tokenizer, working)
+            self._save_items(folder, working)
             if self.stored is not None:
                 self.stored.save(working, self.tokenizer.index)
             write_json(working / RECOMMENDER_FILE, values)
@@ -271,6 +380,29 @@ class Recommender:
                 save_card(working, self._card(kwargs.get("repo_id", folder.resolve().name)))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), **kwargs)
+
+    def _save_items(self, folder: Path, working: Path) -> None:
+        """Network, items and journal; a network of the items that is nowhere else goes into a folder within."""
+        tokenizer, place, network = self.tokenizer, self.tokenizer.network_reference, working / NETWORK_FOLDER
+        copied = place is not None and is_within(place)
+        if place is not None and copied and Path(place.name_or_path).resolve() != (folder / NETWORK_FOLDER).resolve():
+            shutil.rmtree(network, ignore_errors=True)
+            shutil.copytree(place.name_or_path, network)
+        elif place is None and tokenizer.has_network:
+            shutil.rmtree(network, ignore_errors=True)
+            tokenizer.network.save_pretrained(network)
+            assert tokenizer.processor is not None
+            tokenizer.processor.save_pretrained(network)
+            copied = True
+        save_recommender(self.model, None, working)
+        try:
+            tokenizer.network_reference = NetworkReference(str(network)) if copied else place
+            tokenizer.save_pretrained(working, include_network=False)
+        finally:
+            tokenizer.network_reference = place
+        (working / JOURNAL_NAME).unlink(missing_ok=True)
+        if self.journal:
+            write_journal(working, self.journal)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """
@@ -281,7 +413,13 @@ class Recommender:
             kwargs: `private`, `token`, `commit_message`, `revision`, `create_pr` and the like, as in transformers.
         """
         upload = Upload(lambda folder: self.save_pretrained(folder, repo_id=repo_id))
-        return upload.push_to_hub(repo_id, **{"commit_message": "Upload recommender", **kwargs})
+        place = self.tokenizer.network_reference
+        if place is not None and Path(place.name_or_path).is_dir() and not is_within(place):
+            self.tokenizer.network_reference = None  # a folder of this machine is of no use on the Hub
+        try:
+            return upload.push_to_hub(repo_id, **{"commit_message": "Upload recommender", **kwargs})
+        finally:
+            self.tokenizer.network_reference = place
 
     @classmethod
     def from_pretrained(
@@ -307,7 +445,7 @@ class Recommender:
             raise FileNotFoundError(
                 f"{pretrained_model_name_or_path} holds no recommender with its items: {TOKENIZER_FILE} is missing."
             )
-        tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+        tokenizer = UniversalItemTokenizer.from_pretrained(folder)
         try:
             stored = StoredMemory.load(folder, tokenizer.index)
         except FileNotFoundError:
@@ -324,7 +462,7 @@ class Recommender:
             except TypeError as error:
                 raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
         try:
-            return cls(load_model(folder).eval(), tokenizer, stored, rules, facts)
+            return cls(load_model(folder).eval(), tokenizer, stored, rules, facts, journal=read_journal(folder))
         except UnknownItemError as error:
             raise UnknownItemError(f"{folder / RECOMMENDER_FILE}, rules: {error}") from None
 
@@ -352,6 +490,11 @@ class Recommender:
         if told.get("rows"):
             values["evaluations"] = [Evaluation.from_result(str(told.get("name")), told["rows"][0])]
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
+
+
+def is_within(place: NetworkReference) -> bool:
+    """Whether the network of the items is in a folder within a recommender's, and travels with it."""
+    return Path(place.name_or_path).name == NETWORK_FOLDER and Path(place.name_or_path).is_dir()
 
 
 __all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules"]

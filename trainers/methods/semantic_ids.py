@@ -10,7 +10,6 @@ tokens. Besides the tokenizer's files the folder holds
 - `network/`: the trained RQ-VAE, if there is one.
 """
 
-import hashlib
 import inspect
 import json
 import os
@@ -36,7 +35,7 @@ from tokenization_items.collisions import AssignmentReport, Collisions, check_ca
 from tokenization_items.files import updating_folder, write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
-from tokenization_items.network_reference import NetworkReference
+from tokenization_items.network_reference import NetworkReference, network_fingerprint
 from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import (
@@ -206,7 +205,8 @@ def rq_kmeans_tokenizer(
     method: str = "rq-kmeans",
 ) -> TokenizedItems:
     """
-    RQ-k-means of the embeddings' principal components.
+    RQ-k-means of the embeddings' principal components. For items that come later it is kept as an RQ-VAE whose encoder
+    is linear: the projection.
 
     Args:
         embeddings, item_ids, output_dir, collisions, seed: see [`tiger_tokenizer`].
@@ -222,16 +222,51 @@ def rq_kmeans_tokenizer(
     item_ids = _check_items(item_ids, embeddings, layout, collisions)
     started = time.perf_counter()
     points = np.asarray(embeddings, dtype=np.float32)
+    mean, projection = np.zeros(points.shape[1]), np.eye(points.shape[1])
     if num_components is not None:
-        points = principal_components(points, num_components)
+        mean, projection = principal_axes(points, num_components)
+        points = projected(points, mean, projection)
     codes, residuals, codebooks = rq_kmeans(points, num_levels, codebook_size, seed=seed)
+    network = linear_network(mean, projection, codebooks)
     settings = {"num_components": num_components, "num_levels": num_levels, "codebook_size": codebook_size}
     report = {"method": method, "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
     index = ItemIndex(layout.level_sizes, layout.level_offsets)
     assignment = index.assign(item_ids, codes, residuals, codebooks, collisions=collisions)
     report |= _assignment_facts(assignment, index, collisions)
-    tokenizer = UniversalItemTokenizer(index, _fingerprint(index, codebooks))
-    return _saved(TokenizedItems(tokenizer, assignment.given_codes, report), output_dir)
+    tokenizer = UniversalItemTokenizer(index, network_fingerprint(network, EmbeddingProcessor(network.config)))
+    reads_embeddings = method == "rq-kmeans"  # not with transitions beside
+    return _saved(TokenizedItems(tokenizer, assignment.given_codes, report, network, reads_embeddings), output_dir)
+
+
+def linear_network(mean: np.ndarray, projection: np.ndarray, codebooks: Sequence[np.ndarray]) -> RQVAEModel:
+    """
+    An RQ-VAE without hidden layers that gives the codes of quantized projections.
+
+    Args:
+        mean (`np.ndarray` of shape `(input_dim,)`): taken off the embeddings.
+        projection (`np.ndarray` of shape `(input_dim, dim)`): orthonormal columns; the decoder is its transpose.
+        codebooks (`Sequence[np.ndarray]` of shapes `(codebook_size, dim)`): of each level.
+    """
+    config = RQVAEConfig(
+        input_dim=projection.shape[0],
+        hidden_sizes=[],
+        codebook_dim=projection.shape[1],
+        num_levels=len(codebooks),
+        codebook_size=len(codebooks[0]),
+    )
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+        network = RQVAEModel(config)
+    encoder, decoder = network.encoder[0], network.decoder[0]
+    assert isinstance(encoder, torch.nn.Linear) and isinstance(decoder, torch.nn.Linear)
+    with torch.no_grad():
+        network.input_mean.copy_(torch.from_numpy(mean))
+        encoder.weight.copy_(torch.from_numpy(projection.T))
+        decoder.weight.copy_(torch.from_numpy(projection))
+        for layer in (encoder, decoder):
+            layer.bias.zero_()
+        for codebook, vectors in zip(network.quantizer.each(len(codebooks)), codebooks, strict=True):
+            codebook.set_vectors(torch.from_numpy(np.ascontiguousarray(vectors)))
+    return network.eval()
 
 
 def rq_kmeans_transitions_tokenizer(
@@ -302,20 +337,37 @@ def principal_components(points: np.ndarray, num_components: int, whiten: bool =
     Raises:
         ValueError: if no two rows differ, or a row is NaN only in part.
     """
+    return projected(points, *principal_axes(points, num_components, whiten))
+
+
+def principal_axes(points: np.ndarray, num_components: int, whiten: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The mean of points, float64 `(dim,)`, and what projects them on their first principal components, `(dim,
+    components)`.
+
+    Args and raises as [`principal_components`].
+    """
     points = np.asarray(points, dtype=np.float64)
     absent = np.isnan(points).all(axis=1)
     present = points[~absent]
     broken = np.flatnonzero(~absent & ~np.isfinite(points).all(axis=1))
     if len(broken):
         raise ValueError(f"{len(broken)} rows have NaN or infinity in part: {named(broken)}.")
-    centred = present - present.mean(axis=0) if len(present) else present
+    mean = present.mean(axis=0) if len(present) else np.zeros(points.shape[1])
+    centred = present - mean
     if not centred.any():
         raise ValueError("No two embeddings differ: there is nothing to tell items apart by.")
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     kept = np.flatnonzero(values > 1e-9 * values[-1])[::-1][:num_components]  # ascending before
-    projection = vectors[:, kept] / np.sqrt(values[kept]) if whiten else vectors[:, kept]
-    result = np.zeros((len(points), len(kept)), dtype=np.float32)
-    result[~absent] = centred @ projection
+    return mean, vectors[:, kept] / np.sqrt(values[kept]) if whiten else vectors[:, kept]
+
+
+def projected(points: np.ndarray, mean: np.ndarray, projection: np.ndarray) -> np.ndarray:
+    """Points without their mean, projected: float32; zeros for rows of NaN."""
+    points = np.asarray(points, dtype=np.float64)
+    absent = np.isnan(points).all(axis=1)
+    result = np.zeros((len(points), projection.shape[1]), dtype=np.float32)
+    result[~absent] = (points[~absent] - mean) @ projection
     return result
 
 
@@ -436,14 +488,6 @@ def _check_items(
     if collisions != "digit":
         check_capacity(len(item_ids), 0, layout.level_sizes)
     return list(item_ids)
-
-
-def _fingerprint(index: ItemIndex, codebooks: Sequence[np.ndarray]) -> str:
-    """A digest of what semantic IDs are made of: levels and codebooks."""
-    digest = hashlib.sha256(json.dumps([index.level_sizes, index.level_offsets]).encode())
-    for vectors in codebooks:
-        digest.update(np.ascontiguousarray(vectors).tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _saved(items: TokenizedItems, folder: str | os.PathLike) -> TokenizedItems:

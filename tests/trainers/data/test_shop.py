@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from trainers.data.readers.base import ReadError
-from trainers.data.shop import as_number, price_range, read_shop
+from trainers.data.shop import read_shop
 
 ORDERS = """Kürzel;Kundennr;Artikelnr;Bestelldatum
 1;K2;A1;13.02.2024 10:00
@@ -93,41 +93,6 @@ def test_nothing_left_says_what_does_not_match():
     products = pl.DataFrame({"id": ["x1", "x2"], "name": ["a b", "c d"]})
     with pytest.raises(ReadError, match=r"'sku' of orders has '1', '2', the column 'id' of products has 'x1'"):
         read_shop(orders, products, {"item": "sku", "id": "id"})
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("12,99", 12.99),
-        ("1.299,00 €", 1299.0),
-        ("$1,299.00", 1299.0),
-        ("1,299", 1299.0),
-        ("1.000.000", 1e6),
-        ("5", 5.0),
-        (7, 7.0),
-        (float("nan"), None),
-        ("free", None),
-        ("", None),
-        ("-3,5", -3.5),
-    ],
-)
-def test_numbers(text, number):
-    assert as_number(text) == number
-
-
-def test_price_ranges():
-    assert [price_range(each) for each in (0.3, 1, 9.99, 10, "19,99", 20, 50, 99, 0, None)] == [
-        "price 0.2 to 0.5",
-        "price 1 to 2",
-        "price 5 to 10",
-        "price 10 to 20",
-        "price 10 to 20",
-        "price 20 to 50",
-        "price 50 to 100",
-        "price 50 to 100",
-        None,
-        None,
-    ]
 
 
 def test_numbers_of_data_frames_are_ids_and_prices():

@@ -14,7 +14,14 @@ from tokenization_items import ItemIndex
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import memory_selection
-from trainers.methods.memory import add_interactions, build_memory, for_index, rebuild_memory, recent_counts
+from trainers.methods.memory import (
+    add_interactions,
+    build_memory,
+    follow_index,
+    for_index,
+    rebuild_memory,
+    recent_counts,
+)
 from trainers.methods.memory_selection import (
     TREND_WEIGHTS,
     choose_memory,
@@ -390,3 +397,43 @@ def test_a_memory_built_anew_is_made_and_read_as_the_one_before(way):
         for name, tensor in expected.memory.tensors().items():
             assert torch.equal(each.memory.tensors()[name], tensor), name
     assert given.memory.content.vectors is before.memory.content.vectors
+
+
+@pytest.mark.parametrize("way", ["inverse", "counts"])
+def test_a_memory_follows_its_index(way):
+    interactions, content = make_interactions(), make_content()
+    linear = LinearSettings(transitions=way, content_weight=0.1)
+    stored = build_memory(interactions, content, linear, row_items=N, similar_items=N)
+    index = ItemIndex(LEVELS, [2, 6, 11])
+    codes = np.stack(np.unravel_index(np.arange(N), LEVELS), axis=1)
+    index.assign(IDS, codes)
+    index.remove(["i3", "i10"])
+    index.assign(["new", "newer"], np.stack(np.unravel_index(np.arange(N, N + 2), LEVELS), axis=1))
+    kept = [row for row in range(N) if row not in (3, 10)]
+    new_content = np.random.default_rng(5).normal(size=(2, 8)).astype(np.float32)
+    for vectors in (new_content, None):
+        followed = follow_index(stored, IDS, index, vectors).memory
+        assert followed.num_items == N and not followed.counts[-2:].any()
+
+        def rows(memory, ids):
+            """What follows what, by the items' ids."""
+            return {
+                (ids[row], ids[item]): weight
+                for row, (items, weights) in enumerate(
+                    zip(memory.transition_items.tolist(), memory.transition_weights.tolist(), strict=True)
+                )
+                for item, weight in zip(items, weights, strict=True)
+                if item >= 0
+            }
+
+        before = {pair: value for pair, value in rows(stored.memory, IDS).items() if not {*pair} & {"i3", "i10"}}
+        assert rows(followed, index.item_ids) == before
+        assert torch.equal(followed.content.vectors[:-2], stored.memory.content.vectors[kept])
+        assert bool(followed.content.vectors[-2:].any()) == (vectors is not None)
+    pairs = follow_index(stored, IDS, index, new_content).pairs
+    if way == "counts":
+        expected = np.zeros((N, N), np.int64)
+        expected[: N - 2, : N - 2] = PairCounts.of_tensors(stored.pairs).matrix.toarray()[np.ix_(kept, kept)]
+        np.testing.assert_array_equal(PairCounts.of_tensors(pairs).matrix.toarray(), expected)
+    else:
+        assert pairs is None

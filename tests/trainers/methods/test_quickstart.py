@@ -50,7 +50,7 @@ def test_the_memory_is_of_all_interactions_with_settings_chosen_before(domain, t
     linear = module.LinearSettings(
         made.facts["transitions"], regularization=made.stored.facts.get("regularization", 10.0)
     )
-    content = module.content_of_texts(domain.catalogue.texts)
+    content = module.content_of(domain, "tf-idf")[0]
     expected = build_memory(domain.interactions, content, linear, settings).memory
     for name, tensor in expected.tensors().items():
         assert torch.equal(memory.tensors()[name], tensor), name
@@ -136,7 +136,8 @@ def test_texts_by_an_encoder(tmp_path, tiny_bert):
     domain = make_domain(8, 10)
     texts = [*domain.catalogue.texts[:-1], ""]
     domain = replace(domain, catalogue=replace(domain.catalogue, texts=texts))
-    found = content_of(domain, str(tmp_path / "encoder"))
+    found, encoder = content_of(domain, str(tmp_path / "encoder"))
+    assert encoder.name == str(tmp_path / "encoder")
     alone = TextEncoder.from_pretrained(tmp_path / "encoder").embed(texts[:-1])
     np.testing.assert_allclose(found[:-1], alone, atol=1e-5)
     np.testing.assert_allclose(found[-1], alone.mean(0), atol=1e-5)

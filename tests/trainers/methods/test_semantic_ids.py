@@ -352,3 +352,33 @@ def test_errors_of_principal_components():
         principal_components(np.ones((4, 3)), 2)
     with pytest.raises(ValueError, match="No two embeddings differ"):
         principal_components(np.full((4, 3), np.nan), 2)
+
+
+@pytest.mark.parametrize("num_components", [3, None])
+def test_rq_kmeans_is_kept_as_a_linear_network(tmp_path, num_components):
+    pytest.importorskip("faiss")
+    points = np.random.default_rng(0).standard_normal((200, 7)).astype(np.float32) + 2
+    ids = [f"i{row}" for row in range(200)]
+    state = torch.get_rng_state()
+    made = rq_kmeans_tokenizer(points, ids, tmp_path, codebook_size=8, num_components=num_components)
+    assert torch.equal(torch.get_rng_state(), state)  # what comes after draws as before
+    loaded = UniversalItemTokenizer.from_pretrained(tmp_path)
+    codes, residuals = codes_of_embeddings(loaded.network, points)
+    assert (codes == made.raw_codes).all(1).mean() > 0.99  # but for ties in float32
+    left = points.astype(np.float64)
+    if num_components is not None:
+        left = left - left.mean(0)
+        values, vectors = np.linalg.eigh(left.T @ left)
+        lengths = np.sort(np.abs(residuals[:, 0]).sum(0))
+        np.testing.assert_allclose(lengths, np.sort(np.abs(left @ vectors[:, -num_components:]).sum(0)), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(residuals[:, 0], left, rtol=1e-5)
+    new = points[:5] + 0.01
+    report = loaded.add_items(ContentEmbeddings([f"new-{row}" for row in range(5)], new), "digit")
+    np.testing.assert_array_equal(loaded.index.codes[200:, :3], codes_of_embeddings(loaded.network, new)[0])
+    assert report.num_items == 5 and loaded.index.item_ids[:200] == ids
+
+
+def test_with_transitions_there_is_no_network_for_texts_alone(made):
+    _, folder = made["rq-kmeans-transitions"]
+    assert UniversalItemTokenizer.from_pretrained(folder).network_reference is None

@@ -188,3 +188,12 @@ def test_types_that_are_no_ids_and_no_paths(read, tmp_path):
         read(TabularReader(tmp_path / "l.parquet", tmp_path / "i.parquet"))
     with pytest.raises(ReadError, match="'weeks'"):
         read(TabularReader(tmp_path / "l.parquet", timestamp_unit="weeks"))
+
+
+def test_addresses_of_images_are_no_paths(read, tmp_path):
+    LOG.write_csv(tmp_path / "l.csv")
+    images = ["https://cdn.example.com/a.jpg", "b.jpg", "//cdn.example.com/c.jpg"]
+    pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["A", "B", "C"], "image": images}).write_csv(tmp_path / "i.csv")
+    _, items, _ = read(TabularReader(tmp_path / "l.csv", tmp_path / "i.csv"))
+    rows = {item_id: (row["image"], row["image_url"]) for item_id, row in items.items()}
+    assert rows == {"a": (None, images[0]), "b": (str(tmp_path / "b.jpg"), None), "c": (None, images[2])}
