@@ -65,7 +65,7 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
     """
 
     learning_rate: float = field(
-        default=5e-3, metadata={"help": "Peak learning rate (0.005 pre-training, 0.003 fine-tuning)."}
+        default=5e-3, metadata={"help": "Peak learning rate (0.003 in fine-tuning)."}
     )
     lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(

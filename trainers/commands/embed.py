@@ -22,7 +22,7 @@ from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from trainers.arguments import parse_sections
-from trainers.run_file import run_values, write_run_file
+from trainers.runtime.run_file import run_values, write_run_file
 
 
 @dataclass

@@ -44,7 +44,7 @@ from trainers.methods.utgrec import (
     train_item_tokenizer,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.run_file import run_values
+from trainers.runtime.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (

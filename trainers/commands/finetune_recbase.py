@@ -40,7 +40,7 @@ from trainers.methods.recbase import (
 from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import check_output, place_training, save_tokenizer, tokenize
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.run_file import run_values
+from trainers.runtime.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (

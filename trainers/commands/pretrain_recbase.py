@@ -40,7 +40,7 @@ from trainers.methods.recbase import (
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import check_output, data_facts, finish_model, place_training
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.run_file import run_values
+from trainers.runtime.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (

@@ -28,7 +28,7 @@ from trainers.methods.plans import plan_sequential_pretraining, show_plans
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.sequential import SequentialArguments
 from trainers.methods.sequential_pretraining import PRETRAINED, pretrain_sequential, with_fewer_words
-from trainers.run_file import run_values
+from trainers.runtime.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 SECTIONS: dict[str, tuple[type, ...]] = {"sequential": (SequentialArguments, SequentialTrainingArguments)}

@@ -63,7 +63,7 @@ def run(arguments: QuickstartArguments) -> None:
     output = Path(arguments.output_dir)
     say("loading the program, which takes a few seconds")
     from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
-    from trainers.run_file import run_values, write_run_file
+    from trainers.runtime.run_file import run_values, write_run_file
     from trainers.runtime.progress import lines_alone
 
     if output.is_file() or (output.is_dir() and any(output.iterdir())):

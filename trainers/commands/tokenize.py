@@ -52,7 +52,7 @@ from trainers.methods.daily_catalogue import (
     updated_folder,
     updated_memory,
 )
-from trainers.run_file import run_values, write_run_file
+from trainers.runtime.run_file import run_values, write_run_file
 
 UNFINISHED = ".unfinished"  # folder within the output folder, deleted at the end
 

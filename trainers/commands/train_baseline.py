@@ -75,7 +75,7 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.run_file import run_values
+from trainers.runtime.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 STAGES = [

@@ -11,7 +11,7 @@ from trainers.commands import finetune, finetune_recbase, pretrain, pretrain_rec
 from trainers.commands.embed import EmbedArguments
 from trainers.methods.recbase import RECBASE_SECTIONS
 from trainers.methods.utgrec import FINETUNING_SECTIONS, SECTIONS
-from trainers.run_file import RUN_FILE, run_values, write_run_file
+from trainers.runtime.run_file import RUN_FILE, run_values, write_run_file
 
 COMMANDS = {
     "finetune": (finetune.FinetuneArguments, FINETUNING_SECTIONS, []),
