@@ -64,9 +64,7 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
             proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once.
     """
 
-    learning_rate: float = field(
-        default=5e-3, metadata={"help": "Peak learning rate (0.003 in fine-tuning)."}
-    )
+    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate (0.003 in fine-tuning)."})
     lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(
         default=0.03, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}

@@ -63,8 +63,8 @@ def run(arguments: QuickstartArguments) -> None:
     output = Path(arguments.output_dir)
     say("loading the program, which takes a few seconds")
     from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
-    from trainers.runtime.run_file import run_values, write_run_file
     from trainers.runtime.progress import lines_alone
+    from trainers.runtime.run_file import run_values, write_run_file
 
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         if not arguments.overwrite:

@@ -32,9 +32,9 @@ from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
-from trainers.runtime.run_file import write_run_file
 from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.runtime.checkpoints import CheckpointError, hub_checkpoint, newest_checkpoint
+from trainers.runtime.run_file import write_run_file
 from trainers.training_data.next_item_windows import TrainingData
 
 
