@@ -62,13 +62,17 @@ def fails(monkeypatch, check):
     monkeypatch.setitem(sys.modules, "trainers.commands.recommend", types.SimpleNamespace(main=lambda argv: check()))
 
 
-def raising(error, package="tokenization_items.catalogue"):
-    """A function of a package's module whose statement raises an error."""
-    scope = {"__name__": package, "error": error}
-    source, name = "def check():\n    raise error\n", f"<{package}>"
+def does(statement, module="tokenization_items.catalogue", **names):
+    """A function of a module, with one statement."""
+    scope = {"__name__": module, **names}
+    source, name = f"def check():\n    {statement}\n", f"<{statement}>"
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     exec(compile(source, name, "exec"), scope)
     return scope["check"]
+
+
+def raising(error, module="tokenization_items.catalogue"):
+    return does("raise error", module, error=error)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +104,9 @@ def test_an_error_of_files_is_its_message(monkeypatch):
 @pytest.mark.parametrize(
     ("mistake", "kind"),
     [
-        (lambda: {}["a"], KeyError),
-        (lambda: list(zip([1], [], strict=True)), ValueError),
-        (lambda: json.loads("{"), ValueError),
+        (does("return {}['a']"), KeyError),
+        (does("return list(zip([1], [], strict=True))"), ValueError),
+        (does("return loads('{')", loads=json.loads), ValueError),
         (lambda: TextTemplate.render(None), TypeError),
         (raising(TypeError("ours")), TypeError),
         (raising(AssertionError("ours")), AssertionError),
