@@ -89,7 +89,10 @@ class TokenizeArguments:
     remove_missing: bool = field(default=False, metadata={"help": "Remove items that the data lacks."})
     orders: str | None = field(
         default=None,
-        metadata={"help": "File of orders or data folder: of a recommender, measure Recall of the newest items."},
+        metadata={
+            "help": "Orders since the recommender was made, a file or a data folder: Recall of the newest items is "
+            "measured, and of older ones."
+        },
     )
     download_images: bool = field(default=False, metadata={"help": "Fetch the images of https addresses."})
     image_cache: str | None = field(
@@ -265,7 +268,7 @@ def describe_recall(recall: dict[str, Any]) -> str:
     for name, found in recall.items():
         said = f"Recall@10 {found['recall@10']:.4f}, NDCG@10 {found['ndcg@10']:.4f}" if found["num_cases"] else "none"
         lines.append(f"{name.replace('_', ' ')}: {said} ({found['num_cases']:,} orders)")
-    return "\n".join(lines)
+    return "\n".join([*lines, "(too high for older items, if the recommender has learnt from these orders)"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

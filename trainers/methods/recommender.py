@@ -275,8 +275,10 @@ class Recommender:
         Brings the items up to date with products of today, all or some: new ones can be recommended, by their texts
         until they are bought; what changed has its new title, and its semantic ID unless that is to change, too.
 
-        What is recommended for a history is of old items in the old order, but where a new item comes between; scores
-        are those of all items together, and change a little.
+        Semantic IDs that were given stay, and so does what the memory knows. Among themselves old items are
+        recommended in the order of before, with new ones between; scores change, as they are shares of all candidates.
+        An old item may fall out of a long list where a new one takes its place among the items most alike that the
+        memory keeps, or among the beams.
 
         Args:
             products: a row for each item, as in [`~Recommender.from_interactions`], or a data set of the Hub.
