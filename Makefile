@@ -4,6 +4,8 @@ SEEDS ?= 1
 WORKERS ?= 2
 TESTS ?= tests
 KILLS ?= 10
+# torch of test-min: its lowest version is a CUDA build on most machines, so another one may be named.
+MIN_TORCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ KERNELS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INST
 KERNELS_sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-faults test-kernels style format clean
+.PHONY: help venv demo test test-slow test-faults test-kernels test-min style format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +58,26 @@ test-kernels: venv  ## run the tests under three instruction sets and two thread
 	done; \
 	test -z "$$failed" || { echo "failed, as instruction set/threads:$$failed"; exit 1; }
 
+# `name>=1.2,<3` as `name==1.2`, of what the package needs and what its tests need.
+define LOWEST
+import re, sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+lowest = [re.sub(r">=([^,;]+)[^;]*", r"==\1", each) for each in project["dependencies"] + project["optional-dependencies"]["dev"]]
+torch = sys.argv[1]
+print(*("torch==" + torch if torch and each.startswith("torch==") else each for each in lowest), sep="\n")
+endef
+export LOWEST
+
+.venv-min/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-min
+	$(PYTHON) -c "$$LOWEST" "$(MIN_TORCH)" > .venv-min/lowest.txt
+	.venv-min/bin/python -m pip --disable-pip-version-check --quiet install "$$(grep -E '^torch==' .venv-min/lowest.txt)"
+	.venv-min/bin/python -m pip --disable-pip-version-check --quiet install -c .venv-min/lowest.txt -e '.[dev]'
+	@touch $@
+
+test-min: .venv-min/.installed  ## run the tests with the lowest versions allowed (MIN_TORCH=2.13.0: that torch)
+	$(TEST_ENV) .venv-min/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
+
 style: venv  ## check lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,4 +89,4 @@ format: venv  ## repair what style complains about, where that is safe
 
 clean:  ## remove caches and build files; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)*' -prune -exec rm -rf {} +

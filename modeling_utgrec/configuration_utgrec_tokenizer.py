@@ -2,7 +2,6 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from .checkpoint_format import FORMAT_VERSION, CheckedConfig
 from .configuration_utgrec import UTGRecConfig
@@ -61,7 +60,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     """
 
     model_type = "utgrec_tokenizer"
-    sub_configs_defaults = {"backbone_config": SubConfigSpec(AutoConfig, model_type="qwen2_vl")}
+    sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
     backbone_name_or_path: str | None = None
@@ -97,6 +96,11 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     initializer_range: float | int = 0.02
     format_version: int = FORMAT_VERSION
     tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.backbone_config, PreTrainedConfig):
+            self.backbone_config = AutoConfig.for_model(**{"model_type": "qwen2_vl", **(self.backbone_config or {})})
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         if self.num_levels < 1:
@@ -151,7 +155,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
 
     @property
     def _backbone_text_config(self) -> PreTrainedConfig:
-        assert isinstance(self.backbone_config, PreTrainedConfig)  # transformers makes one of a dictionary
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # made of a dictionary
         return self.backbone_config.get_text_config()
 
     @property

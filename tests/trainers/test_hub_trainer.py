@@ -18,6 +18,7 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.interactions import Interactions
+from trainers.hub.upload import published_files
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.runtime.checkpoints import hub_checkpoint
@@ -64,6 +65,21 @@ def trained(tmp_path_factory):
     trainer.train()
     trainer.save_model()
     return trainer, folder
+
+
+def test_tensorboard_gets_the_log_which_stays_here(tmp_path):
+    pytest.importorskip("tensorboard", reason="of utgrec[tracking]")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(tmp_path, report_to=["tensorboard"], logging_strategy="epoch")
+    trainer.train()
+    trainer.save_model()
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file.parent))
+    events.Reload()
+    losses = [round(entry.value, 3) for entry in events.Scalars("train/loss")]
+    assert losses == [round(entry["loss"], 3) for entry in trainer.state.log_history if "loss" in entry]
+    assert "model.safetensors" in published_files(tmp_path) and file.name not in " ".join(published_files(tmp_path))
 
 
 def test_each_training_has_its_own_precision(tmp_path):
