@@ -6,7 +6,7 @@ Copy and paste:
 # a floor: what any trained model has to beat
 python examples/evaluate.py --recommender item-transitions --data data/beauty
 # a trained recommender, seen items masked, one JSON line on stdout
-python examples/evaluate.py --recommender runs/beauty --data data/beauty --mask-seen --json -
+python examples/evaluate.py --recommender runs/beauty --data data/beauty --mask_seen --json -
 # the items whose texts are nearest to the last one's (embeddings of examples/embed_items.py)
 python examples/evaluate.py --recommender nearest-items --embeddings runs/beauty-texts --data data/beauty
 # is it better than the floor? three seeds against it, with a paired test
@@ -17,7 +17,7 @@ python examples/evaluate.py --recommender runs/beauty --compare_with floor.json 
 # no training on the domain: AUC of each user's candidates (and the full ranking), of a pre-trained recommender, whose
 # tokenizer has not seen the items either, and of the items whose texts are nearest
 python examples/tokenize_items.py --tokenizer runs/pretrained/tokenizer --data data/beauty --output_dir runs/items
-python examples/evaluate.py --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
+python examples/evaluate.py --zero_shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
     --embeddings runs/beauty-texts --data data/beauty --json -
 ```
 

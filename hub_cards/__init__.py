@@ -5,7 +5,7 @@ from .citations import METHODS, Method, method_named
 from .edits import CardError, is_edited
 from .files import replacing, write_text
 from .formatting import markdown_table
-from .named import MAX_NAMED, named
+from .named import MAX_NAMED, listed, named
 from .schema import check_card, is_repository
 from .values import (
     Card,
@@ -34,6 +34,7 @@ __all__ = [
     "check_card",
     "is_edited",
     "is_repository",
+    "listed",
     "load_values",
     "markdown_table",
     "method_named",

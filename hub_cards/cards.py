@@ -57,7 +57,7 @@ def render_card(values: Card, plots: Mapping[str, str] | None = None, old: str |
     Text of a `README.md`: metadata and Markdown.
 
     Args:
-        values: what there is to say; their class chooses the template.
+        values (`Card`): what there is to say; their class chooses the template.
         plots (*optional*): title to path of pictures beside the card.
         old (*optional*): the card that is there; what users changed in it is kept, see [`hub_cards.edits`].
 
@@ -87,10 +87,10 @@ def save_card(
     full, to a folder. What users changed in the card that is there is kept.
 
     Args:
-        folder: made if absent.
-        values: what there is to say.
+        folder (`str` or `os.PathLike[str]`): made if absent.
+        values (`Card`): what there is to say.
         old (*optional*): another folder whose card is the one to refresh if there is none in `folder`.
-        draw: whether to draw pictures, which takes longer than all the rest.
+        draw (`bool`, *optional*, defaults to `True`): whether to draw pictures, which takes longer than all the rest.
 
     Returns:
         The card's path.

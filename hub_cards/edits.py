@@ -109,9 +109,10 @@ def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bo
     """Metadata with the new card's keys written anew, and those that users added.
 
     Args:
-        old: metadata of the card that is there.
-        new: metadata of the new one.
-        measured_before: whether results in `old` were measured by a training; they go if there are none any more.
+        old (`dict[str, Any]`): metadata of the card that is there.
+        new (`dict[str, Any]`): metadata of the new one.
+        measured_before (`bool`, *optional*, defaults to `False`): whether results in `old` were measured by a
+            training; they go if there are none any more.
     """
     gone = {MODEL_INDEX} if measured_before else set()
     merged = new | {key: value for key, value in old.items() if key not in new and key not in gone}

@@ -22,8 +22,8 @@ def write_plots(folder: str | os.PathLike, logs: Sequence[Mapping[str, Any]]) ->
     Draws what the log holds.
 
     Args:
-        folder: the card's; the pictures go to `plots/` in it.
-        logs: entries of the training log.
+        folder (`str` or `os.PathLike`): the card's; the pictures go to `plots/` in it.
+        logs (`Sequence[Mapping[str, Any]]`): entries of the training log.
 
     Returns:
         Title to path relative to `folder`, of the pictures that were drawn; nothing without matplotlib, or for a log

@@ -53,8 +53,8 @@ def check_card(text: str, repo_type: str = "model") -> None:
     Checks a card's metadata.
 
     Args:
-        text: the card.
-        repo_type: `"model"` or `"dataset"`.
+        text (`str`): the card.
+        repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
 
     Raises:
         CardError: names every field that the Hub would not take.

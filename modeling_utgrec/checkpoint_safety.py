@@ -74,7 +74,7 @@ def only_safetensors(source: Any, arguments: dict[str, Any]) -> None:
 
     Args:
         source: folder or repository.
-        arguments: of the call; changed.
+        arguments (`dict[str, Any]`): of the call; changed.
 
     Raises:
         ValueError: if pickles are asked for, a folder has its weights in nothing else, or its list of files names one

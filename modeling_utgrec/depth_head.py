@@ -163,7 +163,7 @@ class DepthHeadPrediction:
         return rows.clamp(0, config.num_rows - 1)  # of padding, any
 
     def _project_unit(self, content: Tensor) -> Tensor:
-        """Projection of vectors of [`unit_content`] or [`node_content`]: items and nodes share it."""
+        """Projection of vectors of [`unit_vectors`] or [`node_content`]: items and nodes share it."""
         return self.content_projection(content.to(self.content_projection.weight.dtype))
 
     def _level_losses(self, states: Tensor, labels: Tensor, valid_codes: Tensor | None) -> Tensor:

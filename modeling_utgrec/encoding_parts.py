@@ -38,10 +38,11 @@ def prompt_parts(inputs: dict[str, Any], most_tokens: int) -> list[tuple[Tensor,
         most_tokens (`int`): of a part, with its padding, unless one prompt has more.
 
     Returns:
-        Rows of the items, `torch.LongTensor` of shape `(part,)`, and inputs of each part, longest prompts first.
+        Rows of the items, `torch.LongTensor` of shape `(part,)`, and inputs of each part, shortest prompts first: the
+        other way round, a training's allocator keeps up to a fifth more.
     """
     lengths = inputs["attention_mask"].ne(0).sum(dim=1)
-    parts = list(length_batches(lengths, most_tokens))
+    parts = list(length_batches(lengths, most_tokens))[::-1]
     if len(parts) == 1:
         return [(torch.arange(len(lengths), device=lengths.device), inputs)]
     return [(rows, _part(inputs, rows, int(lengths[rows[0]]))) for rows in parts]

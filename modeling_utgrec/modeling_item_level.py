@@ -27,7 +27,7 @@ from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .item_trie import ItemTrie
 from .modeling_sequential import SelfAttention
-from .node_content import node_content, unit_content
+from .node_content import node_content, unit_vectors
 
 
 @dataclass
@@ -329,7 +329,7 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
 
     def _project(self, content: Tensor) -> Tensor:
         """Content vectors without the catalogue's mean, at length 1, in the model's width; zero for those of zeros."""
-        return self._project_unit(unit_content(content, self.content_mean))
+        return self._project_unit(unit_vectors(content, self.content_mean))
 
     def _check_content(self, content: Tensor | None, tokens: Tensor) -> None:
         width = self.config.content_size

@@ -15,7 +15,7 @@ MOST_GATHERED_ON_ACCELERATORS = 2**28
 LEAST_SHARING = 4
 
 
-def unit_content(content: Tensor, mean: Tensor) -> Tensor:
+def unit_vectors(content: Tensor, mean: Tensor) -> Tensor:
     """Content vectors `(..., width)` without the catalogue's mean `(width,)`, at length 1, in float32; zero for those
     of zeros, which stand for items without content."""
     given = content.any(dim=-1, keepdim=True)
@@ -24,7 +24,7 @@ def unit_content(content: Tensor, mean: Tensor) -> Tensor:
 
 def node_content(trie: ItemTrie, mean: Tensor) -> list[Tensor]:
     """
-    Content of the nodes that each level's edges lead to: the mean of the items' [`unit_content`], at length 1.
+    Content of the nodes that each level's edges lead to: the mean of the items' [`unit_vectors`], at length 1.
 
     Args:
         trie ([`ItemTrie`]): items with content.
@@ -36,7 +36,7 @@ def node_content(trie: ItemTrie, mean: Tensor) -> list[Tensor]:
     """
     assert trie.content is not None
     rows = trie.rows_at(torch.arange(trie.num_items, device=trie.device))
-    sums = unit_content(trie.content[rows], mean)
+    sums = unit_vectors(trie.content[rows], mean)
     levels = [sums]
     for level in reversed(trie.levels[1:]):
         parents, _ = level.split(torch.arange(level.num_edges, device=trie.device))
@@ -124,4 +124,4 @@ def child_products(states: Tensor, vectors: Tensor, children: Tensor, counts: Te
     return products.view(children.shape)
 
 
-__all__ = ["child_products", "node_content", "unit_content"]
+__all__ = ["child_products", "node_content", "unit_vectors"]

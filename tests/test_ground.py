@@ -39,6 +39,10 @@ FLOORS = (
     {"methods"},
     {"commands"},
 )
+# What the networks may import, torch and what transformers needs: their files run on other people's machines.
+TRAVELS_WITH = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
+TRAVELS_LAZILY = {"peft", "diffusers"}  # of some networks: imported where they are used
+BEHIND_THE_SWITCH = "generation_layers.py"  # the only file with an operator of torch that is private: `fast_cpu`
 IMPORT_NAMES = {"faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml"}  # where it is not the distribution's
 
 
@@ -159,6 +163,38 @@ def remote_code_violations(root: Path) -> list[str]:
     return found
 
 
+def stranger_violations(root: Path) -> list[str]:
+    """What the networks' files may not do on other people's machines: import more than transformers needs, use what is
+    private of torch, or change the class of an object."""
+    found = []
+    for path in modules("modeling_utgrec", root):
+        name = path.relative_to(root)
+        for entry in imports_of(path, root):
+            target = entry.module.split(".")[0]
+            allowed = TRAVELS_WITH | (TRAVELS_LAZILY if entry.in_function else set())
+            if target not in {"modeling_utgrec", *allowed, *sys.stdlib_module_names}:
+                found.append(f"{name}:{entry.line}: {target} may be absent where a checkpoint is loaded")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute):
+                continue
+            private = node.attr.startswith("_") and not node.attr.endswith("__")
+            if private and ast.unparse(node.value).split(".")[0] == "torch" and path.name != BEHIND_THE_SWITCH:
+                found.append(f"{name}:{node.lineno}: {ast.unparse(node)} is private")
+            if node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+                found.append(f"{name}:{node.lineno}: the class of an object is changed")
+    return found
+
+
+def data_violations(root: Path) -> list[str]:
+    """Imports of torch in what reads data."""
+    return [
+        f"{path.relative_to(root)}:{entry.line}: data may not import {entry.module}"
+        for path in modules("trainers/data", root)
+        for entry in imports_of(path, root)
+        if entry.module.split(".")[0] in ("torch", "transformers")
+    ]
+
+
 def requirement_names(lines: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
@@ -189,6 +225,19 @@ def test_floors_of_trainers_are_climbed_one_way():
         *FLOORS
     )
     assert floor_violations(ROOT) == []
+
+
+def test_trainers_can_be_taken_in_at_a_glance():
+    assert len([path for path in (ROOT / "trainers").iterdir() if path.name != "__pycache__"]) <= 20
+
+
+def test_data_is_read_without_torch():
+    assert data_violations(ROOT) == []
+
+
+def test_networks_run_on_other_peoples_machines():
+    assert stranger_violations(ROOT) == []
+    assert "fast_cpu()" in (ROOT / "modeling_utgrec" / BEHIND_THE_SWITCH).read_text(encoding="utf-8")
 
 
 def test_no_reader_imports_a_reader():
@@ -233,6 +282,11 @@ def planted_dependencies(root: Path) -> list[str]:
         ("modeling_utgrec/a.py", '"""Use\nfrom .b import c\n"""', remote_code_violations),
         ("modeling_utgrec/a.py", "from typing import TYPE_CHECKING", remote_code_violations),
         ("modeling_utgrec/sub/a.py", "", remote_code_violations),
+        ("modeling_utgrec/a.py", "import scipy", stranger_violations),
+        ("modeling_utgrec/a.py", "def f():\n    from faiss import Kmeans", stranger_violations),
+        ("modeling_utgrec/a.py", "def f(x):\n    return torch.ops.mkldnn._linear_pointwise(x)", stranger_violations),
+        ("modeling_utgrec/a.py", "def f(x):\n    x.__class__ = int", stranger_violations),
+        ("trainers/data/a.py", "def f():\n    import torch.nn", data_violations),
         ("trainers/a.py", "import torchvision", planted_dependencies),
         ("trainers/a.py", "import deepspeed", planted_dependencies),
         ("modeling_utgrec/a.py", "def f():\n    import deepspeed", planted_dependencies),
@@ -252,8 +306,10 @@ def test_the_checks_find_a_planted_violation(tmp_path, file, line, check):
     readers.mkdir(parents=True)
     (readers / "__init__.py").write_text("from trainers.data.readers.amazon import A\n")
     (readers / "amazon.py").write_text("from trainers.data.readers.base import B\n")
-    for clean in (room_violations, floor_violations, reader_violations, remote_code_violations, planted_dependencies):
-        assert clean(tmp_path) == []
+    (tmp_path / "modeling_utgrec" / "fine.py").write_text("def f(x):\n    return x.__class__\n")
+    clean = (room_violations, floor_violations, reader_violations, remote_code_violations, stranger_violations)
+    for violations in (*clean, data_violations, planted_dependencies):
+        assert violations(tmp_path) == []
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(line + "\n")
     assert len(check(tmp_path)) == 1

@@ -35,6 +35,22 @@ def test_configurations_that_are_named_exist(page):
     assert {name for name in names if not (ROOT / "trainers/commands/configs" / f"{name}.yaml").exists()} == set()
 
 
+def test_modules_that_the_changelog_names_exist():
+    """What an import of version 0.1 is now: modules, or names in one; a name without dots is a sibling of the last."""
+    _, _, table = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Imports of version 0.1")
+    rows = re.findall(r"^\| `.*\| (.*) \|$", table.partition("## 0.1.0")[0], flags=re.MULTILINE)
+    missing, room = [], ""
+    for name in (name for row in rows for name in re.findall(r"`([a-z_]+(?:\.\w+)*)`", row)):
+        name = name if "." in name or (ROOT / name).is_dir() else f"{room}.{name}"
+        room, _, last = name.rpartition(".")
+        path, within = ROOT / name.replace(".", "/"), ROOT / room.replace(".", "/")
+        source = within / "__init__.py" if within.is_dir() else within.with_suffix(".py")
+        named = source.is_file() and re.search(rf"\b{last}\b", source.read_text(encoding="utf-8"))
+        if not (path.is_dir() or path.with_suffix(".py").is_file() or named):
+            missing.append(name)
+    assert len(rows) > 40 and missing == []
+
+
 def commands(page):
     """Flags of each `utgrec NAME ...` in the shell blocks of a page, with its name and what else is said."""
     for block in code(page, "bash"):

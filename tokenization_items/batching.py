@@ -18,9 +18,9 @@ def prepared(
     Batches with what `function` gives for each of their rows, in order; an error comes up at its row's batch.
 
     Args:
-        function: from a row to anything, called in threads.
-        batches: arrays of rows.
-        num_workers: threads, which work on this batch and the next two; 0 for none, one row after the other.
+        function (`Callable[[int], Any]`): from a row to anything, called in threads.
+        batches (`Iterable[np.ndarray]`): arrays of rows.
+        num_workers (`int`): threads, which work on this batch and the next two; 0 for none, one row after the other.
     """
     if num_workers == 0:
         for rows in batches:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hub_cards import MAX_NAMED
+from hub_cards import listed
 from tokenization_items.item_files import CatalogueError, read_items
 from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
 from tokenization_items.text_template import TextTemplate
@@ -119,7 +119,8 @@ class Catalogue:
         Takes items from a `datasets.Dataset`, a polars or pandas `DataFrame`, a `pyarrow.Table` or dictionaries.
 
         Args:
-            records: The items, with the columns that `from_folder` describes. `image` may also be a `PIL.Image.Image`.
+            records (`object`): The items, with the columns that `from_folder` describes. `image` may also be a
+                `PIL.Image.Image`.
             text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): Fields of the text, in order.
             image_root (`str` or `os.PathLike`, *optional*): Folder that image paths start from and must stay in, links
                 included. Without it they are taken as they are: give it for records that others made.
@@ -220,11 +221,9 @@ class Catalogue:
         problems = [] if self._is_checked else self._item_problems(present, rows)
         problems += self._image_problems(opened)
         if problems:
-            listed = "\n  ".join(problems[:MAX_NAMED])
-            more = f"\n  and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
             raise CatalogueError(
                 f"{self.name}: {len(problems)} problems in {len(self)} items; "
-                f"correct these items or leave them out with select():\n  {listed}{more}"
+                f"correct these items or leave them out with select():\n  {listed(problems)}"
             )
         if rows is None:
             self._mark_checked()

@@ -72,18 +72,22 @@ def codes_of_catalogue(
     codes; batches and cached features change the residuals by rounding. No logits are computed, and no decoder runs.
 
     Args:
-        network: in evaluation mode.
-        processor: the network's.
-        catalogue: the items; images are opened as they are needed.
-        fingerprint: of the network.
-        batch_tokens: input tokens of one batch, with padding; an image counts as the largest one would.
-        num_workers: threads that open and resize images while the network computes; 0 for none.
-        feature_cache: folder for what the vision tower makes of images, see [`VisualFeatureCache`].
-        resume_folder: folder for the codes of finished parts, which a later call with the same items and network takes
-            up, the same to the bit; what another network left is not found. Delete it when the codes are saved.
-        state: with several processes, `PartialState()` or an `Accelerator`: each process tokenizes a share, and all
-            get the whole. All must call this.
-        progress: whether to show a bar; by default if the output is a terminal.
+        network (`UTGRecTokenizerModel`): in evaluation mode.
+        processor (`ItemProcessor`): the network's.
+        catalogue (`Catalogue`): the items; images are opened as they are needed.
+        fingerprint (`str`): of the network.
+        batch_tokens (`int`, *optional*, defaults to `BATCH_TOKENS`): input tokens of one batch, with padding; an image
+            counts as the largest one would.
+        num_workers (`int`, *optional*, defaults to `NUM_WORKERS`): threads that open and resize images while the
+            network computes; 0 for none.
+        feature_cache (`str` or `os.PathLike`, *optional*): folder for what the vision tower makes of images, see
+            [`VisualFeatureCache`].
+        resume_folder (`str` or `os.PathLike`, *optional*): folder for the codes of finished parts, which a later call
+            with the same items and network takes up, the same to the bit; what another network left is not found.
+            Delete it when the codes are saved.
+        state (`PartialState`, *optional*): with several processes, `PartialState()` or an `Accelerator`: each process
+            tokenizes a share, and all get the whole. All must call this.
+        progress (`bool`, *optional*): whether to show a bar; by default if the output is a terminal.
 
     Returns:
         Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.

@@ -228,8 +228,9 @@ def read_settings(file: Path, kinds: Mapping[str, tuple[type, ...]]) -> dict[str
     Reads an object with known entries; entries that a later release may have added are left out.
 
     Args:
-        file: the file.
-        kinds: name and possible types of each entry. One that may be `None` may be absent.
+        file (`Path`): the file.
+        kinds (`Mapping[str, tuple[type, ...]]`): name and possible types of each entry. One that may be `None` may be
+            absent.
 
     Raises:
         ValueError: if the file is not JSON or no object, or an entry is missing or of another type.

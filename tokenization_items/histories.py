@@ -17,10 +17,10 @@ def encode_windows(
     """Encodes windows of one flat array of item rows, without copying sequences.
 
     Args:
-        items: int [total] item rows.
-        starts: int [B] position of the window's first item.
-        ends: int [B] position after its last item; every window holds at least one item.
-        token_table: int [n, L] token ids of every item.
+        items (`np.ndarray`): int [total] item rows.
+        starts (`np.ndarray`): int [B] position of the window's first item.
+        ends (`np.ndarray`): int [B] position after its last item; every window holds at least one item.
+        token_table (`np.ndarray`): int [n, L] token ids of every item.
 
     Returns:
         `input_ids` and `attention_mask`, int64 [B, H·L] with H the longest window of the batch; semantic IDs follow
@@ -42,9 +42,11 @@ def encode_histories(
     """Encodes histories of item rows as a batch of recommender inputs (UTGRec, section 2: the last 20 items' codes).
 
     Args:
-        histories: B int arrays (or lists) of item rows, oldest first; the arrays may differ in length.
-        token_table: int [n, L] token ids of every item.
-        max_history: items to keep, counted from the most recent one; None keeps all.
+        histories (`Sequence[np.ndarray]`): B int arrays (or lists) of item rows, oldest first; the arrays may differ
+            in length.
+        token_table (`np.ndarray`): int [n, L] token ids of every item.
+        max_history (`int`, *optional*, defaults to 20): items to keep, counted from the most recent one; None keeps
+            all.
 
     Returns:
         `input_ids` and `attention_mask`, int64 [B, H·L], see [`encode_windows`].

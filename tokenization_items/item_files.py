@@ -32,8 +32,8 @@ def read_items(file: Path, wanted: Collection[str]) -> "pa.Table | pl.DataFrame 
     Reads `items.parquet`, `items.csv`, `items.jsonl` or `items.jsonl.gz`.
 
     Args:
-        file: the file; its name says what it is.
-        wanted: columns to read of a parquet file, those that it has.
+        file (`Path`): the file; its name says what it is.
+        wanted (`Collection[str]`): columns to read of a parquet file, those that it has.
 
     Raises:
         CatalogueError: if the file is broken, or would take far more memory than its size tells.

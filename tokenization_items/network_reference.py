@@ -109,7 +109,7 @@ class NetworkReference:
         Loads network and processor.
 
         Args:
-            without_decoders: leaves out what only training uses.
+            without_decoders (`bool`, *optional*, defaults to `False`): leaves out what only training uses.
             hub_arguments: `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:

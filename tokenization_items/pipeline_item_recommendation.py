@@ -94,7 +94,8 @@ class ItemRecommendationPipeline(Pipeline):
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """
         Args:
-            inputs: one history, or several: a list, a `torch.utils.data.Dataset` or a generator of them.
+            inputs (`History` or `Sequence[History]`): one history, or several: a list, a `torch.utils.data.Dataset` or
+                a generator of them.
             top_k (`int`, *optional*, defaults to 10): items to return for each.
             num_beams (`int`, *optional*, defaults to 50): width of the beam search.
             exclude_seen (`bool`, *optional*, defaults to `True`): never return items of the history.

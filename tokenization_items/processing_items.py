@@ -109,7 +109,7 @@ class ItemProcessor:
         """Tokens of the items' prompts at most, int64 `[items]`: an image counts as the largest that there may be.
 
         Args:
-            texts: what [`~ItemProcessor.encode_texts`] gave for each item.
+            texts (`Sequence[Sequence[int]]`): what [`~ItemProcessor.encode_texts`] gave for each item.
             catalogue ([`Catalogue`]): the items.
         """
         lengths = np.array([len(text) for text in texts], dtype=np.int64) + self.prompt_length
@@ -161,9 +161,10 @@ class ItemProcessor:
         """One batch of backbone inputs.
 
         Args:
-            texts: what [`~ItemProcessor.encode_texts`] gave for each item.
-            images: what [`~ItemProcessor.encode_image`] gave for each item, `None` for an item without image; the
-                patches may be `None`, and are then left out of `pixel_values`.
+            texts (`Sequence[Sequence[int]]`): what [`~ItemProcessor.encode_texts`] gave for each item.
+            images (`Sequence[tuple[torch.Tensor | None, torch.Tensor] | None]`, *optional*): what
+                [`~ItemProcessor.encode_image`] gave for each item, `None` for an item without image; the patches may
+                be `None`, and are then left out of `pixel_values`.
 
         Returns:
             `input_ids` and `attention_mask` `[items, length]`, and if an item has an image `pixel_values`,
@@ -213,7 +214,8 @@ class ItemProcessor:
             network ([`UTGRecTokenizerModel`]): in evaluation mode.
             catalogue ([`Catalogue`]): the items.
             fingerprint (`str`): of the network.
-            centre: for networks that read embeddings; not used.
+            centre (`Callable[[np.ndarray, str], np.ndarray]`, *optional*): for networks that read embeddings; not
+                used.
             settings: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`].
 
         Returns:

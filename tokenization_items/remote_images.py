@@ -51,8 +51,8 @@ def fetch_image(address: str, timeout: float = TIMEOUT) -> bytes:
     The content of an address; whether it is an image is for the caller to see.
 
     Args:
-        address: of https.
-        timeout: seconds without a sign of life.
+        address (`str`): of https.
+        timeout (`float`, *optional*, defaults to `TIMEOUT`): seconds without a sign of life.
 
     Raises:
         RemoteImageError: if the address, or one that it redirects to, is not of https or not public, or the content is

@@ -126,10 +126,11 @@ class TextEncoder:
         pooling, no normalisation, as many tokens as the model takes.
 
         Args:
-            name_or_path: Hub id or folder of a sentence-transformers model or any text encoder of `AutoModel`.
+            name_or_path (`str` or `Path`): Hub id or folder of a sentence-transformers model or any text encoder of
+                `AutoModel`.
             pooling, normalize, max_length, prefix, dtype: see [`TextSettings`].
-            device: where to run; by default the GPU if there is one.
-            revision: of the Hub repository.
+            device (`str` or `torch.device`, *optional*): where to run; by default the GPU if there is one.
+            revision (`str`, *optional*): of the Hub repository.
 
         Raises:
             ValueError: if a sentence-transformers folder has a kind or an order of modules, or a pooling, that is not
@@ -163,9 +164,10 @@ class TextEncoder:
         rounding. A text that occurs more than once is read once: equal texts have equal vectors, to the last bit.
 
         Args:
-            texts: the texts. One without any token (an empty one, if the tokenizer adds none) gets a row of zeros.
-            batch_tokens: tokens of one batch, with padding.
-            progress: whether to show a bar; by default if the output is a terminal.
+            texts (`Sequence[str]`): the texts. One without any token (an empty one, if the tokenizer adds none) gets a
+                row of zeros.
+            batch_tokens (`int`, *optional*, defaults to 16384): tokens of one batch, with padding.
+            progress (`bool`, *optional*): whether to show a bar; by default if the output is a terminal.
 
         Returns:
             float32 `[len(texts), E]`.

@@ -208,9 +208,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         """Histories of item ids, oldest first, as a recommender's inputs.
 
         Args:
-            histories: one list of item ids for each user.
-            max_history: items kept of each, the latest; by default the tokenizer's `max_history`.
-            return_tensors: `"pt"` for torch tensors, `"np"` for arrays, by default lists.
+            histories (`Sequence[Sequence[str]]`): one list of item ids for each user.
+            max_history (`int`, *optional*): items kept of each, the latest; by default the tokenizer's `max_history`.
+            return_tensors (`str`, *optional*): `"pt"` for torch tensors, `"np"` for arrays, by default lists.
 
         Returns:
             `input_ids` and `attention_mask`, `[users, longest history * num_levels]`, padded on the right.
@@ -237,16 +237,17 @@ class UniversalItemTokenizer(PushToHubMixin):
         """Gives new items their semantic IDs; those given before never change.
 
         Args:
-            catalogue: a [`Catalogue`], or what [`Catalogue.from_records`] takes: a `datasets.Dataset`, a data frame,
-                or dicts with `item_id`, text fields and `image`. For RecBase's network a catalogue must have been made
-                with a template ([`TextTemplate`]); other records get the processor's, and `text_fields` of this
-                tokenizer. Networks that read embeddings take [`ContentEmbeddings`], and an RQ-VAE nothing else.
+            catalogue (`Catalogue` or `ContentEmbeddings`): a [`Catalogue`], or what [`Catalogue.from_records`] takes:
+                a `datasets.Dataset`, a data frame, or dicts with `item_id`, text fields and `image`. For RecBase's
+                network a catalogue must have been made with a template ([`TextTemplate`]); other records get the
+                processor's, and `text_fields` of this tokenizer. Networks that read embeddings take
+                [`ContentEmbeddings`], and an RQ-VAE nothing else.
             collisions (`str`, *optional*, defaults to `"least_distance"`): how items to which the network gives the
                 same codes are told apart, see [`~tokenization_items.collisions`]: `"least_distance"`,
                 `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
-            content: content vectors of the items `[items, width]`, where the index has those of its items for a
-                recommender that reads them, see [`ItemIndex.set_content`].
-            content_encoder: fingerprint of the encoder that made them, if it is known.
+            content (`np.ndarray`, *optional*): content vectors of the items `[items, width]`, where the index has
+                those of its items for a recommender that reads them, see [`ItemIndex.set_content`].
+            content_encoder (`str`, *optional*): fingerprint of the encoder that made them, if it is known.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -506,13 +507,13 @@ class UniversalItemTokenizer(PushToHubMixin):
         is not written if items were added or removed since.
 
         Args:
-            save_directory: the folder; made if need be.
-            include_network: `False` for an index-only copy. By default the network is written if this copy has it
-                and the folder is not a recommender's.
+            save_directory (`str` or `os.PathLike`): the folder; made if need be.
+            include_network (`bool`, *optional*): `False` for an index-only copy. By default the network is written if
+                this copy has it and the folder is not a recommender's.
             save_backbone, without_decoders: how much of UTGRec's network, see
                 [`UTGRecTokenizerModel.save_pretrained`]; RecBase's is small, and whole always.
-            push_to_hub: whether to push it too, to the repository `repo_id`, by default the folder's name; further
-                `kwargs` are those of [`~UniversalItemTokenizer.push_to_hub`].
+            push_to_hub (`bool`, *optional*, defaults to `False`): whether to push it too, to the repository `repo_id`,
+                by default the folder's name; further `kwargs` are those of [`~UniversalItemTokenizer.push_to_hub`].
 
         Raises:
             ValueError: if the folder holds another model, whose files the network's would replace.
@@ -568,7 +569,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         Index-only copies that are saved or pushed later name this repository and commit for their network.
 
         Args:
-            repo_id: the repository; made if need be.
+            repo_id (`str`): the repository; made if need be.
             include_network, save_backbone, without_decoders: as in `save_pretrained`. A backbone from a local folder
                 is pushed along, as it is not on the Hub.
             kwargs: `commit_message`, `private`, `token`, `revision`, `create_pr` and the like, as in transformers.
@@ -604,12 +605,13 @@ class UniversalItemTokenizer(PushToHubMixin):
         """Loads a tokenizer from a folder or a Hub repository; its network is fetched and read when first needed.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id.
-            index_only: leaves the network out even if there is one.
-            subfolder: folder within.
-            revision: branch, tag or commit of a Hub repository; the network will be of the same commit.
-            network: folder or Hub id of the network that tokenizes new items, where it is not where an index-only
-                copy says. A copy whose network is not there says so in a warning.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            index_only (`bool`, *optional*, defaults to `False`): leaves the network out even if there is one.
+            subfolder (`str`, *optional*, defaults to `""`): folder within.
+            revision (`str`, *optional*): branch, tag or commit of a Hub repository; the network will be of the same
+                commit.
+            network (`str` or `os.PathLike`, *optional*): folder or Hub id of the network that tokenizes new items,
+                where it is not where an index-only copy says. A copy whose network is not there says so in a warning.
             kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
 
         Raises:

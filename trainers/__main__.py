@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(USAGE, "\n")
         print("\n".join(f"  {command:<21}{summary}" for command, summary in COMMANDS.items()))
-        print("\nutgrec COMMAND --help shows the flags of a command.")
+        print("\nutgrec COMMAND --help shows the flags of a command; UTGREC_TRACEBACK=1 where an error was found.")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)

@@ -32,6 +32,7 @@ def parse_sections(
     description: str,
     argv: Sequence[str] | None = None,
     shown: Sequence[str] | None = None,
+    default_config: str | None = None,
 ) -> tuple[Any, ...]:
     """Parses a command line into dataclasses.
 
@@ -39,21 +40,25 @@ def parse_sections(
     `--help` prints the flags that most people need, `--help-all` every one.
 
     Args:
-        main: dataclass of the flags without prefix, or several.
-        sections: dataclasses of each section; `{"tokenizer": (A, B)}` gives every field of A and B the flag
-            `--tokenizer.<field>`.
-        description: what the command is, shown by `--help`; its line breaks are kept.
-        argv: the command line, by default the program's.
-        shown: the flags that `--help` shows, such as `"data"` or `"tokenizer.backbone"`; by default all.
+        main (`type` or `tuple[type, ...]`): dataclass of the flags without prefix, or several.
+        sections (`Mapping[str, Classes]`): dataclasses of each section; `{"tokenizer": (A, B)}` gives every field of A
+            and B the flag `--tokenizer.<field>`.
+        description (`str`): what the command is, shown by `--help`; its line breaks are kept.
+        argv (`Sequence[str]`, *optional*): the command line, by default the program's.
+        shown (`Sequence[str]`, *optional*): the flags that `--help` shows, such as `"data"` or `"tokenizer.backbone"`;
+            by default all.
+        default_config (`str`, *optional*): the packaged configuration that holds where no `--config` is given.
 
     Returns:
         An instance of `main`, or of each of its classes, then the instances of each section in order.
 
     Raises:
         SystemExit: on an unknown flag or key, or a value of a wrong type, which is named.
+        ValueError: if a class refuses its values.
     """
     groups = {"": main if isinstance(main, tuple) else (main,), **sections}
     config_name, argv = take_flag("--config", sys.argv[1:] if argv is None else argv)
+    config_name = default_config if config_name is None else config_name
     config = read_config(config_name) if config_name is not None else {}
     flags: dict[str, list[str]] = {name: [] for name in groups}
     target = flags[""]
@@ -106,8 +111,8 @@ def find_config(name: str) -> Path:
     """The file of a configuration: a file that is there, or else the packaged one of that name.
 
     Args:
-        name: a path, or a name as `small` or `small.yaml`; `examples/configs/small.yaml`, where it lay once, is the
-            packaged one too.
+        name (`str`): a path, or a name as `small` or `small.yaml`; `examples/configs/small.yaml`, where it lay once,
+            is the packaged one too.
 
     Raises:
         SystemExit: if there is neither; the packaged ones are named.
@@ -126,9 +131,10 @@ def format_help(groups: dict[str, Classes], description: str, shown: Sequence[st
     """The help text of a command.
 
     Args:
-        groups: dataclasses of the flags of each section, `""` for the flags without prefix.
-        description: what the command is; its line breaks are kept.
-        shown: the flags to show, such as `"data"` or `"tokenizer.backbone"`; by default all.
+        groups (`dict[str, Classes]`): dataclasses of the flags of each section, `""` for the flags without prefix.
+        description (`str`): what the command is; its line breaks are kept.
+        shown (`Sequence[str]`, *optional*): the flags to show, such as `"data"` or `"tokenizer.backbone"`; by default
+            all.
     """
     blocks = [description.strip()]
     for section, classes in groups.items():
@@ -218,7 +224,10 @@ def _parse(section: str, groups: dict[str, Classes], defaults: dict[str, Any], a
             texts.append(f"--{name}={value}")
         elif preset is not None:
             raise SystemExit(f"{prefix}{name} in the configuration file is empty; leave it out for {preset!r}.")
-    *instances, left = parser.parse_args_into_dataclasses(texts + argv, return_remaining_strings=True)
+    try:
+        *instances, left = parser.parse_args_into_dataclasses(texts + argv, return_remaining_strings=True)
+    except ValueError as error:  # of a class, as two flags that contradict each other
+        raise ValueError(f"Flags --{prefix}*: {error}" if prefix else str(error)) from error
     if left:
         flags = [f"--{prefix}{text[2:]}" if text.startswith("--") else text for text in left]
         named = next((flag for flag in flags if flag.startswith("--")), "")[2:].partition("=")[0]

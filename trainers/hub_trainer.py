@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import CommitInfo, HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import (
     EarlyStoppingCallback,
@@ -49,9 +49,11 @@ from modeling_utgrec.checkpoint_safety import only_safetensors
 from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
 from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
 from trainers.runtime.checkpoints import (
+    LAST_CHECKPOINT,
     CheckpointError,
     describe,
     find_faults,
+    hub_checkpoint,
     newest_checkpoint,
     resumes_partially,
     step_of,
@@ -60,8 +62,6 @@ from trainers.runtime.checkpoints import (
 from trainers.runtime.progress import LogBar, LogLines
 
 logger = logging.get_logger(__name__)
-
-LAST_CHECKPOINT = "last-checkpoint"  # where hub_strategy="checkpoint" keeps the latest one
 
 
 @dataclass
@@ -204,7 +204,7 @@ class HubTrainer(Trainer):
 
         Args:
             folder, network: see [`~trainers.hub.upload.send_folder`].
-            commit_message: of the commit.
+            commit_message (`str`, *optional*, defaults to `"End of training"`): of the commit.
 
         Raises:
             PublishingError: if the folder holds what must not be published.
@@ -478,57 +478,6 @@ class HubTrainer(Trainer):
             self.push_in_progress = PushInProgress(jobs)  # type: ignore[arg-type]  # takes a list, too
         else:
             self.push_in_progress.jobs.extend(jobs)  # type: ignore[union-attr]  # is always one
-
-
-def hub_checkpoint(
-    repo_id: str,
-    revision: str | None = None,
-    token: str | None = None,
-    world_size: int = 1,
-    allow_partial: bool = False,
-) -> str:
-    """
-    Downloads the latest checkpoint that a training pushed, and returns its folder. Of several the latest whole one is
-    taken; those that are skipped are named in a warning.
-
-    Raises:
-        CheckpointError: if none is whole.
-        ValueError: if there is no such repository, or no checkpoint in it.
-    """
-    api = HfApi(token=token)
-    try:
-        if "/" not in repo_id:  # as when it was made: the user's
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
-        files = api.list_repo_files(repo_id, revision=revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(f"{repo_id} is neither a folder nor a repository that can be read: {error}") from error
-    suffix = f"/{TRAINER_STATE_NAME}"
-    folders = [name.removesuffix(suffix) for name in files if name.endswith(suffix) and name.count("/") == 1]
-    numbered = {step: name for name in folders if (step := step_of(name)) is not None}
-    candidates = (
-        [LAST_CHECKPOINT] if LAST_CHECKPOINT in folders else [numbered[step] for step in sorted(numbered)[::-1]]
-    )
-    if not candidates:
-        raise ValueError(
-            f'{repo_id} holds no checkpoint to resume from: train with push_to_hub and hub_strategy="checkpoint".'
-        )
-    skipped: list[str] = []
-    for folder in candidates:
-        path = snapshot_download(
-            repo_id,
-            revision=revision,
-            token=token,
-            allow_patterns=[f"{folder}/*"],
-            ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
-        )
-        found = Path(path) / folder
-        faults = find_faults(found, world_size)
-        if not faults or (allow_partial and resumes_partially(faults)):
-            for reason in skipped:
-                logger.warning(f"{repo_id}: skipped, {folder} is taken: {reason}.")
-            return str(found)
-        skipped.append(f"{folder}: {describe(faults)}")
-    raise CheckpointError(f"{repo_id} holds no whole checkpoint to resume from: {'; '.join(skipped)}.")
 
 
 def _list(values: str | list[str] | None) -> list[str] | None:

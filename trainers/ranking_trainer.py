@@ -149,10 +149,11 @@ class RankingTrainer(HubTrainer):
         """Ranks the catalogue for the users' held-out items, logs the metrics and calls `on_evaluate`.
 
         Args:
-            eval_dataset: other data than the Trainer's.
-            ignore_keys: not used; the Trainer passes it.
-            metric_key_prefix: prefix of the metrics.
-            part: held-out item; `max_eval_users` limits the validation only, never the test.
+            eval_dataset (`Any`, *optional*): other data than the Trainer's.
+            ignore_keys (`list[str]`, *optional*): not used; the Trainer passes it.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): prefix of the metrics.
+            part (`str`, *optional*, defaults to `"validation"`): held-out item; `max_eval_users` limits the validation
+                only, never the test.
 
         Returns:
             `dict`: `{prefix}_recall@5`, … and `{prefix}_num_users` (those ranked), the same with `{prefix}_{domain}_`

@@ -134,7 +134,7 @@ def training_rows(
     """
     domains = data if isinstance(data, dict) else {"": data}
     for domain in domains.values():
-        _check_identifiers(config, domain.token_table)
+        _check_semantic_ids(config, domain.token_table)
     sampling = None
     if args.dataloader_persistent_workers and (args.domain_temperature != 1 or horizon_of(config, args) > 1):
         raise ValueError(
@@ -190,7 +190,7 @@ def horizon_of(config: PreTrainedConfig, args: RecommenderTrainingArguments) -> 
     return getattr(config, "horizon", 1) if args.horizon is None else args.horizon
 
 
-def _check_identifiers(config: PreTrainedConfig, token_table: np.ndarray) -> None:
+def _check_semantic_ids(config: PreTrainedConfig, token_table: np.ndarray) -> None:
     """Raises ValueError unless tokens [n, L] are of the model's vocabulary, level by level."""
     table = np.asarray(token_table)
     first = np.array(config.level_offsets)

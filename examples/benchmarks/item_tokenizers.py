@@ -1,5 +1,6 @@
 """Item tokenizers of several domains at once: RecBase's, a plain RQ-VAE and RQ-k-means of the same sizes, and what
-RecBase's loses without its curriculum, its restarts or its entropy term. One line of JSON for each run, and a table.
+RecBase's loses without its curriculum, its restarts or its entropy term, or gains by a KL term. One line of JSON for
+each run, and a table.
 
 Copy and paste:
 
@@ -53,6 +54,7 @@ from trainers.methods.runs import place_training
 from trainers.methods.semantic_ids import principal_components, rq_kmeans
 
 HERE = Path(__file__).parent
+KL_WEIGHT = 0.01  # which no one has published
 
 
 @dataclass
@@ -76,7 +78,7 @@ class TokenizersArguments:
     hidden_sizes: list[int] = field(
         default_factory=lambda: [512, 256, 128], metadata={"help": "Hidden widths of the encoder."}
     )
-    codebook_dim: int = field(default=8, metadata={"help": "Width of the codebook vectors."})
+    codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     num_levels: int = field(default=4, metadata={"help": "Codes of an item."})
     codebook_size: int = field(default=1024, metadata={"help": "Codes of each level."})
     steps: int = field(default=300, metadata={"help": "Optimizer steps."})
@@ -239,6 +241,7 @@ METHODS: dict[str, Callable[[EmbeddingRows, TokenizersArguments], Tokenized]] = 
     "recbase, no curriculum": lambda rows, arguments: recbase(rows, arguments, curriculum_passes=0),
     "recbase, no restarts": lambda rows, arguments: recbase(rows, arguments, restart_passes=0),
     "recbase, no entropy": lambda rows, arguments: recbase(rows, arguments, entropy_weight=0),
+    "recbase, KL": lambda rows, arguments: recbase(rows, arguments, kl_weight=KL_WEIGHT),
     "recbase, cosine": lambda rows, arguments: recbase(rows, arguments, distance="cosine"),
 }
 SETTINGS = ("steps", "batch_size", "learning_rate", "curriculum_epochs", "entropy_weight")

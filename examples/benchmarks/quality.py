@@ -466,7 +466,4 @@ def of_slice(lines: list[dict[str, Any]], name: str, key: str, labels: tuple[str
 
 
 if __name__ == "__main__":
-    argv = sys.argv[1:]
-    if not any(word.partition("=")[0] == "--config" for word in argv):
-        argv = ["--config", "text_encoder", *argv]
-    main(*parse_sections(QualityArguments, SECTIONS, __doc__, argv))
+    main(*parse_sections(QualityArguments, SECTIONS, __doc__, default_config="text_encoder"))

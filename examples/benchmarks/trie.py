@@ -41,9 +41,9 @@ def random_codes(num_items: int, sizes: list[int], generator: torch.Generator) -
 def nested_dictionary(codes: Tensor) -> dict:
     """The usual trie."""
     root: dict[int, dict] = {}
-    for identifier in codes.tolist():
+    for semantic_id in codes.tolist():
         node = root
-        for code in identifier:
+        for code in semantic_id:
             node = node.setdefault(code, {})
     return root
 

@@ -43,7 +43,7 @@ from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import append_lines, read_lines
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
-from trainers.arguments import parse_sections, take_flag
+from trainers.arguments import parse_sections
 from trainers.commands import choose_method, finetune, finetune_recbase
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
@@ -350,9 +350,7 @@ def command(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -
 
 
 if __name__ == "__main__":
-    argv = sys.argv[1:]
-    model = choose_method("pretrain", argv)
-    if take_flag("--config", argv)[0] is None:
-        argv = ["--config", "recbase_small" if model == "recbase" else "text_encoder", *argv]
-    chosen = RECBASE_SECTIONS if model == "recbase" else SECTIONS
-    main(*parse_sections((BenchmarkArguments, RowChoices, ZeroShotArguments), chosen, __doc__, argv))
+    is_recbase = choose_method("pretrain", sys.argv[1:]) == "recbase"
+    chosen, config = (RECBASE_SECTIONS, "recbase_small") if is_recbase else (SECTIONS, "text_encoder")
+    classes = (BenchmarkArguments, RowChoices, ZeroShotArguments)
+    main(*parse_sections(classes, chosen, __doc__, default_config=config))

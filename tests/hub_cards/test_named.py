@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hub_cards import MAX_NAMED, named
+from hub_cards import MAX_NAMED, listed, named
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ def test_the_first_ten_are_named(offenders, expected):
 
 def test_fewer_or_more_can_be_named():
     assert named("abc", most=2) == "'a', 'b' and 1 more" and named(range(12), most=12).endswith("10, 11")
+
+
+def test_problems_are_listed():
+    assert listed([]) == "" and listed(["a is b"]) == "a is b"
+    assert listed(list("abc"), most=2) == "a\n  b\n  and 1 more" and listed(list("abc"), ", ", 3) == "a, b, c"
+    assert listed(["x"] * 11, ", ").endswith("x, and 1 more") and listed(["x"] * 11).count("x") == MAX_NAMED

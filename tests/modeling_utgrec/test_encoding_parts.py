@@ -58,10 +58,11 @@ def test_a_batch_that_fits_is_left_as_it_is():
     assert rows.tolist() == [0, 1, 2] and part is inputs
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(14, [2, 1]), (4, [1, 1, 1]), (9, [1, 2]), (5, [1, 1, 1])])
-def test_longest_first_as_many_as_fit(most, sizes):
+@pytest.mark.parametrize(("most", "sizes"), [(14, [1, 2]), (4, [1, 1, 1]), (9, [2, 1]), (5, [1, 1, 1])])
+def test_shortest_first_as_many_of_the_longest_as_fit(most, sizes):
     parts = prompt_parts(make_inputs([(3, None), (5, None), (2, None)]), most)
-    assert [len(rows) for rows, _ in parts] == sizes and parts[0][0][0] == 1
+    assert [len(rows) for rows, _ in parts] == sizes
+    assert parts[0][0][-1] == 2 and parts[-1][0][0] == 1  # the shortest, the longest
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))

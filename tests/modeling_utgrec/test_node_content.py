@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_utgrec.item_trie import ItemTrie
-from modeling_utgrec.node_content import child_products, node_content, unit_content
+from modeling_utgrec.node_content import child_products, node_content, unit_vectors
 
 SIZES = [3, 4, 5]
 
@@ -40,7 +40,7 @@ def test_content_of_a_node_is_the_mean_of_the_items_below():
 
 def test_units_are_centred_and_zero_without_content():
     content, mean = torch.tensor([[3.0, 1.0], [0.0, 0.0]]), torch.tensor([0.0, 1.0])
-    assert unit_content(content, mean).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    assert unit_vectors(content, mean).tolist() == [[1.0, 0.0], [0.0, 0.0]]
 
 
 def ragged(rows: int, nodes: int, most: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -289,3 +289,30 @@ def test_training_arguments_of_both_trainers(config):
     assert (tokenizer.per_device_train_batch_size, recommender.per_device_train_batch_size) == (4, 1024)
     assert (recommender.eval_strategy, recommender.num_train_epochs, recommender.learning_rate) == ("epoch", 2, 5e-3)
     assert recommender.use_cpu and not tokenizer.use_cpu
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--recommender.num_beams", "0"), "num_beams must be at least 1, got 0"),
+        (
+            ("--recommender.load_best_model_at_end", "true", "--recommender.eval_strategy", "epoch"),
+            "requires the save and eval strategy to match",
+        ),
+    ],
+)
+def test_what_a_class_refuses_names_the_section(flags, said):
+    with pytest.raises(ValueError, match=rf"^Flags --recommender\.\*: .*{said}"):
+        parse("--data", "a", *flags, sections={"recommender": (RecommenderTrainingArguments,)})
+
+
+def test_a_default_configuration_gives_way_to_another(config):
+    read = config("seed: 3\n")
+    main, *_ = parse_sections(Main, SECTIONS, "", ["--data", "a"], default_config=read)
+    assert main.seed == 3
+    main, *_ = parse_sections(Main, SECTIONS, "", ["--data", "a", "--seed", "4"], default_config=read)
+    assert main.seed == 4
+    given = ["--data", "a", f"--config={Path(read).with_name('other.yaml')}"]
+    Path(read).with_name("other.yaml").write_text("resume: true\n")
+    main, *_ = parse_sections(Main, SECTIONS, "", given, default_config=read)
+    assert (main.seed, main.resume) == (0, True)

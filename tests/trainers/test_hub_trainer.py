@@ -18,9 +18,9 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.interactions import Interactions
-from trainers.hub_trainer import hub_checkpoint
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.runtime.checkpoints import hub_checkpoint
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 from trainers.training_data.item_pairs import ItemPairs
 from trainers.training_data.next_item_windows import TrainingData

@@ -5,7 +5,10 @@ Imports nothing heavy: the short help of a command is a text of the package, and
 
 import importlib
 import json
+import linecache
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,22 +35,28 @@ METHODS = {
     "pretrain": {
         "utgrec": "pretrain",
         "recbase": "pretrain_recbase",
-        **dict.fromkeys(("unisrec", "vqrec", "missrec"), "pretrain_sequential"),
+        **dict.fromkeys(("unisrec", "vq-rec", "missrec"), "pretrain_sequential"),
     },
     "finetune": {"utgrec": "finetune", "recbase": "finetune_recbase"},
 }
+TRACEBACK = "UTGREC_TRACEBACK"  # environment variable; set, errors in what was given show where they were found
+PACKAGES = ("modeling_utgrec", "tokenization_items", "trainers", "hub_cards")
+# What checks of this project raise; of another type an error is a mistake in the program.
+CHECKED = (ValueError, KeyError, ImportError, FloatingPointError)
 
 
 def run_command(command: str, argv: Sequence[str] | None = None, method: str | None = None) -> None:
     """Runs a command line.
 
     Args:
-        command: a key of `COMMANDS`.
-        argv: the flags, by default the program's.
-        method: a key of the command's `METHODS`, for `--model`; by default what the flags say, see `choose_method`.
+        command (`str`): a key of `COMMANDS`.
+        argv (`Sequence[str]`, *optional*): the flags, by default the program's.
+        method (`str`, *optional*): a key of the command's `METHODS`, for `--model`; by default what the flags say, see
+            `choose_method`.
 
     Raises:
-        SystemExit: after `--help`, and on wrong flags.
+        SystemExit: after `--help`, on wrong flags, and on an error in what was given, see `says_what_is_wrong`, whose
+            message it has; not with the environment variable `UTGREC_TRACEBACK`, which lets that error through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     name = command.replace("-", "_")
@@ -57,7 +66,25 @@ def run_command(command: str, argv: Sequence[str] | None = None, method: str | N
     if {"-h", "--help"} & set(argv) and text.is_file():
         print(text.read_text(encoding="utf-8"), end="")
         raise SystemExit(0)
-    importlib.import_module(f"trainers.commands.{name}").main(argv)
+    main = importlib.import_module(f"trainers.commands.{name}").main
+    try:
+        main(argv)
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not says_what_is_wrong(error):
+            raise
+        raise SystemExit(str(error) or repr(error)) from error
+
+
+def says_what_is_wrong(error: Exception) -> bool:
+    """Whether an error is of what was given, and its message is enough: one of files or of the network, or one that a
+    `raise` statement of this project raised. What fails within an expression, as a key that a dictionary lacks, or in
+    another library, may be a mistake in the program."""
+    if isinstance(error, OSError):
+        return True
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    statement = linecache.getline(frame.f_code.co_filename, line).strip()
+    ours = frame.f_globals["__name__"].partition(".")[0] in PACKAGES
+    return isinstance(error, CHECKED) and ours and statement.startswith("raise")
 
 
 def choose_method(command: str, argv: Sequence[str], model: str | None = None) -> str:

@@ -1,9 +1,9 @@
 r"""Evaluation of recommenders on a data folder: leave-one-out or the data's own split, full ranking.
 
     utgrec evaluate --recommender item-transitions --data data/beauty
-    utgrec evaluate --recommender runs/beauty --data data/beauty --mask-seen --json -
+    utgrec evaluate --recommender runs/beauty --data data/beauty --mask_seen --json -
     utgrec evaluate --recommender runs/seed-* --compare_with item-transitions --data data/beauty --ks 5 10 20
-    utgrec evaluate --zero-shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
+    utgrec evaluate --zero_shot --recommender runs/pretrained/recommender nearest-items --items runs/items \
         --embeddings runs/beauty-texts --data data/beauty
 
 The data folder holds items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*, whose column split, if it
@@ -66,7 +66,7 @@ class EvaluationArguments:
         metadata={
             "help": "`linear` (settings chosen on validation; reads the texts by --embeddings, or else TF-IDF), "
             "`item-transitions`, `popularity` (from the training part alone), `nearest-items` (needs --embeddings), "
-            "or a model's folder or Hub id. Several models: one with several seeds. With --zero-shot also "
+            "or a model's folder or Hub id. Several models: one with several seeds. With --zero_shot also "
             "`title-likelihood` (needs --language_model), each judged alone."
         }
     )
@@ -148,7 +148,7 @@ def ranker_of(
             memory=not arguments.no_memory,
         )
     except ValueError as error:
-        raise SystemExit(f"--recommender {name}: {error}") from error
+        raise ValueError(f"--recommender {name}: {error}") from error
 
 
 def judge_zero_shot(

@@ -25,7 +25,7 @@ from trainers.methods.recbase import (
     RecBaseArguments,
     RecBaseTokenizerArguments,
     codebooks_of,
-    load_identifiers,
+    load_semantic_ids,
     new_recbase,
     train_recbase_tokenizer,
 )
@@ -87,7 +87,7 @@ def run(
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
     check_output(arguments, *MADE, (tokenizer_training, training))
-    tokenizer = recbase_identifiers(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
+    tokenizer = recbase_semantic_ids(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
     if arguments.pretrained is None or arguments.new_recommender:
         folder = arguments.pretrained or output
         codebooks = codebooks_of(folder) if recommender_arguments.warm_start else None
@@ -99,7 +99,7 @@ def run(
     return train_and_evaluate(recommender, tokenizer, domain, training, arguments, facts, patience)
 
 
-def recbase_identifiers(
+def recbase_semantic_ids(
     domain: Domain,
     arguments: FinetuneArguments,
     tokenizer_arguments: RecBaseTokenizerArguments,
@@ -113,7 +113,7 @@ def recbase_identifiers(
     for folder in filter(None, (arguments.pretrained, own)):
         if (Path(folder) / ITEMS_FOLDER / domain.name / CODES_NAME).is_file():
             state.print(f"{domain.name}: semantic IDs of {folder} are taken as they are")
-            return load_identifiers(folder, [domain.catalogue])[domain.name]
+            return load_semantic_ids(folder, [domain.catalogue])[domain.name]
     if arguments.pretrained is None:
         train_recbase_tokenizer(
             tokenizer_arguments,
@@ -131,7 +131,7 @@ def recbase_identifiers(
         print(f"{domain.name}: {report}")
         save_tokenizer(tokenizer, output / ITEMS_FOLDER / domain.name, include_network=False)
     state.wait_for_everyone()
-    return load_identifiers(output, [domain.catalogue])[domain.name]
+    return load_semantic_ids(output, [domain.catalogue])[domain.name]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

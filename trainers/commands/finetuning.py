@@ -102,9 +102,9 @@ def train_and_evaluate(
     """Trains, saves and evaluates the recommender.
 
     Args:
-        facts: of the recommender, for its card; the evaluation is added.
-        patience: evaluations without a better one after which training stops.
-        pushed: where the tokenizer was pushed to, if it was.
+        facts (`dict[str, Any]`): of the recommender, for its card; the evaluation is added.
+        patience (`int` or `None`): evaluations without a better one after which training stops.
+        pushed (`dict[str, str]`, *optional*): where the tokenizer was pushed to, if it was.
 
     Returns:
         The model's row of `results.json` on the main process, else `None`.

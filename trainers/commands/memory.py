@@ -1,4 +1,4 @@
-r"""Gives a generative recommender a memory of transitions and content, which its search mixes in.
+r"""A memory of transitions and content for a generative recommender, which its search mixes in.
 
     utgrec memory --recommender runs/office/recommender --data data/office --embeddings runs/office-texts
     utgrec memory --recommender org/office --data data/office --output_dir runs/office-with-memory
@@ -27,7 +27,6 @@ from hub_cards.formatting import markdown_table
 from modeling_utgrec.item_memory import MemorySettings
 from tokenization_items.files import check_writable
 from tokenization_items.item_embeddings import encoder_fingerprint, load_embeddings
-from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -213,8 +212,4 @@ def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    arguments = parse_sections(MemoryArguments, {}, __doc__, argv)[0]
-    try:
-        run(arguments)
-    except (ValueError, OSError, UnknownItemError) as error:
-        raise SystemExit(f"--recommender {arguments.recommender}: {error}") from error
+    run(*parse_sections(MemoryArguments, {}, __doc__, argv))

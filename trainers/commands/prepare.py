@@ -22,8 +22,8 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from trainers.arguments import parse_sections
 from trainers.data.preparation import PreparationChoices
-from trainers.data.prepared_folder import PreparedDataError, check_prepared, prepare_data_set
-from trainers.data.readers import READERS, Reader, ReadError
+from trainers.data.prepared_folder import check_prepared, prepare_data_set
+from trainers.data.readers import READERS, Reader
 from trainers.data.readers.base import survey
 
 
@@ -124,6 +124,14 @@ def pairs(given: list[str]) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in split}
 
 
+def as_time(text: str) -> datetime:
+    """An ISO date of a flag."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SystemExit(f"--latest_time is an ISO date such as 2014-07-01, got {text!r}.") from error
+
+
 def make_reader(source: Any) -> Reader:
     """The reader of a format, with those arguments that it takes; others that were given are an error."""
     if source.format is None:
@@ -169,31 +177,25 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
     """
     output = Path(arguments.output_dir)
     if arguments.check:
-        try:
-            document = check_prepared(output)
-        except PreparedDataError as error:
-            raise SystemExit(str(error)) from None
+        document = check_prepared(output)
         print(f"{output}: as it was prepared")
         return document
     kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(choices).items()}
-    try:
-        reader = make_reader(source)
-        if arguments.dry_run:
-            describe(reader, output)
-            return None
-        document = prepare_data_set(
-            reader,
-            output,
-            PreparationChoices(**kept),
-            latest_time=datetime.fromisoformat(arguments.latest_time) if arguments.latest_time else None,
-            download=arguments.download_images,
-            image_cache=arguments.image_cache,
-            image_workers=arguments.image_workers,
-            co_occurrence=arguments.co_occurrence,
-            overwrite=arguments.overwrite,
-        )
-    except (ReadError, FileExistsError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    reader = make_reader(source)
+    if arguments.dry_run:
+        describe(reader, output)
+        return None
+    document = prepare_data_set(
+        reader,
+        output,
+        PreparationChoices(**kept),
+        latest_time=as_time(arguments.latest_time) if arguments.latest_time else None,
+        download=arguments.download_images,
+        image_cache=arguments.image_cache,
+        image_workers=arguments.image_workers,
+        co_occurrence=arguments.co_occurrence,
+        overwrite=arguments.overwrite,
+    )
     for kind, count in document["read"].items():
         print(f"read {count:,} {kind}")
         for reason, entry in document["dropped"].get(kind, {}).items():

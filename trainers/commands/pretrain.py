@@ -5,7 +5,8 @@ r"""UTGRec's pre-training on several domains: item tokenizer, semantic IDs, reco
         --tokenizer.backbone sentence-transformers/all-MiniLM-L6-v2 --tokenizer.autoencoder none
 
 A domain is a folder with items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*. Writes tokenizer/
-(network and processor), items/<domain>/ (semantic IDs) and recommender/. `--model recbase` pre-trains RecBase.
+(network and processor), items/<domain>/ (semantic IDs) and recommender/. `--model NAME --help` shows the flags of
+recbase, unisrec, vq-rec and missrec.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from trainers.commands.pretraining import (
     PretrainingArguments,
     name_repositories,
     train_and_save,
-    write_identifiers,
+    write_semantic_ids,
 )
 from trainers.data.domains import Domain, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
@@ -78,7 +79,8 @@ SHOWN = (
 @dataclass
 class PretrainArguments(PretrainingArguments):
     model: Literal["utgrec"] = field(
-        default="utgrec", metadata={"help": "What to pre-train: this, or recbase, which has other flags."}
+        default="utgrec",
+        metadata={"help": "What to pre-train: this; recbase, unisrec, vq-rec and missrec have flags of their own."},
     )
 
 
@@ -106,7 +108,7 @@ def run(
         pretrain_tokenizer(output, domains, network_arguments, tokenizer_training, arguments, history)
     if arguments.stage in ("all", "tokenize"):
         if state.is_main_process:
-            write_identifiers(output, [domain.catalogue for domain in domains])
+            write_semantic_ids(output, [domain.catalogue for domain in domains])
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         pretrain_recommender(output, domains, recommender_arguments, recommender_training, arguments)

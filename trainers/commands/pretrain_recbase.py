@@ -22,7 +22,7 @@ from trainers.commands.pretraining import (
     PretrainingArguments,
     name_repositories,
     train_and_save,
-    write_identifiers,
+    write_semantic_ids,
 )
 from trainers.data.domains import load_catalogues, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
@@ -32,7 +32,7 @@ from trainers.methods.recbase import (
     RecBaseArguments,
     RecBaseTokenizerArguments,
     codebooks_of,
-    load_identifiers,
+    load_semantic_ids,
     new_recbase,
     train_recbase_tokenizer,
 )
@@ -74,7 +74,7 @@ SHOWN = (
 @dataclass
 class PretrainArguments(PretrainingArguments):
     model: Literal["recbase"] = field(
-        default="recbase", metadata={"help": "What to pre-train: this, or utgrec, which has other flags."}
+        default="recbase", metadata={"help": "What to pre-train: this; the others have flags of their own."}
     )
     catalogues: list[str] = field(
         default_factory=list,
@@ -137,10 +137,10 @@ def run(
             finish_model(items.trainer, output / "tokenizer", facts)
     if arguments.stage == "tokenize":
         if state.is_main_process:
-            write_identifiers(output, catalogues)
+            write_semantic_ids(output, catalogues)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
-        tokenizers = load_identifiers(output, catalogues)
+        tokenizers = load_semantic_ids(output, catalogues)
         codebooks = codebooks_of(output) if recommender_arguments.warm_start else None
         recommender = new_recbase(recommender_arguments, tokenizers[domains[0].name], arguments.seed, codebooks)
         walks = []

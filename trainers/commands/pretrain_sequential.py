@@ -11,7 +11,6 @@ without 15 % of their words, unless --embeddings names folders for the domains i
 the packaged configuration `contrastive`, unless --config gives others.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from accelerate import PartialState
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF
-from trainers.arguments import parse_sections, take_flag
+from trainers.arguments import parse_sections
 from trainers.data.domains import Domain, load_domains
 from trainers.methods.item_tables import Content
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
@@ -171,7 +170,4 @@ def images_of(domains: list[Domain], arguments: PretrainSequentialArguments) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if take_flag("--config", argv)[0] is None:
-        argv = ["--config", "contrastive", *argv]
-    run(*parse_sections(PretrainSequentialArguments, SECTIONS, __doc__, argv, SHOWN))
+    run(*parse_sections(PretrainSequentialArguments, SECTIONS, __doc__, argv, SHOWN, "contrastive"))

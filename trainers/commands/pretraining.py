@@ -16,7 +16,7 @@ from trainers.methods.runs import (
     gathered_weights,
     save_recommender,
     save_tokenizer,
-    shared_identifiers,
+    shared_semantic_ids,
     tokenize,
     train_recommender,
 )
@@ -76,7 +76,7 @@ def name_repositories(
             training.hub_model_id = f"{name}-{kind}"
 
 
-def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
+def write_semantic_ids(output: Path, catalogues: list[Catalogue]) -> None:
     """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there."""
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
     tokenizers = {}
@@ -85,7 +85,7 @@ def write_identifiers(output: Path, catalogues: list[Catalogue]) -> None:
         tokenizers[name], report = tokenize(tokenizer, catalogue)
         print(f"{name}: {report}")
         save_tokenizer(tokenizers[name], output / "items" / name, include_network=False)
-    print(f"{shared_identifiers(tokenizers):,} items have a semantic ID that an item of another domain has too.")
+    print(f"{shared_semantic_ids(tokenizers):,} items have a semantic ID that an item of another domain has too.")
 
 
 def train_and_save(
@@ -100,8 +100,9 @@ def train_and_save(
     """Trains the recommender and saves it with its card in the output folder.
 
     Args:
-        patience: evaluations without a better one after which training stops.
-        walks: domains with generated interactions, see [`trainers.methods.content_walks`].
+        patience (`int`, *optional*): evaluations without a better one after which training stops.
+        walks (`Sequence[Domain]`, *optional*, defaults to `()`): domains with generated interactions, see
+            [`trainers.methods.content_walks`].
     """
     trainer = train_recommender(
         recommender,

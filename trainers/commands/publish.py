@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hub_cards import Card, CardError, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
+from hub_cards import Card, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.hub.data_facts import dataset_card_values
@@ -39,21 +39,18 @@ class PublishArguments:
 
 def run(arguments: PublishArguments) -> list[Publication]:
     """Lists what would be sent, sends it if asked to, and returns it."""
-    try:
-        publications = plan(arguments)
-        for publication in publications:
-            print(f"\n{publication}")
-        if not arguments.push:
-            print("\nNothing was sent: add --push to send this.")
-            return publications
-        network = None  # of the recommender's items: the tokenizer that was published before it
-        for publication in publications:
-            said, commit = publish(publication, arguments.public, arguments.message, network)
-            print(f"\n{said}")
-            if publication.repo_id.endswith("-tokenizer"):
-                network = {"name_or_path": publication.repo_id, "revision": commit}
-    except (PublishingError, CardError) as error:
-        raise SystemExit(str(error)) from error
+    publications = plan(arguments)
+    for publication in publications:
+        print(f"\n{publication}")
+    if not arguments.push:
+        print("\nNothing was sent: add --push to send this.")
+        return publications
+    network = None  # of the recommender's items: the tokenizer that was published before it
+    for publication in publications:
+        said, commit = publish(publication, arguments.public, arguments.message, network)
+        print(f"\n{said}")
+        if publication.repo_id.endswith("-tokenizer"):
+            network = {"name_or_path": publication.repo_id, "revision": commit}
     return publications
 
 

@@ -62,7 +62,6 @@ def run(arguments: QuickstartArguments) -> None:
     """Makes, saves and shows."""
     output = Path(arguments.output_dir)
     say("loading the program, which takes a few seconds")
-    from trainers.data.readers.base import ReadError
     from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
     from trainers.runtime.progress import lines_alone
 
@@ -74,18 +73,15 @@ def run(arguments: QuickstartArguments) -> None:
                 f"{output} holds no {RECOMMENDER_FILE}, so this did not make it: give another --output_dir."
             )
     with lines_alone("trainers.rankers"):  # what takes long is said here
-        try:
-            recommender = Recommender.from_interactions(
-                arguments.orders,
-                arguments.products,
-                arguments.columns,
-                arguments.text_encoder,
-                arguments.minutes,
-                arguments.seed,
-                progress=say,
-            )
-        except (ReadError, ValueError, OSError) as error:
-            raise SystemExit(f"utgrec quickstart: {error}") from error
+        recommender = Recommender.from_interactions(
+            arguments.orders,
+            arguments.products,
+            arguments.columns,
+            arguments.text_encoder,
+            arguments.minutes,
+            arguments.seed,
+            progress=say,
+        )
         recommender.save_pretrained(output)
         say(f"\n{validation(recommender.facts)}")
         say(f"\n{examples(recommender)}")

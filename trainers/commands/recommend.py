@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from modeling_utgrec.generation_memory import ItemSources
-from tokenization_items import Catalogue, UniversalItemTokenizer, UnknownItemError
+from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.rankers.generative import load_model
@@ -100,7 +100,4 @@ def padded_rows(rows: list) -> torch.Tensor:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
     (arguments,) = parse_sections(RecommendArguments, {}, __doc__, argv)
-    try:
-        run(arguments)
-    except (ValueError, OSError, UnknownItemError) as error:
-        raise SystemExit(f"--recommender {arguments.recommender}: {error}") from error
+    run(arguments)

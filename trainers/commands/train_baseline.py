@@ -1,4 +1,4 @@
-r"""Trains a baseline on a data folder, saves it, and evaluates it beside what needs no training.
+r"""Training of a baseline on a data folder; it is saved, and evaluated beside what needs no training.
 
     # from interactions alone
     utgrec train-baseline --model sasrec --data data/beauty --output_dir runs/beauty-sasrec
@@ -30,7 +30,6 @@ gets a memory of transitions and content, see `utgrec memory`, and is judged wit
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +42,7 @@ from hub_cards import Evaluation
 from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
 from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
-from trainers.arguments import parse_sections, take_flag
+from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
@@ -127,14 +126,14 @@ class TrainBaselineArguments:
         metadata={"help": "Folder or Hub id of an item tokenizer, as UTGRec's, whose semantic IDs item-level is on."},
     )
     text_encoder: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the text encoder that semantic IDs are made with."}
+        default=None, metadata={"help": "Hub id or folder of what reads the items' texts, or tf-idf."}
     )
     embeddings: str | None = field(default=None, metadata={"help": "Folder of text embeddings, instead."})
     image_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder, for tiger-m."})
     image_embeddings: str | None = field(default=None, metadata={"help": "Folder of image embeddings, instead."})
     pretrained: str | None = field(
         default=None,
-        metadata={"help": "Output folder of pretrain to start from: unisrec, vqrec, missrec."},
+        metadata={"help": "Output folder of pretrain to start from: of unisrec, vq-rec, missrec."},
     )
     train_users: float = field(
         default=1.0, metadata={"help": "Share of the users whose training interactions are used."}
@@ -348,11 +347,8 @@ def judge(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if take_flag("--config", argv)[0] is None:
-        argv = ["--config", "baseline", *argv]
-    arguments, *sections = parse_sections(TrainBaselineArguments, SECTIONS, __doc__, argv, SHOWN)
+    arguments, *sections = parse_sections(TrainBaselineArguments, SECTIONS, __doc__, argv, SHOWN, "baseline")
     try:
         run(arguments, *sections)
     except (NotApplicable, ForeignArgument) as reason:
-        raise SystemExit(f"--model {arguments.model}: {reason}") from None
+        raise type(reason)(f"--model {arguments.model}: {reason}") from reason

@@ -86,9 +86,9 @@ class CoOccurrenceGraph:
         """Candidates that must not serve as negatives of an anchor in the alignment loss (UTGRec, Eq. 11).
 
         Args:
-            anchor_rows: int [B] item rows of the anchors.
-            candidate_rows: int [M] item rows of all candidates of the (global) batch.
-            positive_rows: int [B] each anchor's own sampled positive.
+            anchor_rows (`np.ndarray`): int [B] item rows of the anchors.
+            candidate_rows (`np.ndarray`): int [M] item rows of all candidates of the (global) batch.
+            positive_rows (`np.ndarray`): int [B] each anchor's own sampled positive.
 
         Returns:
             `np.ndarray`: bool [B, M], true where the candidate is the anchor itself, the anchor's own positive or a

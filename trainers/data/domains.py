@@ -44,12 +44,15 @@ class Domain:
         """Reads and checks a domain.
 
         Args:
-            folder: holds `items.*` and `sequences.*` or `interactions.*`, see [`Catalogue.from_folder`] and
-                [`Interactions.from_folder`].
-            k_core: keeps users and items with at least so many interactions, to a fixed point; 0 keeps all.
-            check_images: whether to open every image, so that a broken one is named before training starts.
-            template: puts the items' fields together, as RecBase needs; see [`Catalogue.from_folder`].
-            text_fields: fields of the items' texts, in order.
+            folder (`str` or `Path`): holds `items.*` and `sequences.*` or `interactions.*`, see
+                [`Catalogue.from_folder`] and [`Interactions.from_folder`].
+            k_core (`int`, *optional*, defaults to 0): keeps users and items with at least so many interactions, to a
+                fixed point; 0 keeps all.
+            check_images (`bool`, *optional*, defaults to `True`): whether to open every image, so that a broken one is
+                named before training starts.
+            template (`TextTemplate`, *optional*): puts the items' fields together, as RecBase needs; see
+                [`Catalogue.from_folder`].
+            text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): fields of the items' texts, in order.
 
         Raises:
             CatalogueError, InteractionError: what is read is not as it should be.
@@ -91,11 +94,12 @@ def load_domains(
     """Domains of several folders; a folder without items of its own stands for the domains in it, by name.
 
     Args:
-        folders: the folders, or `"builtin"` for the domains `builtin` of the built-in catalogue, which is generated
-            in `data/builtin` if it is not there.
-        builtin: names of built-in domains.
+        folders (`list[str]`): the folders, or `"builtin"` for the domains `builtin` of the built-in catalogue, which
+            is generated in `data/builtin` if it is not there.
+        builtin (`Sequence[str]`, *optional*, defaults to `()`): names of built-in domains.
         k_core, check_images, text_fields: see [`Domain.from_folder`].
-        templates: the template of each domain's texts, by its name; "" for those that have none of their own.
+        templates (`Mapping[str, TextTemplate]`, *optional*): the template of each domain's texts, by its name; "" for
+            those that have none of their own.
 
     Raises:
         ValueError: a template is for a domain that is not there, or as [`domain_folders`].
@@ -121,9 +125,10 @@ def load_catalogues(
     """The items alone of several folders, as [`load_domains`] finds them; what else is there is not read.
 
     Args:
-        folders: the folders.
-        templates: the template of each domain's texts, by its name; "" for those that have none of their own.
-        text_fields: fields of the items' texts, in order.
+        folders (`Sequence[str]`): the folders.
+        templates (`Mapping[str, TextTemplate]`): the template of each domain's texts, by its name; "" for those that
+            have none of their own.
+        text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): fields of the items' texts, in order.
 
     Raises:
         FileNotFoundError, ValueError: as [`domain_folders`].

@@ -111,13 +111,14 @@ class Interactions:
         """Reads the interactions of a data folder.
 
         Args:
-            path: folder with exactly one of `sequences.{jsonl,jsonl.gz,parquet}` (rows `user_id`, `items` in
-                chronological order) or `interactions.{csv,jsonl,parquet}` (rows `user_id`, `item_id`, `timestamp`;
-                csv and jsonl may be gzipped). Single events are sorted by time for every user; equal timestamps keep
-                the order of the file. Their column `split` (`"train"`, `"validation"`, `"test"`), if there is one, is
-                the split, named by `choices.split` in `prepared.json`. Ratings are kept: a column `rating` of events,
-                lists `ratings` beside `items`. Other columns are ignored; numeric ids become strings.
-            item_ids: the catalogue's item ids.
+            path (`str` or `Path`): folder with exactly one of `sequences.{jsonl,jsonl.gz,parquet}` (rows `user_id`,
+                `items` in chronological order) or `interactions.{csv,jsonl,parquet}` (rows `user_id`, `item_id`,
+                `timestamp`; csv and jsonl may be gzipped). Single events are sorted by time for every user; equal
+                timestamps keep the order of the file. Their column `split` (`"train"`, `"validation"`, `"test"`), if
+                there is one, is the split, named by `choices.split` in `prepared.json`. Ratings are kept: a column
+                `rating` of events, lists `ratings` beside `items`. Other columns are ignored; numeric ids become
+                strings.
+            item_ids (`Sequence[str]`): the catalogue's item ids.
 
         Raises:
             InteractionError: no file or several, unreadable file, missing column, null or empty id, duplicate user id,
@@ -323,8 +324,8 @@ class Interactions:
         share are among those of a larger one.
 
         Args:
-            share: of the users with a training part, in [0, 1]; their number is rounded up, 0 leaves none.
-            seed: of the draw.
+            share (`float`): of the users with a training part, in [0, 1]; their number is rounded up, 0 leaves none.
+            seed (`int`, *optional*, defaults to 0): of the draw.
 
         Raises:
             InteractionError: a share outside of [0, 1].
@@ -343,7 +344,8 @@ class Interactions:
         the part that has a history (a user's very first interaction cannot be predicted from anything).
 
         Args:
-            part: `"test"` (leave-one-out: the last item) or `"validation"` (the second last item).
+            part (`str`, *optional*, defaults to `"test"`): `"test"` (leave-one-out: the last item) or `"validation"`
+                (the second last item).
         """
         if part not in PARTS[1:]:
             raise ValueError(f"part must be 'validation' or 'test', got {part!r}.")

@@ -97,10 +97,11 @@ def prepare_log(
 ) -> PreparedLog:
     """
     Args:
-        raw: as a reader gives it.
-        choices: see [`PreparationChoices`].
-        report: counts every interaction that is dropped.
-        usable: `item_id` and `usable` (bool: has text or an image) of the items; `None` for a log without items.
+        raw (`RawData`): as a reader gives it.
+        choices (`PreparationChoices`): see [`PreparationChoices`].
+        report (`ReadingReport`): counts every interaction that is dropped.
+        usable (`pl.DataFrame`, *optional*): `item_id` and `usable` (bool: has text or an image) of the items; `None`
+            for a log without items.
 
     Raises:
         ReadError: if no interaction is left, or the split is one in time and there are no times.

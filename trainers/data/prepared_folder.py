@@ -73,14 +73,15 @@ def prepare_data_set(
 
     Args:
         reader ([`~trainers.data.readers.base.Reader`]): the source.
-        output_dir: the folder to make.
+        output_dir (`str` or `os.PathLike`): the folder to make.
         choices ([`PreparationChoices`], *optional*): see there.
         latest_time (`datetime`, *optional*, defaults to now): later interactions are dropped; in UTC, no time zone.
-        download: whether to fetch the images of addresses. Otherwise nothing is fetched.
+        download (`bool`, *optional*, defaults to `False`): whether to fetch the images of addresses. Otherwise nothing
+            is fetched.
         image_cache (*optional*, defaults to `.image_cache` beside `output_dir`): where fetched images are kept.
-        image_workers: images fetched at once.
-        co_occurrence: whether to write the co-occurrence graph.
-        overwrite: whether to replace a prepared folder that is there.
+        image_workers (`int`, *optional*, defaults to 16): images fetched at once.
+        co_occurrence (`bool`, *optional*, defaults to `False`): whether to write the co-occurrence graph.
+        overwrite (`bool`, *optional*, defaults to `False`): whether to replace a prepared folder that is there.
 
     Returns:
         The content of `prepared.json`.

@@ -141,11 +141,12 @@ def download_images(
     Fetches the images that the cache lacks. Failures are tried anew in the next call.
 
     Args:
-        addresses: of https and public; others, and redirections to others, are failures.
-        cache: folder, made if needed.
-        workers: threads.
-        retries: further attempts after a failure that may pass, each after a longer pause.
-        timeout: seconds.
+        addresses (`Sequence[str]`): of https and public; others, and redirections to others, are failures.
+        cache (`Path`): folder, made if needed.
+        workers (`int`, *optional*, defaults to 16): threads.
+        retries (`int`, *optional*, defaults to `RETRIES`): further attempts after a failure that may pass, each after
+            a longer pause.
+        timeout (`float`, *optional*, defaults to `TIMEOUT`): seconds.
     """
     found = Downloads()
     waiting = []

@@ -203,10 +203,10 @@ def generate_domain(name: str, num_items: int = 1000, num_users: int = 3000, see
     """Draws one domain. The same arguments give the same domain.
 
     Args:
-        name: one of `PRETRAINING_DOMAINS` or `DOWNSTREAM_DOMAIN`.
-        num_items: at least 64, one for each purpose and style.
-        num_users: number of sequences, see `LENGTHS`.
-        seed: domains of one seed are independent of each other.
+        name (`str`): one of `PRETRAINING_DOMAINS` or `DOWNSTREAM_DOMAIN`.
+        num_items (`int`, *optional*, defaults to 1000): at least 64, one for each purpose and style.
+        num_users (`int`, *optional*, defaults to 3000): number of sequences, see `LENGTHS`.
+        seed (`int`, *optional*, defaults to 0): domains of one seed are independent of each other.
 
     Raises:
         ValueError: for an unknown name or a size that is too small.

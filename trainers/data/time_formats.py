@@ -37,7 +37,7 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
     Times as [`~trainers.data.readers.timestamps.parse_times`] reads them.
 
     Args:
-        column: numbers, dates or strings of these.
+        column (`pl.Series`): numbers, dates or strings of these.
 
     Returns:
         The column, of strings, numbers or datetimes; the unit of the numbers; and how they were read, in words.

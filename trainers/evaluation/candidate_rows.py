@@ -136,8 +136,8 @@ def draw_rows(interactions: Interactions, choices: RowChoices | None = None) -> 
     long as their rows fit into `max_rows`. Users without both labels say nothing about a ranking and get no rows.
 
     Args:
-        interactions: all interactions (not the training part).
-        choices: see [`RowChoices`].
+        interactions (`Interactions`): all interactions (not the training part).
+        choices (`RowChoices`, *optional*): see [`RowChoices`].
 
     Returns:
         The rows, the same for the same data and choices. Their counts: `"num_without_history"` (users that have no
@@ -254,11 +254,11 @@ def score_in_batches(
     """Scores of rows by a model that takes the candidates of several histories at once.
 
     Args:
-        score: B histories of item rows (oldest first) and candidates int64 [B, C], padded with -1 → float [B, C] or
-            [B, C, L].
-        rows: what to score.
-        max_history: the last so many items of a history; None: all.
-        batch_size: histories per call.
+        score (`Callable[[list[np.ndarray], np.ndarray], np.ndarray]`): B histories of item rows (oldest first) and
+            candidates int64 [B, C], padded with -1 → float [B, C] or [B, C, L].
+        rows (`CandidateRows`): what to score.
+        max_history (`int`, *optional*, defaults to 20): the last so many items of a history; None: all.
+        batch_size (`int`, *optional*, defaults to 64): histories per call.
 
     Returns:
         float64 [R] or [R, L].

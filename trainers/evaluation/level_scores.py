@@ -64,9 +64,10 @@ def named_scores(levels: np.ndarray, users: np.ndarray, prior: np.ndarray | None
     """Scores of rows by name.
 
     Args:
-        levels: float [R, L] log-probability of each level's code.
-        users: int [R] user of each row.
-        prior: float [R, L] context-free log-probabilities, see [`context_free`]; None leaves the last two out.
+        levels (`np.ndarray`): float [R, L] log-probability of each level's code.
+        users (`np.ndarray`): int [R] user of each row.
+        prior (`np.ndarray`, *optional*): float [R, L] context-free log-probabilities, see [`context_free`]; None
+            leaves the last two out.
 
     Returns:
         float64 [R] for each of [`SCORES`].
@@ -109,10 +110,11 @@ def context_free(
     the mean over other users' histories.
 
     Args:
-        score: B histories and candidates int64 [B, C] → float [B, C, L].
-        rows: the rows; histories are those that precede the test items of users drawn by the rows' seed, users without
-            rows first. A user's own history has no part in the user's prior.
-        num_histories: histories of the sample.
+        score (`Callable[[list[np.ndarray], np.ndarray], np.ndarray]`): B histories and candidates int64 [B, C] → float
+            [B, C, L].
+        rows (`CandidateRows`): the rows; histories are those that precede the test items of users drawn by the rows'
+            seed, users without rows first. A user's own history has no part in the user's prior.
+        num_histories (`int`, *optional*, defaults to 32): histories of the sample.
         max_history, batch_size: as for the rows themselves.
 
     Returns:

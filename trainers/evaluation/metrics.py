@@ -51,9 +51,9 @@ def auc_by_user(users: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tu
     and a negative that the scores order rightly, where equal scores count half (Hanley & McNeil 1982).
 
     Args:
-        users: int [R] user of each candidate, in any order.
-        scores: float [R], higher is better; infinite ones are allowed.
-        labels: bool [R].
+        users (`np.ndarray`): int [R] user of each candidate, in any order.
+        scores (`np.ndarray`): float [R], higher is better; infinite ones are allowed.
+        labels (`np.ndarray`): bool [R].
 
     Returns:
         The users with both labels, ascending, and float64 AUC of each; the mean of the latter is GAUC, every user
@@ -90,8 +90,8 @@ def target_ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Rank of each target in its list, 0 the best, -1 when it is not there; int64 [C].
 
     Args:
-        ranked: int [C, K] item rows, best first, -1 for nothing.
-        targets: int [C] item rows.
+        ranked (`np.ndarray`): int [C, K] item rows, best first, -1 for nothing.
+        targets (`np.ndarray`): int [C] item rows.
 
     Raises:
         ValueError: shapes do not fit, or negative targets.
@@ -109,8 +109,8 @@ def metrics_per_case(ranks: np.ndarray, ks: Sequence[int] = (5, 10)) -> dict[str
     """What each case adds to the metrics.
 
     Args:
-        ranks: int [C], as [`target_ranks`] gives them.
-        ks: cut-offs.
+        ranks (`np.ndarray`): int [C], as [`target_ranks`] gives them.
+        ks (`Sequence[int]`, *optional*, defaults to `(5, 10)`): cut-offs.
 
     Returns:
         float64 [C] for each of [`metric_names`]: `"recall@k"` (1 when the target is in the first k), `"ndcg@k"`
@@ -129,9 +129,9 @@ def ranking_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] =
     """Means of [`metrics_per_case`] over the cases: `{"recall@5", "ndcg@5", "mrr@5", "recall@10", ...}`.
 
     Args:
-        ranked: int [C, K] item rows, best first, -1 for nothing; K at least `max(ks)`.
-        targets: int [C] item rows.
-        ks: cut-offs.
+        ranked (`np.ndarray`): int [C, K] item rows, best first, -1 for nothing; K at least `max(ks)`.
+        targets (`np.ndarray`): int [C] item rows.
+        ks (`Sequence[int]`, *optional*, defaults to `(5, 10)`): cut-offs.
 
     Raises:
         ValueError: shapes do not fit, negative targets, lists shorter than a cut-off, or no cases.
@@ -164,8 +164,8 @@ def recommendation_counts(ranked: np.ndarray, num_items: int) -> np.ndarray:
     """How often each item of the catalogue is recommended; int64 [num_items].
 
     Args:
-        ranked: int [C, k] item rows, -1 for nothing.
-        num_items: size of the catalogue.
+        ranked (`np.ndarray`): int [C, k] item rows, -1 for nothing.
+        num_items (`int`): size of the catalogue.
     """
     return np.bincount(ranked[ranked >= 0], minlength=num_items)
 
@@ -174,8 +174,8 @@ def catalogue_metrics(counts: np.ndarray, popularity: np.ndarray) -> dict[str, f
     """What the recommendations of all users are like together, at one cut-off.
 
     Args:
-        counts: int [n] how often each item is among the first k of a user's list, over all users.
-        popularity: int [n] training interactions of each item.
+        counts (`np.ndarray`): int [n] how often each item is among the first k of a user's list, over all users.
+        popularity (`np.ndarray`): int [n] training interactions of each item.
 
     Returns:
         - `"coverage"`: share of the catalogue that is recommended to at least one user;
@@ -211,7 +211,7 @@ def identifier_groups(identifiers: np.ndarray) -> np.ndarray:
     semantic ID, at the rank of the first of them.
 
     Args:
-        identifiers: int [n, L] codes as the tokenizer gives them, before collisions are resolved.
+        identifiers (`np.ndarray`): int [n, L] codes as the tokenizer gives them, before collisions are resolved.
     """
     return np.unique(np.asarray(identifiers), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
@@ -222,11 +222,11 @@ def group_means(
     """Metrics of slices of the cases: those whose value is in `[bounds[0], bounds[1])`, ..., `[bounds[-1], ∞)`.
 
     Args:
-        per_case: float [C] for every metric, see [`metrics_per_case`].
-        users: int [C] user of each case.
-        values: int [C] what the cases are sliced by.
-        bounds: ascending; values below the first are in no slice.
-        name: of what is sliced by.
+        per_case (`Mapping[str, np.ndarray]`): float [C] for every metric, see [`metrics_per_case`].
+        users (`np.ndarray`): int [C] user of each case.
+        values (`np.ndarray`): int [C] what the cases are sliced by.
+        bounds (`Sequence[int]`): ascending; values below the first are in no slice.
+        name (`str`): of what is sliced by.
 
     Returns:
         For each slice `{name: "[0,20)", "num_users": ..., "num_cases": ..., metrics}`, with None for the metrics of an

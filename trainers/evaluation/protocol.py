@@ -54,23 +54,26 @@ def evaluate(
     held-out item under a given split.
 
     Args:
-        ranker: any object with `rank(histories, k, exclude)`, see [`trainers.rankers.Ranker`].
-        interactions: all interactions (not the training part).
-        part: `"test"` or `"validation"`.
-        mask_seen: forbid the items of the *whole* history, however long. A target that the user had before is then
-            lost, as it is for everyone.
-        max_history: the ranker gets the last so many items of a history; None: all of them. Where the
-            ranker's own `max_history` is smaller, that one holds.
-        ks: cut-offs of the metrics.
-        batch_size: cases per call of `rank`.
-        long_tail: also give what needs the training part: metrics by popularity of the target, by whether it followed
-            the last item there, and by history length, and coverage, Gini and novelty of the recommendations.
-        identifiers: int [n, L] codes of the items before collisions were resolved: also give the metrics that counting
-            semantic IDs would have given, for comparison with work that does.
-        intervals: bootstrap samples of the 95 % intervals (1000 is usual); 0: no intervals. Coverage, Gini and novelty
-            have none: they are no means over users, and a bootstrap sample misses a third of the users.
-        per_user: also give each case's share in the metrics, for [`trainers.evaluation.significance.paired_test`].
-        seed: of the bootstrap.
+        ranker (`Ranker`): any object with `rank(histories, k, exclude)`, see [`trainers.rankers.Ranker`].
+        interactions (`Interactions`): all interactions (not the training part).
+        part (`str`, *optional*, defaults to `"test"`): `"test"` or `"validation"`.
+        mask_seen (`bool`, *optional*, defaults to `False`): forbid the items of the *whole* history, however long. A
+            target that the user had before is then lost, as it is for everyone.
+        max_history (`int`, *optional*, defaults to 20): the ranker gets the last so many items of a history; None: all
+            of them. Where the ranker's own `max_history` is smaller, that one holds.
+        ks (`Sequence[int]`, *optional*, defaults to `(5, 10)`): cut-offs of the metrics.
+        batch_size (`int`, *optional*, defaults to 256): cases per call of `rank`.
+        long_tail (`bool`, *optional*, defaults to `True`): also give what needs the training part: metrics by
+            popularity of the target, by whether it followed the last item there, and by history length, and coverage,
+            Gini and novelty of the recommendations.
+        identifiers (`np.ndarray`, *optional*): int [n, L] codes of the items before collisions were resolved: also
+            give the metrics that counting semantic IDs would have given, for comparison with work that does.
+        intervals (`int`, *optional*, defaults to 0): bootstrap samples of the 95 % intervals (1000 is usual); 0: no
+            intervals. Coverage, Gini and novelty have none: they are no means over users, and a bootstrap sample
+            misses a third of the users.
+        per_user (`bool`, *optional*, defaults to `False`): also give each case's share in the metrics, for
+            [`trainers.evaluation.significance.paired_test`].
+        seed (`int`, *optional*, defaults to 0): of the bootstrap.
 
     Returns:
         `dict` of plain values: `"name"`, for each k `"recall@k"`, `"ndcg@k"`, `"mrr@k"` and, as asked for,
@@ -162,7 +165,7 @@ def transition_counts(training: Interactions, items: np.ndarray, followers: np.n
     """How often each item was followed directly by another one in the sequences of a training part; int64 [C].
 
     Args:
-        training: the training part.
+        training (`Interactions`): the training part.
         items, followers: int [C] item rows.
     """
     within = training.owners[1:] == training.owners[:-1]

@@ -28,11 +28,11 @@ def bootstrap_intervals(
     """Percentile bootstrap intervals of the means (Efron & Tibshirani 1993, chapter 13).
 
     Args:
-        per_case: float [C] for every metric, each case's share in it.
-        users: int [C] user of each case.
-        samples: bootstrap samples.
-        confidence: probability that the interval covers.
-        seed: of the samples.
+        per_case (`Mapping[str, np.ndarray]`): float [C] for every metric, each case's share in it.
+        users (`np.ndarray`): int [C] user of each case.
+        samples (`int`, *optional*, defaults to `BOOTSTRAP_SAMPLES`): bootstrap samples.
+        confidence (`float`, *optional*, defaults to 0.95): probability that the interval covers.
+        seed (`int`, *optional*, defaults to 0): of the samples.
 
     Returns:
         (low, high) for every metric.
@@ -62,9 +62,9 @@ def paired_test(
         per_user_a, per_user_b: `"per_user"` of two results of [`trainers.evaluation.protocol.evaluate`]: `"users"` and
             `"targets"`, int [C], and float [C] for every metric, each case's share in it; or of two results of
             [`trainers.evaluation.zero_shot.evaluate_zero_shot`], where a case is a user with all its candidates.
-        samples: swaps, and bootstrap samples.
-        confidence: of the interval.
-        seed: of swaps and samples.
+        samples (`int`, *optional*, defaults to 10000): swaps, and bootstrap samples.
+        confidence (`float`, *optional*, defaults to 0.95): of the interval.
+        seed (`int`, *optional*, defaults to 0): of swaps and samples.
 
     Returns:
         `{"difference": a - b, "low": ..., "high": ..., "p_value": ...}` for every metric that both have.
@@ -103,7 +103,8 @@ def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean of every metric over the results of several seeds, their sample standard deviations (n - 1) under `"sd"`.
 
     Args:
-        results: of one protocol; what they differ in besides the metrics (and nested values) is left out.
+        results (`Sequence[Mapping[str, Any]]`): of one protocol; what they differ in besides the metrics (and nested
+            values) is left out.
 
     Returns:
         The plain values that all results share (different names are joined), `"num_seeds"`, the mean metrics, and

@@ -73,14 +73,16 @@ def zero_shot_model(
     """A ranker as something to judge without training.
 
     Args:
-        ranker: a [`GenerativeRanker`], which gets every score of `level_scores`; any
-            [`ScoringRanker`], as [`NearestItems`]; [`Popularity`], which then
-            counts the training interactions of all users but the row's own; or a [`TitleLikelihood`].
-        interactions: of the domain.
-        arguments: see [`ZeroShotArguments`].
-        folder: where the ranker came from: its card tells what it was trained on, and the seed.
-        max_history: last items of a history that it gets; its own limit holds where that is smaller.
-        batch_size: histories at a time.
+        ranker (`Ranker` or `TitleLikelihood`): a [`GenerativeRanker`], which gets every score of `level_scores`; any
+            [`ScoringRanker`], as [`NearestItems`]; [`Popularity`], which then counts the training interactions of all
+            users but the row's own; or a [`TitleLikelihood`].
+        interactions (`Interactions`): of the domain.
+        arguments (`ZeroShotArguments`): see [`ZeroShotArguments`].
+        folder (`str` or `Path`, *optional*): where the ranker came from: its card tells what it was trained on, and
+            the seed.
+        max_history (`int`, *optional*, defaults to 20): last items of a history that it gets; its own limit holds
+            where that is smaller.
+        batch_size (`int`, *optional*, defaults to 64): histories at a time.
 
     Raises:
         ValueError: a ranker that gives no scores for candidates.
@@ -146,14 +148,18 @@ def evaluate_zero_shot(
     """Judges a model on a domain.
 
     Args:
-        model: see [`zero_shot_model`].
-        domain: its name.
-        interactions: all of the domain's.
-        rows: of [`trainers.evaluation.candidate_rows.draw_rows`], the same for all models to compare.
+        model (`ZeroShotModel`): see [`zero_shot_model`].
+        domain (`str`): its name.
+        interactions (`Interactions`): all of the domain's.
+        rows (`CandidateRows`): of [`trainers.evaluation.candidate_rows.draw_rows`], the same for all models to
+            compare.
         max_history, mask_seen, ks, batch_size: of the full ranking, see [`trainers.evaluation.protocol.evaluate`].
-        intervals: bootstrap samples over users of the 95 % intervals; 0: none.
-        full_ranking: whether to rank the whole catalogue too, for the test items.
-        per_user: also give each user's AUC, for [`trainers.evaluation.significance.paired_test`].
+        intervals (`int`, *optional*, defaults to `BOOTSTRAP_SAMPLES`): bootstrap samples over users of the 95 %
+            intervals; 0: none.
+        full_ranking (`bool`, *optional*, defaults to `True`): whether to rank the whole catalogue too, for the test
+            items.
+        per_user (`bool`, *optional*, defaults to `False`): also give each user's AUC, for
+            [`trainers.evaluation.significance.paired_test`].
 
     Returns:
         `dict` of plain values: `"domain"`, `"model"`, `"seed"`, `"gauc"` by the score that `"score"` names and by each

@@ -39,8 +39,8 @@ def dataset_card_values(folder: str | Path, name: str | None = None, **facts: An
     What the card of a data folder says: sizes, columns, and how it was made, where `prepared.json` tells.
 
     Args:
-        folder: a domain, or a folder of domains.
-        name: of the data set, by default the folder's.
+        folder (`str` or `Path`): a domain, or a folder of domains.
+        name (`str`, *optional*): of the data set, by default the folder's.
         facts: further values of the card, such as `license` and `repo_id`.
 
     Raises:

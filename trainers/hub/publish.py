@@ -61,10 +61,10 @@ def publish(
     Sends a folder; run again after an interruption, it goes on with what is not there yet.
 
     Args:
-        publication: what and where.
-        public: whether the world may see the repository. A private repository that is there stays private.
-        message: of the commit.
-        network: see [`send_folder`].
+        publication (`Publication`): what and where.
+        public (`bool`): whether the world may see the repository. A private repository that is there stays private.
+        message (`str`): of the commit.
+        network (`Mapping[str, str]`, *optional*): see [`send_folder`].
 
     Returns:
         What happened, in a line, and the commit.

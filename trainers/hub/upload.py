@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.utils import filter_repo_objects
 
-from hub_cards.named import MAX_NAMED, named
+from hub_cards.named import listed, named
 from tokenization_items.files import read_json_object
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 
@@ -127,9 +127,7 @@ def plan_folder(folder: str | os.PathLike) -> Plan:
     plan = Plan(folder, [(name, (folder / name).stat().st_size) for name in kept], sorted({*names} - {*kept}))
     problems = list(_problems(folder, kept))
     if problems:
-        more = [f"and {len(problems) - MAX_NAMED} more"] if len(problems) > MAX_NAMED else []
-        lines = "\n  ".join(problems[:MAX_NAMED] + more)
-        raise PublishingError(f"{folder} must not be published as it is:\n  {lines}")
+        raise PublishingError(f"{folder} must not be published as it is:\n  {listed(problems)}")
     if not kept:
         raise PublishingError(f"{folder} holds no file to publish.")
     return plan
@@ -186,12 +184,13 @@ def send_folder(
     not arrived.
 
     Args:
-        folder: the folder, which is looked through first.
+        folder (`str` or `os.PathLike`): the folder, which is looked through first.
         repo_id, repo_type, revision: where to.
-        message: of the commit.
-        token: by default that of the user who is logged in.
-        network: place of the item tokenizer's network on the Hub (`name_or_path`, `revision`), for an index-only copy.
-            Where its file names a folder of this machine, this is what is sent instead.
+        message (`str`): of the commit.
+        token (`str`, *optional*): by default that of the user who is logged in.
+        network (`Mapping[str, str]`, *optional*): place of the item tokenizer's network on the Hub (`name_or_path`,
+            `revision`), for an index-only copy. Where its file names a folder of this machine, this is what is sent
+            instead.
 
     Raises:
         PublishingError: if the folder holds what must not be published.

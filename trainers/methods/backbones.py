@@ -51,14 +51,16 @@ def load_backbone(
     """Backbone, its tokenizer and, if it takes images, its image processor.
 
     Args:
-        name_or_path: a Hub id or folder of a Qwen2-VL-like model or a text encoder, or `"tiny-qwen2-vl"` for a small
-            one with random weights.
-        texts: the catalogue's texts, on which the small one's tokenizer is trained.
-        image_pixels: most pixels of an image that the backbone sees; by default the paper's 1024 * 28 * 28.
-        dtype: of the backbone's weights.
-        revision: of the Hub repository.
-        seed: of the small one's weights.
-        attention_dropout: of the language model's attention weights; by default what the backbone was trained with.
+        name_or_path (`str`): a Hub id or folder of a Qwen2-VL-like model or a text encoder, or `"tiny-qwen2-vl"` for a
+            small one with random weights.
+        texts (`list[str]`, *optional*): the catalogue's texts, on which the small one's tokenizer is trained.
+        image_pixels (`int`, *optional*): most pixels of an image that the backbone sees; by default the paper's 1024 *
+            28 * 28.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the backbone's weights.
+        revision (`str`, *optional*): of the Hub repository.
+        seed (`int`, *optional*, defaults to 0): of the small one's weights.
+        attention_dropout (`float`, *optional*): of the language model's attention weights; by default what the
+            backbone was trained with.
 
     Raises:
         ValueError: if weights of the backbone are missing, which would be random ones, other ones at each load.

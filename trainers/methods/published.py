@@ -132,10 +132,11 @@ def describe(
     What a result says of the model that it is of.
 
     Args:
-        model: the recommender.
-        used: all settings, see [`settings_of`].
-        published: those of the authors.
-        report: of the item tokenizer, for the number of items that shared their codes.
+        model (`PreTrainedModel`): the recommender.
+        used (`Mapping[str, Any]`): all settings, see [`settings_of`].
+        published (`Published`): those of the authors.
+        report (`Mapping[str, Any]`, *optional*): of the item tokenizer, for the number of items that shared their
+            codes.
 
     Returns:
         `dict`: `variant` (a few words for tables), `architecture` (all sizes), `losses` (which, and their weights),

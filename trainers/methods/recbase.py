@@ -1,4 +1,4 @@
-"""The stages of RecBase, as the examples run them: semantic IDs of every domain, and a decoder over them."""
+"""RecBase's tokenizer over several domains and its decoder: their arguments, how they are made and saved."""
 
 from __future__ import annotations
 
@@ -180,8 +180,8 @@ def train_recbase_tokenizer(
     and `items/<domain>/` to the output folder. Embeddings that are there are kept.
 
     Args:
-        catalogues: the domains' items, with texts by the templates of `arguments`.
-        max_history: items of a history that the recommender will read.
+        catalogues (`list[Catalogue]`): the domains' items, with texts by the templates of `arguments`.
+        max_history (`int`, *optional*, defaults to 20): items of a history that the recommender will read.
 
     Raises:
         ValueError: if the tokenizer is to be pushed, and its text encoder is a folder of this machine.
@@ -214,7 +214,7 @@ def train_recbase_tokenizer(
     return items
 
 
-def load_identifiers(folder: str | Path, catalogues: Sequence[Catalogue]) -> dict[str, UniversalItemTokenizer]:
+def load_semantic_ids(folder: str | Path, catalogues: Sequence[Catalogue]) -> dict[str, UniversalItemTokenizer]:
     """The semantic IDs in `items/<domain>/` of a folder, all made by one item tokenizer.
 
     Raises:

@@ -35,7 +35,13 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.evaluation.codebooks import codebook_health
-from trainers.methods.runs import last_checkpoint, place_training, save_tokenizer, settings_of, shared_identifiers
+from trainers.methods.runs import (
+    changed_settings,
+    last_checkpoint,
+    place_training,
+    save_tokenizer,
+    shared_semantic_ids,
+)
 
 REPORT_NAME = "tokenizer_report.json"
 TOKENIZER_FOLDER, ITEMS_FOLDER = "tokenizer", "items"
@@ -153,7 +159,7 @@ def recbase_tokenizer(
         values |= {f"text_encoder_{key}": encoder[key] for key in ("fingerprint", "settings")}
         values["text_encoder"] = encoder["name"]
     network_config = RecBaseTokenizerConfig(**values | config)
-    check_capacity(network_config, {name: len(content.item_ids) for name, content in contents.items()})
+    check_room(network_config, {name: len(content.item_ids) for name, content in contents.items()})
     place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)
 
     started = time.perf_counter()
@@ -169,7 +175,7 @@ def recbase_tokenizer(
     report = {
         "method": "recbase",
         "seed": seed,
-        "settings": settings_of(network.config),
+        "settings": changed_settings(network.config),
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - started, 1),
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
@@ -183,7 +189,7 @@ def recbase_tokenizer(
         raw_codes[name] = assignment.given_codes
         reports[name] = assignment.to_dict() | content_report({name: content})
     report |= codes_report(np.concatenate(list(raw_codes.values())), network)
-    report |= content_report(contents) | {"shared_identifiers": shared_identifiers(tokenizers), "domains": reports}
+    report |= content_report(contents) | {"shared_identifiers": shared_semantic_ids(tokenizers), "domains": reports}
     items = RecBaseItems(network, tokenizers, raw_codes, report, trainer)
     if PartialState().is_main_process:
         items.save(output_dir)
@@ -267,7 +273,7 @@ def check_domains(domains: Mapping[str, ContentEmbeddings]) -> dict[str, Any] | 
     return encoder if len(encoders) == len(domains) else None
 
 
-def check_capacity(config: RecBaseTokenizerConfig, sizes: Mapping[str, int]) -> None:
+def check_room(config: RecBaseTokenizerConfig, sizes: Mapping[str, int]) -> None:
     """Raises unless the levels have room for each domain's items, and k-means points for its centroids."""
     capacity = math.prod(config.level_sizes)
     full = {name: size for name, size in sizes.items() if size > capacity}

@@ -211,8 +211,8 @@ class Recommender:
         Recommends items.
 
         Args:
-            history: ids of one user's items, the oldest first; or several such lists. For an empty one, a new
-                customer, the most popular items come back.
+            history (`History` or `Sequence[History]`): ids of one user's items, the oldest first; or several such
+                lists. For an empty one, a new customer, the most popular items come back.
             top_k (`int`, *optional*, defaults to 10): items to return.
             exclude_seen (`bool`), allow (`list[str]`), deny (`list[str]`), *optional*: in place of the rules'; items
                 that the rules deny stay denied.
@@ -366,7 +366,7 @@ class Recommender:
         Writes everything to one folder, in one step, with a card.
 
         Args:
-            save_directory: the folder; made if need be.
+            save_directory (`str` or `os.PathLike`): the folder; made if need be.
             push_to_hub (`bool`, *optional*, defaults to `False`): whether to push it too; `kwargs` are then `repo_id`,
                 by default the folder's name, and those of [`~Recommender.push_to_hub`].
         """
@@ -431,7 +431,7 @@ class Recommender:
         Loads a recommender, one of [`~Recommender.save_pretrained`] or any other with its item index beside it.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
             revision (`str`, *optional*): branch, tag or commit on the Hub.
             kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
 

@@ -29,11 +29,11 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
-from trainers.hub_trainer import HubTrainer, hub_checkpoint
+from trainers.hub_trainer import HubTrainer
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.runtime.callbacks import TimeLimitCallback
-from trainers.runtime.checkpoints import CheckpointError, newest_checkpoint
+from trainers.runtime.checkpoints import CheckpointError, hub_checkpoint, newest_checkpoint
 from trainers.training_data.next_item_windows import TrainingData
 
 
@@ -53,10 +53,10 @@ def check_output(
     Looks, before any work, at what the output folder holds of an earlier run.
 
     Args:
-        arguments: the command's flags; `allow_partial_resume` is passed on to the trainings.
+        arguments (`ResumeArguments`): the command's flags; `allow_partial_resume` is passed on to the trainings.
         made (`Iterable[str]`): what this run will make there last; what is there of it was finished.
         stages (`Iterable[str]`): the folders within to which this run's trainings write, as patterns.
-        trainings: arguments of the run's trainings.
+        trainings (`Iterable[TrainingArguments]`, *optional*, defaults to `()`): arguments of the run's trainings.
 
     Raises:
         SystemExit: if the folder holds a finished model and neither `--overwrite` nor `--resume` is given, or an
@@ -163,7 +163,7 @@ def tokenize(
     return domain_tokenizer, report
 
 
-def shared_identifiers(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
+def shared_semantic_ids(tokenizers: dict[str, UniversalItemTokenizer]) -> int:
     """Items whose semantic ID an item of another domain has too. Each domain has its own index: no error."""
     codes = np.concatenate([tokenizer.index.codes for tokenizer in tokenizers.values()])
     return int((group_sizes(codes) > 1).sum())
@@ -219,7 +219,7 @@ def train_recommender(
     return trainer
 
 
-def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
+def changed_settings(config: PreTrainedConfig) -> dict[str, Any]:
     """Settings of a configuration that are no defaults, without what the first save of its model adds to them."""
     added = ("architectures", "auto_map", "dtype")
     return {name: value for name, value in config.to_diff_dict().items() if name not in added}
@@ -262,10 +262,10 @@ def finish_model(
     """Writes the card of a model that was saved to a folder, and sends the folder if the training is pushed.
 
     Args:
-        trainer: the model's trainer.
-        folder: where the model is.
-        facts: for the card, see [`HubTrainer.card_facts`].
-        network: where the item tokenizer was sent, for a recommender.
+        trainer (`HubTrainer`): the model's trainer.
+        folder (`str` or `Path`): where the model is.
+        facts (`dict[str, Any]`): for the card, see [`HubTrainer.card_facts`].
+        network (`dict[str, str]`, *optional*): where the item tokenizer was sent, for a recommender.
 
     Returns:
         Where the folder was sent, `None` if it was not.

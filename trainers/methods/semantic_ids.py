@@ -44,7 +44,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainingArguments,
 )
 from trainers.methods.published import ForeignArgument, Published
-from trainers.methods.runs import place_training, settings_of
+from trainers.methods.runs import changed_settings, place_training
 
 RAW_CODES_NAME = "raw_codes.safetensors"
 REPORT_NAME = "tokenizer_report.json"
@@ -462,7 +462,7 @@ def _rqvae_tokenizer(
     report = {
         "method": method,
         "seed": seed,
-        "settings": settings_of(network.config),
+        "settings": changed_settings(network.config),
         "steps": trainer.state.global_step,
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
         "seconds": time.perf_counter() - started,

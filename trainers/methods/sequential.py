@@ -398,9 +398,10 @@ def pretrained_sequential(
     method = SEQUENTIAL[name]
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) is not method.config_class or config.num_items:
+        theirs = next(each for each, one in SEQUENTIAL.items() if one.config_class is method.config_class)
         raise ForeignArgument(
             f"--pretrained {folder} holds a {config.model_type} of {getattr(config, 'num_items', 'some')} items; it "
-            f"takes what `utgrec pretrain --model {method.config_class.model_type}` left, which has none."
+            f"takes what `utgrec pretrain --model {theirs}` left, which has none."
         )
     values = {**config.to_dict(), **method.variant, **arguments.architecture(method.config_class), **items.config}
     values["num_items"] = num_items
@@ -450,12 +451,12 @@ def learn_code_map(
     (Hou et al. 2023, section 2.3.3). All else stays as it is.
 
     Args:
-        model: pre-trained, with the new domain's items.
-        earlier: the pre-training's quantizer.
-        training: of the second stage.
-        part: the training part.
-        random: draw the map in place of learning it.
-        minutes: most time.
+        model (`VQRecForNextItem`): pre-trained, with the new domain's items.
+        earlier (`dict[str, Tensor]`): the pre-training's quantizer.
+        training (`SequentialTrainingArguments`): of the second stage.
+        part (`Interactions`): the training part.
+        random (`bool`): draw the map in place of learning it.
+        minutes (`float`, *optional*): most time.
     """
     model.start_code_map(earlier)
     if not random:

@@ -50,7 +50,7 @@ class SequentialPretraining:
 PRETRAINED: dict[str, SequentialPretraining] = {
     "unisrec": SequentialPretraining(UniSRecConfig, UniSRecForPreTraining, text_tables),
     "missrec": SequentialPretraining(MISSRecConfig, MISSRecForPreTraining, modality_tables),
-    "vqrec": SequentialPretraining(VQRecConfig, VQRecForPreTraining, code_tables),
+    "vq-rec": SequentialPretraining(VQRecConfig, VQRecForPreTraining, code_tables),
 }
 
 

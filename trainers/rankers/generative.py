@@ -134,15 +134,18 @@ class GenerativeRanker:
         """Loads a recommender and the item index beside it, for one catalogue.
 
         Args:
-            folder: folder or Hub id with a model and its item index, as [`RecommenderTrainer`] saves them.
-            item_ids: the catalogue; `rank` takes and gives positions in this list. Other items of the index are not
-                recommended.
-            num_beams: beams.
-            batch_size: users per beam search.
-            device: where to run; by default the GPU if there is one.
-            items: folder or Hub id of an item tokenizer with the index of the catalogue, as `utgrec tokenize` writes
-                it, for a recommender that was trained on other items; by default the index beside the model.
-            memory: whether to rank by the memory beside that index too, if there is one.
+            folder (`str` or `Path`): folder or Hub id with a model and its item index, as [`RecommenderTrainer`] saves
+                them.
+            item_ids (`Sequence[str]`): the catalogue; `rank` takes and gives positions in this list. Other items of
+                the index are not recommended.
+            num_beams (`int`, *optional*, defaults to 50): beams.
+            batch_size (`int`, *optional*, defaults to 64): users per beam search.
+            device (`str` or `torch.device`, *optional*): where to run; by default the GPU if there is one.
+            items (`str` or `Path`, *optional*): folder or Hub id of an item tokenizer with the index of the catalogue,
+                as `utgrec tokenize` writes it, for a recommender that was trained on other items; by default the index
+                beside the model.
+            memory (`bool`, *optional*, defaults to `True`): whether to rank by the memory beside that index too, if
+                there is one.
 
         Raises:
             UnknownItemError: items of the catalogue that the index lacks.
@@ -166,9 +169,9 @@ class GenerativeRanker:
         """The best `k` items of each user.
 
         Args:
-            histories: B arrays of item rows, oldest first, none empty.
-            k: items per user.
-            exclude: B arrays of item rows never to rank, or None.
+            histories (`Sequence[np.ndarray]`): B arrays of item rows, oldest first, none empty.
+            k (`int`): items per user.
+            exclude (`Sequence[np.ndarray]`, *optional*): B arrays of item rows never to rank, or None.
 
         Returns:
             int64 [B, k] item rows, best first, padded with -1.
@@ -195,8 +198,8 @@ class GenerativeRanker:
         """Log-probabilities of given items by the levels of their semantic IDs.
 
         Args:
-            histories: B arrays of item rows, oldest first, none empty.
-            candidates: int64 [B, C] item rows, -1 for padding.
+            histories (`Sequence[np.ndarray]`): B arrays of item rows, oldest first, none empty.
+            candidates (`np.ndarray`): int64 [B, C] item rows, -1 for padding.
 
         Returns:
             float32 [B, C, L], -inf for padding.

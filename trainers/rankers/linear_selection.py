@@ -190,8 +190,8 @@ def ranks_of(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Rank of each target among all items, equal scores in catalogue order; -1 outside of the first 10; int64 `[B]`.
 
     Args:
-        scores: float `[B, n]`.
-        targets: int `[B]` item rows.
+        scores (`np.ndarray`): float `[B, n]`.
+        targets (`np.ndarray`): int `[B]` item rows.
     """
     own = scores[np.arange(len(targets)), targets]
     ranks = (scores > own[:, None]).sum(axis=1)

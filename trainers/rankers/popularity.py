@@ -34,9 +34,9 @@ class Popularity:
         """Continues lists with popular items.
 
         Args:
-            ranked: int64 [B, m] the items ranked so far, -1 padded at the end.
-            excluded: int64 sorted keys `user * num_items + item` of items not to be used.
-            k: length of the filled lists.
+            ranked (`np.ndarray`): int64 [B, m] the items ranked so far, -1 padded at the end.
+            excluded (`np.ndarray`): int64 sorted keys `user * num_items + item` of items not to be used.
+            k (`int`): length of the filled lists.
         """
         users = np.arange(len(ranked))[:, None] * self.num_items
         taken = np.sort(np.concatenate([excluded, (users + ranked)[ranked >= 0]]))

@@ -148,9 +148,10 @@ class ScoringRanker:
         """The best `k` items of each user.
 
         Args:
-            histories: B arrays of item rows, oldest first; the last `max_history` of each are used.
-            k: items per user.
-            exclude: B arrays of item rows never to rank, or None.
+            histories (`Sequence[np.ndarray]`): B arrays of item rows, oldest first; the last `max_history` of each are
+                used.
+            k (`int`): items per user.
+            exclude (`Sequence[np.ndarray]`, *optional*): B arrays of item rows never to rank, or None.
 
         Returns:
             int64 [B, k] item rows, best first, equal scores in catalogue order; -1 where nothing is left.
@@ -173,8 +174,9 @@ class ScoringRanker:
         """Scores of given items, if the scorer is a [`CandidateScorer`].
 
         Args:
-            histories: B arrays of item rows, oldest first; the last `max_history` of each are used.
-            candidates: int64 [B, C] item rows, -1 for padding.
+            histories (`Sequence[np.ndarray]`): B arrays of item rows, oldest first; the last `max_history` of each are
+                used.
+            candidates (`np.ndarray`): int64 [B, C] item rows, -1 for padding.
 
         Returns:
             float [B, C], -inf for padding.

@@ -96,10 +96,10 @@ class SequentialRanker(ScoringRanker):
         """Loads a model for the catalogue that it was trained on.
 
         Args:
-            folder: folder or Hub id of a model, as [`SequentialTrainer`] saves it.
-            item_ids: the catalogue, in the order of the training.
-            batch_size: users at a time.
-            device: where to run; by default the GPU if there is one.
+            folder (`str` or `Path`): folder or Hub id of a model, as [`SequentialTrainer`] saves it.
+            item_ids (`Sequence[str]`): the catalogue, in the order of the training.
+            batch_size (`int`, *optional*, defaults to 256): users at a time.
+            device (`str` or `torch.device`, *optional*): where to run; by default the GPU if there is one.
 
         Raises:
             ValueError: catalogue and model differ in size.

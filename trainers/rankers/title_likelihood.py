@@ -78,9 +78,9 @@ class TitleLikelihood:
         """Loads a language model for a catalogue; of items without title it reads the text.
 
         Args:
-            name_or_path: Hub id or folder of any model of `AutoModelForCausalLM`.
-            catalogue: the items.
-            device: where to run; by default the GPU if there is one.
+            name_or_path (`str` or `Path`): Hub id or folder of any model of `AutoModelForCausalLM`.
+            catalogue (`Catalogue`): the items.
+            device (`str` or `torch.device`, *optional*): where to run; by default the GPU if there is one.
             arguments: of the class.
 
         Raises:
@@ -99,8 +99,9 @@ class TitleLikelihood:
         """Log-likelihoods of the candidates' titles.
 
         Args:
-            histories: B arrays of item rows, oldest first. What the model cannot read is cut off at the oldest end.
-            candidates: int64 [B, C] item rows, -1 for padding.
+            histories (`Sequence[np.ndarray]`): B arrays of item rows, oldest first. What the model cannot read is cut
+                off at the oldest end.
+            candidates (`np.ndarray`): int64 [B, C] item rows, -1 for padding.
 
         Returns:
             float64 [B, C, 3], of the title's tokens after the history the sum and the mean, and the sum minus that

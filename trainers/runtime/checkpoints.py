@@ -1,4 +1,5 @@
-"""Checkpoints of a training: which are whole, what is wrong with the others, and the newest one to go on from."""
+"""Checkpoints of a training: which are whole, what is wrong with the others, and the newest one to go on from, of a
+folder or of the Hub."""
 
 from __future__ import annotations
 
@@ -10,22 +11,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import (
     OPTIMIZER_NAME,
     SCALER_NAME,
     SCHEDULER_NAME,
     TRAINER_STATE_NAME,
+    TRAINING_ARGS_NAME,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from hub_cards import listed
 from modeling_utgrec.checkpoint_fingerprint import check_folder, digest_bytes
 from modeling_utgrec.checkpoint_safety import SHARDS
 from tokenization_items.files import read_json_object, write_json
 
 logger = logging.get_logger(__name__)
 
+LAST_CHECKPOINT = "last-checkpoint"  # where hub_strategy="checkpoint" keeps the latest one, on the Hub
 RECORD = "checkpoint_files.json"  # names, sizes and digests of the files that a training goes on from
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _RESUMED_FROM = {".safetensors", ".json", ".pt", ".pth", ".bin", ".distcp", ".metadata", ""}  # not cards and pictures
@@ -89,9 +95,8 @@ def resumes_partially(faults: Iterable[str]) -> bool:
 
 
 def describe(faults: dict[str, str]) -> str:
-    """Faults in one line, the first five."""
-    more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-    return ", ".join(f"{name} {fault}" for name, fault in list(faults.items())[:5]) + more
+    """Faults in one line."""
+    return listed([f"{name} {fault}" for name, fault in faults.items()], ", ")
 
 
 def newest_checkpoint(
@@ -136,6 +141,57 @@ def newest_checkpoint(
             + "remove them, or give --overwrite, to start anew."
         )
     return None
+
+
+def hub_checkpoint(
+    repo_id: str,
+    revision: str | None = None,
+    token: str | None = None,
+    world_size: int = 1,
+    allow_partial: bool = False,
+) -> str:
+    """
+    Downloads the latest checkpoint that a training pushed, and returns its folder. Of several the latest whole one is
+    taken; those that are skipped are named in a warning.
+
+    Raises:
+        CheckpointError: if none is whole.
+        ValueError: if there is no such repository, or no checkpoint in it.
+    """
+    api = HfApi(token=token)
+    try:
+        if "/" not in repo_id:  # as when it was made: the user's
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        files = api.list_repo_files(repo_id, revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(f"{repo_id} is neither a folder nor a repository that can be read: {error}") from error
+    suffix = f"/{TRAINER_STATE_NAME}"
+    folders = [name.removesuffix(suffix) for name in files if name.endswith(suffix) and name.count("/") == 1]
+    numbered = {step: name for name in folders if (step := step_of(name)) is not None}
+    candidates = (
+        [LAST_CHECKPOINT] if LAST_CHECKPOINT in folders else [numbered[step] for step in sorted(numbered)[::-1]]
+    )
+    if not candidates:
+        raise ValueError(
+            f'{repo_id} holds no checkpoint to resume from: train with push_to_hub and hub_strategy="checkpoint".'
+        )
+    skipped: list[str] = []
+    for folder in candidates:
+        path = snapshot_download(
+            repo_id,
+            revision=revision,
+            token=token,
+            allow_patterns=[f"{folder}/*"],
+            ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
+        )
+        found = Path(path) / folder
+        faults = find_faults(found, world_size)
+        if not faults or (allow_partial and resumes_partially(faults)):
+            for reason in skipped:
+                logger.warning(f"{repo_id}: skipped, {folder} is taken: {reason}.")
+            return str(found)
+        skipped.append(f"{folder}: {describe(faults)}")
+    raise CheckpointError(f"{repo_id} holds no whole checkpoint to resume from: {'; '.join(skipped)}.")
 
 
 def _tell(skipped: dict[Path, dict[str, str]], taken: Path) -> None:

@@ -74,11 +74,12 @@ def length_parts(
     share; so are the gradients, and a part needs no more columns than its longest row.
 
     Args:
-        batch: `attention_mask` `[B, T]`, 0 on padding (on the right), `input_ids` `[B, T]`, and anything with a row
-            for each of theirs.
-        least_rows: of a part, unless the batch has fewer.
-        least_tokens: tokens that the batch has for each part, with padding.
-        most_parts: parts at most.
+        batch (`dict[str, Tensor]`): `attention_mask` `[B, T]`, 0 on padding (on the right), `input_ids` `[B, T]`, and
+            anything with a row for each of theirs.
+        least_rows (`int`, *optional*, defaults to `LEAST_ROWS`): of a part, unless the batch has fewer.
+        least_tokens (`int`, *optional*, defaults to `LEAST_TOKENS`): tokens that the batch has for each part, with
+            padding.
+        most_parts (`int`, *optional*, defaults to `MOST_PARTS`): parts at most.
 
     Returns:
         Share of the rows and part, shortest rows first.

@@ -66,9 +66,9 @@ class DomainSampling:
         """The elements of an epoch.
 
         Args:
-            firsts: int [D + 1]; domain d has the elements `firsts[d]` to `firsts[d + 1]` (exclusive).
-            counts: int [D]; elements to take of each domain.
-            epoch: number of the epoch.
+            firsts (`np.ndarray`): int [D + 1]; domain d has the elements `firsts[d]` to `firsts[d + 1]` (exclusive).
+            counts (`np.ndarray`): int [D]; elements to take of each domain.
+            epoch (`int`): number of the epoch.
 
         Returns:
             int64 [Σ counts] elements, sorted.

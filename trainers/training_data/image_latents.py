@@ -75,16 +75,17 @@ def encode_images(
     """Encodes every image of a catalogue: centre crop, `image_size` pixels a side.
 
     Args:
-        catalogue: the items.
-        autoencoder: frozen.
-        image_size: side of the square that the autoencoder sees.
-        scale: factor on the latents (0.2325 in the paper); by default what gives them unit variance, as the
-            diffusion loss expects.
-        batch_size: images encoded at a time.
-        progress: whether to show a bar; by default if the output is a terminal.
-        sample: whether batches are to be drawn from the posterior, which takes twice the memory; else its mode is
-            what they hold.
-        flip: whether batches are to hold mirror images in half of the cases, which takes twice the memory.
+        catalogue (`Catalogue`): the items.
+        autoencoder (`AutoencoderKL`): frozen.
+        image_size (`int`, *optional*, defaults to 256): side of the square that the autoencoder sees.
+        scale (`float`, *optional*): factor on the latents (0.2325 in the paper); by default what gives them unit
+            variance, as the diffusion loss expects.
+        batch_size (`int`, *optional*, defaults to 64): images encoded at a time.
+        progress (`bool`, *optional*): whether to show a bar; by default if the output is a terminal.
+        sample (`bool`, *optional*, defaults to `False`): whether batches are to be drawn from the posterior, which
+            takes twice the memory; else its mode is what they hold.
+        flip (`bool`, *optional*, defaults to `False`): whether batches are to hold mirror images in half of the cases,
+            which takes twice the memory.
 
     Returns:
         The latents, or `None` if no item has an image.

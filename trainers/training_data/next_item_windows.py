@@ -172,7 +172,8 @@ class ValidCodes:
     """The codes that some item has after each prefix of each item.
 
     Args:
-        token_table: int [n, L] token ids of the items' semantic IDs. Items of several domains may share semantic IDs.
+        token_table (`np.ndarray`): int [n, L] token ids of the items' semantic IDs. Items of several domains may share
+            semantic IDs.
         level_sizes, level_offsets: number of codes of each level, and its first token.
 
     Memory: a bool for every prefix and code of the level, and L integers for every item.

@@ -31,9 +31,9 @@ def encode_left_padded(histories: Sequence[np.ndarray], num_items: int, max_hist
     """Histories of item rows as inputs of a sequential recommender.
 
     Args:
-        histories: B int arrays of item rows, oldest first.
-        num_items: size of the catalogue.
-        max_history: items to keep, counted from the most recent one.
+        histories (`Sequence[np.ndarray]`): B int arrays of item rows, oldest first.
+        num_items (`int`): size of the catalogue.
+        max_history (`int`): items to keep, counted from the most recent one.
 
     Returns:
         `input_ids` and `attention_mask`, int64 `(B, H)` with H the longest history, padded on the left.

@@ -25,11 +25,12 @@ def target_positions(
     1 / distance; of fewer, where the sequence ends before.
 
     Args:
-        positions: int [N] positions in the flat array of interactions, none of them the last of its sequence.
-        offsets: int [sequences + 1] first position of each sequence.
-        horizon: items to draw from; with 1 nothing is drawn.
-        seed: what the draw follows from, such as a training's seed, the epoch and the rows of the batch: then it is
-            the same whoever makes the batch, and in a training that was resumed.
+        positions (`np.ndarray`): int [N] positions in the flat array of interactions, none of them the last of its
+            sequence.
+        offsets (`np.ndarray`): int [sequences + 1] first position of each sequence.
+        horizon (`int`): items to draw from; with 1 nothing is drawn.
+        seed (`Sequence[int]` or `np.ndarray`): what the draw follows from, such as a training's seed, the epoch and
+            the rows of the batch: then it is the same whoever makes the batch, and in a training that was resumed.
 
     Returns:
         int64 [N] positions of the targets.

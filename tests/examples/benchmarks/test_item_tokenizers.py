@@ -40,9 +40,10 @@ def test_lines_and_table(tmp_path, tiny_bert, monkeypatch, capsys):
     ]
     flags += ["--results", results, "--steps", 6, "--batch_size", 32, "--hidden_sizes", 12, "--codebook_dim", 4]
     flags += ["--num_levels", 3, "--codebook_size", 6]
-    table = run(monkeypatch, capsys, *flags, "--methods", "recbase", "rq-k-means", "recbase, no curriculum")
+    table = run(monkeypatch, capsys, *flags, "--methods", "recbase", "rq-k-means", "recbase, KL")
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [line["method"] for line in lines] == ["recbase", "rq-k-means", "recbase, no curriculum"]
+    assert [line["method"] for line in lines] == ["recbase", "rq-k-means", "recbase, KL"]
+    assert lines[0]["reconstruction"] != lines[2]["reconstruction"]
     for line in lines:
         assert line["num_items"] == 80 and set(line["collision_rate_alone"]) == {"toys", "films"}
         assert 0 <= max(line["collision_rate_alone"].values()) and line["collision_rate"] <= 1
@@ -50,7 +51,7 @@ def test_lines_and_table(tmp_path, tiny_bert, monkeypatch, capsys):
         assert line["settings"]["text_encoder"] == "org/tiny" and "--text_encoder org/tiny" in line["command"]
         assert 0 < line["reconstruction"] and str(tmp_path) not in line["command"]
     assert lines[0]["identical"] == pytest.approx(len_of_identical(tmp_path) / 80)
-    assert "### toys + films: 80 items" in table and "| recbase, no curriculum | 0 |" in table
+    assert "### toys + films: 80 items" in table and "| recbase, KL | 0 |" in table
     again = run(monkeypatch, capsys, *flags, "--methods", "recbase", "rq-vae")
     assert "recbase: done before" in again and len(results.read_text().splitlines()) == 4
 

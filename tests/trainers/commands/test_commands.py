@@ -2,17 +2,23 @@
 
 import importlib
 import json
+import linecache
+import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from tokenization_items import Catalogue
 from tokenization_items.catalogue import TEXT_FIELDS
+from tokenization_items.item_files import CatalogueError
+from tokenization_items.item_index import UnknownItemError
+from tokenization_items.text_template import TextTemplate
 from tokenization_items.tokenization_items import TOKENIZER_FILE
-from trainers.commands import COMMANDS, HELP, METHODS, choose_method, run_command
+from trainers.commands import COMMANDS, HELP, METHODS, TRACEBACK, choose_method, run_command
 from trainers.commands.help_texts import command_modules, help_text
 
 MODULES = list(command_modules())
@@ -49,6 +55,80 @@ finally:
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 0 and process.stderr == "[]\n", process.stderr
     assert "utgrec" in process.stdout
+
+
+def fails(monkeypatch, check):
+    """Makes `recommend` do nothing but call a function."""
+    monkeypatch.setitem(sys.modules, "trainers.commands.recommend", types.SimpleNamespace(main=lambda argv: check()))
+
+
+def raising(error, package="tokenization_items.catalogue"):
+    """A function of a package's module whose statement raises an error."""
+    scope = {"__name__": package, "error": error}
+    source, name = "def check():\n    raise error\n", f"<{package}>"
+    linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
+    exec(compile(source, name, "exec"), scope)
+    return scope["check"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CatalogueError("item 'a' is broken"), UnknownItemError("item 'a' is broken"), ImportError("pip install x")],
+)
+def test_an_error_in_what_was_given_is_its_message(monkeypatch, error):
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    fails(monkeypatch, check=raising(error))
+    with pytest.raises(SystemExit) as ended:
+        run_command("recommend", [])
+    assert ended.value.code == str(error)
+    monkeypatch.setenv(TRACEBACK, "1")
+    with pytest.raises(type(error)) as shown:
+        run_command("recommend", [])
+    assert shown.value is error
+
+
+def test_an_error_of_files_is_its_message(monkeypatch):
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    fails(monkeypatch, check=Path("/nowhere/items.csv").read_text)
+    with pytest.raises(SystemExit, match="No such file or directory: '/nowhere/items.csv'"):
+        run_command("recommend", [])
+    fails(monkeypatch, check=raising(TimeoutError()))
+    with pytest.raises(SystemExit, match=r"TimeoutError\(\)"):
+        run_command("recommend", [])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind"),
+    [
+        (lambda: {}["a"], KeyError),
+        (lambda: list(zip([1], [], strict=True)), ValueError),
+        (lambda: json.loads("{"), ValueError),
+        (lambda: TextTemplate.render(None), TypeError),
+        (raising(TypeError("ours")), TypeError),
+        (raising(AssertionError("ours")), AssertionError),
+        (raising(ValueError("theirs"), "torch.nn"), ValueError),
+    ],
+)
+def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, mistake, kind):
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    fails(monkeypatch, check=mistake)
+    with pytest.raises(kind):
+        run_command("recommend", [])
+
+
+@pytest.mark.parametrize("script", [["-m", "trainers", "finetune"], ["examples/finetune.py"]])
+def test_a_broken_item_ends_a_command_with_a_line(tmp_path, script):
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "pen"}\n{"item_id": "b"}\n')
+    (tmp_path / "sequences.jsonl").write_text('{"user_id": "u", "items": ["a", "c", "a"]}\n')
+    process = subprocess.run(
+        [sys.executable, *script, "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")],
+        cwd=Path(__file__).parents[3],
+        env={name: value for name, value in os.environ.items() if name != TRACEBACK},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    assert "'b'" in process.stderr or "item 'c'" in process.stderr
 
 
 @pytest.mark.parametrize("command", METHODS)

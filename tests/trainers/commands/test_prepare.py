@@ -10,7 +10,8 @@ import pytest
 
 from tokenization_items.catalogue import Catalogue
 from trainers.arguments import parse_sections
-from trainers.commands.prepare import documented, fields_of, main, make_reader, source_arguments
+from trainers.commands import run_command
+from trainers.commands.prepare import documented, fields_of, make_reader, source_arguments
 from trainers.data.interactions import Interactions
 from trainers.data.readers import READERS
 
@@ -21,7 +22,7 @@ EVENTS = [(user, item, 1_600_000_000 + 7 * item - user) for user in range(NUM_US
 @pytest.fixture
 def run():
     def call(*argv):
-        main(list(map(str, argv)))
+        run_command("prepare", list(map(str, argv)))
 
     return call
 
@@ -164,6 +165,7 @@ def test_a_dry_run_writes_nothing(run, sources, tmp_path, capsys):
         (["--format", "tabular", "--interactions", "x", "--columns", "user_id"], "ours=theirs"),
         (["--format", "tabular", "--interactions", "absent.csv"], "absent.csv: no such file"),
         (["--format", "tabular", "--interactions", "absent.csv", "--ratios", "1", "1", "1"], "ratios"),
+        (["--format", "letter", "--input", "x", "--latest_time", "soon"], "--latest_time is an ISO date"),
         (["--check"], "no prepared data folder"),
     ],
 )

@@ -100,23 +100,23 @@ def test_pushed_together_they_work_together(hub, publish, folders):
     ],
 )
 def test_what_cannot_be_published_says_why(publish, folders, changes, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         publish(**{"name": "o/office", **folders, **changes})
 
 
 def test_parts_of_two_trainings_are_refused(publish, folders):
     path = Path(folders["tokenizer"]) / "item_tokenizer_config.json"
     path.write_text(path.read_text().replace("f00d", "beef"))
-    with pytest.raises(SystemExit, match="beef.*f00d: they are not of one training"):
+    with pytest.raises(ValueError, match="beef.*f00d: they are not of one training"):
         publish(name="o/office", **folders)
 
 
 def test_a_folder_without_item_tokenizer_is_none(publish, folders):
-    with pytest.raises(SystemExit, match="data holds no item tokenizer"):
+    with pytest.raises(ValueError, match="data holds no item tokenizer"):
         publish(name="o/office", **folders | {"tokenizer": folders["data"]})
 
 
 def test_a_pickle_stops_everything(publish, folders):
     torch.save([1], Path(folders["recommender"]) / "pytorch_model.bin")
-    with pytest.raises(SystemExit, match="pytorch_model.bin is a pickle"):
+    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle"):
         publish(name="o/office", push=True, **folders)

@@ -27,7 +27,7 @@ from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.zero_shot import training_of
-from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_identifiers, new_recbase
+from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_semantic_ids, new_recbase
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.rankers.generative import GenerativeRanker, load_model
 
@@ -170,9 +170,9 @@ def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp
         (tmp_path / "no", "No data folder"),
         (tmp_path / "lonely", "lonely has one item"),
     ):
-        with pytest.raises((SystemExit, FileNotFoundError), match=message):
+        with pytest.raises(SystemExit, match=message):
             run("pretrain.py", *flags, folder)
-    with pytest.raises(ValueError, match="walks_per_item must be at least 0, got -1"):
+    with pytest.raises(SystemExit, match="walks_per_item must be at least 0, got -1"):
         run("pretrain.py", *flags, tmp_path / name, "--recommender.walks_per_item", -1)
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, flags), str(tmp_path / name)])
     with pytest.raises(SystemExit, match="Unknown flag: --catalogues"):
@@ -297,11 +297,11 @@ def test_from_scratch_on_identifiers_in_the_output_folder(run, workplace, tmp_pa
 
 
 def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
-    with pytest.raises(ValueError, match=f"holds no semantic IDs of {DOWNSTREAM_DOMAIN}"):
+    with pytest.raises(SystemExit, match=f"holds no semantic IDs of {DOWNSTREAM_DOMAIN}"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--stage", "recommender")
-    with pytest.raises(ValueError, match="'tiny' is on this machine alone"):
+    with pytest.raises(SystemExit, match="'tiny' is on this machine alone"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--push_to_hub", "--hub_model_id", "someone/recbase")
-    with pytest.raises(ValueError, match="domain=text"):
+    with pytest.raises(SystemExit, match="domain=text"):
         run("pretrain.py", *downstream(workplace, tmp_path), "--tokenizer.introductions", "Describe:")
     domain = load_domains([str(workplace / "data" / DOWNSTREAM_DOMAIN)])[0]
     other = load_domains([str(workplace / "data" / PRETRAINING_DOMAINS[0])])[0]
@@ -311,7 +311,7 @@ def test_what_is_missing_is_named_before_work_starts(run, workplace, tmp_path):
     tokenizer.fingerprint = "another"
     tokenizer.save_pretrained(folder)
     with pytest.raises(TokenizerMismatchError, match=f"{other.name} of another"):
-        load_identifiers(tmp_path, [domain.catalogue, other.catalogue])
+        load_semantic_ids(tmp_path, [domain.catalogue, other.catalogue])
     shared = ItemIndex([8, 8, 8], [2, 10, 10])
     shared.assign(["a"], np.zeros((1, 3), int))
     with pytest.raises(TokenizerMismatchError, match="level offsets"):

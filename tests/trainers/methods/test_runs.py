@@ -17,7 +17,7 @@ from trainers.methods.runs import (
     finish_model,
     last_checkpoint,
     place_training,
-    shared_identifiers,
+    shared_semantic_ids,
     stopping,
     tokenize,
     train_recommender,
@@ -50,14 +50,14 @@ def test_last_checkpoint_of_a_new_machine_is_the_repositorys(tmp_path, monkeypat
     assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-3"), "what is here is later"
 
 
-def test_shared_identifiers_are_counted_over_domains(tiny_network, domains):
+def test_shared_semantic_ids_are_counted_over_domains(tiny_network, domains):
     tokenizer = UniversalItemTokenizer.from_network(*tiny_network)
     tokenizers = {domain.name: tokenize(tokenizer, domain.catalogue)[0] for domain in domains}
     codes = [tuple(code) for t in tokenizers.values() for code in t.index.codes.tolist()]
-    assert shared_identifiers(tokenizers) == sum(codes.count(code) > 1 for code in codes)
+    assert shared_semantic_ids(tokenizers) == sum(codes.count(code) > 1 for code in codes)
     assert len(tokenizer) == 0, "the shared tokenizer's own index stays empty"
     doubled = {"x": tokenizers["a"], "y": tokenizers["a"]}
-    assert shared_identifiers(doubled) == 12
+    assert shared_semantic_ids(doubled) == 12
 
 
 def test_what_ends_a_training_early():

@@ -36,9 +36,10 @@ class ItemWriter:
     def add(self, items: Iterable[tuple[str, Mapping]]) -> None:
         """
         Args:
-            items: where each stands in its source (for messages, such as "meta.json.gz, line 7") and its fields:
-                `item_id` and any of `title`, `brand`, `features`, `categories`, `description`, `image`, `image_url`.
-                Values may be strings, numbers, `None`, or lists of these, however nested.
+            items (`Iterable[tuple[str, Mapping]]`): where each stands in its source (for messages, such as
+                "meta.json.gz, line 7") and its fields: `item_id` and any of `title`, `brand`, `features`,
+                `categories`, `description`, `image`, `image_url`. Values may be strings, numbers, `None`, or lists of
+                these, however nested.
         """
         for place, fields in items:
             self._part.append(

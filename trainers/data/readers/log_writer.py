@@ -45,9 +45,10 @@ class LogWriter:
     def add(self, part: pl.DataFrame, file: str) -> None:
         """
         Args:
-            part: `user_id`, `item_id`, `timestamp` and, optionally, `rating` and `line`; strings are parsed. Without
-                `line`, messages name the user and the timestamp, which then is the place in the user's sequence.
-            file: the source's name in messages.
+            part (`pl.DataFrame`): `user_id`, `item_id`, `timestamp` and, optionally, `rating` and `line`; strings are
+                parsed. Without `line`, messages name the user and the timestamp, which then is the place in the user's
+                sequence.
+            file (`str`): the source's name in messages.
         """
         for name in ("user_id", "item_id"):
             if part.schema[name].is_float() or part.schema[name].is_nested():
@@ -78,8 +79,9 @@ class LogWriter:
     def add_sequences(self, sequences: Mapping[str, list], file: str) -> None:
         """
         Args:
-            sequences: each user's items, oldest first; the timestamp is the place in the sequence, from 0.
-            file: the source's name in messages.
+            sequences (`Mapping[str, list]`): each user's items, oldest first; the timestamp is the place in the
+                sequence, from 0.
+            file (`str`): the source's name in messages.
 
         Raises:
             ReadError: if a user has something else than a list of items.

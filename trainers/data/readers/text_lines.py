@@ -89,7 +89,7 @@ def json_columns(
     Lines that are no JSON object, or have a list or an object in one of these fields, are dropped and counted.
 
     Args:
-        literals: also takes lines that are Python literals.
+        literals (`bool`, *optional*, defaults to `False`): also takes lines that are Python literals.
     """
     num_lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
     schema = dict.fromkeys(fields, pl.String)
@@ -196,8 +196,10 @@ def table_batches(
     quotes). Lines without any of the values are dropped and counted in `report`; short lines have nulls.
 
     Args:
-        columns: our names of the file's columns, `{theirs: ours}`; without a header, theirs are their places, from 0.
-        separator: one character; "::" is read as ":" with empty columns between.
+        columns (`Mapping[str, str]` or `Mapping[int, str]`): our names of the file's columns, `{theirs: ours}`;
+            without a header, theirs are their places, from 0.
+        separator (`str`, *optional*, defaults to `","`): one character; "::" is read as ":" with empty columns
+            between.
 
     Raises:
         ReadError: if a column is missing, a line has more fields than the first, or the file is cut or not UTF-8.

@@ -25,9 +25,10 @@ def to_microseconds(time: datetime) -> int:
 def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
     """
     Args:
-        given: integers, floats, dates, or strings of these; a zone is converted to UTC, no zone is UTC.
-        unit: of numbers; "iso" for dates as text; "order" for integers that are no time.
-        latest: microseconds; later times are a problem, times up to 1970-01-01 always are. Neither counts in an order.
+        given (`pl.Series`): integers, floats, dates, or strings of these; a zone is converted to UTC, no zone is UTC.
+        unit (`TimeUnit`): of numbers; "iso" for dates as text; "order" for integers that are no time.
+        latest (`int`): microseconds; later times are a problem, times up to 1970-01-01 always are. Neither counts in
+            an order.
 
     Returns:
         `pl.DataFrame`: `time` (int64: microseconds, or the integers of an order) and `problem` (null: none).
