@@ -267,7 +267,4 @@ def describe_recall(recall: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    try:
-        run(*parse_sections(TokenizeArguments, {}, __doc__, argv))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"utgrec tokenize: {error}") from error
+    run(*parse_sections(TokenizeArguments, {}, __doc__, argv))
