@@ -307,14 +307,14 @@ class UniversalItemTokenizer(PushToHubMixin):
         its text as the network reads it, and of its image's file if the network reads images.
 
         Args:
-            catalogue: the items of today, or some of them, as [`~UniversalItemTokenizer.add_items`] takes them; texts
-                by the same fields as before, or all have changed.
+            catalogue (`Catalogue`): the items of today, or some of them, or what [`Catalogue.from_records`] takes;
+                texts by the same fields as before, or all have changed.
             retokenize (`bool`, *optional*, defaults to `False`): whether items get new semantic IDs if their content
                 is another than theirs was made of; by default they keep them.
             remove_missing (`bool`, *optional*, defaults to `False`): whether items are removed that the catalogue
                 lacks, and their semantic IDs freed; by default they stay, so that a part of a catalogue loses nothing.
-            content_of (*optional*): gives content vectors `[items, width]` of a catalogue, where the index has those
-                of its items, see [`ItemIndex.set_content`].
+            content_of (`Callable[[Catalogue], np.ndarray]`, *optional*): gives content vectors `[items, width]` of a
+                catalogue, where the index has those of its items, see [`ItemIndex.set_content`].
             content_encoder (`str`, *optional*): fingerprint of the encoder that makes them, if it is known.
             state (`PartialState`, *optional*): with several processes, see [`~UniversalItemTokenizer.compute_codes`].
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].

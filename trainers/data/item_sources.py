@@ -35,12 +35,13 @@ def read_items(
         data: a data folder, see [`Catalogue.from_folder`], or what [`read_products`] takes: a file of products or a
             data frame; or a folder of `datasets.save_to_disk`, or a folder or Hub id that `datasets.load_dataset`
             takes, with `:split` if it has several.
-        columns (*optional*): what columns mean, see [`read_products`]; of a data folder they have their names.
+        columns (`Sequence[str]` or `Mapping[str, str]`, *optional*): what columns mean, see [`read_products`]; of a
+            data folder they have their names.
         known ([`ProductColumns`], *optional*): what they meant the last time.
         text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): fields of the text, in order.
         template ([`TextTemplate`], *optional*): puts the fields together.
-        image_cache (*optional*): folder into which images of https addresses are fetched; without it an address is as
-            no image.
+        image_cache (`str` or `Path`, *optional*): folder into which images of https addresses are fetched; without it
+            an address is as no image.
 
     Returns:
         `tuple[Catalogue, Products | str]`: the items, and how their columns were read; of a data folder what became of

@@ -183,8 +183,8 @@ def local_images(images: ImageColumn, cache: str | Path | None = None) -> tuple[
 
     Args:
         images ([`ImageColumn`]): as the catalogue has them.
-        cache (*optional*): folder for what is fetched, from https and public addresses only and each once; without it
-            nothing is.
+        cache (`str` or `Path`, *optional*): folder for what is fetched, from https and public addresses only and each
+            once; without it nothing is.
 
     Returns:
         `tuple[ImageColumn, str]`: the images, and what became of the addresses; "" if there are none.

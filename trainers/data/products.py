@@ -98,16 +98,17 @@ def read_products(
 
     Args:
         products: a row for each item; what [`read_table`] takes.
-        columns (*optional*): what columns mean where a guess would be wrong: `{"id": "sku", "text": "colour,size"}` or
-            `["id=sku", ...]`, see [`ProductColumns`]; `-` for none.
+        columns (`Sequence[str]` or `Mapping[str, str]`, *optional*): what columns mean where a guess would be wrong:
+            `{"id": "sku", "text": "colour,size"}` or `["id=sku", ...]`, see [`ProductColumns`]; `-` for none.
         name (`str`, *optional*): of the catalogue, by default that of the file.
         known ([`ProductColumns`], *optional*): what they meant the last time: in place of guesses.
         text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`): fields of the text, in order; others than
             the default ones are columns that are read as they are.
         template ([`TextTemplate`], *optional*): puts the fields together.
-        image_cache (*optional*): folder into which images of https addresses are fetched, from public addresses only
-            and each once; without it an address is as no image.
-        image_root (*optional*): folder that the paths of images start from and must stay in; by default the file's.
+        image_cache (`str` or `Path`, *optional*): folder into which images of https addresses are fetched, from public
+            addresses only and each once; without it an address is as no image.
+        image_root (`str` or `Path`, *optional*): folder that the paths of images start from and must stay in; by
+            default the file's.
 
     Raises:
         ReadError: the file cannot be read, a column is missing or cannot be told, or a row has no id or that of
@@ -206,7 +207,7 @@ def item_fields(
 
     Args:
         table ([`Table`]): the products.
-        columns: what its columns mean; there is an id.
+        columns ([`ShopColumns`] or [`ProductColumns`]): what its columns mean; there is an id.
         folder (`Path`): for intermediate files.
         report ([`ReadingReport`]): counts what is left out.
     """
