@@ -58,13 +58,14 @@ test-kernels: venv  ## run the tests under three instruction sets and two thread
 	done; \
 	test -z "$$failed" || { echo "failed, as instruction set/threads:$$failed"; exit 1; }
 
-# `name>=1.2,<3` as `name==1.2`, of what the package needs and what its tests need.
+# `name>=1.2,<3` as `name==1.2`, of what the package and its extras need; test tools are the newest.
 define LOWEST
 import re, sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-lowest = [re.sub(r">=([^,;]+)[^;]*", r"==\1", each) for each in project["dependencies"] + project["optional-dependencies"]["dev"]]
-torch = sys.argv[1]
-print(*("torch==" + torch if torch and each.startswith("torch==") else each for each in lowest), sep="\n")
+extras = [each for name, needs in project["optional-dependencies"].items() if name != "dev" for each in needs]
+for each in project["dependencies"] + extras:
+    lowest = re.sub(r">=([^,;]+)[^;]*", r"==\1", each)
+    print("torch==" + sys.argv[1] if sys.argv[1] and lowest.startswith("torch==") else lowest)
 endef
 export LOWEST
 

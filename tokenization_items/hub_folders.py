@@ -1,5 +1,6 @@
 """Folders of models: those of this machine and those of the Hub, and in plain words why one cannot be had."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class HubError(OSError):
 
 
 def model_folder(
-    name_or_path: str | Path, files: Iterable[str], revision: str | None = None, **hub_arguments: Any
+    name_or_path: str | os.PathLike[str], files: Iterable[str], revision: str | None = None, **hub_arguments: Any
 ) -> Path:
     """
     The folder of a model: the one of that path, or else a repository of the Hub, downloaded unless the cache has it.

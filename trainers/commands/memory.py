@@ -143,20 +143,20 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
 
 def local_folder(arguments: MemoryArguments) -> Path:
     """The recommender's folder; one of the Hub is fetched into the output folder."""
-    there = find_model(arguments.recommender, arguments.revision)
-    if there.revision is None:
+    if Path(arguments.recommender).is_dir():
         if arguments.output_dir is not None:
             raise SystemExit(
                 "--output_dir is for a recommender of the Hub; in a folder the memory goes beside its index."
             )
-        return there.folder
+        return find_model(arguments.recommender, arguments.revision).folder
     if arguments.output_dir is None:
-        raise SystemExit(f"--recommender {arguments.recommender} is on the Hub: give --output_dir, where it goes.")
+        raise SystemExit(f"--recommender {arguments.recommender} is no folder; for one of the Hub give --output_dir.")
     output = Path(arguments.output_dir)
     if output.is_dir() and any(output.iterdir()) and not (output / ".cache" / "huggingface").is_dir():
         raise SystemExit(
             f"--output_dir {output} holds other files, which the recommender's might replace: give another."
         )
+    there = find_model(arguments.recommender, arguments.revision)
     return model_folder(there.name, ALLOWED, there.revision, local_dir=output)
 
 

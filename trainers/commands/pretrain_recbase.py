@@ -126,8 +126,8 @@ def run(
     check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training), ("pretrain", told))
     if arguments.dry_run:
         sections = tokenizer_arguments, tokenizer_training, recommender_arguments, training
-        plans = plan_recbase(domains, *sections, catalogues=more)
-        plans = dict(zip(("tokenizer", "recommender"), plans, strict=True))
+        found = plan_recbase(domains, *sections, catalogues=more)
+        plans = dict(zip(("tokenizer", "recommender"), found, strict=True))
         return show_plans([plan for stage, plan in plans.items() if arguments.stage in ("all", stage)])
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too

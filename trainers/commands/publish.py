@@ -44,7 +44,7 @@ class PublishArguments:
 def run(arguments: PublishArguments) -> list[Publication]:
     """Lists what would be sent, sends it if asked to, and returns it."""
     with tempfile.TemporaryDirectory(prefix="utgrec-") as scratch:
-        fetched = {
+        fetched: dict[str, Any] = {
             kind: fetch(name, arguments.revision, Path(scratch) / kind)
             for kind in ("tokenizer", "recommender")
             if (name := getattr(arguments, kind)) is not None

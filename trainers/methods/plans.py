@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -169,14 +169,14 @@ def plan_utgrec(
     """
     catalogue, config = Catalogue.concatenate([domain.catalogue for domain in domains]), None
     if tokenizer is not None:
-        config = UTGRecTokenizerConfig.from_pretrained(tokenizer.name, revision=tokenizer.revision)
+        config = UTGRecTokenizerConfig.from_pretrained(tokenizer.name, revision=tokenizer.revision or "main")
     network = unwritten_network(network_arguments, catalogue, config)
     network.set_trainable(freeze_codes and tokenizer is not None)
     ItemTokenizerTrainer.check_loading(tokenizer_training, len(catalogue))
     plans = [plan_training("item tokenizer", len(catalogue), "items", tokenizer_training, network)]
     with torch.device("meta"):
         if recommender is not None:
-            there = UTGRecConfig.from_pretrained(recommender.name, revision=recommender.revision)
+            there = UTGRecConfig.from_pretrained(recommender.name, revision=recommender.revision or "main")
             model = UTGRecForConditionalGeneration(there)
         else:
             items = _without_items(network.config, recommender_training.max_history)
@@ -205,10 +205,13 @@ def plan_recbase(
     items = sum(len(each) for each in (*(domain.catalogue for domain in domains), *catalogues))
     with torch.device("meta"):
         if recommender is not None:
-            there = RecBaseConfig.from_pretrained(recommender.name, revision=recommender.revision)
+            there = RecBaseConfig.from_pretrained(recommender.name, revision=recommender.revision or "main")
             model = RecBaseForCausalLM(there)
         else:
-            levels = {"num_levels": tokenizer_arguments.num_levels, "codebook_size": tokenizer_arguments.codebook_size}
+            levels: dict[str, Any] = {
+                "num_levels": tokenizer_arguments.num_levels,
+                "codebook_size": tokenizer_arguments.codebook_size,
+            }
             made = _without_items(RecBaseTokenizerConfig(input_dim=1, **levels), training.max_history)
             model = new_recbase(recommender_arguments, made, training.seed)
     found = plan_recommender(model.config, domains, training, model)
@@ -274,7 +277,7 @@ def plan_generative_baseline(
             plans.append(plan_training("item tokenizer", len(domain.catalogue), "items", tokenizer_training))
     index = items.index
     if isinstance(arguments, ItemLevelArguments):
-        levels = {"level_sizes": index.level_sizes, "level_offsets": index.level_offsets}
+        levels: dict[str, Any] = {"level_sizes": index.level_sizes, "level_offsets": index.level_offsets}
         return [*plans, plan_recommender(ItemLevelConfig(**levels), [domain], training)]
     with torch.device("meta"):
         model = recommender_on(name, items, TokenizedItems(items, index.codes), arguments, training.seed)
@@ -313,8 +316,8 @@ def unwritten_network(
         has_images = catalogue.images is not None and catalogue.images.present.any()
         if has_images and arguments.autoencoder not in (None, "none", ""):
             autoencoder = load_autoencoder(arguments.autoencoder).config
-            config.latent_channels = autoencoder.latent_channels
-            config.latent_size = arguments.image_size // 2 ** (len(autoencoder.block_out_channels) - 1)
+            config.latent_channels = autoencoder["latent_channels"]
+            config.latent_size = arguments.image_size // 2 ** (len(autoencoder["block_out_channels"]) - 1)
     with torch.device("meta"):
         return UTGRecTokenizerModel(config)
 
