@@ -211,6 +211,9 @@ class ContentProcessor(EmbeddingProcessor):
         """Yes."""
         return True
 
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes nothing: the network's configuration names the encoder, which is not loaded for this."""
+
     @property
     def encoder(self) -> TextEncoder:
         """The text encoder, loaded when it is first asked for.

@@ -26,7 +26,7 @@ from tokenization_items.catalogue_updates import (
     updated_provenance,
     updated_titles,
 )
-from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
+from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way, report_assignment
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
@@ -401,10 +401,11 @@ class UniversalItemTokenizer(PushToHubMixin):
         """
         index, removed, checksum = self.index, list(item_ids), self.index.checksum
         index.remove(removed)
+        none = index.codes[:0].astype(np.int64)
         return CatalogueUpdate(
             name="removal",
             removed=removed,
-            assignment=index.assign([], np.zeros((0, index.num_levels), np.int64)),
+            assignment=report_assignment(none, none, index.codes.astype(np.int64), index.level_sizes),
             drift=CatalogueDrift.of(index),
             fingerprint=self.fingerprint,
             index_sha256=(checksum, index.checksum),

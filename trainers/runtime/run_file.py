@@ -13,7 +13,7 @@ import yaml
 from hub_cards import write_text
 
 RUN_FILE = "run.yaml"
-OF_ONE_CALL = {"resume", "allow_partial_resume", "overwrite", "dry_run"}  # of the call, not of what it makes
+OF_ONE_CALL = {"output_dir", "resume", "allow_partial_resume", "overwrite", "dry_run"}  # not of what it makes
 PLACED = {"output_dir", "seed", "dataloader_pin_memory"}  # of a training: follow from the command's own flags
 SECRET = {"hub_token"}
 

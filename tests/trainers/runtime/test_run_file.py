@@ -49,13 +49,13 @@ def test_a_run_comes_back(command, tmp_path):
         argv += GIVEN[name]
     parsed = parse_sections(main, sections, "", [*argv, "--resume", "--license", "mit"])
     values = split(parsed, sections)
-    assert values["seed"] == 7 and values["license"] == "mit" and "resume" not in values
+    assert values["seed"] == 7 and values["license"] == "mit" and not {"resume", "output_dir"} & {*values}
     write_run_file(tmp_path, "x", values)
     text = (tmp_path / RUN_FILE).read_text()
     assert "hf_secret" not in text and text.startswith(
         "# All that this run was told. Again: utgrec x --config run.yaml"
     )
-    again = parse_sections(main, sections, "", ["--config", str(tmp_path / RUN_FILE)])
+    again = parse_sections(main, sections, "", ["--config", str(tmp_path / RUN_FILE), "--output_dir", "again"])
     parsed[0].resume = False
     recommender = [each for each in parsed if getattr(each, "hub_token", None)]
     for each in recommender:
@@ -88,5 +88,8 @@ def test_values_stay_when_defaults_change(tmp_path):
 def test_texts_that_yaml_reads_as_something_else(tmp_path):
     arguments = EmbedArguments("data", "no", "out: put", prefix="é: 1", introduction="Describe: ")
     write_run_file(tmp_path, "embed", run_values(arguments))
-    assert parse_sections(EmbedArguments, {}, "", ["--config", str(tmp_path / RUN_FILE)])[0] == arguments
+    assert (
+        parse_sections(EmbedArguments, {}, "", ["--config", str(tmp_path / RUN_FILE), "--output_dir", "again"])[0]
+        == arguments
+    )
     assert yaml.safe_load((tmp_path / RUN_FILE).read_text())["prefix"] == "é: 1"
