@@ -157,6 +157,10 @@ def test_other_ways_with_collisions(collisions, tokenizer, records, tmp_path):
     more = loaded.add_items([{**records[0], "item_id": "third"}], collisions=collisions, progress=False)
     assert more.items_sharing_codes == 1 and more.largest_group == (3 if collisions == "digit" else 2)
     assert loaded.decode(loaded.encode("third")) == "third" and loaded.has_network
+    given = loaded.encode("third")
+    removal = loaded.remove_items([records[0]["item_id"]])
+    assert removal.removed == [records[0]["item_id"]] and removal.assignment.num_items == 0
+    assert len(loaded) == 2 * len(records) and loaded.encode("third") == given
 
 
 def test_too_many_items_and_unknown_ways_are_refused_before_the_network_runs(tokenizer, records, monkeypatch):

@@ -89,7 +89,9 @@ def test_texts_that_yaml_reads_as_something_else(tmp_path):
     arguments = EmbedArguments("data", "no", "out: put", prefix="é: 1", introduction="Describe: ")
     write_run_file(tmp_path, "embed", run_values(arguments))
     assert (
-        parse_sections(EmbedArguments, {}, "", ["--config", str(tmp_path / RUN_FILE), "--output_dir", "again"])[0]
+        parse_sections(
+            EmbedArguments, {}, "", ["--config", str(tmp_path / RUN_FILE), "--output_dir", arguments.output_dir]
+        )[0]
         == arguments
     )
     assert yaml.safe_load((tmp_path / RUN_FILE).read_text())["prefix"] == "é: 1"
