@@ -280,7 +280,11 @@ def test_histories_that_are_no_items_are_refused(score):
         (torch.zeros_like(input_ids), None, "history of user 0 of the batch is empty"),
         (input_ids, cut, "history of user 1 of the batch has 5 tokens, which is no multiple of 3"),
         (swapped, attention_mask, r"input_ids\[0, 3\] is 8, which is no code of level 0"),
-        (longer, torch.ones_like(longer), "history of user 0 of the batch has 12 tokens, the recommender reads 3 items"),
+        (
+            longer,
+            torch.ones_like(longer),
+            "history of user 0 of the batch has 12 tokens, the recommender reads 3",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             ask(ids, mask, trie)

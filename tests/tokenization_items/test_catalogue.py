@@ -188,9 +188,13 @@ def test_integer_ids_become_strings():
     assert Catalogue.from_records(pl.DataFrame({"item_id": [3, 4], "title": ["a", "b"]})).item_ids == ["3", "4"]
 
 
-def test_floating_point_ids_are_an_error():
-    with pytest.raises(CatalogueError, match=r"row 1: an item_id is a string or an integer, got 2.0; convert"):
-        Catalogue.from_records([{"item_id": 1, "title": "a"}, {"item_id": 2.0, "title": "b"}])
+def test_whole_floating_point_ids_are_the_integers_and_others_an_error():
+    assert Catalogue.from_records([{"item_id": 1, "title": "a"}, {"item_id": 2.0, "title": "b"}]).item_ids == [
+        "1",
+        "2",
+    ]
+    with pytest.raises(CatalogueError, match=r"row 1: item_id '2.5' of type float is no id; make it a string"):
+        Catalogue.from_records([{"item_id": 1, "title": "a"}, {"item_id": 2.5, "title": "b"}])
 
 
 @pytest.mark.parametrize(
