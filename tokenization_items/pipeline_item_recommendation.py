@@ -33,8 +33,8 @@ class ItemRecommendationPipeline(Pipeline):
     Recommends items to users with a generative recommender and the item index beside it.
 
     A history is a list of items, the oldest first. An item is its id, a string or a whole number, or what a catalogue
-    has for one that the index does not know (a dict with `title`, other text fields and `image`): its codes then come from the item tokenizer's
-    network, which is fetched when it is first needed.
+    has for one that the index does not know (a dict with `title`, other text fields and `image`): its codes then come
+    from the item tokenizer's network, which is fetched when it is first needed.
 
     Args:
         model (`PreTrainedModel`): a recommender with `recommend`, such as [`UTGRecForConditionalGeneration`].

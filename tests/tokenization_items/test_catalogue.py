@@ -391,3 +391,19 @@ def test_selecting_and_concatenating(folder):
 def test_columns_of_different_lengths_are_an_error():
     with pytest.raises(CatalogueError, match=r"2 item_ids but \{'texts': 1, 'titles': 2\}"):
         Catalogue(item_ids=["a", "b"], texts=["t"], titles=["", ""])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "item_id,title,x\na,b,c\nd,$1,299.99,Stapler\n",
+            r"line 3 has 4 fields, the first line has 3: .*must be quoted",
+        ),
+        ("\ufeffitem_id,title,item_id\na,b,c\n", r"the columns \['item_id'\] occur twice: rename one of each"),
+    ],
+)
+def test_csv_rows_that_are_not_what_the_header_says(tmp_path, content, message):
+    (tmp_path / "items.csv").write_text(content)
+    with pytest.raises(CatalogueError, match=message):
+        Catalogue.from_folder(tmp_path)
