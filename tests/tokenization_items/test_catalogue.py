@@ -273,6 +273,32 @@ def test_sixteen_bit_grey_keeps_its_range():
     assert np.asarray(opened(encoded(image)))[0, :, 1].tolist() == [0, 100, 255]
 
 
+def test_grey_of_any_depth_is_what_it_shows():
+    """Each of these was black and white, or black."""
+    ramp = np.linspace(0, 1, 6)[None]
+    shown = [0, 51, 102, 153, 204, 255]
+    deep = (ramp * 65535).astype(np.uint16)
+    for values in (
+        deep.astype(np.int32),
+        (ramp * 255).astype(np.int32),
+        (ramp * (2**31 - 1)).astype(np.int32),
+        ramp.astype(np.float32),
+        (ramp * 255).astype(np.float32),
+        deep.astype(np.float32),
+    ):
+        image = Image.fromarray(values)
+        assert np.asarray(opened(image))[0, :, 1].tolist() == shown
+        assert np.asarray(opened(encoded(image, "TIFF")))[0, :, 2].tolist() == shown
+    broken = ramp.astype(np.float32)
+    broken[0, :2] = np.nan, -np.inf
+    assert np.asarray(opened(Image.fromarray(broken)))[0, :, 0].tolist() == [0, 0, *shown[2:]]
+    clear = encoded(Image.fromarray(deep), transparency=0)
+    assert np.asarray(opened(clear))[0, :, 0].tolist() == [255, *shown[1:]]
+    half = Image.fromarray(np.array([[[100, 0], [100, 255]]], dtype=np.uint8), "LA")
+    for image in (half, half.convert("La")):
+        assert np.asarray(opened(image))[0, :, 0].tolist() == [255, 100]
+
+
 def test_animations_give_their_first_frame():
     frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
     image = opened(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
