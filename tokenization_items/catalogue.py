@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from hub_cards import listed
 from tokenization_items.item_files import CatalogueError, read_items
+from tokenization_items.item_ids import IdError, id_text
 from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
 from tokenization_items.text_template import TextTemplate
 
@@ -346,16 +347,14 @@ def _values(column: Any) -> Sequence:
 
 
 def _item_id(value: object, row: int) -> str:
-    """Item ids are strings; integers are converted, and a missing id becomes an empty one (see `Catalogue.check`)."""
-    if isinstance(value, str):
-        if _SURROGATE.search(value):
-            raise CatalogueError(f"row {row}: item_id {value!r} holds half a character; correct it")
-        return value if value.strip() else ""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(value)
-    if is_missing(value):
-        return ""
-    raise CatalogueError(f"row {row}: an item_id is a string or an integer, got {value!r}; convert it to a string")
+    """By [`id_text`]; a missing id becomes an empty one (see `Catalogue.check`)."""
+    try:
+        text = id_text(value)
+    except IdError as error:
+        raise CatalogueError(f"row {row}: item_id {error}") from error
+    if text is not None and _SURROGATE.search(text):
+        raise CatalogueError(f"row {row}: item_id {value!r} holds half a character; correct it")
+    return text if text is not None and text.strip() else ""
 
 
 def _texts(column: "Sequence | pa.ChunkedArray", name: str) -> list[str]:

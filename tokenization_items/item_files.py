@@ -7,6 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenization_items.csv_rows import bad_row, repeated_columns
+
 if TYPE_CHECKING:  # what reads tables is imported with the first of them
     import polars as pl
     import pyarrow as pa
@@ -81,7 +83,18 @@ def _read_csv(file: Path) -> "pl.DataFrame":
         while block := content.read(_BLOCK):
             if b"\0" in block:
                 raise CatalogueError(f"{file} holds zero bytes: it is no text in UTF-8")
-    return pl.read_csv(file, infer_schema=False)  # strings throughout: "00123" stays an id
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        if twice := repeated_columns(lines):
+            raise CatalogueError(f"{file}: the columns {twice} occur twice: rename one of each")
+    try:
+        return pl.read_csv(file, infer_schema=False)  # strings throughout: "00123" stays an id
+    except pl.exceptions.PolarsError as error:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            if wrong := bad_row(lines):
+                raise CatalogueError(
+                    f"{file} cannot be read: {wrong} A text with a comma or a quote in it must be quoted"
+                ) from error
+        raise
 
 
 def _read_json_lines(file: Path) -> list[dict]:

@@ -218,8 +218,8 @@ def open_image(value: object, root: Path | None = None, allow_remote: bool = Fal
     """
     Decodes one image.
 
-    The first frame of an animation is taken, the EXIF orientation applied, transparency laid on white, 16-bit grey
-    reduced to 8 bits and every mode converted to RGB.
+    The first frame of an animation is taken, the EXIF orientation applied, transparency laid on white, grey of other
+    depths reduced to 8 bits and every mode converted to RGB.
 
     Args:
         value (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`): The reference.
@@ -316,8 +316,10 @@ def _decode(image: Image.Image) -> Image.Image:
     image.draft(None, (2 * MAX_SIDE, 2 * MAX_SIDE))  # large JPEGs decode at a fraction of their size
     image.load()  # the whole file: verify() does not notice truncation
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _as_8_bits(image)
+    if image.mode == "La":  # of which Pillow knows one way
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -325,3 +327,20 @@ def _decode(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
+
+
+def _as_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of floating-point numbers (up to 1, or whole ones) in 8 bits, as a viewer shows it."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        grey = values >> 8
+    else:  # what white is, the file does not say: the least range that holds all values
+        known = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0).clip(min=0)
+        largest = known.max(initial=0)
+        ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        white = next((each for each in ranges if largest <= each), largest)
+        grey = known * (255 / white)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey = np.where(values == clear, 255, grey)
+    return Image.fromarray(np.rint(grey).astype(np.uint8))

@@ -26,6 +26,7 @@ from tokenization_items.collisions import (
     check_way,
     report_assignment,
 )
+from tokenization_items.item_ids import IdError, id_text
 from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance
 
 CODES_NAME = "item_index.safetensors"
@@ -120,7 +121,11 @@ class ItemIndex:
         return len(self.item_ids)
 
     def __contains__(self, item_id: object) -> bool:
-        return item_id in self._row_of
+        """Whether there is such an item; ids are those of [`~tokenization_items.item_ids.id_text`]."""
+        try:
+            return id_text(item_id) in self._row_of
+        except IdError:
+            return False
 
     def __repr__(self) -> str:
         return f"ItemIndex(num_items={len(self)}, level_sizes={self.level_sizes}, level_offsets={self.level_offsets})"
@@ -334,7 +339,7 @@ class ItemIndex:
 
     def rows(self, item_ids: Iterable[str]) -> np.ndarray:
         """
-        Rows of items, int64 `(num_items,)`.
+        Rows of items, int64 `(num_items,)`; ids are those of [`~tokenization_items.item_ids.id_text`].
 
         Raises:
             UnknownItemError: If an item is not in the index (up to 10 are named).
@@ -342,12 +347,14 @@ class ItemIndex:
         item_ids = list(item_ids)
         try:
             return np.fromiter(map(self._row_of.__getitem__, item_ids), dtype=np.int64, count=len(item_ids))
-        except KeyError:
-            unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in self._row_of))
+        except (KeyError, TypeError):  # an unknown one, a number, or what is no id
+            unknown = list({repr(item_id): item_id for item_id in item_ids if item_id not in self}.values())
+        if unknown:
             raise UnknownItemError(
                 f"{len(unknown)} items are not in the index of {len(self)} items: {named(unknown)}; "
                 "add them with add_items first"
-            ) from None
+            )
+        return np.array([self._row_of[str(id_text(item_id))] for item_id in item_ids], dtype=np.int64)
 
     def encode(self, item_id: str) -> list[int]:
         """Token ids of an item. Raises `UnknownItemError` for an item that is not in the index."""

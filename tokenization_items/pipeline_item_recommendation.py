@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,23 +16,25 @@ from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_ids import id_text, is_id
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 
 NETWORK_FOLDER = "item_tokenizer"
 
-Item = str | Mapping[str, Any]
+Item = str | int | Mapping[str, Any]
 History = Sequence[Item]
+OnError = Literal["raise", "skip", "fallback"]
 
 
 class ItemRecommendationPipeline(Pipeline):
     """
     Recommends items to users with a generative recommender and the item index beside it.
 
-    A history is a list of items, the oldest first. An item is its id, or what a catalogue has for one that the index
-    does not know (a dict with `title`, other text fields and `image`): its codes then come from the item tokenizer's
-    network, which is fetched when it is first needed.
+    A history is a list of items, the oldest first. An item is its id, a string or a whole number, or what a catalogue
+    has for one that the index does not know (a dict with `title`, other text fields and `image`): its codes then come
+    from the item tokenizer's network, which is fetched when it is first needed.
 
     Args:
         model (`PreTrainedModel`): a recommender with `recommend`, such as [`UTGRecForConditionalGeneration`].
@@ -98,11 +100,16 @@ class ItemRecommendationPipeline(Pipeline):
                 a generator of them.
             top_k (`int`, *optional*, defaults to 10): items to return for each.
             num_beams (`int`, *optional*, defaults to 50): width of the beam search.
-            exclude_seen (`bool`, *optional*, defaults to `True`): never return items of the history.
+            exclude_seen (`bool`, *optional*, defaults to `True`): never return items of the history, also of what is
+                older than the `max_history` items that the model reads.
             allow (`list[str]`, *optional*): ids of the items to choose from; by default all.
             deny (`list[str]`, *optional*): ids of items never to return.
             return_sources (`bool`, *optional*, defaults to `False`): tell for each item where it comes from; needs a
                 memory.
+            on_error (`str`, *optional*, defaults to `"raise"`): what becomes of a history that is empty or has an item
+                that is not known: `"raise"`: an error, and no result at all; `"skip"`: one entry without item, which
+                has the `reason`; `"fallback"`: the items with most training interactions that it may get, each entry
+                with the `reason`; needs a memory, which has the counts.
             batch_size (`int`, *optional*, defaults to 1): histories that the model reads at once.
 
         Returns:
@@ -115,11 +122,10 @@ class ItemRecommendationPipeline(Pipeline):
             UnknownItemError: for an item id that the index does not know, or one in `allow` or `deny`.
             ValueError: for an empty history, or raw items where no network is known.
         """
-        if isinstance(inputs, str | Mapping):
+        if isinstance(inputs, Mapping) or is_id(inputs):
             raise TypeError(f"A history is a list of items, got one item: {inputs!r}")
-        if isinstance(inputs, tuple):
-            inputs = list(inputs)
-        if isinstance(inputs, list) and inputs and isinstance(inputs[0], str | Mapping):
+        inputs = _listed(inputs)
+        if isinstance(inputs, list) and inputs and (isinstance(inputs[0], Mapping) or is_id(inputs[0])):
             return super().__call__([inputs], **kwargs)[0]
         return super().__call__(inputs, **kwargs) if inputs != [] else []
 
@@ -147,15 +153,58 @@ class ItemRecommendationPipeline(Pipeline):
         allow: Sequence[str] | None = None,
         deny: Sequence[str] | None = None,
         return_sources: bool | None = None,
+        on_error: OnError | None = None,
         local_files_only: bool = False,  # `pipeline` has used it, and passes it on
     ) -> tuple[dict, dict, dict]:
-        preprocess = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
+        preprocess: dict[str, Any] = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
         given = {"num_items": top_k, "num_beams": num_beams, "return_sources": return_sources}
         forward: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if on_error is not None:
+            if on_error not in ("raise", "skip", "fallback"):
+                raise ValueError(f"on_error is 'raise', 'skip' or 'fallback', got {on_error!r}.")
+            if on_error == "fallback" and self.memory is None:
+                raise ValueError("on_error='fallback' needs a memory, which counts how popular items are: 'skip'?")
+            preprocess["on_error"] = forward["on_error"] = on_error
         if allow is not None or deny is not None:
-            masks = {"allow": self._mask("allow", allow), "deny": self._mask("deny", deny)}
-            forward["rules"] = ItemRules(self.trie, **masks)
+            forward["allowed"] = self._allowed(allow, deny)
+            forward["rules"] = ItemRules(self.trie, allow=forward["allowed"])
         return preprocess, forward, {}
+
+    def _allowed(self, allow: Sequence[str] | None, deny: Sequence[str] | None) -> torch.Tensor:
+        """Which items rules allow, bool `[items]`."""
+        chosen, denied = self._mask("allow", allow), self._mask("deny", deny)
+        allowed = torch.ones(len(self.tokenizer), dtype=torch.bool) if chosen is None else chosen
+        return allowed if denied is None else allowed & ~denied
+
+    def popular(
+        self, top_k: int = 10, allow: Sequence[str] | None = None, deny: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """
+        The items with most training interactions, for users of whom nothing is known.
+
+        Args:
+            top_k, allow, deny: as in a call.
+
+        Returns:
+            `item_id`, `title` and `score`, the logarithm of the share of all interactions, each item having one more.
+
+        Raises:
+            ValueError: there is no memory, which has the counts.
+        """
+        rows, scores = self._most_popular(self._allowed(allow, deny), top_k)
+        return self._entries(rows.tolist(), scores.tolist())
+
+    def _most_popular(self, allowed: torch.Tensor, num_items: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and scores of the allowed items that were bought most; fewer if there are fewer."""
+        if self.memory is None:
+            raise ValueError(
+                "What is popular, as for an empty history, a memory knows: there is none, `utgrec memory` builds one."
+            )
+        counts = self.memory.counts.cpu().double()
+        scores = ((counts + 1) / (counts + 1).sum()).log().masked_fill(~allowed, -torch.inf)
+        best = scores.sort(descending=True, stable=True)
+        most = min(num_items, int(allowed.sum()))
+        return best.indices[:most], best.values[:most]
 
     def _mask(self, name: str, item_ids: Sequence[str] | None) -> torch.Tensor | None:
         if item_ids is None:
@@ -178,31 +227,35 @@ class ItemRecommendationPipeline(Pipeline):
         return self._trie
 
     def preprocess(  # type: ignore[override]  # as above, and tensors only
-        self, history: History, exclude_seen: bool = True
-    ) -> dict[str, torch.Tensor]:
-        if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
+        self, history: History, exclude_seen: bool = True, on_error: OnError = "raise"
+    ) -> dict[str, Any]:
+        reason, is_row = "", isinstance(history, Sequence) and not isinstance(history, str | bytes)
+        history = list(history) if is_row else _listed(history)
+        try:
+            tokens = self._tokens(history)
+        except (ValueError, KeyError, TypeError) as error:
+            if on_error == "raise":
+                raise
+            tokens, reason = torch.zeros(1, self.tokenizer.index.num_levels, dtype=torch.long), str(error)
+        items = history if exclude_seen and isinstance(history, list) else []
+        seen = [item for item in map(_given_id, items) if item in self.tokenizer]
+        # As numbers above zero: batches are padded with zeros.
+        rows = torch.from_numpy(self.tokenizer.index.rows(seen))[None] + 1
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "seen": rows, "reason": reason}
+
+    def _tokens(self, history: History) -> torch.Tensor:
+        """Semantic IDs of the items that the model reads one after the other, `[1, items * num_levels]`: those of the
+        index, and those that the network gives to items that the index does not know."""
+        if not isinstance(history, list):
             raise TypeError(f"A history is a list of items, got {history!r}")
         if not history:
             raise ValueError("A recommendation needs at least one item in the history, got an empty one.")
         history = history[-self.tokenizer.max_history :]
-        tokens = self._tokens(history)
-        # As numbers above zero: batches are padded with zeros.
-        ids = [item_id for item_id in map(_item_id, history) if item_id is not None]
-        seen = [item_id for item_id in ids if exclude_seen and item_id in self.tokenizer]
-        rows = torch.from_numpy(self.tokenizer.index.rows(seen))[None] + 1
-        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "seen": rows}
-
-    def _tokens(self, history: History) -> torch.Tensor:
-        """Semantic IDs of the items one after the other, `[1, items * num_levels]`: those of the index, and those that
-        the network gives to items that the index does not know."""
-        index = self.tokenizer.index
-        new = {
-            at: item for at, item in enumerate(history) if isinstance(item, Mapping) and _item_id(item) not in index
-        }
+        index, ids = self.tokenizer.index, {at: id_text(_given_id(item)) for at, item in enumerate(history)}
+        new = {at: item for at, item in enumerate(history) if isinstance(item, Mapping) and ids[at] not in index}
         tokens = np.empty((len(history), index.num_levels), dtype=np.int64)
-        ids = {at: item_id for at, item_id in enumerate(map(_item_id, history)) if item_id is not None}
         known = [at for at in ids if at not in new]
-        tokens[known] = index.encode_batch([ids[at] for at in known])
+        tokens[known] = index.encode_batch([ids[at] for at in known])  # type: ignore[misc]  # no None is known
         if new:
             self.tokenizer.encoding_network.to(self.device)  # type: ignore[arg-type]
             processor = self.tokenizer.processor  # which came with the network
@@ -217,29 +270,62 @@ class ItemRecommendationPipeline(Pipeline):
         return torch.from_numpy(tokens.reshape(1, -1))
 
     def _forward(  # type: ignore[override]
-        self, model_inputs: dict[str, torch.Tensor], **arguments
-    ) -> dict[str, torch.Tensor]:
-        exclude = model_inputs.pop("seen") - 1
-        input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
-        if self.memory is not None:
-            self.memory = self.memory.to(self.model.device)
-        output = self.model.recommend(
-            input_ids, attention_mask, self.trie, exclude=exclude, memory=self.memory, **arguments
-        )
-        assert output.item_rows is not None and output.scores is not None
-        sources = {} if output.sources is None else output.sources._asdict()
-        return {"item_rows": output.item_rows, "scores": output.scores, **sources}
+        self,
+        model_inputs: dict[str, Any],
+        num_items: int = 10,
+        on_error: OnError = "raise",
+        allowed: torch.Tensor | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        reasons = model_inputs["reason"]
+        reasons = [reasons] if isinstance(reasons, str) else reasons
+        exclude = model_inputs["seen"] - 1
+        fine = torch.tensor([not reason for reason in reasons], device=exclude.device)
+        found: dict[str, Any] = {"item_rows": torch.full((len(reasons), num_items), -1, device=exclude.device)}
+        found["scores"] = torch.zeros(found["item_rows"].shape, device=exclude.device)
+        if fine.any():
+            if self.memory is not None:
+                self.memory = self.memory.to(self.model.device)
+            output = self.model.recommend(
+                model_inputs["input_ids"][fine],
+                model_inputs["attention_mask"][fine],
+                self.trie,
+                num_items=num_items,
+                exclude=exclude[fine],
+                memory=self.memory,
+                **arguments,
+            )
+            assert output.item_rows is not None and output.scores is not None
+            sources = {} if output.sources is None else output.sources._asdict()
+            for name, values in {"item_rows": output.item_rows, "scores": output.scores, **sources}.items():
+                found[name] = values.new_full((len(reasons), *values.shape[1:]), -1 if name.endswith("rows") else 0)
+                found[name][fine] = values
+        if on_error == "fallback":
+            for user in (~fine).nonzero().flatten().tolist():
+                may = torch.ones(len(self.tokenizer), dtype=torch.bool) if allowed is None else allowed.cpu().clone()
+                may[exclude[user][exclude[user] >= 0].cpu()] = False
+                rows, scores = self._most_popular(may, num_items)
+                found["item_rows"][user, : len(rows)] = rows.to(exclude.device)
+                found["scores"][user, : len(rows)] = scores.to(found["scores"])
+        return {**found, "reason": reasons}
 
-    def postprocess(  # type: ignore[override]
-        self, model_outputs: dict[str, torch.Tensor]
-    ) -> list[dict[str, Any]]:
+    def _entries(self, rows: Sequence[int], scores: Sequence[float]) -> list[dict[str, Any]]:
         index = self.tokenizer.index
-        found = zip(model_outputs["item_rows"][0].tolist(), model_outputs["scores"][0].tolist(), strict=True)
-        recommended: list[dict[str, Any]] = [
+        return [
             {"item_id": index.item_ids[row], "title": index.titles[row], "score": score}
-            for row, score in found
+            for row, score in zip(rows, scores, strict=True)
             if row >= 0
         ]
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        index, reason = self.tokenizer.index, model_outputs["reason"]
+        recommended = self._entries(model_outputs["item_rows"][0].tolist(), model_outputs["scores"][0].tolist())
+        reason = reason if isinstance(reason, str) else reason[0]  # of a batch its own, else a list of one
+        if reason:
+            recommended = recommended or [{"item_id": None, "title": "", "score": None}]
+            return [{**entry, "reason": reason} for entry in recommended]
         if "network" in model_outputs:
             history = model_outputs["history_rows"][0].tolist()
             for place, entry in enumerate(recommended):
@@ -254,5 +340,15 @@ class ItemRecommendationPipeline(Pipeline):
         return recommended
 
 
-def _item_id(item: Item) -> str | None:
-    return item if isinstance(item, str) else item.get("item_id")
+def _given_id(item: Any) -> Any:
+    """What an item of a history has for an id."""
+    return item.get("item_id") if isinstance(item, Mapping) else item
+
+
+def _listed(values: Any) -> Any:
+    """A list of what a tuple, an array or a series holds; all else, such as data sets, as it is."""
+    if isinstance(values, tuple):
+        return list(values)
+    if isinstance(values, np.ndarray | torch.Tensor):
+        return values.tolist()
+    return list(values) if type(values).__name__ == "Series" else values  # of pandas or polars

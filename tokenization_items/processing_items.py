@@ -30,6 +30,7 @@ SETTINGS = {
 }
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
+MAX_RATIO = 200  # of an image's sides: Qwen2-VL's processors refuse more
 CHAT_START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 CHAT_END = "<|im_end|>\n<|im_start|>assistant\n"
 IMAGE_START, IMAGE_PAD, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -149,8 +150,9 @@ class ItemProcessor:
         return encoded["input_ids"]
 
     def encode_image(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches `[patches, patch_values]` and grid `[3]` (time, height, width in patches) of one image."""
-        encoded = self.image_processor(images=[image], return_tensors="pt")
+        """Patches `[patches, patch_values]` and grid `[3]` (time, height, width in patches) of one image; one that is
+        longer than the backbone takes gets white borders."""
+        encoded = self.image_processor(images=[_widened(image)], return_tensors="pt")
         return encoded["pixel_values"], encoded["image_grid_thw"][0]
 
     def collate(
@@ -292,3 +294,14 @@ class ItemProcessor:
 
 def _given(token_id: int | None) -> list[int]:
     return [] if token_id is None else [token_id]
+
+
+def _widened(image: Image.Image) -> Image.Image:
+    """The image in the middle of a white one that is no longer than [`MAX_RATIO`] times its width."""
+    least = -(-max(image.size) // MAX_RATIO)
+    if min(image.size) >= least:
+        return image
+    width, height = (max(side, least) for side in image.size)
+    canvas = Image.new("RGB", (width, height), "white")
+    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return canvas

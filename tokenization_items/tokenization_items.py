@@ -30,6 +30,7 @@ from tokenization_items.collisions import AssignmentReport, Collisions, check_ca
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
+from tokenization_items.item_ids import is_id
 from tokenization_items.item_index import CODES_NAME, ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
 from tokenization_items.item_provenance import content_digests
@@ -215,7 +216,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         Returns:
             `input_ids` and `attention_mask`, `[users, longest history * num_levels]`, padded on the right.
         """
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        if isinstance(histories, str) or any(is_id(history) for history in histories):
             raise TypeError("histories must be a list with one list of item ids for each user")
         rows = [self.index.rows(history) for history in histories]
         input_ids, attention_mask = encode_histories(
@@ -399,7 +400,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         Raises:
             UnknownItemError: one of them is not in the index; none is removed then.
         """
-        index, removed, checksum = self.index, list(item_ids), self.index.checksum
+        index, checksum = self.index, self.index.checksum
+        removed = [index.item_ids[row] for row in index.rows(item_ids)]
         index.remove(removed)
         none = index.codes[:0].astype(np.int64)
         return CatalogueUpdate(

@@ -1,5 +1,7 @@
 """Constrained beam search against `generate` and against scoring every item of the catalogue one by one."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -258,14 +260,34 @@ def test_autocast():
     torch.testing.assert_close(output.scores, expected.gather(1, output.item_rows), atol=1.5, rtol=0.1)
 
 
-def test_empty_history_gives_finite_scores(assert_same_ranking):
-    model = make_model(root_codebook_size=6, leaf_codebook_size=8)
+@pytest.mark.parametrize("score", [False, True])
+def test_histories_that_are_no_items_are_refused(score):
+    """Each of them would give recommendations without a word; the user and the position are named."""
+    model = make_model(root_codebook_size=6, leaf_codebook_size=8, max_history=3)
     trie = make_trie(model.config, 20)
-    history = torch.zeros(1, 6, dtype=torch.long)
-    expected = score_every_item(model, history, history, trie).sort(dim=1, descending=True)
-    output = model.recommend(history, None, trie, num_items=20)
-    assert output.scores.isfinite().all()
-    assert_same_ranking(output.item_rows, output.scores, expected.indices, expected.values)
+    input_ids, attention_mask = make_batch(trie, [3, 2])
+    ask = partial(model.score_items, candidates=torch.zeros(2, 1, dtype=torch.long)) if score else model.recommend
+    ask(input_ids, attention_mask, trie)
+    nobody = attention_mask.clone()
+    nobody[1] = 0
+    cut = attention_mask.clone()
+    cut[1, 5] = 0
+    swapped = input_ids.clone()
+    swapped[0, 3] = trie.level_offsets[1]
+    longer = torch.cat((input_ids, input_ids[:, :3]), dim=1)
+    for ids, mask, message in (
+        (input_ids, nobody, "history of user 1 of the batch is empty"),
+        (torch.zeros_like(input_ids), None, "history of user 0 of the batch is empty"),
+        (input_ids, cut, "history of user 1 of the batch has 5 tokens, which is no multiple of 3"),
+        (swapped, attention_mask, r"input_ids\[0, 3\] is 8, which is no code of level 0"),
+        (
+            longer,
+            torch.ones_like(longer),
+            "history of user 0 of the batch has 12 tokens, the recommender reads 3",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(ids, mask, trie)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

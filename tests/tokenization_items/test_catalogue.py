@@ -188,9 +188,13 @@ def test_integer_ids_become_strings():
     assert Catalogue.from_records(pl.DataFrame({"item_id": [3, 4], "title": ["a", "b"]})).item_ids == ["3", "4"]
 
 
-def test_floating_point_ids_are_an_error():
-    with pytest.raises(CatalogueError, match=r"row 1: an item_id is a string or an integer, got 2.0; convert"):
-        Catalogue.from_records([{"item_id": 1, "title": "a"}, {"item_id": 2.0, "title": "b"}])
+def test_whole_floating_point_ids_are_the_integers_and_others_an_error():
+    assert Catalogue.from_records([{"item_id": 1, "title": "a"}, {"item_id": 2.0, "title": "b"}]).item_ids == [
+        "1",
+        "2",
+    ]
+    with pytest.raises(CatalogueError, match=r"row 1: item_id '2.5' of type float is no id; make it a string"):
+        Catalogue.from_records([{"item_id": 1, "title": "a"}, {"item_id": 2.5, "title": "b"}])
 
 
 @pytest.mark.parametrize(
@@ -267,6 +271,32 @@ def test_transparency_is_laid_on_white():
 def test_sixteen_bit_grey_keeps_its_range():
     image = Image.fromarray(np.array([[0, 256 * 100, 65535]], dtype=np.uint16))
     assert np.asarray(opened(encoded(image)))[0, :, 1].tolist() == [0, 100, 255]
+
+
+def test_grey_of_any_depth_is_what_it_shows():
+    """Each of these was black and white, or black."""
+    ramp = np.linspace(0, 1, 6)[None]
+    shown = [0, 51, 102, 153, 204, 255]
+    deep = (ramp * 65535).astype(np.uint16)
+    for values in (
+        deep.astype(np.int32),
+        (ramp * 255).astype(np.int32),
+        (ramp * (2**31 - 1)).astype(np.int32),
+        ramp.astype(np.float32),
+        (ramp * 255).astype(np.float32),
+        deep.astype(np.float32),
+    ):
+        image = Image.fromarray(values)
+        assert np.asarray(opened(image))[0, :, 1].tolist() == shown
+        assert np.asarray(opened(encoded(image, "TIFF")))[0, :, 2].tolist() == shown
+    broken = ramp.astype(np.float32)
+    broken[0, :2] = np.nan, -np.inf
+    assert np.asarray(opened(Image.fromarray(broken)))[0, :, 0].tolist() == [0, 0, *shown[2:]]
+    clear = encoded(Image.fromarray(deep), transparency=0)
+    assert np.asarray(opened(clear))[0, :, 0].tolist() == [255, *shown[1:]]
+    half = Image.fromarray(np.array([[[100, 0], [100, 255]]], dtype=np.uint8), "LA")
+    for image in (half, half.convert("La")):
+        assert np.asarray(opened(image))[0, :, 0].tolist() == [255, 100]
 
 
 def test_animations_give_their_first_frame():
@@ -387,3 +417,19 @@ def test_selecting_and_concatenating(folder):
 def test_columns_of_different_lengths_are_an_error():
     with pytest.raises(CatalogueError, match=r"2 item_ids but \{'texts': 1, 'titles': 2\}"):
         Catalogue(item_ids=["a", "b"], texts=["t"], titles=["", ""])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "item_id,title,x\na,b,c\nd,$1,299.99,Stapler\n",
+            r"line 3 has 4 fields, the first line has 3: .*must be quoted",
+        ),
+        ("\ufeffitem_id,title,item_id\na,b,c\n", r"the columns \['item_id'\] occur twice: rename one of each"),
+    ],
+)
+def test_csv_rows_that_are_not_what_the_header_says(tmp_path, content, message):
+    (tmp_path / "items.csv").write_text(content)
+    with pytest.raises(CatalogueError, match=message):
+        Catalogue.from_folder(tmp_path)

@@ -4,6 +4,7 @@ called."""
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -71,7 +72,7 @@ def expected(run):
         batch = tokenizer([history], return_tensors="pt")
         output = model.recommend(**batch, trie=tokenizer.trie, num_items=len(tokenizer), num_beams=1000)
         pairs = zip(output.item_ids[0], output.scores[0].tolist(), strict=True)
-        seen = set(history[-3:]) if exclude_seen else set()
+        seen = set(history) if exclude_seen else set()  # all, though the model reads the last 3
         wanted = set(tokenizer.index.item_ids if allowed is None else allowed) - seen
         return [
             {"item_id": item, "title": tokenizer.index.titles[int(item.split("-")[1])], "score": score}
@@ -93,7 +94,7 @@ def test_ids_titles_and_scores_of_one_history(recommender, expected):
     for history in HISTORIES:
         found = recommender(history)
         assert_same(found, expected(history))
-        assert len(found) == min(10, 12 - len(history[-3:])) and all(entry["title"] for entry in found)
+        assert len(found) == min(10, 12 - len(history)) and all(entry["title"] for entry in found)
         scores = [entry["score"] for entry in found]
         assert scores == sorted(scores, reverse=True) and all(isinstance(score, float) for score in scores)
 
@@ -253,6 +254,66 @@ def test_saved_and_loaded(recommender, run, tmp_path):
     tokenizer = UniversalItemTokenizer.from_pretrained(run / "tokenizer")
     pipeline("item-recommendation", model=recommender.model, tokenizer=tokenizer).save_pretrained(tmp_path / "other")
     assert pipeline("item-recommendation", model=str(tmp_path / "other"))(HISTORIES) == recommender(HISTORIES)
+
+
+def test_items_before_those_that_the_model_reads_are_seen_too(recommender):
+    history = ["item-3", "item-5", "item-7", "item-2", "item-4"]
+    found = {entry["item_id"] for entry in recommender(history, top_k=12)}
+    assert found == {f"item-{row}" for row in range(12)} - set(history)
+
+
+def test_ids_of_any_kind_are_the_items(run):
+    """Whole numbers, numpy's, arrays, series and dicts with the id of a known item: never new items."""
+    tokenizer = UniversalItemTokenizer.from_pretrained(run / "tokenizer")
+    tokenizer.add_items([{"item_id": number, "title": f"thing {number}"} for number in (101, 102, 103)])
+    model = AutoModelForSeq2SeqLM.from_pretrained(run / "recommender")
+    numbered = pipeline("item-recommendation", model=model, tokenizer=tokenizer)
+    wanted = numbered(["101", "102"], top_k=20)
+    assert not {"101", "102"} & {entry["item_id"] for entry in wanted} and len(wanted) == 13
+    ids = pd.Series([101, 102])
+    for history in ([101, 102], np.array([101, 102]), ids, ids.astype(float), [{"item_id": 101}, 102.0]):
+        assert numbered(history, top_k=20) == wanted
+    assert numbered(np.array([[101, 102], [102, 101]]), top_k=20)[0] == wanted
+    denied = [entry["item_id"] for entry in numbered([101], top_k=20, deny=np.array([102]))]
+    assert "102" not in denied and "103" in denied
+    assert [entry["item_id"] for entry in numbered([101], allow=[103, "102"], deny=[102])] == ["103"]
+    with pytest.raises(UnknownItemError, match="1 items are not in the index.*104"):
+        numbered([101, 104])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_one_odd_history_does_not_stop_the_others(run, recommender, batch_size):
+    histories = [["item-1"], ["item-1", "nope"], [], ["item-0", "item-4"], "item-3"]
+    found = recommender(histories, on_error="skip", batch_size=batch_size)
+    assert_same(found[0], recommender(["item-1"]))
+    assert_same(found[3], recommender(["item-0", "item-4"]))
+    for row, reason in ((1, "'nope'"), (2, "got an empty one"), (4, "is a list of items")):
+        assert [entry["item_id"] for entry in found[row]] == [None] and reason in found[row][0]["reason"]
+    assert recommender([["nope"]], on_error="skip")[0][0]["score"] is None
+
+    with pytest.raises(ValueError, match="'fallback' needs a memory"):
+        recommender(histories, on_error="fallback")
+    with pytest.raises(ValueError, match="on_error is 'raise', 'skip' or 'fallback', got 'ignore'"):
+        recommender(histories, on_error="ignore")
+    memory = ItemMemory(
+        torch.zeros(12, 1, dtype=torch.int32),
+        torch.ones(12, 1, dtype=torch.float16),
+        torch.arange(12, dtype=torch.int32),  # the last item is the most popular one
+        MemorySettings(),
+    )
+    remembering = pipeline(
+        "item-recommendation", model=recommender.model, tokenizer=recommender.tokenizer, memory=memory
+    )
+    histories[1] = ["item-9", "nope"]
+    arguments = {"top_k": 3, "deny": ["item-10"], "batch_size": batch_size}
+    found = remembering(histories, on_error="fallback", **arguments)
+    assert_same(found[0], remembering(["item-1"], top_k=3, deny=["item-10"]))
+    assert [entry["item_id"] for entry in found[1]] == ["item-11", "item-8", "item-7"], "what was seen is not popular"
+    assert [entry["item_id"] for entry in found[2]] == ["item-11", "item-9", "item-8"]
+    assert "'nope'" in found[1][0]["reason"] and "empty" in found[2][2]["reason"]
+    assert found[2][0]["score"] == pytest.approx(np.log(12 / 78))
+    sourced = remembering(histories, on_error="fallback", return_sources=True, **arguments)
+    assert sourced[1] == found[1] and sourced[0][0]["sources"]
 
 
 @pytest.mark.parametrize(

@@ -267,3 +267,16 @@ def test_prompt_key_tells_prompts_apart(config, tiny_qwen2_vl, processor):
     keys.append(ItemProcessor(tokenizer, codes, larger).prompt_key())
     assert len(set(keys)) == len(keys)
     assert ItemProcessor(tokenizer, codes, image_processor).prompt_key() == keys[0]
+
+
+@pytest.mark.parametrize("size", [(1024, 3), (3, 1024), (201, 1), (1, 1000)])
+def test_images_of_any_shape_are_taken(processor, size):
+    """Qwen2-VL's processor refuses what is longer than 200 times its width, in the middle of a training."""
+    picture = Image.new("RGB", size, "red")
+    patches, grid = processor.encode_image(picture)
+    assert patches.isfinite().all() and int(grid.prod()) == len(patches)
+    with pytest.raises(ValueError, match="aspect ratio"):
+        processor.image_processor(images=[picture], return_tensors="pt")
+    within = Image.new("RGB", (200, 1), "red")
+    expected = processor.image_processor(images=[within], return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor.encode_image(within)[0], expected), "what is taken is not changed"

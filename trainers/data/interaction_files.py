@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import polars as pl
 
 from hub_cards import named
+from tokenization_items.csv_rows import bad_row, repeated_columns
+from trainers.data.readers.base import id_column
 from trainers.data.readers.text_lines import bad_json_line
 from trainers.data.splits import PARTS
 
@@ -90,7 +93,7 @@ def flat_sequences(frame: pl.DataFrame, source: str) -> UserSequences:
             f"{source}: expected an id and a list of item ids per row, got user_id of type {user} and items of type "
             f"{items}."
         )
-    frame = frame.with_columns(pl.col("user_id").cast(pl.String), pl.col("items").cast(pl.List(pl.String)))
+    frame = frame.with_columns(_ids(frame["user_id"], source))
     _reject_empty(frame, source)
     reject_blank(frame, "user_id", source)
     if frame["items"].null_count():
@@ -104,10 +107,11 @@ def flat_sequences(frame: pl.DataFrame, source: str) -> UserSequences:
             f"{source}: more than one row for {named_as('user', users)}; merge them into one sequence."
         )
     filled = frame.filter(pl.col("items").list.len() > 0)
+    lengths = frame["items"].list.len().to_numpy().astype(np.int64)
     return UserSequences(
         user_ids=frame["user_id"],
-        lengths=frame["items"].list.len().to_numpy().astype(np.int64),
-        items=filled["items"].explode(),
+        lengths=lengths,
+        items=_ids(filled["items"].explode(), source, np.repeat(np.arange(len(lengths)), lengths)),
         source=source,
         ratings=filled["ratings"].explode().to_numpy().astype(np.float32) if "ratings" in frame.columns else None,
     )
@@ -143,6 +147,18 @@ def reject_blank(frame: pl.DataFrame, column: str, source: str) -> None:
         raise InteractionError(f"{source}: empty {column} in {rows}; fill it in or remove the row.")
 
 
+def _ids(column: pl.Series, source: str, rows: np.ndarray | None = None) -> pl.Series:
+    """Ids as strings, see [`id_column`]. Raises InteractionError where there is none; `rows` of the file have them."""
+    ids, odd = id_column(column)
+    if odd.any():
+        places = odd.arg_true().to_numpy()
+        bad = named_as("row", list(dict.fromkeys((places if rows is None else rows[places]) + 1)))
+        raise InteractionError(
+            f"{source}: {column.name} {column[int(places[0])]!r} in {bad} is no id: make it a string or an integer."
+        )
+    return ids
+
+
 def _read_frame(file: Path, needed: Sequence[str], optional: Sequence[str]) -> pl.DataFrame:
     """Reads columns of a csv (all as strings), jsonl or parquet file, gzipped or not."""
     try:
@@ -152,18 +168,25 @@ def _read_frame(file: Path, needed: Sequence[str], optional: Sequence[str]) -> p
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, pl.exceptions.PolarsError) as error:
         raise InteractionError(f"{file} cannot be read: {error}. Is it complete?") from error
+    data = data.removeprefix(BOM_UTF8)
     if not data.strip():
         raise InteractionError(f"{file} is empty.")
     try:
         if ".csv" in file.suffixes:
+            if twice := repeated_columns(_text_lines(data)):
+                raise InteractionError(f"{file}: {named_as('column', twice)} twice; rename one of each.")
             frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
         else:
             # the whole file decides about the types: a guess from the first rows turns later ids into nulls
             frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        wrong = None if ".csv" in file.suffixes else bad_json_line(data.splitlines())
+        wrong = bad_row(_text_lines(data)) if ".csv" in file.suffixes else bad_json_line(data.splitlines())
         raise InteractionError(f"{file} cannot be read: {wrong or error}") from error
     return frame.select(_columns(frame.columns, needed, optional, file))
+
+
+def _text_lines(data: bytes) -> io.StringIO:
+    return io.StringIO(data.decode("utf-8", "replace"), newline="")
 
 
 def _columns(found: Iterable[str], needed: Sequence[str], optional: Sequence[str], file: Path) -> list[str]:
@@ -182,7 +205,8 @@ def _reject_empty(frame: pl.DataFrame, source: str) -> None:
 
 def _ordered_events(frame: pl.DataFrame, file: Path) -> UserSequences:
     """Single events in order: users by first appearance, each one's events by time, ties as in the file."""
-    frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String), _as_time(frame["timestamp"], file))
+    ids = (_ids(frame[name], str(file)) for name in ("user_id", "item_id"))
+    frame = frame.with_columns(*ids, _as_time(frame["timestamp"], file))
     reject_blank(frame, "user_id", str(file))
     reject_blank(frame, "item_id", str(file))
     if "split" in frame.columns:

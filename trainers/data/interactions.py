@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 from hub_cards import MAX_NAMED
+from tokenization_items.item_ids import IdError, id_text
 from trainers.data.interaction_files import (
     InteractionError,
     UserSequences,
@@ -144,14 +145,16 @@ class Interactions:
         Raises:
             InteractionError: as [`~Interactions.from_folder`].
         """
-        rows = [[None if item is None else str(item) for item in sequence] for sequence in sequences]
-        ids = range(len(rows)) if user_ids is None else user_ids
+        try:
+            rows = [[id_text(item) for item in sequence] for sequence in sequences]
+            ids = [str(row) for row in range(len(rows))] if user_ids is None else [id_text(user) for user in user_ids]
+        except IdError as error:
+            raise InteractionError(f"sequences: {error}") from error
         if len(ids) != len(rows):
             raise InteractionError(f"{len(ids)} user ids for {len(rows)} sequences: give one id per sequence.")
-        users = [None if user is None else str(user) for user in ids]
         schema = pl.Schema({"user_id": pl.String(), "items": pl.List(pl.String)})
         return cls._from_flat(
-            flat_sequences(pl.DataFrame({"user_id": users, "items": rows}, schema=schema), "sequences"), item_ids
+            flat_sequences(pl.DataFrame({"user_id": ids, "items": rows}, schema=schema), "sequences"), item_ids
         )
 
     @classmethod

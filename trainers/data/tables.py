@@ -17,8 +17,9 @@ from typing import Any, cast
 import polars as pl
 
 from hub_cards import named
-from trainers.data.readers.base import ReadError
-from trainers.data.readers.text_lines import bad_json_line, bad_row
+from tokenization_items.csv_rows import bad_row
+from trainers.data.readers.base import ReadError, id_column
+from trainers.data.readers.text_lines import bad_json_line
 
 SEPARATORS = (",", ";", "\t", "|")
 SNIFFED_BYTES = 2**16  # of a csv file, from which its separator is told
@@ -93,15 +94,10 @@ def read_table(source: Any, name: str = "table") -> Table:
 
 
 def as_ids(column: pl.Series) -> pl.Series:
-    """Ids as strings; whole numbers that a data frame made floating-point ones of are whole again. Of a column that
-    can hold no ids, of lists or of fractions, all are null."""
-    if column.dtype.is_float():
-        known = column.fill_nan(None)
-        whole = known.cast(pl.Int64, strict=False)
-        column = whole if known.eq_missing(whole.cast(known.dtype)).all() else column
-    if column.dtype.is_nested() or column.dtype.is_float():
-        return pl.Series(column.name, [None] * len(column), dtype=pl.String)
-    return column.cast(pl.String, strict=False).str.strip_chars()
+    """Ids as strings, by [`id_column`], without blanks around them. Of a column that can hold no ids, of lists or of
+    fractions, all are null."""
+    ids, odd = id_column(column)
+    return (pl.Series(column.name, [None] * len(column), dtype=pl.String) if odd.any() else ids).str.strip_chars()
 
 
 def decoded(data: bytes) -> tuple[str, str]:

@@ -79,7 +79,8 @@ def evaluate(
         `dict` of plain values: `"name"`, for each k `"recall@k"`, `"ndcg@k"`, `"mrr@k"` and, as asked for,
         `"coverage@k"`, `"gini@k"`, `"novelty@k"`, `"identifier_recall@k"`, ...; the counts `"num_users"`,
         `"num_cases"`, `"num_short"` (users without a case) and `"num_without_history"` (items of the part that are
-        left out because nothing of their user precedes them); the flags `"split"`, `"part"`, `"seen"`,
+        left out because nothing of their user precedes them) and, with `mask_seen`, `"num_unreachable"` (cases whose
+        target is masked, as the user had it before: lost for everyone); the flags `"split"`, `"part"`, `"seen"`,
         `"max_history"` (as applied), `"ties"`, `"num_beams"` (None: no beam search), `"candidates"`.
         Nested, as asked for: `"long_tail"`, `"history_length"`, `"cold_targets"` and `"seen_transitions"`, lists of
         `{"popularity": "[0,20)", "num_users": ..., "num_cases": ..., metrics}` with None for the metrics of an empty
@@ -106,6 +107,7 @@ def evaluate(
     name = getattr(ranker, "name", type(ranker).__name__)
 
     ranks, group_ranks = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
+    num_unreachable = 0
     counts = {k: np.zeros(num_items, np.int64) for k in ks if long_tail}
     # disable=None: a bar on a terminal, silence in logs
     with tqdm(total=len(cases), desc=f"{name} ({part})", unit="case", disable=None) as progress:
@@ -115,6 +117,7 @@ def evaluate(
             ranked = np.asarray(ranker.rank(cases.histories(start, stop, limit), depth, seen))
             _check_ranking(ranked, (stop - start, depth), num_items, seen, name)
             targets = cases.targets[start:stop]
+            num_unreachable += sum(map(np.isin, targets, seen or ()))
             ranks[start:stop] = target_ranks(ranked, targets)
             if groups is not None:
                 group_ranks[start:stop] = target_ranks(np.where(ranked < 0, -1, groups[ranked]), groups[targets])
@@ -144,6 +147,8 @@ def evaluate(
         "num_beams": getattr(ranker, "num_beams", None),
         "candidates": f"all {num_items} items",
     }
+    if mask_seen:
+        result["num_unreachable"] = int(num_unreachable)
     if long_tail:
         popular, lengths = popularity[cases.targets], cases.ends - cases.starts
         result["long_tail"] = group_means(per_case, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")

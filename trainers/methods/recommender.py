@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hub_cards import Evaluation, RecommenderCardValues, named, save_card
 from modeling_utgrec.checkpoint_format import Upload, check_format_version
 from modeling_utgrec.generation_mixin import ItemRecommendation
@@ -27,6 +25,7 @@ from tokenization_items.catalogue_updates import (
 )
 from tokenization_items.files import read_json_object, updating_folder, write_json
 from tokenization_items.hub_folders import model_folder
+from tokenization_items.item_ids import is_id
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.network_reference import NetworkReference
@@ -227,7 +226,7 @@ class Recommender:
         """
         if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
             raise TypeError(f"A history is a list of item ids, got {history!r}.")
-        is_one = not history or isinstance(history[0], str | Mapping)
+        is_one = not history or isinstance(history[0], Mapping) or is_id(history[0])
         histories: list[Any] = [history] if is_one else [*history]
         rules = self.rules
         allow = rules.allow if allow is None else allow
@@ -242,27 +241,9 @@ class Recommender:
             for row, each in zip(known, results, strict=True):
                 found[row] = each
         if len(known) < len(histories):
-            popular = self._popular(top_k, allow, deny)
+            popular = self._pipeline.popular(top_k, allow, deny)
             found = [found[row] if each else popular for row, each in enumerate(histories)]
         return found[0] if is_one else found
-
-    def _popular(self, top_k: int, allow: Sequence[str] | None, deny: Sequence[str]) -> list[dict[str, Any]]:
-        """The items that were bought most, for users of whom nothing is known."""
-        if self.memory is None:
-            raise ValueError("A history is empty, and without a memory there are no counts of popular items.")
-        index, counts = self.tokenizer.index, self.memory.counts.cpu().double()
-        scores = ((counts + 1) / (counts + 1).sum()).log()
-        if allow is not None:
-            outside = torch.ones(len(index), dtype=torch.bool)
-            outside[torch.from_numpy(index.rows(allow))] = False
-            scores[outside] = -torch.inf
-        scores[torch.from_numpy(index.rows(deny))] = -torch.inf
-        best = scores.sort(descending=True, stable=True)
-        return [
-            {"item_id": index.item_ids[row], "title": index.titles[row], "score": score}
-            for row, score in zip(best.indices[:top_k].tolist(), best.values[:top_k].tolist(), strict=True)
-            if score > -torch.inf
-        ]
 
     def add_items(
         self,

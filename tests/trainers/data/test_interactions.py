@@ -456,3 +456,61 @@ def test_seeds_draw_other_training_users():
 def test_share_of_training_users_out_of_range():
     with pytest.raises(InteractionError, match="between 0 and 1, got 1.5"):
         Interactions.from_sequences([["a", "b", "c"]], IDS).sample_training_users(1.5)
+
+
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sequences.jsonl", BOM + lines({"user_id": "7", "items": ["a", "b"]})),
+        ("sequences.jsonl", lines({"user_id": 7.0, "items": ["a", "b"]})),
+        ("interactions.csv", BOM + "user_id,item_id,timestamp\n7,a,1\n7,b,2\n"),
+        ("interactions.jsonl", BOM + lines(*({"user_id": 7, "item_id": i, "timestamp": 1} for i in "ab"))),
+        ("interactions.jsonl", lines(*({"user_id": 7.0, "item_id": i, "timestamp": 1} for i in "ab"))),
+    ],
+)
+def test_byte_order_marks_and_whole_numbers_with_a_decimal_point(tmp_path, name, content):
+    found = Interactions.from_folder(write(tmp_path, name, content), IDS)
+    assert found.user_ids == ["7"] and as_ids(found) == [["a", "b"]]
+
+
+def test_floating_point_items_are_the_integers(tmp_path):
+    folder = write(
+        tmp_path, "sequences.jsonl", lines({"user_id": "u", "items": [3.0, 1]}, {"user_id": 1, "items": []})
+    )
+    for found in (
+        Interactions.from_folder(folder, ["1", "3"]),
+        Interactions.from_sequences([np.array([3.0, 1.0]), []], ["1", "3"], ["u", np.int64(1)]),
+    ):
+        assert found.user_ids == ["u", "1"] and as_ids(found) == [["3", "1"], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "sequences.jsonl",
+            lines({"user_id": "u", "items": [1]}, {"user_id": "v", "items": [1, 2.5]}),
+            "items 2.5 in row 2 is no id",
+        ),
+        ("sequences.jsonl", lines({"user_id": True, "items": ["a"]}), "user_id True in row 1 is no id"),
+        (
+            "interactions.jsonl",
+            lines({"user_id": 1, "item_id": True, "timestamp": 1}),
+            "item_id True in row 1 is no id: make it a string",
+        ),
+        (
+            "interactions.csv",
+            "user_id,item_id,timestamp,x\nu,a,1,2\nu,b,1,2,3\n",
+            "line 3 has 5 fields, the first line has 4",
+        ),
+        ("interactions.csv", "user_id,item_id,timestamp,item_id\nu,a,1,b\n", "column 'item_id' twice"),
+    ],
+)
+def test_ids_and_rows_that_are_none_are_named(tmp_path, name, content, message):
+    with pytest.raises(InteractionError, match=message):
+        Interactions.from_folder(write(tmp_path, name, content), ["1", "a"])
+    with pytest.raises(InteractionError, match="sequences: '2.5' of type float is no id"):
+        Interactions.from_sequences([[2.5]], ["1"])

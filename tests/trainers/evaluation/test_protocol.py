@@ -183,8 +183,20 @@ def test_masking_covers_the_whole_history_and_is_checked():
     result = evaluate(recommender, interactions, mask_seen=True, max_history=2)
     assert recommender.histories == [[3, 4]] and recommender.excluded == [[0, 1, 2, 3, 4]]
     assert result["seen"] == "masked" and result["recall@5"] == 1
+    assert result["num_unreachable"] == 0
     with pytest.raises(ValueError, match="excluded"):
         evaluate(Fixed([[5, 6, 7, 8, 9, 10, 11, 0, -1, -1]]), interactions, mask_seen=True, max_history=2)
+
+
+def test_targets_that_masking_hides_are_counted():
+    """Two of three users had their target before: no recommender can find it, and the Recall alone does not say so."""
+    sequences = [[IDS[0], IDS[1], IDS[0]], [IDS[2], IDS[3], IDS[4]], [IDS[5], IDS[6], IDS[7], IDS[6]]]
+    interactions = Interactions.from_sequences(sequences, IDS)
+    others = [8, 9, 10, 11, -1, -1, -1, -1, -1, -1]
+    for batch_size in (1, 2, 256):
+        result = evaluate(Fixed([others] * 3), interactions, mask_seen=True, max_history=1, batch_size=batch_size)
+        assert result["num_unreachable"] == 2 and result["recall@10"] == 0
+    assert "num_unreachable" not in evaluate(Fixed([others] * 3), interactions)
 
 
 def test_the_shorter_history_holds_and_beams_are_stated():

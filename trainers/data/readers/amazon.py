@@ -68,7 +68,7 @@ class _Amazon:
         fields = _REVIEW[self.year]
         log = LogWriter(scratch, report, "ms" if self.year == 2023 else "s", latest_time)
         for first_line, chunk in reviews:
-            part = json_columns(chunk, first_line, fields, names[0], report, literals=self.year == 2014)
+            part = json_columns(chunk, first_line, fields, names[0], report, self.year == 2014, ids=fields[:2])
             log.add(part.rename(dict(zip(fields, _OUR_NAMES, strict=True))), names[0])
         items = ItemWriter(scratch, report)
         for first_line, chunk in metadata:

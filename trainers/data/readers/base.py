@@ -36,6 +36,31 @@ class ReadError(ValueError):
     """A source that cannot be read as it is; the message names the file, the line or field, and the fix."""
 
 
+def id_column(column: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """
+    Ids of a column as strings, by the rule of [`~tokenization_items.item_ids.id_text`]: whole numbers that a table
+    made floating-point ones of are whole again.
+
+    Args:
+        column (`pl.Series`): of any type.
+
+    Returns:
+        The ids, strings, null where they are missing or none; and where they are none, bool: fractions, truth values,
+        lists.
+    """
+    kind, there = column.dtype, column.is_not_null()
+    if kind.is_float():
+        known = column.cast(pl.Float64).fill_nan(None)
+        there = known.is_not_null()
+        is_whole = ((known == known.floor()) & (known.abs() < 2**53)).fill_null(False)
+        ids = known.set(~is_whole, None).cast(pl.Int64)
+    elif kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        ids = column
+    else:
+        ids = pl.Series(column.name, [None] * len(column), dtype=pl.String)
+    return ids.cast(pl.String), there & ids.is_null()
+
+
 class ReadingReport:
     """
     Counts of what was read and of what was dropped on the way, with the first few rows of each reason.

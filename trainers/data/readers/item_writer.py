@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from tokenization_items.item_ids import IdError, id_text
 from trainers.data.readers.base import ITEM_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport
 from trainers.data.readers.html_text import clean_html
 from trainers.data.readers.text_lines import load_json, plain_text
@@ -19,7 +20,8 @@ class ItemWriter:
     """
     Takes items as dictionaries, cleans their text and keeps them in files.
 
-    Items without id are dropped and counted; of several with one id the first stays.
+    Items without id, or with what is none (see [`~tokenization_items.item_ids.id_text`]), are dropped and counted; of
+    several with one id the first stays.
 
     Args:
         folder (`Path`): where the files go.
@@ -42,12 +44,17 @@ class ItemWriter:
                 these, however nested.
         """
         for place, fields in items:
+            try:
+                item_id = id_text(fields.get("item_id"))
+            except IdError as error:
+                self.report.drop("items", "item_id is no string or whole number", 1, [f"{place}: item_id {error}"])
+                continue
             self._part.append(
                 {
                     name: strings(fields.get(name)) if kind == pl.List(pl.String) else string(fields.get(name))
                     for name, kind in ITEM_SCHEMA.items()
                 }
-                | {"place": place}
+                | {"item_id": plain_text(item_id or ""), "place": place}
             )
             if len(self._part) == PART_ROWS:
                 self._write()

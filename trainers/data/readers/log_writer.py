@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from trainers.data.readers.base import LOG_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport
+from tokenization_items.item_ids import IdError, id_text
+from trainers.data.readers.base import LOG_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport, id_column
 from trainers.data.readers.timestamps import EPOCH, PER_SECOND, TimeUnit, parse_times, to_microseconds
 
 # A log that ends before this is in another unit: 2020 in seconds, read as milliseconds, is in January 1970.
@@ -20,8 +21,9 @@ class LogWriter:
     """
     Takes the parts of a log, drops and counts the rows that cannot be used, and keeps the rest in files.
 
-    A row is dropped if its user, item or timestamp is missing, if its timestamp is no number (or no date), NaN or
-    infinite, not after 1970-01-01 or after `latest_time`, or if its rating is no number (a missing or NaN rating is
+    A row is dropped if its user, item or timestamp is missing, if one of these is no id (see [`id_column`]), if its
+    timestamp is no number (or no date), NaN or infinite, not after 1970-01-01 or after `latest_time`, or if its rating
+    is no number (a missing or NaN rating is
     null). Timestamps become int64 microseconds in UTC; those of unit "order" only have to be integers.
 
     Args:
@@ -50,12 +52,15 @@ class LogWriter:
                 sequence.
             file (`str`): the source's name in messages.
         """
+        odd = {}
         for name in ("user_id", "item_id"):
-            if part.schema[name].is_float() or part.schema[name].is_nested():
+            ids, odd[name] = id_column(part[name])
+            if odd[name].any() and not part.schema[name].is_float():
                 raise ReadError(f"{file}: {name} holds values of type {part.schema[name]}; make them strings.")
+            shown = part[name].cast(pl.String) if odd[name].any() else ids
+            part = part.with_columns(pl.when(odd[name]).then(shown).otherwise(ids).alias(name))
         if "rating" not in part.columns:
             part = part.with_columns(rating=pl.lit(None, pl.String))
-        part = part.with_columns(pl.col("user_id", "item_id").cast(pl.String))
         part = part.with_columns(_filled(pl.col(name)) for name, kind in part.schema.items() if kind == pl.String)
         rating = pl.col("rating").cast(pl.Float64, strict=False).fill_nan(None)
         parsed = part.hstack(parse_times(part["timestamp"], self.unit, self.latest)).with_columns(
@@ -63,6 +68,10 @@ class LogWriter:
             .then(pl.lit("user_id is missing"))
             .when(pl.col("item_id").is_null())
             .then(pl.lit("item_id is missing"))
+            .when(pl.lit(odd["user_id"]))
+            .then(pl.lit("user_id is no string or whole number"))
+            .when(pl.lit(odd["item_id"]))
+            .then(pl.lit("item_id is no string or whole number"))
             .when(pl.col("problem").is_not_null())
             .then("problem")
             .when(pl.col("rating").cast(pl.Float64, strict=False).is_null() & pl.col("rating").is_not_null())
@@ -87,12 +96,12 @@ class LogWriter:
             ReadError: if a user has something else than a list of items.
         """
         for user, items in sequences.items():
-            if not isinstance(items, list) or any(isinstance(item, (list, dict)) for item in items):
+            if not isinstance(items, list):
                 raise ReadError(f"{file}, user {user!r}: expected a list of items, found {str(items)[:80]}.")
         users = list(sequences)
         for start in range(0, len(users), BATCH_USERS):
             part = users[start : start + BATCH_USERS]
-            texts = [[None if item is None else str(item) for item in sequences[user]] for user in part]
+            texts = [_ids_of(user, sequences[user], file) for user in part]
             frame = pl.DataFrame({"user_id": part, "item_id": texts}, schema_overrides={"item_id": pl.List(pl.String)})
             frame = frame.with_columns(timestamp=pl.int_ranges(pl.col("item_id").list.len(), dtype=pl.Int64))
             frame = frame.filter(pl.col("item_id").list.len() > 0).explode("item_id", "timestamp")
@@ -118,6 +127,15 @@ class LogWriter:
                 )
                 examples.append(f"{file}, {place}: {field} {row[field]!r}")
             self.report.drop("interactions", reason, rows.height, examples)
+
+
+def _ids_of(user: str, items: list, file: str) -> list[str | None]:
+    try:
+        return [id_text(item) for item in items]
+    except IdError as error:
+        raise ReadError(
+            f"{file}, user {user!r}: expected a list of items, found {str(items)[:80]}: {error}."
+        ) from error
 
 
 def _filled(text: pl.Expr) -> pl.Expr:

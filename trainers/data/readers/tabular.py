@@ -82,7 +82,8 @@ class TabularReader:
         if kind == ".jsonl":
             names = {self.columns.get(ours, ours): ours for ours in LOG_SCHEMA}
             for first_line, chunk in line_chunks(path):
-                yield json_columns(chunk, first_line, list(names), path.name, report).rename(names)
+                ids = [theirs for theirs, ours in names.items() if ours in ("user_id", "item_id")]
+                yield json_columns(chunk, first_line, list(names), path.name, report, ids=ids).rename(names)
         elif kind == ".parquet":
             file = _open_parquet(path)
             names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, file.schema_arrow.names)

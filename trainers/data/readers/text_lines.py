@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import ast
-import csv
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 import polars as pl
 from tqdm.auto import tqdm
 
+from tokenization_items.csv_rows import bad_row, repeated_columns
+from tokenization_items.item_ids import IdError, id_text
 from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 32 * 2**20  # of text that is held at once
 MAX_LINE_BYTES = 256 * 2**20
 TABLE_ROWS = 500_000  # rows of a table that are held at once
+_NO_ID = r"^(true|false|[-+]?\d*\.\d+|[-+]?\d+(\.\d*)?[eE][-+]?\d+|NaN|-?Infinity)$"  # or a text like one
+_LINE = "number of the line"  # no column of a file
 SHOWN = 80  # characters of an offending line in a message
 
 
@@ -82,13 +87,17 @@ def json_columns(
     file: str,
     report: ReadingReport,
     literals: bool = False,
+    ids: Sequence[str] = (),
 ) -> pl.DataFrame:
     """
-    Fields of interactions in JSON lines as strings (null where absent), with the number of each `line`.
+    Fields of interactions in JSON lines as strings (null where absent), with the number of each `line`; whole numbers
+    that are written with a decimal point are the integers.
 
-    Lines that are no JSON object, or have a list or an object in one of these fields, are dropped and counted.
+    Lines that are no JSON object, or have a list or an object in one of these fields, or in one of ids what is no id
+    (see [`~tokenization_items.item_ids.id_text`]), are dropped and counted.
 
     Args:
+        ids (`Sequence[str]`, *optional*): those of the fields that hold ids.
         literals (`bool`, *optional*, defaults to `False`): also takes lines that are Python literals.
     """
     num_lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
@@ -97,11 +106,12 @@ def json_columns(
         frame = pl.read_ndjson(io.BytesIO(chunk), schema=schema)
     except pl.exceptions.PolarsError:
         frame = None  # some line is no JSON
-    if frame is not None and frame.height == num_lines:
+    looks_odd = pl.any_horizontal(pl.lit(False), *(pl.col(field).str.contains(_NO_ID) for field in ids))
+    if frame is not None and frame.height == num_lines and not frame.select(looks_odd.any()).item():
         report.read["interactions"] += num_lines
         frame = frame.with_columns(pl.int_range(first_line, first_line + num_lines, dtype=pl.Int64).alias("line"))
-    else:  # blank lines are left out: which ones?
-        records = json_records(chunk, first_line, file, report, "interactions", literals)
+    else:  # blank lines are left out: which ones? "true" may be a text, and true is no id
+        records = _with_ids(json_records(chunk, first_line, file, report, "interactions", literals), ids, file, report)
         rows = [(*(_as_text(record.get(field)) for field in fields), line) for line, record in records]
         frame = pl.DataFrame(rows, schema=schema | {"line": pl.Int64}, orient="row")
     nested = pl.any_horizontal(pl.col(field).str.contains(r"^[\[{]") for field in fields).fill_null(False)
@@ -131,6 +141,22 @@ def json_records(
         yield line, record
 
 
+def _with_ids(
+    records: Iterable[tuple[int, dict]], ids: Sequence[str], file: str, report: ReadingReport
+) -> Iterator[tuple[int, dict]]:
+    """Records whose ids are ids; lists and objects are left to others."""
+    for line, record in records:
+        try:
+            for field in ids:
+                if not isinstance(record.get(field), list | dict):
+                    id_text(record.get(field))
+        except IdError as error:
+            reason = f"what is no string or whole number in one of {', '.join(ids)}"
+            report.drop("interactions", reason, 1, [f"{file}, line {line}: {field} {error}"])
+            continue
+        yield line, record
+
+
 def _parse(text: bytes, literals: bool) -> object:
     try:
         return json.loads(text)
@@ -145,6 +171,10 @@ def _as_text(value: object) -> str | None:
         return None
     if isinstance(value, (list, dict)):
         return json.dumps(value)
+    if isinstance(value, bool):
+        return str(value).lower()  # as polars writes it
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
     return plain_text(str(value))
 
 
@@ -202,8 +232,15 @@ def table_batches(
             between.
 
     Raises:
-        ReadError: if a column is missing, a line has more fields than the first, or the file is cut or not UTF-8.
+        ReadError: if a column is missing, two have one name, a line has more fields than the first, whichever columns
+            are read, or the file is cut or not UTF-8.
     """
+    try:
+        twice = _of_text(path, lambda lines: repeated_columns(lines, separator, quote)) if header else []
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+        raise ReadError(f"{path} cannot be read: {_bad_line(path, separator, quote) or error}") from error
+    if twice:
+        raise ReadError(f"{path}: the columns {twice} occur twice; rename one of each.")
     frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
     try:
         found = frame.collect_schema().names()
@@ -211,9 +248,13 @@ def table_batches(
         if missing := [name for name in columns if name not in known]:
             raise ReadError(f"{path} lacks the columns {missing}; it has {list(known)}.")
         names = {each if isinstance(each, str) else found[each]: ours for each, ours in columns.items()}
-        frame = frame.select(pl.col(theirs).alias(ours) for theirs, ours in names.items())
-        frame = frame.with_row_index("line", offset=2 if header else 1).with_columns(pl.col("line").cast(pl.Int64))
+        frame = frame.with_row_index(_LINE, offset=2 if header else 1)
+        # all columns: of a line with too many fields polars would take the first ones, unless it reads the last
         for batch in frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True):
+            batch = batch.select(
+                pl.col(_LINE).cast(pl.Int64).alias("line"),
+                *(pl.col(theirs).alias(ours) for theirs, ours in names.items()),
+            )
             empty = batch.select(pl.all_horizontal(pl.col(list(columns.values())).is_null())).to_series()
             report.read[kind] += batch.height
             examples = [f"{path.name}, line {line}" for line in batch["line"].filter(empty).head(MAX_EXAMPLES)]
@@ -227,35 +268,27 @@ def _bad_line(path: Path, separator: str, quote: str | None) -> str | None:
     """Names the first line of a table that cannot be read (slow; runs after a failure only)."""
     number = 0
 
-    def decoded(lines: Iterable[bytes]) -> Iterator[str]:
-        nonlocal number
-        for line in lines:
-            number += 1
-            yield line.decode("utf-8")
+    def first_bad(lines: Iterable[str]) -> str | None:
+        def counted() -> Iterator[str]:
+            nonlocal number
+            for line in lines:
+                number += 1
+                yield line
+
+        return bad_row(counted(), separator, quote)
 
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
-            return bad_row(decoded(lines), separator, quote)
+        return _of_text(path, first_bad)
     except UnicodeDecodeError as error:
-        return f"line {number} is not UTF-8: {error}."
+        return f"line {number + 1} is not UTF-8: {error}."
     except (EOFError, OSError, zlib.error) as error:
         return f"after line {number}: {error}. Is the file complete?"
 
 
-def bad_row(lines: Iterable[str], separator: str, quote: str | None = '"') -> str | None:
-    """Names the first row of a csv table that is longer than the header, or is not closed."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote is not None else csv.QUOTE_NONE
-    rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
-    number, width = 0, None  # of the line on which the last row ended
-    try:
-        for row in rows:
-            width = width or len(row)
-            if len(row) > width:
-                return f"line {number + 1} has {len(row)} fields, the first line has {width}: {row}."
-            number = rows.line_num
-    except csv.Error as error:
-        return f"the row that starts on line {number + 1}: {error}."
-    return None
+def _of_text(path: Path, read: Callable[[Iterable[str]], T]) -> T:
+    """What a function finds in the lines of a text file, gzipped or not; a byte order mark is left out."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
+        return read(line.decode("utf-8").removeprefix("\ufeff") for line in lines)
 
 
 def bad_json_line(lines: Iterable[str | bytes]) -> str | None:

@@ -102,3 +102,11 @@ def test_bad_files(read, write, tmp_path, examples_of):
     _, _, report = read(RecBoleReader(tmp_path))
     assert "x.inter, line 3: timestamp 'nan'" in examples_of(report, "interactions", "timestamp is NaN")
     assert "x.inter, line 4" in examples_of(report, "interactions", "timestamp is missing")
+
+
+def test_a_line_with_too_many_fields_is_named(read, write, tmp_path):
+    """Though the column where they are too many is not read."""
+    header = "user_id:token\titem_id:token\ttimestamp:float\tplace:token\n"
+    write("x.inter", header + "u\ta\t1600000000\tx\nu\tb\tmore\t1600000001\tx\n")
+    with pytest.raises(ReadError, match="x.inter cannot be read: line 3 has 5 fields, the first line has 4"):
+        read(RecBoleReader(tmp_path))

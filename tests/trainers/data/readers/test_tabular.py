@@ -179,8 +179,8 @@ def test_files_that_cannot_be_read(read, tmp_path, name, content, words):
 
 
 def test_types_that_are_no_ids_and_no_paths(read, tmp_path):
-    LOG.with_columns(user_id=pl.Series([1.0, 2.0, float("nan")])).write_parquet(tmp_path / "l.parquet")
-    with pytest.raises(ReadError, match="user_id holds values of type Float64"):
+    LOG.with_columns(user_id=pl.Series([True, False, None])).write_parquet(tmp_path / "l.parquet")
+    with pytest.raises(ReadError, match="user_id holds values of type Boolean"):
         read(TabularReader(tmp_path / "l.parquet"))
     LOG.write_parquet(tmp_path / "l.parquet")
     pl.DataFrame({"item_id": ["a"], "image": [b"bytes"]}).write_parquet(tmp_path / "i.parquet")
@@ -197,3 +197,60 @@ def test_addresses_of_images_are_no_paths(read, tmp_path):
     _, items, _ = read(TabularReader(tmp_path / "l.csv", tmp_path / "i.csv"))
     rows = {item_id: (row["image"], row["image_url"]) for item_id, row in items.items()}
     assert rows == {"a": (None, images[0]), "b": (str(tmp_path / "b.jpg"), None), "c": (None, images[2])}
+
+
+@pytest.mark.parametrize(("name", "separator"), [("l.csv", ","), ("l.tsv", "\t"), ("l.csv.gz", ",")])
+def test_a_line_with_too_many_fields_is_named_whichever_columns_are_read(read, tmp_path, name, separator):
+    """The column zip is not read: the fields of the third line would move on, and with them user and item."""
+    rows = [["user_id", "item_id", "timestamp", "zip"], ["u", "a", "1600000000", "1"]]
+    rows.append(["Doe", " John", "a", "1600000001", "1"])
+    text = "".join(separator.join(row) + "\n" for row in rows).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(ReadError, match=f"{name} cannot be read: line 3 has 5 fields, the first line has 4"):
+        read(TabularReader(tmp_path / name))
+    LOG.write_csv(tmp_path / "good.csv")
+    (tmp_path / "i.csv").write_text("item_id,price,title,year\na,$1,299.99,Stapler,2014\nb,3,Pens,2015\n")
+    with pytest.raises(ReadError, match="i.csv cannot be read: line 2 has 5 fields, the first line has 4"):
+        read(TabularReader(tmp_path / "good.csv", tmp_path / "i.csv"))
+
+
+def test_two_columns_of_one_name(read, tmp_path):
+    (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbfuser_id,item_id,timestamp,user_id\nu,a,1600000000,v\n")
+    with pytest.raises(ReadError, match=r"the columns \['user_id'\] occur twice"):
+        read(TabularReader(tmp_path / "l.csv"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n"])
+def test_whole_numbers_with_a_decimal_point_are_the_integers(read, tmp_path, end):
+    """Also where a blank last line sends a part of the file down another path."""
+    lines = [
+        {"user_id": user, "item_id": item, "timestamp": 1600000000 + 10 * int(user) + place}
+        for user in (0.0, 1.0, 2)
+        for place, item in enumerate((0.0, 1, "2", 3.0))
+    ]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, lines)) + end)
+    (tmp_path / "i.jsonl").write_text("".join(f'{{"item_id": {row}, "title": "thing"}}\n' for row in range(4)) + end)
+    log, items, report = read(TabularReader(tmp_path / "l.jsonl", tmp_path / "i.jsonl"))
+    assert {row[0] for row in log} == {"0", "1", "2"} and {row[1] for row in log} == set(items) == set("0123")
+    assert len(log) == 12 and not report.to_dict()["dropped"]
+    frame = pl.DataFrame(lines, strict=False, schema_overrides={"user_id": pl.Float64, "item_id": pl.Float32})
+    frame.write_parquet(tmp_path / "l.parquet")
+    pl.DataFrame({"item_id": [0.0, 1.0, 2.0, 3.0], "title": ["t"] * 4}).write_parquet(tmp_path / "i.parquet")
+    again, items, _ = read(TabularReader(tmp_path / "l.parquet", tmp_path / "i.parquet"))
+    assert [row[:2] for row in again] == [row[:2] for row in log] and set(items) == set("0123")
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n"])
+def test_what_is_no_id_is_left_out_by_line(read, tmp_path, end):
+    lines = ['"true"', "true", "1.5", '"1.5"', "7"]
+    rows = [
+        f'{{"user_id": "u", "item_id": {each}, "timestamp": {1600000000 + row}}}' for row, each in enumerate(lines)
+    ]
+    (tmp_path / "l.jsonl").write_text("\n".join(rows) + end)
+    (tmp_path / "i.jsonl").write_text("".join(f'{{"item_id": {each}, "title": "t"}}\n' for each in lines) + end)
+    log, items, report = read(TabularReader(tmp_path / "l.jsonl", tmp_path / "i.jsonl"))
+    assert [row[1] for row in log] == [*items] == ["true", "1.5", "7"]
+    for kind, file in (("interactions", "l.jsonl"), ("items", "i.jsonl")):
+        ((reason, entry),) = report.to_dict()["dropped"][kind].items()
+        assert "no string or whole number" in reason and entry["count"] == 2
+        assert f"{file}, line 2: item_id 'True' of type bool is no id" in entry["examples"][0]
