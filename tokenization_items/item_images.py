@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hub_cards.item_ids import is_missing
 from tokenization_items.remote_images import RemoteImageError, fetch_image
 
 if TYPE_CHECKING:  # imported with the first column that is Arrow's
@@ -136,18 +137,6 @@ def is_arrow(value: object) -> bool:
 def is_address(text: str) -> bool:
     """Whether a reference to an image is an address on another machine, not a path."""
     return "://" in text or text.lstrip().startswith(("//", "www."))
-
-
-def is_missing(value: object) -> bool:
-    """Whether a cell is empty: `None`, NaN, or pandas' NA and NaT."""
-    if value is None:
-        return True
-    try:
-        return bool(value != value)
-    except TypeError:  # whether NA differs from itself is NA
-        return True
-    except ValueError:  # arrays
-        return False
 
 
 def _is_missing(value: object) -> bool:

@@ -12,7 +12,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenization_items.item_images import is_address
 from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import PART_ROWS, ItemWriter
 from trainers.data.readers.log_writer import LogWriter
@@ -126,6 +125,8 @@ class TabularReader:
                     yield self._placed(path, record["line"], record)
 
     def _placed(self, path: Path, line: int, fields: dict) -> tuple[str, Mapping]:
+        from tokenization_items.item_images import is_address  # with it comes torch, which a log does not need
+
         image = fields.get("image")
         if isinstance(image, str) and is_address(image):
             fields = fields | {"image": None, "image_url": fields.get("image_url") or image}

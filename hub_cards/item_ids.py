@@ -5,11 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from tokenization_items.item_images import is_missing
-
 
 class IdError(ValueError):
     """A value that is no id."""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: `None`, NaN, or pandas' NA and NaT."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # whether NA differs from itself is NA
+        return True
+    except ValueError:  # arrays
+        return False
 
 
 def id_text(value: Any) -> str | None:
