@@ -40,8 +40,8 @@ def id_text(value: Any) -> str | None:
     if not isinstance(value, bool | np.bool_):
         if isinstance(value, numbers.Integral):
             return str(int(value))
-        if isinstance(value, numbers.Real) and value == value // 1 and abs(value) < 2**53:
-            return str(int(value))
+        if isinstance(value, numbers.Real) and float(value).is_integer() and abs(float(value)) < 2**53:
+            return str(int(float(value)))
     raise IdError(f"{str(value)[:80]!r} of type {type(value).__name__} is no id; make it a string or a whole number")
 
 

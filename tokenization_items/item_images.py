@@ -322,7 +322,7 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits or of floating-point numbers (up to 1, or whole ones) in 8 bits, as a viewer shows it."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        grey = values >> 8
+        grey: np.ndarray = values >> 8
     else:  # what white is, the file does not say: the least range that holds all values
         known = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0).clip(min=0)
         largest = known.max(initial=0)
