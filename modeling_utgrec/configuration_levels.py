@@ -1,6 +1,7 @@
 """Levels of semantic IDs in a recommender's configuration: how many codes each has, and which tokens are theirs."""
 
 NUM_SPECIAL_TOKENS = 2  # padding and end-of-sequence, before the codes
+MAX_HISTORY = 2**20  # items; nobody has so many, and more are no number of items
 
 
 class CodeLevels:
@@ -65,8 +66,8 @@ class CodeLevels:
             )
         if self.normalize_over not in ("vocabulary", "items"):
             raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
-        if self.max_history < 1:
-            raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
+        if not 1 <= self.max_history <= MAX_HISTORY:
+            raise ValueError(f"`max_history` must be between 1 and {MAX_HISTORY}, got {self.max_history}.")
 
 
-__all__ = ["NUM_SPECIAL_TOKENS", "CodeLevels"]
+__all__ = ["MAX_HISTORY", "NUM_SPECIAL_TOKENS", "CodeLevels"]

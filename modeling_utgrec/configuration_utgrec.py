@@ -136,6 +136,9 @@ class UTGRecConfig(CodeLevels, CheckedConfig, T5Config):
                 "level."
             )
         self.check_vocabulary()
+        for name in ("num_layers", "num_decoder_layers", "num_heads", "d_model", "d_kv", "d_ff"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}.")
         for name in ("loss_temperature", "embedding_std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")

@@ -14,9 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from hub_cards import listed
+from hub_cards.item_ids import IdError, id_text, is_missing
 from tokenization_items.item_files import CatalogueError, read_items
-from tokenization_items.item_ids import IdError, id_text
-from tokenization_items.item_images import ImageColumn, ImageError, is_arrow, is_missing
+from tokenization_items.item_images import ImageColumn, ImageError, is_arrow
 from tokenization_items.text_template import TextTemplate
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Catalogue:
                 Puts the fields together; by default they are joined by full stops.
 
         Raises:
-            CatalogueError: If the folder holds none or several of the files, or the file cannot be read.
+            CatalogueError: If the folder holds none or several of the files, or the file cannot be read or is empty.
         """
         folder = Path(path)
         found = [folder / file_name for file_name in FILE_NAMES if (folder / file_name).is_file()]
@@ -101,6 +101,8 @@ class Catalogue:
         file = found[0]
         name = folder.resolve().name if name is None else name
         records = read_items(file, {"item_id", "title", "image", *text_fields})
+        if not len(records):
+            raise CatalogueError(f"{file} holds no items: is the file complete?")
         try:
             return cls.from_records(records, text_fields, folder, name, allow_remote_images, template)
         except CatalogueError as error:

@@ -72,6 +72,16 @@ class AssignmentReport:
         """All numbers but the codes, as JSON has them."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "given_codes"}
 
+    def describe_collapse(self, sizes: Sequence[int]) -> str:
+        """What to say where the tokenizer tells few items of levels with `sizes` codes apart, and what to do."""
+        effective = ", ".join(f"{used:.1f} of {size}" for used, size in zip(self.perplexity, sizes, strict=False))
+        return (
+            f"{self.items_sharing_codes} of {self.num_items} items have the codes of another item "
+            f"({self.collision_rate:.0%}): the levels' effective codes are {effective}. Semantic IDs told apart "
+            "by force say little of an item. Look whether the items have texts that differ; train the item tokenizer "
+            "longer, or with a shorter warm-up of its codebooks or a lower learning rate."
+        )
+
     def __str__(self) -> str:
         usage = "; ".join(
             f"level {level}: {used:.1%} of codes used, perplexity {perplexity:.1f}, {moved} items moved"

@@ -26,6 +26,8 @@ from hub_cards import replacing, write_text
 from hub_cards.files import sweep, unfinished_path
 from modeling_utgrec.checkpoint_fingerprint import stamp_file
 
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")  # of text tokenizers
+
 
 def write_json(path: str | os.PathLike, values: Any, indent: int | None = 2) -> Path:
     """Writes values as JSON, whole or not at all, and returns the path; one with `indent` ends with a line break."""
@@ -261,6 +263,30 @@ def read_numbers(file: Path, name: str, values: list) -> np.ndarray:
     return vector
 
 
+@contextmanager
+def tokenizer_errors(folder: str | os.PathLike) -> Iterator[None]:
+    """
+    For the loading of a text tokenizer in the block: says what is wrong with its files, of which transformers says
+    little, if they are in a folder of this machine.
+
+    Raises:
+        ValueError: if one is truncated or not JSON, or the loading fails and there is none with a vocabulary.
+    """
+    folder = Path(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_json_object(folder / name)
+    try:
+        yield
+    except Exception as error:
+        if folder.is_dir() and not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
+            raise ValueError(
+                f"{folder} holds no tokenizer.json, nor another vocabulary ({', '.join(VOCABULARIES[1:])}): copy it "
+                "from where the folder came from."
+            ) from error
+        raise
+
+
 def read_json_object(file: Path) -> dict[str, Any]:
     """
     Reads a JSON file that holds an object.
@@ -269,7 +295,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
         ValueError: if it does not.
     """
     try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = json.loads(Path(file).read_text(encoding="utf-8-sig"))  # an editor may have added the mark
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is truncated or not JSON: {error}") from error
     if not isinstance(values, dict):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenization_items.csv_rows import bad_row, repeated_columns
+from hub_cards.csv_rows import bad_row, repeated_columns
 
 if TYPE_CHECKING:  # what reads tables is imported with the first of them
     import polars as pl

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hub_cards.item_ids import is_missing
 from tokenization_items.remote_images import RemoteImageError, fetch_image
 
 if TYPE_CHECKING:  # imported with the first column that is Arrow's
@@ -136,18 +137,6 @@ def is_arrow(value: object) -> bool:
 def is_address(text: str) -> bool:
     """Whether a reference to an image is an address on another machine, not a path."""
     return "://" in text or text.lstrip().startswith(("//", "www."))
-
-
-def is_missing(value: object) -> bool:
-    """Whether a cell is empty: `None`, NaN, or pandas' NA and NaT."""
-    if value is None:
-        return True
-    try:
-        return bool(value != value)
-    except TypeError:  # whether NA differs from itself is NA
-        return True
-    except ValueError:  # arrays
-        return False
 
 
 def _is_missing(value: object) -> bool:
@@ -333,7 +322,7 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits or of floating-point numbers (up to 1, or whole ones) in 8 bits, as a viewer shows it."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        grey = values >> 8
+        grey: np.ndarray = values >> 8
     else:  # what white is, the file does not say: the least range that holds all values
         known = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0).clip(min=0)
         largest = known.max(initial=0)

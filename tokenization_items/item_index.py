@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from transformers.utils import logging
 
 from hub_cards import named, replacing
+from hub_cards.item_ids import IdError, id_text
 from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
@@ -26,7 +28,6 @@ from tokenization_items.collisions import (
     check_way,
     report_assignment,
 )
-from tokenization_items.item_ids import IdError, id_text
 from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance
 
 CODES_NAME = "item_index.safetensors"
@@ -37,6 +38,10 @@ FORMAT_VERSION = "1"
 MAX_LEVELS = 256
 MAX_CODES = 2**24  # of a level: generation keeps a mask of them for every beam
 MAX_TOKEN = 2**31 - 1
+COLLAPSED = 0.5  # share of items with the codes of another one, above which an assignment warns
+FEWEST_JUDGED = 20  # items
+
+logger = logging.get_logger(__name__)
 
 
 class ItemIndexError(ValueError):
@@ -57,7 +62,8 @@ class ItemIndex:
 
     Args:
         level_sizes (`Sequence[int]`): Number of codes of each level; the last may be one of digits, see `assign`.
-        level_offsets (`Sequence[int]`): First token id of each level in the recommender's vocabulary.
+        level_offsets (`Sequence[int]`): First token id of each level in the recommender's vocabulary, not 0, which is
+            padding. Levels share their tokens if they begin with the same one, and overlap in no other way.
 
     Attributes:
         item_ids (`list[str]`): Items in the order in which they were added; an item's position is its row.
@@ -71,9 +77,10 @@ class ItemIndex:
 
     def __init__(self, level_sizes: Sequence[int], level_offsets: Sequence[int]):
         self.level_sizes = _whole_numbers("level_sizes", level_sizes, least=1, most=MAX_CODES)
-        self.level_offsets = _whole_numbers("level_offsets", level_offsets, least=0, most=MAX_TOKEN)
+        self.level_offsets = _whole_numbers("level_offsets", level_offsets, least=1, most=MAX_TOKEN)  # 0 is padding
         if len(self.level_offsets) != len(self.level_sizes):
             raise ValueError(f"{len(self.level_sizes)} level_sizes but {len(self.level_offsets)} level_offsets")
+        _check_ranges(self.level_sizes, self.level_offsets)
         self.content_encoder: str | None = None
         self._replace([], np.zeros((0, len(self.level_sizes)), dtype=np.int32), [])
 
@@ -121,7 +128,7 @@ class ItemIndex:
         return len(self.item_ids)
 
     def __contains__(self, item_id: object) -> bool:
-        """Whether there is such an item; ids are those of [`~tokenization_items.item_ids.id_text`]."""
+        """Whether there is such an item; ids are those of [`~hub_cards.item_ids.id_text`]."""
         try:
             return id_text(item_id) in self._row_of
         except IdError:
@@ -214,6 +221,8 @@ class ItemIndex:
             part = None if residuals is None else residuals[order]
             final[order] = assign(given[order], sizes, part, level_vectors, occupied)
             report = report_assignment(given, final, occupied, sizes, residuals, level_vectors)
+        if report.num_items >= FEWEST_JUDGED and report.collision_rate > COLLAPSED:
+            logger.warning(report.describe_collapse(sizes))
         # What was given stands behind what there is; from there come new rows, and those that are replaced.
         source = np.arange(len(self))
         source[before[~is_new]] = len(self) + np.flatnonzero(~is_new)
@@ -339,7 +348,7 @@ class ItemIndex:
 
     def rows(self, item_ids: Iterable[str]) -> np.ndarray:
         """
-        Rows of items, int64 `(num_items,)`; ids are those of [`~tokenization_items.item_ids.id_text`].
+        Rows of items, int64 `(num_items,)`; ids are those of [`~hub_cards.item_ids.id_text`].
 
         Raises:
             UnknownItemError: If an item is not in the index (up to 10 are named).
@@ -583,6 +592,8 @@ def _check_ids(item_ids: Sequence[str], error: type[ValueError]) -> None:
     other = [item_id for item_id in item_ids if not isinstance(item_id, str)]
     if other:
         raise error(f"item ids must be strings, got {named(other)}")
+    if empty := [row for row, item_id in enumerate(item_ids) if not item_id.strip()]:
+        raise error(f"{len(empty)} items have an empty id, in rows {named(empty)}; give each one")
     if len(set(item_ids)) != len(item_ids):
         twice = [item_id for item_id, count in Counter(item_ids).items() if count > 1]
         raise error(f"{len(twice)} item ids occur more than once: {named(twice)}")
@@ -597,6 +608,17 @@ def _whole_numbers(name: str, values: Sequence[int], least: int, most: int) -> l
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
             raise ValueError(f"{name} must be whole numbers from {least} to {most}, got {str(value)[:40]!r}")
     return [int(value) for value in values]
+
+
+def _check_ranges(sizes: Sequence[int], offsets: Sequence[int]) -> None:
+    """Raises a `ValueError` where a token would be of two levels that do not share all of theirs."""
+    levels = sorted(zip(offsets, sizes, strict=True))
+    for (first, size), (second, _) in zip(levels, levels[1:], strict=False):
+        if first < second < first + size:
+            raise ValueError(
+                f"level_offsets {list(offsets)} with level_sizes {list(sizes)}: tokens {second} to {first + size - 1} "
+                "would be of two levels; begin each behind the other, or both with the same token"
+            )
 
 
 def _digest(values: list[str]) -> str:

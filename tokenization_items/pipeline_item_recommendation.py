@@ -11,12 +11,12 @@ import torch
 from transformers import Pipeline, PreTrainedModel
 
 from hub_cards import CARD_FILE, VALUES_FILE
+from hub_cards.item_ids import id_text, is_id
 from modeling_utgrec import ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.item_ids import id_text, is_id
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.tokenization_items import UniversalItemTokenizer

@@ -16,7 +16,7 @@ from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from modeling_utgrec.checkpoint_safety import errors_that_say_why
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_codes import codes_of_catalogue
-from tokenization_items.files import read_settings, write_json
+from tokenization_items.files import read_settings, tokenizer_errors, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_files import CatalogueError
 
@@ -271,12 +271,16 @@ class ItemProcessor:
         if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
             raise ValueError(f"{file}: ids and lengths must be whole numbers, found {str(numbers)[:60]}.")
         image_processor = None
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         with errors_that_say_why(f"The processor in {pretrained_model_name_or_path}"):
             if values.pop("images"):
                 image_processor = AutoImageProcessor.from_pretrained(
                     pretrained_model_name_or_path, trust_remote_code=False, **hub
                 )
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, trust_remote_code=False, **hub)
+            with tokenizer_errors(folder):
+                tokenizer = AutoTokenizer.from_pretrained(
+                    pretrained_model_name_or_path, trust_remote_code=False, **hub
+                )
             processor = cls(tokenizer, image_processor=image_processor, **values)
             processor.prompt_key()  # asks for all that a prompt needs
         return processor

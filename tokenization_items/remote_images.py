@@ -28,7 +28,7 @@ _BLOCK = 1 << 16
 # IPv6 addresses that carry an IPv4 address to which gateways pass them on (RFC 6052).
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 # Of special purpose (IANA), which older releases of Python take for global.
-_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48")))
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10")))
 
 
 class RemoteImageError(ValueError):

@@ -33,6 +33,7 @@ from transformers import (
 
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.encoding_parts import length_batches
+from tokenization_items.files import tokenizer_errors
 from tokenization_items.hub_folders import model_folder
 
 Pooling = Literal["mean", "cls", "last"]
@@ -143,7 +144,8 @@ class TextEncoder:
         auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = auto.from_pretrained(folder, dtype=getattr(torch, dtype), **SAFELY).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with tokenizer_errors(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         limits = [tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None)]
         limits = [limit for limit in (*limits, said.max_length) if limit is not None and 0 < limit < 1e6]
         settings = TextSettings(

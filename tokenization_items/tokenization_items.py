@@ -13,8 +13,10 @@ from huggingface_hub import CommitInfo
 from transformers import AutoConfig, BatchEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin, logging
 
+from hub_cards.item_ids import is_id
 from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
+from modeling_utgrec.configuration_levels import MAX_HISTORY
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
@@ -30,7 +32,6 @@ from tokenization_items.collisions import AssignmentReport, Collisions, check_ca
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
-from tokenization_items.item_ids import is_id
 from tokenization_items.item_index import CODES_NAME, ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
 from tokenization_items.item_provenance import content_digests
@@ -107,6 +108,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         network: Network | None = None,
         processor: Processor | None = None,
     ):
+        if isinstance(max_history, bool) or not 1 <= max_history <= MAX_HISTORY:
+            raise ValueError(f"max_history must be between 1 and {MAX_HISTORY}, got {max_history}.")
         self.index = index
         self.fingerprint = fingerprint
         self.max_history = max_history
@@ -670,7 +673,10 @@ class UniversalItemTokenizer(PushToHubMixin):
                 f"{folder}: {TOKENIZER_FILE} belongs to the index with sha256 {wanted}, found the one with "
                 f"{index.checksum}: {CODES_NAME} comes from another save."
             )
-        tokenizer = cls(index, values["fingerprint"], values["max_history"])
+        try:
+            tokenizer = cls(index, values["fingerprint"], values["max_history"])
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
         if (folder / MEMORY_NAME).is_file():
             tokenizer._memory_file, tokenizer._index_read = folder / MEMORY_NAME, index.checksum
         if values["network"] is not None:

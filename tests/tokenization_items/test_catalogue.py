@@ -426,6 +426,7 @@ def test_columns_of_different_lengths_are_an_error():
             "item_id,title,x\na,b,c\nd,$1,299.99,Stapler\n",
             r"line 3 has 4 fields, the first line has 3: .*must be quoted",
         ),
+        ("item_id,title\n", "items.csv holds no items"),
         ("\ufeffitem_id,title,item_id\na,b,c\n", r"the columns \['item_id'\] occur twice: rename one of each"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+import tokenization_items.item_index as item_index
 from tokenization_items.item_index import (
     CODES_NAME,
     CONTENT_NAME,
@@ -252,11 +253,45 @@ def test_bad_additions_leave_the_index_unchanged(item_ids, changes, message):
     assert index.item_ids == names(4) and index.codes.tolist() == before
 
 
+@pytest.mark.parametrize(
+    ("sizes", "offsets", "message"),
+    [
+        ([4, 4], [0, 4], "level_offsets must be whole numbers from 1"),
+        ([4, 4], [2, 4], r"level_offsets \[2, 4\] with level_sizes \[4, 4\]: tokens 4 to 5 would be of two levels"),
+        ([4, 2], [4, 3], "tokens 4 to 4 would be of two levels"),
+    ],
+)
+def test_tokens_of_two_levels_and_of_padding_are_an_error(sizes, offsets, message):
+    with pytest.raises(ValueError, match=message):
+        ItemIndex(sizes, offsets)
+    assert len(ItemIndex([4, 4, 4], [2, 6, 6])) == 0 and len(ItemIndex([4, 3], [5, 2])) == 0
+
+
+def test_empty_ids_are_an_error():
+    with pytest.raises(ValueError, match=r"1 items have an empty id, in rows 1"):
+        filled(["a", " "])
+
+
+@pytest.mark.parametrize("items, warned", [(30, True), (19, False)])
+def test_collapsed_codes_are_warned_of(monkeypatch, items, warned):
+    said = []
+    monkeypatch.setattr(item_index.logger, "warning", said.append)
+    index, codes = ItemIndex(SIZES, OFFSETS), np.zeros((items, 3), int)
+    codes[0] = 2, 3, 3
+    index.assign(names(items), codes, np.zeros((items, 3, DIM)), VECTORS)
+    assert len(said) == warned
+    if warned:
+        assert "29 of 30 items have the codes of another item (97%)" in said[0]
+        assert "effective codes are 1.2 of 3, 1.2 of 4, 1.2 of 4" in said[0]
+    filled(names(30), spread=3.0)
+    assert len(said) == warned
+
+
 def test_bad_levels_are_an_error():
     with pytest.raises(ValueError, match="3 level_sizes but 2 level_offsets"):
-        ItemIndex([2, 2, 2], [0, 2])
+        ItemIndex([2, 2, 2], [2, 4])
     with pytest.raises(ValueError, match="level_sizes must be"):
-        ItemIndex([2, 0], [0, 2])
+        ItemIndex([2, 0], [2, 4])
 
 
 @pytest.mark.parametrize("count", [0, 1, 30])
@@ -531,7 +566,7 @@ def test_items_that_are_replaced_keep_their_rows():
 
 
 def test_content_of_replaced_items_is_replaced():
-    index = ItemIndex([4, 4], [0, 4])
+    index = ItemIndex([4, 4], [2, 6])
     index.assign(["a", "b"], np.array([[0, 0], [0, 1]]), content=np.array([[1.0], [2.0]]))
     index.assign(["b", "c"], np.array([[1, 0], [1, 1]]), content=np.array([[5.0], [6.0]]), replace=True)
     assert index.item_ids == ["a", "b", "c"] and index.content[:, 0].tolist() == [1, 5, 6]

@@ -16,7 +16,7 @@ def provenance(num_items: int, seed: int = 0) -> ItemProvenance:
 
 
 def filled(num_items: int = 3) -> ItemIndex:
-    index = ItemIndex([4, 4], [0, 4])
+    index = ItemIndex([4, 4], [2, 6])
     index.assign([f"i{row}" for row in range(num_items)], np.array([[row // 4, row % 4] for row in range(num_items)]))
     index.set_provenance(provenance(num_items))
     return index

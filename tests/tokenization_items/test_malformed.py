@@ -15,11 +15,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tokenization_items import item_files
+from modeling_utgrec import UTGRecConfig
+from tokenization_items import UniversalItemTokenizer, item_files
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.files import read_settings
 from tokenization_items.item_images import ImageError, open_image
@@ -346,7 +348,7 @@ def test_item_ids_of_an_index(saved_index, tmp_path, content):
 @pytest.mark.parametrize("levels", [[2.0, 2], [True, 2], ["2", 2], [2**25, 2], [], [2] * 300, [None, 2], [-1, 2]])
 def test_levels_are_whole_numbers(levels):
     with pytest.raises(ValueError, match="level_sizes must be"):
-        ItemIndex(levels, list(range(len(levels))))
+        ItemIndex(levels, list(range(1, len(levels) + 1)))
     with pytest.raises(ValueError, match="level_offsets must be"):
         ItemIndex([2, 2], [-1, 2])
 
@@ -421,6 +423,42 @@ def test_sound_settings_of_a_processor_are_taken(saved_processor, tmp_path, max_
     assert (processor.max_text_tokens, processor.instruct) == (max_text_tokens, instruct)
     assert processor.code_token_ids == values["code_token_ids"]
     assert processor.encode_texts(["a title"])[0][:max_text_tokens]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", b'{"version": "1.0",', "tokenizer.json is truncated or not JSON"),
+        ("tokenizer.json", None, "holds no tokenizer.json, nor another vocabulary .*: copy it"),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json: expected an object, found list"),
+    ],
+)
+def test_text_tokenizers_that_are_broken_or_missing_are_named(saved_processor, tmp_path, name, content, message):
+    """transformers says JSONDecodeError, or to install sentencepiece."""
+    folder = tmp_path / "processor"
+    shutil.copytree(saved_processor, folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        ItemProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("number", [0, -3, 10**30, True])
+def test_histories_of_a_tokenizer_are_a_number_of_items(tmp_path, number):
+    index = ItemIndex([4, 4], [2, 6])
+    UniversalItemTokenizer(index, None, 20).save_pretrained(tmp_path)
+    file = tmp_path / "item_tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "max_history": number}))
+    with pytest.raises(ValueError, match="item_tokenizer_config.json: max_history must be"):
+        UniversalItemTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_decoder_layers", "num_heads", "max_history"])
+def test_configurations_without_layers_are_refused(name):
+    for number in (0, -1, *([10**30] if name == "max_history" else [])):
+        with pytest.raises(StrictDataclassError, match=f"`{name}` must be"):
+            UTGRecConfig(**{name: number})
 
 
 def test_a_processors_code_is_never_run(saved_processor, tmp_path):

@@ -13,7 +13,7 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import write_json
 from tokenization_items.text_template import TextTemplate
-from trainers.data.domains import Domain, load_domains
+from trainers.data.domains import Domain, check_trainable, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
@@ -87,6 +87,8 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
         few = domain.interactions.sample_training_users(arguments.train_users, arguments.seed)
         domain = replace(domain, interactions=few)
     PartialState().print(domain)
+    if arguments.train_users:
+        check_trainable([domain])
     return domain
 
 

@@ -26,7 +26,7 @@ from trainers.commands.pretraining import (
     train_and_save,
     write_semantic_ids,
 )
-from trainers.data.domains import Domain, load_domains
+from trainers.data.domains import Domain, check_trainable, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods.plans import plan_utgrec, show_plans
@@ -109,6 +109,8 @@ def run(
     state = PartialState()
     for domain in domains:
         state.print(domain)
+    if arguments.stage in ("all", "recommender"):
+        check_trainable(domains)
     check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training), ("pretrain", told))
     if arguments.dry_run:
         sections = network_arguments, tokenizer_training, recommender_arguments, recommender_training

@@ -24,7 +24,7 @@ from trainers.commands.pretraining import (
     train_and_save,
     write_semantic_ids,
 )
-from trainers.data.domains import load_catalogues, load_domains
+from trainers.data.domains import check_trainable, load_catalogues, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.methods.content_walks import walking_domain
 from trainers.methods.plans import plan_recbase, show_plans
@@ -123,6 +123,8 @@ def run(
         state.print(domain)
     for catalogue in more:
         state.print(f"{catalogue.name}: {len(catalogue):,} items, and no interactions")
+    if arguments.stage in ("all", "recommender") and not recommender_arguments.walks_per_item:
+        check_trainable(domains)
     check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training), ("pretrain", told))
     if arguments.dry_run:
         sections = tokenizer_arguments, tokenizer_training, recommender_arguments, training

@@ -22,7 +22,7 @@ from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import TF_IDF
 from trainers.arguments import parse_sections
-from trainers.data.domains import Domain, load_domains
+from trainers.data.domains import Domain, check_trainable, load_domains
 from trainers.methods.item_tables import Content
 from trainers.methods.plans import plan_sequential_pretraining, show_plans
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
@@ -116,6 +116,7 @@ def run(
         raise SystemExit(f"--image_embeddings: {len(arguments.image_embeddings)} folders for {len(domains)} domains.")
     if len(domains) < 2:
         raise SystemExit(f"--data: pre-training contrasts several domains, and there is {domains[0].name} alone.")
+    check_trainable(domains)
     check_output(arguments, ["recommender"], ["checkpoints"], [training], ("pretrain", told))
     if arguments.dry_run:
         return show_plans(plan_sequential_pretraining(arguments.model, domains, sequential, training))

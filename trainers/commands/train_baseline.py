@@ -43,7 +43,7 @@ from hub_cards.formatting import markdown_table
 from tokenization_items.files import write_json
 from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from trainers.arguments import parse_sections
-from trainers.data.domains import Domain
+from trainers.data.domains import Domain, check_trainable
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
@@ -314,8 +314,7 @@ def run(
 def check_parts(domain: Domain, memory: bool) -> None:
     """Stops what would come to nothing after a training: there is nothing to train on, or no validation item by which
     a memory is chosen."""
-    if not len(domain.interactions.training_part().items):
-        raise SystemExit(f"{domain.name}: the training part has no interactions, so there is nothing to train on.")
+    check_trainable([domain])
     if memory and not len(domain.interactions.cases("validation")):
         raise SystemExit(f"{domain.name}: --memory is chosen on validation items, and the split has none.")
 

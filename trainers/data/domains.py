@@ -83,6 +83,27 @@ class Domain:
         )
 
 
+def check_trainable(domains: Sequence[Domain]) -> None:
+    """
+    For what trains a recommender: known before the first stage, as of hours of an item tokenizer's training.
+
+    Raises:
+        ValueError: no user of these domains has two items in the training part, of which the second would be a target.
+    """
+    parts = [domain.interactions.training_part() for domain in domains]
+    if any((part.lengths > 1).any() for part in parts):
+        return
+    first = domains[0].interactions
+    why = f"split: {first.split}"
+    if first.parts is None:
+        why = "leave-one-out keeps the last two of each for validation and test: a user needs four"
+    raise ValueError(
+        f"{', '.join(domain.name for domain in domains)}: there is nothing to train on: of "
+        f"{sum(domain.interactions.num_users for domain in domains):,} users none has two items in the training part "
+        f"({why}). Take users with more interactions, or another split."
+    )
+
+
 def load_domains(
     folders: list[str],
     builtin: Sequence[str] = (),

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from hub_cards import named
-from tokenization_items.csv_rows import bad_row, repeated_columns
+from hub_cards.csv_rows import bad_row, repeated_columns
 from trainers.data.readers.base import id_column
 from trainers.data.readers.text_lines import bad_json_line
 from trainers.data.splits import PARTS

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from hub_cards import MAX_NAMED
-from tokenization_items.item_ids import IdError, id_text
+from hub_cards.item_ids import IdError, id_text
 from trainers.data.interaction_files import (
     InteractionError,
     UserSequences,

@@ -17,7 +17,7 @@ from typing import Any, cast
 import polars as pl
 
 from hub_cards import named
-from tokenization_items.csv_rows import bad_row
+from hub_cards.csv_rows import bad_row
 from trainers.data.readers.base import ReadError, id_column
 from trainers.data.readers.text_lines import bad_json_line
 

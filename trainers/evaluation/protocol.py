@@ -117,7 +117,7 @@ def evaluate(
             ranked = np.asarray(ranker.rank(cases.histories(start, stop, limit), depth, seen))
             _check_ranking(ranked, (stop - start, depth), num_items, seen, name)
             targets = cases.targets[start:stop]
-            num_unreachable += sum(map(np.isin, targets, seen or ()))
+            num_unreachable += sum(bool(np.isin(*pair)) for pair in zip(targets, seen or (), strict=False))
             ranks[start:stop] = target_ranks(ranked, targets)
             if groups is not None:
                 group_ranks[start:stop] = target_ranks(np.where(ranked < 0, -1, groups[ranked]), groups[targets])
@@ -148,7 +148,7 @@ def evaluate(
         "candidates": f"all {num_items} items",
     }
     if mask_seen:
-        result["num_unreachable"] = int(num_unreachable)
+        result["num_unreachable"] = num_unreachable
     if long_tail:
         popular, lengths = popularity[cases.targets], cases.ends - cases.starts
         result["long_tail"] = group_means(per_case, cases.users, popular, LONG_TAIL_BOUNDS, "popularity")

@@ -27,7 +27,7 @@ from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from hub_cards.named import named
 from modeling_utgrec.checkpoint_safety import SAFELY
-from tokenization_items.files import updating_folder
+from tokenization_items.files import tokenizer_errors, updating_folder
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def load_backbone(
     lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if lacking:
         raise ValueError(f"{name_or_path}: {len(lacking)} weights of the backbone are missing: {named(lacking)}.")
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    with tokenizer_errors(name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     image_processor = None
     if hasattr(config, "vision_config"):
         image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_cards import Evaluation, RecommenderCardValues, named, save_card
+from hub_cards.item_ids import is_id
 from modeling_utgrec.checkpoint_format import Upload, check_format_version
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
@@ -25,7 +26,6 @@ from tokenization_items.catalogue_updates import (
 )
 from tokenization_items.files import read_json_object, updating_folder, write_json
 from tokenization_items.hub_folders import model_folder
-from tokenization_items.item_ids import is_id
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.network_reference import NetworkReference

@@ -110,9 +110,12 @@ def is_generative(name: str | Path, revision: str | None = None) -> bool:
     """Whether the recommender of a folder or Hub id generates semantic IDs, or else is a sequential one."""
     from transformers import AutoConfig
 
-    import modeling_utgrec  # noqa: F401  its configurations are then known
+    # with it the package, so that its configurations are known
+    from modeling_utgrec.checkpoint_safety import errors_that_say_why
 
-    return hasattr(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), "level_sizes")
+    with errors_that_say_why(f"The configuration of {name}"):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return hasattr(config, "level_sizes")
 
 
 def _counted(module: str, name: str) -> Callable[[Interactions, dict[str, Any]], Ranker]:

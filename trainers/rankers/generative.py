@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from modeling_utgrec import ItemTrie
-from modeling_utgrec.checkpoint_safety import SAFELY
+from modeling_utgrec.checkpoint_safety import SAFELY, errors_that_say_why
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items import UniversalItemTokenizer
@@ -48,7 +48,8 @@ def load_model(name: str | Path, revision: str | None = None) -> ItemRecommendat
     Raises:
         ValueError: the model there is another one.
     """
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with errors_that_say_why(f"The configuration of {name}"):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     if not hasattr(config, "level_sizes"):
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, which is no generative recommender.")
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

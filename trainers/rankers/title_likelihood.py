@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from hub_cards.named import named
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.files import tokenizer_errors
 
 OPENING = "Items that one person chose, one after the other:\n"
 NO_HISTORY = "Items that people choose:\n"
@@ -89,7 +90,8 @@ class TitleLikelihood:
         titles = [title or text for title, text in zip(catalogue.titles, catalogue.texts, strict=True)]
         model = AutoModelForCausalLM.from_pretrained(name_or_path, **SAFELY)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        with tokenizer_errors(name_or_path):
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         return cls(model, tokenizer, titles, Path(name_or_path).name, **arguments)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:

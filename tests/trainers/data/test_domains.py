@@ -11,7 +11,7 @@ from PIL import Image
 from tokenization_items.catalogue import CatalogueError
 from tokenization_items.text_template import TextTemplate
 from trainers.data import domains as module
-from trainers.data.domains import Domain, load_catalogues, load_domains
+from trainers.data.domains import Domain, check_trainable, load_catalogues, load_domains
 
 ITEMS = "gfadbec"  # rare items come first, so that the rows of the rest change without them
 SEQUENCES = {
@@ -161,3 +161,24 @@ def test_fields_of_the_texts(tmp_path):
     assert load_domains([str(folder)], text_fields=fields)[0].catalogue.texts[0] == "c, g. thing g"
     assert load_catalogues([str(folder)], {}, fields)[0].texts[0] == "c, g. thing g"
     assert load_domains([str(folder)])[0].catalogue.texts[0] == "thing g. c, g. d"
+
+
+def test_what_cannot_be_trained_is_told_before_any_work(tmp_path):
+    """Three items each: one is trained on, which is no target."""
+    three = {f"u{user}": list("abc") for user in range(5)}
+    short = Domain.from_folder(write(tmp_path / "short", sequences=three))
+    message = "short: there is nothing to train on: of 5 users none has two items in the training part .leave-one-out"
+    with pytest.raises(ValueError, match=message):
+        check_trainable([short])
+    with pytest.raises(ValueError, match="short, short: .* of 10 users"):
+        check_trainable([short, short])
+    four = Domain.from_folder(write(tmp_path / "long", sequences={**three, "v": list("abcd")}))
+    check_trainable([four])
+    check_trainable([short, four])
+    none = replace(four, interactions=four.interactions.sample_training_users(0))
+    with pytest.raises(ValueError, match="nothing to train on"):
+        check_trainable([none])
+    parts = np.array([0] + [2] * 18, np.int8)
+    split = replace(four, interactions=replace(four.interactions, parts=parts, split="temporal"))
+    with pytest.raises(ValueError, match=r"training part \(split: temporal\)"):
+        check_trainable([split])

@@ -14,7 +14,7 @@ from tokenization_items.item_embeddings import save_embeddings
 from tokenization_items.item_index import ItemIndex, UnknownItemError
 from trainers.data.interactions import Interactions
 from trainers.rankers import RANKERS, load_ranker
-from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.generative import GenerativeRanker, load_model
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
@@ -115,3 +115,14 @@ def test_what_counts_takes_no_model_code():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_configurations_with_odd_values_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "sasrec", "num_items": "many"}')
+    interactions = Interactions.from_sequences([["a", "b", "a"]], ["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"(?s)The configuration of .* cannot be used: .*num_items.* expected int, got str"
+    ):
+        load_ranker(tmp_path, interactions)
+    with pytest.raises(ValueError, match="The configuration of .* cannot be used"):
+        load_model(tmp_path)

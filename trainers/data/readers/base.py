@@ -38,7 +38,7 @@ class ReadError(ValueError):
 
 def id_column(column: pl.Series) -> tuple[pl.Series, pl.Series]:
     """
-    Ids of a column as strings, by the rule of [`~tokenization_items.item_ids.id_text`]: whole numbers that a table
+    Ids of a column as strings, by the rule of [`~hub_cards.item_ids.id_text`]: whole numbers that a table
     made floating-point ones of are whole again.
 
     Args:

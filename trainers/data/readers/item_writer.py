@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tokenization_items.item_ids import IdError, id_text
+from hub_cards.item_ids import IdError, id_text
 from trainers.data.readers.base import ITEM_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport
 from trainers.data.readers.html_text import clean_html
 from trainers.data.readers.text_lines import load_json, plain_text
@@ -20,7 +20,7 @@ class ItemWriter:
     """
     Takes items as dictionaries, cleans their text and keeps them in files.
 
-    Items without id, or with what is none (see [`~tokenization_items.item_ids.id_text`]), are dropped and counted; of
+    Items without id, or with what is none (see [`~hub_cards.item_ids.id_text`]), are dropped and counted; of
     several with one id the first stays.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tokenization_items.item_ids import IdError, id_text
+from hub_cards.item_ids import IdError, id_text
 from trainers.data.readers.base import LOG_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport, id_column
 from trainers.data.readers.timestamps import EPOCH, PER_SECOND, TimeUnit, parse_times, to_microseconds
 

@@ -125,7 +125,7 @@ class TabularReader:
                     yield self._placed(path, record["line"], record)
 
     def _placed(self, path: Path, line: int, fields: dict) -> tuple[str, Mapping]:
-        from tokenization_items.item_images import is_address  # with the libraries of models
+        from tokenization_items.item_images import is_address  # with it comes torch, which a log does not need
 
         image = fields.get("image")
         if isinstance(image, str) and is_address(image):

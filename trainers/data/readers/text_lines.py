@@ -14,8 +14,8 @@ from typing import TypeVar
 import polars as pl
 from tqdm.auto import tqdm
 
-from tokenization_items.csv_rows import bad_row, repeated_columns
-from tokenization_items.item_ids import IdError, id_text
+from hub_cards.csv_rows import bad_row, repeated_columns
+from hub_cards.item_ids import IdError, id_text
 from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def json_columns(
     that are written with a decimal point are the integers.
 
     Lines that are no JSON object, or have a list or an object in one of these fields, or in one of ids what is no id
-    (see [`~tokenization_items.item_ids.id_text`]), are dropped and counted.
+    (see [`~hub_cards.item_ids.id_text`]), are dropped and counted.
 
     Args:
         ids (`Sequence[str]`, *optional*): those of the fields that hold ids.

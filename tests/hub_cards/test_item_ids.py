@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hub_cards.item_ids import IdError, id_text, is_id
 from tokenization_items import Catalogue, CatalogueError, ItemIndex, UnknownItemError
-from tokenization_items.item_ids import IdError, id_text, is_id
 
 
 @pytest.mark.parametrize(

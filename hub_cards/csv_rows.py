@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 
 def bad_row(lines: Iterable[str], separator: str = ",", quote: str | None = '"') -> str | None:
@@ -31,6 +31,6 @@ def repeated_columns(lines: Iterable[str], separator: str = ",", quote: str | No
     return [name for name, count in counts.items() if count > 1 and name]
 
 
-def _rows(lines: Iterable[str], separator: str, quote: str | None):  # type: ignore[no-untyped-def]  # csv's own type
+def _rows(lines: Iterable[str], separator: str, quote: str | None) -> Any:  # csv has no name for its readers
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote is not None else csv.QUOTE_NONE
     return csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)

@@ -5,11 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from tokenization_items.item_images import is_missing
-
 
 class IdError(ValueError):
     """A value that is no id."""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: `None`, NaN, or pandas' NA and NaT."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # whether NA differs from itself is NA
+        return True
+    except ValueError:  # arrays
+        return False
 
 
 def id_text(value: Any) -> str | None:
@@ -30,8 +40,8 @@ def id_text(value: Any) -> str | None:
     if not isinstance(value, bool | np.bool_):
         if isinstance(value, numbers.Integral):
             return str(int(value))
-        if isinstance(value, numbers.Real) and value == value // 1 and abs(value) < 2**53:
-            return str(int(value))
+        if isinstance(value, numbers.Real) and float(value).is_integer() and abs(float(value)) < 2**53:
+            return str(int(float(value)))
     raise IdError(f"{str(value)[:80]!r} of type {type(value).__name__} is no id; make it a string or a whole number")
 
 
