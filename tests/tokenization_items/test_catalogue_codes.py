@@ -97,10 +97,8 @@ def test_a_bar_is_shown_when_it_is_asked_for(tokenizer, catalogue, capsys, progr
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("image", ["missing.png", b"\x89PNG\r\n\x1a\nbroken", "long"])
+@pytest.mark.parametrize("image", ["missing.png", b"\x89PNG\r\n\x1a\nbroken"])
 def test_errors_name_the_item(tokenizer, catalogue, num_workers, image):
-    if image == "long":  # decodes, but no grid of patches fits it
-        image = Image.new("RGB", (1000, 2))
     items = zip(catalogue.item_ids, catalogue.texts, map(catalogue.image, range(len(catalogue))), strict=True)
     records = [{"item_id": item_id, "description": text, "image": picture} for item_id, text, picture in items]
     for row in (0, 5, 12):
