@@ -20,7 +20,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .citations import METHODS, method_named
 from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
 from .files import write_text
-from .formatting import format_cell, format_duration, known, markdown_list, markdown_table, metric_name, plain
+from .formatting import (
+    format_cell,
+    format_duration,
+    known,
+    markdown_list,
+    markdown_table,
+    metric_name,
+    plain,
+    without_html,
+)
 from .metadata import metadata_of
 from .plots import write_plots
 from .schema import check_card
@@ -150,7 +159,7 @@ def _templates() -> Environment:
 
 def _body(values: Card, plots: Mapping[str, str]) -> str:
     shown: dict[str, Any] = {"values": values, "location": json.dumps(values.repo_id or "."), "plots": plots}
-    shown |= {"title": " ".join(values.name.split()), "citation": values.citation}
+    shown |= {"title": without_html(" ".join(values.name.split())), "citation": values.citation}
     if isinstance(values, ModelCardValues):
         method = method_named(values.method)
         shown |= {

@@ -24,7 +24,7 @@ def bad_row(lines: Iterable[str], separator: str = ",", quote: str | None = '"')
 def repeated_columns(lines: Iterable[str], separator: str = ",", quote: str | None = '"') -> list[str]:
     """Names that several columns of a csv table have, of which one would be read and none knows which."""
     try:
-        header = next(iter(_rows(lines, separator, quote)), [])
+        header: list[str] = next(iter(_rows(lines, separator, quote)), [])
     except csv.Error:  # which `bad_row` says
         return []
     counts = Counter(name.strip().removeprefix("\ufeff") for name in header)

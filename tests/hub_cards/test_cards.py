@@ -368,3 +368,18 @@ def test_names_of_metrics(key, name):
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_html_of_names_is_shown_as_text():
+    """Names come with other people's data; `<` that begins no tag stays, as in formulas."""
+    tag = "<img src=x onerror=alert(1)>"
+    values = RecommenderCardValues(
+        name=f"Toys {tag}",
+        training_data=[{"Domain": tag, "<b>Items": 3}],
+        evaluations=[Evaluation(dataset=tag, metrics={"recall@10": 0.5})],
+        hyperparameters={"<script>": "</script><!-- a < b <3 -->"},
+    )
+    body = render_card(values).split("\n---\n", 1)[1]
+    for raw in ("<img", "<b>", "<script", "</script", "<!-- a"):
+        assert raw not in body
+    assert "&lt;img src=x" in body and "a < b <3" in body
