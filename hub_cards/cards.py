@@ -34,6 +34,7 @@ from .metadata import metadata_of
 from .plots import write_plots
 from .schema import check_card
 from .training_log import log_rows
+from .value_types import wrong_types
 from .values import (
     Card,
     DatasetCardValues,
@@ -137,8 +138,15 @@ def load_values(folder: str | os.PathLike[str]) -> Card | None:
         if "method" not in values and values.get("citation") == METHODS["utgrec"].citation:
             del values["citation"]  # the default of version 0.1, whatever the method
         if "evaluations" in values:
+            for evaluation in values["evaluations"]:
+                if wrong := wrong_types(Evaluation, evaluation):
+                    raise CardError(f"{path}: evaluations: {'; '.join(wrong)}")
             values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
+        if wrong := wrong_types(card_class, values):
+            raise CardError(f"{path}: {'; '.join(wrong)}")
         return card_class(**values)
+    except CardError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CardError(f"{path} does not hold the values of a card: {error!r}") from error
 
