@@ -20,11 +20,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .citations import METHODS, method_named
 from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
 from .files import write_text
-from .formatting import format_cell, format_duration, known, markdown_list, markdown_table, metric_name, plain
+from .formatting import (
+    format_cell,
+    format_duration,
+    known,
+    markdown_list,
+    markdown_table,
+    metric_name,
+    plain,
+    without_html,
+)
 from .metadata import metadata_of
 from .plots import write_plots
 from .schema import check_card
 from .training_log import log_rows
+from .value_types import wrong_types
 from .values import (
     Card,
     DatasetCardValues,
@@ -128,8 +138,15 @@ def load_values(folder: str | os.PathLike[str]) -> Card | None:
         if "method" not in values and values.get("citation") == METHODS["utgrec"].citation:
             del values["citation"]  # the default of version 0.1, whatever the method
         if "evaluations" in values:
+            for evaluation in values["evaluations"]:
+                if wrong := wrong_types(Evaluation, evaluation):
+                    raise CardError(f"{path}: evaluations: {'; '.join(wrong)}")
             values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
+        if wrong := wrong_types(card_class, values):
+            raise CardError(f"{path}: {'; '.join(wrong)}")
         return card_class(**values)
+    except CardError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CardError(f"{path} does not hold the values of a card: {error!r}") from error
 
@@ -150,7 +167,7 @@ def _templates() -> Environment:
 
 def _body(values: Card, plots: Mapping[str, str]) -> str:
     shown: dict[str, Any] = {"values": values, "location": json.dumps(values.repo_id or "."), "plots": plots}
-    shown |= {"title": " ".join(values.name.split()), "citation": values.citation}
+    shown |= {"title": without_html(" ".join(values.name.split())), "citation": values.citation}
     if isinstance(values, ModelCardValues):
         method = method_named(values.method)
         shown |= {

@@ -1,6 +1,7 @@
 """Values as Markdown: tables, lists, durations."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -64,7 +65,7 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
 def markdown_list(values: Mapping[str, Any]) -> str:
     """One line `- name: value` for each value that is known; numbers in full, as they were set."""
     known = ((key, plain(value)) for key, value in values.items())
-    return "\n".join(f"- {key}: {_escape(str(value))}" for key, value in known if value is not None)
+    return "\n".join(f"- {without_html(key)}: {_escape(str(value))}" for key, value in known if value is not None)
 
 
 def format_duration(seconds: float) -> str:
@@ -87,5 +88,10 @@ def format_cell(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
+def without_html(text: str) -> str:
+    """Text that Markdown shows as it is, where names of other people's files might hold tags or comments of HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+
+
 def _escape(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(without_html(text).replace("|", "\\|").split())

@@ -368,3 +368,45 @@ def test_names_of_metrics(key, name):
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_html_of_names_is_shown_as_text():
+    """Names come with other people's data; `<` that begins no tag stays, as in formulas."""
+    tag = "<img src=x onerror=alert(1)>"
+    values = RecommenderCardValues(
+        name=f"Toys {tag}",
+        training_data=[{"Domain": tag, "<b>Items": 3}],
+        evaluations=[Evaluation(dataset=tag, metrics={"recall@10": 0.5})],
+        hyperparameters={"<script>": "</script><!-- a < b <3 -->"},
+    )
+    body = render_card(values).split("\n---\n", 1)[1]
+    for raw in ("<img", "<b>", "<script", "</script", "<!-- a"):
+        assert raw not in body
+    assert "&lt;img src=x" in body and "a < b <3" in body
+
+
+@pytest.mark.parametrize("cls", [*MODELS, DatasetCardValues])
+def test_values_of_odd_types_in_a_file_are_an_error_of_ours(cls, tmp_path):
+    """Each field with each of these: a card, or an error that names the field."""
+    odd = [None, True, 3, -1.5, "x", [], ["a"], {}, {"a": 1}, [[1]], {"a": {"b": []}}, 10**400, [None]]
+    saved, refused = json.loads(values_text(cls(name="n"))), 0
+    for key in saved.keys() - {"card"}:
+        for value in odd:
+            (tmp_path / "card_values.json").write_text(json.dumps({**saved, key: value}))
+            try:
+                render_card(load_values(tmp_path))
+            except CardError as error:
+                refused += key in str(error)
+            except ValueError:
+                pass
+    assert refused > len(saved)
+    (tmp_path / "card_values.json").write_text(json.dumps({**saved, "name": ["n"]}))
+    with pytest.raises(CardError, match="card_values.json: name must be of type str, found"):
+        load_values(tmp_path)
+
+
+def test_numbers_that_were_not_measured_are_read_again(tmp_path):
+    evaluation = Evaluation(dataset="d", metrics={"recall@10": 0.5, "ndcg@10": float("nan")})
+    save_card(tmp_path, RecommenderCardValues(name="n", evaluations=[evaluation], training_seconds=3), draw=False)
+    found = load_values(tmp_path)
+    assert found.evaluations[0].metrics == {"recall@10": 0.5, "ndcg@10": None} and found.training_seconds == 3
