@@ -43,7 +43,7 @@ def levels_as_before(monkeypatch):
     ("level", "shown"),
     [
         ("info", ["INFO trainers.runtime.progress: read", "WARNING trainers.runtime.progress: mind this"]),
-        ("error", []),
+        pytest.param("error", [], marks=pytest.mark.slow),
     ],
 )
 def test_levels_of_libraries_and_of_our_own(level, shown):

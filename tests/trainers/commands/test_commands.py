@@ -120,7 +120,9 @@ def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, mistake, kind
         run_command("recommend", [])
 
 
-@pytest.mark.parametrize("script", [["-m", "trainers", "finetune"], ["examples/finetune.py"]])
+@pytest.mark.parametrize(
+    "script", [["examples/finetune.py"], pytest.param(["-m", "trainers", "finetune"], marks=pytest.mark.slow)]
+)
 def test_a_broken_item_ends_a_command_with_a_line(tmp_path, script):
     (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "pen"}\n{"item_id": "b"}\n')
     (tmp_path / "sequences.jsonl").write_text('{"user_id": "u", "items": ["a", "c", "a"]}\n')
