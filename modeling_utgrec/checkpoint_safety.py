@@ -21,6 +21,7 @@ SAFELY: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 SHARDS = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
+_STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.pth?$")  # of a training: no weights of the model
 _PART = re.compile(r"[^/\\\0]+\.safetensors")
 _COUNT = re.compile(r"(^|_)(num_\w*(layers|experts|blocks)|n_layers?|num_levels|depth|diffusion_repeats)$")
 # What transformers, torch and peft raise on values of a wrong kind. Files that are missing are OSErrors and stay.
@@ -89,7 +90,7 @@ def only_safetensors(source: Any, arguments: dict[str, Any]) -> None:
     if any(folder.glob("*model*.safetensors")):  # an item index is safetensors too
         return
     found = [name for name in PICKLES if (folder / name).is_file()]
-    found += sorted(path.name for path in folder.glob("*.pt*"))
+    found += sorted(path.name for path in folder.glob("*.pt*") if not _STATE.match(path.name))
     if found:
         raise ValueError(
             f"{folder} has its weights in {found[0]}, a pickle: opening one can run any code, so it is not read. "

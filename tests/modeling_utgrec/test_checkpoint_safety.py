@@ -277,6 +277,15 @@ def test_pickled_weights_are_refused_with_the_reason(recommender, tmp_path, name
     assert not trace.exists()
 
 
+def test_missing_weights_are_not_mistaken_for_the_state_of_a_training(recommender, tmp_path):
+    shutil.copytree(recommender, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(OSError, match="model.safetensors is missing"):
+        UTGRecForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_a_pickle_named_safetensors_is_not_opened(recommender, tmp_path):
     shutil.copytree(recommender, tmp_path, dirs_exist_ok=True)
     trace = tmp_path / "code-was-run"
