@@ -21,6 +21,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     PreTrainedModel,
+    configuration_utils,
     pipeline,
 )
 
@@ -244,6 +245,7 @@ json.dump(found, open("found.json", "w"))
 """
 
 
+@pytest.mark.skipif(not hasattr(configuration_utils, "SubConfigSpec"), reason="the code of 0.1 is for 5.20 and later")
 def test_checkpoints_with_their_code_load_without_our_packages(tmp_path):
     tokenizer = UniversalItemTokenizer.from_pretrained(FOLDER / "utgrec_tokenizer_text")
     texts = tokenizer.processor.encode_texts(known_items("utgrec_tokenizer_text").texts)

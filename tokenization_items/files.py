@@ -123,12 +123,14 @@ def write_tensors(
 
 def check_writable(folder: str | os.PathLike) -> None:
     """
-    Makes a folder if need be, and raises an `OSError` that names it if no files can be written there: known before the
-    work whose results go there.
+    Raises an `OSError` that names a folder if no files can be written to it: known before the work whose results go
+    there. One that is not there is not made either; the nearest one above it must then take files.
     """
+    there = Path(folder).absolute()
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=str(folder)):
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=str(there)):
             pass
     except OSError as error:
         raise OSError(f"No files can be written to {folder} ({error.strerror}): give another folder.") from error

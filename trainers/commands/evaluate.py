@@ -134,14 +134,26 @@ def load_interactions(arguments: EvaluationArguments) -> Interactions:
     return Interactions.from_folder(arguments.data, Catalogue.from_folder(arguments.data).item_ids)
 
 
-def find_recommender(name: str, revision: str | None = None) -> ModelPlace | None:
-    """Where a recommender is, by folder or Hub id; None for one that needs no training."""
+def find_recommenders(arguments: EvaluationArguments) -> list[ModelPlace | None]:
+    """Where each recommender is, by folder or Hub id; None for one that needs no training.
+
+    Raises:
+        SystemExit: there is no such model, or a revision and none that it is of.
+    """
+    places = [find_recommender(name, "--recommender", arguments.revision) for name in arguments.recommender]
+    if arguments.revision is not None and not any(places):
+        raise SystemExit("--revision is of a --recommender on the Hub: there is none.")
+    return places
+
+
+def find_recommender(name: str, flag: str, revision: str | None = None) -> ModelPlace | None:
+    """Where the recommender that a flag names is."""
     if name in RANKERS or name == TITLES:
         return None
     try:
         return find_model(name, revision)
     except HubError as error:
-        raise SystemExit(f"--recommender {name} is none of {', '.join(RANKERS)}, and as a model: {error}") from error
+        raise SystemExit(f"{flag} {name} is none of {', '.join(RANKERS)}, and as a model: {error}") from error
 
 
 def ranker_of(
@@ -150,8 +162,10 @@ def ranker_of(
     interactions: Interactions,
     there: ModelPlace | None,
     items: str | Path | None = None,
+    flag: str = "--recommender",
 ) -> Ranker:
-    """A ranker for all of the data's items, whose semantic IDs are those in the folder `items` if one is given."""
+    """A ranker for all of the data's items, whose semantic IDs are those in the folder `items` if one is given; `flag`
+    named it."""
     texts = None
     if name == "linear" and arguments.embeddings is None:
         texts = catalogue_of(arguments, interactions).texts
@@ -169,7 +183,7 @@ def ranker_of(
             revision=None if there is None else there.revision,
         )
     except ValueError as error:
-        raise ValueError(f"--recommender {name}: {error}") from error
+        raise ValueError(f"{flag} {name}: {error}") from error
 
 
 def judge_zero_shot(
@@ -178,12 +192,14 @@ def judge_zero_shot(
     """A result for each recommender, all on the same rows; all are loaded before the first is judged."""
     from trainers.evaluation import zero_shot
 
-    places = [(name, find_recommender(name, arguments.revision)) for name in arguments.recommender]
+    flag = "--recommender"
+    places = [(flag, *each) for each in zip(arguments.recommender, find_recommenders(arguments), strict=True)]
     if arguments.compare_with is not None:
-        places.append((arguments.compare_with, find_recommender(arguments.compare_with)))
+        flag = "--compare_with"
+        places.append((flag, arguments.compare_with, find_recommender(arguments.compare_with, flag)))
     interactions, limit = load_interactions(arguments), arguments.max_history or None
     domain, rows, models = Path(arguments.data).resolve().name, draw_rows(interactions, choices), []
-    for name, there in places:
+    for flag, name, there in places:
         folder: Path | None = None
         if name == TITLES:
             ranker = load_titles(flags.language_model, arguments, interactions)
@@ -193,7 +209,7 @@ def judge_zero_shot(
                 folder = model_folder(there.name, ("config.json", CODES_NAME, VALUES_FILE), there.revision)
                 if is_generative(folder):
                     items = zero_shot.items_folder(folder, domain, flags.items)
-            ranker = ranker_of(name, arguments, interactions, there, items)
+            ranker = ranker_of(name, arguments, interactions, there, items, flag)
         models.append(zero_shot.zero_shot_model(ranker, interactions, flags, folder, limit, arguments.batch_size))
     results = [
         zero_shot.evaluate_zero_shot(
@@ -265,7 +281,7 @@ def load_other(
 ) -> Ranker | dict[str, Any]:
     """What `--compare_with` names: a recommender, or a result with its cases."""
     if not Path(name).is_file():
-        return ranker_of(name, arguments, interactions, there)
+        return ranker_of(name, arguments, interactions, there, flag="--compare_with")
     other = load_result(name)
     if "per_user" not in other:
         raise SystemExit(f"{name} has no users' ranks: evaluate it again with --per_user.")
@@ -314,9 +330,9 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
     """The result, and that of the recommender that it was compared with, if any."""
     if arguments.per_user and len(arguments.recommender) > 1:
         raise SystemExit("--per_user keeps the ranks of one recommender: evaluate the seeds one by one.")
-    places = [find_recommender(name, arguments.revision) for name in arguments.recommender]
-    compared = arguments.compare_with
-    other_place = None if compared is None or Path(compared).is_file() else find_recommender(compared)
+    places, compared, other_place = find_recommenders(arguments), arguments.compare_with, None
+    if compared is not None and not Path(compared).is_file():
+        other_place = find_recommender(compared, "--compare_with")
     interactions = load_interactions(arguments)
     # all are loaded before the first is judged
     rankers = [

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
-from transformers.trainer_utils import IntervalStrategy
 
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import ItemProcessor, UniversalItemTokenizer
@@ -111,16 +110,18 @@ def run(
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = [load_domain(arguments)]
-    check_output(arguments, *MADE, (tokenizer_training, recommender_training), ("finetune", told))
     start = pretrained_recommender(arguments)
+    check_output(arguments, *MADE, (tokenizer_training, recommender_training), ("finetune", told))
     if arguments.dry_run:
         found, frozen = None, False
         if arguments.pretrained is not None:
             found = find_part(arguments.pretrained, "tokenizer", arguments.revision)
             frozen = arguments.tokenizer_mode == "frozen"
         sections = network_arguments, tokenizer_training, recommender_arguments, recommender_training
-        plans = plan_utgrec(domains, *sections, found, start, arguments.tokenizer_mode != "full")
-        show_plans([] if not arguments.train_users else plans[1:] if frozen else plans)
+        plans = []
+        if arguments.train_users:
+            plans = plan_utgrec(domains, *sections, found, start, arguments.tokenizer_mode != "full")
+        show_plans(plans[1:] if frozen else plans)
         return None
     state = PartialState()
     facts: dict[str, Any] = {}
@@ -139,8 +140,6 @@ def run(
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
 
     recommender = initial_recommender(start, arguments, recommender_arguments, tokenizer)
-    validates = recommender_training.eval_strategy != IntervalStrategy.NO
-    patience = recommender_arguments.early_stopping_patience if validates else None
     return train_and_evaluate(
         recommender,
         tokenizer,
@@ -148,7 +147,7 @@ def run(
         recommender_training,
         arguments,
         facts,
-        patience,
+        recommender_arguments.early_stopping_patience,
         pushed,
     )
 

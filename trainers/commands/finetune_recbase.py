@@ -27,6 +27,7 @@ from trainers.commands.finetuning import (
     train_and_evaluate,
 )
 from trainers.data.domains import Domain
+from trainers.hub.download import find_part
 from trainers.methods.plans import plan_recbase, show_plans
 from trainers.methods.recbase import (
     RECBASE_SECTIONS,
@@ -37,7 +38,7 @@ from trainers.methods.recbase import (
     new_recbase,
     train_recbase_tokenizer,
 )
-from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, RecBaseTokenizerTrainingArguments
+from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import check_output, place_training, save_tokenizer, tokenize
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.runtime.run_file import run_values
@@ -101,11 +102,15 @@ def run(
     )
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
-    check_output(arguments, *MADE, (tokenizer_training, training), ("finetune", told))
     start = pretrained_recommender(arguments)
+    check_output(arguments, *MADE, (tokenizer_training, training), ("finetune", told))
     if arguments.dry_run:
-        plans = plan_recbase([domain], tokenizer_arguments, tokenizer_training, recommender_arguments, training, start)
-        show_plans([] if not arguments.train_users else plans if arguments.pretrained is None else plans[1:])
+        sections = tokenizer_arguments, tokenizer_training, recommender_arguments, training
+        found = None
+        if arguments.pretrained is not None:
+            found = find_part(arguments.pretrained, TOKENIZER_FOLDER, arguments.revision)
+        plans = plan_recbase([domain], *sections, found, start) if arguments.train_users else []
+        show_plans(plans if found is None else plans[1:])
         return None
     tokenizer = recbase_semantic_ids(domain, arguments, tokenizer_arguments, tokenizer_training, training.max_history)
     if start is None:

@@ -181,6 +181,7 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
         print(f"{output}: as it was prepared")
         return document
     kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in vars(choices).items()}
+    chosen, latest_time = PreparationChoices(**kept), as_time(arguments.latest_time) if arguments.latest_time else None
     reader = make_reader(source)
     if arguments.dry_run:
         describe(reader, output)
@@ -188,8 +189,8 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
     document = prepare_data_set(
         reader,
         output,
-        PreparationChoices(**kept),
-        latest_time=as_time(arguments.latest_time) if arguments.latest_time else None,
+        chosen,
+        latest_time=latest_time,
         download=arguments.download_images,
         image_cache=arguments.image_cache,
         image_workers=arguments.image_workers,

@@ -21,7 +21,9 @@ from tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.commands.pretraining import (
     MADE,
+    STAGES,
     PretrainingArguments,
+    made_tokenizer,
     name_repositories,
     train_and_save,
     write_semantic_ids,
@@ -114,8 +116,8 @@ def run(
     check_output(arguments, *MADE[arguments.stage], (tokenizer_training, recommender_training), ("pretrain", told))
     if arguments.dry_run:
         sections = network_arguments, tokenizer_training, recommender_arguments, recommender_training
-        plans = dict(zip(("tokenizer", "recommender"), plan_utgrec(domains, *sections), strict=True))
-        return show_plans([plan for stage, plan in plans.items() if arguments.stage in ("all", stage)])
+        plans = plan_utgrec(domains, *sections, made_tokenizer(arguments))
+        return show_plans(plans[STAGES[arguments.stage]])
 
     if arguments.stage in ("all", "tokenizer"):
         history = recommender_training.max_history

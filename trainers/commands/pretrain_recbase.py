@@ -19,7 +19,9 @@ from accelerate import PartialState
 from trainers.arguments import parse_sections
 from trainers.commands.pretraining import (
     MADE,
+    STAGES,
     PretrainingArguments,
+    made_tokenizer,
     name_repositories,
     train_and_save,
     write_semantic_ids,
@@ -128,9 +130,8 @@ def run(
     check_output(arguments, *MADE[arguments.stage], (tokenizer_training, training), ("pretrain", told))
     if arguments.dry_run:
         sections = tokenizer_arguments, tokenizer_training, recommender_arguments, training
-        found = plan_recbase(domains, *sections, catalogues=more)
-        plans = dict(zip(("tokenizer", "recommender"), found, strict=True))
-        return show_plans([plan for stage, plan in plans.items() if arguments.stage in ("all", stage)])
+        plans = plan_recbase(domains, *sections, made_tokenizer(arguments), catalogues=more)
+        return show_plans(plans[STAGES[arguments.stage]])
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
         items = train_recbase_tokenizer(

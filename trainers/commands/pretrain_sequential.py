@@ -27,7 +27,12 @@ from trainers.methods.item_tables import Content
 from trainers.methods.plans import plan_sequential_pretraining, show_plans
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.sequential import SequentialArguments
-from trainers.methods.sequential_pretraining import PRETRAINED, pretrain_sequential, with_fewer_words
+from trainers.methods.sequential_pretraining import (
+    PRETRAINED,
+    pretrain_sequential,
+    pretraining_windows,
+    with_fewer_words,
+)
 from trainers.runtime.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
@@ -117,6 +122,7 @@ def run(
     if len(domains) < 2:
         raise SystemExit(f"--data: pre-training contrasts several domains, and there is {domains[0].name} alone.")
     check_trainable(domains)
+    pretraining_windows(arguments.model, domains, sequential, training)  # too few are known before texts are embedded
     check_output(arguments, ["recommender"], ["checkpoints"], [training], ("pretrain", told))
     if arguments.dry_run:
         return show_plans(plan_sequential_pretraining(arguments.model, domains, sequential, training))

@@ -11,6 +11,7 @@ from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.catalogue import TEXT_FIELDS
 from trainers.data.domains import Domain
+from trainers.hub.download import ModelPlace, find_part
 from trainers.methods.runs import (
     finish_model,
     gathered_weights,
@@ -59,13 +60,24 @@ class PretrainingArguments:
     seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
 
 
-# What the stages make last, and the trainings of each.
+# What the stages make last, and the trainings of each; STAGES: which of the plans of item tokenizer and recommender.
+STAGES = {"all": slice(0, 2), "tokenizer": slice(0, 1), "tokenize": slice(0, 0), "recommender": slice(1, 2)}
 MADE = {
     "all": (["recommender"], ["checkpoints/tokenizer", "checkpoints/recommender"]),
     "tokenizer": (["tokenizer"], ["checkpoints/tokenizer"]),
     "tokenize": (["items"], []),
     "recommender": (["recommender"], ["checkpoints/recommender"]),
 }
+
+
+def made_tokenizer(arguments: PretrainingArguments) -> ModelPlace | None:
+    """The item tokenizer that an earlier stage left for this one; None where this run makes it.
+
+    Raises:
+        HubError: it is not there.
+    """
+    takes_it = arguments.stage in ("tokenize", "recommender")
+    return find_part(arguments.output_dir, "tokenizer") if takes_it else None
 
 
 def name_repositories(

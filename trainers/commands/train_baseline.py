@@ -57,6 +57,7 @@ from trainers.methods.baselines import (
     ItemEmbeddings,
     NotApplicable,
     TrainedBaseline,
+    inputs_of,
     make_semantic_ids,
     semantic_ids_of,
     train_generative_baseline,
@@ -224,17 +225,7 @@ def run(
         domain = replace(domain, interactions=few)
     state.print(domain)
     check_parts(domain, arguments.memory)
-    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
-    check_output(arguments, ["results.json", "recommender"], STAGES, trainings, ("train-baseline", told))
     sequential_training.seed = arguments.seed
-    if arguments.dry_run:
-        if arguments.model in SEQUENTIAL:
-            plans = plan_sequential(arguments.model, domain, sequential, sequential_training)
-        else:
-            sections = tokenizer, tokenizer_training, generative, generative_training
-            plans = plan_generative_baseline(arguments.model, domain, *sections, semantic_ids)
-        show_plans(plans)
-        return None
     embeddings = ItemEmbeddings(
         domain,
         output,
@@ -247,6 +238,21 @@ def run(
         arguments.minutes,
         arguments.resume,
     )
+    # what it is compared with, and an item-level one, read texts too
+    reads_text = has_text(arguments) or (at_item_level and item_level.content)
+    embeddings.check(inputs_of(arguments.model) + (("text",) if reads_text else ()))
+    trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
+    check_output(arguments, ["results.json", "recommender"], STAGES, trainings, ("train-baseline", told))
+    if arguments.dry_run:
+        if arguments.model in SEQUENTIAL:
+            plans = plan_sequential(arguments.model, domain, sequential, sequential_training)
+        else:
+            sections = tokenizer, tokenizer_training, generative, generative_training
+            plans = plan_generative_baseline(arguments.model, domain, *sections, semantic_ids)
+        show_plans(plans)
+        return None
+    if reads_text:
+        _ = embeddings.text  # by every process; an encoder that cannot be had is known before a training
     if arguments.model in SEQUENTIAL:
         baseline = train_sequential_baseline(
             arguments.model,

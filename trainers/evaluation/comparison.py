@@ -74,11 +74,13 @@ def described(ranker: Ranker) -> dict[str, Any]:
 
 
 def short_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Results as the rows of a short table; a ranker whose settings were chosen is named with them."""
+    """Results as the rows of a short table; a ranker whose settings were chosen is named with them. Cases that masking
+    the seen items has made unreachable are counted in a column of their own, if there are any."""
     return [
         {
             "model": row["name"] if "selection" in row.get("description", {}) else row["model"],
             **{metric: row[metric] for metric in TABLE_METRICS},
+            **({"num_unreachable": row["num_unreachable"]} if row.get("num_unreachable") else {}),
         }
         for row in rows
     ]

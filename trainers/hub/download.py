@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from transformers.utils import CONFIG_NAME
 
 from tokenization_items.hub_folders import HubError, model_folder
+from tokenization_items.tokenization_items import TOKENIZER_FILE
 
-SETTINGS = ("config.json", "item_tokenizer_config.json")  # a model has one of them, whatever it is
+SETTINGS = (CONFIG_NAME, TOKENIZER_FILE)  # a model has one of them, whatever it is
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,13 @@ class ModelPlace:
     folder: Path
 
 
-def find_model(name: str | Path, revision: str | None = None, **hub_arguments: Any) -> ModelPlace:
+def find_model(name: str | Path, revision: str | None = None) -> ModelPlace:
     """
     Looks for a model before there is any work, and settles its commit.
 
     Args:
         name (`str` or `Path`): folder or Hub id.
         revision (`str`, *optional*): branch, tag or commit of a Hub id.
-        hub_arguments: `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Raises:
         HubError: no such model, or one that may not be read; a folder with a revision.
@@ -41,7 +42,7 @@ def find_model(name: str | Path, revision: str | None = None, **hub_arguments: A
         if revision is not None:
             raise HubError(f"{name} is a folder, and folders have no revision {revision!r}: leave it out.")
         return ModelPlace(str(name), None, Path(name))
-    folder = model_folder(name, SETTINGS, revision, **hub_arguments)
+    folder = model_folder(name, SETTINGS, revision)
     if not any((folder / file).is_file() for file in SETTINGS):
         raise HubError(f"{name} on the Hub holds no model: neither {' nor '.join(SETTINGS)}.")
     return ModelPlace(str(name), folder.name, folder)

@@ -78,14 +78,19 @@ def load_backbone(
     lacking = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if lacking:
         raise ValueError(f"{name_or_path}: {len(lacking)} weights of the backbone are missing: {named(lacking)}.")
-    with tokenizer_errors(name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    tokenizer = load_tokenizer(name_or_path, revision)
     image_processor = None
     if hasattr(config, "vision_config"):
         image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
         most = image_pixels or 1024 * 28 * 28
         image_processor.size = {"shortest_edge": min(128 * 28 * 28, most), "longest_edge": most}
     return backbone, tokenizer, image_processor
+
+
+def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a backbone by Hub id or folder."""
+    with tokenizer_errors(name_or_path):
+        return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
 
 
 def backbone_commit(name_or_path: str, revision: str | None = None) -> str | None:

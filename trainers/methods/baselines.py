@@ -49,6 +49,13 @@ def semantic_ids_of(name: str) -> str:
     return name.removesuffix(DECODER).removesuffix(ITEM_LEVEL)
 
 
+def inputs_of(name: str) -> tuple[str, ...]:
+    """What is to be known of the items for a baseline of [`NAMES`] or its semantic IDs."""
+    if name in SEQUENTIAL:
+        return SEQUENTIAL[name].inputs
+    return () if name == GIVEN else SEMANTIC_IDS[semantic_ids_of(name)].inputs
+
+
 class NotApplicable(ValueError):
     """A model cannot be had for a domain with what was given; the message says why."""
 
@@ -84,6 +91,34 @@ class ItemEmbeddings:
     def item_ids(self) -> list[str]:
         return self.domain.interactions.item_ids
 
+    def check(self, names: Iterable[str]) -> None:
+        """
+        Looks whether inputs of a method can be had, before there is any work: what is in folders is read, and what an
+        encoder or a training makes is not made yet.
+
+        Args:
+            names (`Iterable[str]`): of [`inputs_of`].
+
+        Raises:
+            NotApplicable: one cannot be had.
+            EmbeddingError: a folder has not the embeddings of these items.
+        """
+        for name in names:
+            if name == "text" and self.text_folder is not None:
+                _ = self.text
+            elif name == "text" and self.text_encoder is None:
+                raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
+            elif name == "images" and self.image_folder is not None:
+                _ = self.images
+            elif name == "images" and self.image_encoder is None:
+                raise NotApplicable(
+                    "It needs image embeddings: give --image_encoder, or --image_embeddings of `embed`."
+                )
+            elif name == "images" and not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
+                raise NotApplicable(f"No item of {self.domain.name} has an image.")
+            elif name == "attributes":
+                _ = self.attributes
+
     @cached_property
     def text(self) -> np.ndarray:
         """Float32 `(items, E)`."""
@@ -94,9 +129,8 @@ class ItemEmbeddings:
         """The same, with the encoder that it is of."""
         if self.text_folder is not None:
             return Content.of_folder(self.text_folder, load_embeddings(self.text_folder, self.item_ids))
-        if self.text_encoder is None:
-            raise NotApplicable("It needs text embeddings: give --text_encoder, or --embeddings of `embed`.")
-        folder, name = self.folder / "text-embeddings", self.text_encoder
+        self.check(["text"])
+        folder, name = self.folder / "text-embeddings", str(self.text_encoder)
         with PartialState().main_process_first():  # the others find it done
             encoder = TextStatistics() if name == TF_IDF else TextEncoder.from_pretrained(name)
             try:
@@ -137,13 +171,10 @@ class ItemEmbeddings:
         if self.image_folder is not None:
             vectors = load_embeddings(self.image_folder, self.item_ids, allow_missing=True)
             return Content.of_folder(self.image_folder, vectors)
-        if self.image_encoder is None:
-            raise NotApplicable("It needs image embeddings: give --image_encoder, or --image_embeddings of `embed`.")
-        if not any(map(self.domain.catalogue.has_image, range(len(self.item_ids)))):
-            raise NotApplicable(f"No item of {self.domain.name} has an image.")
+        self.check(["images"])
         folder = self.folder / "image-embeddings"
         with PartialState().main_process_first():
-            embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(self.image_encoder), folder)
+            embed_items(self.domain.catalogue, ImageEncoder.from_pretrained(str(self.image_encoder)), folder)
         return Content.of_folder(folder, load_embeddings(folder, self.item_ids, allow_missing=True))
 
     @cached_property

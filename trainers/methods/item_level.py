@@ -46,7 +46,8 @@ class ItemLevelArguments:
         metadata={"help": "'items', the codes that exist after a prefix, or 'vocabulary': all codes of a level."},
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
+        default=None,
+        metadata={"help": "Validations without a better NDCG@10 before the training stops."},
     )
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -28,18 +28,23 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
-from trainers.data.interactions import Interactions
 from trainers.hub.download import ModelPlace
 from trainers.hub.upload import format_bytes
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.methods.backbones import TINY, load_autoencoder, load_backbone
+from trainers.methods.backbones import TINY, load_autoencoder, load_backbone, load_tokenizer
 from trainers.methods.baselines import recommender_on, semantic_ids_of
 from trainers.methods.item_level import ItemLevelArguments
 from trainers.methods.recbase import RecBaseArguments, RecBaseTokenizerArguments, new_recbase
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, TokenizedItems
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
-from trainers.methods.sequential_pretraining import PRETRAINED
-from trainers.methods.utgrec import NetworkArguments, RecommenderArguments, network_config, new_recommender
+from trainers.methods.sequential_pretraining import pretraining_windows
+from trainers.methods.utgrec import (
+    NetworkArguments,
+    RecommenderArguments,
+    network_config,
+    new_recommender,
+    with_text_length,
+)
 from trainers.recommender_trainer import RecommenderTrainingArguments, training_rows
 from trainers.sequential_trainer import SequentialTrainingArguments
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData
@@ -190,6 +195,7 @@ def plan_recbase(
     tokenizer_training: TrainingArguments,
     recommender_arguments: RecBaseArguments,
     training: RecommenderTrainingArguments,
+    tokenizer: ModelPlace | None = None,
     recommender: ModelPlace | None = None,
     catalogues: Sequence[Catalogue] = (),
 ) -> list[TrainingPlan]:
@@ -199,6 +205,7 @@ def plan_recbase(
 
     Args:
         domains, tokenizer_arguments, tokenizer_training, recommender_arguments, training: as in the training.
+        tokenizer ([`ModelPlace`], *optional*): the item tokenizer, if it is there.
         recommender ([`ModelPlace`], *optional*): what is trained further; by default one with random weights.
         catalogues (`Sequence[Catalogue]`, *optional*): of which the tokenizer learns the items.
     """
@@ -208,12 +215,12 @@ def plan_recbase(
             there = RecBaseConfig.from_pretrained(recommender.name, revision=recommender.revision or "main")
             model = RecBaseForCausalLM(there)
         else:
-            levels: dict[str, Any] = {
-                "num_levels": tokenizer_arguments.num_levels,
-                "codebook_size": tokenizer_arguments.codebook_size,
-            }
-            made = _without_items(RecBaseTokenizerConfig(input_dim=1, **levels), training.max_history)
-            model = new_recbase(recommender_arguments, made, training.seed)
+            if tokenizer is not None:
+                levels = RecBaseTokenizerConfig.from_pretrained(tokenizer.name, revision=tokenizer.revision or "main")
+            else:
+                sizes = {name: getattr(tokenizer_arguments, name) for name in ("num_levels", "codebook_size")}
+                levels = RecBaseTokenizerConfig(input_dim=1, **sizes)
+            model = new_recbase(recommender_arguments, _without_items(levels, training.max_history), training.seed)
     found = plan_recommender(model.config, domains, training, model)
     return [plan_training("item tokenizer", items, "items", tokenizer_training), found]
 
@@ -227,17 +234,21 @@ def plan_sequential(
     if not method.inputs:
         with torch.device("meta"):
             model = new_sequential(name, part.num_items, arguments, training.seed)
-    return [_plan_windows(name, part, method.model_class.training_targets, arguments.max_history, training, model)]
+    windows = SequenceWindows(part, method.model_class.training_targets, arguments.max_history)
+    return [_plan_windows(name, windows, training, model)]
 
 
 def plan_sequential_pretraining(
     name: str, domains: Sequence[Domain], arguments: SequentialArguments, training: SequentialTrainingArguments
 ) -> list[TrainingPlan]:
-    """The plan of a sequential baseline's pre-training, whose batches are all of one size."""
-    part = Interactions.concatenate([domain.interactions for domain in domains]).training_part()
-    targets = PRETRAINED[name].model_class.training_targets  # type: ignore[attr-defined]
+    """The plan of a sequential baseline's pre-training, whose batches are all of one size.
+
+    Raises:
+        ValueError: there are fewer targets than one batch.
+    """
+    windows = pretraining_windows(name, domains, arguments, training)
     training.dataloader_drop_last = True
-    return [_plan_windows(name, part, targets, arguments.max_history, training)]
+    return [_plan_windows(name, windows, training)]
 
 
 def plan_generative_baseline(
@@ -285,15 +296,11 @@ def plan_generative_baseline(
 
 
 def _plan_windows(
-    name: str,
-    part: Interactions,
-    targets: Literal["all", "last", "cloze"],
-    max_history: int,
-    training: TrainingArguments,
-    model: PreTrainedModel | None = None,
+    name: str, windows: SequenceWindows, training: TrainingArguments, model: PreTrainedModel | None = None
 ) -> TrainingPlan:
-    unit = "histories with their next item" if targets == "last" else f"windows of {max_history} items"
-    return plan_training(name, len(SequenceWindows(part, targets, max_history)), unit, training, model)
+    of_one = windows.targets == "last"
+    unit = "histories with their next item" if of_one else f"windows of {windows.max_history} items"
+    return plan_training(name, len(windows), unit, training, model)
 
 
 def _without_items(config: RecBaseTokenizerConfig | RQVAEConfig | UTGRecTokenizerConfig, max_history: int):
@@ -309,10 +316,12 @@ def unwritten_network(
     if config is None:
         name, revision = arguments.backbone, arguments.backbone_revision
         if name == TINY:
-            backbone = load_backbone(name, texts=catalogue.texts, image_pixels=arguments.image_pixels)[0].config
+            model, tokenizer, _ = load_backbone(name, texts=catalogue.texts, image_pixels=arguments.image_pixels)
+            backbone = model.config
         else:
             backbone = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        config = network_config(arguments, backbone, revision)
+            tokenizer = load_tokenizer(name, revision)
+        config = network_config(with_text_length(arguments, tokenizer, catalogue.texts), backbone, revision)
         has_images = catalogue.images is not None and catalogue.images.present.any()
         if has_images and arguments.autoencoder not in (None, "none", ""):
             autoencoder = load_autoencoder(arguments.autoencoder).config

@@ -113,7 +113,8 @@ class RecBaseArguments:
         default="vocabulary", metadata={"help": "'vocabulary', or 'items': the codes that exist after a prefix."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
+        default=None,
+        metadata={"help": "Validations without a better NDCG@10 before the training stops."},
     )
     walks_per_item: int = field(
         default=3,

@@ -1,5 +1,6 @@
 """Steps of every method's training: where it writes, what it resumes, when it stops, what is saved and sent."""
 
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import IntervalStrategy
 
 from hub_cards import method_named
 from modeling_utgrec.generation_mixin import ItemRecommendation
@@ -36,6 +38,8 @@ from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.runtime.checkpoints import CheckpointError, hub_checkpoint, newest_checkpoint
 from trainers.runtime.run_file import write_run_file
 from trainers.training_data.next_item_windows import TrainingData
+
+logger = logging.getLogger(__name__)
 
 
 class ResumeArguments(Protocol):
@@ -103,16 +107,22 @@ def check_output(
         write_run_file(output, *told)
 
 
-def stopping(patience: int | None = None, minutes: float | None = None) -> list[TrainerCallback]:
+def stopping(
+    training: TrainingArguments, patience: int | None = None, minutes: float | None = None
+) -> list[TrainerCallback]:
     """Callbacks that end a training early.
 
     Args:
-        patience (`int`, *optional*): evaluations without a better validation metric.
+        training (`TrainingArguments`): of the training.
+        patience (`int`, *optional*): evaluations without a better validation metric; a training that does not validate
+            has none, which a warning says.
         minutes (`float`, *optional*): time; the learning rate's schedule is then fitted to it.
     """
     callbacks: list[TrainerCallback] = []
-    if patience is not None:
+    if patience is not None and training.eval_strategy != IntervalStrategy.NO:
         callbacks.append(EarlyStoppingCallback(patience))
+    elif patience is not None and training.process_index == 0:
+        logger.warning(f"Nothing is validated (eval_strategy no), so no patience of {patience} ends the training.")
     if minutes is not None:
         callbacks.append(TimeLimitCallback(60 * minutes))
     return callbacks
@@ -218,7 +228,7 @@ def train_recommender(
         args=training,
         train_dataset=data,
         evaluation=evaluation if len(domains) > 1 else next(iter(evaluation.values())),
-        callbacks=stopping(early_stopping_patience, minutes),
+        callbacks=stopping(training, early_stopping_patience, minutes),
     )
     named = method_named(method or method_of(recommender.config))
     kind = f"{named.title} recommender" if named else "Recommender"

@@ -67,7 +67,7 @@ def pretrain_s3rec(
         push_to_hub=False,
         horizon=1,
     )
-    trainer = SequentialTrainer(pretraining, own, part, callbacks=stopping(None, minutes))
+    trainer = SequentialTrainer(pretraining, own, part, callbacks=stopping(own, None, minutes))
     trainer.train(resume_from_checkpoint=last_checkpoint(own) if resume else None)
     # the heads and the attributes' embeddings are of no further use
     model.model.load_state_dict(pretraining.model.state_dict())

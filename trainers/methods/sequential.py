@@ -343,7 +343,8 @@ class SequentialArguments:
         default=100.0, metadata={"help": "Passes of S3-Rec's pre-training over all prefixes of the sequences."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
+        default=None,
+        metadata={"help": "Validations without a better NDCG@10 before the training stops."},
     )
 
     def architecture(self, config_class: type[SequentialConfig]) -> dict[str, Any]:
@@ -473,7 +474,7 @@ def learn_code_map(
             save_strategy="no",
             push_to_hub=False,
         )
-        SequentialTrainer(model, own, part, callbacks=stopping(None, minutes)).train()
+        SequentialTrainer(model, own, part, callbacks=stopping(own, None, minutes)).train()
     model.finish_code_map(random)
 
 
@@ -533,7 +534,7 @@ def train_sequential(
             model.freeze_encoder()
     if method.pretraining is not None and checkpoint is None:  # which has the weights that come of it
         method.pretraining(model, part, inputs, training, arguments.pretraining_epochs, minutes, resume)
-    callbacks = stopping(arguments.early_stopping_patience, minutes)
+    callbacks = stopping(training, arguments.early_stopping_patience, minutes)
     trainer = SequentialTrainer(model, training, part, interactions, callbacks=callbacks)
     method_name = method_named(model.config.model_type)
     title = name if method_name is None else method_name.title

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from trainers.methods.product_quantizer import code_tables
 from trainers.methods.runs import data_facts, last_checkpoint, stopping
 from trainers.methods.sequential import SequentialArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
+from trainers.training_data.sequence_windows import SequenceWindows
 
 WORD_DROP = 0.15  # share of a text's words that its second embedding lacks
 
@@ -81,6 +82,27 @@ def _with_all(images: Mapping[str, Content], domains: list[Domain]) -> dict[str,
     }
 
 
+def pretraining_windows(
+    name: str, domains: Sequence[Domain], arguments: SequentialArguments, training: SequentialTrainingArguments
+) -> SequenceWindows:
+    """
+    What a baseline of [`PRETRAINED`] is pre-trained on: the training parts of several domains.
+
+    Raises:
+        ValueError: there are fewer targets than one batch.
+    """
+    part = Interactions.concatenate([domain.interactions for domain in domains]).training_part()
+    targets = PRETRAINED[name].model_class.training_targets  # type: ignore[attr-defined]
+    windows = SequenceWindows(part, targets, arguments.max_history)
+    batch = training.train_batch_size * training.world_size
+    if len(windows) < batch:
+        raise ValueError(
+            f"The domains have {len(windows)} targets, fewer than one batch of {batch}: lower "
+            "--sequential.per_device_train_batch_size."
+        )
+    return windows
+
+
 def pretrain_sequential(
     name: str,
     domains: list[Domain],
@@ -117,6 +139,7 @@ def pretrain_sequential(
             f"Pre-training contrasts items of several domains, and there is {domains[0].name} alone: give further "
             "folders by --data, or train from scratch on this one by `utgrec train-baseline`."
         )
+    pretraining_windows(name, domains, arguments, training)  # known before items are made
     method = PRETRAINED[name]
     interactions = Interactions.concatenate([domain.interactions for domain in domains])
     part = interactions.training_part()
@@ -130,14 +153,9 @@ def pretrain_sequential(
     model.set_items(**items.tables)
     # the loss compares the rows of a batch: all processes have as many, and a rest would be another task
     training.dataloader_drop_last = True
-    callbacks = stopping(arguments.early_stopping_patience, minutes)
+    callbacks = stopping(training, arguments.early_stopping_patience, minutes)
     validation = interactions if training.eval_strategy != "no" else None
     trainer = SequentialTrainer(model, training, part, validation, callbacks, fewer_words=fewer_words)
-    if len(trainer.train_dataset) < training.per_device_train_batch_size:  # type: ignore[arg-type]
-        raise ValueError(
-            f"The domains have {len(trainer.train_dataset)} targets, fewer than one batch of "  # type: ignore[arg-type]
-            f"{training.per_device_train_batch_size}: lower --sequential.per_device_train_batch_size."
-        )
     found = method_named(model.config.model_type)
     title = name if found is None else found.title
     trainer.card_facts |= data_facts(f"{title}, pre-trained,", domains)

@@ -115,7 +115,8 @@ class RecommenderArguments:
         default=True, metadata={"help": "T5's factor d_model^-0.5 before the output embeddings; false learns faster."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better NDCG@10 before the training stops."}
+        default=None,
+        metadata={"help": "Validations without a better NDCG@10 before the training stops."},
     )
 
     def architecture(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class FinetuningRecommenderArguments(RecommenderArguments):
 
     early_stopping_patience: int | None = field(
         default=10,
-        metadata={"help": "Evaluations without a better NDCG@10 before the training stops; none without validation."},
+        metadata={"help": "Validations without a better NDCG@10 before the training stops."},
     )
 
 
@@ -276,8 +277,7 @@ def build_network(
         seed=seed,
         attention_dropout=arguments.attention_dropout,
     )
-    if arguments.max_text_tokens == 0:
-        arguments = replace(arguments, max_text_tokens=usual_length(tokenizer, catalogue.texts))
+    arguments = with_text_length(arguments, tokenizer, catalogue.texts)
     set_seed(seed)
     config = network_config(arguments, backbone.config, revision)
     if latents is not None:
@@ -285,6 +285,15 @@ def build_network(
     network = UTGRecTokenizerModel(config, backbone=backbone)
     instruct = arguments.backbone != TINY
     return network, ItemProcessor.for_model(network.config, tokenizer, image_processor, instruct)
+
+
+def with_text_length(
+    arguments: NetworkArguments, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> NetworkArguments:
+    """The arguments with the length of texts that `max_text_tokens` 0 stands for."""
+    if arguments.max_text_tokens != 0:
+        return arguments
+    return replace(arguments, max_text_tokens=usual_length(tokenizer, texts))
 
 
 def usual_length(tokenizer: PreTrainedTokenizerBase, texts: list[str], share: float = 0.95) -> int:

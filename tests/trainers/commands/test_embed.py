@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from tokenization_items import Catalogue
 from tokenization_items.item_embeddings import load_embeddings
@@ -28,6 +29,8 @@ def test_embeds_once(tmp_path, tiny_bert, capsys):
     expected = TextEncoder.from_pretrained(encoder, pooling="cls", normalize=True).embed(catalogue.texts)
     np.testing.assert_array_equal(load_embeddings(output, ["t1", "t0"]), expected[::-1])
     assert json.loads((output / "embeddings.json").read_text())["text_fields"] == ["title"]
+    told = yaml.safe_load((output / "run.yaml").read_text())
+    assert (told["data"], told["pooling"], told["text_fields"]) == (str(data), "cls", ["title"])
     main(list(map(str, flags)))
     assert "were already in" in capsys.readouterr().out
 

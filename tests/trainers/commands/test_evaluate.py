@@ -146,7 +146,7 @@ def test_table_and_file(run, tmp_path):
 
 
 def test_unknown_recommender(run):
-    with pytest.raises(SystemExit, match="nowhere is none of popularity, item-transitions, "):
+    with pytest.raises(SystemExit, match="--recommender nowhere is none of popularity, item-transitions, "):
         run("--recommender", "nowhere")
 
 
@@ -236,8 +236,13 @@ def test_a_result_that_cannot_be_written_is_known_before_the_work(run, tmp_path,
         (["--num_beams", "0"], "--num_beams is at least 1"),
         (["--batch_size", "0"], "--batch_size is at least 1, got 0"),
         (["--ks", "5", "0"], r"--ks are cut-offs of at least 1, got \[5, 0\]"),
-        (["--compare_with", "nowhere.json"], "nowhere.json is none of"),
-        (["--compare_with", "linear", "--embeddings", "nowhere"], "embeddings.safetensors is missing"),
+        (["--compare_with", "nowhere.json"], "--compare_with nowhere.json is none of"),
+        (["--revision", "v1"], "--revision is of a --recommender on the Hub: there is none"),
+        (["--revision", "v1", "--zero_shot"], "--revision is of a --recommender on the Hub: there is none"),
+        (
+            ["--compare_with", "linear", "--embeddings", "nowhere"],
+            "(?s)--compare_with linear: .*embeddings.safetensors is missing",
+        ),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_judged(run, monkeypatch, flags, said):

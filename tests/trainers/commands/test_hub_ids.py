@@ -41,8 +41,8 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory) -> dict[str, str]:
-    """Names of pre-trainings on the Hub, by method. Their tag `first` is the checkpoints' state; then the weights of
-    the recommenders became others."""
+    """Names of pre-trainings on the Hub, by method. Their tag `first` is the checkpoints' state; at `second` the
+    weights of the recommenders are others; what is there now is broken, so that nothing may read it."""
     api = HfApi()
     names = {kind: f"{api.whoami()['name']}/utgrec-test-{uuid.uuid4().hex[:8]}-{kind}" for kind in KINDS}
     for kind, folders in KINDS.items():
@@ -56,6 +56,10 @@ def pushed(tmp_path_factory) -> dict[str, str]:
         save_file({key: -value for key, value in weights.items()}, later, metadata={"format": "pt"})
         stamp_file(later)
         api.upload_file(path_or_fileobj=later, path_in_repo=later.name, repo_id=repo_id)
+        for part in ("tokenizer", "recommender"):
+            api.create_tag(repo_id := f"{names[kind]}-{part}", tag="second")
+            for file, content in (("config.json", b'{"model_type": "bert"}'), ("item_tokenizer_config.json", b"{}")):
+                api.upload_file(path_or_fileobj=content, path_in_repo=file, repo_id=repo_id)
     yield names
     for name in names.values():
         for part in ("tokenizer", "recommender"):
@@ -85,7 +89,7 @@ def output_of(capsys):
 def test_finetune_finds_both_models_from_one_name(pushed, data, tmp_path, kind):
     flags = ["--data", data, "--train_users", 0, "--recommender.num_beams", 10, "--recommender.use_cpu"]
     found = {}
-    for name, source in (("here", None), ("first", "first"), ("latest", None)):
+    for name, source in (("here", None), ("first", "first"), ("second", "second")):
         pretrained = pushed[kind]
         if name == "here":
             pretrained = tmp_path / "pretrained"
@@ -99,7 +103,7 @@ def test_finetune_finds_both_models_from_one_name(pushed, data, tmp_path, kind):
         found[name] = weights, {key: value for key, value in rows[0].items() if key not in ("model", "name")}
     assert found["first"][1] == found["here"][1]
     for key, value in found["here"][0].items():
-        assert value.equal(found["first"][0][key]) and value.equal(-found["latest"][0][key])
+        assert value.equal(found["first"][0][key]) and value.equal(-found["second"][0][key])
     # an index-only copy names the repository of its network, and its commit
     copy = tmp_path / "first" / "recommender"
     place = UniversalItemTokenizer.from_pretrained(copy).network_reference
@@ -107,6 +111,28 @@ def test_finetune_finds_both_models_from_one_name(pushed, data, tmp_path, kind):
     own = (str(tmp_path / "first" / "tokenizer"), None)
     wanted = {"recbase": (f"{pushed[kind]}-tokenizer", commit), "utgrec": own}
     assert (place.name_or_path, place.revision) == wanted[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "planned"),
+    [
+        ("utgrec", [], ["item tokenizer", "recommender"]),
+        ("utgrec", ["--tokenizer_mode", "frozen", "--new_recommender"], ["recommender"]),
+        ("utgrec", ["--train_users", 0], []),
+        ("recbase", [], ["recommender"]),
+        ("recbase", ["--new_recommender", "--recommender.size", "tiny"], ["recommender"]),
+        ("recbase", ["--train_users", 0], []),
+    ],
+)
+def test_a_dry_run_is_of_the_models_that_are_there(pushed, data, tmp_path, output_of, kind, flags, planned):
+    use_cpu = [f"--{section}.use_cpu" for section in ("tokenizer", "recommender")]
+    more = ["--revision", "first", "--data", data, *use_cpu, *flags, "--dry_run"]
+    said = output_of("finetune", "--pretrained", pushed[kind], *more, "--output_dir", tmp_path / "run").splitlines()
+    assert [text.partition(":")[0] for text in said if " steps" in text] == planned
+    assert not list(tmp_path.iterdir())
+    if "--new_recommender" not in flags and planned:
+        weights = load_file(CHECKPOINTS / KINDS[kind][1] / "model.safetensors")
+        assert f"; {sum(each.numel() for each in weights.values()):,} weights, " in said[-2]
 
 
 def test_what_ranks_and_recommends(pushed, data, tmp_path, output_of):
@@ -117,13 +143,15 @@ def test_what_ranks_and_recommends(pushed, data, tmp_path, output_of):
     def recommended(*argv):
         return output_of("recommend", "--history", "kettle", "spade", "--num_beams", 10, "--recommender", *argv)
 
-    assert recommended(name, "--revision", "first") == recommended(local) != recommended(name)
+    first, second = (recommended(name, "--revision", revision) for revision in ("first", "second"))
+    assert first == recommended(local) != second
     judged = ["--intervals", 0, "--json", "-"]
     here = json.loads(output_of("evaluate", "--recommender", local, *flags, *judged))
     there = json.loads(output_of("evaluate", "--recommender", name, "--revision", "first", *flags, *judged))
     assert there.pop("name") == name.partition("/")[2] and here.pop("name") == "utgrec_recommender"
     assert there == here
-    compared = output_of("evaluate", "--recommender", name, "--compare_with", "popularity", *flags)
+    second = [name, "--revision", "second"]
+    compared = output_of("evaluate", "--recommender", *second, "--compare_with", "popularity", *flags)
     assert "against popularity" in compared
     zero = [*flags, "--zero_shot", "--no_full_ranking", "--revision", "first", "--json", "-"]
     assert json.loads(output_of("evaluate", "--recommender", name, *zero))["model"] == name.partition("/")[2]

@@ -166,6 +166,8 @@ def test_a_dry_run_writes_nothing(run, sources, tmp_path, capsys):
         (["--format", "tabular", "--interactions", "absent.csv"], "absent.csv: no such file"),
         (["--format", "tabular", "--interactions", "absent.csv", "--ratios", "1", "1", "1"], "ratios"),
         (["--format", "letter", "--input", "x", "--latest_time", "soon"], "--latest_time is an ISO date"),
+        (["--format", "letter", "--input", "x", "--latest_time", "soon", "--dry_run"], "--latest_time is an ISO date"),
+        (["--format", "tabular", "--interactions", "x", "--ratios", "1", "1", "1", "--dry_run"], "ratios"),
         (["--check"], "no prepared data folder"),
     ],
 )

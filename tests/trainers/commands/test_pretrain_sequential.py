@@ -189,6 +189,18 @@ def test_what_cannot_be_pre_trained_is_said_before_work_starts(workplace, tmp_pa
     assert not (tmp_path / "recommender").exists()
 
 
+def test_a_dry_run_counts_whole_batches(workplace, tmp_path, capsys):
+    batch = ["--sequential.per_device_train_batch_size", "7", "--sequential.num_train_epochs", "3"]
+    pretrain(workplace, tmp_path / "run", *batch, "--dry_run")
+    said = capsys.readouterr().out
+    assert "unisrec: 72 histories with their next item, 7 a step, up to 3 epochs: 30 steps" in said
+    assert not list(tmp_path.iterdir())
+    pretrain(workplace, tmp_path, *batch)
+    assert max(entry["step"] for entry in load_values(tmp_path / "recommender").logs) == 30
+    with pytest.raises(SystemExit, match="72 targets, fewer than one batch of 99"):
+        pretrain(workplace, tmp_path / "run", "--sequential.per_device_train_batch_size", "99", "--dry_run")
+
+
 def test_texts_with_fewer_words(workplace):
     catalogue = Domain.from_folder(workplace / "a", check_images=False).catalogue
     less = with_fewer_words(catalogue, seed=0)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from trainers import Recommender
 from trainers.commands import run_command
@@ -64,6 +65,7 @@ def test_from_the_first_line_to_the_last(files, capsys):
     call = next(line for line in shown.splitlines() if "from_pretrained(" in line).strip()
     found = eval(call, {"Recommender": Recommender})  # noqa: S307
     assert len(found) == 5 and found[0]["title"]
+    assert yaml.safe_load((out / "run.yaml").read_text())["orders"] == str(files / "verkauf.csv")
     with pytest.raises(SystemExit, match="is there already: give another --output_dir, or --overwrite"):
         run_command("quickstart", [str(files / "verkauf.csv"), "--output_dir", str(out)])
     # what is published names no customer

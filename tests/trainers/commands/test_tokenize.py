@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from tokenization_items import UniversalItemTokenizer
@@ -130,6 +131,8 @@ def test_to_another_folder_as_before(workplace):
     assert [*ids_of("more")][-2:] == ["a", "b"] and not (workplace / "more" / "config.json").exists()
     report = json.loads((workplace / "more" / "assignment_report.json").read_text())
     assert report["num_items"] == 2
+    told = yaml.safe_load((workplace / "more" / "run.yaml").read_text())
+    assert (told["tokenizer"], told["data"], told["index_only"]) == ("again", "new.csv", True)
     added = [line["added"] for line in read_journal(workplace / "more")]
     assert added == [len(ITEMS) - len(before), 2]  # with the lines of before
     with pytest.raises(SystemExit, match="holds a finished item tokenizer"):

@@ -360,6 +360,10 @@ def test_push(hub, workplace, tmp_path, name):
         (["--model", "sasrek"], "--model sasrek: there are sasrec, "),
         (["--model", "tiger"], "--model tiger: It needs text embeddings: give --text_encoder, or --embeddings"),
         (["--model", "unisrec"], "--model unisrec: It needs text embeddings: give --text_encoder, or --embeddings"),
+        (["--model", "tiger-m", "--text_encoder", "x"], "--model tiger-m: It needs image embeddings: give --image_"),
+        (["--model", "tiger-m", "--text_encoder", "x", "--image_encoder", "x"], "No item of tiny has an image"),
+        (["--model", "sasrec", "--embeddings", "nowhere"], "nowhere/embeddings.safetensors is missing"),
+        (["--model", "rq-kmeans-item-level"], "--model rq-kmeans-item-level: It needs text embeddings"),
         (["--model", "sasrec", "--pretrained", "x"], "--pretrained is for models that read content, and sasrec"),
         (["--model", "sasrec", "--train_users", "0"], "--train_users is a share"),
         (["--model", "sasrec", "--minutes", "0"], "--minutes is a time, got 0"),
@@ -367,11 +371,20 @@ def test_push(hub, workplace, tmp_path, name):
     ],
 )
 def test_what_cannot_be_had_is_said_before_work_starts(workplace, tmp_path, flags, said):
-    with pytest.raises(SystemExit, match=said):
-        run_command(
-            "train-baseline", [*flags, "--data", str(workplace / "tiny"), "--output_dir", str(tmp_path / "run")]
-        )
-    assert not (tmp_path / "run" / "recommender").exists()
+    """By a dry run, too; and nothing is written."""
+    flags = [*flags, "--data", str(workplace / "tiny"), "--output_dir", str(tmp_path / "run")]
+    for more in ([], ["--dry_run"]):
+        with pytest.raises(SystemExit, match=said):
+            run_command("train-baseline", [*flags, *more])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_is_not_there_is_known_before_a_training(workplace, tmp_path, monkeypatch):
+    """Of what the trained model is compared with, too."""
+    monkeypatch.setattr(train_baseline, "train_sequential_baseline", None)
+    flags = ["--model", "sasrec", "--text_encoder", "/no/such/encoder", "--data", str(workplace / "tiny")]
+    with pytest.raises(SystemExit, match="/no/such/encoder"):
+        run_command("train-baseline", [*flags, "--output_dir", str(tmp_path)])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from trainers.evaluation.comparison import compare, short_table, untrained_ranke
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 
+FLOORS = ["popularity", "item-transitions"]
 IDS = [f"i{row}" for row in range(8)]
 TEXTS = [f"{color} {thing}" for color in ("red", "green") for thing in ("bow", "amp", "amp stand", "bow rest")]
 
@@ -54,3 +55,14 @@ def test_short_tables_name_the_settings_that_were_chosen(interactions):
     rows = short_table(compare(rankers, "things", interactions, 0))
     assert [row["model"] for row in rows] == ["popularity", "item-transitions", rankers["linear"].name]
     assert [*rows[0]] == ["model", *TABLE_METRICS]
+
+
+def test_short_tables_count_what_masking_makes_unreachable(interactions):
+    assert [*short_table(masked(interactions))[0]] == ["model", *TABLE_METRICS], "there is none"
+    again = Interactions.from_sequences([[*IDS[:4], IDS[0]], [*IDS[:4], IDS[5]], [*IDS[:3], IDS[1]]], IDS)
+    assert [row["num_unreachable"] for row in short_table(masked(again))] == [2, 2]
+
+
+def masked(interactions: Interactions) -> list[dict]:
+    rankers = untrained_rankers(interactions, texts=TEXTS)
+    return compare({name: rankers[name] for name in FLOORS}, "things", interactions, 0, mask_seen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from hub_cards import load_values
 from modeling_utgrec import SASRecConfig, SASRecForNextItem
@@ -17,10 +17,11 @@ from trainers.methods.plans import plan_training
 IDS = [f"i{row}" for row in range(24)]
 TINY = {
     "tokenizer": "root_codebook_size 8 leaf_codebook_size 8 codebook_dim 8 num_train_epochs 2 autoencoder none "
-    "per_device_train_batch_size 5 adapter_hidden_size 8",
+    "per_device_train_batch_size 5 adapter_hidden_size 8 max_text_tokens 0",
     "recommender": "d_model 8 d_ff 8 d_kv 4 num_heads 2 num_layers 1 num_train_epochs 2 num_beams 5 "
     "per_device_train_batch_size 13 gradient_accumulation_steps 2",
-    "sequential": "hidden_size 8 num_train_epochs 3 per_device_train_batch_size 7",
+    "sequential": "hidden_size 8 num_train_epochs 3 per_device_train_batch_size 7 eval_strategy no save_strategy no "
+    "load_best_model_at_end false",
 }
 
 
@@ -37,16 +38,16 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def flags(section: str) -> list[str]:
+def flags_of(section: str) -> list[str]:
     words = TINY[section].split()
     return [f"--{section}.use_cpu", *(f"--{section}.{word}" if n % 2 == 0 else word for n, word in enumerate(words))]
 
 
 COMMANDS = {
-    "finetune": [*flags("tokenizer"), *flags("recommender")],
-    "train-baseline --model sasrec": flags("sequential"),
+    "finetune": [*flags_of("tokenizer"), *flags_of("recommender")],
+    "train-baseline --model sasrec": flags_of("sequential"),
     "train-baseline --model rq-kmeans-decoder": [
-        *flags("recommender"),
+        *flags_of("recommender"),
         "--tokenizer.codebook_size",
         "6",
         "--tokenizer.collisions",
@@ -58,22 +59,27 @@ COMMANDS = {
 @pytest.mark.parametrize("line", COMMANDS)
 def test_steps_and_weights_are_those_of_the_training(line, data, tmp_path, capsys):
     command, *argv = line.split()
-    argv += [*COMMANDS[line], "--data", str(data), "--output_dir", str(tmp_path)]
+    output = tmp_path / "run"
+    argv += [*COMMANDS[line], "--data", str(data), "--output_dir", str(output)]
     if "rq-kmeans" in line:
         argv += ["--embeddings", str(data.parent / "texts")]
     run_command(command, [*argv, "--dry_run"])
     said = capsys.readouterr().out
     assert said.splitlines()[-1].startswith("A dry run: data and flags are in order, ")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.iterdir())
     run_command(command, argv)
+    capsys.readouterr()
     models = ["tokenizer", "recommender"] if command == "finetune" else ["recommender"]
     plans = [text for text in said.splitlines() if " steps" in text]
     assert len(plans) == len(models)
     for text, model in zip(plans, models, strict=True):
-        values = load_values(tmp_path / model)
+        values = load_values(output / model)
         steps, weights = re.search(r": ([\d,]+) steps; ([\d,]+) weights", text).groups()
         assert int(steps.replace(",", "")) == max(entry["step"] for entry in values.logs)
         assert int(weights.replace(",", "")) == values.num_parameters, text
+    again = ["--config", str(output / "run.yaml"), "--output_dir", str(tmp_path / "again"), "--dry_run"]
+    run_command(command, again)
+    assert [text for text in capsys.readouterr().out.splitlines() if " steps" in text] == plans
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,9 @@ def test_counted_as_the_trainer_counts(settings, per_epoch, tmp_path):
     assert plan.steps == int(np.ceil(2.5 * per_epoch)) and plan.batch == 4 * args.gradient_accumulation_steps
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     assert plan.num_bytes == 4 * (plan.weights + 3 * trained) and plan.trained == trained
+    trainer = Trainer(model=model, args=args, train_dataset=[{"input_ids": row} for row in range(30)])
+    *_, steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    assert plan.steps == steps
     args.max_steps = 5
     assert plan_training("it", 30, "rows", args).steps == 5
     assert "30 rows" in str(plan) and "weights" not in str(plan_training("it", 30, "rows", args))
@@ -96,11 +105,42 @@ def test_counted_as_the_trainer_counts(settings, per_epoch, tmp_path):
 
 def test_a_dry_run_refuses_what_the_run_would(data, tmp_path):
     (tmp_path / "results.json").write_text("[]")
+    stopped = tmp_path / "checkpoints" / "recommender" / "checkpoint-3"
+    stopped.mkdir(parents=True)
     argv = ["--model", "sasrec", "--data", str(data), "--output_dir", str(tmp_path), "--dry_run"]
     with pytest.raises(SystemExit, match="results.json is there, of a run that finished"):
         run_command("train-baseline", argv)
     run_command("train-baseline", [*argv, "--overwrite"])
     assert (tmp_path / "results.json").read_text() == "[]" and not (tmp_path / "run.yaml").exists()
+    assert stopped.is_dir()
     argv[1] = "item-level"
     with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level recommends by"):
         run_command("train-baseline", [*argv, "--overwrite"])
+
+
+def planned(capsys, command: str, *argv) -> list[str]:
+    run_command(command, [*map(str, argv), "--dry_run"])
+    return [text for text in capsys.readouterr().out.splitlines() if " steps" in text]
+
+
+@pytest.mark.parametrize("model", ["utgrec", "recbase"])
+def test_a_later_stage_is_planned_for_the_tokenizer_that_is_there(model, data, tmp_path, capsys):
+    """Whose levels are not those of the flags."""
+    sizes = ["--tokenizer.num_levels", 2]
+    if model == "recbase":
+        sizes += ["--tokenizer.codebook_size", 8, "--tokenizer.codebook_dim", 4, "--tokenizer.hidden_sizes", 8]
+        flags = ["--tokenizer.text_encoder", "tiny", "--recommender.size", "tiny", "--recommender.use_cpu"]
+        flags += ["--tokenizer.use_cpu", "--tokenizer.num_train_epochs", 1]
+    else:
+        flags = [*flags_of("tokenizer"), *flags_of("recommender")]
+    common = ["--model", model, "--data", data, *flags]
+    wanted = planned(capsys, "pretrain", *common, *sizes, "--output_dir", tmp_path / "none")
+    assert len(wanted) == 2 and not list(tmp_path.iterdir())
+    assert planned(capsys, "pretrain", *common, *sizes, "--output_dir", tmp_path, "--stage", "tokenizer") == wanted[:1]
+    later = [*common, "--output_dir", tmp_path, "--stage", "recommender"]
+    with pytest.raises(SystemExit, match="there is no folder tokenizer in it"):
+        planned(capsys, "pretrain", *later)
+    run_command("pretrain", [*map(str, [*common, *sizes, "--output_dir", tmp_path, "--stage", "tokenizer"])])
+    capsys.readouterr()
+    assert planned(capsys, "pretrain", *later) == wanted[1:]
+    assert planned(capsys, "pretrain", *common, "--output_dir", tmp_path, "--stage", "tokenize", "--overwrite") == []

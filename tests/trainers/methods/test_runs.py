@@ -60,11 +60,17 @@ def test_shared_semantic_ids_are_counted_over_domains(tiny_network, domains):
     assert shared_semantic_ids(doubled) == 12
 
 
-def test_what_ends_a_training_early():
-    assert stopping() == []
-    patience, limit = stopping(3, 0.5)
+def test_what_ends_a_training_early(tmp_path, caplog):
+    training = ItemTokenizerTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="epoch")
+    assert stopping(training) == []
+    patience, limit = stopping(training, 3, 0.5)
     assert isinstance(patience, EarlyStoppingCallback) and patience.early_stopping_patience == 3
     assert isinstance(limit, TimeLimitCallback) and limit.seconds == 30
+    assert not caplog.text
+    training = ItemTokenizerTrainingArguments(str(tmp_path), use_cpu=True)
+    (limit,) = stopping(training, 3, 0.5)
+    assert isinstance(limit, TimeLimitCallback)
+    assert "Nothing is validated (eval_strategy no), so no patience of 3 ends the training." in caplog.text
 
 
 def test_a_push_needs_a_name(tmp_path):

@@ -47,16 +47,19 @@ def test_a_run_comes_back(command, tmp_path):
     argv = ["--data", "a folder", "--output_dir", str(tmp_path / "run"), "--seed", "7", *argv]
     for name in sections:
         argv += GIVEN[name]
-    parsed = parse_sections(main, sections, "", [*argv, "--resume", "--license", "mit"])
+    of_one_call = ["--resume", "--allow_partial_resume", "--overwrite", "--dry_run"]
+    parsed = parse_sections(main, sections, "", [*argv, *of_one_call, "--license", "mit"])
     values = split(parsed, sections)
-    assert values["seed"] == 7 and values["license"] == "mit" and not {"resume", "output_dir"} & {*values}
+    assert values["seed"] == 7 and values["license"] == "mit"
+    assert not {"output_dir", *(flag[2:] for flag in of_one_call)} & {*values}
     write_run_file(tmp_path, "x", values)
     text = (tmp_path / RUN_FILE).read_text()
     assert "hf_secret" not in text and text.startswith(
         "# All that this run was told. Again: utgrec x --config run.yaml"
     )
     again = parse_sections(main, sections, "", ["--config", str(tmp_path / RUN_FILE), "--output_dir", "again"])
-    parsed[0].resume = False
+    for flag in of_one_call:
+        setattr(parsed[0], flag[2:], False)
     recommender = [each for each in parsed if getattr(each, "hub_token", None)]
     for each in recommender:
         each.hub_token = None
