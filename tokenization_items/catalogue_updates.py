@@ -36,7 +36,6 @@ class CatalogueChanges:
         stale (`np.ndarray`): rows of items whose content is another than their semantic ID was made of.
         unknown (`np.ndarray`): rows of items of whose earlier content nothing is known.
         missing (`list[str]`): items of the index that the catalogue lacks.
-        index_rows (`np.ndarray`): int64 `(items of the catalogue,)`, their rows in the index, -1 for the added.
     """
 
     added: np.ndarray
@@ -44,7 +43,6 @@ class CatalogueChanges:
     stale: np.ndarray
     unknown: np.ndarray
     missing: list[str]
-    index_rows: np.ndarray
 
 
 def compare_items(index: ItemIndex, item_ids: Sequence[str], digests: np.ndarray) -> CatalogueChanges:
@@ -56,11 +54,9 @@ def compare_items(index: ItemIndex, item_ids: Sequence[str], digests: np.ndarray
         item_ids (`Sequence[str]`): items of the catalogue.
         digests (`np.ndarray` of shape `(items, 16)`): of their content, see [`content_digests`].
     """
-    rows = np.full(len(item_ids), -1, np.int64)
-    is_known = np.array([item_id in index for item_id in item_ids], dtype=bool)
-    rows[is_known] = index.rows([item_id for item_id in item_ids if item_id in index])
-    given = {*item_ids}
-    missing = [item_id for item_id in index.item_ids if item_id not in given]
+    rows, is_missing = index.find(item_ids), np.ones(len(index), dtype=bool)
+    is_known = rows >= 0
+    is_missing[rows[is_known]] = False
     known = index.provenance or ItemProvenance.unknown(len(index), index.num_levels)
     at = is_known.nonzero()[0]
     before = known.take(rows[at])
@@ -70,8 +66,7 @@ def compare_items(index: ItemIndex, item_ids: Sequence[str], digests: np.ndarray
         changed=at[has_digest & (before.latest != digests[at]).any(1)],
         stale=at[has_digest & (before.tokenized != digests[at]).any(1)],
         unknown=at[~has_digest],
-        missing=missing,
-        index_rows=rows,
+        missing=[index.item_ids[row] for row in is_missing.nonzero()[0].tolist()],
     )
 
 

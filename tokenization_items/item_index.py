@@ -9,13 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from transformers.utils import logging
 
-from hub_cards import named, replacing
+from hub_cards import named
 from hub_cards.item_ids import IdError, id_text
-from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
     NUM_DIGITS,
@@ -28,13 +25,16 @@ from tokenization_items.collisions import (
     check_way,
     report_assignment,
 )
-from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance
+from tokenization_items.item_index_files import (
+    CODES_NAME,
+    CONTENT_NAME,
+    IDS_NAME,
+    TITLES_NAME,
+    IndexParts,
+    ItemIndexError,
+)
+from tokenization_items.item_provenance import ItemProvenance
 
-CODES_NAME = "item_index.safetensors"
-IDS_NAME = "item_ids.json"
-TITLES_NAME = "item_titles.json"  # only if there are titles
-CONTENT_NAME = "item_content.safetensors"  # only if there are content vectors
-FORMAT_VERSION = "1"
 MAX_LEVELS = 256
 MAX_CODES = 2**24  # of a level: generation keeps a mask of them for every beam
 MAX_TOKEN = 2**31 - 1
@@ -42,10 +42,6 @@ COLLAPSED = 0.5  # share of items with the codes of another one, above which an 
 FEWEST_JUDGED = 20  # items
 
 logger = logging.get_logger(__name__)
-
-
-class ItemIndexError(ValueError):
-    """The files of an item index are missing, truncated or do not belong together."""
 
 
 class UnknownItemError(KeyError):
@@ -197,7 +193,7 @@ class ItemIndex:
         was_empty, content = not len(self), self._content_with(item_ids, content, content_encoder)
         codes = np.asarray(codes)
         sizes, has_digits = self._levels_of_codes(codes, collisions)
-        before = np.array([self._row_of.get(item_id, -1) for item_id in item_ids], dtype=np.int64)
+        before = self.find(item_ids)
         is_new, stays = before < 0, np.ones(len(self), dtype=bool)
         stays[before[~is_new]] = False
         occupied = self.codes[stays].astype(np.int64)
@@ -270,7 +266,7 @@ class ItemIndex:
         """
         if len(titles) != len(self):
             raise ValueError(f"{len(self)} item_ids but {len(titles)} titles")
-        self._replace(self.item_ids, self.codes, list(titles), self.content, self.provenance)
+        self.titles = list(titles)
 
     def set_provenance(self, provenance: ItemProvenance | None) -> None:
         """
@@ -345,6 +341,10 @@ class ItemIndex:
         ends = [first + codes for first, codes in zip(self.level_offsets, self.level_sizes, strict=True)]
         self.level_sizes, self.level_offsets = [*self.level_sizes, size], [*self.level_offsets, max(ends)]
         self._replace([], np.zeros((0, self.num_levels), dtype=np.int32), [])
+
+    def find(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Rows of items, int64 `(num_items,)`, -1 for one that is not in the index."""
+        return np.array([self._row_of.get(item_id, -1) for item_id in item_ids], dtype=np.int64)
 
     def rows(self, item_ids: Iterable[str]) -> np.ndarray:
         """
@@ -425,38 +425,18 @@ class ItemIndex:
         """Writes `item_index.safetensors` (codes and levels), `item_ids.json` (a list) and, if there are any,
         `item_titles.json` (a list), `item_content.safetensors` (vectors) and `item_provenance.safetensors` to
         `folder`."""
-        folder = Path(folder)
-        metadata = {
-            "format": "utgrec-item-index",
-            "version": FORMAT_VERSION,
-            "level_sizes": json.dumps(self.level_sizes),
-            "level_offsets": json.dumps(self.level_offsets),
-            "num_items": str(len(self)),
-            "sha256": self.checksum,
-        }
-        lists = {IDS_NAME: self.item_ids}
-        if any(self.titles):
-            lists[TITLES_NAME] = self.titles
-            metadata["titles_sha256"] = _digest(self.titles)
-        optional = {CONTENT_NAME: self.content, PROVENANCE_NAME: self.provenance}
-        names = [*lists, *(name for name, values in optional.items() if values is not None)]
-        if self.content is not None:
-            metadata["content_width"] = str(self.content.shape[1])
-        with replacing(folder / CODES_NAME, *(folder / name for name in names)) as (codes, *others):
-            save_file({"codes": self.codes}, codes, metadata=metadata)
-            place = dict(zip(names, others, strict=True))
-            for name, values in lists.items():
-                place[name].write_text(json.dumps(values), encoding="utf-8")
-            if self.content is not None:
-                said = {"index_sha256": self.checksum}
-                if self.content_encoder is not None:
-                    said["encoder_fingerprint"] = self.content_encoder
-                save_file({"content": self.content}, place[CONTENT_NAME], metadata=said)
-                stamp_file(place[CONTENT_NAME])
-            if self.provenance is not None:
-                self.provenance.save(place[PROVENANCE_NAME], self.checksum)
-        for name in {TITLES_NAME, *optional} - {*names}:
-            (folder / name).unlink(missing_ok=True)
+        parts = IndexParts(
+            level_sizes=self.level_sizes,
+            level_offsets=self.level_offsets,
+            item_ids=self.item_ids,
+            codes=self.codes,
+            titles=self.titles,
+            content=self.content,
+            content_encoder=self.content_encoder,
+            provenance=self.provenance,
+            sha256=self.checksum,
+        )
+        parts.write(Path(folder))
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "ItemIndex":
@@ -468,43 +448,17 @@ class ItemIndex:
                 other; the message says what was expected and what was found.
         """
         folder = Path(folder)
-        for name in (CODES_NAME, IDS_NAME):
-            if not (folder / name).is_file():
-                raise ItemIndexError(f"{folder / name} is missing; an item index is {CODES_NAME} and {IDS_NAME}")
-        metadata, codes = _read_codes(folder / CODES_NAME)
-        item_ids = _read_list(folder / IDS_NAME)
+        parts = IndexParts.read(folder)
+        item_ids, codes = parts.item_ids, parts.codes
         try:
-            index = cls(json.loads(metadata["level_sizes"]), json.loads(metadata["level_offsets"]))
-            wanted = (int(metadata["num_items"]), index.num_levels)
-        except (ValueError, TypeError, RecursionError) as error:
+            index = cls(parts.level_sizes, parts.level_offsets)
+        except (ValueError, TypeError) as error:
             raise ItemIndexError(f"{folder / CODES_NAME}: expected level sizes and offsets: {error}") from error
-        if codes.shape != wanted or codes.dtype != np.int32:
+        index._replace(item_ids, codes, parts.titles, parts.content, parts.provenance)
+        index.content_encoder = parts.content_encoder
+        if index.checksum != parts.sha256:
             raise ItemIndexError(
-                f"{folder / CODES_NAME}: expected int32 codes of shape {wanted}, found {codes.dtype} {codes.shape}"
-            )
-        if len(item_ids) != len(codes):
-            raise ItemIndexError(f"{folder / IDS_NAME}: expected {len(codes)} item ids, found {len(item_ids)}")
-        titles = [""] * len(item_ids)
-        if "titles_sha256" in metadata:
-            titles = _read_list(folder / TITLES_NAME)
-            if len(titles) != len(item_ids) or _digest(titles) != metadata["titles_sha256"]:
-                raise ItemIndexError(
-                    f"{folder}: {TITLES_NAME} does not belong to {CODES_NAME}: expected {len(item_ids)} titles with "
-                    f"sha256 {metadata['titles_sha256']}, found {len(titles)} with {_digest(titles)}"
-                )
-        content = None
-        if "content_width" in metadata:
-            content, index.content_encoder = _read_content(folder, metadata)
-        provenance = None
-        if (folder / PROVENANCE_NAME).is_file():
-            try:
-                provenance = ItemProvenance.load(folder / PROVENANCE_NAME, metadata["sha256"], len(item_ids))
-            except ValueError as error:
-                raise ItemIndexError(f"{error}") from error
-        index._replace(item_ids, codes, titles, content, provenance)
-        if index.checksum != metadata["sha256"]:
-            raise ItemIndexError(
-                f"{folder}: expected sha256 {metadata['sha256']}, found {index.checksum}; "
+                f"{folder}: expected sha256 {parts.sha256}, found {index.checksum}; "
                 f"{CODES_NAME} and {IDS_NAME} were changed or come from different saves"
             )
         _check_ids(item_ids, ItemIndexError)
@@ -621,68 +575,13 @@ def _check_ranges(sizes: Sequence[int], offsets: Sequence[int]) -> None:
             )
 
 
-def _digest(values: list[str]) -> str:
-    return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
-
-
-def _read_list(file: Path) -> list[str]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ItemIndexError(f"{file} is missing, which {CODES_NAME} names") from error
-    except (ValueError, RecursionError) as error:
-        raise ItemIndexError(f"{file} is truncated or not JSON: {error}") from error
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ItemIndexError(f"{file}: expected a list of strings")
-    return values
-
-
-def _read_content(folder: Path, index: dict[str, str]) -> tuple[np.ndarray, str | None]:
-    """The content vectors that belong to an index with this metadata, and their encoder's fingerprint."""
-    path = folder / CONTENT_NAME
-    if not path.is_file():
-        raise ItemIndexError(f"{path} is missing, which {CODES_NAME} names")
-    try:
-        check_file(path)
-    except (ValueError, OSError) as error:
-        raise ItemIndexError(f"{error}") from error
-    try:
-        with safe_open(path, framework="numpy") as file:
-            said = file.metadata() or {}
-            content = file.get_tensor("content") if "content" in file.keys() else None  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ItemIndexError(f"{path} is truncated or not a safetensors file: {error}") from error
-    wanted = f"({index['num_items']}, {index['content_width']})"
-    if content is None or content.dtype != np.float16 or str(content.shape) != wanted:
-        found = "no such tensor" if content is None else f"{content.dtype} {content.shape}"
-        raise ItemIndexError(f"{path}: expected float16 'content' of shape {wanted}, found {found}")
-    if said.get("index_sha256") != index["sha256"]:
-        raise ItemIndexError(
-            f"{folder}: {CONTENT_NAME} does not belong to {CODES_NAME}: it is of the index with sha256 "
-            f"{said.get('index_sha256')}, found the one with {index['sha256']}"
-        )
-    broken = np.flatnonzero(~np.isfinite(content).all(1))
-    if len(broken):
-        raise ItemIndexError(f"{path}: rows {named(broken)} have NaN or infinity")
-    return content, said.get("encoder_fingerprint")
-
-
-def _read_codes(path: Path) -> tuple[dict[str, str], np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            codes = file.get_tensor("codes") if "codes" in names else None
-    except (SafetensorError, OSError) as error:
-        raise ItemIndexError(f"{path} is truncated or not a safetensors file: {error}") from error
-    wanted = {"format", "version", "level_sizes", "level_offsets", "num_items", "sha256"}
-    if codes is None or not wanted <= metadata.keys():
-        raise ItemIndexError(
-            f"{path}: expected a tensor 'codes' and metadata {sorted(wanted)}, found {names} and {sorted(metadata)}"
-        )
-    if metadata["format"] != "utgrec-item-index" or metadata["version"] != FORMAT_VERSION:
-        raise ItemIndexError(
-            f"{path}: expected utgrec-item-index version {FORMAT_VERSION}, "
-            f"found {metadata['format']} version {metadata['version']}"
-        )
-    return metadata, codes
+__all__ = [
+    "CODES_NAME",
+    "CONTENT_NAME",
+    "IDS_NAME",
+    "TITLES_NAME",
+    "CapacityError",
+    "ItemIndex",
+    "ItemIndexError",
+    "UnknownItemError",
+]

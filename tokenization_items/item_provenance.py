@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
+from tokenization_items.batching import prepared
 from tokenization_items.catalogue import Catalogue
 
 PROVENANCE_NAME = "item_provenance.safetensors"
 DIGEST_BYTES = 16
+READING_THREADS = 8  # most of the time is reading images' files
+ITEMS_AT_A_TIME = 1024
 
 
 class ItemProvenance(NamedTuple):
@@ -110,16 +112,15 @@ def content_digests(catalogue: Catalogue, images: bool) -> np.ndarray:
         CatalogueError: an image that cannot be read; its item is named.
     """
 
-    def digest(row: int) -> bytes:
-        said = [catalogue.texts[row], catalogue.image_digest(row) if images else None]
-        return hashlib.sha256(json.dumps(said).encode()).digest()[:DIGEST_BYTES]
-
-    rows = range(len(catalogue))
-    if not images or catalogue.images is None:
-        found = list(map(digest, rows))
-    else:
-        with ThreadPoolExecutor() as pool:  # most of the time is reading files
-            found = list(pool.map(digest, rows, chunksize=64))
+    rows = np.arange(len(catalogue))
+    batches = [rows[start : start + ITEMS_AT_A_TIME] for start in range(0, len(rows), ITEMS_AT_A_TIME)]
+    threads = READING_THREADS if images and catalogue.images is not None else 0
+    read = catalogue.image_digest if threads else lambda row: None
+    found = []
+    for batch, digests in prepared(read, batches, threads):
+        for row, image in zip(batch.tolist(), digests, strict=True):
+            said = json.dumps([catalogue.texts[row], image])
+            found.append(hashlib.sha256(said.encode()).digest()[:DIGEST_BYTES])
     return np.frombuffer(b"".join(found), np.uint8).reshape(len(catalogue), DIGEST_BYTES)
 
 

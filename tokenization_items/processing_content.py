@@ -171,11 +171,13 @@ class EmbeddingProcessor:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes what tells the encoder, if there is one; all else that is needed is in the network's
         configuration."""
-        if isinstance(self.encoder, FittedTextStatistics):
-            self.encoder.save(folder)
-        elif self.encoder is not None:
-            settings = {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint}
-            write_json(Path(folder) / ENCODER_NAME, settings | {"settings": self.encoder.settings})
+        if isinstance(self._encoder, FittedTextStatistics):
+            self._encoder.save(folder)
+        elif self._encoder is not None:
+            settings = {"name": self._encoder.name, "fingerprint": self._encoder.fingerprint}
+            write_json(Path(folder) / ENCODER_NAME, settings | {"settings": self._encoder.settings})
+        elif self._saved is not None:  # it is not loaded for this
+            write_json(Path(folder) / ENCODER_NAME, self._saved)
 
     def prompt_key(self) -> str:
         """What the semantic IDs depend on besides the network: goes into the fingerprint."""

@@ -33,7 +33,7 @@ from tokenization_items.files import read_json_object, read_numbers, read_settin
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import CODES_NAME, ItemIndex
-from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
+from tokenization_items.item_memory import MEMORY_NAME, ItemMemoryError, StoredMemory
 from tokenization_items.item_provenance import content_digests
 from tokenization_items.network_reference import (
     EMBEDDING_NETWORKS,
@@ -121,9 +121,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.domain_mean: np.ndarray | None = None
         self.text_fields: tuple[str, ...] = TEXT_FIELDS
         self._hub_arguments: dict[str, Any] = {}
-        self._memory_file: Path | None = None  # beside the index that was read, which may have changed since
-        self._index_read: str | None = None
         self._memory: StoredMemory | None = None
+        self._memory_file: Path | None = None  # from which it is read when it is first asked for
+        self._memory_index: str | None = None  # checksum of the index that it is of, which may have changed since
 
     @classmethod
     def from_network(cls, network: Network, processor: Processor, max_history: int = 20) -> "UniversalItemTokenizer":
@@ -182,15 +182,26 @@ class UniversalItemTokenizer(PushToHubMixin):
         Raises:
             ItemMemoryError: if it does not belong to the index, as after items were added or removed, or is broken.
         """
-        stored = self._stored_memory()
+        stored = self.stored_memory
         return None if stored is None else stored.memory
 
-    def _stored_memory(self) -> StoredMemory | None:
-        if self._memory_file is None:
+    @property
+    def stored_memory(self) -> StoredMemory | None:
+        """That memory with what its file says, read when it is first asked for and saved with the tokenizer; errors as
+        those of `memory`. What is set is that of the items as they are."""
+        if self._memory is None and self._memory_file is None:
             return None
-        if self._memory is None or self.index.checksum != self._index_read:
+        if self._memory is None or self.index.checksum != self._memory_index:
+            if self._memory_file is None:
+                raise ItemMemoryError(
+                    "The memory belongs to another item index: items were added or removed since it was set."
+                )
             self._memory = StoredMemory.load(self._memory_file.parent, self.index)
         return self._memory
+
+    @stored_memory.setter
+    def stored_memory(self, stored: StoredMemory | None) -> None:
+        self._memory, self._memory_file, self._memory_index = stored, None, self.index.checksum
 
     def __len__(self) -> int:
         return len(self.index)
@@ -283,11 +294,14 @@ class UniversalItemTokenizer(PushToHubMixin):
         """Items as the network reads them, of whatever [`Catalogue.from_records`] takes."""
         if isinstance(items, Catalogue):
             return items
-        return Catalogue.from_records(items, self.text_fields, template=self._known_processor().template)
+        return Catalogue.from_records(items, self.text_fields, template=self.loaded_processor.template)
 
-    def _known_processor(self) -> Processor:
+    @property
+    def loaded_processor(self) -> Processor:
+        """The network's processor; a copy without any loads the network, with which it comes. Errors as those of
+        `network`."""
         if self.processor is None:
-            _ = self.encoding_network  # its processor comes with it
+            _ = self.encoding_network
         assert self.processor is not None
         return self.processor
 
@@ -335,13 +349,17 @@ class UniversalItemTokenizer(PushToHubMixin):
                 any error.
         """
         catalogue = self._as_catalogue(catalogue)
-        if remove_missing and not len(catalogue):
-            raise ValueError(f"{catalogue.name} has no items: nothing would be left of the {len(self)} of the index.")
         catalogue.check(images=False, rows=())
         check_ids(self.index, catalogue.item_ids, catalogue.name)
-        reads_images = getattr(self._known_processor(), "image_processor", None) is not None
+        reads_images = getattr(self.loaded_processor, "image_processor", None) is not None
         digests = content_digests(catalogue, reads_images)
         changes = compare_items(self.index, catalogue.item_ids, digests)
+        if remove_missing and 0 < len(self.index) == len(changes.missing):
+            raise ValueError(
+                f"{catalogue.name}: none of its {len(catalogue)} items is in the index, so that nothing would be left "
+                f"of the {len(self)} that are. Are the ids written as they were? For another assortment make a new "
+                "index."
+            )
         again = changes.stale if retokenize else changes.stale[:0]
         assigned = np.concatenate([changes.added, again])
         rows = np.concatenate([assigned, np.setdiff1d(changes.changed, again)])  # whose codes are asked for
@@ -542,7 +560,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             assert self.processor is not None
             self.processor.save_pretrained(folder)
             self.network_reference, place = NetworkReference(str(folder.absolute())), None
-        memory = self._stored_memory() if self.index.checksum == self._index_read else None
+        memory = self.stored_memory if self.index.checksum == self._memory_index else None
         self.index.save(folder)
         if memory is not None:
             memory.save(folder, self.index)
@@ -678,7 +696,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         if (folder / MEMORY_NAME).is_file():
-            tokenizer._memory_file, tokenizer._index_read = folder / MEMORY_NAME, index.checksum
+            tokenizer._memory_file, tokenizer._memory_index = folder / MEMORY_NAME, index.checksum
         if values["network"] is not None:
             tokenizer.network_reference = NetworkReference.seen_from(folder, values["network"])
         if values["domain_mean"] is not None:

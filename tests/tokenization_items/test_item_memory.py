@@ -135,8 +135,27 @@ def test_an_item_tokenizer_has_the_memory_beside_its_index(tmp_path):
     assert copied.facts == make_stored().facts and copied.memory.settings == make_stored().memory.settings
     assert torch.equal(copied.memory.content.vectors, make_stored().memory.content.vectors)
 
+    (first / MEMORY_NAME).unlink()  # read once, it is saved without being there any more
+    tokenizer.save_pretrained(tmp_path / "d")
+    assert StoredMemory.load(tmp_path / "d", make_index()).facts == copied.facts
+    make_stored().save(first, make_index())
     tokenizer.remove_items(["i0"])
     with pytest.raises(ItemMemoryError, match="Items were added or removed"):
         _ = tokenizer.memory
     tokenizer.save_pretrained(tmp_path / "c")
     assert UniversalItemTokenizer.from_pretrained(tmp_path / "c").memory is None
+
+
+def test_a_memory_that_is_set_is_of_the_items_as_they_are(tmp_path):
+    tokenizer, stored = UniversalItemTokenizer(make_index(), None), make_stored()
+    tokenizer.stored_memory = stored
+    assert tokenizer.stored_memory is stored and tokenizer.memory is stored.memory
+    tokenizer.save_pretrained(tmp_path / "a")
+    assert UniversalItemTokenizer.from_pretrained(tmp_path / "a").memory.num_items == N
+    tokenizer.remove_items(["i0"])
+    with pytest.raises(ItemMemoryError, match="items were added or removed"):
+        _ = tokenizer.memory
+    tokenizer.save_pretrained(tmp_path / "b")
+    assert not (tmp_path / "b" / MEMORY_NAME).exists()
+    tokenizer.stored_memory = None
+    assert tokenizer.memory is None

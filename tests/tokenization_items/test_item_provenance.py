@@ -1,9 +1,13 @@
 """Provenance of semantic IDs: digests that change with what is read of an item, and files that belong to an index."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from tokenization_items import item_provenance
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import ItemIndex, ItemIndexError
 from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance, content_digests
@@ -36,12 +40,37 @@ def test_digests_are_of_what_is_read(tmp_path):
     both = content_digests(catalogue, images=True)
     assert both.shape == (5, 16) and both.dtype == np.uint8
     assert len({bytes(row) for row in both}) == 4 and (both[0] == both[1]).all()  # not of the id
+    # saved ones are compared with those of later releases: sha256 of text and the file's own digest, as JSON
+    said = ["pen", catalogue.image_digest(2)]
+    assert both[2].tobytes() == hashlib.sha256(json.dumps(said).encode()).digest()[:16]
     texts = content_digests(catalogue, images=False)
+    assert texts[3].tobytes() == hashlib.sha256(b'["Pen", null]').digest()[:16]
     assert len({bytes(row) for row in texts}) == 2 and (texts[0] == texts[4]).all()
     assert content_digests(catalogue.select([]), images=True).shape == (0, 16)
     (tmp_path / "b.png").unlink()
     with pytest.raises(CatalogueError, match="item '3': missing image file"):
         content_digests(catalogue, images=True)
+
+
+def test_a_few_images_are_read_ahead(monkeypatch):
+    """Of a large catalogue not all wait at once, and rows stay in their order over parts."""
+    monkeypatch.setattr(item_provenance, "ITEMS_AT_A_TIME", 2)
+    images = [Image.new("RGB", (2, 2), (row, 0, 0)) for row in range(9)]
+    records = [{"item_id": str(row), "title": "pen", "image": image} for row, image in enumerate(images)]
+    catalogue, asked = Catalogue.from_records(records), []
+    whole = [content_digests(catalogue.select([row]), images=True)[0].tolist() for row in range(9)]
+
+    def digest(row: int) -> str | None:
+        asked.append(row)
+        if row == 1:
+            raise CatalogueError("item '1': broken")
+        return Catalogue.image_digest(catalogue, row)
+
+    assert content_digests(catalogue, images=True).tolist() == whole
+    object.__setattr__(catalogue, "image_digest", digest)
+    with pytest.raises(CatalogueError, match="'1': broken"):
+        content_digests(catalogue, images=True)
+    assert max(asked) < 8
 
 
 def test_rows_follow_the_items(tmp_path):

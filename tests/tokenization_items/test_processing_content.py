@@ -1,6 +1,7 @@
 """RecBase's network in `UniversalItemTokenizer`: text encoder by name, codes, index, files."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,17 +9,25 @@ import pytest
 import torch
 from transformers import pipeline, set_seed
 
-from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, RecBaseTokenizerConfig, RecBaseTokenizerModel
+from modeling_utgrec import (
+    RecBaseConfig,
+    RecBaseForCausalLM,
+    RecBaseTokenizerConfig,
+    RecBaseTokenizerModel,
+    RQVAEConfig,
+)
 from tokenization_items import (
     Catalogue,
     CatalogueError,
     ContentProcessor,
+    EmbeddingProcessor,
     EncoderMismatchError,
     TextEncoder,
     TextTemplate,
     TokenizerMismatchError,
     UniversalItemTokenizer,
 )
+from tokenization_items.processing_content import ENCODER_NAME
 
 WORDS = ["red", "blue", "oak", "steel", "guitar", "drum", "violin", "amp", "string", "bow", "case", "strap"]
 
@@ -227,3 +236,13 @@ def test_catalogue_order_does_not_matter(folder):
         tokenizers.append(UniversalItemTokenizer.from_pretrained(folder))
         tokenizers[-1].add_items(replace(catalogue.select(rows), name="turned"))
     assert all(tokenizers[0].encode(f"i{row}") == tokenizers[1].encode(f"i{row}") for row in range(24))
+
+
+def test_an_encoder_that_is_not_loaded_is_saved_by_its_name(encoder_folder, tmp_path):
+    config = RQVAEConfig(input_dim=8, hidden_sizes=[], codebook_dim=4, num_levels=2, codebook_size=4)
+    first, second = tmp_path / "first", tmp_path / "second"
+    EmbeddingProcessor(config, TextEncoder.from_pretrained(encoder_folder)).save_pretrained(first)
+    processor = EmbeddingProcessor.from_pretrained(first, config)
+    shutil.rmtree(encoder_folder)  # it is not needed for this
+    processor.save_pretrained(second)
+    assert (second / ENCODER_NAME).read_bytes() == (first / ENCODER_NAME).read_bytes()

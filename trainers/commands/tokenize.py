@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from hub_cards import load_values
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.catalogue_updates import JOURNAL_NAME, journal_line, read_journal, write_journal
-from tokenization_items.files import check_writable, read_json_object, write_json
-from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
+from tokenization_items.files import check_writable, write_json
 from tokenization_items.network_reference import NETWORK_CONFIGS, model_config
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
@@ -43,14 +43,15 @@ from trainers.data.column_guesses import ALIASES, ORDER_ROLES
 from trainers.data.item_sources import read_items
 from trainers.hub.download import find_model
 from trainers.methods.daily_catalogue import (
-    RECOMMENDER_FILE,
     content_of,
     known_columns,
     newest_items,
     read_orders,
+    read_recommender,
     recall_of_folder,
     updated_folder,
     updated_memory,
+    with_titles,
 )
 from trainers.runtime.run_file import run_values, write_run_file
 
@@ -126,12 +127,10 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
     with state.main_process_first():  # the others find what was downloaded
         there = find_model(arguments.tokenizer, arguments.revision)
         tokenizer = UniversalItemTokenizer.from_pretrained(there.name, revision=there.revision)
-        if tokenizer.processor is None:  # of a copy without network it comes with it
-            _ = tokenizer.encoding_network
         catalogue, columns = items_of(arguments, tokenizer, output_dir, state)
     before, stored, orders = tokenizer.index, None, None
-    if in_place and (source / MEMORY_NAME).is_file():
-        stored = StoredMemory.load(source, before)
+    if in_place:
+        stored, catalogue = tokenizer.stored_memory, with_titles(catalogue, before)
     if arguments.orders is not None:
         every = dict.fromkeys([*before.item_ids, *catalogue.item_ids])
         orders = read_orders(arguments.orders, columns_of(arguments)[1], [*every])
@@ -139,7 +138,9 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
     network = tokenizer.encoding_network if in_place or arguments.index_only else tokenizer.network
     network.to(state.device)
     check_writable(output_dir)
-    if state.is_main_process and not in_place:
+    if in_place:
+        load_values(output_dir)  # a broken card would be an error after all the work
+    elif state.is_main_process:
         write_run_file(output_dir, "tokenize", run_values(arguments))
     update = tokenizer.update_items(
         catalogue,
@@ -164,8 +165,8 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
             write_journal(output_dir, [*read_journal(source), journal_line(update, columns=columns)])
         elif not update.is_empty or orders is not None:
             if stored is not None:
-                stored = updated_memory(stored, before.item_ids, tokenizer, update, catalogue)
-            with updated_folder(source, tokenizer, stored) as working:
+                tokenizer.stored_memory = updated_memory(stored, before.item_ids, tokenizer, update, catalogue)
+            with updated_folder(source, tokenizer, update.index_sha256[0]) as working:
                 shutil.rmtree(working / UNFINISHED, ignore_errors=True)
                 if orders is not None:
                     newest = newest_items(update, read_journal(source))
@@ -188,19 +189,16 @@ def items_of(
         ReadError, CatalogueError: they cannot be read; lines are named.
         SystemExit: an introduction for a tokenizer that reads none.
     """
-    assert tokenizer.processor is not None
-    source, template = Path(arguments.tokenizer), tokenizer.processor.template
+    source, template = Path(arguments.tokenizer), tokenizer.loaded_processor.template
     if arguments.introduction is not None:
         if template is None:
             raise SystemExit("--introduction is for RecBase's item tokenizer; this one reads fields without any.")
         template = replace(template, introduction=arguments.introduction)
-    has_facts = (source / RECOMMENDER_FILE).is_file()
-    facts = read_json_object(source / RECOMMENDER_FILE).get("facts", {}) if has_facts else {}
     cache = arguments.image_cache or output_dir.absolute().parent / ".image_cache"
     catalogue, how = read_items(
         arguments.data,
         columns_of(arguments)[0],
-        known_columns(read_journal(source), facts),
+        known_columns(read_journal(source), read_recommender(source)[1]),
         arguments.text_fields or tokenizer.text_fields,
         template,
         cache if arguments.download_images else None,

@@ -185,8 +185,9 @@ def _read_frame(file: Path, needed: Sequence[str], optional: Sequence[str]) -> p
     return frame.select(_columns(frame.columns, needed, optional, file))
 
 
-def _text_lines(data: bytes) -> io.StringIO:
-    return io.StringIO(data.decode("utf-8", "replace"), newline="")
+def _text_lines(data: bytes) -> io.TextIOWrapper:
+    """The lines, decoded as they are read."""
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="")
 
 
 def _columns(found: Iterable[str], needed: Sequence[str], optional: Sequence[str], file: Path) -> list[str]:

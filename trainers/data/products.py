@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,12 +26,10 @@ from trainers.data.column_guesses import (
     parse_columns,
 )
 from trainers.data.prepared_images import local_images
+from trainers.data.prices import price_range
 from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
 from trainers.data.readers.item_writer import ItemWriter
-from trainers.data.tables import Table, as_ids, read_table
-
-PRICE_STEPS = (1, 2, 5)  # limits of the ranges that prices are told in, times powers of ten
-SHOWN = 24  # characters of an example
+from trainers.data.tables import Table, as_ids, describe_table, read_table
 
 
 @dataclass(frozen=True)
@@ -236,80 +233,9 @@ def item_fields(
     return writer.finish().select("item_id", *TEXT_FIELDS).collect()
 
 
-def price_range(value: Any) -> str | None:
-    """
-    A price as words that items of a like price share: `"12,99 €"` → `"price 10 to 20"`. None for what is no price.
-
-    Args:
-        value: a number, or a text of one with a decimal point or comma, thousands' separators and a currency.
-    """
-    number = as_number(value)
-    if number is None or not number > 0:
-        return None
-    power = 10 ** math.floor(math.log10(number) + 1e-9)
-    low = max(step * power for step in PRICE_STEPS if step * power <= number * (1 + 1e-9))
-    high = next((step * power for step in PRICE_STEPS if step * power > low), 10 * power)
-    return f"price {low:g} to {high:g}"
-
-
-def as_number(value: Any) -> float | None:
-    """A number, or a text of one, in either way to write it: `"1.299,00 €"`, `"$1,299.00"`, `"12,5"`."""
-    if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else None
-    text = "".join(each for each in str(value) if each.isdigit() or each in ".,-")
-    last = max(text.rfind("."), text.rfind(","))
-    if last >= 0:
-        mark, after = text[last], text[last + 1 :]
-        # one mark before three digits separates thousands, unless the other mark stands there too
-        thousands = len(after) == 3 and text.count(mark) >= 1 and not (set(".,") - {mark}) & set(text)
-        whole = text[:last].replace(".", "").replace(",", "")
-        text = whole + after if thousands else f"{whole}.{after}"
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
 def product_roles(columns: ShopColumns | ProductColumns) -> list[tuple[str, str]]:
     """The roles that columns of products have, with the columns."""
     roles = [(role, column) for role in ("id", "title", "price") if (column := getattr(columns, role))]
     roles += [("text", column) for column in columns.text]
     image = getattr(columns, "image", None)
     return roles if image is None else [*roles, ("image", image)]
-
-
-def describe_table(
-    table: Table,
-    roles: Sequence[tuple[str, str]],
-    notes: Mapping[str, str],
-    further: Sequence[tuple[str, str, str]] = (),
-) -> str:
-    """
-    What each column of a table was taken for, a line each, with its first value.
-
-    Args:
-        table ([`Table`]): the table.
-        roles (`Sequence[tuple[str, str]]`): roles and columns.
-        notes (`Mapping[str, str]`): how the column of a role was read.
-        further (`Sequence[tuple[str, str, str]]`, *optional*): roles that no column has, what stands in the column's
-            place, and what is said of it.
-    """
-
-    def shown(role: str, column: str) -> str:
-        note = notes.get(role)
-        return _example(table.frame[column]) + (f"  ({note})" if note else "")
-
-    rows = [*((role, column, shown(role, column)) for role, column in roles), *further]
-    lines = [f"{table.name}: {table.frame.height:,} rows" + (f" ({table.layout})" if table.layout else "")]
-    width = max((len(column) for _, column, _ in rows), default=0)
-    lines += [f"  {role:<9} {column:<{width}}  {said}".rstrip() for role, column, said in rows]
-    used = {column for _, column, _ in rows}
-    if left := [each for each in table.frame.columns if each not in used]:
-        lines.append(f"  {'not used':<9} {', '.join(left)}")
-    return "\n".join(lines)
-
-
-def _example(column: pl.Series) -> str:
-    values = column.drop_nulls().head(1).to_list()
-    text = str(values[0]) if values else "(empty)"
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")

@@ -18,10 +18,10 @@ from trainers.data.column_guesses import ORDER_ROLES, ShopColumns, guess_columns
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.data.preparation import PreparationChoices, prepare_log
-from trainers.data.products import describe_table, ids_of, item_fields, product_roles
+from trainers.data.products import ids_of, item_fields, product_roles
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
 from trainers.data.readers.log_writer import LogWriter
-from trainers.data.tables import Table, read_table
+from trainers.data.tables import Table, describe_table, read_table
 from trainers.data.time_formats import as_times
 
 

@@ -25,6 +25,7 @@ SEPARATORS = (",", ";", "\t", "|")
 SNIFFED_BYTES = 2**16  # of a csv file, from which its separator is told
 SNIFFED_ROWS = 200
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+SHOWN = 24  # characters of an example
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _NUMBER = re.compile(r"[-+]?\d[\d.,:/\- ]*")
 
@@ -204,3 +205,40 @@ def _checked(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     if frame.is_empty():
         raise ReadError(f"{name} has no rows.")
     return frame
+
+
+def describe_table(
+    table: Table,
+    roles: Sequence[tuple[str, str]],
+    notes: Mapping[str, str],
+    further: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """
+    What each column of a table was taken for, a line each, with its first value.
+
+    Args:
+        table ([`Table`]): the table.
+        roles (`Sequence[tuple[str, str]]`): roles and columns.
+        notes (`Mapping[str, str]`): how the column of a role was read.
+        further (`Sequence[tuple[str, str, str]]`, *optional*): roles that no column has, what stands in the column's
+            place, and what is said of it.
+    """
+
+    def shown(role: str, column: str) -> str:
+        note = notes.get(role)
+        return _example(table.frame[column]) + (f"  ({note})" if note else "")
+
+    rows = [*((role, column, shown(role, column)) for role, column in roles), *further]
+    lines = [f"{table.name}: {table.frame.height:,} rows" + (f" ({table.layout})" if table.layout else "")]
+    width = max((len(column) for _, column, _ in rows), default=0)
+    lines += [f"  {role:<9} {column:<{width}}  {said}".rstrip() for role, column, said in rows]
+    used = {column for _, column, _ in rows}
+    if left := [each for each in table.frame.columns if each not in used]:
+        lines.append(f"  {'not used':<9} {', '.join(left)}")
+    return "\n".join(lines)
+
+
+def _example(column: pl.Series) -> str:
+    values = column.drop_nulls().head(1).to_list()
+    text = str(values[0]) if values else "(empty)"
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")

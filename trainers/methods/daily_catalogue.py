@@ -11,21 +11,40 @@ from typing import Any
 import numpy as np
 
 from hub_cards import RecommenderCardValues, load_values, save_card
+from modeling_utgrec.checkpoint_format import check_format_version
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_updates import CatalogueUpdate
-from tokenization_items.files import read_json_object, updating_folder, write_json
+from tokenization_items.files import read_json_object, read_settings, updating_folder, write_json
+from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.network_reference import NetworkReference
 from tokenization_items.processing_content import EmbeddingProcessor
-from tokenization_items.tokenization_items import UniversalItemTokenizer
+from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
 from trainers.data.column_guesses import ProductColumns
 from trainers.data.interactions import Interactions
 from trainers.data.shop import read_shop
 from trainers.evaluation.new_items import recall_of_new_items
 from trainers.methods.memory import follow_index
+from trainers.methods.quickstart import shown_titles
 from trainers.rankers.generative import GenerativeRanker
 
 RECOMMENDER_FILE = "recommender.json"  # of [`Recommender`]
+SETTINGS: dict[str, tuple[type, ...]] = {"rules": (dict, type(None)), "facts": (dict, type(None))}
+
+
+def read_recommender(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Rules and facts of a [`Recommender`]'s folder; empty where there are none.
+
+    Raises:
+        ValueError: the file is broken, or one of another format version.
+    """
+    file = folder / RECOMMENDER_FILE
+    if not file.is_file():
+        return {}, {}
+    check_format_version(read_json_object(file).get("format_version"), str(file))
+    values = read_settings(file, SETTINGS)
+    return values["rules"] or {}, values["facts"] or {}
 
 
 def known_columns(journal: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> ProductColumns | None:
@@ -49,6 +68,11 @@ def content_of(tokenizer: UniversalItemTokenizer) -> Callable[[Catalogue], np.nd
     if type(processor) is EmbeddingProcessor and processor.reads_texts:
         return processor.embeddings_of
     return None
+
+
+def with_titles(catalogue: Catalogue, index: ItemIndex) -> Catalogue:
+    """A catalogue in which all items have a title for display, if those of an index have."""
+    return replace(catalogue, titles=shown_titles(catalogue)) if any(index.titles) else catalogue
 
 
 def updated_memory(
@@ -106,33 +130,40 @@ def recall_of_folder(folder: Path, interactions: Interactions, items: Sequence[s
 
 
 @contextmanager
-def updated_folder(folder: Path, tokenizer: UniversalItemTokenizer, stored: StoredMemory | None) -> Iterator[Path]:
+def updated_folder(folder: Path, tokenizer: UniversalItemTokenizer, index_sha256: str) -> Iterator[Path]:
     """
     A folder with the items of a tokenizer, and their memory, in place of those that it has; what the block changes in
     it, too, is there with its end, in one step. After an error or a kill the folder is as it was.
 
     Args:
         folder (`Path`): a tokenizer's or a recommender's; networks stay as they are.
-        tokenizer ([`UniversalItemTokenizer`]): the items.
-        stored ([`StoredMemory`], *optional*): their memory, in the index's order.
+        tokenizer ([`UniversalItemTokenizer`]): the items, with their memory if there is one.
+        index_sha256 (`str`): checksum of the index that the folder had when it was read.
 
     Yields:
         `Path`: the copy that is changed.
+
+    Raises:
+        ValueError: the folder has other items than when it was read, which would be lost.
     """
     folder = folder.absolute()
     with updating_folder(folder) as working:
+        found = read_json_object(working / TOKENIZER_FILE).get("index_sha256")
+        if found not in (None, index_sha256):  # an early release wrote none
+            raise ValueError(
+                f"{folder} was changed by another program meanwhile: its index has sha256 {found}, it had "
+                f"{index_sha256}. Nothing was written; run this again."
+            )
         place = tokenizer.network_reference
         tokenizer.network_reference = reference_within(place, folder, working)
         try:
             tokenizer.save_pretrained(working, include_network=False)
         finally:
             tokenizer.network_reference = place
-        if stored is not None:
-            stored.save(working, tokenizer.index)
         values = load_values(working)
         if isinstance(values, RecommenderCardValues):
             save_card(working, replace(values, num_items=len(tokenizer)))
-        keep_rules(working, tokenizer)
+        keep_facts(working, tokenizer)
         yield working
 
 
@@ -151,28 +182,30 @@ def reference_within(place: NetworkReference | None, folder: Path, working: Path
     )
 
 
-def keep_rules(folder: Path, tokenizer: UniversalItemTokenizer) -> None:
-    """Takes items that are gone out of a [`Recommender`]'s rules."""
+def keep_facts(folder: Path, tokenizer: UniversalItemTokenizer) -> None:
+    """Takes items that are gone out of a [`Recommender`]'s rules, and says how many there are."""
     file = folder / RECOMMENDER_FILE
     if file.is_file():
-        values = read_json_object(file)
-        rules = dict(values.get("rules") or {})
+        values, (rules, facts) = read_json_object(file), read_recommender(folder)
         for name in ("deny", "allow"):
             if rules.get(name) is not None:
                 rules[name] = [item_id for item_id in rules[name] if item_id in tokenizer]
-        if rules != values.get("rules"):
-            write_json(file, values | {"rules": rules})
+        if facts:
+            facts["items"] = len(tokenizer)
+        write_json(file, values | {"rules": rules, "facts": facts})
 
 
 __all__ = [
     "RECOMMENDER_FILE",
     "content_of",
-    "keep_rules",
+    "keep_facts",
     "known_columns",
     "newest_items",
     "read_orders",
+    "read_recommender",
     "recall_of_folder",
     "reference_within",
     "updated_folder",
     "updated_memory",
+    "with_titles",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from hub_cards import Evaluation, RecommenderCardValues, named, save_card
 from hub_cards.item_ids import is_id
-from modeling_utgrec.checkpoint_format import Upload, check_format_version
+from modeling_utgrec.checkpoint_format import Upload
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue_updates import (
@@ -24,7 +24,7 @@ from tokenization_items.catalogue_updates import (
     read_journal,
     write_journal,
 )
-from tokenization_items.files import read_json_object, updating_folder, write_json
+from tokenization_items.files import updating_folder, write_json
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
@@ -38,9 +38,16 @@ from trainers.data.shop import read_shop
 from trainers.evaluation.comparison import short_table
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
-from trainers.methods.daily_catalogue import RECOMMENDER_FILE, content_of, known_columns, updated_memory
+from trainers.methods.daily_catalogue import (
+    RECOMMENDER_FILE,
+    content_of,
+    known_columns,
+    read_recommender,
+    updated_memory,
+    with_titles,
+)
 from trainers.methods.memory import follow_index
-from trainers.methods.quickstart import quickstart, shown_titles
+from trainers.methods.quickstart import quickstart
 from trainers.methods.runs import save_recommender
 from trainers.rankers.generative import load_model
 from trainers.runtime.progress import Progress
@@ -278,15 +285,12 @@ class Recommender:
             ValueError: the semantic IDs were not made of texts, or by an earlier version that kept no network.
         """
         tokenizer = self.tokenizer
-        if tokenizer.processor is None:
-            _ = tokenizer.encoding_network
-        assert tokenizer.processor is not None
+        template = tokenizer.loaded_processor.template
         known = known_columns(self.journal, self.facts)
-        catalogue, how = read_items(products, columns, known, tokenizer.text_fields, tokenizer.processor.template)
+        catalogue, how = read_items(products, columns, known, tokenizer.text_fields, template)
         if not isinstance(how, str):
             how.check_texts(tokenizer)
-        if any(tokenizer.index.titles):
-            catalogue = replace(catalogue, titles=shown_titles(catalogue))
+        catalogue = with_titles(catalogue, tokenizer.index)
         index = tokenizer.index
         try:
             update = tokenizer.update_items(catalogue, retokenize, remove_missing, content_of(tokenizer))
@@ -357,8 +361,6 @@ class Recommender:
         values = {"format_version": FORMAT_VERSION, "rules": asdict(self.rules), "facts": facts}
         with updating_folder(folder) as working:
             self._save_items(folder, working)
-            if self.stored is not None:
-                self.stored.save(working, self.tokenizer.index)
             write_json(working / RECOMMENDER_FILE, values)
             if self.facts:
                 save_card(working, self._card(kwargs.get("repo_id", folder.resolve().name)))
@@ -366,7 +368,7 @@ class Recommender:
             self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), **kwargs)
 
     def _save_items(self, folder: Path, working: Path) -> None:
-        """Network, items and journal; a network of the items that is nowhere else goes into a folder within."""
+        """Network, items, memory and journal; an item tokenizer's network that is nowhere else goes into a folder."""
         tokenizer, place, network = self.tokenizer, self.tokenizer.network_reference, working / NETWORK_FOLDER
         copied = place is not None and is_within(place)
         if place is not None and copied and Path(place.name_or_path).resolve() != (folder / NETWORK_FOLDER).resolve():
@@ -379,6 +381,7 @@ class Recommender:
             tokenizer.processor.save_pretrained(network)
             copied = True
         save_recommender(self.model, None, working)
+        tokenizer.stored_memory = self.stored
         try:
             tokenizer.network_reference = NetworkReference(str(network)) if copied else place
             tokenizer.save_pretrained(working, include_network=False)
@@ -430,21 +433,14 @@ class Recommender:
                 f"{pretrained_model_name_or_path} holds no recommender with its items: {TOKENIZER_FILE} is missing."
             )
         tokenizer = UniversalItemTokenizer.from_pretrained(folder)
+        stored = tokenizer.stored_memory
+        given, facts = read_recommender(folder)
         try:
-            stored = StoredMemory.load(folder, tokenizer.index)
-        except FileNotFoundError:
-            stored = None
-        rules, facts = RecommendationRules(), {}
-        if (folder / RECOMMENDER_FILE).is_file():
-            values = read_json_object(folder / RECOMMENDER_FILE)
-            check_format_version(values.get("format_version"), str(folder / RECOMMENDER_FILE))
-            given, facts = values.get("rules", {}), values.get("facts", {})
-            try:
-                rules = RecommendationRules(
-                    **{each.name: given[each.name] for each in fields(RecommendationRules) if each.name in given}
-                )
-            except TypeError as error:
-                raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
+            rules = RecommendationRules(
+                **{each.name: given[each.name] for each in fields(RecommendationRules) if each.name in given}
+            )
+        except TypeError as error:
+            raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
         try:
             return cls(load_model(folder).eval(), tokenizer, stored, rules, facts, journal=read_journal(folder))
         except UnknownItemError as error:

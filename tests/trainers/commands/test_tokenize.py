@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -262,3 +263,43 @@ def test_the_quick_starts_folder(workplace):
     assert len(loaded.item_ids) == 21 and loaded.rules.deny == ("s5",) and loaded.memory.content.vectors[-1].any()
     assert loaded.recommend(["new"], top_k=5) and (workplace / "shop" / JOURNAL_NAME).is_file()
     assert loaded.add_items("products.csv").is_empty  # one way to read it
+
+
+def test_what_is_written_is_what_python_writes(workplace):
+    """Titles of products without any, and how many there are, are those of `Recommender.add_items`."""
+    colours = ["red", "blue", "green", "black"]
+    rows = [{"sku": f"s{row}", "about": f"{colours[row % 4]} pen of {colours[row % 3]} steel"} for row in range(24)]
+    bought = [
+        {"who": f"c{user}", "sku": f"s{(user + 4 * step) % 24}", "when": step}
+        for user in range(30)
+        for step in range(5)
+    ]
+    pl.DataFrame(rows).write_csv("products.csv")
+    Recommender.from_interactions(bought, "products.csv").save_pretrained("shop")
+    pl.DataFrame([*rows, {"sku": "new", "about": "red cup of black steel"}]).write_csv("products.csv")
+    other = Recommender.from_pretrained("shop")
+    other.add_items("products.csv")
+    tokenize("--tokenizer", "shop", "--data", "products.csv")
+    loaded = Recommender.from_pretrained("shop")
+    assert loaded.titles == other.titles and loaded.titles["new"] == "red cup of black steel"
+    assert loaded.facts["items"] == other.facts["items"] == 25 and loaded.rules == other.rules
+    assert all(torch.equal(one, other.memory.tensors()[name].to(one)) for name, one in loaded.memory.tensors().items())
+
+
+def test_two_updates_at_a_time(workplace, monkeypatch):
+    """The later one does not take back what the other has done while it ran."""
+    folder, update_items = workplace / "recbase_recommender", UniversalItemTokenizer.update_items
+    write("products.csv", new_items("a"))
+    write("others.csv", new_items("b"))
+
+    def meanwhile(*given, **arguments):
+        monkeypatch.setattr(UniversalItemTokenizer, "update_items", update_items)
+        tokenize("--tokenizer", folder, "--data", workplace / "others.csv")
+        return update_items(*given, **arguments)
+
+    monkeypatch.setattr(UniversalItemTokenizer, "update_items", meanwhile)
+    with pytest.raises(SystemExit, match="was changed by another program meanwhile"):
+        tokenize("--tokenizer", folder, "--data", workplace / "products.csv")
+    assert "b" in ids_of(folder) and "a" not in ids_of(folder) and len(read_journal(folder)) == 1
+    tokenize("--tokenizer", folder, "--data", workplace / "products.csv")
+    assert {"a", "b"} <= ids_of(folder).keys() and len(read_journal(folder)) == 2

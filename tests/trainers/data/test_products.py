@@ -11,7 +11,7 @@ from tokenization_items import remote_images
 from tokenization_items.item_files import CatalogueError
 from trainers.data.column_guesses import ProductColumns
 from trainers.data.prepared_images import cache_path
-from trainers.data.products import as_number, price_range, read_products
+from trainers.data.products import read_products
 from trainers.data.readers.base import ReadError
 from trainers.data.shop import read_shop
 
@@ -149,38 +149,3 @@ def test_images_of_data_frames(tmp_path):
         read_products(pl.DataFrame({"id": ["a"], "title": ["b c"], "image": [3]}))
     several = pl.DataFrame({"id": ["a", "b"], "images": [[str(tmp_path / "x.png"), "y"], []]})
     assert [read_products(several).catalogue.has_image(row) for row in range(2)] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("12,99", 12.99),
-        ("1.299,00 €", 1299.0),
-        ("$1,299.00", 1299.0),
-        ("1,299", 1299.0),
-        ("1.000.000", 1e6),
-        ("5", 5.0),
-        (7, 7.0),
-        (float("nan"), None),
-        ("free", None),
-        ("", None),
-        ("-3,5", -3.5),
-    ],
-)
-def test_numbers(text, number):
-    assert as_number(text) == number
-
-
-def test_price_ranges():
-    assert [price_range(each) for each in (0.3, 1, 9.99, 10, "19,99", 20, 50, 99, 0, None)] == [
-        "price 0.2 to 0.5",
-        "price 1 to 2",
-        "price 5 to 10",
-        "price 10 to 20",
-        "price 10 to 20",
-        "price 20 to 50",
-        "price 50 to 100",
-        "price 50 to 100",
-        None,
-        None,
-    ]

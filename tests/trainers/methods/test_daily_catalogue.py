@@ -209,6 +209,28 @@ def test_the_network_of_the_items_travels(folder, tmp_path):
     assert len(Recommender.from_pretrained(tmp_path / "moved").add_items(products(range(43))).added) == 2
 
 
+def test_what_another_process_does_to_the_folder_is_not_read_later(folder, tmp_path):
+    """Of a folder that is brought up to date meanwhile, what was loaded is what is saved."""
+    recommender, other = Recommender.from_pretrained(folder), Recommender.from_pretrained(folder)
+    other.add_items(products(range(42)))
+    other.save_pretrained(folder)
+    recommender.save_pretrained(tmp_path / "copy")
+    copied = Recommender.from_pretrained(tmp_path / "copy")
+    assert len(copied.item_ids) == copied.memory.num_items == 40
+    assert copied.recommend(HISTORIES) == recommender.recommend(HISTORIES)
+    assert Recommender.from_pretrained(folder).memory.num_items == 42
+
+
+def test_another_assortment_does_not_empty_the_index(folder):
+    recommender = Recommender.from_pretrained(folder)
+    with pytest.raises(ValueError, match="none of its 10 items .* nothing would be left of the 40"):
+        recommender.add_items(products(range(50, 60)), remove_missing=True)
+    assert len(recommender.item_ids) == recommender.memory.num_items == 40 and not recommender.journal
+    update = recommender.add_items(products(range(39, 60)), remove_missing=True)  # of one, something is left
+    assert len(update.removed) == 39 and len(recommender.item_ids) == recommender.memory.num_items == 21
+    assert recommender.recommend(["sku-50"], top_k=3)
+
+
 @pytest.mark.hub
 def test_the_same_through_the_hub(folder, hub):
     name = hub.new_repo("shop")
