@@ -6,15 +6,15 @@ linear model, SLIT (Choi et al., WWW 2021) with content,
 
     m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i + ε·R[p_u, p_i]
 
-over the items `j` of a user's history with weights `a_j` = 1/place from its end, and
-`w_u` = w·(1 + κ / (count of the last item + 1)). `t_i` is the item's trend, the log of its share among the latest
-interactions of the users to its share among all: demand drifts, and what is recommended comes after it. The histories
-end at different times, and each goes on with what is of its time: `p_i` is the item's period, one of [`PERIODS`] that
-are read from the order of the sequences alone, `p_u` that of the history's last item, and `R[p, q]` the log of how much
-likelier than chance period `q` follows period `p`. Bytes an item are kept, whatever the size of the catalogue: of B the
-largest entries of each row, the items nearest in content, and content vectors. A user's candidates are the items in the
-rows of its history; of these the whole of the cosine, the trend and the period count, for the rows alone would take the
-content from all but the nearest. `generation_memory.py` mixes the memory into the beam search.
+over the items `j` of a user's history with weights `a_j` = 1/place from its end, and `w_u` = w·(1 + κ / (count of
+the last item + 1)). `t_i` is the item's trend, the log of its share among the latest interactions of the users to
+its share among all: demand drifts, and what is recommended comes after it. The histories end at different times, and
+each goes on with what is of its time: `p_i` is the item's period, one of [`PERIODS`] that are read from the order of
+the sequences alone, `p_u` that of the history's last item, and `R[p, q]` the log of how much likelier than chance
+period `q` follows period `p`. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries
+of each row, the items nearest in content, and content vectors. A user's candidates are the items in the rows of its
+history; of these the whole of the cosine, the trend and the period count, for the rows alone would take the content
+from all but the nearest. `generation_memory.py` mixes the memory into the beam search.
 """
 
 import copy
@@ -48,7 +48,6 @@ class MemorySettings:
         evidence (`float`, *optional*, defaults to 0.0): κ: the fewer training interactions a user's last item has, the
             more the content weighs; 0: the same for all.
         trend_weight (`float`, *optional*, defaults to 0.0): δ, the weight of the items' trend.
-        period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
         temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem`, which is
             exp(m/τ) - 1 where m is above 0, normalised over the items, see `generation_memory.log_weights`.
         mixing_weight (`float`, *optional*, defaults to 0.7): g of `(1 - g)·P_net + g·p_mem`; 0 is the network alone, 1
@@ -56,6 +55,7 @@ class MemorySettings:
         gate (`tuple[float, ...]`, *optional*): bias and weights of the features of a logistic gate, which then gives
             each user its g in place of `mixing_weight`.
         max_history (`int`, *optional*, defaults to 20): latest items of a history that are looked up.
+        period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
 
     Raises:
         ValueError: if a value is out of range or no finite number.
@@ -64,11 +64,11 @@ class MemorySettings:
     content_weight: float = 0.0
     evidence: float = 0.0
     trend_weight: float = 0.0
-    period_weight: float = 0.0
     temperature: float = 0.03
     mixing_weight: float = 0.7
     gate: tuple[float, ...] | None = None
     max_history: int = 20
+    period_weight: float = 0.0
 
     def __post_init__(self):
         weights = ("content_weight", "evidence", "trend_weight", "period_weight")

@@ -1,11 +1,11 @@
 """Choice of how an item memory is read, on validation, by a fixed rule, before any look at the test.
 
-1. λ, w and κ of the memory alone from the linear ranker's grid ([`trainers.rankers.linear_selection`]), then δ of the
-   trend from [`TREND_WEIGHTS`], by NDCG@10; then ε of the periods from [`PERIOD_WEIGHTS`], the smallest that is at most
-   one standard error of the paired difference below the best. Under leave-one-out all this is walk-forward: a memory of
-   all but the users' last three interactions is judged by the validation items. They lie as far behind it as the test
-   items behind the memory of the training part, so what drifts has drifted as far. Under a given split validation is as
-   it is;
+1. λ, w and κ of the memory alone from the linear ranker's grid ([`trainers.rankers.linear_selection`]), then δ of
+   the trend from [`TREND_WEIGHTS`], by NDCG@10; then ε of the periods from [`PERIOD_WEIGHTS`], the smallest that is
+   at most one standard error of the paired difference below the best. Under leave-one-out all this is walk-forward:
+   a memory of all but the users' last three interactions is judged by the validation items. They lie as far behind
+   it as the test items behind the memory of the training part, so what drifts has drifted as far. Under a given
+   split validation is as it is;
 2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
    ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
    prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;

@@ -66,8 +66,7 @@ def item_periods(training: Interactions) -> MemoryPeriods:
         at = training.offsets[1:][training.lengths > place] - place
         np.add.at(followed, (periods[training.items[at - 1]], periods[training.items[at]]), 1)
     rates = (followed + RATE_PRIOR * share) / (followed.sum(1, keepdims=True) + RATE_PRIOR)
-    logs = np.log(
-        np.divide(rates, share, out=np.ones_like(rates), where=share > 0)
-    )  # a period may hold no interaction
+    # a period may hold no interaction
+    logs = np.log(np.divide(rates, share, out=np.ones_like(rates), where=share > 0))
     periods[counts == 0] = -1
     return MemoryPeriods(torch.from_numpy(periods.astype(np.int8)), torch.from_numpy(logs.astype(np.float32)))
