@@ -36,8 +36,8 @@ class ItemSources(NamedTuple):
     none.
 
     The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: what `p_mem`
-    has beside the remainder that every item gets, with m taken without the trend, is given to transitions and content
-    in proportion to their positive terms of `m`, `a_j·B[j, i]` and `w_u·a_j·cos(j, i)`; the rest is `unknown`.
+    has beside the remainder that every item gets, with m taken without trend and period, is given to transitions and
+    content in proportion to their positive terms of `m`, `a_j·B[j, i]` and `w_u·a_j·cos(j, i)`; the rest is `unknown`.
 
     Args:
         network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
@@ -93,7 +93,7 @@ class UserMemory:
         positions (`torch.LongTensor` of shape `(B, C)`): the candidates in the order of the trie, each once; then
             `num_items`.
         scores (`torch.DoubleTensor` of shape `(B, C)`): their m; 0 behind them.
-        trends (`torch.DoubleTensor` of shape `(B, C)`): what of it is trend.
+        trends (`torch.DoubleTensor` of shape `(B, C)`): what of it is trend and period.
         evidence (`torch.FloatTensor` of shape `(B, 3)`): what a gate reads: log(1 + count of the last item), log of
             the mass of the history's rows (`Σ_j a_j Σ_i B[j, i]`, at least 1e-3), and the entropy of
             `softmax(m / τ)` over the candidates, whatever the rules.
@@ -134,7 +134,10 @@ class UserMemory:
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
             self.trends = settings.trend_weight * torch.where(known, memory.trend[rows], 0).to(self.dtype)
-            self.scores += self.trends
+        if memory.periods is not None and settings.period_weight:
+            rates = _period_rates(*memory.periods, histories[:, -1], rows).to(self.dtype)
+            self.trends = self.trends + settings.period_weight * torch.where(known, rates, 0)
+        self.scores += self.trends
         gate = settings.gate
         if gate is None:
             self.mixing = torch.full((len(histories),), float(settings.mixing_weight), device=histories.device)
@@ -306,6 +309,14 @@ def _last_counts(memory: ItemMemory, histories: Tensor) -> Tensor:
     """Training interactions of the last item of histories `[B, H]`; 0 if it is unknown."""
     last = histories[:, -1]
     return memory.counts[last.clamp(min=0)].masked_fill(last < 0, 0)
+
+
+def _period_rates(periods: Tensor, rates: Tensor, last: Tensor, rows: Tensor) -> Tensor:
+    """`R` of the last items of histories `[B]` and of items `rows` `[B, C]`; 0 where one has no period."""
+    before = periods[last.clamp(min=0)].masked_fill(last < 0, -1)[:, None].long()
+    after = periods[rows].long()
+    found = rates[before.clamp(min=0), after.clamp(min=0)]
+    return found.masked_fill((before < 0) | (after < 0), 0)
 
 
 def _places(histories: Tensor) -> Tensor:

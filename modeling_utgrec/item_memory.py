@@ -4,14 +4,17 @@ A generative recommender generalises over semantic IDs; what was seen is remembe
 al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
 linear model, SLIT (Choi et al., WWW 2021) with content,
 
-    m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i        w_u = w·(1 + κ / (count of the last item + 1))
+    m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i + ε·R[p_u, p_i]
 
-over the items `j` of a user's history with weights `a_j` = 1/place from its end. `t_i` is the item's trend, the log of
-its share among the latest interactions of the users to its share among all: demand drifts, and what is recommended
-comes after it. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries of each row, the
-items nearest in content, and content vectors. A user's candidates are the items in the rows of its history; of these
-the whole of the cosine and of the trend counts, for the rows alone would take the content from all but the nearest.
-`generation_memory.py` mixes the memory into the beam search.
+over the items `j` of a user's history with weights `a_j` = 1/place from its end, and `w_u` = w·(1 + κ / (count of
+the last item + 1)). `t_i` is the item's trend, the log of its share among the latest interactions of the users to
+its share among all: demand drifts, and what is recommended comes after it. The histories end at different times, and
+each goes on with what is of its time: `p_i` is the item's period, one of [`PERIODS`] that are read from the order of
+the sequences alone, `p_u` that of the history's last item, and `R[p, q]` the log of how much likelier than chance
+period `q` follows period `p`. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries
+of each row, the items nearest in content, and content vectors. A user's candidates are the items in the rows of its
+history; of these the whole of the cosine, the trend and the period count, for the rows alone would take the content
+from all but the nearest. `generation_memory.py` mixes the memory into the beam search.
 """
 
 import copy
@@ -22,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+PERIOD_TENSORS = ("periods", "period_rates")  # of [`MemoryPeriods`], in files
 CONTENT_TENSORS = ("similar_items", "content", "content_mean", "content_projection")  # of [`MemoryContent`], in files
 NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
 CONTENT_WIDTH = 128  # principal directions of the content that are kept: 256 bytes an item, whatever the encoder
@@ -29,6 +33,7 @@ NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the c
 RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
 RECENT_UNIT = 6  # in whole numbers of 1/6, lcm(1, 2, 3): what is added or taken away later is so exactly
 TREND_PRIOR = 5.0  # interactions that every item has beside its own, so that few of them make no trend
+PERIODS = 16  # spans of time of as many interactions each
 SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
 
@@ -50,6 +55,7 @@ class MemorySettings:
         gate (`tuple[float, ...]`, *optional*): bias and weights of the features of a logistic gate, which then gives
             each user its g in place of `mixing_weight`.
         max_history (`int`, *optional*, defaults to 20): latest items of a history that are looked up.
+        period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
 
     Raises:
         ValueError: if a value is out of range or no finite number.
@@ -62,17 +68,17 @@ class MemorySettings:
     mixing_weight: float = 0.7
     gate: tuple[float, ...] | None = None
     max_history: int = 20
+    period_weight: float = 0.0
 
     def __post_init__(self):
-        for name in ("content_weight", "evidence", "trend_weight", "temperature", "mixing_weight"):
+        weights = ("content_weight", "evidence", "trend_weight", "period_weight")
+        for name in (*weights, "temperature", "mixing_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name} of an item memory must be a finite number, got {value!r}.")
-        if min(self.content_weight, self.evidence, self.trend_weight) < 0:
-            raise ValueError(
-                f"content_weight, evidence and trend_weight must be at least 0, got {self.content_weight}, "
-                f"{self.evidence} and {self.trend_weight}."
-            )
+        negative = {name: getattr(self, name) for name in weights if getattr(self, name) < 0}
+        if negative:
+            raise ValueError(f"{', '.join(weights)} must be at least 0, got {negative}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
         if not 0 <= self.mixing_weight <= 1:
@@ -111,6 +117,20 @@ class MemoryContent(NamedTuple):
     projection: Tensor
 
 
+class MemoryPeriods(NamedTuple):
+    """
+    What an [`ItemMemory`] keeps of the time that the items are of.
+
+    Args:
+        periods (`torch.IntTensor` of shape `(num_items,)`): p, the period of each item, int8; -1 for none.
+        period_rates (`torch.FloatTensor` of shape `(P, P)`): R, the log of how much likelier than chance an item of
+            the second period follows one of the first.
+    """
+
+    periods: Tensor
+    period_rates: Tensor
+
+
 class ItemMemory:
     """
     Transitions and likeness of the items of a catalogue, as sparse rows: row `i` belongs to item `i` of the trie.
@@ -123,10 +143,11 @@ class ItemMemory:
         content ([`MemoryContent`], *optional*): what the items are like.
         recent (`torch.IntTensor` of shape `(num_items,)`, *optional*): latest interactions of the users by item: the
             last one counts 6, the one before 3, the third 2.
+        periods ([`MemoryPeriods`], *optional*): the time that the items are of.
 
     Raises:
-        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content or
-            trend have a weight and there is none.
+        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content, trend
+            or periods have a weight and there are none.
     """
 
     def __init__(
@@ -137,12 +158,14 @@ class ItemMemory:
         settings: MemorySettings | None = None,
         content: MemoryContent | None = None,
         recent: Tensor | None = None,
+        periods: MemoryPeriods | None = None,
     ):
         self.transition_items, self.transition_weights = _checked_rows(transition_items, transition_weights)
         self.content = None if content is None else _checked_content(content, self.num_items)
         self.counts = self._checked_counts("counts", counts)
         self.recent = None if recent is None else self._checked_counts("recent", recent)
         self.trend = self._trend()
+        self.periods = None if periods is None else _checked_periods(periods, self.num_items)
         self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
 
     def _checked_counts(self, name: str, counts: Tensor) -> Tensor:
@@ -172,6 +195,11 @@ class ItemMemory:
                 f"trend_weight is {settings.trend_weight}, but the memory does not know the latest interactions: "
                 "build it anew, or with trend_weight 0."
             )
+        if settings.period_weight and self.periods is None:
+            raise ValueError(
+                f"period_weight is {settings.period_weight}, but the memory does not know the items' periods: build "
+                "it anew, or with period_weight 0."
+            )
         return settings
 
     @property
@@ -198,6 +226,8 @@ class ItemMemory:
         named["counts"] = self.counts
         if self.content is not None:
             named |= zip(CONTENT_TENSORS, self.content, strict=True)
+        if self.periods is not None:
+            named |= zip(PERIOD_TENSORS, self.periods, strict=True)
         return named if self.recent is None else named | {"recent": self.recent}
 
     def to(self, device: torch.device | str) -> "ItemMemory":
@@ -210,6 +240,8 @@ class ItemMemory:
                 setattr(moved, name, value.to(device))
         if self.content is not None:
             moved.content = MemoryContent(*(each.to(device) for each in self.content))
+        if self.periods is not None:
+            moved.periods = MemoryPeriods(*(each.to(device) for each in self.periods))
         return moved
 
     def with_settings(self, **changes: Any) -> "ItemMemory":
@@ -263,12 +295,15 @@ class ItemMemory:
         if self.recent is not None and self.trend is not None:  # the trend is of the whole catalogue
             selected.recent = self.recent[safe].masked_fill(~known, 0)
             selected.trend = self.trend[safe].masked_fill(~known, 0)
+        if self.periods is not None:
+            selected.periods = self.periods._replace(periods=self.periods.periods[safe].masked_fill(~known, -1))
         return selected
 
     def extend(self, num_new: int, content: Tensor | None = None) -> "ItemMemory":
         """
-        The memory with further items behind those that there are: nothing followed them yet, and their content makes
-        them neighbours, both ways. What was kept of an item's neighbours gives way to nearer ones.
+        The memory with further items behind those that there are: nothing followed them yet, they are of the last
+        period, and their content makes them neighbours, both ways. What was kept of an item's neighbours gives way to
+        nearer ones.
 
         Args:
             num_new (`int`): items to add.
@@ -290,6 +325,10 @@ class ItemMemory:
         if self.recent is not None and self.trend is not None:
             extended.recent = torch.cat((self.recent, self.recent.new_zeros(num_new)))
             extended.trend = torch.cat((self.trend, self.trend.new_zeros(num_new)))
+        if self.periods is not None:
+            periods, rates = self.periods
+            added = periods.new_full((num_new,), len(rates) - 1)
+            extended.periods = MemoryPeriods(torch.cat((periods, added)), rates)
         if self.content is None:
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")
@@ -387,6 +426,23 @@ def _checked_content(content: MemoryContent, num_items: int) -> MemoryContent:
     return kept
 
 
+def _checked_periods(periods: MemoryPeriods, num_items: int) -> MemoryPeriods:
+    """Periods in the dtypes that are kept, if they are of so many items and there is a finite rate of each pair."""
+    items, rates = periods
+    number = len(rates) if rates.ndim == 2 and rates.shape[0] == rates.shape[1] else 0
+    if not 0 < number <= 128 or not rates.isfinite().all():
+        raise ValueError(
+            f"period_rates of an item memory must be finite numbers of shape (P, P), P from 1 to 128, got shape "
+            f"{tuple(rates.shape)}."
+        )
+    if items.shape != (num_items,) or items.is_floating_point() or ((items < -1) | (items >= number)).any():
+        raise ValueError(
+            f"periods of an item memory must be {num_items} whole numbers from -1 to {number - 1}, got {items.dtype} "
+            f"of shape {tuple(items.shape)}."
+        )
+    return MemoryPeriods(items.to(torch.int8), rates.float())
+
+
 def _check_encoder(content: MemoryContent, unit: Tensor) -> None:
     """Raises ValueError if most of the items' content embeddings, of [`unit_content`], are not those that are kept."""
     known = content.vectors.any(dim=1)
@@ -465,4 +521,12 @@ def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Ten
     return items, values
 
 
-__all__ = ["ItemMemory", "MemoryContent", "MemorySettings", "nearest_items", "principal_directions", "unit_content"]
+__all__ = [
+    "ItemMemory",
+    "MemoryContent",
+    "MemoryPeriods",
+    "MemorySettings",
+    "nearest_items",
+    "principal_directions",
+    "unit_content",
+]

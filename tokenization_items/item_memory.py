@@ -10,7 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from modeling_utgrec.checkpoint_fingerprint import check_file
-from modeling_utgrec.item_memory import CONTENT_TENSORS, ItemMemory, MemoryContent, MemorySettings
+from modeling_utgrec.item_memory import (
+    CONTENT_TENSORS,
+    PERIOD_TENSORS,
+    ItemMemory,
+    MemoryContent,
+    MemoryPeriods,
+    MemorySettings,
+)
 from tokenization_items.files import write_tensors
 from tokenization_items.item_index import ItemIndex
 
@@ -20,6 +27,7 @@ FORMAT_VERSION = "2"  # 1, never released, kept the cosines of similar items alo
 _REQUIRED = {"transition_items": torch.int32, "transition_weights": torch.float16, "counts": torch.int32}
 _CONTENT = dict(zip(CONTENT_TENSORS, (torch.int32, torch.float16, torch.float32, torch.float32), strict=True))
 _RECENT = {"recent": torch.int32}
+_PERIODS = dict(zip(PERIOD_TENSORS, (torch.int8, torch.float32), strict=True))
 _PAIRS = {"pair_offsets": torch.int64, "pair_items": torch.int32, "pair_counts": torch.int64}
 
 
@@ -113,6 +121,7 @@ class StoredMemory:
                 MemorySettings.from_dict(settings),
                 MemoryContent(*(tensors[name] for name in _CONTENT)) if "content" in tensors else None,
                 tensors.get("recent"),
+                MemoryPeriods(*(tensors[name] for name in _PERIODS)) if "periods" in tensors else None,
             )
         except (ValueError, TypeError, RecursionError) as error:
             raise ItemMemoryError(f"{path}: {error}") from error
@@ -133,8 +142,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 
 def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], stated: str) -> None:
-    known = _REQUIRED | _CONTENT | _RECENT | _PAIRS
-    for group in (_CONTENT, _PAIRS):
+    known = _REQUIRED | _CONTENT | _RECENT | _PERIODS | _PAIRS
+    for group in (_CONTENT, _PERIODS, _PAIRS):
         if set(group) & set(tensors) and not set(group) <= set(tensors):
             raise ItemMemoryError(f"{path}: {sorted(group)} go together, found {sorted(tensors)}.")
     if not set(_REQUIRED) <= set(tensors):

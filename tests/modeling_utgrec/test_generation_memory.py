@@ -20,7 +20,7 @@ from modeling_utgrec.generation_items import constrained_beam_search, generate_i
 from modeling_utgrec.generation_memory import UserMemory, _cosines, history_rows, item_sources
 from modeling_utgrec.generation_mixin import score_candidates
 from modeling_utgrec.generation_rules import ItemRules
-from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemoryPeriods, MemorySettings
 from modeling_utgrec.item_trie import ItemTrie
 
 SIZES, OFFSETS = [5, 6, 7], [2, 7, 13]
@@ -56,13 +56,18 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         "temperature": 0.05,
         "max_history": 4,
         "trend_weight": 0.03,
+        "period_weight": 0.02,
         **changes,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
     vectors = torch.from_numpy(rng.normal(size=(num_items, 3)))
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     content = MemoryContent(rows()[0], unit, torch.zeros(3), torch.eye(3))
-    return ItemMemory(*rows(), counts, MemorySettings(**values), content, recent)
+    transitions = rows()
+    periods = MemoryPeriods(
+        torch.from_numpy(rng.integers(-1, 3, num_items)), torch.from_numpy(rng.normal(size=(3, 3)))
+    )
+    return ItemMemory(*transitions, counts, MemorySettings(**values), content, recent, periods)
 
 
 def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
@@ -87,6 +92,9 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
                 candidates.update(memory.content.similar_items[row].tolist())
         for item in candidates - {-1}:
             scores[user, item] += values.trend_weight * trend[item]
+            periods, rates = memory.periods
+            if history[-1] >= 0 and periods[history[-1]] >= 0 and periods[item] >= 0:
+                scores[user, item] += values.period_weight * float(rates[periods[history[-1]], periods[item]])
             if weight:
                 cosines = memory.content.vectors.double() @ memory.content.vectors[item].double()
                 scores[user, item] += weight * sum(float(cosines[row]) / place for place, row in places)

@@ -7,6 +7,7 @@ import torch
 from modeling_utgrec.item_memory import (
     ItemMemory,
     MemoryContent,
+    MemoryPeriods,
     MemorySettings,
     nearest_items,
     principal_directions,
@@ -30,9 +31,10 @@ def arguments(n: int = N, seed: int = 0) -> dict:
         "transition_items": torch.from_numpy(np.stack([rng.choice(n, K, replace=False) for _ in range(n)])),
         "transition_weights": torch.from_numpy(rng.random((n, K))),
         "counts": torch.from_numpy(rng.integers(0, 9, n)),
-        "settings": MemorySettings(content_weight=0.1, trend_weight=0.02),
+        "settings": MemorySettings(content_weight=0.1, trend_weight=0.02, period_weight=0.01),
         "content": MemoryContent(nearest_items(unit, unit, K)[0], unit @ projection, mean, projection),
         "recent": torch.from_numpy(rng.integers(0, 30, n)),
+        "periods": MemoryPeriods(torch.from_numpy(rng.integers(-1, 3, n)), torch.from_numpy(rng.normal(size=(3, 3)))),
     }
 
 
@@ -43,7 +45,7 @@ def dense(items: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def test_tensors_are_small():
     memory = ItemMemory(**arguments())
-    assert memory.nbytes == N * (K * (4 + 2) + K * 4 + E * 2 + 2 * 4) + 4 * E * (1 + E)
+    assert memory.nbytes == N * (K * (4 + 2) + K * 4 + E * 2 + 2 * 4 + 1) + 4 * E * (1 + E) + 4 * 3 * 3
     assert {name: tensor.dtype for name, tensor in memory.tensors().items()} == {
         "transition_items": torch.int32,
         "transition_weights": torch.float16,
@@ -53,6 +55,8 @@ def test_tensors_are_small():
         "content_mean": torch.float32,
         "content_projection": torch.float32,
         "recent": torch.int32,
+        "periods": torch.int8,
+        "period_rates": torch.float32,
     }
     assert memory.to("cpu") is memory
 
@@ -151,6 +155,10 @@ def test_selected_items_keep_what_is_among_them():
     assert selected.trend.tolist() == [float(memory.trend[row]) if row >= 0 else 0 for row in rows.tolist()]
     grown = selected.extend(1, torch.cat((embeddings()[rows], embeddings(1, seed=1))))
     assert grown.trend.tolist() == [*selected.trend.tolist(), 0.0] and grown.recent.tolist()[-1] == 0
+    periods = [int(memory.periods.periods[row]) if row >= 0 else -1 for row in rows.tolist()]
+    assert selected.periods.periods.tolist() == periods
+    assert grown.periods.periods.tolist() == [*periods, 2], "what is added is of the last period"
+    assert torch.equal(grown.periods.period_rates, memory.periods.period_rates)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     back = memory.select(order).select(order.argsort())
     assert all(torch.equal(tensor, back.tensors()[name]) for name, tensor in memory.tensors().items())
@@ -265,6 +273,12 @@ def test_the_rows_that_are_outside_are_named_alone():
         ({"recent": torch.full((N,), 0.5)}, "recent of an item memory must be 12 whole numbers"),
         ({"recent": None}, "does not know the latest interactions"),
         ({"content": None}, "build it with content embeddings"),
+        ({"periods": None}, "does not know the items' periods"),
+        ({"periods": MemoryPeriods(torch.full((N,), 3), torch.zeros(3, 3))}, "whole numbers from -1 to 2"),
+        ({"periods": MemoryPeriods(torch.zeros(N - 1).int(), torch.zeros(3, 3))}, "12 whole numbers"),
+        ({"periods": MemoryPeriods(torch.zeros(N), torch.zeros(3, 3))}, "got torch.float32"),
+        ({"periods": MemoryPeriods(torch.zeros(N).int(), torch.full((3, 3), torch.nan))}, "finite numbers"),
+        ({"periods": MemoryPeriods(torch.zeros(N).int(), torch.zeros(3, 2))}, r"\(3, 2\)"),
     ],
 )
 def test_what_is_no_memory_is_refused(changes, said):
@@ -302,9 +316,10 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
-    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20), "what files without them mean"
-    without = ItemMemory(**arguments() | {"settings": None, "content": None, "recent": None})
-    for name, said in (("content_weight", "no similar items"), ("trend_weight", "latest interactions")):
+    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0), "what files without them mean"
+    without = ItemMemory(**arguments() | {"settings": None, "content": None, "recent": None, "periods": None})
+    said_of = {"content_weight": "no similar items", "trend_weight": "latest interactions", "period_weight": "periods"}
+    for name, said in said_of.items():
         with pytest.raises(ValueError, match=said):
             without.with_settings(**{name: 0.1})
     assert MemorySettings.from_dict({"temperature": 0.5, "of a later release": 1}) == MemorySettings(temperature=0.5)

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_utgrec.checkpoint_fingerprint import stamp_file
-from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemoryPeriods, MemorySettings
 from tokenization_items import ItemIndex, ItemMemoryError, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_memory import MEMORY_NAME
 
@@ -25,13 +25,16 @@ def make_index(items: int = N) -> ItemIndex:
 def make_stored(items: int = N) -> StoredMemory:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(-1, items, (items, 3), generator=generator)
-    settings = MemorySettings(content_weight=0.1, evidence=3.0, trend_weight=0.02, gate=(0.1, 0.2, 0.3, 0.4))
+    settings = MemorySettings(
+        content_weight=0.1, evidence=3.0, trend_weight=0.02, gate=(0.1, 0.2, 0.3, 0.4), period_weight=0.01
+    )
     values = torch.rand(items, 3, generator=generator)
     counts = torch.arange(items)
     vectors = torch.rand(items, 2, generator=generator)
     mean, projection = torch.rand(7, generator=generator), torch.rand(7, 2, generator=generator)
     content = MemoryContent(rows.flip(0), vectors, mean, projection)
-    memory = ItemMemory(rows, values, counts, settings, content, counts.flip(0))
+    periods = MemoryPeriods(counts % 3 - 1, torch.rand(2, 2, generator=generator))
+    memory = ItemMemory(rows, values, counts, settings, content, counts.flip(0), periods)
     pairs = {
         "pair_offsets": torch.tensor([0, 2, *[3] * (items - 1)]),
         "pair_items": torch.tensor([1, 2, 0], dtype=torch.int32),

@@ -74,6 +74,7 @@ class MemoryArguments:
     content_weight: float = field(default=0.02, metadata={"help": "Weight of the texts, where it is not chosen."})
     evidence: float = field(default=30.0, metadata={"help": "By which rare last items raise it."})
     trend_weight: float = field(default=0.0, metadata={"help": "Weight of the trend, where it is not chosen."})
+    period_weight: float = field(default=0.0, metadata={"help": "Weight of the periods, where it is not chosen."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
@@ -115,6 +116,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
         settings = MemorySettings(
             trend_weight=arguments.trend_weight,
+            period_weight=arguments.period_weight,
             temperature=arguments.temperature,
             mixing_weight=arguments.mixing_weight,
         )

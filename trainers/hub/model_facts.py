@@ -156,6 +156,7 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
         "Weight of the content": settings.content_weight,
         "Evidence": settings.evidence,
         "Weight of the trend": settings.trend_weight,
+        "Weight of the periods": settings.period_weight,
         "Temperature": settings.temperature,
     }
     if settings.gate is None:

@@ -2,7 +2,8 @@
 
 The transitions are those of the linear ranker, of each row those of the largest magnitude: below 0 too, as an item's
 own mostly is, since what was bought is seldom bought again. The content is the nearest items by its cosine, and
-vectors for the cosines of all. How a memory is read is chosen in [`trainers.methods.memory_selection`].
+vectors for the cosines of all. Periods are of memories in closed form alone: counts are updated exactly, and periods
+are of the whole. How a memory is read is chosen in [`trainers.methods.memory_selection`].
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.methods.pair_counts import PairCounts
+from trainers.methods.periods import item_periods
 from trainers.rankers.linear import (
     LinearSettings,
     catalogue_content,
@@ -97,7 +99,8 @@ def build_memory(
         alike = content_rows(content, num_items, similar_items)
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
-    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, alike, recent)
+    periods = item_periods(training) if way == "inverse" else None
+    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, alike, recent, periods)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":

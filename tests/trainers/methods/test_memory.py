@@ -23,15 +23,18 @@ from trainers.methods.memory import (
     recent_counts,
 )
 from trainers.methods.memory_selection import (
+    PERIOD_WEIGHTS,
     TREND_WEIGHTS,
     choose_memory,
     choose_memory_alone,
+    choose_periods,
     choose_trend,
     fit_gate,
     gates,
     mixture_cases,
     select_mixture,
     walk_forward,
+    within_one_error,
 )
 from trainers.methods.pair_counts import PairCounts
 from trainers.rankers.generative import GenerativeRanker
@@ -162,6 +165,37 @@ def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
         judged = evaluate(ranker, interactions, part="validation", ks=[10])
         assert judged["ndcg@10"] == pytest.approx(row["ndcg@10"], abs=1e-9)
     assert table[0]["ndcg@10"] != table[1]["ndcg@10"]
+
+
+def test_periods_are_judged_as_the_memory_ranks_and_no_chance_is_taken():
+    interactions, content = make_interactions(), make_content()
+    memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
+    table = choose_periods(memory, interactions)
+    assert [row["period_weight"] for row in table] == list(PERIOD_WEIGHTS)
+    cases = []
+    for row in table:
+        ranker = MemoryRanker(memory.with_settings(period_weight=row["period_weight"]))
+        judged = evaluate(ranker, interactions, part="validation", ks=[10], per_user=True)
+        cases.append(judged["per_user"]["ndcg@10"])
+        assert row["ndcg@10"] == pytest.approx(judged["ndcg@10"], abs=1e-9)
+    best = max(range(len(table)), key=lambda place: table[place]["ndcg@10"])
+    for row, each in zip(table, cases, strict=True):
+        assert row["standard_error"] == pytest.approx((cases[best] - each).std() / len(each) ** 0.5, abs=1e-12)
+    assert any(row["standard_error"] > 0 for row in table)
+
+
+@pytest.mark.parametrize("error, chosen", [(0.005, 0.01), (0.02, 0.005), (0.05, 0.0)])
+def test_the_smallest_weight_within_one_standard_error_is_taken(error, chosen):
+    values = (0.10, 0.13, 0.14, 0.138)
+    rows = zip(PERIOD_WEIGHTS, values, strict=True)
+    table = [{"period_weight": weight, "ndcg@10": value, "standard_error": error} for weight, value in rows]
+    assert within_one_error(table) == chosen
+
+
+def test_counted_memories_have_no_periods():
+    interactions = make_interactions()
+    assert build_memory(interactions, None, LinearSettings(transitions="counts")).memory.periods is None
+    assert build_memory(interactions).memory.periods is not None
 
 
 def test_updates_that_cannot_be_are_refused():
@@ -348,6 +382,9 @@ def test_the_memory_alone_is_chosen_walk_forward():
     assert (kept.content_weight, kept.evidence) == (chosen.content_weight, chosen.evidence)
     rehearsed = build_memory(before.training_part(), content, chosen)
     assert stored.facts["trend_selection"] == choose_trend(rehearsed.memory, before, "test")
+    with_trend = rehearsed.memory.with_settings(trend_weight=kept.trend_weight)
+    assert stored.facts["period_selection"] == choose_periods(with_trend, before, "test")
+    assert kept.period_weight == within_one_error(stored.facts["period_selection"])
     built = build_memory(interactions.training_part(), content, chosen, kept)  # of all that may be learnt from
     for name, tensor in built.memory.tensors().items():
         assert torch.equal(tensor, stored.memory.tensors()[name]), name
@@ -368,7 +405,7 @@ def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
     mixed = choose_memory(make_ranker(num_beams=N), interactions, content)
     assert alone.facts["linear_selection"] == mixed.facts["linear_selection"]
     assert alone.facts["trend_selection"] == mixed.facts["trend_selection"]
-    values = ("content_weight", "evidence", "trend_weight", "max_history")
+    values = ("content_weight", "evidence", "trend_weight", "period_weight", "max_history")
     for name in values:
         assert getattr(alone.memory.settings, name) == getattr(mixed.memory.settings, name)
     ranker = make_ranker(num_beams=N)
