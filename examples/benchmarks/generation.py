@@ -9,11 +9,13 @@ A T5 of TIGER's size with random weights (d 128, 4 + 4 layers, 6 heads of 64, 3 
 With several numbers of items, `generate` runs on the first of them. The arithmetic limit is the time of the products
 that the search cannot do without, at the rate of the fastest large product measured in the same run (or of the bytes
 that it must move, at the rate of a copy, if that takes longer). On a CPU, `recommend` is measured with the switch
-UTGREC_FAST_CPU off, as everybody has it, and on (`modeling_utgrec.fast_cpu`). *item-level* is an item-level
+UTGREC_FAST_CPU off, as everybody has it, and on (`modeling_utgrec.fast_cpu`). In other types than float32 it is told
+how many of the items that `recommend` and `generate` find are those of float32. *item-level* is an item-level
 recommender of the same width with content vectors, on the same items. The last line is one JSON object.
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -207,6 +209,21 @@ def compare(recommended: Any, generated: Any, trie: ItemTrie) -> dict[str, Any]:
     }
 
 
+def items_of_float32(
+    model: UTGRecForConditionalGeneration, trie: ItemTrie, batch: dict[str, Tensor], rows: Tensor, options: Any
+) -> float:
+    """Share of `rows` `[B, K]`, items that a search in less precision found, which the search in float32 finds too."""
+    exact = copy.deepcopy(model).float()
+    found = exact.recommend(**batch, trie=trie, num_items=options.num_items, num_beams=options.beams).item_rows
+    return timing.significant((rows[:, :, None] == found[:, None]).any(2).float().mean().item())
+
+
+def generated_rows(generated: Any, trie: ItemTrie, num_items: int) -> Tensor:
+    """Items `[B, num_items]` of the sequences of `generate`."""
+    codes = generated.sequences[:, 1:] - torch.tensor(trie.level_offsets, device=generated.sequences.device)
+    return trie.find(codes.view(-1, num_items, trie.num_levels))
+
+
 @mock.patch.dict(os.environ, UTGREC_FAST_CPU="0")
 def main(options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(options.seed)
@@ -281,7 +298,15 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
                     f"UTGREC_FAST_CPU=1 {result['speedup_over_generate_fast_cpu']} times"
                 )
             result["speedup_of_medians"] = timing.significant(statistics.median(theirs) / statistics.median(ours))
-            result |= compare(methods["recommend"](), methods[fastest](), tries[0])
+            recommended, generated = methods["recommend"](), methods[fastest]()
+            result |= compare(recommended, generated, tries[0])
+            if dtype != torch.float32:
+                found = {"recommend": recommended.item_rows}
+                found[fastest] = generated_rows(generated, tries[0], options.num_items)
+                result["items_of_float32"] = {
+                    name: items_of_float32(model, tries[0], batch, each, options) for name, each in found.items()
+                }
+                print(f"share of the items of float32: {result['items_of_float32']}")
         if len(tries) > 1:
             names = [
                 "recommend",

@@ -77,7 +77,9 @@ def test_the_switch_is_on_in_its_row_alone(benchmark, capsys, monkeypatch, switc
 
 
 def test_bfloat16_runs_on_every_processor(benchmark, capsys):
-    result = run(benchmark, capsys, "--items", "40", "--methods", "recommend", "--dtype", "bfloat16")
+    result = run(benchmark, capsys, "--items", "40", "--methods", "recommend", "generate", "--dtype", "bfloat16")
+    shares = result["items_of_float32"]
+    assert len(shares) == 2 and all(0.3 < share <= 1 for share in shares.values())
     # the search of an identical model in float32 is compared elsewhere; here that each product times what it can
     assert set(result["fraction_of_limit_by_product"]) == {
         "product",
