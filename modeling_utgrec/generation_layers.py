@@ -42,9 +42,12 @@ def fused_dtypes() -> tuple[torch.dtype, ...]:
 
 
 class Projection:
-    """Linear maps of one input, after a norm of it; the outputs beside each other in the last dimension."""
+    """
+    Linear maps of one input, after a norm of it; the outputs beside each other in the last dimension. `precise`: in
+    float32, whatever the type of the model.
+    """
 
-    def __init__(self, *modules: nn.Module, norm: Any = None, relu: bool = False):
+    def __init__(self, *modules: nn.Module, norm: Any = None, relu: bool = False, precise: bool = False):
         self.norm = norm
         self.relu = relu
         self.modules = modules
@@ -53,6 +56,8 @@ class Projection:
         weights = [module.weight for module in modules if isinstance(module, nn.Linear) and _is_plain(module)]
         if len(weights) == len(modules):
             self.weight = torch.cat(weights).detach() if len(weights) > 1 else weights[0].detach()
+            if precise:
+                self.weight = self.weight.float()
 
     def __call__(self, states: Tensor, residual: Tensor | None = None) -> Tensor:
         """The outputs, added to `residual` if it is given."""

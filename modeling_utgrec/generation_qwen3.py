@@ -27,7 +27,7 @@ class FusedDecoder:
         self.model = model
         self.config = self.model.config
         self.blocks = [_Block(block) for block in self.model.model.layers]
-        self.head = Projection(self.model.lm_head, norm=self.model.model.norm)
+        self.head = Projection(self.model.lm_head, norm=self.model.model.norm, precise=True)
         keep_freed_memory()
 
     def rotation(self, states: Tensor, positions: Tensor) -> Rotation:

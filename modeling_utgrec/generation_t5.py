@@ -33,7 +33,7 @@ class FusedT5:
         # keys and values of the history for all layers of the decoder: one product
         cross = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
         self.cross_keys_values = Projection(*(module for each in cross for module in (each.k, each.v)))
-        self.head = Projection(self.model.lm_head)
+        self.head = Projection(self.model.lm_head, precise=True)  # rounded logits of thousands of codes are ties
         self._decoder_biases: dict[int, Tensor] = {}
         keep_freed_memory()
 
