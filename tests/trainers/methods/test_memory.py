@@ -188,8 +188,8 @@ def test_settings_are_judged_as_the_memory_ranks_and_no_chance_is_taken(setting)
 
 @pytest.mark.parametrize("shift, chosen", [(0.0, 0.0), (0.02, 0.01), (0.5, 0.015)])
 def test_the_smallest_value_within_one_standard_error_is_taken(monkeypatch, shift, chosen):
-    """What 100 users gain by a value is `shift` times 0, .3, .9 or 1; the noise of the last two differs by .05, which is
-    an error of .005: .9·.02 is within it of .02, .9·.5 of .5 is not."""
+    """What 100 users gain by a value is `shift` times 0, .3, .9 or 1; the noise of the last two differs by .05, an
+    error of .005: .9·.02 is within it of .02, .9·.5 of .5 is not."""
     interactions = make_interactions()
     memory = build_memory(interactions).memory
     gains = iter((0.0, 0.3, 0.9, 1.0))
