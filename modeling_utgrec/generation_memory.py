@@ -37,7 +37,8 @@ class ItemSources(NamedTuple):
 
     The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: what `p_mem`
     has beside the remainder that every item gets, with m taken without trend and period, is given to transitions and
-    content in proportion to their positive terms of `m`, `a_j·B[j, i]` and `w_u·a_j·cos(j, i)`; the rest is `unknown`.
+    content in proportion to their positive terms of `m`, `d_i·a_j·B[j, i]` and `w_u·a_j·cos(j, i)`; the rest is
+    `unknown`.
 
     Args:
         network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
@@ -128,6 +129,8 @@ class UserMemory:
             self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
         known = self.positions < trie.num_items
         rows = trie.rows_at(self.positions.clamp(max=trie.num_items - 1))
+        if settings.discount:
+            self.scores *= _discounts(memory, rows).to(self.dtype)
         if content is not None:
             cosines = _cosines(content.vectors, histories, rows).to(self.dtype)
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
@@ -354,11 +357,18 @@ def _cosines(content: Tensor, histories: Tensor, rows: Tensor) -> Tensor:
     return found
 
 
+def _discounts(memory: ItemMemory, rows: Tensor) -> Tensor:
+    """d of items `rows`, float32 of their shape."""
+    return ((memory.counts[rows].float() + 1) / memory.usual_count).pow(-memory.settings.discount)
+
+
 def _transition_terms(memory: ItemMemory, histories: Tensor, rows: Tensor) -> Tensor:
-    """Positive `a_j·B[j, i]` of items `rows` `[B, K]` and each item of histories `[B, H]`: `[B, K, H]`."""
+    """Positive `d_i·a_j·B[j, i]` of items `rows` `[B, K]` and each item of histories `[B, H]`: `[B, K, H]`."""
     safe = histories.clamp(min=0)
     same = memory.transition_items[safe][:, None] == rows.clamp(min=0)[:, :, None, None]
     terms = torch.where(same, memory.transition_weights[safe][:, None].float(), 0).sum(3).clamp_(min=0)
+    if memory.settings.discount:
+        terms *= _discounts(memory, rows.clamp(min=0))[..., None]
     return terms * _places(histories)[:, None]
 
 

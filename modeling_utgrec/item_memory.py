@@ -4,17 +4,19 @@ A generative recommender generalises over semantic IDs; what was seen is remembe
 al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
 linear model, SLIT (Choi et al., WWW 2021) with content,
 
-    m_u(i) = Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i + ε·R[p_u, p_i]
+    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i + ε·R[p_u, p_i]
 
 over the items `j` of a user's history with weights `a_j` = 1/place from its end, and `w_u` = w·(1 + κ / (count of
 the last item + 1)). `t_i` is the item's trend, the log of its share among the latest interactions of the users to
 its share among all: demand drifts, and what is recommended comes after it. The histories end at different times, and
 each goes on with what is of its time: `p_i` is the item's period, one of [`PERIODS`] that are read from the order of
 the sequences alone, `p_u` that of the history's last item, and `R[p, q]` the log of how much likelier than chance
-period `q` follows period `p`. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries
-of each row, the items nearest in content, and content vectors. A user's candidates are the items in the rows of its
-history; of these the whole of the cosine, the trend and the period count, for the rows alone would take the content
-from all but the nearest. `generation_memory.py` mixes the memory into the beam search.
+period `q` follows period `p`. `d_i` = ((count of i + 1) / c)^-α takes from transitions to items that are popular
+with everybody; c is the count of a usual interaction's item, the geometric mean. Bytes an item are kept, whatever
+the size of the catalogue: of B the largest entries of each row, the items nearest in content, and content vectors. A
+user's candidates are the items in the rows of its history; of these the whole of the cosine, the trend and the
+period count, for the rows alone would take the content from all but the nearest. `generation_memory.py` mixes the
+memory into the beam search.
 """
 
 import copy
@@ -56,6 +58,7 @@ class MemorySettings:
             each user its g in place of `mixing_weight`.
         max_history (`int`, *optional*, defaults to 20): latest items of a history that are looked up.
         period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
+        discount (`float`, *optional*, defaults to 0.0): α, by which popular items get less of the transitions.
 
     Raises:
         ValueError: if a value is out of range or no finite number.
@@ -69,9 +72,10 @@ class MemorySettings:
     gate: tuple[float, ...] | None = None
     max_history: int = 20
     period_weight: float = 0.0
+    discount: float = 0.0
 
     def __post_init__(self):
-        weights = ("content_weight", "evidence", "trend_weight", "period_weight")
+        weights = ("content_weight", "evidence", "trend_weight", "period_weight", "discount")
         for name in (*weights, "temperature", "mixing_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -165,6 +169,7 @@ class ItemMemory:
         self.counts = self._checked_counts("counts", counts)
         self.recent = None if recent is None else self._checked_counts("recent", recent)
         self.trend = self._trend()
+        self.usual_count = self._usual_count()
         self.periods = None if periods is None else _checked_periods(periods, self.num_items)
         self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
 
@@ -183,6 +188,11 @@ class ItemMemory:
         counts = self.counts.double()
         recent = self.recent.double() * (counts.sum() / self.recent.sum().clamp(min=1))
         return ((recent + TREND_PRIOR) / (counts + TREND_PRIOR)).log().float()
+
+    def _usual_count(self) -> float:
+        """c: of the items of all interactions, the geometric mean of their count and 1."""
+        counts = self.counts.double()
+        return math.exp(float((counts * counts.log1p()).sum() / counts.sum().clamp(min=1)))
 
     def _checked_settings(self, settings: MemorySettings) -> MemorySettings:
         if settings.content_weight and self.content is None:

@@ -57,6 +57,7 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         "max_history": 4,
         "trend_weight": 0.03,
         "period_weight": 0.02,
+        "discount": 0.15,
         **changes,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
@@ -76,6 +77,8 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
     interactions, recent = memory.counts.tolist(), memory.recent.tolist()
     shares = [each * sum(interactions) / max(sum(recent), 1) for each in recent]
     trend = [math.log((now + 5) / (ever + 5)) for now, ever in zip(shares, interactions, strict=True)]
+    usual = math.exp(sum(each * math.log(each + 1) for each in interactions) / max(sum(interactions), 1))
+    discounts = [((each + 1) / usual) ** -values.discount for each in interactions]
     scores = torch.zeros(len(histories), memory.num_items, dtype=torch.float64)
     for user, history in enumerate(histories.tolist()):
         candidates: set[int] = set()
@@ -86,7 +89,7 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
             weights = memory.transition_weights[row].tolist()
             for item, number in zip(memory.transition_items[row].tolist(), weights, strict=True):
                 if item >= 0:
-                    scores[user, item] += number / place
+                    scores[user, item] += discounts[item] * number / place
                     candidates.add(item)
             if weight:
                 candidates.update(memory.content.similar_items[row].tolist())

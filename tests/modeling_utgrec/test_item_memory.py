@@ -153,6 +153,9 @@ def test_selected_items_keep_what_is_among_them():
     assert selected.recent.tolist() == [int(memory.recent[row]) if row >= 0 else 0 for row in rows.tolist()]
     # an item's trend is that of the whole catalogue, whatever is selected and added
     assert selected.trend.tolist() == [float(memory.trend[row]) if row >= 0 else 0 for row in rows.tolist()]
+    counts = memory.counts.double().numpy()
+    assert selected.usual_count == memory.usual_count
+    assert memory.usual_count == pytest.approx(np.exp((counts * np.log(counts + 1)).sum() / counts.sum()))
     grown = selected.extend(1, torch.cat((embeddings()[rows], embeddings(1, seed=1))))
     assert grown.trend.tolist() == [*selected.trend.tolist(), 0.0] and grown.recent.tolist()[-1] == 0
     periods = [int(memory.periods.periods[row]) if row >= 0 else -1 for row in rows.tolist()]
@@ -316,7 +319,9 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
-    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0), "what files without them mean"
+    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0, 0.0), (
+        "what files without them mean"
+    )
     without = ItemMemory(**arguments() | {"settings": None, "content": None, "recent": None, "periods": None})
     said_of = {"content_weight": "no similar items", "trend_weight": "latest interactions", "period_weight": "periods"}
     for name, said in said_of.items():

@@ -75,6 +75,7 @@ class MemoryArguments:
     evidence: float = field(default=30.0, metadata={"help": "By which rare last items raise it."})
     trend_weight: float = field(default=0.0, metadata={"help": "Weight of the trend, where it is not chosen."})
     period_weight: float = field(default=0.0, metadata={"help": "Weight of the periods, where it is not chosen."})
+    discount: float = field(default=0.0, metadata={"help": "Of popular items, where it is not chosen."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
@@ -117,6 +118,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         settings = MemorySettings(
             trend_weight=arguments.trend_weight,
             period_weight=arguments.period_weight,
+            discount=arguments.discount,
             temperature=arguments.temperature,
             mixing_weight=arguments.mixing_weight,
         )

@@ -157,6 +157,7 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
         "Evidence": settings.evidence,
         "Weight of the trend": settings.trend_weight,
         "Weight of the periods": settings.period_weight,
+        "Discount of popular items": settings.discount,
         "Temperature": settings.temperature,
     }
     if settings.gate is None:

@@ -1,11 +1,11 @@
 """Choice of how an item memory is read, on validation, by a fixed rule, before any look at the test.
 
 1. λ, w and κ of the memory alone from the linear ranker's grid ([`trainers.rankers.linear_selection`]), then δ of
-   the trend from [`TREND_WEIGHTS`], by NDCG@10; then ε of the periods from [`PERIOD_WEIGHTS`], the smallest that is
-   at most one standard error of the paired difference below the best. Under leave-one-out all this is walk-forward:
-   a memory of all but the users' last three interactions is judged by the validation items. They lie as far behind
-   it as the test items behind the memory of the training part, so what drifts has drifted as far. Under a given
-   split validation is as it is;
+   the trend from [`TREND_WEIGHTS`], by NDCG@10; then ε of the periods and α of the discount from [`CAREFULLY`], the
+   smallest that is at most one standard error of the paired difference below the best. Under leave-one-out all this
+   is walk-forward: a memory of all but the users' last three interactions is judged by the validation items. They
+   lie as far behind it as the test items behind the memory of the training part, so what drifts has drifted as far.
+   Under a given split validation is as it is;
 2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
    ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
    prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;
@@ -41,7 +41,8 @@ from trainers.rankers.linear import LinearSettings
 from trainers.rankers.linear_selection import CRITERION, CUTOFF, LinearSelection, select_settings
 
 TREND_WEIGHTS = (0.0, 0.015, 0.03)  # δ
-PERIOD_WEIGHTS = (0.0, 0.005, 0.01, 0.015)  # ε
+# ε and α: settings that gain much on some domains and nothing on others
+CAREFULLY = {"period_weight": (0.0, 0.005, 0.01, 0.015), "discount": (0.0, 0.1, 0.2)}
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08)  # τ
 MIXING_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)  # g
 CANDIDATES = 100  # best items of the network, and of the memory, that are ranked by each mixture
@@ -287,42 +288,42 @@ def choose_trend(
     return table
 
 
-def choose_periods(
+def choose_carefully(
     memory: ItemMemory,
+    setting: str,
     interactions: Interactions,
     part: Literal["validation", "test"] = "validation",
     batch_size: int = 64,
     most_cases: int = MOST_CASES,
-) -> list[dict[str, Any]]:
+) -> tuple[float, list[dict[str, Any]]]:
     """
-    What each of [`PERIOD_WEIGHTS`] is worth to the memory alone: a row each with `period_weight`, `recall@10`,
-    `ndcg@10`, seen items kept, and `standard_error`, of the mean difference of NDCG@10 from the best.
+    A setting of the memory alone from its grid, [`CAREFULLY`]: the smallest whose NDCG@10, seen items kept, is at most
+    one standard error of the paired difference below the best.
 
     Args:
         memory ([`ItemMemory`]): in catalogue order.
+        setting (`str`): of [`MemorySettings`].
         interactions ([`Interactions`]): all interactions.
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
+
+    Returns:
+        The value, and a row for each of the grid with its value, `recall@10`, `ndcg@10` and `standard_error`.
     """
     judged = judged_users(interactions, part, most_cases)
     table: list[dict[str, Any]] = []
     cases = []
-    for weight in PERIOD_WEIGHTS:
-        ranker = MemoryRanker(memory.with_settings(period_weight=weight), batch_size)
+    for value in CAREFULLY[setting]:
+        ranker = MemoryRanker(memory.with_settings(**{setting: value}), batch_size)
         result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False, per_user=True)
         cases.append(result["per_user"][CRITERION])
-        table.append({"period_weight": weight, **_shown(result)})
-    best = cases[int(np.argmax([row[CRITERION] for row in table]))]
-    for row, each in zip(table, cases, strict=True):
-        row["standard_error"] = float(np.std(best - each) / max(len(each), 1) ** 0.5)
-    return table
-
-
-def within_one_error(table: Sequence[dict[str, Any]]) -> float:
-    """The smallest weight whose NDCG@10 is at most one standard error below the best of [`choose_periods`]."""
+        table.append({setting: value, **_shown(result)})
     best = max(row[CRITERION] for row in table)
-    return min(row["period_weight"] for row in table if row[CRITERION] >= best - row["standard_error"])
+    of_best = cases[[row[CRITERION] for row in table].index(best)]
+    for row, each in zip(table, cases, strict=True):
+        row["standard_error"] = float(np.std(of_best - each) / max(len(each), 1) ** 0.5)
+    return min(row[setting] for row in table if row[CRITERION] >= best - row["standard_error"]), table
 
 
 def judged_users(
@@ -357,11 +358,12 @@ def choose_memory_alone(
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         selection ([`LinearSelection`], *optional*): the linear ranker's choice on what [`walk_forward`] gives, if it
             was made already.
-        most_cases (`int`, *optional*, defaults to 5000): cases that trend and periods are judged by.
+        most_cases (`int`, *optional*, defaults to 5000): cases that trend, periods and discount are judged by.
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection`,
-        `trend_selection` and, of a memory with periods, `period_selection`, the tables that were chosen from.
+        `trend_selection`, `discount_selection` and, of a memory with periods, `period_weight_selection`, the tables
+        that were chosen from.
 
     Raises:
         ValueError: an empty training part, no validation case, or content that does not fit.
@@ -377,15 +379,17 @@ def choose_memory_alone(
     stored = build_memory(before.training_part(), *chosen, selection.transitions, alike)
     trends = choose_trend(stored.memory, before, part, batch_size, most_cases)
     weights = {"trend_weight": max(trends, key=lambda row: row[CRITERION])["trend_weight"]}  # of equal ones the first
-    periods: dict[str, Any] = {}
-    if stored.memory.periods is not None:
-        table = choose_periods(stored.memory.with_settings(**weights), before, part, batch_size, most_cases)
-        weights["period_weight"] = within_one_error(table)
-        periods["period_selection"] = table
+    tables: dict[str, Any] = {"trend_selection": trends}
+    for setting in CAREFULLY:
+        if setting == "period_weight" and stored.memory.periods is None:
+            continue
+        weighted = stored.memory.with_settings(**weights)
+        weights[setting], table = choose_carefully(weighted, setting, before, part, batch_size, most_cases)
+        tables[f"{setting}_selection"] = table
     if before is not interactions:
         stored = build_memory(interactions.training_part(), *chosen, None, alike)
     stored.memory = stored.memory.with_settings(**weights)
-    stored.facts |= {"part": "training", "linear_selection": selection.table, "trend_selection": trends} | periods
+    stored.facts |= {"part": "training", "linear_selection": selection.table, **tables}
     return stored
 
 

@@ -23,18 +23,17 @@ from trainers.methods.memory import (
     recent_counts,
 )
 from trainers.methods.memory_selection import (
-    PERIOD_WEIGHTS,
+    CAREFULLY,
     TREND_WEIGHTS,
+    choose_carefully,
     choose_memory,
     choose_memory_alone,
-    choose_periods,
     choose_trend,
     fit_gate,
     gates,
     mixture_cases,
     select_mixture,
     walk_forward,
-    within_one_error,
 )
 from trainers.methods.pair_counts import PairCounts
 from trainers.rankers.generative import GenerativeRanker
@@ -167,14 +166,15 @@ def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
     assert table[0]["ndcg@10"] != table[1]["ndcg@10"]
 
 
-def test_periods_are_judged_as_the_memory_ranks_and_no_chance_is_taken():
+@pytest.mark.parametrize("setting", CAREFULLY)
+def test_settings_are_judged_as_the_memory_ranks_and_no_chance_is_taken(setting):
     interactions, content = make_interactions(), make_content()
     memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    table = choose_periods(memory, interactions)
-    assert [row["period_weight"] for row in table] == list(PERIOD_WEIGHTS)
+    chosen, table = choose_carefully(memory, setting, interactions)
+    assert [row[setting] for row in table] == list(CAREFULLY[setting])
     cases = []
     for row in table:
-        ranker = MemoryRanker(memory.with_settings(period_weight=row["period_weight"]))
+        ranker = MemoryRanker(memory.with_settings(**{setting: row[setting]}))
         judged = evaluate(ranker, interactions, part="validation", ks=[10], per_user=True)
         cases.append(judged["per_user"]["ndcg@10"])
         assert row["ndcg@10"] == pytest.approx(judged["ndcg@10"], abs=1e-9)
@@ -182,14 +182,25 @@ def test_periods_are_judged_as_the_memory_ranks_and_no_chance_is_taken():
     for row, each in zip(table, cases, strict=True):
         assert row["standard_error"] == pytest.approx((cases[best] - each).std() / len(each) ** 0.5, abs=1e-12)
     assert any(row["standard_error"] > 0 for row in table)
+    close = [row[setting] for row in table if row["ndcg@10"] >= table[best]["ndcg@10"] - row["standard_error"]]
+    assert chosen == close[0]
 
 
-@pytest.mark.parametrize("error, chosen", [(0.005, 0.01), (0.02, 0.005), (0.05, 0.0)])
-def test_the_smallest_weight_within_one_standard_error_is_taken(error, chosen):
-    values = (0.10, 0.13, 0.14, 0.138)
-    rows = zip(PERIOD_WEIGHTS, values, strict=True)
-    table = [{"period_weight": weight, "ndcg@10": value, "standard_error": error} for weight, value in rows]
-    assert within_one_error(table) == chosen
+@pytest.mark.parametrize("shift, chosen", [(0.0, 0.0), (0.02, 0.01), (0.5, 0.015)])
+def test_the_smallest_value_within_one_standard_error_is_taken(monkeypatch, shift, chosen):
+    """What 100 users gain by a value is `shift` times 0, .3, .9 or 1; the noise of the last two differs by .05, an
+    error of .005: .9·.02 is within it of .02, .9·.5 of .5 is not."""
+    interactions = make_interactions()
+    memory = build_memory(interactions).memory
+    gains = iter((0.0, 0.3, 0.9, 1.0))
+    noises = iter(np.r_[np.full(50, sign), np.full(50, -sign)] * 0.05 for sign in (0, 1, 1, 0))
+
+    def judge(*_, **__):
+        each = shift * next(gains) + next(noises)
+        return {"recall@10": 0.0, "ndcg@10": float(each.mean()), "per_user": {"ndcg@10": each}}
+
+    monkeypatch.setattr("trainers.methods.memory_selection.evaluate", judge)
+    assert choose_carefully(memory, "period_weight", interactions)[0] == chosen
 
 
 def test_counted_memories_have_no_periods():
@@ -383,8 +394,12 @@ def test_the_memory_alone_is_chosen_walk_forward():
     rehearsed = build_memory(before.training_part(), content, chosen)
     assert stored.facts["trend_selection"] == choose_trend(rehearsed.memory, before, "test")
     with_trend = rehearsed.memory.with_settings(trend_weight=kept.trend_weight)
-    assert stored.facts["period_selection"] == choose_periods(with_trend, before, "test")
-    assert kept.period_weight == within_one_error(stored.facts["period_selection"])
+    weight, table = choose_carefully(with_trend, "period_weight", before, "test")
+    assert stored.facts["period_weight_selection"] == table and kept.period_weight == weight
+    with_periods = with_trend.with_settings(period_weight=weight)
+    assert (kept.discount, stored.facts["discount_selection"]) == choose_carefully(
+        with_periods, "discount", before, "test"
+    )
     built = build_memory(interactions.training_part(), content, chosen, kept)  # of all that may be learnt from
     for name, tensor in built.memory.tensors().items():
         assert torch.equal(tensor, stored.memory.tensors()[name]), name
@@ -405,7 +420,7 @@ def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
     mixed = choose_memory(make_ranker(num_beams=N), interactions, content)
     assert alone.facts["linear_selection"] == mixed.facts["linear_selection"]
     assert alone.facts["trend_selection"] == mixed.facts["trend_selection"]
-    values = ("content_weight", "evidence", "trend_weight", "period_weight", "max_history")
+    values = ("content_weight", "evidence", "trend_weight", "period_weight", "discount", "max_history")
     for name in values:
         assert getattr(alone.memory.settings, name) == getattr(mixed.memory.settings, name)
     ranker = make_ranker(num_beams=N)
