@@ -17,8 +17,9 @@ python examples/benchmarks/quality.py --table_only
 ```
 
 Protocol: leave-one-out, the last 20 items of the history (`--max_history`; the linear ranker and every memory look at
-20), all items ranked, seen items kept and masked, a line for each. A generative recommender is judged alone and, from
-the same training, with a memory. All but the linear ranker are tested against it on the same users.
+20), all items ranked, seen items kept and masked, a line for each. A trained model is judged alone and, from the same
+training, with a memory: inside the beam search of a generative recommender, item by item of one that gives scores. All
+but the linear ranker are tested against it on the same users.
 
 Rules by which all is chosen, before any test item is looked at:
 
@@ -80,14 +81,13 @@ from trainers.evaluation.tables import CASES, SLICES, portable_command
 from trainers.methods.baselines import ItemEmbeddings
 from trainers.methods.sequential import SEQUENTIAL
 from trainers.methods.utgrec import SECTIONS
-from trainers.rankers import Ranker
-from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers import Ranker, load_ranker
 
 HERE = Path(__file__).parent
 KS = (5, 10, 20)
 TESTED = ("recall@10", "ndcg@10")  # against the linear ranker
 LINEAR = "linear"
-WITH_MEMORY = " with memory"  # after the name of a generative row
+WITH_MEMORY = " with memory"  # after the name of a trained row
 # What makes a run: a row of a table and a seed.
 RUN = ("domain", "model", "seed", "history", "minutes")
 # What every line has, and what those of a network have beside it.
@@ -114,7 +114,7 @@ class QualityArguments:
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; floors run once."})
     max_history: int = field(default=20, metadata={"help": "Last items of a history that models read."})
-    memory: bool = field(default=True, metadata={"help": "Judge generative recommenders with a memory, too."})
+    memory: bool = field(default=True, metadata={"help": "Judge trained models with a memory, too."})
     minutes: float | None = field(
         default=None, metadata={"help": "Most time to train a recommender; default: until early stopping ends it."}
     )
@@ -206,7 +206,7 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
 
 
 def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
-    """A model alone and, where it generates, with a memory; what has lines already is not made again."""
+    """A model alone and, where it was trained, with a memory; what has lines already is not made again."""
     done = lines_of(run, results)
     remembered = run | {"model": run["model"] + WITH_MEMORY}
     named = f"{run['domain']} {run['model']} seed {run['seed']}"
@@ -214,7 +214,7 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         _ = setting.embeddings.text  # made once for all, before the clock runs
     if done:
         print(f"{named}: done before")
-        if "codebooks" not in done[0] or not arguments.memory or lines_of(remembered, results):
+        if model in FLOORS or not arguments.memory or lines_of(remembered, results):
             return
         trained = trained_before(setting, done[0])
         seconds = done[0]["train_seconds"], done[0]["processor_seconds"]
@@ -224,7 +224,7 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         trained = RECIPES[model](model, setting)
         seconds = since(start)
         append(results, judge(trained, setting, run, seconds, arguments))
-    if arguments.memory and isinstance(trained.ranker, GenerativeRanker):
+    if arguments.memory and model not in FLOORS:
         print(f"{named}{WITH_MEMORY} ...", flush=True)
         start = clocks()
         trained = with_memory(setting, trained)
@@ -251,16 +251,16 @@ def since(start: tuple[float, float]) -> tuple[float, float]:
 
 
 def trained_before(setting: Setting, line: dict[str, Any]) -> TrainedRanker:
-    """A generative recommender that was trained and judged alone before, from its folder and its line."""
+    """A model that was trained and judged alone before, from its folder and its line."""
     folder = setting.folder / RECOMMENDER
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{line['model']} seed {line['seed']} has lines without memory, but is not in {folder}: give the "
             "--work_dir of that run, or remove its lines."
         )
-    ranker = GenerativeRanker.from_pretrained(folder, setting.embeddings.item_ids, memory=False)
+    ranker = load_ranker(folder, setting.domain.interactions, memory=False)
     details = {name: value for name, value in line["details"].items() if name not in ("minutes", "patience")}
-    described = {name: line[name] for name in ("variant", "codebooks", *DESCRIBED)}
+    described = {name: line[name] for name in ("variant", "codebooks", *DESCRIBED) if name in line}
     return TrainedRanker(ranker, line["parameters"], details, described)
 
 

@@ -15,6 +15,7 @@ from sequential_rows import ROWS, SequentialRow
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.domains import Domain
+from trainers.data.interactions import Interactions
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.codebooks import collision_rate
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
@@ -35,6 +36,7 @@ from trainers.methods.baselines import (
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory, choose_memory_alone
+from trainers.methods.memory_selection import with_memory as mixed
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
@@ -121,6 +123,7 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
     description = baseline.description
     if row.published is not None:
         description = describe(model, settings_of(model.config, training), row.published)
+    model.save_pretrained(setting.folder / RECOMMENDER)
     ranker = SequentialRanker(model, name=model.config.model_type)
     return TrainedRanker(ranker, model.num_parameters(), training_facts(baseline.trainer), description)
 
@@ -310,15 +313,27 @@ def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
 
 
 def with_memory(setting: Setting, trained: TrainedRanker) -> TrainedRanker:
-    """A generative recommender that was saved, with a memory chosen on validation, which is saved beside it."""
+    """A trained model with a memory chosen on validation. A generative recommender was saved, and the memory is saved
+    beside it."""
     folder, interactions = setting.folder / RECOMMENDER, setting.domain.interactions
-    network = GenerativeRanker.from_pretrained(folder, interactions.item_ids, memory=False)
-    stored = choose_memory(network, interactions, setting.embeddings.text)
-    index = UniversalItemTokenizer.from_pretrained(folder, index_only=True).index
-    for_index(stored, interactions.item_ids, index).save(folder, index)
-    ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids)
+    text, network = setting.embeddings.text, trained.ranker
+    assert isinstance(network, GenerativeRanker | SequentialRanker)
+    stored = choose_memory(network, interactions, text, alone=memory_alone(setting))
+    ranker: Ranker = mixed(network, stored.memory)
+    if isinstance(network, GenerativeRanker):
+        index = UniversalItemTokenizer.from_pretrained(folder, index_only=True).index
+        for_index(stored, interactions.item_ids, index).save(folder, index)
+        ranker = GenerativeRanker.from_pretrained(folder, interactions.item_ids)
     described = {"variant": f"{trained.description['variant']}, with memory", "memory": memory_of(stored)}
     return dataclasses.replace(trained, ranker=ranker, description=trained.description | described, identifiers=None)
+
+
+def memory_alone(setting: Setting) -> StoredMemory:
+    """What every model of a domain is mixed with, made for the first of them."""
+    interactions = setting.domain.interactions
+    if not _made or _made[0][0] is not interactions:
+        _made[:] = [(interactions, choose_memory_alone(interactions, setting.embeddings.text))]
+    return dataclasses.replace(_made[0][1], facts=dict(_made[0][1].facts))
 
 
 def memory_of(stored: StoredMemory) -> dict[str, Any]:
@@ -335,7 +350,7 @@ def floor(name: str, setting: Setting) -> TrainedRanker:
         return TrainedRanker(linear, description=linear.description)
     description: dict[str, Any] = {"variant": FLOORS[name]}
     if name == "memory":
-        stored = choose_memory_alone(interactions, setting.embeddings.text)
+        stored = memory_alone(setting)
         stored.memory = stored.memory.with_settings(mixing_weight=1.0)
         return TrainedRanker(MemoryRanker(stored.memory), description=description | {"memory": memory_of(stored)})
     if name == "nearest-items":
@@ -346,7 +361,8 @@ def floor(name: str, setting: Setting) -> TrainedRanker:
 
 WITH_CODES = "-codes"  # after the name of an item-level model that reads and predicts codes beside content
 PUBLISHED_T5 = "-published-t5"  # after the name of semantic IDs, whatever the T5 of the setting
-RECOMMENDER = "recommender"  # where a generative one is saved, in the folder of its setting
+RECOMMENDER = "recommender"  # where it is saved, in the folder of its setting
+_made: list[tuple[Interactions, StoredMemory]] = []  # the memory of the last domain, without a network
 FLOORS = {
     "popularity": "counted from the training part",
     "item-transitions": "counted from the training part",

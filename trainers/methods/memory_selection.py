@@ -19,6 +19,7 @@ are exact, so is the memory's normaliser, and each pair is a sort of these.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,9 +37,11 @@ from trainers.evaluation.metrics import means, metrics_per_case
 from trainers.evaluation.protocol import evaluate
 from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, content_rows
 from trainers.rankers.generative import GenerativeRanker
-from trainers.rankers.item_memory import MemoryRanker
+from trainers.rankers.item_memory import MemoryRanker, flat_trie, padded_left
 from trainers.rankers.linear import LinearSettings
 from trainers.rankers.linear_selection import CRITERION, CUTOFF, LinearSelection, select_settings
+from trainers.rankers.mixture import MixtureRanker
+from trainers.rankers.scoring import ScoringRanker, stable_topk
 
 TREND_WEIGHTS = (0.0, 0.015, 0.03)  # δ
 # ε and α: settings that gain much on some domains and nothing on others
@@ -101,13 +104,16 @@ class MixtureCases:
 
 
 def mixture_cases(
-    ranker: GenerativeRanker, memory: ItemMemory, interactions: Interactions, most_cases: int = MOST_CASES
+    ranker: GenerativeRanker | ScoringRanker,
+    memory: ItemMemory,
+    interactions: Interactions,
+    most_cases: int = MOST_CASES,
 ) -> MixtureCases:
     """
     Asks network and memory for the candidates of validation cases.
 
     Args:
-        ranker ([`GenerativeRanker`]): the network, whatever memory it has.
+        ranker ([`GenerativeRanker`] or [`ScoringRanker`]): the network, whatever memory it has.
         memory ([`ItemMemory`]): of the same items in the same order.
         interactions ([`Interactions`]): all interactions.
         most_cases (`int`, *optional*, defaults to 5000): cases; of more, some at equal distances.
@@ -118,30 +124,17 @@ def mixture_cases(
     cases = interactions.cases("validation").spread(most_cases)
     if not len(cases):
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
-    model, trie = ranker.model, ranker.trie.to(ranker.model.device)
-    memory = memory.to(model.device)
-    wanted = min(CANDIDATES, trie.num_items)
+    ask = _ask_search if isinstance(ranker, GenerativeRanker) else _ask_scorer
     parts: list[tuple[torch.Tensor, ...]] = []
     for start in tqdm(range(0, len(cases), ranker.batch_size), desc="candidates", unit="batch", disable=None):
         stop = start + ranker.batch_size
-        batch = encode_histories(cases.histories(start, stop), ranker.token_table, ranker.max_history)
-        input_ids, attention_mask = (torch.from_numpy(each).to(model.device) for each in batch)
-        targets = torch.from_numpy(cases.targets[start:stop]).to(model.device)
-        users = UserMemory(memory, history_rows(input_ids, attention_mask, trie, memory.settings.max_history), trie)
-        found = model.recommend(input_ids, attention_mask, trie, wanted, max(ranker.num_beams, wanted))
-        assert found.item_rows is not None and found.scores is not None
-        best = users.logits.topk(min(wanted, users.positions.shape[1]), dim=1)
-        positions = users.positions.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
-        remembered = trie.rows_at(positions)
-        remembered.masked_fill_((remembered[:, :, None] == found.item_rows[:, None]).any(2), -1)
-        asked = torch.cat((remembered, targets[:, None]), dim=1)
-        log_network = torch.cat((found.scores, model.score_items(input_ids, attention_mask, trie, asked)), dim=1)
-        items = torch.cat((found.item_rows, asked), dim=1)
+        targets = torch.from_numpy(cases.targets[start:stop])
+        users, items, log_network = ask(ranker, memory, cases.histories(start, stop), targets)
         fixed = users.evidence[:, :2].double()
-        known = users.positions < trie.num_items
+        known = users.positions < users.trie.num_items
         raw = users.scores.masked_fill(~known, -torch.inf)
-        others = trie.num_items - known.sum(1)
-        is_target = (items == targets[:, None]) & (log_network > -torch.inf)
+        others = users.trie.num_items - known.sum(1)
+        is_target = (items == targets.to(items)[:, None]) & (log_network > -torch.inf)
         part = (log_network.double(), users.scores_of(items).double(), is_target, others.double(), raw.double(), fixed)
         parts.append(tuple(each.cpu() for each in part))
     joined = []
@@ -152,6 +145,56 @@ def mixture_cases(
             tensors = tuple(_widened(each, width, fill) for each in tensors)
         joined.append(torch.cat(tensors))
     return MixtureCases(*joined)
+
+
+def _ask_search(
+    ranker: GenerativeRanker, memory: ItemMemory, histories: list[np.ndarray], targets: torch.Tensor
+) -> tuple[UserMemory, torch.Tensor, torch.Tensor]:
+    """The memory of users, candidates `[B, K]`, the target last, and their exact log-probabilities by the network;
+    -inf for what is no candidate, or one twice."""
+    model, trie = ranker.model, ranker.trie.to(ranker.model.device)
+    memory = memory.to(model.device)
+    batch = encode_histories(histories, ranker.token_table, ranker.max_history)
+    input_ids, attention_mask = (torch.from_numpy(each).to(model.device) for each in batch)
+    users = UserMemory(memory, history_rows(input_ids, attention_mask, trie, memory.settings.max_history), trie)
+    wanted = min(CANDIDATES, trie.num_items)
+    found = model.recommend(input_ids, attention_mask, trie, wanted, max(ranker.num_beams, wanted))
+    assert found.item_rows is not None and found.scores is not None
+    asked = _asked(users, found.item_rows, targets.to(model.device))
+    log_network = torch.cat((found.scores, model.score_items(input_ids, attention_mask, trie, asked)), dim=1)
+    return users, torch.cat((found.item_rows, asked), dim=1), log_network
+
+
+@torch.inference_mode()
+def _ask_scorer(
+    ranker: ScoringRanker, memory: ItemMemory, histories: list[np.ndarray], targets: torch.Tensor
+) -> tuple[UserMemory, torch.Tensor, torch.Tensor]:
+    """The same of a model that gives scores, whose softmax over all items is the network."""
+    scorer = ranker.scorer
+    cut = histories if ranker.max_history is None else [each[-ranker.max_history :] for each in histories]
+    encoded = scorer.encode(cut) if hasattr(scorer, "encode") else cut
+    parts = [  # a batch of users, so all their scores are there at once
+        torch.as_tensor(scorer.scores(encoded, slice(start, min(start + ranker.chunk_items, scorer.num_items))))
+        for start in range(0, scorer.num_items, ranker.chunk_items)
+    ]
+    log_shares = torch.cat(parts, dim=1).double().log_softmax(1).to(memory.device)
+    read = padded_left([each[-memory.settings.max_history :] for each in histories])
+    trie = flat_trie(memory.num_items).to(memory.device)
+    users = UserMemory(memory, torch.from_numpy(read).to(memory.device), trie)
+    best = stable_topk(log_shares, CANDIDATES)[1]
+    asked = _asked(users, best, targets.to(memory.device))
+    items = torch.cat((best, asked), dim=1)
+    return users, items, log_shares.gather(1, items.clamp(min=0)).masked_fill(items < 0, -torch.inf)
+
+
+def _asked(users: UserMemory, found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The memory's best items that the network has not `found`, else -1, and the targets behind them."""
+    trie = users.trie
+    best = users.logits.topk(min(CANDIDATES, trie.num_items, users.positions.shape[1]), dim=1)
+    positions = users.positions.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
+    remembered = trie.rows_at(positions)
+    remembered.masked_fill_((remembered[:, :, None] == found[:, None]).any(2), -1)
+    return torch.cat((remembered, targets[:, None]), dim=1)
 
 
 def _widened(values: torch.Tensor, width: int, fill: float) -> torch.Tensor:
@@ -393,8 +436,23 @@ def choose_memory_alone(
     return stored
 
 
+def with_memory(ranker: GenerativeRanker | ScoringRanker, memory: ItemMemory) -> GenerativeRanker | MixtureRanker:
+    """
+    A ranker of the same network that ranks by its mixture with a memory.
+
+    Args:
+        ranker ([`GenerativeRanker`] or [`ScoringRanker`]): the network, whatever memory it has.
+        memory ([`ItemMemory`]): of the same items in the same order.
+    """
+    if not isinstance(ranker, GenerativeRanker):
+        return MixtureRanker(ranker, memory)
+    mixed = copy.copy(ranker)
+    mixed.memory = memory
+    return mixed
+
+
 def choose_memory(
-    ranker: GenerativeRanker,
+    ranker: GenerativeRanker | ScoringRanker,
     interactions: Interactions,
     content: np.ndarray | None = None,
     linear: LinearSettings | None = None,
@@ -407,7 +465,8 @@ def choose_memory(
     Builds a memory from the training part and chooses how it is read, by the rule of the module.
 
     Args:
-        ranker ([`GenerativeRanker`]): the recommender; what memory it has is left aside.
+        ranker ([`GenerativeRanker`] or [`ScoringRanker`]): the recommender; what memory it has is left aside. What
+            gives scores is mixed item by item, see [`MixtureRanker`].
         interactions ([`Interactions`]): all interactions; the test is not looked at.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         linear ([`LinearSettings`], *optional*): what the choice of the linear ranker leaves as it is.
@@ -422,9 +481,6 @@ def choose_memory(
     Raises:
         ValueError: an empty training part, no validation case, or content that does not fit.
     """
-    ranker = GenerativeRanker(
-        ranker.model, ranker.trie, ranker.token_table, ranker.num_beams, ranker.batch_size, ranker.max_history
-    )
     stored = alone
     if stored is None:
         stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
@@ -433,8 +489,8 @@ def choose_memory(
     searched: dict[str, dict[str, float]] = {}
 
     def search(values: dict[str, Any]) -> dict[str, float]:
-        ranker.memory = stored.memory.with_settings(**values)
-        result = evaluate(ranker, judged, part="validation", ks=[CUTOFF], long_tail=False)
+        mixed = with_memory(ranker, stored.memory.with_settings(**values))
+        result = evaluate(mixed, judged, part="validation", ks=[CUTOFF], long_tail=False)
         return searched.setdefault(str(values), _shown(result))
 
     values, table = select_mixture(cases, search)

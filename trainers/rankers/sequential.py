@@ -111,21 +111,12 @@ class SequentialRanker(ScoringRanker):
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         return cls(model, batch_size, Path(folder).name)
 
-    def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """See [`ScoringRanker.rank`]. Dropout is off whatever the model's mode."""
-        with _without_dropout(self.model):
-            return super().rank(histories, k, exclude)
-
-    def score(self, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
-        """See [`ScoringRanker.score`]. Dropout is off whatever the model's mode."""
-        with _without_dropout(self.model):
-            return super().score(histories, candidates)
-
     def _user_states(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
         config = self.model.config
         batch = encode_left_padded(histories, config.num_items, config.max_history)
         inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        return self.model.user_states(**inputs, **self._given)
+        with _without_dropout(self.model):  # whatever the model's mode
+            return self.model.user_states(**inputs, **self._given)
 
 
 def check_catalogue(model: SequentialForNextItem, num_items: int) -> None:

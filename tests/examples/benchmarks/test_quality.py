@@ -65,10 +65,9 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     run(monkeypatch, capsys, *flags, *encoder, "--models", "popularity", "sasrec", "--seeds", "0", "1")
     lines = read(tmp_path)
     runs = [(line["model"], line["seed"], line["minutes"], line["mask_seen"]) for line in lines]
-    # a floor has no seeds, and no training whose time is limited
-    assert runs == [(model, seed, minutes, seen)
-                    for model, seed, minutes in (("popularity", 0, None), ("sasrec", 0, 0.02), ("sasrec", 1, 0.02))
-                    for seen in (False, True)]  # fmt: skip
+    # a floor has no seeds, no training whose time is limited, and no memory
+    trained = [(f"sasrec{end}", seed, 0.02) for seed in (0, 1) for end in ("", " with memory")]
+    assert runs == [(*each, seen) for each in (("popularity", 0, None), *trained) for seen in (False, True)]
     for line in lines:
         assert quality["lacking"](line) == []
         assert line["domain"] == "tiny" and 0 <= line["recall@5"] <= line["recall@10"] <= 1
@@ -76,7 +75,7 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
         assert str(tmp_path) not in line["command"] and line["device"] and line["versions"]["torch"]
         assert "--text_encoder tf-idf" in line["command"] and line["command"].endswith("--image_encoder resnet")
         assert sum(each["num_cases"] for each in line["seen_transitions"]) == line["num_cases"]
-        assert 0 <= line["processor_seconds"] and line["memory"] is None
+        assert 0 <= line["processor_seconds"] and (line["memory"] is None) == ("memory" not in line["model"])
     assert lines[2]["parameters"] > 0 and lines[0]["parameters"] == 0
 
     before = results.read_text()
@@ -84,9 +83,18 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     shown = run(monkeypatch, capsys, *flags, *more)
     assert shown.count("done before") == 2 and results.read_text().startswith(before)
     lines = read(tmp_path)
-    assert len(lines) == 12 and [line["model"] for line in lines[8:]] == ["linear"] * 2 + ["memory"] * 2
-    assert lines[8]["against_linear"] is None and lines[10]["memory"]["settings"]["mixing_weight"] == 1.0
-    assert {row["trend_weight"] for row in lines[10]["memory"]["trend_selection"]} == {*TREND_WEIGHTS}
+    assert len(lines) == 16 and [line["model"] for line in lines[12:]] == ["linear"] * 2 + ["memory"] * 2
+    assert lines[12]["against_linear"] is None and lines[14]["memory"]["settings"]["mixing_weight"] == 1.0
+    assert {row["trend_weight"] for row in lines[14]["memory"]["trend_selection"]} == {*TREND_WEIGHTS}
+    assert lines[4]["memory"]["trend_selection"] == lines[14]["memory"]["trend_selection"]
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))  # a run that ended between the two
+    run(monkeypatch, capsys, *flags, *encoder, "--models", "sasrec")
+    timed = {"train_seconds", "processor_seconds"}
+    for before, after in zip(lines[4:6], read(tmp_path)[4:], strict=True):
+        assert {k: v for k, v in before.items() if k not in timed} == {
+            k: v for k, v in after.items() if k not in timed
+        }
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = run(monkeypatch, capsys, "--table_only", "--results", results)
     assert "### tiny, last 20 items, at most 0.02 minutes of training" in table and table.count("###") == 1
     assert "| item-transitions | counted from the training part | 1 |" in table
@@ -115,8 +123,12 @@ def test_the_comparison_with_the_linear_ranker_is_of_the_same_users(domain, tmp_
 
 def test_another_dropout_and_another_history_are_other_rows(domain, tmp_path, monkeypatch, capsys):
     flags = flags_of(domain, tmp_path)
-    models = ["--models", "hstu", "popularity"]
-    for more in (models, [*models, "item-transitions", "--dropout", "0.25"], [*models[:2], "--max_history", "3"]):
+    models = ["--models", "hstu", "popularity", "--no_memory"]
+    for more in (
+        models,
+        [*models[:3], "item-transitions", *models[3:], "--dropout", "0.25"],
+        [*models[:2], "--no_memory", "--max_history", "3"],
+    ):
         run(monkeypatch, capsys, *flags, *more)
     lines = read(tmp_path)[::2]
     names = ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions", "hstu"]
@@ -133,7 +145,7 @@ def test_another_dropout_and_another_history_are_other_rows(domain, tmp_path, mo
 
 @pytest.mark.parametrize("name", ["bsarec-recboard", "hstu-recboard", "sasrec-recboard", "sasrec-horizon-10"])
 def test_rows_with_other_settings(domain, tmp_path, monkeypatch, capsys, name):
-    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--max_history", "50", "--models", name)
+    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--max_history", "50", "--no_memory", "--models", name)
     line = read(tmp_path)[0]
     differences = line["differs_from_published"]
     assert line["architecture"]["max_history"] == 50

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRecForConditionalGeneration
 from modeling_utgrec.generation_memory import UserMemory, log_weights
 from modeling_utgrec.item_memory import MemorySettings
 from modeling_utgrec.item_trie import ItemTrie
@@ -24,6 +24,7 @@ from trainers.methods.memory import (
 )
 from trainers.methods.memory_selection import (
     CAREFULLY,
+    MIXING_WEIGHTS,
     TREND_WEIGHTS,
     choose_carefully,
     choose_memory,
@@ -34,12 +35,14 @@ from trainers.methods.memory_selection import (
     mixture_cases,
     select_mixture,
     walk_forward,
+    with_memory,
 )
 from trainers.methods.pair_counts import PairCounts
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
 from trainers.rankers.linear_selection import select_settings
+from trainers.rankers.sequential import SequentialRanker
 
 N, LEVELS = 30, [4, 5, 6]
 IDS = [f"i{row}" for row in range(N)]
@@ -295,6 +298,35 @@ def test_cases_are_judged_as_the_search_judges_them(monkeypatch):
     total = users.start().log_total
     expected = log_weights(users.scores_of(targets)[:, 0] / 0.05) - total
     torch.testing.assert_close(cases.log_memory(0.05)[:, -1], expected)
+
+
+def make_sasrec() -> SequentialRanker:
+    torch.manual_seed(0)
+    config = SASRecConfig(num_items=N, hidden_size=8, max_history=6, initializer_range=0.5)
+    return SequentialRanker(SASRecForNextItem(config), batch_size=16)
+
+
+def test_cases_of_a_model_that_gives_scores_are_judged_as_its_mixture_is(monkeypatch):
+    monkeypatch.setattr(memory_selection, "CANDIDATES", N)
+    interactions, ranker = make_interactions(), make_sasrec()
+    memory = build_memory(interactions.training_part(), make_content(), LinearSettings(content_weight=0.05)).memory
+    cases = mixture_cases(ranker, memory, interactions)
+    for temperature, mixing in ((0.03, 0.5), (0.05, 0.85), (0.03, 0.0)):
+        mixture = with_memory(ranker, memory.with_settings(temperature=temperature, mixing_weight=mixing))
+        wanted = evaluate(mixture, interactions, part="validation", ks=[10], long_tail=False)
+        found = cases.metrics(temperature, mixing)
+        assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-9)
+
+
+def test_a_memory_is_chosen_for_a_model_that_gives_scores():
+    interactions, content = make_interactions(), make_content()
+    ranker = make_sasrec()
+    stored = choose_memory(ranker, interactions, content)
+    assert {row["mixing_weight"] for row in stored.facts["selection"]} >= set(MIXING_WEIGHTS)
+    judged = evaluate(with_memory(ranker, stored.memory), interactions, part="validation", ks=[10])
+    assert stored.facts["validation"]["ndcg@10"] == judged["ndcg@10"]
+    alone = evaluate(ranker, interactions, part="validation", ks=[10])
+    assert judged["ndcg@10"] >= alone["ndcg@10"], "g = 0 is in the grid"
 
 
 def test_a_gate_finds_who_is_whose():
