@@ -60,21 +60,19 @@ def run(arguments: ServeArguments, limits: Limits) -> None:
     save_to = Path(arguments.model) if arguments.save_changes else None
     if save_to is not None and not save_to.is_dir():
         raise SystemExit(f"--save_changes writes to a folder, and {arguments.model} is none: download it first.")
-    bound = server.bind(arguments.host, arguments.port)
+    with server.bind(arguments.host, arguments.port) as bound:
+        from trainers.serving.application import Service, build_application
+        from trainers.serving.state import load
 
-    from trainers.serving.application import Service, build_application
-    from trainers.serving.state import load
-
-    read = partial(load, arguments.model, arguments.revision)
-    service = Service(read(), limits, lambda version: read(version=version), save_to)
-    may_change = not arguments.read_only and (key is not None or server.is_loopback(bound))
-    port = bound.getsockname()[1]
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    print(f"{arguments.model}: {service.served.recommender!r}")
-    print(f"http://{host}:{port}, explained at /docs")
-    print(f"key: {f'that of {arguments.api_key_variable}' if key else 'none'}; ", end="")
-    print("changes of the catalogue: " + ("taken" if may_change else "refused"), flush=True)
-    server.run(build_application(service, key, may_change), bound, limits.timeout_s)
+        read = partial(load, arguments.model, arguments.revision)
+        service = Service(read(), limits, lambda version: read(version=version), save_to)
+        may_change = not arguments.read_only and (key is not None or server.is_loopback(bound))
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        print(f"{arguments.model}: {len(service.served.recommender.tokenizer):,} items")
+        print(f"http://{host}:{bound.getsockname()[1]}, explained at /docs")
+        print(f"key: {f'that of {arguments.api_key_variable}' if key else 'none'}; ", end="")
+        print("changes of the catalogue: " + ("taken" if may_change else "refused"), flush=True)
+        server.run(build_application(service, key, may_change), bound, limits.timeout_s)
 
 
 def model_named(argv: Sequence[str]) -> list[str]:

@@ -130,7 +130,10 @@ class Service:
         def make() -> tuple[Served, list[CatalogueUpdate]]:
             after, updates = changed(before, request.add, request.remove, request.retokenize)
             if self.save_to is not None:
-                write_changes(self.save_to, before, after)
+                try:
+                    write_changes(self.save_to, before, after)
+                except (OSError, ValueError) as error:
+                    raise Refusal(409, f"The change was not made, as it cannot be saved: {error}") from error
             return after, updates
 
         async with self._changing:

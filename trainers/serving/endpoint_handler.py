@@ -27,8 +27,8 @@ class EndpointHandler:
             recommender_class = import_module("trainers").Recommender
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"{error}. requirements.txt beside this file names utgrec, which serves it; where no index of packages "
-                "has it, name its repository or wheel there: utgrec @ git+https://..."
+                f"{error}. requirements.txt beside this file names utgrec, which serves it; where no index of "
+                "packages has it, name its repository or wheel there: utgrec @ git+https://..."
             ) from error
         self.recommender = recommender_class.from_pretrained(path or ".")
 

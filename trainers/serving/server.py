@@ -20,12 +20,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the address is taken, or is not this machine's.
     """
+    bound = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise OSError(f"--host {host} --port {port}: {error.strerror}. Give another --port, or --host.") from error
     bound.set_inheritable(True)
     return bound
