@@ -24,18 +24,19 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        here = {"registry": self.registry}
-        self.requests = Counter("utgrec_requests", "Requests.", ["route", "method", "status"], **here)
+        self.registry = here = CollectorRegistry()
+        self.requests = Counter("utgrec_requests", "Requests.", ["route", "method", "status"], registry=here)
         self.seconds = Histogram(
-            "utgrec_request_seconds", "From arrival to answer.", ["route"], buckets=SECONDS, **here
+            "utgrec_request_seconds", "From arrival to answer.", ["route"], buckets=SECONDS, registry=here
         )
-        self.histories = Counter("utgrec_histories", "Histories that were answered.", ["outcome"], **here)
+        self.histories = Counter("utgrec_histories", "Histories that were answered.", ["outcome"], registry=here)
         self.batch_histories = Histogram(
-            "utgrec_batch_histories", "Histories of one call of the model.", buckets=ROWS, **here
+            "utgrec_batch_histories", "Histories of one call of the model.", buckets=ROWS, registry=here
         )
-        self.batch_seconds = Histogram("utgrec_batch_seconds", "One call of the model.", buckets=SECONDS, **here)
-        self.changes = Counter("utgrec_catalogue_changes", "Changes of the catalogue.", ["kind"], **here)
+        self.batch_seconds = Histogram(
+            "utgrec_batch_seconds", "One call of the model.", buckets=SECONDS, registry=here
+        )
+        self.changes = Counter("utgrec_catalogue_changes", "Changes of the catalogue.", ["kind"], registry=here)
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -59,7 +59,7 @@ def started(shop, tmp_path):
         return (tmp_path / "log").read_text(encoding="utf-8")
 
     try:
-        until = time.monotonic() + 90
+        until = time.monotonic() + 240
         while "changes of the catalogue" not in said():
             assert process.poll() is None and time.monotonic() < until, said()
             time.sleep(0.1)
