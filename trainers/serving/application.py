@@ -223,7 +223,8 @@ def build_application(service: Service, key: str | None = None, may_change: bool
         await asyncio.to_thread(service.batcher.close)
 
     app = FastAPI(title="UTGRec", description=ABOUT, version="1", lifespan=lifespan, redoc_url=None, responses=ERRORS)
-    app.add_middleware(Gate, metrics=service.metrics, max_bytes=service.limits.max_bytes, key=key)
+    limits = service.limits
+    app.add_middleware(Gate, metrics=service.metrics, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, key=key)
 
     def refuse_changes() -> None:
         if not may_change:

@@ -41,8 +41,10 @@ def refusal_of(errors: Sequence[Mapping[str, Any]]) -> Refusal:
     place = [each for each in first["loc"] if each not in ("body", "query", "path")]
     if first["type"] == "json_invalid":
         return Refusal(422, "The body is no JSON: " + str(first.get("ctx", {}).get("error", "it cannot be read")))
+    if not place:
+        return Refusal(422, "The body is no JSON object, or its header is not Content-Type: application/json.")
     row = next((each for each in place[1:2] if isinstance(each, int)), None)
     field = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in place).lstrip(".")
     message = str(first.get("ctx", {}).get("error") or first["msg"])
     more = f" ({len(errors) - 1} more errors)" if len(errors) > 1 else ""
-    return Refusal(422, f"{field or 'The body'}: {message}{more}", field or None, row)
+    return Refusal(422, f"{field}: {message}{more}", field, row)

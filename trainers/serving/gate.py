@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -23,20 +24,22 @@ OPEN = ("/health", "/docs", "/openapi.json")  # without a key: nothing of the sh
 
 class Gate:
     """
-    Middleware: refuses requests without the key (401) and bodies that are too large (413) before they are read.
+    Middleware: refuses requests without the key (401) and bodies that are too large (413) before they are read, and
+    those that do not come (408).
 
     A line of the log says method, route, status and time. Neither headers nor addresses nor bodies are in it, so that
     no key and no customer is.
 
     Args:
-        application: what is behind, by ASGI.
+        app: what is behind, by ASGI.
         metrics ([`Metrics`]): counts requests.
         max_bytes (`int`): of a body.
+        timeout_s (`float`): seconds to wait for the next part of a body.
         key (`str`, *optional*): what `Authorization: Bearer` must say.
     """
 
-    def __init__(self, application: Any, metrics: Metrics, max_bytes: int, key: str | None = None):
-        self.application, self.metrics, self.max_bytes = application, metrics, max_bytes
+    def __init__(self, app: Any, metrics: Metrics, max_bytes: int, timeout_s: float, key: str | None = None):
+        self.application, self.metrics, self.max_bytes, self.timeout_s = app, metrics, max_bytes, timeout_s
         self._expected = None if key is None else f"Bearer {key}".encode()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -85,7 +88,10 @@ class Gate:
                     f"The body is larger than {self.max_bytes / 1e6:g} MB: send it in parts.",
                     headers={"Connection": "close"},  # what was not read is not taken for a request
                 )
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.timeout_s)
+            except TimeoutError as error:
+                raise Refusal(408, "The body did not come.", headers={"Connection": "close"}) from error
             if message["type"] != "http.request":
                 return None
             parts.append(message.get("body", b""))

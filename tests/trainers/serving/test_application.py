@@ -129,6 +129,11 @@ def test_what_is_refused(recommender, body, status, field):
         assert client.get("/similar/sku-1?top_k=6").status_code == 422
 
 
+def test_a_forgotten_header_is_told(client):
+    answer = client.post("/recommend", content=b'{"histories": [["sku-1"]]}', headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422 and "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
 def test_items_and_similar_ones(client, recommender):
     known = client.get("/items/sku-1").json()
     assert known["semantic_id"] == recommender.tokenizer.encode("sku-1") and known["title"] == "blue ink number 0"
@@ -214,7 +219,7 @@ def test_requests_that_come_together_are_read_together(recommender, check_same):
         for each in requests
         for history in each["histories"]
     ]
-    service = Service(Served(recommender), Limits(max_batch_size=64, max_wait_ms=500), lambda version: None)
+    service = Service(Served(recommender), Limits(max_batch_size=26, max_wait_ms=10_000), lambda version: None)
     answers, sizes = asyncio.run(ask_at_once(service, requests)), service.metrics.registry
     service.batcher.close()
     rows = [row for answer in answers for row in answer["results"]]

@@ -26,12 +26,14 @@ def request(path="/recommend", headers=(), parts=(b"abc",), key=KEY, max_bytes=1
     async def receive():
         if unread:
             return {"type": "http.request", "body": unread.pop(0), "more_body": bool(unread) or ends_with is not None}
+        if ends_with == "never":
+            await asyncio.sleep(10)
         return ends_with
 
     async def send(message):
         sent.append(message)
 
-    gate = Gate(echo, Metrics(), max_bytes, key)
+    gate = Gate(echo, Metrics(), max_bytes, 0.05, key)
     scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "query_string": b""}
     asyncio.run(gate(scope, receive, send))
     if not sent:
@@ -80,6 +82,11 @@ def test_large_bodies_are_refused_before_they_are_read():
 
 def test_a_client_that_has_gone_gets_nothing():
     assert request(headers=AUTHORIZED, parts=(b"1",), ends_with={"type": "http.disconnect"}) is None
+
+
+def test_a_body_that_does_not_come_is_not_waited_for():
+    status, body, answered, _ = request(headers=AUTHORIZED, parts=(b"1",), ends_with="never")
+    assert status == 408 and answered[b"connection"] == b"close" and json.loads(body)["error"]["message"]
 
 
 def test_the_log_has_no_secret_and_no_customer(caplog):
