@@ -45,13 +45,14 @@ def checked_item(value: Any) -> str | dict[str, Any]:
     return checked_record(value) if isinstance(value, Mapping) else checked_id(value)
 
 
+_ID = [{"type": "string"}, {"type": "integer"}]
 _RECORD = {"type": "object", "additionalProperties": True}
-ItemId = Annotated[Any, AfterValidator(checked_id), WithJsonSchema({"type": ["string", "integer"]})]
+ItemId = Annotated[Any, AfterValidator(checked_id), WithJsonSchema({"anyOf": _ID})]
 Record = Annotated[Any, BeforeValidator(checked_record), WithJsonSchema(_RECORD)]
 Item = Annotated[
     Any,
     BeforeValidator(checked_item),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}, _RECORD]}),
+    WithJsonSchema({"anyOf": [*_ID, _RECORD]}),
 ]
 
 
