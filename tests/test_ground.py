@@ -37,12 +37,15 @@ FLOORS = (
     {"runtime"},
     {""},  # the files of trainers/ itself: the Trainers and what they share
     {"methods"},
+    {"serving"},
     {"commands"},
 )
 # What the networks may import, torch and what transformers needs: their files run on other people's machines.
 TRAVELS_WITH = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
 TRAVELS_LAZILY = {"peft", "diffusers"}  # of some networks: imported where they are used
 BEHIND_THE_SWITCH = "generation_layers.py"  # the only file with an operator of torch that is private: `fast_cpu`
+# A room that is imported by its command alone, which says what is missing: its extra is imported at the top.
+ROOMS_OF_EXTRAS = {"trainers/serving": "serve"}
 IMPORT_NAMES = {"faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml"}  # where it is not the distribution's
 
 
@@ -199,10 +202,16 @@ def requirement_names(lines: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
-def third_party_violations(root: Path, required: set[str], optional: set[str]) -> list[str]:
-    """Imports of packages that pyproject.toml does not name; optional ones belong inside functions."""
-    known = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in required}
-    lazy = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in optional}
+def import_names(requirements: set[str]) -> set[str]:
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in requirements}
+
+
+def third_party_violations(
+    root: Path, required: set[str], optional: set[str], of_rooms: dict[str, set[str]]
+) -> list[str]:
+    """Imports of packages that pyproject.toml does not name; optional ones belong inside functions, but for those of
+    a room's own extra."""
+    known, lazy = import_names(required), import_names(optional)
     found = []
     for room in PACKAGES:
         for path in modules(room, root):
@@ -211,6 +220,8 @@ def third_party_violations(root: Path, required: set[str], optional: set[str]) -
                 if target in MAY_IMPORT or target in sys.stdlib_module_names or target in known:
                     continue
                 if target in lazy and entry.in_function and room != "modeling_utgrec":
+                    continue
+                if target in import_names(of_rooms.get(path.parent.relative_to(root).as_posix(), set())):
                     continue
                 found.append(f"{path.relative_to(root)}:{entry.line}: {target} is not a dependency in pyproject.toml")
     return found
@@ -251,11 +262,15 @@ def test_modeling_files_can_travel_as_remote_code():
 def test_third_party_imports_are_declared():
     extras = [line for name, lines in PROJECT["optional-dependencies"].items() if name != "dev" for line in lines]
     required, optional = requirement_names(PROJECT["dependencies"]), requirement_names(extras)
-    assert third_party_violations(ROOT, required, optional) == []
+    of_rooms = {
+        room: requirement_names(PROJECT["optional-dependencies"][extra]) for room, extra in ROOMS_OF_EXTRAS.items()
+    }
+    assert third_party_violations(ROOT, required, optional, of_rooms) == []
 
 
 def planted_dependencies(root: Path) -> list[str]:
-    return third_party_violations(root, required={"torch"}, optional={"deepspeed"})
+    of_rooms = {"trainers/serving": {"fastapi"}}
+    return third_party_violations(root, required={"torch"}, optional={"deepspeed", "fastapi"}, of_rooms=of_rooms)
 
 
 @pytest.mark.parametrize(
@@ -290,6 +305,8 @@ def planted_dependencies(root: Path) -> list[str]:
         ("trainers/a.py", "import torchvision", planted_dependencies),
         ("trainers/a.py", "import deepspeed", planted_dependencies),
         ("modeling_utgrec/a.py", "def f():\n    import deepspeed", planted_dependencies),
+        ("trainers/serving/a.py", "import deepspeed", planted_dependencies),
+        ("trainers/a.py", "import fastapi", planted_dependencies),
     ],
 )
 def test_the_checks_find_a_planted_violation(tmp_path, file, line, check):
@@ -302,6 +319,8 @@ def test_the_checks_find_a_planted_violation(tmp_path, file, line, check):
     (tmp_path / "trainers" / "rankers").mkdir()
     (tmp_path / "trainers" / "rankers" / "fine.py").write_text("from trainers.evaluation.metrics import means\n")
     (tmp_path / "trainers" / "lazy.py").write_text("def f():\n    import deepspeed\n")
+    (tmp_path / "trainers" / "serving").mkdir()
+    (tmp_path / "trainers" / "serving" / "fine.py").write_text("import fastapi\n")
     readers = tmp_path / "trainers" / "data" / "readers"
     readers.mkdir(parents=True)
     (readers / "__init__.py").write_text("from trainers.data.readers.amazon import A\n")

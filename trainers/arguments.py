@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 import yaml
 
-from trainers.log_levels import LEVELS, set_log_level
+from trainers.runtime.log_levels import LEVELS, set_log_level
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser

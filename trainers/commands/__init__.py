@@ -27,6 +27,7 @@ COMMANDS = {
     "memory": "give a recommender a memory of transitions and content",
     "evaluate": "evaluate and compare recommenders on a data folder",
     "recommend": "recommend items to users",
+    "serve": "serve a recommender over HTTP: /recommend, /items, /metrics",
     "convert-autoencoder": "an AutoencoderKL of diffusers from published KL-16 weights",
     "publish": "publish tokenizer, recommender and data on the Hub",
 }

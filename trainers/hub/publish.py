@@ -14,6 +14,7 @@ from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, valu
 from hub_cards.named import named
 from hub_cards.plots import FOLDER as PLOTS
 from hub_cards.plots import TITLES as PLOT_TITLES
+from trainers.hub.endpoint import endpoint_files, write_endpoint
 from trainers.hub.upload import Plan, PublishingError, format_bytes, plan_folder, send_folder
 
 
@@ -40,7 +41,7 @@ class Publication:
         self.plan = plan_folder(self.folder)
         path = Path(self.folder) / CARD_FILE
         self.card = self.render(path.read_text(encoding="utf-8") if path.is_file() else None)
-        texts = {CARD_FILE: self.card, VALUES_FILE: values_text(self.values)}
+        texts = {CARD_FILE: self.card, VALUES_FILE: values_text(self.values), **endpoint_files(self.folder)}
         sizes = dict(self.plan.files) | {name: len(text.encode()) for name, text in texts.items()}
         self.plan.files = sorted(sizes.items())
 
@@ -82,6 +83,7 @@ def publish(
         text = publication.render(_card_to_keep(api, publication))
         write_text(Path(publication.folder) / CARD_FILE, text)
         write_text(Path(publication.folder) / VALUES_FILE, values_text(publication.values))
+        write_endpoint(publication.folder)
         plan = plan_folder(publication.folder)
         send_folder(publication.folder, repo_id, message, kind, network=network)
         info = cast(ModelInfo | DatasetInfo, api.repo_info(repo_id, repo_type=kind))

@@ -15,6 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from hub_cards.named import listed, named
 from tokenization_items.files import read_json_object
 from tokenization_items.tokenization_items import TOKENIZER_FILE
+from trainers.hub.endpoint import write_endpoint
 
 # Of no use to others. `training_args.bin` is a pickle that holds whatever the arguments hold, a token included.
 LEFT_OUT = [
@@ -181,8 +182,8 @@ def send_folder(
     network: Mapping[str, str] | None = None,
 ) -> CommitInfo:
     """
-    Sends what a folder has to publish to a repository that is there. After an interruption it goes on with what has
-    not arrived.
+    Sends what a folder has to publish to a repository that is there; a recommender's gets what serves it, see
+    [`write_endpoint`]. After an interruption it goes on with what has not arrived.
 
     Args:
         folder (`str` or `os.PathLike`): the folder, which is looked through first.
@@ -197,6 +198,7 @@ def send_folder(
         PublishingError: if the folder holds what must not be published.
     """
     folder = Path(folder)
+    write_endpoint(folder)
     plan_folder(folder)
     api = HfApi(token=token)
     settings = _settings_for_others(folder / TOKENIZER_FILE, network)

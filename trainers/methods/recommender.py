@@ -36,6 +36,7 @@ from trainers.data.domains import Domain
 from trainers.data.item_sources import read_items
 from trainers.data.shop import read_shop
 from trainers.evaluation.comparison import short_table
+from trainers.hub.endpoint import write_endpoint
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.daily_catalogue import (
@@ -239,7 +240,9 @@ class Recommender:
         allow = rules.allow if allow is None else allow
         deny = [*rules.deny, *(deny or ())]
         found: list[list[dict[str, Any]]] = [[]] * len(histories)
-        known = [row for row, each in enumerate(histories) if each]
+        # Where nothing knows what is popular, the pipeline says of a new customer that there is no answer, if it may.
+        every = self.memory is None and arguments.get("on_error", "raise") != "raise"
+        known = [row for row, each in enumerate(histories) if each or every]
         if known:
             arguments |= {"top_k": top_k, "exclude_seen": rules.exclude_seen if exclude_seen is None else exclude_seen}
             arguments |= {"allow": allow} if allow is not None else {}
@@ -251,6 +254,40 @@ class Recommender:
             popular = self._pipeline.popular(top_k, allow, deny)
             found = [found[row] if each else popular for row, each in enumerate(histories)]
         return found[0] if is_one else found
+
+    def similar(self, item_id: str, top_k: int = 10) -> list[dict[str, Any]]:
+        """
+        Items that are alike in content, of those that the memory keeps for each item and the rules allow.
+
+        Args:
+            item_id (`str`): the item.
+            top_k (`int`, *optional*, defaults to 10): items to return.
+
+        Returns:
+            A list of `{"item_id", "title", "score"}`, the best first. Scores are cosines of the contents without their
+            mean.
+
+        Raises:
+            UnknownItemError: there is no such item.
+            ValueError: there is no memory with contents.
+        """
+        index, memory, rules = self.tokenizer.index, self.memory, self.rules
+        row = int(index.rows([item_id])[0])
+        if memory is None or memory.content is None:
+            raise ValueError("What is alike, a memory with contents knows: there is none, `utgrec memory` builds one.")
+        denied = {row, -1, *index.rows(rules.deny).tolist()}
+        allowed = None if rules.allow is None else {*index.rows(rules.allow).tolist()}
+        kept = [
+            each
+            for each in memory.content.similar_items[row].tolist()
+            if each not in denied and (allowed is None or each in allowed)
+        ]
+        cosines = memory.content.vectors[kept].float() @ memory.content.vectors[row].float()
+        best = cosines.sort(descending=True, stable=True)
+        return [
+            {"item_id": index.item_ids[kept[place]], "title": index.titles[kept[place]], "score": score}
+            for score, place in zip(best.values[:top_k].tolist(), best.indices[:top_k].tolist(), strict=True)
+        ]
 
     def add_items(
         self,
@@ -393,13 +430,18 @@ class Recommender:
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """
-        Pushes what [`~Recommender.save_pretrained`] writes.
+        Pushes what [`~Recommender.save_pretrained`] writes, and what serves it on Inference Endpoints.
 
         Args:
             repo_id (`str`): the repository, such as `"org/shop"`; made if need be.
             kwargs: `private`, `token`, `commit_message`, `revision`, `create_pr` and the like, as in transformers.
         """
-        upload = Upload(lambda folder: self.save_pretrained(folder, repo_id=repo_id))
+
+        def save(folder: str) -> None:
+            self.save_pretrained(folder, repo_id=repo_id)
+            write_endpoint(folder)
+
+        upload = Upload(save)
         place = self.tokenizer.network_reference
         if place is not None and Path(place.name_or_path).is_dir() and not is_within(place):
             self.tokenizer.network_reference = None  # a folder of this machine is of no use on the Hub

@@ -87,6 +87,30 @@ def test_a_new_customer_gets_what_is_popular(recommender):
     assert ids(recommender.recommend([], top_k=5, allow=["sku-3"])) == ["sku-3"]
 
 
+def test_similar_items_are_those_of_the_nearest_contents(recommender):
+    content, row = recommender.memory.content, recommender.item_ids.index("sku-5")
+    cosines = content.vectors.double() @ content.vectors[row].double()
+    best = [each for each in cosines.argsort(descending=True).tolist() if each != row][:4]
+    found = recommender.similar("sku-5", top_k=4)
+    np.testing.assert_allclose([each["score"] for each in found], cosines[best], atol=1e-5)
+    assert all(each["title"].startswith("blue") for each in found) and "sku-5" not in ids(found)
+    rules = RecommendationRules(allow=("sku-5", *ids(found)[1:3]), deny=(ids(found)[1],))
+    ruled = Recommender(recommender.model, recommender.tokenizer, recommender.stored, rules)
+    assert ruled.similar("sku-5") == found[2:3]
+    with pytest.raises(UnknownItemError, match="'sku-99'"):
+        recommender.similar("sku-99")
+    with pytest.raises(ValueError, match="a memory with contents knows"):
+        Recommender(recommender.model, recommender.tokenizer).similar("sku-5")
+
+
+def test_new_customers_where_nothing_is_known(recommender):
+    alone = Recommender(recommender.model, recommender.tokenizer)
+    with pytest.raises(ValueError, match="a memory knows"):
+        alone.recommend([[], ["sku-1"]])
+    found = alone.recommend([[], ["sku-1"]], top_k=2, on_error="skip")
+    assert "got an empty one" in found[0][0]["reason"] and len(found[1]) == 2
+
+
 def test_histories_that_are_none(recommender):
     with pytest.raises(TypeError, match="A history is a list"):
         recommender.recommend("sku-1")

@@ -10,13 +10,13 @@ import transformers
 
 from trainers.arguments import parse_sections
 from trainers.commands.publish import PublishArguments
-from trainers.log_levels import LEVELS, LIBRARIES, OURS, set_log_level
+from trainers.runtime.log_levels import LEVELS, LIBRARIES, OURS, set_log_level
 from trainers.runtime.progress import lines_alone
 
 # Says what each of two libraries thinks, one imported before and one after, and logs something itself.
 CODE = """
 import logging, sys, transformers
-from trainers.log_levels import set_log_level
+from trainers.runtime.log_levels import set_log_level
 set_log_level(sys.argv[1])
 set_log_level(sys.argv[1])
 import datasets
