@@ -4,6 +4,7 @@ What is between them, the beam search over the trie, depends on data and stays a
 onnxruntime, and [`~trainers.rankers.onnx_item_level.OnnxItemLevel`] searches with them.
 """
 
+import logging
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -59,7 +60,7 @@ def export_onnx(model: ItemLevelForCausalLM, source: Path, folder: str | Path, o
     check_installed()
     config = model.config
     assert config.num_levels is not None
-    batch, items, beams = (torch.export.Dim(name, min=1) for name in ("batch", "items", "beams"))
+    batch, beams = (torch.export.Dim(name, min=1) for name in ("batch", "beams"))
     items = torch.export.Dim("items", min=1, max=config.max_history)
     codes = torch.tensor(config.level_offsets).expand(2, 3, -1).contiguous()[:, : config.max_history]
     inputs: dict[str, Any] = {"codes": codes, "mask": torch.ones_like(codes[..., 0])}
@@ -67,14 +68,14 @@ def export_onnx(model: ItemLevelForCausalLM, source: Path, folder: str | Path, o
         inputs["content"] = torch.randn(*codes.shape[:2], config.content_size)
     if config.num_item_residuals:
         inputs["residual_rows"] = torch.zeros_like(codes[..., 0])
-    prefixes = {"prefixes": torch.randn(2, 3, config.hidden_size), "level": torch.tensor(0)}
+    prefixes = {"prefixes": torch.randn(2, 3, config.hidden_size), "levels": torch.tensor(0)}
     with replacing_folder(folder, overwrite, mark=HISTORY) as working:
         shapes = {name: {0: batch, 1: items} for name in inputs}
         write_graph(HistoryNetwork(model), inputs, shapes, "states", working / HISTORY)
         write_graph(
             model.depth_head,
             prefixes,
-            {"prefixes": {0: batch, 1: beams}, "level": {}},
+            {"prefixes": {0: batch, 1: beams}, "levels": {}},
             "written",
             working / DEPTH_HEAD,
         )
@@ -98,8 +99,9 @@ def check_installed() -> None:
 
 def write_graph(network: nn.Module, inputs: dict[str, Any], shapes: dict[str, Any], output: str, path: Path) -> None:
     """Writes a network as one file; `shapes` names the dimensions that may be of any size."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that there is no torchvision
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.onnx' own parts
+        warnings.simplefilter("ignore")  # of its own parts
         program = torch.onnx.export(
             network.eval(),
             kwargs=inputs,

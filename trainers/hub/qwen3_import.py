@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM
-from modeling_utgrec.checkpoint_safety import SAFELY
+from modeling_utgrec.checkpoint_safety import SAFELY, errors_that_say_why
 from modeling_utgrec.configuration_recbase import PROMPT_PLACES
 from tokenization_items.files import read_json_object, read_settings, tokenizer_errors
 from tokenization_items.item_index import ItemIndex
@@ -43,7 +43,8 @@ class PlainQwen3:
             tokenizer = AutoTokenizer.from_pretrained(place.name, revision=place.revision, trust_remote_code=False)
         self.tokens: CodeTokens = find_code_tokens(tokenizer.get_vocab(), f"The tokenizer of {place.name}")
         self.items: SidItems = read_sid2pid(sid2pid, self.tokens.sizes, most_frequent)
-        self.config = self._config(tokenizer)
+        with errors_that_say_why(f"The configuration of {place.name}"):
+            self.config = self._config(tokenizer)
 
     def _config(self, tokenizer: PreTrainedTokenizerBase) -> RecBaseConfig:
         plain = Qwen3Config.from_pretrained(self.place.name, revision=self.place.revision)

@@ -22,7 +22,7 @@ class OnnxDepthHead(nn.Module):
     def forward(self, prefixes: Tensor, levels: Tensor) -> Tensor:
         """What is compared with output embeddings `(..., hidden_size)`, of one level."""
         rows = prefixes.reshape(len(prefixes), -1, prefixes.shape[-1])
-        inputs = {"prefixes": np.ascontiguousarray(rows.numpy()), "level": levels.numpy()}
+        inputs = {"prefixes": np.ascontiguousarray(rows.numpy()), "levels": levels.numpy()}
         return torch.from_numpy(self.session.run(None, inputs)[0]).view(prefixes.shape)
 
 
@@ -36,7 +36,7 @@ class OnnxItemLevel(ItemLevelForCausalLM):
       `residual_rows` `(batch, items)` int64, if items have embeddings of their own. Gives `states` `(batch, items,
       hidden_size)`, that of the last item being the one that writes the next.
     - `depth_head.onnx`: `prefixes` `(batch, beams, hidden_size)` float32, the state plus the embeddings of the codes
-      so far, and `level` `()` int64. Gives `written` `(batch, beams, hidden_size)`.
+      so far, and `levels` `()` int64. Gives `written` `(batch, beams, hidden_size)`.
 
     Example:
 
