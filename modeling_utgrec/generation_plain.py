@@ -77,16 +77,10 @@ def generate(
     ```
     """
     settings = model.generation_config if generation_config is None else generation_config
-    given = {"num_beams": num_beams, "num_return_sequences": num_return_sequences, "length_penalty": length_penalty}
-    num_beams, num_items, length_penalty = (
-        getattr(settings, name, None) if value is None else value for name, value in given.items()
-    )
-    num_items = 1 if num_items is None else num_items
-    num_beams = max(1 if num_beams is None else num_beams, num_items)
-    length_penalty = 1.0 if length_penalty is None else length_penalty
-    return_dict = bool(
-        settings.return_dict_in_generate if return_dict_in_generate is None else return_dict_in_generate
-    )
+    num_items = _setting(num_return_sequences, settings.num_return_sequences, 1)
+    num_beams = max(_setting(num_beams, settings.num_beams, 1), num_items)
+    length_penalty = _setting(length_penalty, settings.length_penalty, 1.0)
+    return_dict = _setting(return_dict_in_generate, settings.return_dict_in_generate, False)
     make_step = _search_step(model)
     if trie is None:
         raise ValueError(
@@ -121,6 +115,11 @@ def generate(
         prompts = prompts.new_full((len(prompts), 1), model.config.decoder_start_token_id)
     pad = settings.pad_token_id if settings.pad_token_id is not None else model.config.pad_token_id
     return as_generated(model.config, prompts, rows, scores, trie, pad or 0, length_penalty, return_dict)
+
+
+def _setting(given: Any, configured: Any, default: Any) -> Any:
+    """What an argument says, or else the generation configuration, or else transformers."""
+    return next(value for value in (given, configured, default) if value is not None)
 
 
 def _search_step(model: PreTrainedModel) -> Callable[[Tensor, Tensor], BeamStep]:

@@ -217,6 +217,7 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         """Histories `[B, S]` with the prompt around their items and themselves, `[B, T]`, and the mask of that, which
         is 0 between a history's end and the tokens that follow."""
         config = self.config
+        assert config.num_levels is not None
         mask = (attention_mask != 0).long()
         order = (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)  # padding on the right
         input_ids, mask = (each.gather(1, order) for each in (input_ids, mask))

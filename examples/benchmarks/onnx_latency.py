@@ -4,8 +4,9 @@
     python examples/benchmarks/onnx_latency.py --items 100000 --batch 1 8 64 --content_size 0
 
 A model with random weights (the default configuration, histories of 20 items, content vectors unless their size is 0)
-is exported as by `utgrec export --format onnx`. Timed are the network that reads histories, and `recommend` as a whole,
-whose search over the trie is the same for both. Above 1, onnxruntime takes longer. The last line is one JSON object.
+is exported as by `utgrec export --format onnx`. Timed are the network that reads histories, and `recommend` as a
+whole, whose search over the trie is the same for both. Above 1, onnxruntime takes longer. The last line is one JSON
+object.
 """
 
 import argparse
@@ -46,10 +47,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     model, tokenizer = make_recommender(options)
     with tempfile.TemporaryDirectory(prefix="utgrec-onnx-") as scratch:
-        source = Path(scratch) / "model"
-        model.save_pretrained(source)
-        tokenizer.save_pretrained(source, include_network=False)
-        export_onnx(model, source, Path(scratch) / "onnx")
+        export_onnx(model, tokenizer, Path(scratch) / "onnx")
         exported = OnnxItemLevel.from_folder(Path(scratch) / "onnx", threads=options.threads)
     generator = np.random.default_rng(options.seed)
     seconds: dict[str, list[float]] = {}

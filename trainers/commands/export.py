@@ -22,7 +22,7 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.hub.custom_generate import export_custom_generate
 from trainers.hub.download import find_model
-from trainers.hub.onnx_export import export_onnx
+from trainers.hub.onnx_export import check_installed, export_onnx
 from trainers.hub.qwen3_export import check_exportable, export_qwen3
 from trainers.rankers.generative import load_model
 
@@ -65,13 +65,14 @@ def run(arguments: ExportArguments) -> list[str]:
         raise SystemExit(
             f"--format {kind} is of {KINDS[kind]}, {there.name} holds {model.config.model_type!r}: {fix}."
         )
+    tokenizer = UniversalItemTokenizer.from_pretrained(there.name, index_only=True, revision=there.revision)
+    tokenizer.check_recommender(model)
     if isinstance(model, ItemLevelForCausalLM):
-        files = [] if arguments.dry_run else export_onnx(model.eval(), there.folder, output, arguments.overwrite)
+        check_installed()
+        files = [] if arguments.dry_run else export_onnx(model.eval(), tokenizer, output, arguments.overwrite)
         return said(arguments, f"{there.name}, two networks", files)
     assert isinstance(model, RecBaseForCausalLM)
     check_exportable(model.config)
-    tokenizer = UniversalItemTokenizer.from_pretrained(there.name, index_only=True, revision=there.revision)
-    tokenizer.check_recommender(model)
     what = f"{there.name}, {len(tokenizer):,} items, levels of {model.config.level_sizes} codes"
     if tokenizer.memory is not None:
         what += " (its memory is not part of the export)"

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from transformers import AutoTokenizer
 
 from modeling_utgrec.generation_items import ItemLogitsProcessor
 from trainers.hub.sid_tokens import END, load_trie
+
+SWITCH = "valid_items"  # of a vLLM request's extra_args: False lets it generate anything
 
 
 @lru_cache(maxsize=8)
@@ -29,6 +32,18 @@ def load_constraint(
     return ItemLogitsProcessor(trie, prompt_length=0, fallback_token_ids=sorted(ends))
 
 
+def is_constrained(params: Any) -> bool:
+    """Whether a vLLM request is to be constrained, by its sampling parameters."""
+    return bool((getattr(params, "extra_args", None) or {}).get(SWITCH, True))
+
+
+def check_switch(params: Any) -> None:
+    """Raises ValueError if a vLLM request has a switch that is neither on nor off."""
+    value = (getattr(params, "extra_args", None) or {}).get(SWITCH, True)
+    if not isinstance(value, bool):
+        raise ValueError(f"extra_args {SWITCH!r} must be true or false, got {value!r}.")
+
+
 def constrain(constraint: ItemLogitsProcessor, logits: Tensor, generated: Mapping[int, Sequence[int]]) -> Tensor:
     """
     Sets logits of tokens that lead to no item to -inf, in place.
@@ -42,9 +57,9 @@ def constrain(constraint: ItemLogitsProcessor, logits: Tensor, generated: Mappin
     for row, tokens in generated.items():
         by_length.setdefault(len(tokens), []).append(row)
     for length, rows in by_length.items():
-        tokens = torch.tensor([list(generated[row]) for row in rows], dtype=torch.long, device=logits.device)
-        logits[rows] = constraint(tokens.view(len(rows), length), logits[rows])
+        prefixes = torch.tensor([list(generated[row]) for row in rows], dtype=torch.long, device=logits.device)
+        logits[rows] = constraint(prefixes.view(len(rows), length), logits[rows])
     return logits
 
 
-__all__ = ["constrain", "load_constraint"]
+__all__ = ["check_switch", "constrain", "is_constrained", "load_constraint"]

@@ -39,14 +39,16 @@ class HistoryNetwork(nn.Module):
         return self.model.encode_items(codes, mask, content, residual_rows)
 
 
-def export_onnx(model: ItemLevelForCausalLM, source: Path, folder: str | Path, overwrite: bool = False) -> list[str]:
+def export_onnx(
+    model: ItemLevelForCausalLM, tokenizer: UniversalItemTokenizer, folder: str | Path, overwrite: bool = False
+) -> list[str]:
     """
     Writes `history.onnx` and `depth_head.onnx`, for batches, histories and beams of any size, and beside them the
     checkpoint with its items, which the search needs.
 
     Args:
         model ([`ItemLevelForCausalLM`]): the recommender, in eval mode.
-        source (`Path`): its folder, whose items come along.
+        tokenizer ([`UniversalItemTokenizer`]): its items, which come along.
         folder (`str` or `Path`): where the export goes, whole or not at all.
         overwrite (`bool`, *optional*, defaults to `False`): whether an earlier export there is replaced.
 
@@ -55,9 +57,11 @@ def export_onnx(model: ItemLevelForCausalLM, source: Path, folder: str | Path, o
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
+        TokenizerMismatchError: the items are not the recommender's.
         FileExistsError: the folder is not empty, or holds something else.
     """
     check_installed()
+    tokenizer.check_recommender(model)
     config = model.config
     assert config.num_levels is not None
     batch, beams = (torch.export.Dim(name, min=1) for name in ("batch", "beams"))
@@ -80,8 +84,6 @@ def export_onnx(model: ItemLevelForCausalLM, source: Path, folder: str | Path, o
             working / DEPTH_HEAD,
         )
         model.save_pretrained(working)
-        tokenizer = UniversalItemTokenizer.from_pretrained(source, index_only=True)
-        tokenizer.check_recommender(model)
         tokenizer.save_pretrained(working, include_network=False)
         card = resources.files("hub_cards").joinpath("templates/onnx.md").read_text(encoding="utf-8")
         write_text(working / "README.md", card)

@@ -22,7 +22,7 @@ from trainers.hub.travelling_code import gather_code
 PAD, EOS = "<|pad|>", "<|eos|>"
 PROMPT_FILE = "sid_prompt.json"
 CONSTRAINT = "item_constraint"  # folder of the engines' plug-ins
-PLUGINS = {name: f"trainers.hub.{name}" for name in ("vllm_items", "sglang_items")}
+PLUGINS = {name: f"trainers.hub.{name}" for name in ("vllm_items", "vllm_items_v2", "sglang_items")}
 SID, ITEMS = "{sid}", "{items}"  # in formats: codes of an item, and items of a history
 # Chat completions of a server then take the semantic IDs of a history as the user's message.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

@@ -43,8 +43,7 @@ class PlainQwen3:
             tokenizer = AutoTokenizer.from_pretrained(place.name, revision=place.revision, trust_remote_code=False)
         self.tokens: CodeTokens = find_code_tokens(tokenizer.get_vocab(), f"The tokenizer of {place.name}")
         self.items: SidItems = read_sid2pid(sid2pid, self.tokens.sizes, most_frequent)
-        with errors_that_say_why(f"The configuration of {place.name}"):
-            self.config = self._config(tokenizer)
+        self.config = self._config(tokenizer)
 
     def _config(self, tokenizer: PreTrainedTokenizerBase) -> RecBaseConfig:
         plain = Qwen3Config.from_pretrained(self.place.name, revision=self.place.revision)
@@ -68,9 +67,13 @@ class PlainQwen3:
         around = prompt_tokens(tokenizer, prompt, self.tokens)
         own = RecBaseConfig(level_sizes=self.tokens.sizes)
         assert own.vocab_size is not None
-        if around is None and own.level_offsets == self.tokens.offsets and plain.vocab_size == own.vocab_size + 2:
-            return RecBaseConfig(**{**values, "vocab_size": own.vocab_size})  # one that was exported by us
-        return RecBaseConfig(**values, code_offsets=self.tokens.offsets, prompt_tokens=around)
+        is_ours = own.level_offsets == self.tokens.offsets and plain.vocab_size == own.vocab_size + 2
+        if around is None and is_ours:
+            values["vocab_size"] = own.vocab_size
+        else:
+            values |= {"code_offsets": self.tokens.offsets, "prompt_tokens": around}
+        with errors_that_say_why(f"The configuration of {self.place.name}"):
+            return RecBaseConfig(**values)
 
     def load(self) -> tuple[RecBaseForCausalLM, UniversalItemTokenizer]:
         """The recommender and its items. One that was exported by us has the vocabulary that it had before."""

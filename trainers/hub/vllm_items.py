@@ -4,8 +4,8 @@ vLLM is its user's, not a dependency of this project: the class is found by name
 
     PYTHONPATH=FOLDER vllm serve FOLDER --logits-processors item_constraint.vllm_items:ItemConstraint
 
-The interface is that of `vllm.v1.sample.logits_processor.LogitsProcessor`; engines whose default is another one take
-it with `VLLM_USE_V2_MODEL_RUNNER=0`.
+The interface is that of `vllm.v1.sample.logits_processor.LogitsProcessor`, of vLLM's first model runner; that of the
+second is in `vllm_items_v2`.
 """
 
 import importlib
@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.hub.item_constraint import constrain, load_constraint
+from trainers.hub.item_constraint import check_switch, constrain, is_constrained, load_constraint
 
 _vllm: Any = importlib.import_module("vllm.v1.sample.logits_processor")
-SWITCH = "valid_items"  # of a request's extra_args: False lets it generate anything
 
 
 class ItemConstraint(_vllm.LogitsProcessor):
@@ -29,9 +28,7 @@ class ItemConstraint(_vllm.LogitsProcessor):
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
         """Raises ValueError for a switch that is neither on nor off."""
-        value = (sampling_params.extra_args or {}).get(SWITCH, True)
-        if not isinstance(value, bool):
-            raise ValueError(f"extra_args {SWITCH!r} must be true or false, got {value!r}.")
+        check_switch(sampling_params)
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
         model = vllm_config.model_config
@@ -50,7 +47,7 @@ class ItemConstraint(_vllm.LogitsProcessor):
             self.generated.pop(row, None)
         for row, params, _, tokens in batch_update.added:
             self.generated.pop(row, None)
-            if params is None or (params.extra_args or {}).get(SWITCH, True):
+            if is_constrained(params):
                 self.generated[row] = tokens
         for source, target, direction in batch_update.moved:
             moved, replaced = self.generated.pop(source, None), self.generated.pop(target, None)

@@ -6,7 +6,9 @@ from enum import Enum, auto
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 
 class MoveDirectionality(Enum):
@@ -52,6 +54,27 @@ def vllm(monkeypatch):
         return SimpleNamespace(model_config=SimpleNamespace(model=model, revision=None))
 
     return SimpleNamespace(**contents, SamplingParams=SamplingParams, config=config)
+
+
+@pytest.fixture
+def vllm_v2(monkeypatch):
+    """`vllm.v1.worker.gpu.sample.logits_processor.interface`, with the states that a model runner shares."""
+    install(
+        monkeypatch,
+        "vllm.v1.worker.gpu.sample.logits_processor.interface",
+        "trainers.hub.vllm_items_v2",
+        LogitsProcessor=type("LogitsProcessor", (), {}),
+    )
+
+    def states(slots: int, longest: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            device=torch.device("cpu"),
+            max_num_reqs=slots,
+            all_token_ids=SimpleNamespace(gpu=torch.zeros(slots, longest, dtype=torch.int32)),
+            prompt_len=SimpleNamespace(np=np.zeros(slots, dtype=np.int32)),
+        )
+
+    return SimpleNamespace(states=states, SamplingParams=SamplingParams)
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, set_seed
 
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
@@ -193,6 +195,40 @@ def test_vllm_generates_items_and_nothing_else(exported, vllm, monkeypatch):
         ItemConstraint.validate_params(vllm.SamplingParams({"valid_items": "no"}))
 
 
+def test_vllm_with_its_second_model_runner(exported, vllm, vllm_v2):
+    """Slots keep their requests, rows are in another order at every step, and a slot is used again."""
+    _, tokenizer, _, plain = exported
+    from trainers.hub.vllm_items_v2 import ItemConstraint
+
+    network = AutoModelForCausalLM.from_pretrained(plain)
+    states = vllm_v2.states(slots=3, longest=40)
+    processor = ItemConstraint(vllm.config(str(plain)), states)
+    generator, found = torch.Generator().manual_seed(0), []
+    for turn in range(2):
+        free = {1} if turn == 0 else set()
+        for slot in range(3):
+            prompt = tokenizer([ITEMS[turn + slot : turn + slot + 2 + slot]])["input_ids"][0]
+            states.prompt_len.np[slot] = len(prompt)
+            states.all_token_ids.gpu[slot, : len(prompt)] = torch.tensor(prompt)
+            params = vllm_v2.SamplingParams({"valid_items": slot not in free})
+            assert processor.add_request(slot, params) == (slot not in free)
+        for step in range(3):
+            rows = torch.randperm(3, generator=generator)
+            lengths = torch.tensor(states.prompt_len.np)[rows].long() + step
+            tokens = [states.all_token_ids.gpu[slot, :end].long() for slot, end in zip(rows, lengths, strict=True)]
+            with torch.no_grad():
+                logits = torch.stack([network(each[None]).logits[0, -1] for each in tokens])
+            ctx = SimpleNamespace(expanded_idx_mapping=rows, pos=lengths - 1)
+            chosen = processor.apply(logits, ctx).softmax(-1).multinomial(1, generator=generator).flatten()
+            states.all_token_ids.gpu[rows, lengths] = chosen.int()
+        for slot in set(range(3)) - free:
+            first = int(states.prompt_len.np[slot])
+            found.append(tokenizer.decode(states.all_token_ids.gpu[slot, first : first + 3].tolist()))
+    assert len(found) == 5 and set(found) <= set(ITEMS)
+    with pytest.raises(ValueError, match="valid_items"):
+        ItemConstraint.validate_params(vllm_v2.SamplingParams({"valid_items": 1}))
+
+
 def test_sglang_generates_items_and_nothing_else(exported, sglang):
     _, tokenizer, _, plain = exported
     from trainers.hub.sglang_items import ItemConstraint
@@ -226,6 +262,7 @@ for name, classes in {"vllm.v1.sample.logits_processor": ["LogitsProcessor", "Mo
 import torch
 from item_constraint.sglang_items import ItemConstraint as SGLang
 from item_constraint.vllm_items import ItemConstraint as VLLM
+from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = sys.argv[1]
@@ -264,6 +301,23 @@ def test_the_folder_needs_none_of_our_code(exported, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     sids = {text_of(tokenizer.index, [item_id]) for item_id in ITEMS}
     assert run.stdout.strip() in sids
+
+
+@pytest.mark.hub
+def test_both_ways_know_the_hub(exported, hub, tmp_path):
+    model, _, recommender, plain = exported
+    if model.config.tie_word_embeddings:
+        pytest.skip("one of the two is enough")
+    repositories = {}
+    for name, folder in (("ours", recommender), ("plain", plain)):
+        repositories[name] = hub.new_repo(name)
+        HfApi().create_repo(repositories[name])
+        HfApi().upload_folder(repo_id=repositories[name], folder_path=folder)
+    files = export(ExportArguments(str(tmp_path / "out"), repositories["ours"], revision="main"))
+    assert {"sid2pid.json", "model.safetensors", "item_constraint/vllm_items.py"} <= set(files)
+    convert(ConvertQwen3Arguments(repositories["plain"], str(tmp_path / "back"), revision="main"))
+    back = RecBaseForCausalLM.from_pretrained(tmp_path / "back")
+    assert all(torch.equal(weight, back.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 # what cannot be exported
