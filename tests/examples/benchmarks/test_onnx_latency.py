@@ -12,6 +12,7 @@ for name in ("onnx", "onnxscript", "onnxruntime"):
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 
 
+@pytest.mark.slow
 def test_prints_ratios_in_one_object_last(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     found = runpy.run_path(str(BENCHMARKS / "onnx_latency.py"))

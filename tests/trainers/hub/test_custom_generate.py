@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import HfApi
 
 from trainers.hub.custom_generate import export_custom_generate
 
@@ -52,13 +53,18 @@ def repository(tmp_path_factory):
     return folder
 
 
-def test_any_qwen3_and_t5_finds_items_without_our_packages(repository, tmp_path):
-    script = tmp_path / "stranger.py"
+@pytest.mark.parametrize("place", ["folder", pytest.param("hub", marks=pytest.mark.hub)])
+def test_any_qwen3_and_t5_finds_items_without_our_packages(repository, hub, tmp_path, place):
+    name, script = str(repository), tmp_path / "stranger.py"
+    if place == "hub":
+        name = hub.new_repo("generate")
+        HfApi().create_repo(name)
+        HfApi().upload_folder(repo_id=name, folder_path=repository)
     script.write_text(STRANGER)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    environment |= {"HF_HUB_OFFLINE": "01"[place == "folder"], "HF_HOME": str(tmp_path / "home")}
     run = subprocess.run(
-        [sys.executable, str(script), str(repository)],
+        [sys.executable, str(script), name],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -20,14 +20,15 @@ ITEMS = [f"i{row}" for row in range(60)]
 CONTENT = 6
 
 
-@pytest.fixture(scope="module", params=["codes", "content"])
+# Tracing the networks takes seconds: what all models have is tested always, the plainer one on request.
+@pytest.fixture(scope="module", params=["content", pytest.param("codes", marks=pytest.mark.slow)])
 def recommender(request, tmp_path_factory):
-    """A model that predicts codes by embeddings, with embeddings of the items' own, or by content; its items and the
-    folder of its export."""
+    """A model that reads content and embeddings of the items' own and predicts by content, or codes by codes; its
+    items and the folder of its export."""
     has_content = request.param == "content"
     folder = tmp_path_factory.mktemp("onnx")
     set_seed(0)
-    more = {"content_size": CONTENT} if has_content else {"num_item_residuals": len(ITEMS)}
+    more = {"content_size": CONTENT, "num_item_residuals": len(ITEMS)} if has_content else {}
     model = ItemLevelForCausalLM(ItemLevelConfig.tiny(codebook_size=8, max_history=9, **more)).eval()
     generator = np.random.default_rng(0)
     codes = np.stack(np.unravel_index(generator.permutation(8**3)[: len(ITEMS)], (8, 8, 8)), 1)
@@ -36,7 +37,7 @@ def recommender(request, tmp_path_factory):
     index.assign(ITEMS, codes, content=content)
     tokenizer = UniversalItemTokenizer(index, None, 9)
     model.set_catalogue(tokenizer.trie)
-    if not has_content:
+    if has_content:
         torch.nn.init.normal_(model.residuals.weight)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model", include_network=False)
