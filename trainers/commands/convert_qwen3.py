@@ -1,4 +1,4 @@
-"""A plain Qwen3 that generates semantic IDs, with its `sid2pid.json`, as our recommender: the way in.
+r"""A plain Qwen3 that generates semantic IDs, with its `sid2pid.json`, as our recommender: the way in.
 
     utgrec convert-qwen3 --model org/sid-model --sid2pid sid2pid.json --output_dir runs/theirs \
         --item_format '<|sid_begin|>{sid}<|sid_end|>' --prompt_format '{items}<|sid_begin|>'

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -146,7 +147,8 @@ def export_qwen3(
         to_qwen3(recommender).save_pretrained(working)
         text_tokenizer(config).save_pretrained(working)
         # as engines with an earlier transformers read them
-        add_entries(working / "config.json", rope_theta=config.rope_parameters["rope_theta"])
+        rope: Any = config.rope_parameters
+        add_entries(working / "config.json", rope_theta=rope["rope_theta"])
         add_entries(working / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
         write_json(working / SID2PID, sid2pid(index), indent=None)
         prompt = SidPrompt(

@@ -46,7 +46,8 @@ class PlainQwen3:
         self.config = self._config(tokenizer)
 
     def _config(self, tokenizer: PreTrainedTokenizerBase) -> RecBaseConfig:
-        plain = Qwen3Config.from_pretrained(self.place.name, revision=self.place.revision)
+        revision: Any = self.place.revision
+        plain = Qwen3Config.from_pretrained(self.place.name, revision=revision)
         last = max(first + size for first, size in zip(self.tokens.offsets, self.tokens.sizes, strict=True)) - 1
         if last >= plain.vocab_size:
             raise ValueError(
@@ -77,7 +78,8 @@ class PlainQwen3:
 
     def load(self) -> tuple[RecBaseForCausalLM, UniversalItemTokenizer]:
         """The recommender and its items. One that was exported by us has the vocabulary that it had before."""
-        plain = Qwen3ForCausalLM.from_pretrained(self.place.name, revision=self.place.revision, **SAFELY)
+        revision: Any = self.place.revision
+        plain = Qwen3ForCausalLM.from_pretrained(self.place.name, revision=revision, **SAFELY)
         model = RecBaseForCausalLM(self.config)
         tables = ("embed_tokens.weight", "lm_head.weight")
         weights = {
