@@ -64,6 +64,10 @@ class CodeLevels:
                 f"`vocab_size` is {self.vocab_size}, but {NUM_SPECIAL_TOKENS} special tokens and `level_sizes` "
                 f"{self.level_sizes} make {self.number_of_tokens()}. Leave `vocab_size` out: it is derived."
             )
+        self.check_reading()
+
+    def check_reading(self) -> None:
+        """Raises ValueError unless it is known how much of a history is read, and what probabilities are of."""
         if self.normalize_over not in ("vocabulary", "items"):
             raise ValueError(f"`normalize_over` must be 'vocabulary' or 'items', got {self.normalize_over!r}.")
         if not 1 <= self.max_history <= MAX_HISTORY:

@@ -6,6 +6,8 @@ from transformers import Qwen3Config
 from .checkpoint_format import FORMAT_VERSION, CheckedConfig
 from .configuration_levels import CodeLevels
 
+PROMPT_PLACES = ("before_history", "before_item", "after_item", "after_history")
+
 
 @strict
 class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
@@ -31,6 +33,12 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
         embedding_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of the code embeddings and of the last states in training. The paper's large corpus needs none; on
             a small domain the decoder overfits within a few epochs without it.
+        code_offsets (`list[int]`, *optional*):
+            First token id of each level, of a decoder whose vocabulary is another one's, such as that of a language
+            model with tokens for codes; `vocab_size` is then that vocabulary's.
+        prompt_tokens (`dict[str, list[int]]`, *optional*):
+            Tokens of such a decoder's prompt around the codes of a history, by their place: `"before_history"`,
+            `"before_item"`, `"after_item"` and `"after_history"`. Recommending puts them there.
         normalize_over (`str`, *optional*, defaults to `"vocabulary"`):
             What a code's probability is normalised over, in training and in recommending: the `"vocabulary"`, as in
             the paper, or the codes that `"items"` of the catalogue have after the same prefix.
@@ -43,7 +51,8 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
 
     Raises:
         ValueError: if `num_levels`, `level_sizes` and `vocab_size` contradict each other, a history with the item that
-            follows has more than `max_position_embeddings` tokens, or a layer has a sliding window.
+            follows has more than `max_position_embeddings` tokens, a layer has a sliding window, or tokens of codes or
+            prompt are outside of the vocabulary.
 
     Example:
 
@@ -64,6 +73,8 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
     level_sizes: list[int] | None = None
     max_history: int = 20
     embedding_dropout: float | int = 0.0
+    code_offsets: list[int] | None = None
+    prompt_tokens: dict[str, list[int]] | None = None
     normalize_over: str = "vocabulary"
     item_tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
@@ -81,6 +92,33 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
     def __post_init__(self, **kwargs):
         self.derive_levels(4)
         super().__post_init__(**kwargs)
+
+    @property
+    def level_offsets(self) -> list[int]:
+        """First token id of each level."""
+        return super().level_offsets if self.code_offsets is None else self.code_offsets
+
+    def check_vocabulary(self) -> None:
+        """As that of other recommenders, unless the vocabulary is another one's: then the codes must be in it."""
+        if self.code_offsets is None:
+            return super().check_vocabulary()
+        assert self.level_sizes is not None and self.vocab_size is not None
+        if len(self.code_offsets) != len(self.level_sizes):
+            raise ValueError(
+                f"`level_sizes` {self.level_sizes} and `code_offsets` {self.code_offsets} differ in length."
+            )
+        ranges = sorted(zip(self.code_offsets, self.level_sizes, strict=True))
+        ends = [0, *(first + size for first, size in ranges)]
+        if any(first < end for end, (first, _) in zip(ends, ranges, strict=False)) or ends[-1] > self.vocab_size:
+            raise ValueError(
+                f"`code_offsets` {self.code_offsets} with `level_sizes` {self.level_sizes}: levels overlap, or have "
+                f"tokens outside of the vocabulary of {self.vocab_size}."
+            )
+        self.check_reading()
+
+    def prompt(self, place: str) -> list[int]:
+        """Tokens of the prompt at one of `PROMPT_PLACES`."""
+        return (self.prompt_tokens or {}).get(place, [])
 
     @classmethod
     def tiny(cls, **arguments) -> "RecBaseConfig":
@@ -109,7 +147,14 @@ class RecBaseConfig(CodeLevels, CheckedConfig, Qwen3Config):
             raise ValueError(
                 f"every layer reads the whole history: `layer_types` must be 'full_attention', got {self.layer_types}."
             )
-        needed = (self.max_history + 1) * self.num_levels
+        if unknown := set(self.prompt_tokens or {}) - set(PROMPT_PLACES):
+            raise ValueError(f"`prompt_tokens` are of {', '.join(PROMPT_PLACES)}, got {sorted(unknown)}.")
+        tokens = [token for place in PROMPT_PLACES for token in self.prompt(place)]
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
+            raise ValueError(f"`prompt_tokens` {tokens} are not all in the vocabulary of {self.vocab_size}.")
+        around = len(self.prompt("before_item")) + len(self.prompt("after_item"))
+        needed = (self.max_history + 1) * self.num_levels + self.max_history * around
+        needed += len(self.prompt("before_history")) + len(self.prompt("after_history"))
         if needed > self.max_position_embeddings:
             raise ValueError(
                 f"`max_position_embeddings` is {self.max_position_embeddings}, but a history of {self.max_history} "

@@ -6,7 +6,14 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
@@ -247,15 +254,52 @@ def generate_items(
         inputs_tensor, attention_mask, trie, num_items, generation_config.num_beams, exclude, rules, memory
     )
     assert output.item_rows is not None and output.scores is not None
-    rows = output.item_rows.flatten()
-    trie = trie.to(rows.device)
+    return as_generated(
+        model.config,
+        input_ids[::expansion],
+        output.item_rows,
+        output.scores,
+        trie.to(output.item_rows.device),
+        model.config.pad_token_id,
+        generation_config.length_penalty,
+        bool(generation_config.return_dict_in_generate),
+    )
+
+
+def as_generated(
+    config: PreTrainedConfig,
+    prompts: Tensor,
+    rows: Tensor,
+    scores: Tensor,
+    trie: ItemTrie,
+    pad_token_id: int,
+    length_penalty: float = 0.0,
+    return_dict: bool = False,
+) -> Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
+    """
+    Items in the form of what `generate` returns.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]): of the model.
+        prompts (`torch.LongTensor` of shape `(B, T)`): what stands before the semantic IDs.
+        rows (`torch.LongTensor` of shape `(B, num_items)`): items, -1 where there are fewer.
+        scores (`torch.FloatTensor` of shape `(B, num_items)`): their log-probabilities.
+        trie ([`ItemTrie`]): the semantic IDs, on the device of `rows`.
+        pad_token_id (`int`): token in place of items that are missing.
+        length_penalty (`float`, *optional*, defaults to 0.0): exponent of the length that scores are divided by.
+        return_dict (`bool`, *optional*, defaults to `False`): whether scores are returned too.
+
+    Returns:
+        Token ids `(B * num_items, T + num_levels)`, alone or with the scores `(B * num_items,)`.
+    """
+    num_items, rows = rows.shape[1], rows.flatten()
     tokens = trie.codes_of(rows) + torch.tensor(trie.level_offsets, device=rows.device)
-    tokens = tokens.masked_fill(rows[:, None] < 0, model.config.pad_token_id)
-    sequences = torch.cat((input_ids[::expansion].repeat_interleave(num_items, dim=0), tokens), dim=1)
-    if not generation_config.return_dict_in_generate:
+    tokens = tokens.masked_fill(rows[:, None] < 0, pad_token_id)
+    sequences = torch.cat((prompts.repeat_interleave(num_items, dim=0), tokens), dim=1)
+    if not return_dict:
         return sequences
-    scores = output.scores.flatten() / trie.num_levels**generation_config.length_penalty
-    kind = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
+    scores = scores.flatten() / trie.num_levels**length_penalty
+    kind = GenerateBeamEncoderDecoderOutput if config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
     return kind(sequences=cast(torch.LongTensor, sequences), sequences_scores=cast(torch.FloatTensor, scores))
 
 
@@ -263,6 +307,7 @@ __all__ = [
     "BeamStep",
     "ItemLogitsProcessor",
     "RecommendOutput",
+    "as_generated",
     "constrained_beam_search",
     "generate_items",
     "level_log_probs",

@@ -306,6 +306,26 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
     def _encode(self, tokens: Tensor, sequences: Tensor, content: Tensor | None) -> Tensor:
         """States `(batch, items, hidden_size)` of items `(batch, items, num_levels)`; `sequences` `(batch, items)` has
         the number of each item's sequence, 0 on padding."""
+        numbers = self._residual_numbers(tokens, sequences != 0) if self.config.num_item_residuals else None
+        return self.encode_items(tokens, sequences, content, numbers)
+
+    def encode_items(
+        self, tokens: Tensor, sequences: Tensor, content: Tensor | None, residual_rows: Tensor | None
+    ) -> Tensor:
+        """The network that reads histories, without the look at whose embeddings of their own the items have.
+
+        Args:
+            tokens (`torch.LongTensor` of shape `(batch, items, num_levels)`): token ids of the items' codes.
+            sequences (`torch.LongTensor` of shape `(batch, items)`): number of each item's sequence, 0 on padding.
+            content (`torch.Tensor` of shape `(batch, items, content_size)`, *optional*): content vectors.
+            residual_rows (`torch.LongTensor` of shape `(batch, items)`, *optional*): rows of `residuals`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, items, hidden_size)`.
+
+        Raises:
+            ValueError: if a sequence has more items than the model reads.
+        """
         real = sequences != 0
         mask = causal_item_mask(sequences, 1)
         # so many items of the same sequence follow; of padding the last position's embedding is as good as any
@@ -320,8 +340,8 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
             states = self.embed_tokens(self._rows(tokens)).mean(dim=2) + states
         if content is not None:
             states = states + self._project(content)
-        if self.config.num_item_residuals:
-            states = states + self.residuals(self._residual_numbers(tokens, real))
+        if residual_rows is not None:
+            states = states + self.residuals(residual_rows)
         states = self.dropout(states)
         for block in self.blocks:
             states = block(states, mask)

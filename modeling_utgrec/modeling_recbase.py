@@ -30,6 +30,8 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
     from scratch on the next token of whole user sequences.
 
     The input is the codes of the user's last `config.max_history` items, flattened. Padding may stand on either side.
+    A decoder of another project, which reads histories within a prompt, gets `config.prompt_tokens` around them in
+    `recommend` and `score_items`; `forward` and `generate` read what they are given, the whole prompt.
 
     Example:
 
@@ -85,7 +87,8 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
                 `config.normalize_over` is `"items"`.
 
         Raises:
-            ValueError: if `labels` have another shape than `input_ids`, or `valid_codes` are missing.
+            ValueError: if `labels` have another shape than `input_ids`, or `valid_codes` are missing; with labels if
+                the configuration has `prompt_tokens`, which are put around histories in recommending alone.
         """
         if labels is None:
             return super().forward(
@@ -96,6 +99,11 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 **kwargs,
+            )
+        if self.config.prompt_tokens:
+            raise ValueError(
+                "This decoder reads histories within a prompt (`prompt_tokens`) and recommends only: train it where "
+                "its prompts were made, or set `prompt_tokens` to None, which trains it on bare semantic IDs."
             )
         if labels.shape != getattr(input_ids, "shape", None):
             found = None if input_ids is None else tuple(input_ids.shape)
@@ -200,7 +208,31 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         embeddings.requires_grad_(not freeze)
 
     def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
-        return partial(DecoderBeamStep, FusedDecoder(self))
+        fused = FusedDecoder(self)
+        if not self.config.prompt_tokens:
+            return partial(DecoderBeamStep, fused)
+        return lambda input_ids, attention_mask: DecoderBeamStep(fused, *self._prompted(input_ids, attention_mask))
+
+    def _prompted(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories `[B, S]` with the prompt around their items and themselves, `[B, T]`, and the mask of that, which
+        is 0 between a history's end and the tokens that follow."""
+        config = self.config
+        assert config.num_levels is not None
+        mask = (attention_mask != 0).long()
+        order = (mask == 0).to(torch.uint8).argsort(dim=1, stable=True)  # padding on the right
+        input_ids, mask = (each.gather(1, order) for each in (input_ids, mask))
+        length = input_ids.shape[1] // config.num_levels * config.num_levels  # behind it is padding
+        items, real = (each[:, :length].unflatten(1, (-1, config.num_levels)) for each in (input_ids, mask))
+
+        def tokens(place: str, *shape: int) -> Tensor:
+            return input_ids.new_tensor(config.prompt(place), dtype=torch.long).expand(*shape, -1)
+
+        before, after = (tokens(place, *items.shape[:2]) for place in ("before_item", "after_item"))
+        items = torch.cat((before, items, after), dim=2)
+        real = real[..., :1].expand(items.shape).flatten(1)
+        first, last = (tokens(place, len(items)) for place in ("before_history", "after_history"))
+        mask = torch.cat((torch.ones_like(first), real, torch.ones_like(last)), dim=1)
+        return torch.cat((first, items.flatten(1), last), dim=1), mask
 
     def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         check_whole_items(self.config, input_ids, attention_mask)

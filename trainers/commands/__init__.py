@@ -29,6 +29,8 @@ COMMANDS = {
     "recommend": "recommend items to users",
     "serve": "serve a recommender over HTTP: /recommend, /items, /metrics",
     "convert-autoencoder": "an AutoencoderKL of diffusers from published KL-16 weights",
+    "export": "a plain Qwen3, ONNX, or the beam search for other programs",
+    "convert-qwen3": "a plain Qwen3 that generates semantic IDs, as our recommender",
     "publish": "publish tokenizer, recommender and data on the Hub",
 }
 # Of a command that trains one of several methods: `--model` to the module. A further method is a row.

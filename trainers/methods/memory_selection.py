@@ -124,12 +124,15 @@ def mixture_cases(
     cases = interactions.cases("validation").spread(most_cases)
     if not len(cases):
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
-    ask = _ask_search if isinstance(ranker, GenerativeRanker) else _ask_scorer
     parts: list[tuple[torch.Tensor, ...]] = []
     for start in tqdm(range(0, len(cases), ranker.batch_size), desc="candidates", unit="batch", disable=None):
         stop = start + ranker.batch_size
         targets = torch.from_numpy(cases.targets[start:stop])
-        users, items, log_network = ask(ranker, memory, cases.histories(start, stop), targets)
+        histories = cases.histories(start, stop)
+        if isinstance(ranker, GenerativeRanker):
+            users, items, log_network = _ask_search(ranker, memory, histories, targets)
+        else:
+            users, items, log_network = _ask_scorer(ranker, memory, histories, targets)
         fixed = users.evidence[:, :2].double()
         known = users.positions < users.trie.num_items
         raw = users.scores.masked_fill(~known, -torch.inf)
