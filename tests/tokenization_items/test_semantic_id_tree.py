@@ -1,13 +1,12 @@
 """The tree of semantic IDs against a look at every item."""
 
-import time
 from itertools import groupby
 
 import numpy as np
 import pytest
 
 from tokenization_items.item_index import ItemIndex
-from tokenization_items.semantic_id_tree import Branch, SemanticIDTree
+from tokenization_items.semantic_id_tree import SemanticIDTree
 from tokenization_items.telling_words import TellingWords
 
 
@@ -74,16 +73,3 @@ def test_prefixes_that_are_none(tree):
         tree.path((0, 0, 0, 0))
     empty = SemanticIDTree(ItemIndex([4, 4], [1, 5]))
     assert empty.branches(()) == ([], 0) and empty.rows(()).tolist() == []
-
-
-def test_a_large_catalogue_is_looked_through_in_a_moment():
-    rng = np.random.default_rng(1)
-    words = np.array([f"word{number}" for number in range(5000)])
-    titles = [" ".join(each) for each in words[rng.integers(0, 5000, (100_000, 6))]]
-    tree = SemanticIDTree(make_index(100_000, [256, 256, 4], titles))
-    tree.branches((), most=25)  # the words are counted once
-    began = time.process_time()
-    found, total = tree.branches((), 25, 25)
-    assert total == 256 and len(found) == 25 and all(isinstance(each, Branch) and each.words for each in found)
-    tree.branches(found[0].prefix, most=25)
-    assert time.process_time() - began < 3

@@ -27,6 +27,7 @@ COMMANDS = {
     "memory": "give a recommender a memory of transitions and content",
     "evaluate": "evaluate and compare recommenders on a data folder",
     "recommend": "recommend items to users",
+    "space": "a page that shows a recommender and its semantic IDs",
     "convert-autoencoder": "an AutoencoderKL of diffusers from published KL-16 weights",
     "publish": "publish tokenizer, recommender and data on the Hub",
 }
