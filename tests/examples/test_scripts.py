@@ -37,9 +37,8 @@ def test_script_calls_its_command(script, monkeypatch):
 
 
 def test_every_command_has_a_script():
-    assert {name_of(script).partition("_")[0] for script in SCRIPTS} >= {
-        command.partition("-")[0] for command in COMMANDS
-    }
+    names = {name_of(script).partition("_")[0] for script in SCRIPTS}
+    assert names >= {command.partition("-")[0] for command in COMMANDS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name_of)

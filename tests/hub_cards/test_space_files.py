@@ -1,6 +1,7 @@
 """A Space's card and files."""
 
 import ast
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import SpaceCard
@@ -9,7 +10,7 @@ from hub_cards import CardError, SpaceCardValues, load_values, save_card, space_
 from hub_cards.schema import check_card
 
 VALUES = SpaceCardValues(
-    name="Shop", models=["org/shop-recommender"], sdk_version="6.31.0", requirements=["a", "b==1"]
+    name="Shop", models=["org/shop-recommender"], datasets=["o/d"], sdk_version="6.31.0", requirements=["a", "b==1"]
 )
 
 
@@ -17,7 +18,7 @@ def test_card_has_what_the_hub_starts_a_space_by(tmp_path):
     save_card(tmp_path, VALUES)
     data = SpaceCard.load(tmp_path / "README.md").data
     assert (data.title, data.sdk, data.sdk_version, data.app_file) == ("Shop", "gradio", "6.31.0", "app.py")
-    assert data.models == ["org/shop-recommender"] and data.datasets is None
+    assert data.models == ["org/shop-recommender"] and data.datasets == ["o/d"]
     assert "utgrec space org/shop-recommender" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert load_values(tmp_path) == VALUES
 
@@ -31,10 +32,10 @@ def test_what_people_change_in_the_card_is_kept(tmp_path):
 
 def test_program_and_requirements():
     files = space_files(VALUES)
-    assert files["requirements.txt"] == "a\nb==1\n" and "data=" not in files["app.py"]
+    assert files["requirements.txt"] == "a\nb==1\n"
     ast.parse(files["app.py"])
-    text = space_files(SpaceCardValues(name="s", models=["o/m"], datasets=["o/d"], sdk_version="6.0"))["app.py"]
-    assert 'SpaceArguments(model="o/m", data="o/d", host=host)' in text
+    assert 'SpaceArguments(model="org/shop-recommender", data="o/d", host=host)' in files["app.py"]
+    assert "data=" not in space_files(replace(VALUES, datasets=[]))["app.py"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def launch_settings() -> dict[str, Any]:
     theme = gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", font=FONTS, font_mono=MONOSPACE)
     return {
         "theme": theme,
-        "css": style_sheet(),
+        "head": f"<style>{style_sheet()}</style>",  # as `css` it would lose what is for phones
         "footer_links": [],
         "ssr_mode": False,
         "mcp_server": False,

@@ -32,7 +32,7 @@ def address(tmp_path_factory):
         for user in range(90)
         for step in range(rng.integers(3, 8))
     ]
-    products = [{"id": f"p{row}", "name": f"{kinds[row % 4]} {row}"} for row in range(60)]
+    products = [{"id": f"p{row}", "name": f"{kinds[row % 4]} number{row // 4}"} for row in range(60)]
     folder = tmp_path_factory.mktemp("shop")
     Recommender.from_interactions(rows, products).save_pretrained(folder)
     with socket.socket() as found:
@@ -70,14 +70,14 @@ def test_every_tab(browser, address, width, height):
         page.get_by_role("tab", name=name).first.click(timeout=WAIT)
 
     tab("Recommend")
-    page.get_by_label("Find items").fill("ruler 1")
-    page.get_by_label("wooden ruler 13 (p13)").click(timeout=WAIT)
+    page.get_by_label("Find items").fill("ruler number3")
+    page.get_by_label("wooden ruler number3 (p13)").click(timeout=WAIT)
     history = page.get_by_label("History: item ids")
     page.wait_for_function("box => box.value === 'p13'", arg=history.element_handle(), timeout=WAIT)
     page.get_by_role("button", name="Recommend", exact=True).click()
     page.locator(".u-item").first.wait_for(timeout=WAIT)
     assert page.locator(".u-item").count() == 10 and page.locator(".u-bar").count() == 10
-    assert "wooden ruler 13" in page.locator(".u-note b").inner_text()
+    assert "wooden ruler number3" in page.locator(".u-note b").inner_text()
     step("recommend")
     history.fill("p13\nnobody")
     page.get_by_role("button", name="Recommend", exact=True).click()
@@ -105,7 +105,7 @@ def test_every_tab(browser, address, width, height):
     page.locator("[role=alert]:visible").wait_for(state="detached", timeout=WAIT)
 
     tab("New product")
-    page.get_by_label("Title").fill("blue pen with ink 99")
+    page.get_by_label("Title").fill("blue pen with ink number14")
     page.get_by_role("button", name="Show its codes").click()
     page.get_by_text("Items with the texts most alike").wait_for(timeout=WAIT)
     step("product")
