@@ -159,7 +159,7 @@ def plan_space(arguments: PublishArguments, others: Sequence[Publication], folde
         raise PublishingError(
             '--space names the version of gradio that it was tried with: pip install "utgrec[space]".'
         )
-    (data,) = [each.values for each in others if isinstance(each.values, DatasetCardValues)] or [None]
+    data = next((each.values for each in others if isinstance(each.values, DatasetCardValues)), None)
     pictures = data is not None and len(data.domains) == 1 and "folder" not in data.domains[0]
     pictures = pictures and data is not None and data.domains[0]["Items with image"] > 0
     repo_id, version = f"{arguments.name}-space", versions().get("utgrec")
