@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .citations import METHODS, method_named
 from .edits import CardError, has_section, mark_sections, merge_body, merge_metadata, sections_of, split_metadata
+from .eval_results import write_eval_results
 from .files import write_text
 from .formatting import (
     format_cell,
@@ -42,6 +43,7 @@ from .values import (
     ModelCardValues,
     RecommenderCardValues,
     SequentialCardValues,
+    SpaceCardValues,
     TokenizerCardValues,
 )
 
@@ -53,7 +55,9 @@ _CARDS = (
     SequentialCardValues,
     ModelCardValues,
     DatasetCardValues,
+    SpaceCardValues,
 )
+_CLIENTS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 _SLICES = {
     "long_tail": "By popularity of the target item in training",
     "history_length": "By length of the history",
@@ -85,7 +89,7 @@ def render_card(values: Card, plots: Mapping[str, str] | None = None, old: str |
     text = f"---\n{header}---\n\n{body}\n"
     check_card(text, values.repo_type)
     # Read by the class that the Hub's client uses: a card that it cannot read fails here, not on the Hub.
-    (DatasetCard if isinstance(values, DatasetCardValues) else ModelCard)(text)
+    _CLIENTS[values.repo_type](text)
     return text
 
 
@@ -94,7 +98,8 @@ def save_card(
 ) -> Path:
     """
     Writes `README.md`, the pictures that it shows and `card_values.json`, which holds every number of the card in
-    full, to a folder. What users changed in the card that is there is kept.
+    full, to a folder, and `.eval_results/utgrec.yaml` of results on data sets of the Hub. What users changed in the
+    card that is there is kept.
 
     Args:
         folder (`str` or `os.PathLike[str]`): made if absent.
@@ -113,7 +118,9 @@ def save_card(
     write_text(folder / VALUES_FILE, values_text(values))
     found = [Path(place) / CARD_FILE for place in (folder, old) if place is not None]
     text = next((path.read_text(encoding="utf-8") for path in found if path.is_file()), None)
-    return write_text(folder / CARD_FILE, render_card(values, plots, text))
+    card = render_card(values, plots, text)
+    write_eval_results(folder, values)
+    return write_text(folder / CARD_FILE, card)
 
 
 def values_text(values: Card) -> str:

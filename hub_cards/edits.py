@@ -24,6 +24,7 @@ import yaml
 MODEL_INDEX = "model-index"
 MAX_METADATA = 2**18  # characters; what is longer takes seconds to read
 JOINED = ("tags", "datasets")  # lists that users add to
+CHOSEN = ("emoji", "colorFrom", "colorTo", "python_version")  # of a Space: a first choice, for people to change
 
 _SECTION = re.compile(
     r"<!-- section (?P<name>[a-z0-9-]+) (?P<digest>[0-9a-f]{8}) -->\n(?P<text>.*?)\n<!-- end of section (?P=name) -->",
@@ -116,6 +117,7 @@ def merge_metadata(old: dict[str, Any], new: dict[str, Any], measured_before: bo
     """
     gone = {MODEL_INDEX} if measured_before else set()
     merged = new | {key: value for key, value in old.items() if key not in new and key not in gone}
+    merged |= {key: old[key] for key in CHOSEN if key in new and key in old}
     for key in JOINED:
         if key in new and old.get(key):
             added = old[key] if isinstance(old[key], list) else [old[key]]

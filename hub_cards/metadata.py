@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import yaml
-from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCardData
 
 from .formatting import known, metric_name
 from .schema import size_category
-from .values import Card, DatasetCardValues, Evaluation, ModelCardValues, SequentialCardValues
+from .space_files import APP_FILE
+from .values import Card, DatasetCardValues, Evaluation, ModelCardValues, SequentialCardValues, SpaceCardValues
 
 TAGS = ("utgrec", "generative-recommendation", "sequential-recommendation")
 CONFIDENCE = 0.95  # of the intervals
@@ -24,7 +25,7 @@ def metadata_of(values: Card) -> dict[str, Any]:
         ValueError: two evaluations share a data set's name in the metadata but not their own (see `dataset_config`).
     """
     language = values.language if isinstance(values.language, str | None) else list(values.language) or None
-    data: DatasetCardData | ModelCardData
+    data: DatasetCardData | ModelCardData | SpaceCardData
     if isinstance(values, DatasetCardValues):
         data = DatasetCardData(
             license=values.license,
@@ -33,6 +34,21 @@ def metadata_of(values: Card) -> dict[str, Any]:
             tags=["recommendation", "sequential-recommendation"],
             size_categories=None if values.num_rows is None else [size_category(values.num_rows)],
             configs=[dict(config) for config in values.configs] or None,
+        )
+    elif isinstance(values, SpaceCardValues):
+        data = SpaceCardData(
+            title=values.name,
+            emoji="🛍️",
+            colorFrom="indigo",
+            colorTo="green",
+            sdk="gradio",
+            sdk_version=values.sdk_version,
+            python_version="3.11",
+            app_file=APP_FILE,
+            license=values.license,
+            models=list(values.models),
+            datasets=list(values.datasets) or None,
+            tags=list(TAGS),
         )
     else:
         assert isinstance(values, ModelCardValues)
@@ -60,8 +76,7 @@ def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
     results: list[EvalResult] = []
     names: dict[tuple[str, str | None, str | None], str] = {}
     for evaluation in evaluations:
-        protocol = known(evaluation.protocol) | known({"num_users": evaluation.num_users})
-        protocol = {key: value for key, value in protocol.items() if value != 0}  # counts of what there was none of
+        protocol = protocol_of(evaluation)
         dataset_type = evaluation.dataset_id or re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-")
         dataset_type = dataset_type or "data"
         # The Hub's client groups results by these three and keeps the first name of a group, whatever the others say.
@@ -84,10 +99,24 @@ def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
                 # The protocol goes with every metric: results of one data set under two protocols share one group.
                 metric_args=(protocol | _spread(evaluation, metric)) or None,
             )
-            for metric, value in known(evaluation.metrics).items()
-            if metric.partition("@")[0] not in CATALOGUE_METRICS
+            for metric, value in metrics_of(evaluation).items()
         ]
     return results
+
+
+def protocol_of(evaluation: Evaluation) -> dict[str, Any]:
+    """How the metrics were taken, without counts of what there was none of."""
+    protocol = known(evaluation.protocol) | known({"num_users": evaluation.num_users})
+    return {key: value for key, value in protocol.items() if value != 0}
+
+
+def metrics_of(evaluation: Evaluation) -> dict[str, float]:
+    """The metrics of users that are known."""
+    return {
+        metric: value
+        for metric, value in known(evaluation.metrics).items()
+        if metric.partition("@")[0] not in CATALOGUE_METRICS
+    }
 
 
 def _spread(evaluation: Evaluation, metric: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def check_card(text: str, repo_type: str = "model") -> None:
 
     Args:
         text (`str`): the card.
-        repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
+        repo_type (`str`, *optional*, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`.
 
     Raises:
         CardError: names every field that the Hub would not take.
@@ -69,23 +69,25 @@ def check_card(text: str, repo_type: str = "model") -> None:
 
 def _problems(metadata: Mapping[str, Any], repo_type: str) -> Iterator[str]:
     yield from _check_license(metadata)
-    for key in ("tags", "datasets", "size_categories", "task_categories"):
+    for key in ("tags", "datasets", "models", "size_categories", "task_categories"):
         if key in metadata and not _texts(metadata[key]):
             yield f"{key} must be a list of texts, is {metadata[key]!r}"
     for language in _listed(metadata.get("language", [])):
         if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
             yield f"language {language!r} is no ISO 639 code such as en"
-    for key in ("base_model", "datasets"):
+    for key in ("base_model", "datasets", "models"):
         for name in _listed(metadata.get(key, [])):
             if isinstance(name, str) and not is_repository(name):
                 yield f"{key} {name!r} is no name on the Hub such as org/name"
             elif not isinstance(name, str):
                 yield f"{key} must be a name on the Hub, is {name!r}"
-    for key in ("library_name", "pipeline_tag", "pretty_name", "license_name", "license_link", "model_name"):
+    for key in ("library_name", "pipeline_tag", "pretty_name", "license_name", "license_link", "model_name", "title"):
         if key in metadata and not isinstance(metadata[key], str):
             yield f"{key} must be a text, is {metadata[key]!r}"
     if repo_type == "model":
         yield from _check_model_index(metadata.get("model-index"))
+    elif repo_type == "space":
+        yield from _check_space(metadata)
     else:
         yield from _check_configs(metadata.get("configs"))
         known, names = {name for _, name in SIZE_CATEGORIES}, metadata.get("size_categories")
@@ -144,6 +146,14 @@ def _check_result(result: Any) -> Iterator[str]:
             yield f"model-index: a metric needs a type, is {metric!r}"
         elif not isinstance(metric.get("value"), str | int | float) or metric["value"] != metric["value"]:
             yield f"model-index: {metric['type']} needs a value, has {metric.get('value')!r}"
+
+
+def _check_space(metadata: Mapping[str, Any]) -> Iterator[str]:
+    if metadata.get("sdk") != "gradio":
+        yield f"sdk must be gradio, is {metadata.get('sdk')!r}"
+    version = metadata.get("sdk_version")
+    if not isinstance(version, str) or not re.fullmatch(r"\d+(\.\w+)+", version):
+        yield f"sdk_version must be a version of gradio in quotes, such as '6.0.0', is {version!r}"
 
 
 def _check_configs(configs: Any) -> Iterator[str]:

@@ -178,6 +178,27 @@ class SequentialCardValues(ModelCardValues):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpaceCardValues(Card):
+    """What the card of a Space that shows a recommender can say.
+
+    Args:
+        models (`Sequence[str]`): Hub names of the models that it shows, at least one.
+        datasets (`Sequence[str]`, *optional*): Hub names of the data sets that it reads.
+        sdk_version (`str`): Version of gradio.
+        requirements (`Sequence[str]`, *optional*): What its program needs, as lines of a requirements file.
+    """
+
+    template: ClassVar[str] = "space_card.md"
+    kind: ClassVar[str] = "space"
+    repo_type: ClassVar[str] = "space"
+
+    models: Sequence[str]
+    datasets: Sequence[str] = ()
+    sdk_version: str
+    requirements: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetCardValues(Card):
     """What the card of a data set can say.
 

@@ -100,6 +100,15 @@ def take_flag(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return found.value, rest
 
 
+def first_words(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The command line with its first words, which name no flag, as the values of these flags in their order."""
+    argv, left = list(argv), list(flags)
+    found: list[str] = []
+    while argv and left and not argv[0].startswith("-"):
+        found += [left.pop(0), argv.pop(0)]
+    return [*found, *argv]
+
+
 def read_config(name: str) -> dict[str, Any]:
     """The values of a YAML file, given by its path or the name of a packaged one (see `find_config`).
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from trainers.arguments import CONFIGS, find_config, format_help, parse_sections, take_flag
+from trainers.arguments import CONFIGS, find_config, first_words, format_help, parse_sections, take_flag
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
@@ -317,3 +317,11 @@ def test_a_default_configuration_gives_way_to_another(config):
     Path(read).with_name("other.yaml").write_text("resume: true\n")
     main, *_ = parse_sections(Main, SECTIONS, "", given, default_config=read)
     assert (main.seed, main.resume) == (0, True)
+
+
+def test_first_words_by_place_or_flag():
+    flags = ["--orders", "--products"]
+    assert first_words(["a", "b", "--seed", "1"], flags) == ["--orders", "a", "--products", "b", "--seed", "1"]
+    assert first_words(["a", "--seed", "1"], flags) == ["--orders", "a", "--seed", "1"]
+    assert first_words(["--orders", "a"], flags) == ["--orders", "a"]
+    assert first_words(["a", "b", "c"], flags) == ["--orders", "a", "--products", "b", "c"]

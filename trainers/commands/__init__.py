@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "evaluate and compare recommenders on a data folder",
     "recommend": "recommend items to users",
     "serve": "serve a recommender over HTTP: /recommend, /items, /metrics",
+    "space": "a page that shows a recommender and its semantic IDs",
     "convert-autoencoder": "an AutoencoderKL of diffusers from published KL-16 weights",
     "export": "a plain Qwen3, ONNX, or the beam search for other programs",
     "convert-qwen3": "a plain Qwen3 that generates semantic IDs, as our recommender",

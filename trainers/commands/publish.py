@@ -4,22 +4,38 @@ r"""Publication of an item tokenizer, a recommender and their data together, eac
         --data data/office --license apache-2.0
 
 Without --push nothing leaves this machine: files and sizes are listed, cards are written in memory and checked. The
-repositories are org/office-tokenizer, org/office-recommender and org/office-data, private unless --public is given.
+repositories are org/office-tokenizer, org/office-recommender and org/office-data, private unless --public is given,
+and with --space org/office-space, a page that shows the recommender (see utgrec space).
 Log in with `hf auth login`, or set HF_TOKEN; there is no flag for a token, which would stay in the shell's history.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hub_cards import Card, RecommenderCardValues, TokenizerCardValues, is_repository, load_values
+from hub_cards import (
+    Card,
+    DatasetCardValues,
+    Evaluation,
+    ModelCardValues,
+    RecommenderCardValues,
+    SpaceCardValues,
+    TokenizerCardValues,
+    is_repository,
+    load_values,
+    space_files,
+    write_text,
+)
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.hub.data_facts import dataset_card_values
 from trainers.hub.download import find_model
+from trainers.hub.model_facts import versions
 from trainers.hub.publish import Publication, publish
 from trainers.hub.upload import ALLOWED, PublishingError
 
@@ -34,6 +50,11 @@ class PublishArguments:
     license: str | None = field(default=None, metadata={"help": "Licence of the models, as the Hub spells it."})
     data_license: str | None = field(default=None, metadata={"help": "Licence of the data."})
     language: list[str] | None = field(default=None, metadata={"help": "Languages of the texts, such as en."})
+    space: bool = field(default=False, metadata={"help": "Also a Space of the Hub that shows the recommender."})
+    space_requirement: str | None = field(
+        default=None,
+        metadata={"help": "How the Space installs this package; by default utgrec[space] of the version here."},
+    )
     push: bool = field(default=False, metadata={"help": "Send. Without it: list what would be sent."})
     public: bool = field(
         default=False, metadata={"help": "Make the repositories public; by default they are private."}
@@ -49,7 +70,7 @@ def run(arguments: PublishArguments) -> list[Publication]:
             for kind in ("tokenizer", "recommender")
             if (name := getattr(arguments, kind)) is not None
         }
-        return send(replace(arguments, **fetched))
+        return send(replace(arguments, **fetched), Path(scratch))
 
 
 def fetch(name: str, revision: str | None, scratch: Path) -> str:
@@ -64,9 +85,11 @@ def fetch(name: str, revision: str | None, scratch: Path) -> str:
     return str(model_folder(name, ALLOWED, there.revision, local_dir=scratch))
 
 
-def send(arguments: PublishArguments) -> list[Publication]:
-    """[`run`] for models in folders."""
+def send(arguments: PublishArguments, scratch: Path) -> list[Publication]:
+    """[`run`] for models in folders; the files of a Space are made in `scratch`."""
     publications = plan(arguments)
+    if arguments.space:
+        publications.append(plan_space(arguments, publications, scratch / "space"))
     for publication in publications:
         print(f"\n{publication}")
     if not arguments.push:
@@ -87,22 +110,71 @@ def plan(arguments: PublishArguments) -> list[Publication]:
         raise PublishingError(f"--name {arguments.name}: expected <user or organisation>/<name>, such as org/office.")
     if not (arguments.tokenizer or arguments.recommender or arguments.data):
         raise PublishingError("Nothing to publish: give --tokenizer, --recommender or --data.")
+    if arguments.space and not arguments.recommender:
+        raise PublishingError("--space shows a recommender: give --recommender, too.")
     check_pair(arguments)
+    domains: dict[str, str] = {}
     facts: dict[str, Any] = {"license": arguments.license, "language": arguments.language}
     found = []
     if arguments.data:
         repo_id = f"{arguments.name}-data"
         name = arguments.name.partition("/")[2]
         data_facts = {"license": arguments.data_license, "language": arguments.language, "repo_id": repo_id}
-        found.append(Publication(arguments.data, repo_id, dataset_card_values(arguments.data, name, **data_facts)))
+        data = dataset_card_values(arguments.data, name, **data_facts)
+        found.append(Publication(arguments.data, repo_id, data))
+        folders = {row["Domain"]: row.get("folder") for row in data.domains}
+        domains = {name: f"{inner}-interactions" if inner else "interactions" for name, inner in folders.items()}
         facts["datasets"] = [repo_id]
     for kind, folder in (("tokenizer", arguments.tokenizer), ("recommender", arguments.recommender)):
         if folder:
             repo_id = f"{arguments.name}-{kind}"
             values = load_values(folder) or bare_values(kind, Path(folder))
             given = {name: value for name, value in facts.items() if value}
+            if domains and isinstance(values, ModelCardValues):
+                given["evaluations"] = placed(values.evaluations, domains, f"{arguments.name}-data")
             found.append(Publication(folder, repo_id, replace(values, repo_id=repo_id, **given)))
     return found
+
+
+def placed(evaluations: Sequence[Evaluation], domains: Mapping[str, str], repo_id: str) -> list[Evaluation]:
+    """Evaluations, those on a domain that is published too with its place on the Hub.
+
+    Args:
+        evaluations (`Sequence[Evaluation]`): of a card.
+        domains (`Mapping[str, str]`): the published domains, with the configuration of the data set that has their
+            interactions.
+        repo_id (`str`): the data set.
+    """
+    return [
+        replace(each, dataset_id=repo_id, dataset_config=domains[each.dataset])
+        if each.dataset_id is None and each.dataset in domains
+        else each
+        for each in evaluations
+    ]
+
+
+def plan_space(arguments: PublishArguments, others: Sequence[Publication], folder: Path) -> Publication:
+    """A Space that shows the recommender, with the pictures of the data if those are of one domain and have any."""
+    if find_spec("gradio") is None:
+        raise PublishingError(
+            '--space names the version of gradio that it was tried with: pip install "utgrec[space]".'
+        )
+    data = next((each.values for each in others if isinstance(each.values, DatasetCardValues)), None)
+    pictures = data is not None and len(data.domains) == 1 and "folder" not in data.domains[0]
+    pictures = pictures and data is not None and data.domains[0]["Items with image"] > 0
+    repo_id, version = f"{arguments.name}-space", versions().get("utgrec")
+    values = SpaceCardValues(
+        name=arguments.name.partition("/")[2],
+        repo_id=repo_id,
+        license=arguments.license,
+        models=[f"{arguments.name}-recommender"],
+        datasets=[f"{arguments.name}-data"] if pictures else [],
+        sdk_version=metadata.version("gradio"),
+        requirements=[arguments.space_requirement or "utgrec[space]" + (f"=={version}" if version else "")],
+    )
+    for name, text in space_files(values).items():
+        write_text(folder / name, text)
+    return Publication(str(folder), repo_id, values)
 
 
 def check_pair(arguments: PublishArguments) -> None:

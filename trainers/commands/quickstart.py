@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainers.arguments import parse_sections
+from trainers.arguments import first_words, parse_sections
 
 USERS = 3  # that are recommended to, as an example
 TOP_K = 5
@@ -146,16 +146,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= TITLE else text[: TITLE - 1] + "…"
 
 
-def named_files(argv: Sequence[str]) -> list[str]:
-    """The command line with its first words, which name no flag, as those of `--orders` and `--products`."""
-    argv, flags = list(argv), ["--orders", "--products"]
-    found: list[str] = []
-    while argv and flags and not argv[0].startswith("-"):
-        found += [flags.pop(0), argv.pop(0)]
-    return [*found, *argv]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, by default the program's."""
-    argv = named_files(sys.argv[1:] if argv is None else argv)
+    argv = first_words(sys.argv[1:] if argv is None else argv, ["--orders", "--products"])
     run(parse_sections(QuickstartArguments, {}, __doc__, argv)[0])

@@ -7,10 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from huggingface_hub import DatasetInfo, HfApi, ModelInfo
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, SpaceInfo
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from hub_cards import CARD_FILE, VALUES_FILE, Card, is_edited, render_card, values_text, write_text
+from hub_cards import (
+    CARD_FILE,
+    EVAL_RESULTS_FILE,
+    VALUES_FILE,
+    Card,
+    eval_results_text,
+    is_edited,
+    render_card,
+    values_text,
+    write_eval_results,
+    write_text,
+)
 from hub_cards.named import named
 from hub_cards.plots import FOLDER as PLOTS
 from hub_cards.plots import TITLES as PLOT_TITLES
@@ -42,6 +53,8 @@ class Publication:
         path = Path(self.folder) / CARD_FILE
         self.card = self.render(path.read_text(encoding="utf-8") if path.is_file() else None)
         texts = {CARD_FILE: self.card, VALUES_FILE: values_text(self.values), **endpoint_files(self.folder)}
+        if results := eval_results_text(self.values):
+            texts[EVAL_RESULTS_FILE] = results
         sizes = dict(self.plan.files) | {name: len(text.encode()) for name, text in texts.items()}
         self.plan.files = sorted(sizes.items())
 
@@ -76,7 +89,8 @@ def publish(
     """
     api, repo_id, kind = HfApi(), publication.repo_id, publication.values.repo_type
     try:
-        url = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None
+        url = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True, space_sdk=sdk)
         private = api.repo_info(repo_id, repo_type=kind).private
         if not private and not public:
             raise PublishingError(f"{repo_id} is there and public: give --public, or another name.")
@@ -84,9 +98,10 @@ def publish(
         write_text(Path(publication.folder) / CARD_FILE, text)
         write_text(Path(publication.folder) / VALUES_FILE, values_text(publication.values))
         write_endpoint(publication.folder)
+        write_eval_results(publication.folder, publication.values)
         plan = plan_folder(publication.folder)
         send_folder(publication.folder, repo_id, message, kind, network=network)
-        info = cast(ModelInfo | DatasetInfo, api.repo_info(repo_id, repo_type=kind))
+        info = cast(ModelInfo | DatasetInfo | SpaceInfo, api.repo_info(repo_id, repo_type=kind))
         missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings or ()}
     except HfHubHTTPError as error:
         raise PublishingError(

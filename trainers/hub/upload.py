@@ -34,7 +34,9 @@ LEFT_OUT = [
     "runs/*",
     "events.out.tfevents.*",
     "*/events.out.tfevents.*",
-    ".*",
+    ".[!e]*",  # what is hidden, but for .eval_results: a pattern has no exception
+    ".e",
+    ".e[!v]*",
     "*/.*",
     "_*",
     "*/__pycache__/*",
@@ -229,6 +231,10 @@ def _settings_for_others(file: Path, network: Mapping[str, str] | None) -> bytes
         return None
     values = read_json_object(file)
     place = values.get("network")
+    if place is not None and place["name_or_path"].startswith("."):
+        inside = (file.parent / place["name_or_path"]).resolve()
+        if inside.is_dir() and inside.is_relative_to(file.parent.resolve()):  # it is sent along
+            return None
     if place is None or not (place["name_or_path"].startswith(".") or Path(place["name_or_path"]).exists()):
         return None
     values["network"] = None if network is None else {"subfolder": "", **network}

@@ -1,12 +1,14 @@
 """The publishing command: a dry run by default, and all three repositories with it."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import DatasetCard, HfApi, ModelCard, snapshot_download
+import yaml
+from huggingface_hub import DatasetCard, HfApi, ModelCard, SpaceCard, parse_eval_result_entries, snapshot_download
 
 from hub_cards import Evaluation, RecommenderCardValues, save_card
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
@@ -14,6 +16,7 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.commands.publish import PublishArguments, run
+from trainers.commands.space import SpaceArguments
 
 IDS = [f"i{row}" for row in range(6)]
 
@@ -120,3 +123,54 @@ def test_a_pickle_stops_everything(publish, folders):
     torch.save([1], Path(folders["recommender"]) / "pytorch_model.bin")
     with pytest.raises(ValueError, match="pytorch_model.bin is a pickle"):
         publish(name="o/office", push=True, **folders)
+
+
+@pytest.mark.hub
+def test_results_are_on_the_published_data(hub, publish, folders):
+    Path(folders["data"]).rename(Path(folders["data"]).with_name("office"))  # the domain that was evaluated
+    name = hub.new_repo("office")
+    arguments = {**folders, "data": folders["data"].replace("data", "office"), "tokenizer": None}
+    try:
+        out = publish(name=name, push=True, **arguments)
+        assert ".eval_results/utgrec.yaml" in out
+        result = ModelCard.load(f"{name}-recommender").data.eval_results[0]
+        assert (result.dataset_type, result.dataset_config) == (f"{name}-data", "interactions")
+        file = HfApi().hf_hub_download(f"{name}-recommender", ".eval_results/utgrec.yaml")
+        (entry,) = parse_eval_result_entries(yaml.safe_load(Path(file).read_text()))
+        assert (entry.dataset_id, entry.value) == (f"{name}-data", result.metric_value)
+        assert entry.task_id == "interactions/test/recall@10" and entry.notes == "num users: 3"
+    finally:
+        HfApi().delete_repo(f"{name}-recommender", missing_ok=True)
+        HfApi().delete_repo(f"{name}-data", repo_type="dataset", missing_ok=True)
+
+
+@pytest.mark.hub
+def test_a_space_of_the_recommender(hub, publish, folders):
+    pytest.importorskip("gradio")
+    name = hub.new_repo("office")
+    arguments = {**folders, "tokenizer": None, "space": True, "license": "mit", "space_requirement": "utgrec @ git+x"}
+    try:
+        out = publish(name=name, **arguments)
+        assert f"space {name}-space" in out and "app.py" in out and not HfApi().repo_exists(f"{name}-space")
+        publish(name=name, push=True, **arguments)
+        card = SpaceCard.load(f"{name}-space").data
+        assert (card.sdk, card.app_file, card.license) == ("gradio", "app.py", "mit")
+        assert card.sdk_version == metadata.version("gradio") and card.models == [f"{name}-recommender"]
+        assert card.get("datasets") is None  # without pictures
+        folder = Path(snapshot_download(f"{name}-space", repo_type="space"))
+        assert (folder / "requirements.txt").read_text() == "utgrec @ git+x\n"
+        asked = []
+        scope = {"SpaceArguments": SpaceArguments, "run": asked.append}
+        program = (folder / "app.py").read_text()
+        exec(program.replace("from trainers.commands.space import SpaceArguments, run", ""), scope)
+        assert asked == [SpaceArguments(f"{name}-recommender")]
+        assert HfApi().repo_info(f"{name}-space", repo_type="space").private
+    finally:
+        HfApi().delete_repo(f"{name}-recommender", missing_ok=True)
+        HfApi().delete_repo(f"{name}-data", repo_type="dataset", missing_ok=True)
+        HfApi().delete_repo(f"{name}-space", repo_type="space", missing_ok=True)
+
+
+def test_a_space_needs_a_recommender(publish, folders):
+    with pytest.raises(ValueError, match="--space shows a recommender"):
+        publish(name="o/office", tokenizer=folders["tokenizer"], space=True)

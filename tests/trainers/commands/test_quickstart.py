@@ -9,7 +9,6 @@ import yaml
 
 from trainers import Recommender
 from trainers.commands import run_command
-from trainers.commands.quickstart import named_files
 
 
 @pytest.fixture
@@ -100,9 +99,3 @@ def test_errors_say_what_and_how(files, flags, message, monkeypatch):
         run_command("quickstart", flags)
     assert message in str(error.value)
     assert not (files / "runs").exists()
-
-
-def test_files_by_place_or_flag():
-    assert named_files(["a", "b", "--seed", "1"]) == ["--orders", "a", "--products", "b", "--seed", "1"]
-    assert named_files(["a", "--seed", "1"]) == ["--orders", "a", "--seed", "1"]
-    assert named_files(["--orders", "a"]) == ["--orders", "a"]
