@@ -196,7 +196,8 @@ def _items_of_value(path: Path, key: str, value: Any) -> list[str]:
         return [key]
     items = [{"pid": value}] if isinstance(value, str) else value if isinstance(value, list) else []
     items = [each for each in items if isinstance(each, dict)]
-    ids, counts = [each.get("pid", each.get("iid")) for each in items], [each.get("count", 0) for each in items]
+    ids = [each.get("pid", each.get("iid")) for each in items]
+    counts: list[Any] = [each.get("count", 0) for each in items]
     has_ids = all(isinstance(each, (str, int)) and not isinstance(each, bool) and each != "" for each in ids)
     has_counts = all(isinstance(each, (int, float)) for each in counts)
     if not ids or (isinstance(value, list) and len(items) < len(value)) or not has_ids or not has_counts:

@@ -45,9 +45,11 @@ class EndpointHandler:
         Raises:
             ValueError: `inputs` or a parameter that is none; a rule that names an unknown item.
         """
-        inputs, parameters = data.get("inputs"), dict(data.get("parameters") or {})
+        inputs, parameters = data.get("inputs"), data.get("parameters") or {}
         if not isinstance(inputs, list):
             raise ValueError('inputs: expected a list of histories, such as [["sku-17", "sku-301"]].')
+        if not isinstance(parameters, dict):
+            raise ValueError('parameters: expected an object, such as {"top_k": 5}.')
         if unknown := sorted({*parameters} - {*PARAMETERS}):
             raise ValueError(f"parameters: {', '.join(unknown)} unknown; there are {', '.join(PARAMETERS)}.")
         for each in inputs:

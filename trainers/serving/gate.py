@@ -40,7 +40,7 @@ class Gate:
 
     def __init__(self, app: Any, metrics: Metrics, max_bytes: int, timeout_s: float, key: str | None = None):
         self.application, self.metrics, self.max_bytes, self.timeout_s = app, metrics, max_bytes, timeout_s
-        self._expected = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,10 +69,11 @@ class Gate:
             logger.info(f"{_method(scope)} {route} {status} {1000 * seconds:.1f} ms")
 
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
-        if self._expected is None or scope["path"] in OPEN:
+        if self._key is None or scope["path"] in OPEN:
             return
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        if not secrets.compare_digest(given, self._expected):
+        scheme, _, key = given.partition(b" ")
+        if not secrets.compare_digest(key, self._key) or scheme.lower() != b"bearer":
             raise Refusal(
                 401, "This needs the header Authorization: Bearer KEY.", headers={"WWW-Authenticate": "Bearer"}
             )

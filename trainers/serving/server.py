@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 SHORTEST_KEY = 16
+BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -65,12 +66,23 @@ def run(application: Any, bound: socket.socket, timeout_s: float) -> None:
         application: by ASGI.
         bound (`socket.socket`): where.
         timeout_s (`float`): seconds for what is unfinished at the end.
+
+    Raises:
+        OSError: another program took the address while the model was loaded.
     """
+    try:
+        bound.listen(BACKLOG)  # uvloop says nothing where it cannot
+    except OSError as error:
+        port = bound.getsockname()[1]
+        raise OSError(
+            f"--port {port}: {error.strerror}, since another program began meanwhile. Give another."
+        ) from error
     config = uvicorn.Config(
         application,
         log_level="warning",
         access_log=False,  # paths and addresses; the gate writes what may be written
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(timeout_s)),
         ws="none",
     )

@@ -58,6 +58,7 @@ def test_it_answers_as_the_recommender(folder, recommender, check_same):
         ({}, "inputs: expected a list"),
         ({"inputs": "sku-1"}, "inputs: expected a list"),
         ({"inputs": [["sku-1"]], "parameters": {"k": 3}}, "parameters: k unknown"),
+        ({"inputs": [["sku-1"]], "parameters": ["top_k"]}, "parameters: expected an object"),
         ({"inputs": [["sku-1"]], "parameters": {"deny": ["gone"]}}, "deny: .*'gone'"),
         ({"inputs": [[{"title": "pen", "image": "/etc/passwd"}]]}, "pictures are not taken"),
         ({"inputs": [{"title": "pen", "image": "/etc/passwd"}]}, "pictures are not taken"),

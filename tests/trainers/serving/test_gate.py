@@ -50,6 +50,8 @@ AUTHORIZED = [(b"authorization", f"Bearer {KEY}".encode())]
         [],
         [(b"authorization", b"")],
         [(b"authorization", KEY.encode())],
+        [(b"authorization", f"Basic {KEY}".encode())],
+        [(b"authorization", f"Bearer  {KEY}".encode())],
         [(b"authorization", b"Bearer " + b"k" * 31)],
         [(b"authorization", b"Bearer " + b"k" * 33)],
         [(b"authorization", "Bearer ü".encode("latin-1"))],
@@ -65,6 +67,7 @@ def test_without_the_key_nothing_is_read(headers):
 
 def test_with_the_key_or_without_any():
     assert request(headers=AUTHORIZED)[:2] == (200, b"abc")
+    assert request(headers=[(b"authorization", f"bearer {KEY}".encode())])[0] == 200  # RFC 9110: of any case
     assert request(key=None)[:2] == (200, b"abc")
     for path in ("/health", "/docs", "/openapi.json"):
         assert request(path)[0] == 200

@@ -40,6 +40,10 @@ def test_addresses():
             listening.listen()
             with pytest.raises(OSError, match="--port .* in use. Give another --port"):
                 server.bind("127.0.0.1", bound.getsockname()[1])
+    with server.bind("127.0.0.1", 0) as first, server.bind("127.0.0.1", first.getsockname()[1]) as second:
+        first.listen()  # two that were started at once: neither was heard yet
+        with pytest.raises(OSError, match="--port .* another program began meanwhile"):
+            server.run(None, second, 1)
     with server.bind("0.0.0.0", 0) as bound:
         assert not server.is_loopback(bound)
     with pytest.raises(OSError, match="--host no.such.host.invalid"):
