@@ -18,7 +18,9 @@ from mkdocs.structure.pages import Page
 from trainers.commands import COMMANDS, HELP, METHODS
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = ROOT / "examples" / "notebooks"
+NOTEBOOKS = [
+    ROOT / "examples" / "notebooks" / f"{name}.ipynb" for name in ("own_catalogue", "compare_models", "publish")
+]
 INCLUDE = re.compile(r'^@include (\S+)(?: "(.+)")?$', flags=re.MULTILINE)
 # Where files of the repository are on the site; a link to another one becomes its name.
 PLACES = {
@@ -152,7 +154,7 @@ def escaped(text: str) -> str:
 def notebook_pages() -> dict[str, str]:
     """The notebooks as pages, with their list."""
     pages, rows = {}, []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         texts = ["".join(cell["source"]) for cell in cells]
         blocks = [

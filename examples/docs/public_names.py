@@ -87,14 +87,12 @@ def as_list(body: str) -> str:
     """Entries `name (type): what it is`, with further lines indented, as a list."""
     items = []
     for entry in re.split(r"\n(?=\S)", body):
+        found = re.match(r"([\w*., ]+?)( \(.*?\))?:(?=\s)", entry, flags=re.DOTALL)  # a type may hold parentheses
+        if found:
+            entry = f"**`{found[1]}`**{found[2] or ''}: {entry[found.end() :].lstrip()}"
         first, _, rest = entry.partition("\n")
-        names, colon, said = first.partition(": ")
-        if colon:
-            known = re.match(r"[\w*., ]+", names)
-            label = known[0].strip() if known else names
-            names = f"**`{label}`**{' ' if names[len(label) :].strip() else ''}{names[len(label) :].strip()}"
         further = textwrap.indent(textwrap.dedent(rest), "    ")
-        items.append("\n".join(filter(str.strip, [f"- {names}{colon}{said}", further])))
+        items.append("\n".join(filter(str.strip, [f"- {first}", further])))
     return "\n".join(items)
 
 

@@ -63,6 +63,12 @@ def test_help_text_as_markdown():
     )
 
 
+def test_every_notebook_has_a_page():
+    assert {f"notebooks/{path.stem}.md" for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")} == (
+        set(made["notebook_pages"]()) - {"notebooks/index.md"}
+    )
+
+
 def test_what_stands_under_a_heading():
     page = "# A\n\none\n\n## B\n\n```bash\n# C\nx  # D\n```\n\n### E\n\ntwo\n\n## C\n\n#three\n\n# F\n"
     assert made["section"](page, "B") == "```bash\n# C\nx  # D\n```\n\n### E\n\ntwo"
@@ -82,7 +88,11 @@ def test_docstring_as_markdown():
     Args:
         first (`int`, *optional*, defaults to 3): a number < 4,
             or more.
-        second, third (`str`): two.
+        second, third (`tuple`, *optional*, defaults to `(1, 2)`):
+            two: or more.
+
+            - one
+        fourth (`str`), fifth (`str`), *optional*: of no usual form.
 
     Raises:
         ValueError: no.
@@ -96,8 +106,9 @@ def test_docstring_as_markdown():
     assert names["as_markdown"](names["textwrap"].dedent(text)) == (
         "Says [`ItemMemory`][modeling_utgrec.ItemMemory], `thing` and `<`.\n\n**Parameters**\n\n"
         "- **`first`** (`int`, *optional*, defaults to 3): a number &lt; 4,\n    or more.\n"
-        "- **`second, third`** (`str`): two.\n\n**Raises**\n\n- **`ValueError`**: no.\n\n**Example**\n\n"
-        "```python\n>>> [`a<b`]\n```"
+        "- **`second, third`** (`tuple`, *optional*, defaults to `(1, 2)`): two: or more.\n\n    - one\n"
+        "- fourth (`str`), fifth (`str`), *optional*: of no usual form.\n\n"
+        "**Raises**\n\n- **`ValueError`**: no.\n\n**Example**\n\n```python\n>>> [`a<b`]\n```"
     )
     assert names["as_markdown"]("See [`~Recommender.recommend`].") == (
         "See [`recommend`][trainers.Recommender.recommend]."
