@@ -267,7 +267,8 @@ class ItemMemory:
 
     def select(self, rows: Tensor) -> "ItemMemory":
         """
-        The memory of some of the items, or of the same in another order.
+        The memory of some of the items, or of the same in another order. Trend and discount are of the items that are
+        there then, as of a memory that was saved with them and read again.
 
         Args:
             rows (`torch.LongTensor` of shape `(num_selected,)`): items, each once; -1 for one without any past.
@@ -302,9 +303,9 @@ class ItemMemory:
             vectors = self.content.vectors[safe].masked_fill(~known[:, None], 0)
             selected.content = self.content._replace(similar_items=of(self.content.similar_items), vectors=vectors)
         selected.counts = self.counts[safe].masked_fill(~known, 0)
-        if self.recent is not None and self.trend is not None:  # the trend is of the whole catalogue
+        if self.recent is not None:
             selected.recent = self.recent[safe].masked_fill(~known, 0)
-            selected.trend = self.trend[safe].masked_fill(~known, 0)
+        selected.trend, selected.usual_count = selected._trend(), selected._usual_count()
         if self.periods is not None:
             selected.periods = self.periods._replace(periods=self.periods.periods[safe].masked_fill(~known, -1))
         return selected

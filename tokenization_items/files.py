@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
@@ -111,12 +112,18 @@ def write_tensors(
         path (`str` or `os.PathLike`): the file.
         tensors (`Mapping[str, np.ndarray]` or `Mapping[str, torch.Tensor]`): arrays or tensors of any shapes, by name.
         metadata (`dict[str, str]`, *optional*): what else the file's head says.
+
+    Raises:
+        OSError: it cannot be written, as to a disk that is full.
     """
     save: Any = save_tensors if any(isinstance(each, torch.Tensor) for each in tensors.values()) else save_arrays
     with replacing(path) as (temporary,):
         # safetensors writes the bytes of an array as they lie, whatever its order
         rows = {name: np.asarray(each, order="C") if save is save_arrays else each for name, each in tensors.items()}
-        save(rows, temporary, metadata=metadata)
+        try:
+            save(rows, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
         stamp_file(temporary)
     return Path(path)
 
@@ -191,11 +198,18 @@ def updating_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Yields:
         `Path`: the copy.
+
+    Raises:
+        OSError: there is no room for the copy, or it may not be written.
     """
     path = Path(path).absolute()
     with replacing_folder(path, overwrite=True) as temporary:
         if path.is_dir():
-            shutil.copytree(path, temporary, copy_function=_link_weights, dirs_exist_ok=True)
+            try:
+                shutil.copytree(path, temporary, copy_function=_link_weights, dirs_exist_ok=True)
+            except shutil.Error as error:  # of all files
+                _, _, reason = error.args[0][0]
+                raise OSError(f"{path} cannot be copied to be changed: {reason}") from error
         yield temporary
 
 

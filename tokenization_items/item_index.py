@@ -291,7 +291,9 @@ class ItemIndex:
     def _content_with(
         self, item_ids: Sequence[str], content: np.ndarray | None, encoder: str | None
     ) -> np.ndarray | None:
-        """The content of the items there are and of new ones."""
+        """The content of the items there are and of new ones, if there are any."""
+        if content is None and not item_ids:
+            return self.content
         if not len(self):
             return None if content is None else _checked_content(item_ids, content)
         if (content is None) != (self.content is None):

@@ -151,10 +151,11 @@ def test_selected_items_keep_what_is_among_them():
     assert not selected.content.vectors[2].any()
     assert selected.counts.tolist() == [int(memory.counts[row]) if row >= 0 else 0 for row in rows.tolist()]
     assert selected.recent.tolist() == [int(memory.recent[row]) if row >= 0 else 0 for row in rows.tolist()]
-    # an item's trend is that of the whole catalogue, whatever is selected and added
-    assert selected.trend.tolist() == [float(memory.trend[row]) if row >= 0 else 0 for row in rows.tolist()]
+    # trend and discount are of the items that are there, as when they are read from a file
+    read = ItemMemory(selected.transition_items, selected.transition_weights, selected.counts, recent=selected.recent)
+    assert torch.equal(selected.trend, read.trend) and selected.usual_count == read.usual_count
+    assert (selected.trend[known] != memory.trend[rows[known]]).all() and not selected.trend[2].any()
     counts = memory.counts.double().numpy()
-    assert selected.usual_count == memory.usual_count
     assert memory.usual_count == pytest.approx(np.exp((counts * np.log(counts + 1)).sum() / counts.sum()))
     grown = selected.extend(1, torch.cat((embeddings()[rows], embeddings(1, seed=1))))
     assert grown.trend.tolist() == [*selected.trend.tolist(), 0.0] and grown.recent.tolist()[-1] == 0

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file
 
@@ -147,6 +147,25 @@ def test_a_folder_changes_in_one_step(tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["b.txt", "deep", "x.safetensors", "y.safetensors"]
     assert len({stat.S_IMODE((out / name).stat().st_mode) for name in ("b.txt", "y.safetensors")}) == 1
     assert (out / "x.safetensors").stat().st_ino == weights  # linked
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+    make(tmp_path / "out", "old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def full_too(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("tokenization_items.files.save_arrays", full_too)
+    with pytest.raises(OSError, match="x.safetensors cannot be written: .*No space left"):
+        write_tensors(tmp_path / "x.safetensors", {"x": np.arange(3)})
+    monkeypatch.setattr("tokenization_items.files._link_weights", full)
+    with pytest.raises(OSError, match="out cannot be copied to be changed: .*No space left"):
+        with updating_folder(tmp_path / "out"):
+            pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

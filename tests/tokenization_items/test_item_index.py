@@ -470,6 +470,16 @@ def test_content_is_saved_beside_the_index_and_follows_its_items(tmp_path):
     assert loaded.trie().content is None
 
 
+def test_no_new_items_need_no_content():
+    """As on a day on which items have changed and none is new."""
+    index = with_content(4)
+    before = index.content
+    codes, residuals = new_items([])
+    index.assign([], codes, residuals, VECTORS)
+    index.check_content([], None)
+    np.testing.assert_array_equal(index.content, before)
+
+
 def test_content_that_does_not_fit_is_named_and_changes_nothing():
     index = with_content(4)
     before = index.content

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArg
 from trainers.training_data.item_pairs import ItemPairs
 from trainers.training_data.next_item_windows import TrainingData
 
+ROOT = Path(__file__).parents[2]
 IDS = [f"item{row}" for row in range(10)]
 QUIET = {"use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "dataloader_pin_memory": False}
 
@@ -80,6 +83,31 @@ def test_tensorboard_gets_the_log_which_stays_here(tmp_path):
     losses = [round(entry.value, 3) for entry in events.Scalars("train/loss")]
     assert losses == [round(entry["loss"], 3) for entry in trainer.state.log_history if "loss" in entry]
     assert "model.safetensors" in published_files(tmp_path) and file.name not in " ".join(published_files(tmp_path))
+
+
+TRACKED = """
+from trackio.sqlite_storage import SQLiteStorage
+from test_hub_trainer import make_trainer
+import sys
+
+trainer = make_trainer(sys.argv[1], report_to=["trackio"], project="tiny", logging_strategy="epoch")
+trainer.train()
+(run,) = SQLiteStorage.get_runs("tiny")
+kept = [round(each["train/loss"], 3) for each in SQLiteStorage.get_logs("tiny", run) if "train/loss" in each]
+assert kept == [round(each["loss"], 3) for each in trainer.state.log_history if "loss" in each] != [], kept
+"""
+
+
+@pytest.mark.slow
+def test_trackio_gets_the_log_which_stays_here(tmp_path):
+    """In a process of its own: trackio reads where to write as it is imported."""
+    pytest.importorskip("trackio", reason="of utgrec[tracking]")
+    told = {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", TRACKED, str(tmp_path / "run")]
+    done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list((tmp_path / "trackio").iterdir())
+
 
 
 def test_each_training_has_its_own_precision(tmp_path):

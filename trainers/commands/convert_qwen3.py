@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenization_items.files import check_writable
 from tokenization_items.hub_folders import model_folder
+from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.arguments import parse_sections
 from trainers.hub.download import find_model
 from trainers.hub.qwen3_export import PROMPT_FILE
@@ -50,6 +51,8 @@ def run(arguments: ConvertQwen3Arguments) -> None:
     output = Path(arguments.output_dir)
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not arguments.overwrite):
         raise SystemExit(f"{output} is there already: give another --output_dir, or --overwrite to replace it.")
+    if output.is_dir() and any(output.iterdir()) and not (output / TOKENIZER_FILE).is_file():
+        raise SystemExit(f"{output} holds no recommender that could be replaced: give another --output_dir.")
     check_writable(output)
     there = find_model(arguments.model, arguments.revision)
     beside = there.folder

@@ -134,8 +134,8 @@ def _tree(explorer: Explorer, event: dict[str, Any], page: Any) -> None:
             scale=4,
             min_width=260,
         )
-        up = gr.Button("Up", min_width=90)
-        top = gr.Button("Whole tree", min_width=120)
+        up = gr.Button("Up", min_width=90, elem_classes="u-beside")
+        top = gr.Button("Whole tree", min_width=120, elem_classes="u-beside")
     path = gr.HTML()
     with gr.Row():
         with gr.Column(min_width=300):

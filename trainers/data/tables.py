@@ -196,8 +196,9 @@ def _frame_of(source: Any, name: str) -> pl.DataFrame:
             return pl.DataFrame(dict(source), strict=False)
         if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
             return pl.from_dicts([dict(row) for row in source], infer_schema_length=None)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise ReadError(f"{name}: no table of named columns: {error}") from error
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0][:300]  # polars adds where in its own code
+        raise ReadError(f"{name}: no table of named columns, each with values of one kind: {reason}") from error
     raise ReadError(f"{name}: expected a file, a data frame or a list of dictionaries, got {type(source).__name__}.")
 
 

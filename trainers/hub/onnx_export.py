@@ -4,6 +4,7 @@ What is between them, the beam search over the trie, depends on data and stays a
 onnxruntime, and [`~trainers.rankers.onnx_item_level.OnnxItemLevel`] searches with them.
 """
 
+import copy
 import logging
 import warnings
 from importlib import resources
@@ -44,7 +45,8 @@ def export_onnx(
 ) -> list[str]:
     """
     Writes `history.onnx` and `depth_head.onnx`, for batches, histories and beams of any size, and beside them the
-    checkpoint with its items, which the search needs.
+    checkpoint with its items, which the search needs. All is float32: of half precision onnxruntime has not every
+    operator on a CPU.
 
     Args:
         model ([`ItemLevelForCausalLM`]): the recommender, in eval mode.
@@ -62,10 +64,12 @@ def export_onnx(
     """
     check_installed()
     tokenizer.check_recommender(model)
+    if model.dtype != torch.float32:
+        model = copy.deepcopy(model).float()
     config = model.config
     assert config.num_levels is not None
     batch, beams = (torch.export.Dim(name, min=1) for name in ("batch", "beams"))
-    items = torch.export.Dim("items", min=1, max=config.max_history)
+    lengths = {} if config.max_history == 1 else {1: torch.export.Dim("items", min=1, max=config.max_history)}
     codes = torch.tensor(config.level_offsets).expand(2, 3, -1).contiguous()[:, : config.max_history]
     inputs: dict[str, Any] = {"codes": codes, "mask": torch.ones_like(codes[..., 0])}
     if config.content_size is not None:
@@ -74,7 +78,7 @@ def export_onnx(
         inputs["residual_rows"] = torch.zeros_like(codes[..., 0])
     prefixes = {"prefixes": torch.randn(2, 3, config.hidden_size), "levels": torch.tensor(0)}
     with replacing_folder(folder, overwrite, mark=HISTORY) as working:
-        shapes = {name: {0: batch, 1: items} for name in inputs}
+        shapes = {name: {0: batch, **lengths} for name in inputs}
         write_graph(HistoryNetwork(model), inputs, shapes, "states", working / HISTORY)
         write_graph(
             model.depth_head,

@@ -26,6 +26,7 @@ BEGIN, END = "<|sid_begin|>", "<|sid_end|>"
 PACKING = 8192  # OpenOneRec writes three codes as one number of this base
 END_LEVEL = 1  # what FlashRec adds behind the codes of a catalogue whose beams end with `<|sid_end|>`
 _CODE = re.compile(r"<(s_)?([a-z])_(\d+)>")
+_KEY = re.compile(r"-?\d{1,18}(,-?\d{1,18})*")  # codes that 64 bits hold
 _NAMED = 10  # offenders that an error names
 
 
@@ -170,17 +171,13 @@ def load_trie(name: str | os.PathLike, revision: str | None = None, device: str 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in values if keys.count(key) > 1)
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"two items on one semantic ID: the key {twice!r} is there twice")
     return values
 
 
 def _codes_of_key(path: Path, key: str, num_levels: int, packing: int) -> list[int]:
-    try:
-        codes = [int(code) for code in key.split(",")]
-    except ValueError:
-        codes = []
+    codes = [int(code) for code in key.split(",")] if _KEY.fullmatch(key) else []
     if len(codes) == num_levels + 1 and codes[-1] == END_LEVEL:
         codes = codes[:-1]
     if len(codes) == 1 < num_levels and 0 <= codes[0] < packing**num_levels:
@@ -195,18 +192,19 @@ def _codes_of_key(path: Path, key: str, num_levels: int, packing: int) -> list[i
 
 def _items_of_value(path: Path, key: str, value: Any) -> list[str]:
     """Ids of the items of an entry, the most frequent first."""
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [key]
-    if isinstance(value, str):
-        return [value]
-    items = [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-    ids = [each.get("pid", each.get("iid")) for each in items]
-    if not ids or len(items) < len(value) or any(each is None or isinstance(each, bool) for each in ids):
+    items = [{"pid": value}] if isinstance(value, str) else value if isinstance(value, list) else []
+    items = [each for each in items if isinstance(each, dict)]
+    ids, counts = [each.get("pid", each.get("iid")) for each in items], [each.get("count", 0) for each in items]
+    has_ids = all(isinstance(each, (str, int)) and not isinstance(each, bool) and each != "" for each in ids)
+    has_counts = all(isinstance(each, (int, float)) for each in counts)
+    if not ids or (isinstance(value, list) and len(items) < len(value)) or not has_ids or not has_counts:
         raise ValueError(
             f'{path}: the entry {key!r} names no items: expected [{{"pid": 7098944, "count": 1}}], found '
             f"{str(value)[:60]}."
         )
-    order = sorted(range(len(ids)), key=lambda place: -items[place].get("count", 0))
+    order = sorted(range(len(ids)), key=lambda place: -counts[place])
     return [str(ids[place]) for place in order]
 
 

@@ -274,10 +274,9 @@ def follow_index(
     row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
     rows = np.array([row_of.get(item_id, -1) for item_id in index.item_ids], np.int64)
     is_added, memory = rows < 0, stored.memory
-    if is_added.any() and content is not None and memory.content is not None:
-        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(
-            int(is_added.sum()), torch.from_numpy(np.asarray(content, np.float32))
-        )
+    if is_added.any() and (memory.content is None or content is not None):
+        vectors = None if memory.content is None else torch.from_numpy(np.asarray(content, np.float32))
+        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(int(is_added.sum()), vectors)
     else:
         memory = memory.select(torch.from_numpy(rows))
     pairs = stored.pairs

@@ -363,7 +363,7 @@ class Recommender:
         index = self.tokenizer.index
         self.tokenizer.index = copy.copy(index)  # what it holds is replaced, never changed
         try:
-            update = self.tokenizer.remove_items(item_ids)
+            update = self.tokenizer.remove_items([*dict.fromkeys(item_ids)])
             if self.stored is not None:
                 self.stored = follow_index(self.stored, index.item_ids, self.tokenizer.index)
         except BaseException:

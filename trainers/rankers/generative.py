@@ -17,6 +17,7 @@ from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_index import ItemIndex, UnknownItemError
+from tokenization_items.network_reference import NETWORK_CONFIGS
 
 
 def item_space(item_index: ItemIndex, item_ids: Sequence[str]) -> tuple[ItemTrie, np.ndarray]:
@@ -50,7 +51,7 @@ def load_model(name: str | Path, revision: str | None = None) -> ItemRecommendat
     """
     with errors_that_say_why(f"The configuration of {name}"):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    if not hasattr(config, "level_sizes"):
+    if not hasattr(config, "level_sizes") or config.model_type in NETWORK_CONFIGS:
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, which is no generative recommender.")
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     return cast(ItemRecommendation, auto_class.from_pretrained(name, revision=revision, **SAFELY))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -133,7 +135,8 @@ class Service:
                 try:
                     write_changes(self.save_to, before, after)
                 except (OSError, ValueError) as error:
-                    raise Refusal(409, f"The change was not made, as it cannot be saved: {error}") from error
+                    fix = "" if isinstance(error, OSError) else " POST /reload reads what is there; then change that."
+                    raise Refusal(409, f"The change was not made, as it cannot be saved: {error}{fix}") from error
             return after, updates
 
         async with self._changing:
@@ -191,6 +194,19 @@ def as_row(row: int, entries: list[dict[str, Any]]) -> dict[str, Any]:
     return {"items": [each for each in items if each["item_id"] is not None], "error": error}
 
 
+def is_of_another_site(headers: Mapping[str, str]) -> bool:
+    """Whether a browser sent a request for a page that is not of this machine's own address, however it was reached:
+    a name that leads here is no proof."""
+    if (origin := headers.get("origin")) is None:
+        return False
+    found = urlsplit(origin)
+    try:
+        is_here = found.hostname == "localhost" or ipaddress.ip_address(found.hostname or "").is_loopback
+    except ValueError:
+        is_here = False
+    return not is_here or found.netloc != headers.get("host")
+
+
 def known_item(served: Served, item_id: str) -> dict[str, Any]:
     """What is known of an item. Raises [`Refusal`] (404)."""
     index, memory = served.recommender.tokenizer.index, served.recommender.memory
@@ -226,13 +242,15 @@ def build_application(service: Service, key: str | None = None, may_change: bool
     limits = service.limits
     app.add_middleware(Gate, metrics=service.metrics, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, key=key)
 
-    def refuse_changes() -> None:
+    def refuse_changes(request: Request) -> None:
         if not may_change:
             raise Refusal(
                 403,
                 "The catalogue does not change by requests here: the service was started with --read_only, or without "
                 "a key where others reach it.",
             )
+        if key is None and is_of_another_site(request.headers):
+            raise Refusal(403, "A page of another site changes nothing here: send the request without a browser.")
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> JSONResponse:
@@ -246,6 +264,10 @@ def build_application(service: Service, key: str | None = None, may_change: bool
     @app.exception_handler(HTTPException)
     async def no_route(_: Request, error: HTTPException) -> JSONResponse:
         refusal = Refusal(error.status_code, f"{error.detail}: see /docs for what there is.")
+        if error.status_code == 400:
+            refusal.message = (
+                "The body cannot be read: it is not UTF-8, nested too deeply, or has a number of too many digits."
+            )
         return JSONResponse(refusal.body(), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
@@ -275,8 +297,10 @@ def build_application(service: Service, key: str | None = None, may_change: bool
         return JSONResponse(service.catalogue(service.served))
 
     @app.post("/items", response_model=ItemsAnswer, summary="Add, change and remove items, in one step")
-    async def change(body: Annotated[ItemsRequest, Body(openapi_examples=ITEMS_EXAMPLES)]) -> JSONResponse:
-        refuse_changes()
+    async def change(
+        request: Request, body: Annotated[ItemsRequest, Body(openapi_examples=ITEMS_EXAMPLES)]
+    ) -> JSONResponse:
+        refuse_changes(request)
         return JSONResponse(await service.change(body))
 
     @app.get("/items/{item_id:path}", response_model=KnownItem, summary="What is known of an item")
@@ -284,14 +308,14 @@ def build_application(service: Service, key: str | None = None, may_change: bool
         return JSONResponse(known_item(service.served, item_id))
 
     @app.delete("/items/{item_id:path}", response_model=ItemsAnswer, summary="Remove an item")
-    async def remove(item_id: str) -> JSONResponse:
-        refuse_changes()
+    async def remove(request: Request, item_id: str) -> JSONResponse:
+        refuse_changes(request)
         known_item(service.served, item_id)
         return JSONResponse(await service.change(ItemsRequest(remove=[item_id])))
 
     @app.post("/reload", response_model=ItemsAnswer, summary="Read the folder or the repository again")
-    async def reload() -> JSONResponse:
-        refuse_changes()
+    async def reload(request: Request) -> JSONResponse:
+        refuse_changes(request)
         return JSONResponse(await service.read_again())
 
     @app.get("/health", response_model=HealthAnswer, summary="Whether it answers")

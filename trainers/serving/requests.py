@@ -29,6 +29,7 @@ def checked_record(value: Any) -> dict[str, Any]:
         raise ValueError("an item is an object with its fields, such as title")
     if len(value) > MAX_FIELDS:
         raise ValueError(f"an item with {len(value)} fields, at most {MAX_FIELDS} are taken")
+    record = dict(value)
     for name, entry in value.items():
         if name == "image":
             raise ValueError("image: pictures are not taken here; add such items with `utgrec tokenize`")
@@ -37,7 +38,9 @@ def checked_record(value: Any) -> dict[str, Any]:
                 raise ValueError(f"{str(name)[:80]}: a field is a text, a number or a list of them")
         if len(str(name)) + len(str(entry)) > MAX_TEXT:
             raise ValueError(f"{str(name)[:80]}: a field of more than {MAX_TEXT} characters")
-    return dict(value)
+        if isinstance(entry, list) and len({type(part) for part in entry}) > 1:  # a column is of one kind
+            record[name] = [part if part is None else str(part) for part in entry]
+    return record
 
 
 def checked_item(value: Any) -> str | dict[str, Any]:

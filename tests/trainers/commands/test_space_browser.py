@@ -62,6 +62,7 @@ def test_every_tab(browser, address, width, height):
     page.goto(address)
 
     def step(name):
+        page.wait_for_timeout(500)  # what came of the last click may still arrive, and would undo the next
         if folder := os.environ.get("UTGREC_SCREENSHOTS"):
             page.screenshot(path=Path(folder) / f"{width}-{name}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name

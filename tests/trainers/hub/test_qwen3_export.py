@@ -14,7 +14,13 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, set_seed
 
-from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import (
+    RecBaseConfig,
+    RecBaseForCausalLM,
+    RQVAEConfig,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+)
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.commands.convert_qwen3 import ConvertQwen3Arguments
@@ -335,6 +341,9 @@ def test_models_of_another_kind_are_refused_before_work(tmp_path):
         export(ExportArguments(str(tmp_path / "out"), str(tmp_path / "recbase"), format="bin"))
     with pytest.raises(SystemExit, match="needs a model"):
         export(ExportArguments(str(tmp_path / "out")))
+    RQVAEConfig().save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="'rqvae', which is no generative recommender"):
+        export(ExportArguments(str(tmp_path / "out"), str(tmp_path / "tokenizer")))
     assert not (tmp_path / "out").exists()
 
 

@@ -137,6 +137,10 @@ def test_other_models_and_missing_files_are_refused(theirs, tmp_path):
     (other / "sid2pid.json").write_text("{}")
     with pytest.raises(ValueError, match="of type 'llama': only a plain Qwen3"):
         run(ConvertQwen3Arguments(str(other), str(tmp_path / "ours")))
+    with pytest.raises(SystemExit, match="holds no recommender that could be replaced"):
+        run(ConvertQwen3Arguments(str(folder), str(other), overwrite=True))
+    with pytest.raises(SystemExit, match="holds no recommender that could be replaced"):
+        run(ConvertQwen3Arguments(str(folder), str(folder), overwrite=True))
     (other / "sid2pid.json").unlink()
     with pytest.raises(SystemExit, match="give --sid2pid"):
         run(ConvertQwen3Arguments(str(other), str(tmp_path / "ours")))

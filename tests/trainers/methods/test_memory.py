@@ -11,6 +11,7 @@ from modeling_utgrec.generation_memory import UserMemory, log_weights
 from modeling_utgrec.item_memory import MemorySettings
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items import ItemIndex
+from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import memory_selection
@@ -484,7 +485,7 @@ def test_a_memory_built_anew_is_made_and_read_as_the_one_before(way):
 
 
 @pytest.mark.parametrize("way", ["inverse", "counts"])
-def test_a_memory_follows_its_index(way):
+def test_a_memory_follows_its_index(way, tmp_path):
     interactions, content = make_interactions(), make_content()
     linear = LinearSettings(transitions=way, content_weight=0.1)
     stored = build_memory(interactions, content, linear, row_items=N, similar_items=N)
@@ -514,6 +515,11 @@ def test_a_memory_follows_its_index(way):
         assert rows(followed, index.item_ids) == before
         assert torch.equal(followed.content.vectors[:-2], stored.memory.content.vectors[kept])
         assert bool(followed.content.vectors[-2:].any()) == (vectors is not None)
+        # a restart changes nothing
+        StoredMemory(followed).save(tmp_path, index)
+        read = StoredMemory.load(tmp_path, index).memory
+        assert torch.equal(read.trend, followed.trend)
+        assert read.usual_count == pytest.approx(followed.usual_count, rel=1e-14)
     pairs = follow_index(stored, IDS, index, new_content).pairs
     if way == "counts":
         expected = np.zeros((N, N), np.int64)
@@ -521,3 +527,8 @@ def test_a_memory_follows_its_index(way):
         np.testing.assert_array_equal(PairCounts.of_tensors(pairs).matrix.toarray(), expected)
     else:
         assert pairs is None
+    bare = build_memory(interactions, None, LinearSettings(transitions=way), row_items=N)
+    assert (follow_index(bare, IDS, index).memory.periods is None) == (way == "counts")
+    if way == "inverse":  # what is new is of the last period, whether there is content or not
+        periods, rates = follow_index(bare, IDS, index).memory.periods
+        assert periods[-2:].tolist() == [len(rates) - 1] * 2

@@ -11,7 +11,7 @@ from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.commands.export import ExportArguments, run
-from trainers.hub.onnx_export import check_installed
+from trainers.hub.onnx_export import check_installed, export_onnx
 from trainers.rankers.onnx_item_level import OnnxItemLevel
 
 for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -73,6 +73,36 @@ def test_the_networks_are_run_by_onnxruntime(recommender, monkeypatch):
     after = exported.recommend(**batch, trie=tokenizer.trie, num_items=3)
     assert torch.equal(before.scores, after.scores)
     assert (folder / "README.md").is_file() and json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.slow
+def test_half_precision_and_histories_of_one_item(small):
+    model, tokenizer, folder = small
+    export_onnx(model, tokenizer, folder)
+    assert model.dtype == torch.bfloat16
+    batch = tokenizer([["i1"], ["i8"]], return_tensors="pt")
+    found = OnnxItemLevel.from_folder(folder, threads=1).recommend(**batch, trie=tokenizer.trie)
+    expected = model.float().recommend(**batch, trie=tokenizer.trie)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+
+
+def test_networks_are_traced_in_float32_and_a_single_item_is_no_dimension(small, monkeypatch):
+    traced = []
+    monkeypatch.setattr("trainers.hub.onnx_export.write_graph", lambda *given: traced.append(given))
+    export_onnx(*small)
+    assert small[0].dtype == torch.bfloat16
+    assert {each.dtype for network, *_ in traced for each in network.parameters()} == {torch.float32}
+    assert {axis for _, _, shapes, *_ in traced[:1] for axes in shapes.values() for axis in axes} == {0}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A model in half precision that reads one item, its items, and a folder that is not there."""
+    set_seed(0)
+    model = ItemLevelForCausalLM(ItemLevelConfig.tiny(codebook_size=3, max_history=1)).eval().bfloat16()
+    index = ItemIndex(model.config.level_sizes, model.config.level_offsets)
+    index.assign(ITEMS[:9], np.stack(np.unravel_index(np.arange(9), (3, 3, 3)), 1))
+    return model, UniversalItemTokenizer(index, None, 1), tmp_path / "onnx"
 
 
 def test_what_is_missing_is_named(recommender, tmp_path, monkeypatch):

@@ -187,7 +187,8 @@ def test_changes_that_are_saved_and_read_again(shop, tmp_path):
         outside.remove_items(["sku-2"])
         outside.save_pretrained(folder)
         answer = client.post("/items", json={"remove": ["sku-3"]})
-        assert answer.status_code == 409 and "changed by another program" in answer.json()["error"]["message"]
+        message = answer.json()["error"]["message"]
+        assert answer.status_code == 409 and "changed by another program" in message and "POST /reload" in message
         told = client.post("/reload").json()
         assert (told["items"], told["version"], told["saved"]) == (40, 3, False)
         assert client.get("/items/sku-2").status_code == 404 and client.get("/items/new-1").status_code == 200
@@ -203,6 +204,39 @@ def test_changes_may_be_refused(recommender):
             answer = client.request(method, path, json={"remove": ["sku-1"]} if path == "/items" else None)
             assert answer.status_code == 403 and "--read_only" in answer.json()["error"]["message"]
         assert client.get("/items").json()["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        (None, "shop.example:8000", 200),
+        ("http://localhost:8000", "localhost:8000", 200),
+        ("http://[::1]:8000", "[::1]:8000", 200),
+        ("http://localhost:3000", "localhost:8000", 403),
+        ("https://evil.example", "127.0.0.1:8000", 403),
+        ("http://evil.example:8000", "evil.example:8000", 403),  # a name that leads here
+        ("null", "127.0.0.1:8000", 403),
+    ],
+)
+def test_a_page_of_another_site_changes_nothing(recommender, origin, host, status):
+    headers = {"Host": host} | ({"Origin": origin} if origin else {})
+    with client_of(Served(recommender)) as client:
+        answers = [
+            client.post("/reload", headers=headers),
+            client.delete("/items/sku-1", headers=headers),
+            client.post("/items", json={"remove": ["sku-2"]}, headers=headers),
+        ]
+        assert [each.status_code for each in answers] == [status] * 3
+        assert ask(client, ["sku-3"])["version"] == (3 if status == 200 else 1)
+    with client_of(Served(recommender), key="k" * 32) as client:  # which no page of another site has
+        authorized = headers | {"Authorization": "Bearer " + "k" * 32}
+        assert client.post("/reload", headers=authorized).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"[" * 20_000, b'{"histories": [[' + b"9" * 5000 + b"]]}", b'{"a": "\xff"}'])
+def test_a_body_that_cannot_be_read_is_told(client, body):
+    answer = client.post("/recommend", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and "nested too deeply" in answer.json()["error"]["message"]
 
 
 def test_requests_that_come_together_are_read_together(recommender, check_same):

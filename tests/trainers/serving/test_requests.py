@@ -18,9 +18,9 @@ def refused(body: str, kind=RecommendRequest) -> Refusal:
 
 def test_items_are_ids_or_described():
     request = RecommendRequest.model_validate_json(
-        '{"histories": [["a", 7, 7.0], [{"item_id": 3, "title": "pen", "tags": ["x", 1], "brand": null}], []]}'
+        '{"histories": [["a", 7, 7.0], [{"item_id": 3, "title": "pen", "tags": ["x", 1, null], "sizes": [2, 3]}], []]}'
     )
-    described = {"item_id": 3, "title": "pen", "tags": ["x", 1], "brand": None}
+    described = {"item_id": 3, "title": "pen", "tags": ["x", "1", None], "sizes": [2, 3]}
     assert request.histories == [["a", "7", "7"], [described], []]
     assert (request.top_k, request.exclude_seen, request.allow, request.on_error) == (10, None, None, "skip")
 

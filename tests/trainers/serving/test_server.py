@@ -1,10 +1,11 @@
-"""The server: keys, addresses, and a process that ends on SIGTERM with its answers given."""
+"""The server: keys, addresses, and an end on SIGTERM with its answers given."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,12 @@ import httpx
 import pytest
 
 from trainers.serving import server
+from trainers.serving.application import Service, build_application
+from trainers.serving.limits import Limits
+from trainers.serving.state import Served
 
 ROOT = Path(__file__).parents[3]
-KEY = "a-key-of-32-characters-for-tests"
+KEY, OTHER = "a-key-of-32-characters-for-tests", "another-key-by-mistake"
 
 
 def test_keys_come_from_the_environment(monkeypatch):
@@ -42,68 +46,94 @@ def test_addresses():
         server.bind("no.such.host.invalid", 0)
 
 
-@pytest.fixture
-def started(shop, tmp_path):
-    """A process that serves, with the address that it says."""
-    log = open(tmp_path / "log", "w+", encoding="utf-8")
-    flags = ["--port", "0", "--log_level", "info", "--max_wait_ms", "3000", "--max_batch_size", "64"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainers", "serve", str(shop), *flags],
-        cwd=ROOT,
-        env=os.environ | {"UTGREC_API_KEY": KEY, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-
-    def said() -> str:
-        return (tmp_path / "log").read_text(encoding="utf-8")
-
-    try:
-        until = time.monotonic() + 240
-        while "changes of the catalogue" not in said():
-            assert process.poll() is None and time.monotonic() < until, said()
-            time.sleep(0.1)
-        url = next(line for line in said().splitlines() if line.startswith("http://")).partition(",")[0]
-        yield process, url, said
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
-
-
-def test_a_process_ends_when_it_has_answered(started, recommender, check_same):
-    process, url, said = started
+def test_a_server_ends_when_it_has_answered(recommender, check_same, caplog):
+    """SIGTERM while requests wait: each is answered, then the address is free. Here, as another process takes half a
+    minute to start: the server is in this thread, and its clients in others."""
+    caplog.set_level("INFO", "trainers.serving")
     authorized = {"Authorization": f"Bearer {KEY}"}
     histories = [["sku-1", "sku-5"], ["sku-2"], ["sku-30", "sku-7"]]
-    with httpx.Client(base_url=url, headers=authorized, timeout=30) as client, ThreadPoolExecutor(6) as pool:
-        until = time.monotonic() + 30
-        while True:
-            try:
-                assert client.get("/health").json()["items"] == 40
-                break
-            except httpx.ConnectError:
-                assert time.monotonic() < until
-                time.sleep(0.05)
-        assert client.get("/items", headers={"Authorization": "Bearer another-key-by-mistake"}).status_code == 401
-        assert client.get("/items").status_code == 200
+    limits = Limits(max_wait_ms=3000, max_batch_size=64)
+    service = Service(Served(recommender), limits, lambda version: Served(recommender, version))
 
-        def ask(number):
-            return httpx.post(
-                f"{url}/recommend", json={"histories": [histories[number % 3]]}, headers=authorized, timeout=30
-            )
+    def ask(number):
+        body = {"histories": [histories[number % 3]]}
+        return httpx.post(f"{url}/recommend", json=body, headers=authorized, timeout=30)
 
-        asked = [pool.submit(ask, number) for number in range(6)]
-        until = time.monotonic() + 30
-        while client.get("/health").json()["waiting"] < 6:  # in flight: they wait for others
-            assert time.monotonic() < until
-        process.send_signal(signal.SIGTERM)
-        answers = [each.result() for each in asked]
-    assert process.wait(30) == 0, said()
+    def visit():
+        try:
+            with httpx.Client(base_url=url, headers=authorized, timeout=30) as client, ThreadPoolExecutor(6) as pool:
+                assert until(lambda: client.get("/health").json()["items"] == 40)
+                assert client.get("/items", headers={"Authorization": f"Bearer {OTHER}"}).status_code == 401
+                assert client.get("/items").status_code == 200
+                asked = [pool.submit(ask, number) for number in range(6)]
+                assert until(lambda: client.get("/health").json()["waiting"] == 6)  # in flight: they wait for others
+                end()
+                return [each.result() for each in asked]
+        except BaseException:
+            end()
+            raise
+
+    def end():
+        if not is_over.is_set():  # else it is this process that would end
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before, is_over = signal.getsignal(signal.SIGTERM), threading.Event()
+    with server.bind("127.0.0.1", 0) as bound, ThreadPoolExecutor(1) as visitors:
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        visitor = visitors.submit(visit)
+        try:
+            server.run(build_application(service, KEY), bound, limits.timeout_s)
+        finally:
+            is_over.set()
+        answers = visitor.result()
+    assert signal.getsignal(signal.SIGTERM) is before and not service.batcher.is_alive
     assert [answer.status_code for answer in answers] == [200] * 6
     for number, answer in enumerate(answers):
         check_same(answer.json()["results"][0]["items"], recommender.recommend(histories[number % 3]))
     with socket.socket() as refused:
         assert refused.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
-    assert "POST /recommend 200" in said() and "GET other 401" in said() and "Traceback" not in said()
-    for secret in (KEY, "another-key-by-mistake", "sku-30"):
-        assert secret not in said()
+    assert "POST /recommend 200" in caplog.text and "GET other 401" in caplog.text
+    for secret in (KEY, OTHER, "sku-30"):
+        assert secret not in caplog.text
+
+
+def until(is_so):
+    """Whether something becomes so within half a minute; a server that does not listen yet says nothing."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            if is_so():
+                return True
+        except httpx.ConnectError:
+            pass
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.slow
+def test_a_process_serves_and_ends(shop, tmp_path):
+    log = tmp_path / "log"
+    with open(log, "w", encoding="utf-8") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainers", "serve", str(shop), "--port", "0", "--log_level", "info"],
+            cwd=ROOT,
+            env=os.environ | {"UTGREC_API_KEY": KEY, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + 240
+        while "changes of the catalogue" not in (said := log.read_text(encoding="utf-8")):
+            assert process.poll() is None and time.monotonic() < end, said
+            time.sleep(0.1)
+        url = next(line for line in said.splitlines() if line.startswith("http://")).partition(",")[0]
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as client:
+            assert until(lambda: client.get("/health").status_code == 200)
+            assert client.post("/recommend", json={"histories": [["sku-1"]]}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    said = log.read_text(encoding="utf-8")
+    assert "POST /recommend 200" in said and "Traceback" not in said and KEY not in said and "sku-1" not in said

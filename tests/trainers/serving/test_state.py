@@ -53,12 +53,26 @@ def test_rows_are_those_of_the_shop_or_of_everybody(recommender):
     assert after.recommender.titles["new-1"] == NEW["title"] and "new-2" in after.recommender.item_ids
 
 
+def test_an_item_that_is_known_is_changed(recommender):
+    after, (update,) = changed(Served(recommender), [{"item_id": "sku-1", "title": "blue map"}], [])
+    assert update.changed == ["sku-1"] and update.added == []
+    assert after.recommender.titles["sku-1"] == "blue map" and recommender.titles["sku-1"] == "blue ink number 0"
+    assert after.recommender.tokenizer.encode("sku-1") == recommender.tokenizer.encode("sku-1")
+
+
+def test_an_item_is_removed_once(recommender):
+    after, (update,) = changed(Served(recommender), [], ["sku-1", "sku-2", "sku-1"])
+    assert update.removed == ["sku-1", "sku-2"] and len(after.recommender.item_ids) == 38
+
+
 @pytest.mark.parametrize(
     ("add", "remove", "error"),
     [
         ([{"title": "pen"}], [], (ReadError, CatalogueError)),
         ([NEW, NEW], [], (ReadError, CatalogueError)),
         ([{"item_id": "new-1"}], [], ReadError),
+        ([NEW | {"title": 10**400}], [], ReadError),
+        ([NEW, NEW | {"item_id": "new-2", "title": ["a"]}], [], ReadError),
         ([], ["gone"], UnknownItemError),
         ([NEW], ["gone"], UnknownItemError),
         ([], [f"sku-{row}" for row in range(40)], ValueError),
