@@ -20,7 +20,7 @@ KERNELS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INST
 KERNELS_sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-faults test-kernels test-min style format clean
+.PHONY: help venv demo docs test test-slow test-faults test-kernels test-min style format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: venv  ## run the built-in demonstration into runs/demo (SEEDS=1)
 	$(BIN)/python examples/demo.py --output_dir runs/demo --seeds $(SEEDS)
+
+# The variable is of mkdocs-material, which otherwise tells of its successor at each build.
+docs: venv  ## build the documentation site into build/site, without a warning
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict -f examples/docs/mkdocs.yml
 
 test: venv  ## run the tests, without the slow ones (WORKERS=2)
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"

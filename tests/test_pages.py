@@ -1,5 +1,8 @@
-"""Pages of the project: what they link to and name exists, and the first result of the README comes out."""
+"""Pages of the project and of its site: what they link to and name exists, and the first result of the README comes
+out."""
 
+import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +12,11 @@ import pytest
 from trainers.commands import run_command
 
 ROOT = Path(__file__).parent.parent
+SITE = ROOT / "examples" / "docs" / "pages"
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/benchmarks/README.md"]
+PAGES += sorted(path.relative_to(ROOT).as_posix() for path in SITE.rglob("*.md"))
+# Pages of the site that are made when it is built, with what they are made of.
+MADE = {"commands": ("trainers/commands/help", "txt"), "notebooks": ("examples/notebooks", "ipynb")}
 
 
 def code(page, language):
@@ -20,11 +27,19 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 185
 
 
+def source_of(path):
+    """The file that a link leads to, or what it will be made of."""
+    folder, ending = MADE.get(path.resolve().parent.name, (None, None))
+    if folder is None or path.resolve().parent.parent != SITE:
+        return path
+    return ROOT / folder if path.stem == "index" else ROOT / folder / f"{path.stem}.{ending}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_paths_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
-    missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
+    missing = [link for link in links if not source_of((ROOT / page).parent / link).exists()]
     scripts = re.findall(r"\bexamples/[\w/]+\.py", text)
     assert missing + [script for script in scripts if not (ROOT / script).exists()] == []
 
@@ -70,6 +85,16 @@ def test_commands_that_are_named_take_their_flags(page, capsys):
         known = {flag.replace("-", "_") for flag in re.findall(r"--[\w.-]+", capsys.readouterr().out)}
         flags = {each.replace("-", "_") for each in argv if each.startswith("--")}
         assert flags <= known, f"{page}: {name} {' '.join(argv)}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_python_imports_exists(page):
+    """Of this project; what a page shows of a name's use is tested where the name is."""
+    for block in code(page, "python"):
+        for node in ast.walk(ast.parse(re.sub(r"^(>>>|\.\.\.) ?", "", block, flags=re.MULTILINE))):
+            if isinstance(node, ast.ImportFrom) and (ROOT / node.module.partition(".")[0]).is_dir():
+                module = importlib.import_module(node.module)
+                assert [each.name for each in node.names if not hasattr(module, each.name)] == [], page
 
 
 def test_the_first_result_of_the_readme(tmp_path, monkeypatch):
