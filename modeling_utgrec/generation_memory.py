@@ -203,8 +203,7 @@ class PrefixMass:
             sums, numbers = _segment_sums(edges, logits, known)
             self.sums.insert(0, sums)
             self.numbers.insert(0, numbers)
-        others = rules.totals() - known.sum(1)
-        self.log_total = torch.logaddexp(others.to(logits.dtype).log() + LOG_REMAINDER, logits.logsumexp(1))
+        self.log_total = log_normalizer(logits, rules.totals() - known.sum(1))
         self._shift = (users.mixing.log() - self.log_total)[:, None]  # from a log-sum to log(g·M)
         self._log_rest = torch.log1p(-users.mixing)
 
@@ -300,6 +299,17 @@ def log_weights(logits: Tensor) -> Tensor:
         logits (`torch.Tensor`): m/τ; -inf for nothing.
     """
     return torch.logaddexp(log_expm1(logits), logits + LOG_REMAINDER)
+
+
+def log_normalizer(log_known: Tensor, others: Tensor) -> Tensor:
+    """
+    Logarithm of what all items of users weigh in `p_mem`, `[B]`.
+
+    Args:
+        log_known (`torch.Tensor` of shape `(B, C)`): [`log_weights`] of the candidates; -inf for none.
+        others (`torch.Tensor` of shape `(B,)`): how many further items there are, with m = 0.
+    """
+    return torch.logaddexp(others.to(log_known.dtype).log() + LOG_REMAINDER, log_known.logsumexp(1))
 
 
 def content_weights(memory: ItemMemory, histories: Tensor) -> Tensor:

@@ -140,14 +140,16 @@ def _as_trie(given: ItemTrie | Tensor | Sequence[Sequence[int]]) -> ItemTrie:
     tokens = torch.as_tensor(given)
     if tokens.ndim != 2 or not tokens.numel() or tokens.is_floating_point():
         raise ValueError(f"trie must be token ids of shape (num_items, num_levels), got {tuple(tokens.shape)}.")
+    counts_writes = not tokens.is_inference()
     for known, version, trie in _tries:
-        if known is tokens and version == tokens._version:
+        if known is tokens and counts_writes and version == tokens._version:
             return trie
     first, last = tokens.amin(0), tokens.amax(0)
     if int(first.min()) < 0:
         raise ValueError(f"trie must be token ids, got {int(first.min())}.")
     trie = ItemTrie(tokens - first, (last - first + 1).tolist(), first.tolist())
-    _tries[:] = [(tokens, tokens._version, trie)]
+    if counts_writes:
+        _tries[:] = [(tokens, tokens._version, trie)]
     return trie
 
 

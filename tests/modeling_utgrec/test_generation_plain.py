@@ -109,6 +109,17 @@ def test_a_trie_is_read_anew_after_a_change():
     assert {tuple(row) for row in second[:, -3:].tolist()} == {tuple(row) for row in sids.tolist()}
 
 
+def test_a_trie_of_inference_mode_is_read_each_time():
+    """Such a tensor does not count what is written to it."""
+    model, prompts = make_qwen3(), make_prompts()
+    with torch.inference_mode():
+        sids = make_sids(3)
+        generate(model, **prompts, trie=sids, num_return_sequences=3)
+        sids[0, 0] = OFFSETS[0] + (sids[0, 0] - OFFSETS[0] + 1) % SIZES[0]
+        found = generate(model, **prompts, trie=sids, num_return_sequences=3)
+    assert {tuple(row) for row in found[:, -3:].tolist()} == {tuple(row) for row in sids.tolist()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

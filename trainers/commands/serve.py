@@ -60,6 +60,8 @@ def run(arguments: ServeArguments, limits: Limits) -> None:
     save_to = Path(arguments.model) if arguments.save_changes else None
     if save_to is not None and not save_to.is_dir():
         raise SystemExit(f"--save_changes writes to a folder, and {arguments.model} is none: download it first.")
+    if arguments.revision is not None and Path(arguments.model).is_dir():
+        raise SystemExit(f"{arguments.model} is a folder, and folders have no --revision: leave it out.")
     with server.bind(arguments.host, arguments.port) as bound:
         from trainers.serving.application import Service, build_application
         from trainers.serving.state import load

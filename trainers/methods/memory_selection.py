@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_utgrec.generation_memory import LOG_REMAINDER, UserMemory, history_rows, log_weights
+from modeling_utgrec.generation_memory import UserMemory, history_rows, log_normalizer, log_weights
 from modeling_utgrec.item_memory import NUM_FEATURES, ItemMemory
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_memory import StoredMemory
@@ -81,8 +81,7 @@ class MixtureCases:
 
     def log_memory(self, temperature: float) -> torch.Tensor:
         """log p_mem of the candidates, `[C, K]`."""
-        remembered = log_weights(self.memory_scores / temperature).logsumexp(1)
-        total = torch.logaddexp(self.others.log() + LOG_REMAINDER, remembered)
+        total = log_normalizer(log_weights(self.memory_scores / temperature), self.others)
         return log_weights(self.scores / temperature) - total[:, None]
 
     def evidence(self, temperature: float) -> torch.Tensor:

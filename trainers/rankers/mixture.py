@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from modeling_utgrec.generation_memory import LOG_REMAINDER, UserMemory, log_weights
+from modeling_utgrec.generation_memory import LOG_REMAINDER, UserMemory, log_normalizer, log_weights
 from modeling_utgrec.item_memory import ItemMemory
 from trainers.rankers.item_memory import flat_trie, padded_left
 from trainers.rankers.scoring import Scorer, ScoringRanker
@@ -75,8 +75,8 @@ class MixtureScorer:
         remembered = padded_left([each[-self.memory.settings.max_history :] for each in histories])
         found = UserMemory(self.memory, torch.from_numpy(remembered).to(self.memory.device), self.trie)
         logs = log_weights(found.logits)
-        others = self.num_items - (found.positions < self.num_items).sum(1, keepdim=True)
-        total = torch.logaddexp(others.to(logs.dtype).log() + LOG_REMAINDER, logs.logsumexp(1, keepdim=True))
+        others = self.num_items - (found.positions < self.num_items).sum(1)
+        total = log_normalizer(logs, others)[:, None]
         mixing = found.mixing.to(logs.dtype)[:, None]
         log_mixing = torch.stack((torch.log1p(-mixing), mixing.log()))
         return _Users(users, log_total, found.positions, logs - total, LOG_REMAINDER - total, log_mixing)

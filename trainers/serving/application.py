@@ -223,6 +223,32 @@ def known_item(served: Served, item_id: str) -> dict[str, Any]:
     }
 
 
+def tell_errors(app: FastAPI) -> None:
+    """Lets an application answer whatever goes wrong as a [`Refusal`] is."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
+        return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        refusal = refusal_of(error.errors())
+        return JSONResponse(refusal.body(), refusal.status)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(_: Request, error: HTTPException) -> JSONResponse:
+        refusal = Refusal(error.status_code, f"{error.detail}: see /docs for what there is.")
+        if error.status_code == 400:
+            refusal.message = (
+                "The body cannot be read: it is not UTF-8, nested too deeply, or has a number of too many digits."
+            )
+        return JSONResponse(refusal.body(), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(Refusal(500, "The service failed; its log says where.").body(), 500)
+
+
 def build_application(service: Service, key: str | None = None, may_change: bool = True) -> FastAPI:
     """
     The routes of a service.
@@ -252,27 +278,7 @@ def build_application(service: Service, key: str | None = None, may_change: bool
         if key is None and is_of_another_site(request.headers):
             raise Refusal(403, "A page of another site changes nothing here: send the request without a browser.")
 
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
-        return JSONResponse(refusal.body(), refusal.status, refusal.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        refusal = refusal_of(error.errors())
-        return JSONResponse(refusal.body(), refusal.status)
-
-    @app.exception_handler(HTTPException)
-    async def no_route(_: Request, error: HTTPException) -> JSONResponse:
-        refusal = Refusal(error.status_code, f"{error.detail}: see /docs for what there is.")
-        if error.status_code == 400:
-            refusal.message = (
-                "The body cannot be read: it is not UTF-8, nested too deeply, or has a number of too many digits."
-            )
-        return JSONResponse(refusal.body(), error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(Refusal(500, "The service failed; its log says where.").body(), 500)
+    tell_errors(app)
 
     @app.post("/recommend", response_model=RecommendAnswer, summary="Recommend items to customers")
     async def recommend(

@@ -127,12 +127,13 @@ class Batcher(Generic[Question]):
             answers = self.answer(question, rows)
             if len(answers) != len(rows):
                 raise RuntimeError(f"{len(rows)} histories got {len(answers)} answers.")
-        except Exception as error:
+        except BaseException as error:  # a panic of polars or tokenizers is no Exception, and would end the thread
             if len(group) > 1:
                 for job in group:
                     self._answer(question, [job])
             else:
-                group[0].answers.set_exception(error)
+                told = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+                group[0].answers.set_exception(told)
             return
         start = 0
         for job in group:

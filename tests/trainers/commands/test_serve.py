@@ -34,6 +34,7 @@ def test_what_is_missing_is_said_before_work(monkeypatch):
         (["no-such-folder", "--max_waiting", "5"], "only 5 may wait"),
         (["no-such-folder", "--port", "0"], "no-such-folder is no folder here"),
         (["{empty}", "--port", "0"], "holds no recommender"),
+        (["{empty}", "--revision", "v1"], "folders have no --revision"),
         (["no-such-folder", "--api_key_variable", "UTGREC_WEAK"], "The key in UTGREC_WEAK"),
     ],
 )

@@ -131,3 +131,19 @@ def test_the_end_answers_what_waits(make):
     assert first.done() and asked.result(0) == [("q", "a")]
     with pytest.raises(ClosedError):
         batcher.submit("q", ["b"])
+
+
+def test_a_panic_does_not_end_the_service():
+    class Panic(BaseException):
+        """As pyo3's, of a library in Rust."""
+
+    def answer(question, rows):
+        if "bad" in rows:
+            raise Panic("index out of bounds")
+        return rows
+
+    batcher = Batcher(answer, 8, 0.0, 100)
+    with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
+        batcher.submit("q", ["bad"]).result(10)
+    assert batcher.is_alive and batcher.submit("q", ["good"]).result(10) == ["good"]
+    batcher.close()
