@@ -197,6 +197,8 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
         co_occurrence=arguments.co_occurrence,
         overwrite=arguments.overwrite,
     )
+    for file, layout in document["source"]["settings"].get("layouts", {}).items():
+        print(f"{file}: {layout}")
     for kind, count in document["read"].items():
         print(f"read {count:,} {kind}")
         for reason, entry in document["dropped"].get(kind, {}).items():
