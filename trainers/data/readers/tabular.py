@@ -59,6 +59,7 @@ class TabularReader:
     separator: str | None = None
     encoding: str | None = None
     format = "tabular"
+    keeps_items = True
 
     def __post_init__(self):
         self._layouts: dict[Path, CsvLayout] = {}
