@@ -78,10 +78,11 @@ def check_optimization(args: TrainingArguments) -> None:
         try:
             Trainer.get_optimizer_cls_and_kwargs(args)
         except (ImportError, ValueError) as error:
-            raise ValueError(f"optim {args.optim.value}: {error}") from error
+            raise ValueError(f"optim {getattr(args.optim, 'value', args.optim)}: {error}") from error
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    given = args.lr_scheduler_kwargs if isinstance(args.lr_scheduler_kwargs, dict) else None
     try:
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs or None)
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, given or None)
     except (TypeError, ValueError) as error:
         name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
         raise ValueError(f"lr_scheduler_type {name}: {error}; see lr_scheduler_kwargs.") from error

@@ -61,7 +61,7 @@ class TabularReader:
     format = "tabular"
     keeps_items = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._layouts: dict[Path, CsvLayout] = {}
         for given, ours in ((self.columns, LOG_SCHEMA), (self.item_columns, ITEM_SCHEMA)):
             if unknown := sorted(set(given) - set(ours)):
