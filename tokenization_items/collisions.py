@@ -26,7 +26,15 @@ CHUNK_ROWS = 8192
 # Codes of the digits' level, at least: as many as TIGER's other levels have.
 NUM_DIGITS = 256
 
+# Of new items, the share with the codes of another one that is said, and that stops a command; from so many items on.
+COLLAPSED, FEWEST_JUDGED = 0.5, 20
+REFUSED, FEWEST_REFUSED = 0.9, 100
+
 Collisions = Literal["least_distance", "nearest_first", "digit"]
+
+
+class CollapsedCodesError(ValueError):
+    """Codes that nearly all items share with another one."""
 
 
 class CapacityError(ValueError):
@@ -71,6 +79,24 @@ class AssignmentReport:
     def to_dict(self) -> dict[str, Any]:
         """All numbers but the codes, as JSON has them."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "given_codes"}
+
+    def check_collapse(self, sizes: Sequence[int], allowed: bool = False) -> None:
+        """
+        Stops what would train on codes that tell nothing apart: from [`FEWEST_REFUSED`] items on, if more than
+        [`REFUSED`] of them share their codes with another.
+
+        Args:
+            sizes (`Sequence[int]`): codes of each level.
+            allowed (`bool`, *optional*, defaults to `False`): whether that was said to be right.
+
+        Raises:
+            CollapsedCodesError: they do.
+        """
+        if not allowed and self.num_items >= FEWEST_REFUSED and self.collision_rate > REFUSED:
+            raise CollapsedCodesError(
+                f"{self.describe_collapse(sizes)} Above {REFUSED:.0%} of {FEWEST_REFUSED} items or more, nothing is "
+                "saved or trained on such codes; --allow_collapsed_codes (in Python allow_collapsed=True) takes them."
+            )
 
     def describe_collapse(self, sizes: Sequence[int]) -> str:
         """What to say where the tokenizer tells few items of levels with `sizes` codes apart, and what to do."""

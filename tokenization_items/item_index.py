@@ -15,6 +15,8 @@ from hub_cards import named
 from hub_cards.item_ids import IdError, id_text
 from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import (
+    COLLAPSED,
+    FEWEST_JUDGED,
     NUM_DIGITS,
     AssignmentReport,
     CapacityError,
@@ -38,8 +40,6 @@ from tokenization_items.item_provenance import ItemProvenance
 MAX_LEVELS = 256
 MAX_CODES = 2**24  # of a level: generation keeps a mask of them for every beam
 MAX_TOKEN = 2**31 - 1
-COLLAPSED = 0.5  # share of items with the codes of another one, above which an assignment warns
-FEWEST_JUDGED = 20  # items
 
 logger = logging.get_logger(__name__)
 

@@ -60,3 +60,9 @@ class CodebookLoggingTrainer(HubTrainer):
 def loss_parts(output: ModelOutput) -> dict[str, torch.Tensor]:
     """The unweighted parts of the loss that were computed, by name."""
     return {name.removesuffix("_loss"): part.detach() for name, part in output.items() if name.endswith("_loss")}
+
+
+def check_items(num_items: int) -> None:
+    """Raises a `ValueError` unless there are items to tell apart."""
+    if num_items < 2:
+        raise ValueError(f"An item tokenizer learns to tell items apart, and there is {num_items}: give it more.")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,9 +11,12 @@ from torch.utils.data import Dataset
 
 from hub_cards import named
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
-from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, check_items, loss_parts
 from trainers.evaluation.codebooks import codebook_health, collision_rate
 from trainers.hub_trainer import HubTrainingArguments
+from trainers.runtime.callbacks import WarmupCallback
+from trainers.runtime.processes import weighed
+from trainers.runtime.trainer_arguments import CHECKPOINTING, EMBEDDINGS, MEANS
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096
@@ -36,6 +40,7 @@ class EmbeddingTokenizerTrainingArguments(HubTrainingArguments):
     logging_steps: float = field(default=100, metadata={"help": "Steps between two log entries."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are rows."})
+    refused: ClassVar[Mapping[str, str]] = CHECKPOINTING | MEANS | EMBEDDINGS
 
 
 class EmbeddingRows(Dataset):
@@ -97,6 +102,9 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
         args ([`EmbeddingTokenizerTrainingArguments`]): the arguments.
         train_dataset ([`EmbeddingRows`]): the items, also those of the evaluation.
         kwargs: passed on to [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: there is one item, or, when the training starts, it would end before all levels are trained.
     """
 
     model: EmbeddingAutoencoder
@@ -109,6 +117,7 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
         train_dataset: EmbeddingRows,
         **kwargs,
     ):
+        check_items(len(train_dataset))
         super().__init__(
             model=model,
             args=args,
@@ -117,14 +126,22 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
             data_collator=train_dataset.collate,
             **kwargs,
         )
+        self.add_callback(WarmupCallback)
         if not model.training_passes:
             model.set_input_statistics(train_dataset.columns["embeddings"].to(model.device))
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As the Trainer's; of several processes each counts as many items as it has, and none twice."""
+        batches = (weighed(self.accelerator, batch) for batch in epoch_iterator)
+        return super().get_batch_samples(batches, num_batches, device)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weight = inputs.pop("weight", 1.0)
         output = model(**inputs)
         if model.training:
             self.track(output)
-        return (output.loss, output) if return_outputs else output.loss
+        loss = output.loss * weight
+        return (loss, output) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Losses, codebook usage and collision rate over all items; every process computes all of them.

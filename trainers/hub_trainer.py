@@ -7,11 +7,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.state import AcceleratorState
@@ -40,7 +40,7 @@ from transformers.trainer_utils import (
     TrainOutput,
     rotate_checkpoints,
 )
-from transformers.utils import PushInProgress, is_torch_xla_available, logging
+from transformers.utils import PushInProgress, logging
 
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
 from hub_cards.formatting import plain
@@ -59,7 +59,9 @@ from trainers.runtime.checkpoints import (
     step_of,
     write_record,
 )
+from trainers.runtime.processes import is_on_cpu
 from trainers.runtime.progress import LogBar, LogLines
+from trainers.runtime.trainer_arguments import CHECKPOINTING, check_last_batch, check_optimization, refuse
 
 logger = logging.get_logger(__name__)
 
@@ -73,6 +75,10 @@ class HubTrainingArguments(TrainingArguments):
         allow_partial_resume (`bool`, *optional*, defaults to `False`): go on from a checkpoint whose state of
             optimizer, learning rate or random numbers is missing or damaged, with other results than those of an
             uninterrupted training; else that is an error.
+
+    Raises:
+        ValueError: an argument of transformers that this training cannot honour, see
+            [`trainers.runtime.trainer_arguments`].
     """
 
     allow_partial_resume: bool = field(
@@ -80,11 +86,14 @@ class HubTrainingArguments(TrainingArguments):
         metadata={"help": "Resume though the state of optimizer, schedule or random numbers is missing or damaged."},
     )
 
+    refused: ClassVar[Mapping[str, str]] = {}  # further arguments that the Trainer cannot honour, and why
+
     def __post_init__(self):
-        on_cpu = not (torch.accelerator.is_available() or is_torch_xla_available())
-        if on_cpu and (self.bf16 or self.bf16_full_eval):
-            self.use_cpu = True  # which transformers wants to be told
+        refuse(self, self.refused)
+        if is_on_cpu() and (self.bf16 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+            self.use_cpu = True  # which transformers wants to be told; processes would not find each other
         super().__post_init__()
+        check_optimization(self)
 
 
 class HubTrainer(Trainer):
@@ -125,6 +134,8 @@ class HubTrainer(Trainer):
         self._seconds_before: float | None = None
         self._began: float | None = None
         super().__init__(*args, **kwargs)
+        if not self.model.supports_gradient_checkpointing:
+            refuse(self.args, CHECKPOINTING)
         for shown, lines in ((PrinterCallback, LogLines), (ProgressCallback, LogBar)):
             if self.pop_callback(shown) is not None:
                 self.add_callback(lines)
@@ -263,7 +274,7 @@ class HubTrainer(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint` may also be a repository of the Hub. `True` is
-        the newest whole checkpoint in `output_dir`.
+        the newest whole checkpoint in `output_dir`. Without it the argument of that name holds.
 
         Raises:
             CheckpointError: the checkpoint is not whole; see `allow_partial_resume` of [`HubTrainingArguments`].
@@ -273,6 +284,8 @@ class HubTrainer(Trainer):
         if self.args.should_save:
             for path in self.output_folder.glob(f".{PREFIX_CHECKPOINT_DIR}-*.unfinished"):  # of a run that was killed
                 shutil.rmtree(path, ignore_errors=True)
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
         if resume_from_checkpoint is True:
             newest = newest_checkpoint(self.output_folder, self.args.world_size, self._allows_partial)
             if newest is None:
@@ -288,6 +301,8 @@ class HubTrainer(Trainer):
                     self._allows_partial,
                 )
         self._lost = self._accepted_faults(resume_from_checkpoint) if resume_from_checkpoint else {}
+        if isinstance(self.train_dataset, Sized):
+            check_last_batch(self.args, len(self.train_dataset))
         self._was_stopped = False
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
@@ -358,6 +373,15 @@ class HubTrainer(Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As transformers' method, of weights that are missing indeed: of those that are tied a checkpoint has one,
+        which is in the others' place when it is loaded."""
+        missing, tied = set(load_result.missing_keys), self.model.all_tied_weights_keys
+        while found := {name for name in missing if name in tied and tied[name] not in missing}:
+            missing -= found
+        kept = [name for name in load_result.missing_keys if name in missing]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=kept))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:

@@ -1,9 +1,9 @@
 """Trainer for item tokenizers: the losses of Eq. 13, their logging, and the health of the codebooks."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
 from modeling_utgrec.quantization import SimVQCodebook
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.codebook_trainer import CodebookLoggingTrainer, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, check_items, loss_parts
 from trainers.evaluation.codebooks import codebook_health
 from trainers.hub_trainer import HubTrainingArguments
 from trainers.runtime.callbacks import EpochCallback, WarmupCallback
 from trainers.runtime.cpu_training import use_cpu_dropout
 from trainers.runtime.step_memory import StepMemory
+from trainers.runtime.trainer_arguments import DEBUG, MEANS, OPTIMIZER
 from trainers.training_data.item_pairs import ItemPairs
 
 # Residuals that k-means sees for each centroid.
@@ -82,6 +83,7 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
         default=64, metadata={"help": "Tokens of a text, drawn anew, that a step reconstructs; 0: all."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are collated."})
+    refused: ClassVar[Mapping[str, str]] = MEANS | DEBUG | OPTIMIZER
 
     def __post_init__(self):
         for name, least in (("prompt_tokens", 1), ("state_gigabytes", 0), ("text_labels", 0)):
@@ -106,7 +108,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         kwargs: passed on to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if there are fewer items than one global batch on several processes, or loader workers persist.
+        ValueError: if there is one item, there are fewer than one global batch on several processes, or loader workers
+            persist; when the training starts, if it would end within the warm-up of the codebooks.
     """
 
     model: UTGRecTokenizerModel
@@ -162,6 +165,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
     def check_loading(args: ItemTokenizerTrainingArguments, num_items: int) -> None:
         """The alignment loss needs batches of one size on all processes: the last, smaller one is dropped, unless it
         is the only one."""
+        check_items(num_items)
         global_batch = args.per_device_train_batch_size * args.world_size
         args.dataloader_drop_last = num_items >= global_batch
         if num_items < global_batch and args.world_size > 1:

@@ -19,6 +19,7 @@ from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 from trainers.rankers import Ranker
 from trainers.runtime.cpu_training import use_cpu_dropout
 
+VALIDATED = tuple(f"{name}@{k}" for k in (5, 10) for name in ("recall", "ndcg", "mrr"))  # what a validation gives
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
 
 
@@ -47,7 +48,12 @@ class RankingTrainingArguments(HubTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.remove_unused_columns = False
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if metric and metric.rpartition("_")[2] not in VALIDATED:
+            raise ValueError(
+                f"metric_for_best_model is one of {', '.join(VALIDATED)}, of one of several domains <domain>_ndcg@10; "
+                f"got {self.metric_for_best_model!r}."
+            )
         if self.max_eval_users is not None and self.max_eval_users < 1:
             raise ValueError(f"max_eval_users must be at least 1, got {self.max_eval_users}.")
 

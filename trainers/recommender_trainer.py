@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.cpu_training import length_parts
+from trainers.runtime.processes import weighed
+from trainers.runtime.trainer_arguments import DEBUG, MEANS
 from trainers.training_data.domain_sampling import DomainSampling, check_temperature
 from trainers.training_data.next_item_windows import (
     NextItemCollator,
@@ -89,6 +92,8 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         default=1.0,
         metadata={"help": "Above 1, small domains count more: in proportion to (their targets)^(1/temperature)."},
     )
+
+    refused: ClassVar[Mapping[str, str]] = MEANS | DEBUG
 
     def __post_init__(self):
         super().__post_init__()
@@ -288,6 +293,7 @@ class RecommenderTrainer(RankingTrainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False  # no counting of labels over processes either
+        self._weight: torch.Tensor | float = 1.0  # of this process' batch among all processes'
         self._share = 1.0  # of the batch that the next loss is the mean over
         self._level_losses: list[torch.Tensor] = []  # of the steps since the last entry of the log
         windows_on_cpu = self.args.device.type == "cpu" and isinstance(rows, NextItemWindows)
@@ -298,10 +304,16 @@ class RecommenderTrainer(RankingTrainer):
         if not self.model.config.is_encoder_decoder:
             self.card_facts |= {"auto_class": "AutoModelForCausalLM"}
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As the Trainer's; of several processes each counts as many labels as it has, and none twice."""
+        batches = (weighed(self.accelerator, batch) for batch in epoch_iterator)
+        return super().get_batch_samples(batches, num_batches, device)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """As the Trainer's; on a CPU in parts of like length, whose gradients add up to the batch's."""
+        self._weight = inputs.pop("weight", 1.0)
         parts = length_parts(inputs) if self._in_parts else [(1.0, inputs)]
         total: torch.Tensor | float = 0.0
         for number, (share, part) in enumerate(parts, start=1):
@@ -309,7 +321,7 @@ class RecommenderTrainer(RankingTrainer):
             # processes exchange gradients once
             with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
                 total = total + super().training_step(model, part, num_items_in_batch)
-        self._share = 1.0
+        self._share = self._weight = 1.0
         assert isinstance(total, torch.Tensor)
         return total
 
@@ -323,7 +335,7 @@ class RecommenderTrainer(RankingTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and "level_losses" in outputs:
             self._level_losses.append(outputs["level_losses"].detach())
-        return (loss, outputs) if return_outputs else loss * self._share
+        return (loss, outputs) if return_outputs else loss * (self._share * self._weight)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if {"loss", "train_loss"} & logs.keys() and self._level_losses:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
+from trainers.runtime.processes import without_repeated
+from trainers.runtime.trainer_arguments import CHECKPOINTING, DEBUG
 from trainers.training_data.augmented_sequences import AugmentedCollator
 from trainers.training_data.masked_segments import MaskedSegmentsCollator
 from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
@@ -49,6 +53,8 @@ class SequentialTrainingArguments(RankingTrainingArguments):
         default=1,
         metadata={"help": "Items that follow of which a target is drawn, near ones more often; 1: the next."},
     )
+
+    refused: ClassVar[Mapping[str, str]] = CHECKPOINTING | DEBUG
 
     def __post_init__(self):
         super().__post_init__()
@@ -127,6 +133,11 @@ class SequentialTrainer(RankingTrainer):
         )
         if evaluation is not None:
             self._check_validation()
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As the Trainer's, without examples that another process has."""
+        batches = (without_repeated(self.accelerator, batch) for batch in epoch_iterator)
+        return super().get_batch_samples(batches, num_batches, device)
 
     def _ranker(self, data: Interactions) -> SequentialRanker:
         model = self.accelerator.unwrap_model(self.model)

@@ -88,7 +88,7 @@ def prepare_with_package(folder: Path, output: Path) -> None:
     from trainers.data.readers import TabularReader
 
     reader = TabularReader(folder / "log.csv", folder / "items.jsonl")
-    choices = PreparationChoices(k_core=K_CORE)
+    choices = PreparationChoices(k_core=K_CORE, items_without_interactions="drop")
     prepare_data_set(reader, output, choices, datetime.fromisoformat(LATEST), co_occurrence=True)
 
 

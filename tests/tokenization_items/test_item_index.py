@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import tokenization_items.item_index as item_index
+from tokenization_items.collisions import CollapsedCodesError
 from tokenization_items.item_index import (
     CODES_NAME,
     CONTENT_NAME,
@@ -285,6 +286,20 @@ def test_collapsed_codes_are_warned_of(monkeypatch, items, warned):
         assert "effective codes are 1.2 of 3, 1.2 of 4, 1.2 of 4" in said[0]
     filled(names(30), spread=3.0)
     assert len(said) == warned
+
+
+@pytest.mark.parametrize(("items", "alike", "refused"), [(100, 91, True), (100, 90, False), (99, 99, False)])
+def test_collapsed_codes_are_refused_where_they_would_be_trained_on(items, alike, refused):
+    sizes = [10, 10, 10]
+    codes = np.stack(np.unravel_index(np.arange(items), sizes), axis=1)
+    codes[:alike] = 9
+    index, digits = ItemIndex(sizes, [2, 12, 22]), "digit"
+    report = index.assign(names(items), codes, collisions=digits)
+    if not refused:
+        return report.check_collapse(sizes)
+    with pytest.raises(CollapsedCodesError, match=r"91 of 100 items .* effective codes are .*--allow_collapsed_codes"):
+        report.check_collapse(sizes)
+    return report.check_collapse(sizes, allowed=True)
 
 
 def test_bad_levels_are_an_error():

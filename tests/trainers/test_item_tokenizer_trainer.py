@@ -22,7 +22,6 @@ from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.interactions import Interactions
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.backbones import load_autoencoder, tiny_backbone
-from trainers.runtime import callbacks
 from trainers.runtime.cpu_training import CpuDropout
 from trainers.runtime.step_memory import StepMemory
 from trainers.training_data.image_latents import encode_images
@@ -226,12 +225,33 @@ def test_codebook_warmup_steps_count_optimizer_steps(tmp_path):
     assert not make_trainer(tmp_path, (trainer.model, trainer.train_dataset.processor), **more).model.in_warmup
 
 
-@pytest.mark.parametrize("steps, warned", [(3, True), (4, False)])
-def test_a_training_within_the_warmup_is_warned_of(tmp_path, monkeypatch, steps, warned):
-    messages = []
-    monkeypatch.setattr(callbacks.logger, "warning", messages.append)
-    make_trainer(tmp_path, codebook_warmup_steps=3, max_steps=steps).train()
-    assert [("3 steps" in message) for message in messages] == [True] * warned
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"num_train_epochs": 1}])
+def test_a_training_within_the_warmup_is_refused(tmp_path, length):
+    """24 items in batches of 8 are 3 steps an epoch."""
+    trainer = make_trainer(tmp_path, codebook_warmup_steps=3, **length)
+    before = weights(trainer.model)
+    with pytest.raises(ValueError, match="has 3 steps, and its codebooks are in use after 3: .*codebook_warmup_steps"):
+        trainer.train()
+    assert_equal(weights(trainer.model), before)
+
+
+def test_a_warmup_that_is_over_refuses_no_training(tmp_path):
+    """What is left of it counts: of a network that is trained further, or a training that is resumed."""
+    settings = {"codebook_warmup_steps": 3, "save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(tmp_path, max_steps=4, **settings)
+    first.train()
+    again = make_trainer(tmp_path, max_steps=3, **settings)
+    with pytest.raises(ValueError, match="has 1 steps, and its codebooks are in use after 1"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    make_trainer(tmp_path / "more", max_steps=5, **settings).train(str(tmp_path / "checkpoint-4"))
+    further = make_trainer(tmp_path / "new", (first.model, first.train_dataset.processor), max_steps=1, **settings)
+    further.train()
+    assert further.state.global_step == 1
+
+
+def test_one_item_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="learns to tell items apart, and there is 1"):
+        ItemTokenizerTrainer.check_loading(ItemTokenizerTrainingArguments(str(tmp_path), use_cpu=True), 1)
 
 
 @pytest.mark.parametrize("structure", ["tree", "residual"])

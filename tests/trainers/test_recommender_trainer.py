@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, set_seed
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
@@ -97,7 +99,7 @@ def trained(tmp_path_factory):
 
 def test_arguments_are_the_papers_and_parse():
     (args,) = HfArgumentParser(RecommenderTrainingArguments).parse_args_into_dataclasses(
-        ["--output_dir", "out", "--max_eval_users", "100", "--remove_unused_columns", "true", "--use_cpu", "true"]
+        ["--output_dir", "out", "--max_eval_users", "100", "--use_cpu", "true"]
     )
     assert (args.learning_rate, args.lr_scheduler_type, args.num_train_epochs) == (0.005, "cosine", 50)
     assert (args.per_device_train_batch_size, args.weight_decay, args.warmup_steps) == (1024, 0.01, 0.03)
@@ -400,6 +402,27 @@ def test_parts_of_a_batch_train_as_the_whole(tmp_path, monkeypatch, accumulation
         torch.testing.assert_close(in_parts.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
 
 
+def test_tied_weights_are_not_said_to_be_missing(tmp_path, monkeypatch):
+    """A checkpoint has one of the weights that are one tensor; that of the best step is in place of all of them."""
+    said = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", lambda text, *_: said.append(text))
+    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"load_best_model_at_end": True, "learning_rate": 0.01, "disable_tqdm": True}
+    trainer = make_trainer(tmp_path, max_steps=2, **settings)
+    trainer.train()
+    model, best = trainer.model, load_file(Path(trainer.state.best_model_checkpoint) / "model.safetensors")
+    assert "shared.weight" in best and "lm_head.weight" not in best
+    for weight in (model.shared.weight, model.encoder.embed_tokens.weight, model.lm_head.weight):
+        assert torch.equal(weight, best["shared.weight"])
+    make_trainer(tmp_path, max_steps=3, **settings).train(str(tmp_path / "checkpoint-2"))
+    assert not [text for text in said if "missing keys" in text]
+    names = ["shared.weight", "lm_head.weight", "encoder.embed_tokens.weight", "decoder.final_layer_norm.weight"]
+    for missing, expected in ((names[1:], names[3:]), (names, names), (names[1:3], None)):
+        said.clear()
+        trainer._issue_warnings_after_load(torch.nn.modules.module._IncompatibleKeys(missing, []))
+        assert said == ([f"There were missing keys in the checkpoint model loaded: {expected}."] if expected else [])
+
+
 @pytest.mark.distributed
 def test_two_processes(run_two_processes, trained, tmp_path):
     """Two processes evaluate as one does, train to the same weights on both, and to those of one process."""
@@ -423,6 +446,23 @@ def test_two_processes(run_two_processes, trained, tmp_path):
     single.train()
     for name, weight in single.model.state_dict().items():
         torch.testing.assert_close(ranks[0][name], weight, rtol=1e-4, atol=1e-6)
+    for batch in WHOLE_EPOCHS:
+        single = make_trainer(tmp_path / "whole", **whole_epochs(batch))
+        assert len(single.train_dataset) % batch not in (0, batch // 2)
+        single.train()
+        losses = [entry["loss"] for entry in single.state.log_history if "loss" in entry]
+        assert reports[0]["losses"][str(batch)] == pytest.approx(losses, rel=1e-4)
+        for rank in (0, 1):
+            trained_weights = torch.load(tmp_path / f"whole{batch}-{rank}.pt", weights_only=True)
+            for name, weight in single.model.state_dict().items():
+                torch.testing.assert_close(trained_weights[name], weight, rtol=1e-4, atol=1e-6)
+
+
+WHOLE_EPOCHS = (64, 32)  # of 1,112 pairs: of the last 24 the second process has none, and 8
+
+
+def whole_epochs(batch, processes=1):
+    return two_process_training(per_device_train_batch_size=batch // processes, num_train_epochs=2) | {"max_steps": -1}
 
 
 def two_process_training(**changes):
@@ -444,6 +484,12 @@ def run_worker(folder, output):
         "metrics": {name: metrics[name] for name in names},
         "one_user": {name: limited[name] for name in names},
     }
+    report["losses"] = {}
+    for batch in WHOLE_EPOCHS:
+        trainer = make_trainer(output / "whole", **whole_epochs(batch, 2))
+        trainer.train()
+        report["losses"][batch] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        torch.save(weights(trainer.model), output / f"whole{batch}-{rank}.pt")
     (output / f"rank{rank}.json").write_text(json.dumps(report))
     recommender_trainer.length_parts = partial(recommender_trainer.length_parts, least_rows=3, least_tokens=1)
     trainer = make_trainer(output / "training", **two_process_training(per_device_train_batch_size=8))

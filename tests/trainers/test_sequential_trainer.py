@@ -79,7 +79,7 @@ def assert_equal(first, second):
 
 def test_arguments_parse():
     (args,) = HfArgumentParser(SequentialTrainingArguments).parse_args_into_dataclasses(
-        ["--output_dir", "out", "--max_eval_users", "100", "--remove_unused_columns", "true", "--use_cpu", "true"]
+        ["--output_dir", "out", "--max_eval_users", "100", "--use_cpu", "true"]
     )
     assert (args.learning_rate, args.lr_scheduler_type, args.per_device_train_batch_size) == (1e-3, "constant", 128)
     assert (args.metric_for_best_model, args.greater_is_better, args.max_eval_users) == ("ndcg@10", True, 100)

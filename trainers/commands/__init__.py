@@ -70,6 +70,10 @@ def run_command(command: str, argv: Sequence[str] | None = None, method: str | N
     if {"-h", "--help"} & set(argv) and text.is_file():
         print(text.read_text(encoding="utf-8"), end="")
         raise SystemExit(0)
+    if {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # of torchrun and accelerate launch
+        from trainers.runtime.processes import join_processes
+
+        join_processes()
     main = importlib.import_module(f"trainers.commands.{name}").main
     try:
         main(argv)

@@ -30,7 +30,7 @@ from trainers.data.domains import Domain
 from trainers.hub.download import ModelPlace, find_part
 from trainers.hub.model_facts import assignment_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
-from trainers.methods.plans import plan_utgrec, show_plans
+from trainers.methods.plans import check_utgrec_warmup, plan_utgrec, show_plans
 from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer, tokenize
 from trainers.methods.utgrec import (
     FINETUNING_SECTIONS,
@@ -123,6 +123,8 @@ def run(
             plans = plan_utgrec(domains, *sections, found, start, arguments.tokenizer_mode != "full")
         show_plans(plans[1:] if frozen else plans)
         return None
+    if arguments.pretrained is None and not arguments.resume:
+        check_utgrec_warmup(len(domains[0].catalogue), tokenizer_training)
     state = PartialState()
     facts: dict[str, Any] = {}
     pushed = None
@@ -132,6 +134,7 @@ def run(
     if state.is_main_process:
         tokenizer, report = tokenize(tokenizer, domains[0].catalogue)
         print(f"{domains[0].name}: {report}")
+        report.check_collapse(tokenizer.index.level_sizes, arguments.allow_collapsed_codes)
         save_tokenizer(tokenizer, output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
         facts |= assignment_facts(report, tokenizer.index.level_sizes)

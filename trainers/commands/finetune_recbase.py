@@ -28,7 +28,7 @@ from trainers.commands.finetuning import (
 )
 from trainers.data.domains import Domain
 from trainers.hub.download import find_part
-from trainers.methods.plans import plan_recbase, show_plans
+from trainers.methods.plans import check_recbase_curriculum, plan_recbase, show_plans
 from trainers.methods.recbase import (
     RECBASE_SECTIONS,
     RecBaseArguments,
@@ -140,6 +140,8 @@ def recbase_semantic_ids(
             state.print(f"{domain.name}: semantic IDs of {folder} are taken as they are")
             return load_semantic_ids(folder, [domain.catalogue])[domain.name]
     if arguments.pretrained is None:
+        if not arguments.resume:
+            check_recbase_curriculum(len(domain.catalogue), tokenizer_arguments, tokenizer_training)
         train_recbase_tokenizer(
             tokenizer_arguments,
             tokenizer_training,
@@ -148,10 +150,12 @@ def recbase_semantic_ids(
             arguments.seed,
             arguments.resume,
             max_history,
+            arguments.allow_collapsed_codes,
         )
     elif state.is_main_process:
         tokenizer, report = tokenize(pretrained_tokenizer(arguments), domain.catalogue)
         print(f"{domain.name}: {report}")
+        report.check_collapse(tokenizer.index.level_sizes, arguments.allow_collapsed_codes)
         save_tokenizer(tokenizer, output / ITEMS_FOLDER / domain.name, include_network=False)
     state.wait_for_everyone()
     return load_semantic_ids(output, [domain.catalogue])[domain.name]

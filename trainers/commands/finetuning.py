@@ -55,6 +55,9 @@ class FinetuningArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    allow_collapsed_codes: bool = field(
+        default=False, metadata={"help": "Take semantic IDs though nearly all items share their codes with another."}
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
     )

@@ -4,8 +4,8 @@ r"""Preparation of a data folder from Amazon Reviews, MovieLens, RecBole, LETTER
     utgrec prepare --format tabular --interactions log.csv --columns user_id=buyer item_id=sku \
         --items goods.parquet --item_columns item_id=sku title=name --output_dir data/shop
 
-The folder holds items.parquet, interactions.parquet, images, and prepared.json: counts, choices, checksums, and what
-was dropped and why. It appears when it is complete.
+The folder holds items.parquet, interactions.parquet, images, left_out.parquet: items and users that are not in it, and
+prepared.json: counts, choices, checksums, and what was dropped and why. It appears when it is complete.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from trainers.arguments import parse_sections
 from trainers.data.preparation import PreparationChoices
-from trainers.data.prepared_folder import check_prepared, prepare_data_set
+from trainers.data.prepared_folder import LEFT_OUT, check_prepared, prepare_data_set
 from trainers.data.readers import READERS, Reader
 from trainers.data.readers.base import survey
 
@@ -197,12 +197,22 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
         co_occurrence=arguments.co_occurrence,
         overwrite=arguments.overwrite,
     )
+    for file, layout in document["source"]["settings"].get("layouts", {}).items():
+        print(f"{file}: {layout}")
     for kind, count in document["read"].items():
         print(f"read {count:,} {kind}")
         for reason, entry in document["dropped"].get(kind, {}).items():
             example = f", such as {entry['examples'][0]}" if entry["examples"] else ""
             print(f"  dropped {entry['count']:,}: {reason}{example}")
     print(", ".join(f"{name}: {value}" for name, value in document["counts"].items()))
+    kept = document["counts"].get("items_without_interactions")
+    if kept:
+        print(
+            f"{kept:,} items without interactions stay as candidates, known by their content; benchmarks leave them "
+            "out: --items_without_interactions drop"
+        )
+    if (output / LEFT_OUT).is_file():
+        print(f"{output / LEFT_OUT}: the items and users that were left out")
     print(f"{output}: written")
     return document
 

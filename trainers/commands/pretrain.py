@@ -31,7 +31,7 @@ from trainers.commands.pretraining import (
 from trainers.data.domains import Domain, check_trainable, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
-from trainers.methods.plans import plan_utgrec, show_plans
+from trainers.methods.plans import check_utgrec_warmup, plan_utgrec, show_plans
 from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer
 from trainers.methods.utgrec import (
     SECTIONS,
@@ -120,11 +120,13 @@ def run(
         return show_plans(plans[STAGES[arguments.stage]])
 
     if arguments.stage in ("all", "tokenizer"):
+        if not arguments.resume:
+            check_utgrec_warmup(sum(len(domain.catalogue) for domain in domains), tokenizer_training)
         history = recommender_training.max_history
         pretrain_tokenizer(output, domains, network_arguments, tokenizer_training, arguments, history)
     if arguments.stage in ("all", "tokenize"):
         if state.is_main_process:
-            write_semantic_ids(output, [domain.catalogue for domain in domains])
+            write_semantic_ids(output, [domain.catalogue for domain in domains], arguments.allow_collapsed_codes)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         pretrain_recommender(output, domains, recommender_arguments, recommender_training, arguments)

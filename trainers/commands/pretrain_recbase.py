@@ -29,7 +29,7 @@ from trainers.commands.pretraining import (
 from trainers.data.domains import check_trainable, load_catalogues, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
 from trainers.methods.content_walks import walking_domain
-from trainers.methods.plans import plan_recbase, show_plans
+from trainers.methods.plans import check_recbase_curriculum, plan_recbase, show_plans
 from trainers.methods.recbase import (
     RECBASE_SECTIONS,
     RecBaseArguments,
@@ -134,6 +134,8 @@ def run(
         return show_plans(plans[STAGES[arguments.stage]])
 
     if arguments.stage in ("all", "tokenizer"):  # identifies the items, too
+        if not arguments.resume:
+            check_recbase_curriculum(sum(map(len, catalogues)), tokenizer_arguments, tokenizer_training)
         items = train_recbase_tokenizer(
             tokenizer_arguments,
             tokenizer_training,
@@ -142,6 +144,7 @@ def run(
             arguments.seed,
             arguments.resume,
             training.max_history,
+            arguments.allow_collapsed_codes,
         )
         if state.is_main_process:
             assert items.trainer is not None
@@ -151,7 +154,7 @@ def run(
             finish_model(items.trainer, output / "tokenizer", facts)
     if arguments.stage == "tokenize":
         if state.is_main_process:
-            write_semantic_ids(output, catalogues)
+            write_semantic_ids(output, catalogues, arguments.allow_collapsed_codes)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         tokenizers = load_semantic_ids(output, catalogues)

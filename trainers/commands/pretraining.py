@@ -48,6 +48,9 @@ class PretrainingArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    allow_collapsed_codes: bool = field(
+        default=False, metadata={"help": "Take semantic IDs though nearly all items share their codes with another."}
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
     )
@@ -91,15 +94,21 @@ def name_repositories(
             training.hub_model_id = f"{name}-{kind}"
 
 
-def write_semantic_ids(output: Path, catalogues: list[Catalogue]) -> None:
-    """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there."""
+def write_semantic_ids(output: Path, catalogues: list[Catalogue], allow_collapsed: bool = False) -> None:
+    """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there.
+
+    Raises:
+        CollapsedCodesError: nearly all items of a catalogue share their codes, and that was not allowed.
+    """
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
     tokenizers = {}
     for catalogue in catalogues:
         name = catalogue.name
         tokenizers[name], report = tokenize(tokenizer, catalogue)
         print(f"{name}: {report}")
-        save_tokenizer(tokenizers[name], output / "items" / name, include_network=False)
+        report.check_collapse(tokenizers[name].index.level_sizes, allow_collapsed)
+    for name, items in tokenizers.items():
+        save_tokenizer(items, output / "items" / name, include_network=False)
     print(f"{shared_semantic_ids(tokenizers):,} items have a semantic ID that an item of another domain has too.")
 
 

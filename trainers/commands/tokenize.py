@@ -110,6 +110,9 @@ class TokenizeArguments:
         metadata={"help": "How the texts of items begin (RecBase), as 'Describe a movie:'; default: the tokenizer's."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an item tokenizer that is in output_dir."})
+    allow_collapsed_codes: bool = field(
+        default=False, metadata={"help": "Take semantic IDs though nearly all items share their codes with another."}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
         network.to("cpu")  # type: ignore[arg-type]
         print(update.assignment)
         print(update)
+        update.assignment.check_collapse(network.config.level_sizes, arguments.allow_collapsed_codes)
         if not in_place:
             tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
             write_json(output_dir / "assignment_report.json", update.assignment.to_dict())

@@ -159,6 +159,9 @@ class TrainBaselineArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
     )
+    allow_collapsed_codes: bool = field(
+        default=False, metadata={"help": "Take semantic IDs though nearly all items share their codes with another."}
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
     )
@@ -278,6 +281,7 @@ def run(
                 tokenizer_training,
                 arguments.seed,
                 arguments.resume,
+                allow_collapsed=arguments.allow_collapsed_codes,
                 **tokenizer.given(tokenized_by),
             )
         if at_item_level and item_level.content:

@@ -88,8 +88,11 @@ def check_trainable(domains: Sequence[Domain]) -> None:
     For what trains a recommender: known before the first stage, as of hours of an item tokenizer's training.
 
     Raises:
-        ValueError: no user of these domains has two items in the training part, of which the second would be a target.
+        ValueError: a domain has one item, or no user of these domains has two items in the training part, of which the
+            second would be a target.
     """
+    if single := [domain.name for domain in domains if len(domain.catalogue) < 2]:
+        raise ValueError(f"{', '.join(single)}: the catalogue has one item, and there is nothing to choose from.")
     parts = [domain.interactions.training_part() for domain in domains]
     if any((part.lengths > 1).any() for part in parts):
         return

@@ -7,7 +7,8 @@ The steps, in this order; each counts what it takes away:
 3. order: users by first appearance; a user's interactions by time, ties as in the source (a stable sort);
 4. duplicates: the same user, item and time; then, by default, a user's later interactions with the same item (as the
    published benchmarks of Amazon Reviews do);
-5. k-core: users and items with fewer than k interactions go, to a fixed point;
+5. k-core: users and items with fewer than k interactions lose them, to a fixed point; such items stay as candidates,
+   or go, as the published benchmarks have it;
 6. split.
 
 Ids are strings in the source and are turned into integers while they stream by, so that what is held at once is 32
@@ -34,8 +35,11 @@ class PreparationChoices:
     What there is to choose; all of it goes into `prepared.json`.
 
     Args:
-        k_core (`int`, *optional*, defaults to 5): users and items with at least so many interactions stay, to a fixed
-            point; 0: all do, items without any interaction included.
+        k_core (`int`, *optional*, defaults to 5): interactions of users and items with at least so many stay, to a
+            fixed point; 0: all do.
+        items_without_interactions (`str`, *optional*): `keep` those that are left without any, as candidates that are
+            known by their content, or `drop` them, as the published benchmarks do; by default keep with tabular or
+            k_core 0, drop with others.
         repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the first or
             all. The same user, item and time is one interaction in any case.
         min_rating (`float`, *optional*): lower ratings are no interactions. Without it, all are.
@@ -48,6 +52,7 @@ class PreparationChoices:
     """
 
     k_core: int = 5
+    items_without_interactions: Literal["keep", "drop"] | None = None
     repeats: Literal["first", "all"] = "first"
     min_rating: float | None = None
     text_fields: tuple[str, ...] = TEXT_FIELDS
@@ -57,6 +62,10 @@ class PreparationChoices:
     def __post_init__(self):
         if self.k_core < 0:
             raise ValueError(f"k_core is 0 or more, got {self.k_core}.")
+        if self.items_without_interactions not in (None, "keep", "drop"):
+            raise ValueError(
+                f"items_without_interactions is 'keep' or 'drop', got {self.items_without_interactions!r}."
+            )
         if self.repeats not in ("first", "all"):
             raise ValueError(f"repeats is 'first' or 'all', got {self.repeats!r}.")
         if self.split not in ("leave-one-out", "temporal", "ratio"):
@@ -65,6 +74,11 @@ class PreparationChoices:
             raise ValueError(f"ratios are three positive numbers that sum to 1, got {self.ratios}.")
         if unknown := [name for name in self.text_fields if name not in TEXT_FIELDS]:
             raise ValueError(f"text_fields are some of {', '.join(TEXT_FIELDS)}, got {unknown}.")
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether items without interactions stay."""
+        return self.items_without_interactions == "keep" or not (self.items_without_interactions or self.k_core)
 
 
 @dataclass
@@ -75,12 +89,14 @@ class PreparedLog:
             the source has any and, unless the split is leave-one-out, `split`; user after user, oldest first.
         user_ids, item_ids (`pl.Series`): strings, each in the order of the source.
         counts (`dict`): of the steps, for display.
+        left_out_users (`pl.Series`): strings, users without an interaction that is left.
     """
 
     log: pl.DataFrame
     user_ids: pl.Series
     item_ids: pl.Series
     counts: dict = field(default_factory=dict)
+    left_out_users: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
 
     def training_part(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items, as rows, of the interactions that may be learnt from."""
@@ -120,15 +136,14 @@ def prepare_log(
         log, counts["k_core_rounds"] = log[kept], rounds
     if log.is_empty():
         raise ReadError(f"No interaction is left.\n{report}")
+    left_out = user_ids.filter(~np.isin(np.arange(len(user_ids)), log["user"].to_numpy()))
     log, user_ids = _compact(log, "user", user_ids)
-    if choices.k_core or usable is None:
-        log, item_ids = _compact(log, "item", item_ids)
-    else:
-        log, item_ids = _compact(log, "item", item_ids, usable["usable"].to_numpy())
+    also = usable["usable"].to_numpy() if choices.keeps_items and usable is not None else None
+    log, item_ids = _compact(log, "item", item_ids, also)
     if choices.split != "leave-one-out":
         log = log.with_columns(_split(log, choices))
         counts["split"] = dict(log["split"].value_counts().sort("split").iter_rows())
-    return PreparedLog(log, user_ids, item_ids, counts)
+    return PreparedLog(log, user_ids, item_ids, counts, left_out)
 
 
 def _encode(log: pl.LazyFrame, usable: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.Series, pl.Series]:

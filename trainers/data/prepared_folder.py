@@ -8,6 +8,7 @@
 | `images/`                   | one file for each item with an image                                              |
 | `image_failures.jsonl`      | `item_id`, `image_url`, `reason` of images that could not be had                  |
 | `co_occurrence.safetensors` | `indptr`, `indices`, `counts` of the items' neighbours in the training part (CSR) |
+| `left_out.parquet`          | `kind` (item or user), `id`, `reason` of those that are not in the folder          |
 | `prepared.json`             | source, choices, counts, what was dropped and why, checksums; written last        |
 """
 
@@ -18,7 +19,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +41,7 @@ from trainers.data.splits import MIN_INTERACTIONS
 
 FORMAT_VERSION = 1
 ITEMS, INTERACTIONS, GRAPH = "items.parquet", "interactions.parquet", "co_occurrence.safetensors"
+LEFT_OUT = "left_out.parquet"
 UNCHECKED = (RECORD_FILE, CARD_FILE, VALUES_FILE)  # a card may be written, and edited, later
 WRITTEN_ROWS = 1_000_000  # interactions that become strings again at once
 _PLACED = {"item_id": pl.String, "image": pl.String}
@@ -92,6 +94,8 @@ def prepare_data_set(
     """
     output = Path(output_dir).absolute()
     choices = choices or PreparationChoices()
+    if choices.k_core and choices.items_without_interactions is None:
+        choices = replace(choices, items_without_interactions="keep" if reader.keeps_items else "drop")
     latest_time = latest_time or datetime.now(UTC).replace(tzinfo=None)
     inside = [path for path in reader.files() if path.absolute().is_relative_to(output)]
     if inside:
@@ -120,6 +124,9 @@ def prepare_data_set(
             empty = int((~usable["usable"]).sum())
             report.drop("items", "neither text nor image", empty)
             report.drop("items", "not enough interactions", usable.height - empty - counts["items"])
+            used = prepared.log["item"].n_unique()
+            counts["items_without_interactions"] = counts["items"] - used
+        counts |= _write_left_out(prepared, usable, folder / LEFT_OUT)
         if co_occurrence:
             graph = co_occurrence_counts(*prepared.training_part(), counts["items"])
             counts["co_occurring_pairs"] = graph.nnz // 2
@@ -231,6 +238,20 @@ def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
         "interactions": log.height,
         "users_too_short_to_split": int((lengths < MIN_INTERACTIONS).sum()),
     }
+
+
+def _write_left_out(prepared: PreparedLog, usable: pl.DataFrame | None, path: Path) -> dict:
+    """Writes which items and users are not in the folder, and why; returns counts."""
+    users = prepared.left_out_users.alias("id").to_frame().with_columns(reason=pl.lit("not enough interactions"))
+    parts = [users.select(pl.lit("user").alias("kind"), "id", "reason")]
+    if usable is not None:
+        items = usable.filter(~pl.col("item_id").is_in(prepared.item_ids.implode()))
+        why = pl.when("usable").then(pl.lit("not enough interactions")).otherwise(pl.lit("neither text nor image"))
+        parts.insert(0, items.select(pl.lit("item").alias("kind"), pl.col("item_id").alias("id"), why.alias("reason")))
+    frame = pl.concat(parts)
+    if frame.height:
+        frame.write_parquet(path)
+    return {"users_left_out": users.height}
 
 
 def sha256_of(path: Path) -> str:

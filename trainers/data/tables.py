@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -19,12 +18,9 @@ import polars as pl
 from hub_cards import named
 from hub_cards.csv_rows import bad_row
 from trainers.data.readers.base import ReadError, id_column
+from trainers.data.readers.csv_layout import CsvLayout, encoding_of, separator_of, split_rows
 from trainers.data.readers.text_lines import bad_json_line
 
-SEPARATORS = (",", ";", "\t", "|")
-SNIFFED_BYTES = 2**16  # of a csv file, from which its separator is told
-SNIFFED_ROWS = 200
-BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 SHOWN = 24  # characters of an example
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _NUMBER = re.compile(r"[-+]?\d[\d.,:/\- ]*")
@@ -81,7 +77,7 @@ def read_table(source: Any, name: str = "table") -> Table:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
-    text, encoding = decoded(data)
+    text, encoding = decoded(data, path)
     if not text.strip():
         raise ReadError(f"{path} is empty.")
     if "\0" in text:
@@ -89,9 +85,10 @@ def read_table(source: Any, name: str = "table") -> Table:
         raise ReadError(f"{path}, line {line} holds a zero byte: it is no text. Is the file complete?")
     if kind in (".jsonl", ".json", ".ndjson"):
         return Table(path.name, _checked(_read_json(text, path), path.name), kind[1:])
-    separator = separator_of(text, path.name)
-    shown = {"\t": "tab"}.get(separator, f"'{separator}'")
-    return Table(path.name, _read_csv(text, separator, path), f"csv, separator {shown}, {encoding}")
+    if "\r" in text and "\n" not in text:  # of old Macintoshes
+        text = text.replace("\r", "\n")
+    layout = CsvLayout(separator_of(text, path.name), encoding)
+    return Table(path.name, _read_csv(text, layout.separator, path), f"csv, {layout}")
 
 
 def as_ids(column: pl.Series) -> pl.Series:
@@ -101,58 +98,22 @@ def as_ids(column: pl.Series) -> pl.Series:
     return (pl.Series(column.name, [None] * len(column), dtype=pl.String) if odd.any() else ids).str.strip_chars()
 
 
-def decoded(data: bytes) -> tuple[str, str]:
-    """The text of a file and the name of its encoding: what its first bytes say, UTF-8 where it is that, or else
-    Windows' Latin-1, which all other bytes are texts of."""
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, "replace"), encoding
-    zeros = [data[start:SNIFFED_BYTES:2].count(0) for start in (0, 1)]
-    if sum(zeros) > len(data[:SNIFFED_BYTES]) / 4:  # UTF-16 without a mark: every other byte of plain text
-        encoding = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-        return data.decode(encoding, "replace"), encoding
-    for encoding in ("utf-8", "cp1252"):
-        try:
-            return data.decode(encoding), encoding
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1"), "latin-1"
-
-
-def separator_of(text: str, name: str) -> str:
-    """The separator of a csv file: that by which most of the first rows have as many fields as the header.
+def decoded(data: bytes, path: Path) -> tuple[str, str]:
+    """The text of a file and the name of its encoding, as [`encoding_of`] tells it.
 
     Raises:
-        ReadError: none of [`SEPARATORS`] makes columns.
+        ReadError: a text in UTF-8 has bytes that are not.
     """
-    sample = text[:SNIFFED_BYTES]
-    if len(sample) < len(text):
-        sample = sample[: sample.rfind("\n") + 1] or sample
-    best, found = (0.0, 1), None
-    for separator in SEPARATORS:
-        rows = [row for row in _rows(sample, separator) if row][:SNIFFED_ROWS]
-        width = len(rows[0]) if rows else 0
-        alike = sum(len(row) == width for row in rows) / max(1, len(rows))
-        if width > 1 and (alike, width) > best:
-            best, found = (alike, width), separator
-    if found is None:
-        first = sample.split("\n", 1)[0][:80]
-        raise ReadError(
-            f"{name}: its first line {first!r} has one column, by comma, semicolon, tab or bar. A table has a line of "
-            "column names, then a row in each line."
-        )
-    return found
-
-
-def _rows(text: str, separator: str) -> list[list[str]]:
+    encoding, mark = encoding_of([data])
     try:
-        return list(csv.reader(io.StringIO(text), delimiter=separator))
-    except csv.Error:
-        return []
+        return data[mark:].decode(encoding, "strict" if encoding == "utf-8" else "replace"), encoding
+    except UnicodeDecodeError as error:
+        line = data[: mark + error.start].count(b"\n") + 1
+        raise ReadError(f"{path}, line {line} is not UTF-8, as the others are: {error}.") from error
 
 
 def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
-    header = next(iter(_rows(text[: text.find("\n") + 1] or text, separator)), [])
+    header = next(iter(split_rows(text[: text.find("\n") + 1] or text, separator)), [])
     names = [each.strip() for each in header]
     if unnamed := [each for each in names if _NUMBER.fullmatch(each)]:
         raise ReadError(f"{path.name}: the first line holds no column names but values: {named(unnamed, 3)}. Add one.")

@@ -35,6 +35,7 @@ from trainers.methods.backbones import TINY, load_autoencoder, load_backbone, lo
 from trainers.methods.baselines import recommender_on, semantic_ids_of
 from trainers.methods.item_level import ItemLevelArguments
 from trainers.methods.recbase import RecBaseArguments, RecBaseTokenizerArguments, new_recbase
+from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, curriculum_passes
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, TokenizedItems
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
 from trainers.methods.sequential_pretraining import pretraining_windows
@@ -46,6 +47,8 @@ from trainers.methods.utgrec import (
     with_text_length,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments, training_rows
+from trainers.runtime.callbacks import check_warmup
+from trainers.runtime.trainer_arguments import check_last_batch
 from trainers.sequential_trainer import SequentialTrainingArguments
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData
 from trainers.training_data.sequence_windows import SequenceWindows
@@ -104,9 +107,13 @@ def plan_training(
         examples (`int`), unit (`str`): of an epoch, and what they are.
         training ([`~transformers.TrainingArguments`]): batches and epochs.
         model ([`~transformers.PreTrainedModel`], *optional*): what is trained; its weights may be on the device meta.
+
+    Raises:
+        ValueError: a batch is larger than the data, and to be whole.
     """
     at_once = training.train_batch_size * training.world_size
     whole = training.dataloader_drop_last
+    check_last_batch(training, examples)
     batches = examples // at_once if whole else math.ceil(examples / at_once)
     steps = max(1, math.ceil(batches / training.gradient_accumulation_steps))
     total, epochs = math.ceil(training.num_train_epochs * steps), training.num_train_epochs
@@ -122,6 +129,25 @@ def plan_training(
         trained=sum(each.numel() for each in trained),
         num_bytes=sum(each.nbytes for each in model.parameters()) + ADAMW * sum(each.nbytes for each in trained),
     )
+
+
+def check_utgrec_warmup(num_items: int, training: ItemTokenizerTrainingArguments) -> None:
+    """Raises a `ValueError` if the training of a new item tokenizer on so many items is within the warm-up of its
+    codebooks, see [`~trainers.runtime.callbacks.check_warmup`]: known before anything is made for it."""
+    accumulation, given = training.gradient_accumulation_steps, training.codebook_warmup_steps
+    passes = UTGRecTokenizerConfig.warmup_steps if given is None else given * accumulation
+    steps = plan_training("item tokenizer", num_items, "items", training).steps
+    check_warmup("codebook_warmup_steps", passes, steps, accumulation)
+
+
+def check_recbase_curriculum(
+    num_items: int, arguments: RecBaseTokenizerArguments, training: RecBaseTokenizerTrainingArguments
+) -> None:
+    """The same for RecBase's item tokenizer, whose levels come into use one after the other."""
+    steps = plan_training("item tokenizer", num_items, "items", training).steps
+    passes = curriculum_passes(training, num_items) * (arguments.num_levels - 1)
+    if passes:
+        check_warmup("curriculum_epochs", passes, steps, training.gradient_accumulation_steps)
 
 
 def plan_recommender(
@@ -178,6 +204,8 @@ def plan_utgrec(
     network = unwritten_network(network_arguments, catalogue, config)
     network.set_trainable(freeze_codes and tokenizer is not None)
     ItemTokenizerTrainer.check_loading(tokenizer_training, len(catalogue))
+    if tokenizer is None:
+        check_utgrec_warmup(len(catalogue), tokenizer_training)
     plans = [plan_training("item tokenizer", len(catalogue), "items", tokenizer_training, network)]
     with torch.device("meta"):
         if recommender is not None:
@@ -192,7 +220,7 @@ def plan_utgrec(
 def plan_recbase(
     domains: Sequence[Domain],
     tokenizer_arguments: RecBaseTokenizerArguments,
-    tokenizer_training: TrainingArguments,
+    tokenizer_training: RecBaseTokenizerTrainingArguments,
     recommender_arguments: RecBaseArguments,
     training: RecommenderTrainingArguments,
     tokenizer: ModelPlace | None = None,
@@ -210,6 +238,8 @@ def plan_recbase(
         catalogues (`Sequence[Catalogue]`, *optional*): of which the tokenizer learns the items.
     """
     items = sum(len(each) for each in (*(domain.catalogue for domain in domains), *catalogues))
+    if tokenizer is None:
+        check_recbase_curriculum(items, tokenizer_arguments, tokenizer_training)
     with torch.device("meta"):
         if recommender is not None:
             there = RecBaseConfig.from_pretrained(recommender.name, revision=recommender.revision or "main")

@@ -201,7 +201,10 @@ def semantic_ids(
         except ValueError:
             vectors = np.random.default_rng(seed).normal(size=(len(catalogue), 8)).astype(np.float32)
     size = min(CODES, max(2, len(catalogue) // ITEMS_PER_CODE))
-    items = rq_kmeans_tokenizer(vectors, catalogue.item_ids, folder, codebook_size=size, seed=seed)
+    # a memory does not read the codes: that items share theirs is said, and no reason to stop
+    items = rq_kmeans_tokenizer(
+        vectors, catalogue.item_ids, folder, codebook_size=size, seed=seed, allow_collapsed=True
+    )
     index, network = items.tokenizer.index, items.network
     assert network is not None
     index.set_titles(shown_titles(catalogue))

@@ -177,6 +177,7 @@ def train_recbase_tokenizer(
     seed: int,
     resume: bool = False,
     max_history: int = 20,
+    allow_collapsed: bool = False,
 ) -> RecBaseItems:
     """Embeds the items of all domains, trains one tokenizer on them, and writes `embeddings/<domain>/`, `tokenizer/`
     and `items/<domain>/` to the output folder. Embeddings that are there are kept.
@@ -184,6 +185,7 @@ def train_recbase_tokenizer(
     Args:
         catalogues (`list[Catalogue]`): the domains' items, with texts by the templates of `arguments`.
         max_history (`int`, *optional*, defaults to 20): items of a history that the recommender will read.
+        allow_collapsed (`bool`, *optional*, defaults to `False`): see [`recbase_tokenizer`].
 
     Raises:
         ValueError: if the tokenizer is to be pushed, and its text encoder is a folder of this machine.
@@ -210,6 +212,7 @@ def train_recbase_tokenizer(
         seed=seed,
         resume=resume,
         max_history=max_history,
+        allow_collapsed=allow_collapsed,
         **config,
     )
     PartialState().print(items)

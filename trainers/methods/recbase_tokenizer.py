@@ -116,6 +116,7 @@ def recbase_tokenizer(
     resume: bool = False,
     max_history: int = 20,
     text_fields: tuple[str, ...] = TEXT_FIELDS,
+    allow_collapsed: bool = False,
     **config,
 ) -> RecBaseItems:
     """
@@ -132,6 +133,7 @@ def recbase_tokenizer(
         max_history (`int`, *optional*, defaults to 20): of the tokenizers, items that a recommender will read.
         text_fields (`tuple[str, ...]`, *optional*, defaults to `TEXT_FIELDS`): fields that the texts were put together
             from, as those of new items will be.
+        allow_collapsed (`bool`, *optional*, defaults to `False`): take codes that nearly all items of a domain share.
         config: further arguments of [`RecBaseTokenizerConfig`].
 
     Returns:
@@ -144,6 +146,7 @@ def recbase_tokenizer(
     Raises:
         EmbeddingError: for embeddings that are not finite, zero, of several widths, or by several encoders.
         CapacityError: if a domain has more items than there are semantic IDs.
+        CollapsedCodesError: nearly all items of a domain share their codes; nothing is saved.
         ValueError: for domains without items, or of one item with `centre_domains`, or fewer items than codes of a
             level.
     """
@@ -186,6 +189,7 @@ def recbase_tokenizer(
         tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
         tokenizers[name].text_fields = text_fields
         assignment = tokenizers[name].add_items(content)
+        assignment.check_collapse(network_config.level_sizes, allow_collapsed)
         raw_codes[name] = assignment.given_codes
         reports[name] = assignment.to_dict() | content_report({name: content})
     report |= codes_report(np.concatenate(list(raw_codes.values())), network)

@@ -118,6 +118,7 @@ def tiger_tokenizer(
     training: EmbeddingTokenizerTrainingArguments | None = None,
     collisions: Collisions = "digit",
     seed: int = 0,
+    allow_collapsed: bool = False,
     **config,
 ) -> TokenizedItems:
     """
@@ -131,9 +132,14 @@ def tiger_tokenizer(
         collisions (`str`, *optional*, defaults to `"digit"`): how items with the same codes are told apart, see
             [`~UniversalItemTokenizer.add_items`].
         seed (`int`, *optional*, defaults to 0): of weights, batches and k-means.
+        allow_collapsed (`bool`, *optional*, defaults to `False`): take codes that nearly all items share.
         config: further arguments of [`RQVAEConfig`].
+
+    Raises:
+        CollapsedCodesError: nearly all items share their codes; nothing is saved.
     """
-    return _rqvae_tokenizer("tiger", embeddings, None, item_ids, output_dir, training, collisions, seed, config)
+    shared = item_ids, output_dir, training, collisions, seed, allow_collapsed
+    return _rqvae_tokenizer("tiger", embeddings, None, *shared, config)
 
 
 def letter_tokenizer(
@@ -144,6 +150,7 @@ def letter_tokenizer(
     training: EmbeddingTokenizerTrainingArguments | None = None,
     collisions: Collisions = "least_distance",
     seed: int = 0,
+    allow_collapsed: bool = False,
     **config,
 ) -> TokenizedItems:
     """
@@ -157,14 +164,13 @@ def letter_tokenizer(
         embeddings (`np.ndarray` of shape `(items, E)`): text embeddings.
         collaborative (`np.ndarray` of shape `(items, d)`): item embeddings of a recommender that was trained on the
             training interactions only: one that saw the test items would leak them into the semantic IDs.
-        item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
+        item_ids, output_dir, training, collisions, seed, allow_collapsed, config: see [`tiger_tokenizer`].
     """
     own: dict[str, Any] = {"num_levels": 4, "collaborative_weight": 0.02, "diversity_weight": 1e-4}
     own |= {"hidden_sizes": LETTER_HIDDEN_SIZES, "sinkhorn_epsilon": LETTER_EPSILON}
     own["collaborative_dim"] = np.shape(collaborative)[-1]
-    return _rqvae_tokenizer(
-        "letter", embeddings, collaborative, item_ids, output_dir, training, collisions, seed, {**own, **config}
-    )
+    shared = item_ids, output_dir, training, collisions, seed, allow_collapsed
+    return _rqvae_tokenizer("letter", embeddings, collaborative, *shared, {**own, **config})
 
 
 def tiger_m_tokenizer(
@@ -176,6 +182,7 @@ def tiger_m_tokenizer(
     training: EmbeddingTokenizerTrainingArguments | None = None,
     collisions: Collisions = "digit",
     seed: int = 0,
+    allow_collapsed: bool = False,
     **config,
 ) -> TokenizedItems:
     """
@@ -186,11 +193,12 @@ def tiger_m_tokenizer(
         image_embeddings (`np.ndarray` of shape `(items, F)`): image embeddings; rows of NaN for items without image
             (`load_embeddings(..., allow_missing=True)`), which take the mean of those with one.
         num_components (`int`, *optional*, defaults to 128): principal components that are kept of each.
-        item_ids, output_dir, training, collisions, seed, config: see [`tiger_tokenizer`].
+        item_ids, output_dir, training, collisions, seed, allow_collapsed, config: see [`tiger_tokenizer`].
     """
     parts = [principal_components(part, num_components, whiten=True) for part in (text_embeddings, image_embeddings)]
     both = np.concatenate(parts, axis=1)
-    return _rqvae_tokenizer("tiger-m", both, None, item_ids, output_dir, training, collisions, seed, config)
+    shared = item_ids, output_dir, training, collisions, seed, allow_collapsed
+    return _rqvae_tokenizer("tiger-m", both, None, *shared, config)
 
 
 def rq_kmeans_tokenizer(
@@ -202,6 +210,7 @@ def rq_kmeans_tokenizer(
     num_components: int | None = 32,
     collisions: Collisions = "digit",
     seed: int = 0,
+    allow_collapsed: bool = False,
     method: str = "rq-kmeans",
 ) -> TokenizedItems:
     """
@@ -209,7 +218,7 @@ def rq_kmeans_tokenizer(
     is linear: the projection.
 
     Args:
-        embeddings, item_ids, output_dir, collisions, seed: see [`tiger_tokenizer`].
+        embeddings, item_ids, output_dir, collisions, seed, allow_collapsed: see [`tiger_tokenizer`].
         num_levels (`int`, *optional*, defaults to 3): codes of an item.
         codebook_size (`int`, *optional*, defaults to 256): centroids of each level.
         num_components (`int`, *optional*, defaults to 32, the width of TIGER's codebooks):
@@ -232,6 +241,7 @@ def rq_kmeans_tokenizer(
     report = {"method": method, "seed": seed, "settings": settings, "seconds": time.perf_counter() - started}
     index = ItemIndex(layout.level_sizes, layout.level_offsets)
     assignment = index.assign(item_ids, codes, residuals, codebooks, collisions=collisions)
+    assignment.check_collapse(layout.level_sizes, allow_collapsed)
     report |= _assignment_facts(assignment, index, collisions)
     tokenizer = UniversalItemTokenizer(index, network_fingerprint(network, EmbeddingProcessor(network.config)))
     reads_embeddings = method == "rq-kmeans"  # not with transitions beside
@@ -448,6 +458,7 @@ def _rqvae_tokenizer(
     training: EmbeddingTokenizerTrainingArguments | None,
     collisions: Collisions,
     seed: int,
+    allow_collapsed: bool,
     config: dict[str, Any],
 ) -> TokenizedItems:
     network_config = RQVAEConfig(input_dim=np.shape(embeddings)[1], **config)
@@ -469,6 +480,7 @@ def _rqvae_tokenizer(
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
         "seconds": time.perf_counter() - started,
     }
+    assignment.check_collapse(network.config.level_sizes, allow_collapsed)
     report |= _assignment_facts(assignment, tokenizer.index, collisions)
     items = TokenizedItems(tokenizer, assignment.given_codes, report, network, reads_embeddings=method != "tiger-m")
     return _saved(items, output_dir)

@@ -5,9 +5,6 @@ from collections.abc import Callable
 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
 
 
 class EpochCallback(TrainerCallback):
@@ -21,17 +18,38 @@ class EpochCallback(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
+def check_warmup(flag: str, passes: int, steps: int, accumulation: int) -> None:
+    """
+    Whether an item tokenizer's training goes on after all of its codebooks have come into use.
+
+    Args:
+        flag (`str`): the argument that says when they do, `codebook_warmup_steps` or `curriculum_epochs`.
+        passes (`int`): forward passes until then.
+        steps (`int`): of the optimizer until the end; 0: a training that is over.
+        accumulation (`int`): passes of a step.
+
+    Raises:
+        ValueError: the training ends before.
+    """
+    if 0 < steps <= passes / accumulation:
+        raise ValueError(
+            f"The item tokenizer's training has {steps:,} steps, and its codebooks are in use after "
+            f"{passes / accumulation:,g}: the decoders would never see quantized vectors, or levels never be trained, "
+            f"and the codes tell little. Lower {flag}, or train longer (num_train_epochs, max_steps, a smaller batch)."
+        )
+
+
 class WarmupCallback(TrainerCallback):
-    """Warns before an item tokenizer's training that ends within the warm-up of its codebooks."""
+    """Refuses an item tokenizer's training that ends within the warm-up of its codebooks, see [`check_warmup`]."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        left = (model.config.warmup_steps - int(model.training_passes)) / args.gradient_accumulation_steps
-        steps = state.max_steps - state.global_step
-        if 0 < steps <= left:
-            logger.warning(
-                f"The training has {steps} steps and the codebooks' warm-up {left:g}: the decoders will never see "
-                "quantized vectors, and the codes will tell little. Lower codebook_warmup_steps or train longer."
-            )
+        config, flag = model.config, "codebook_warmup_steps"
+        passes = getattr(config, "warmup_steps", 0)
+        if getattr(config, "curriculum_passes", 0):
+            passes, flag = config.curriculum_passes * (config.num_levels - 1), "curriculum_epochs"
+        left = max(0, passes - int(model.training_passes))
+        if left:  # the warm-up of a network that is trained further may be over
+            check_warmup(flag, left, state.max_steps - state.global_step, args.gradient_accumulation_steps)
 
 
 class TimeLimitCallback(TrainerCallback):

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import UniversalItemTokenizer
+from tokenization_items.catalogue import Catalogue
+from tokenization_items.collisions import CollapsedCodesError
+from trainers.commands.pretraining import write_semantic_ids
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.generative import GenerativeRanker
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints" / "version_0_1"
 TINY = """
 tokenizer:
   image_size: 16
@@ -381,6 +386,28 @@ def test_stages_may_differ_in_precision(run, workplace, tmp_path):
     argv = [*downstream(workplace, tmp_path), "--tokenizer.bf16", "true", "--tokenizer.use_cpu", "true"]
     run("finetune.py", *argv)
     assert json.loads((tmp_path / "results.json").read_text())[0]["num_users"] == 60
+
+
+@pytest.mark.parametrize("script, extra", [("pretrain.py", ()), ("finetune.py", ()), ("pretrain.py", ("--dry_run",))])
+def test_a_warmup_longer_than_the_training_is_refused_before_anything_is_made(run, workplace, tmp_path, script, extra):
+    argv = [*downstream(workplace, tmp_path / "out"), *extra, "--tokenizer.codebook_warmup_steps", "4"]
+    with pytest.raises(SystemExit, match="has 4 steps, and its codebooks are in use after 4: .*codebook_warmup_steps"):
+        run(script, *argv)
+    made = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert made <= {"run.yaml"}
+
+
+def test_collapsed_codes_stop_before_they_are_saved(tmp_path):
+    shutil.copytree(CHECKPOINTS / "utgrec_tokenizer_text", tmp_path / "tokenizer")
+    catalogues = [
+        Catalogue.from_records([{"item_id": f"{name}{row}", "title": title} for row in range(100)], name=name)
+        for name, title in (("a", "one"), ("b", "another"))
+    ]
+    with pytest.raises(CollapsedCodesError, match="100 of 100 items have the codes of another item"):
+        write_semantic_ids(tmp_path, catalogues)
+    assert not (tmp_path / "items").exists()
+    write_semantic_ids(tmp_path, catalogues, allow_collapsed=True)
+    assert {path.name for path in (tmp_path / "items").iterdir()} == {"a", "b"}
 
 
 def test_finetuning_takes_one_domain(run, workplace, tmp_path):

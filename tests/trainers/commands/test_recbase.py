@@ -41,6 +41,7 @@ tokenizer:
   codebook_dim: 8
   hidden_sizes: [16]
   num_train_epochs: 2
+  curriculum_epochs: 0
   use_cpu: true
   disable_tqdm: true
 recommender:

@@ -193,6 +193,17 @@ def test_errors_before_any_work(workplace, text, flags, message):
     assert contents(folder) == before
 
 
+def test_collapsed_codes_leave_the_folder_as_it_was(workplace):
+    write("same.csv", [{"item_id": f"n{row}", "title": "Wooden bowl"} for row in range(100)])
+    before = ids_of("utgrec_tokenizer_text")
+    flags = ["--tokenizer", "utgrec_tokenizer_text", "--data", "same.csv"]
+    with pytest.raises(SystemExit, match="100 of 100 items have the codes .* --allow_collapsed_codes"):
+        tokenize(*flags)
+    assert ids_of("utgrec_tokenizer_text") == before
+    tokenize(*flags, "--allow_collapsed_codes")
+    assert len(ids_of("utgrec_tokenizer_text")) == len(before) + 100
+
+
 def test_ids_that_were_numbers(workplace):
     """Ids of a data frame, a parquet file and a csv are the same items."""
     folder = workplace / "recbase_recommender"

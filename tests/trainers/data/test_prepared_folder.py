@@ -18,7 +18,7 @@ from trainers.data.interactions import Interactions
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import PreparedDataError, check_prepared, prepare_data_set, sha256_of
 from trainers.data.prepared_images import Downloads, cache_path
-from trainers.data.readers import ReadError, TabularReader
+from trainers.data.readers import READERS, ReadError, TabularReader
 
 LATEST = datetime(2026, 1, 1)
 NUM_USERS, NUM_ITEMS = 8, 6
@@ -62,14 +62,17 @@ def source(tmp_path):
 
 
 def prepare(reader, output, **settings):
-    choices = {name: settings.pop(name) for name in ("split", "k_core", "text_fields", "ratios") if name in settings}
+    names = ("split", "k_core", "text_fields", "ratios", "items_without_interactions")
+    choices = {} if settings.get("k_core") == 0 else {"items_without_interactions": "drop"}
+    choices |= {name: settings.pop(name) for name in names if name in settings}
     return prepare_data_set(reader, output, PreparationChoices(**choices), LATEST, **settings)
 
 
 def test_the_folder_and_its_account(source, tmp_path):
     document = prepare(source, tmp_path / "out", co_occurrence=True)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"items.parquet", "interactions.parquet", "images", "co_occurrence.safetensors", "prepared.json"}
+    made = {"items.parquet", "interactions.parquet", "images", "co_occurrence.safetensors", "prepared.json"}
+    assert names == made | {"left_out.parquet"}
     assert document == json.loads((tmp_path / "out" / "prepared.json").read_text())
     assert {path.name for path in tmp_path.iterdir()} == {"shop", "out"}
 
@@ -90,6 +93,36 @@ def test_the_folder_and_its_account(source, tmp_path):
     assert document["choices"]["k_core"] == 5 and document["choices"]["latest_time"] == "2026-01-01T00:00:00"
     assert document["source"]["format"] == "tabular" and len(document["source"]["files"][0]["sha256"]) == 64
     assert check_prepared(tmp_path / "out") == document
+
+
+@pytest.mark.parametrize("given", [None, "keep", "drop"])
+def test_items_without_interactions_are_candidates_unless_a_benchmark_says_not(source, tmp_path, given):
+    document = prepare(source, tmp_path / "out", items_without_interactions=given)
+    counts, reasons = document["counts"], document["dropped"]["items"]
+    catalogue = Catalogue.from_folder(tmp_path / "out")
+    left_out = pl.read_parquet(tmp_path / "out" / "left_out.parquet").rows()
+    expected = [("item", "nothing", "neither text nor image"), ("user", "once", "not enough interactions")]
+    if given == "drop":
+        expected.insert(0, ("item", "rare", "not enough interactions"))
+        assert "rare" not in catalogue.item_ids and reasons["not enough interactions"]["count"] == 1
+    else:
+        assert catalogue.item_ids == ["i0", "rare", "i2", "i1", "i3", "i4", "i5"]
+        assert "not enough interactions" not in reasons
+    assert left_out == expected
+    assert document["choices"]["items_without_interactions"] == (given or "keep")
+    assert counts["items_without_interactions"] == (given != "drop") and counts["users_left_out"] == 1
+    assert counts["interactions"] == 48  # whichever items are there
+    (domain,) = load_domains([str(tmp_path / "out")])
+    assert domain.interactions.popularity.tolist().count(0) == (given != "drop")
+    assert check_prepared(tmp_path / "out") == document
+
+
+def test_published_layouts_have_the_candidates_of_their_benchmarks():
+    keeps = {name: getattr(reader, "func", reader).keeps_items for name, reader in READERS.items()}
+    assert {name for name, keep in keeps.items() if keep} == {"tabular"}
+    assert PreparationChoices(k_core=0).keeps_items and not PreparationChoices(k_core=5).keeps_items
+    with pytest.raises(ValueError, match="'keep' or 'drop', got 'some'"):
+        PreparationChoices(items_without_interactions="some")
 
 
 def test_ratings_stay_with_their_interactions(source, tmp_path):

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from trainers.data.readers.base import ReadError
-from trainers.data.tables import as_ids, read_table, separator_of
+from trainers.data.readers.csv_layout import separator_of
+from trainers.data.tables import as_ids, read_table
 
 ROWS = [("a1", "Käse, alt", "12,50"), ("b2", 'a "quoted" one', ""), ("c3", "plain", "3")]
 
@@ -35,6 +36,11 @@ def test_decimal_commas_do_not_make_a_separator():
     assert separator_of('sku,name\nA,"x;y;z"\nB,"u;v;w"\n', "t") == ","
 
 
+def test_line_ends_of_old_macintoshes(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"id;name\ra1;pen\rb2;ink\r")
+    assert read_table(tmp_path / "t.csv").frame.rows() == [("a1", "pen"), ("b2", "ink")]
+
+
 def test_other_kinds_give_the_same_rows(tmp_path):
     frame = pl.DataFrame(ROWS, schema=["id", "name", "price"], orient="row")
     records = frame.to_dicts()
@@ -57,11 +63,12 @@ def test_other_kinds_give_the_same_rows(tmp_path):
         ("id,id\na,b\n", "'id' occur twice"),
         ("  \n", "is empty"),
         ("id,name\n", "has no rows"),
+        ("id,name\na,žlutý\nb,\udce9\n", "line 3 is not UTF-8, as the others are"),
         ("id,name\na,b\nc,\0d\n", "line 3 holds a zero byte"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ReadError, match=message):
         read_table(tmp_path / "t.csv")
 

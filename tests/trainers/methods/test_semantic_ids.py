@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from modeling_utgrec import RQVAEConfig
 from tokenization_items import CatalogueError, ContentEmbeddings, EncoderMismatchError, UniversalItemTokenizer
-from tokenization_items.collisions import CapacityError
+from tokenization_items.collisions import CapacityError, CollapsedCodesError
 from tokenization_items.processing_content import codes_of_embeddings
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.methods import semantic_ids
@@ -224,6 +224,23 @@ def test_too_few_identifiers_are_an_error_before_training(name, tmp_path, monkey
     with pytest.raises(ValueError, match="collisions must be one of .*, got 'sinkhorn'"):
         MAKERS[name](tmp_path / name, collisions="sinkhorn")
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("method", ["tiger", "rq-kmeans"])
+def test_collapsed_codes_are_not_saved(tmp_path, method):
+    """Two kinds of items in pairs of a hundred: no tokenizer tells more than two apart."""
+    vectors = np.eye(2, 6, dtype=np.float32).repeat(60, axis=0)
+    ids = [f"item-{row}" for row in range(len(vectors))]
+
+    def make(folder, **more):
+        if method == "tiger":
+            return tiger_tokenizer(vectors, ids, folder, training(), **SIZES, **more)
+        return rq_kmeans_tokenizer(vectors, ids, folder, num_levels=1, codebook_size=2, **more)
+
+    with pytest.raises(CollapsedCodesError, match="120 of 120 items have the codes of another item"):
+        make(tmp_path / "refused")
+    assert not (tmp_path / "refused" / "tokenizer_report.json").exists()
+    assert len(make(tmp_path / "taken", allow_collapsed=True).tokenizer) == 120
 
 
 def test_the_seed_is_the_weights_too():

@@ -47,6 +47,7 @@ class _Amazon:
 
     year: int
     image_size: ImageSize
+    keeps_items = False
 
     def settings(self) -> dict:
         settings = {"item": _REVIEW[self.year][1], "fields": "price, rank and related items are not used"}

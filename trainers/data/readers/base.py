@@ -127,6 +127,8 @@ class Reader(Protocol):
     """One source in one published layout."""
 
     format: str
+    # by default also items without interactions: those of a shop, not of a benchmark's candidates
+    keeps_items: bool
 
     def files(self) -> list[Path]:
         """The files that [`read`] will open. Raises [`ReadError`] if one is missing."""

@@ -29,6 +29,7 @@ class LetterReader:
     input: Path
     name: str | None = None
     format = "letter"
+    keeps_items = False
 
     def files(self) -> list[Path]:
         sequences = only_file(Path(self.input), f"{self.name or '*'}.inter.json")

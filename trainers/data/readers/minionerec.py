@@ -38,6 +38,7 @@ class MiniOneRecReader:
     input: Path
     name: str | None = None
     format = "minionerec"
+    keeps_items = False
 
     def files(self) -> list[Path]:
         folder, name = Path(self.input), self.name or "*"

@@ -41,6 +41,7 @@ class MovieLensReader:
 
     input: Path
     format = "movielens"
+    keeps_items = False
 
     @property
     def layout(self) -> str:

@@ -58,6 +58,7 @@ class RecBoleReader:
     item_columns: dict[str, str] = field(default_factory=dict)
     timestamp_unit: TimeUnit = "s"
     format = "recbole"
+    keeps_items = False
 
     def files(self) -> list[Path]:
         folder, name = Path(self.input), self.name or "*"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadError, ReadingReport
+from trainers.data.readers.csv_layout import CsvLayout, csv_layout, write_utf8
 from trainers.data.readers.item_writer import PART_ROWS, ItemWriter
 from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.text_lines import (
@@ -25,14 +26,16 @@ from trainers.data.readers.text_lines import (
 )
 from trainers.data.readers.timestamps import TimeUnit
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_TEXTS = (".csv", ".tsv", ".txt")
+_DECIMAL_COMMA = r"^([-+]?\d+),(\d+)$"
 _NEEDED = ("user_id", "item_id", "timestamp")
 
 
 @dataclass
 class TabularReader:
     """
-    One file of interactions and, optionally, one of items: `.csv`, `.tsv`, `.jsonl` (each also `.gz`) or `.parquet`.
+    One file of interactions and, optionally, one of items: `.csv`, `.tsv` or `.txt`, `.jsonl` (each also `.gz`) or
+    `.parquet`. Blanks around the names of csv columns do not count; numbers may have decimal commas.
 
     Args:
         interactions (`Path`): file with the columns `user_id`, `item_id`, `timestamp` and, if there, `rating`.
@@ -44,6 +47,8 @@ class TabularReader:
             `title`, `brand`, `features`, `categories`, `description`, ...
         timestamp_unit (`str`, *optional*, defaults to `"s"`): of the timestamps; `iso`: dates as text, `order`: no
             time, integers that increase.
+        separator (`str`, *optional*): of csv files, one character or `tab`; by default guessed, and shown.
+        encoding (`str`, *optional*): of csv files, such as `cp1252`; by default guessed, and shown.
     """
 
     interactions: Path
@@ -51,9 +56,13 @@ class TabularReader:
     columns: dict[str, str] = field(default_factory=dict)
     item_columns: dict[str, str] = field(default_factory=dict)
     timestamp_unit: TimeUnit = "s"
+    separator: str | None = None
+    encoding: str | None = None
     format = "tabular"
+    keeps_items = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        self._layouts: dict[Path, CsvLayout] = {}
         for given, ours in ((self.columns, LOG_SCHEMA), (self.item_columns, ITEM_SCHEMA)):
             if unknown := sorted(set(given) - set(ours)):
                 raise ReadError(f"There is no column {unknown} to name: choose from {list(ours)}.")
@@ -62,22 +71,29 @@ class TabularReader:
         return require_files(*(Path(path) for path in (self.interactions, self.items) if path is not None))
 
     def settings(self) -> dict:
-        return {"columns": self.columns, "item_columns": self.item_columns, "time_unit": self.timestamp_unit}
+        found = {"columns": self.columns, "item_columns": self.item_columns, "time_unit": self.timestamp_unit}
+        texts = [path for path in self.files() if _kind(path) in _TEXTS]
+        return found | ({"layouts": {path.name: str(self._layout(path)) for path in texts}} if texts else {})
+
+    def _layout(self, path: Path) -> CsvLayout:
+        if path not in self._layouts:
+            self._layouts[path] = csv_layout(path, self.separator, self.encoding)
+        return self._layouts[path]
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         self.files()
         path = Path(self.interactions)
         log = LogWriter(scratch, report, self.timestamp_unit, latest_time)
-        for part in self._log_parts(path, report):
+        for part in self._log_parts(path, scratch, report):
             log.add(part, path.name)
         items = None
         if self.items is not None:
             writer = ItemWriter(scratch, report)
-            writer.add(self._item_records(Path(self.items), report))
+            writer.add(self._item_records(Path(self.items), scratch, report))
             items = writer.finish()
         return RawData(log.finish(), items, has_time=self.timestamp_unit != "order")
 
-    def _log_parts(self, path: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
+    def _log_parts(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
         kind = _kind(path)
         if kind == ".jsonl":
             names = {self.columns.get(ours, ours): ours for ours in LOG_SCHEMA}
@@ -93,11 +109,11 @@ class TabularReader:
                 yield part.with_columns(line=rows)
                 report.read["interactions"] += part.height
         else:
-            separator = _SEPARATORS[kind]
-            names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, _header(path, separator))
-            yield from table_batches(path, names, report, separator=separator)
+            for part in self._csv_parts(path, scratch, report, "interactions", LOG_SCHEMA, self.columns, _NEEDED):
+                numbers = [each for each in ("timestamp", "rating") if each in part.columns]
+                yield part.with_columns(pl.col(each).str.replace(_DECIMAL_COMMA, "$1.$2") for each in numbers)
 
-    def _item_records(self, path: Path, report: ReadingReport) -> Iterator[tuple[str, Mapping]]:
+    def _item_records(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[tuple[str, Mapping]]:
         kind = _kind(path)
         if kind == ".jsonl":
             names = {self.item_columns.get(ours, ours): ours for ours in ITEM_SCHEMA}
@@ -118,11 +134,31 @@ class TabularReader:
                     fields = {names[theirs]: value for theirs, value in record.items()}
                     yield self._placed(path, report.read["items"], fields)
         else:
-            separator = _SEPARATORS[kind]
-            names = _present(path, ITEM_SCHEMA, self.item_columns, ("item_id",), _header(path, separator))
-            for part in table_batches(path, names, report, "items", separator):
+            for part in self._csv_parts(path, scratch, report, "items", ITEM_SCHEMA, self.item_columns, ("item_id",)):
                 for record in part.iter_rows(named=True):
                     yield self._placed(path, record["line"], record)
+
+    def _csv_parts(
+        self,
+        path: Path,
+        scratch: Path,
+        report: ReadingReport,
+        kind: str,
+        ours: Mapping,
+        given: Mapping[str, str],
+        needed: tuple[str, ...],
+    ) -> Iterator[pl.DataFrame]:
+        layout, readable = self._layout(path), path
+        if not layout.is_plain:
+            scratch.mkdir(parents=True, exist_ok=True)
+            readable = write_utf8(path, layout, scratch / f"{kind}.csv")
+        found = {name.strip(): name for name in _header(readable, layout.separator, path)}
+        try:
+            names = _present(path, ours, given, needed, [*found])
+        except ReadError as error:
+            raise ReadError(f"{error} It was read with {layout}.") from error
+        columns = {found[theirs]: name for theirs, name in names.items()}
+        yield from table_batches(readable, columns, report, kind, layout.separator, source=path)
 
     def _placed(self, path: Path, line: int, fields: dict) -> tuple[str, Mapping]:
         from tokenization_items.item_images import is_address  # with it comes torch, which a log does not need
@@ -137,7 +173,7 @@ class TabularReader:
 
 def _kind(path: Path) -> str:
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    kinds = (*_SEPARATORS, ".jsonl", ".parquet")
+    kinds = (*_TEXTS, ".jsonl", ".parquet")
     if suffix not in kinds or (suffix == ".parquet" and path.suffix == ".gz"):
         raise ReadError(f"{path}: no table that can be read: its name should end in {', '.join(kinds)}.")
     return suffix
@@ -154,11 +190,11 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
-def _header(path: Path, separator: str) -> list[str]:
+def _header(path: Path, separator: str, source: Path) -> list[str]:
     try:
         return pl.scan_csv(path, separator=separator, infer_schema=False).collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
+        raise ReadError(f"{source} cannot be read: {error}. Is the file complete?") from error
 
 
 def _present(

@@ -220,6 +220,7 @@ def table_batches(
     separator: str = ",",
     quote: str | None = '"',
     header: bool = True,
+    source: Path | None = None,
 ) -> Iterator[pl.DataFrame]:
     """
     Rows of a table as strings, `TABLE_ROWS` at a time, with the number of each `line` (not counting line breaks within
@@ -230,23 +231,25 @@ def table_batches(
             without a header, theirs are their places, from 0.
         separator (`str`, *optional*, defaults to `","`): one character; "::" is read as ":" with empty columns
             between.
+        source (`Path`, *optional*): the file that `path` is a copy of, for messages.
 
     Raises:
         ReadError: if a column is missing, two have one name, a line has more fields than the first, whichever columns
             are read, or the file is cut or not UTF-8.
     """
+    shown = path if source is None else source
     try:
         twice = _of_text(path, lambda lines: repeated_columns(lines, separator, quote)) if header else []
     except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
-        raise ReadError(f"{path} cannot be read: {_bad_line(path, separator, quote) or error}") from error
+        raise ReadError(f"{shown} cannot be read: {_bad_line(path, separator, quote) or error}") from error
     if twice:
-        raise ReadError(f"{path}: the columns {twice} occur twice; rename one of each.")
+        raise ReadError(f"{shown}: the columns {twice} occur twice; rename one of each.")
     frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
     try:
         found = frame.collect_schema().names()
         known = found if header else range(len(found))
         if missing := [name for name in columns if name not in known]:
-            raise ReadError(f"{path} lacks the columns {missing}; it has {list(known)}.")
+            raise ReadError(f"{shown} lacks the columns {missing}; it has {list(known)}.")
         names = {each if isinstance(each, str) else found[each]: ours for each, ours in columns.items()}
         frame = frame.with_row_index(_LINE, offset=2 if header else 1)
         # all columns: of a line with too many fields polars would take the first ones, unless it reads the last
@@ -257,11 +260,11 @@ def table_batches(
             )
             empty = batch.select(pl.all_horizontal(pl.col(list(columns.values())).is_null())).to_series()
             report.read[kind] += batch.height
-            examples = [f"{path.name}, line {line}" for line in batch["line"].filter(empty).head(MAX_EXAMPLES)]
+            examples = [f"{shown.name}, line {line}" for line in batch["line"].filter(empty).head(MAX_EXAMPLES)]
             report.drop(kind, "the line is empty", empty.sum(), examples)
             yield batch.filter(~empty)
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        raise ReadError(f"{path} cannot be read: {_bad_line(path, separator, quote) or error}") from error
+        raise ReadError(f"{shown} cannot be read: {_bad_line(path, separator, quote) or error}") from error
 
 
 def _bad_line(path: Path, separator: str, quote: str | None) -> str | None:

@@ -33,6 +33,7 @@ class UTGRecFilesReader:
 
     input: Path
     format = "utgrec"
+    keeps_items = False
 
     def files(self) -> list[Path]:
         return require_files(*(Path(self.input) / name for name in FILES))

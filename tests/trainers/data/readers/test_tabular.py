@@ -157,7 +157,8 @@ def test_a_table_in_parts_keeps_its_order_and_lines(read, write, monkeypatch, ex
     "name, content, words",
     [
         ("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\nu,a,b,1600000000\n", ["line 3 has 4 fields", "3"]),
-        ("l.csv", b"user_id,item_id,timestamp\nu,i,1600000000\nu,\xe9,1600000000\n", ["line 3", "UTF-8"]),
+        ("l.csv", b"user_id,item_id,timestamp\nu,\xc3\xa9\xc3\xa9,160\nu,\xe9,160\n", ["line 3", "UTF-8"]),
+        ("l.csv", "user_id\nu\n", ["has one column"]),
         ("l.csv", 'user_id,item_id,timestamp\nu,i,1600000000\nu,"i,1600000000\n', ["line 3", "unexpected end"]),
         ("l.csv", "user_id,item_id,timestamp\n", ["No interaction is left"]),
         (
@@ -166,7 +167,7 @@ def test_a_table_in_parts_keeps_its_order_and_lines(read, write, monkeypatch, ex
             ["complete"],
         ),
         ("l.parquet", "not parquet", ["l.parquet cannot be read"]),
-        ("l.xlsx", "x", [".csv, .tsv, .jsonl, .parquet"]),
+        ("l.xlsx", "x", [".csv, .tsv, .txt, .jsonl, .parquet"]),
         ("l.csv", "user_id,item_id,timestamp\nu,i,1600000\n", ["1970-01-19", "'s'"]),
     ],
 )
@@ -254,3 +255,59 @@ def test_what_is_no_id_is_left_out_by_line(read, tmp_path, end):
         ((reason, entry),) = report.to_dict()["dropped"][kind].items()
         assert "no string or whole number" in reason and entry["count"] == 2
         assert f"{file}, line 2: item_id 'True' of type bool is no id" in entry["examples"][0]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("encoding", "mark", "name"),
+    [
+        ("utf-8", b"", "l.csv"),
+        ("utf-8", b"\xef\xbb\xbf", "l.tsv"),
+        ("cp1252", b"", "l.csv.gz"),
+        ("utf-16-le", b"\xff\xfe", "l.txt"),
+        ("utf-16-be", b"", "l.csv"),
+    ],
+)
+def test_csv_of_any_separator_encoding_and_line_end(read, write, separator, line_end, encoding, mark, name):
+    rows = [(" user_id ", "item_id", "timestamp", "rating"), ("Jürgen", "café", "1600000000", '"4,5"')]
+    rows += [("Zoë", "thé, vert", "1600000001", "3.5"), ("x", "y", "1600000002", "")]
+    text = "".join(
+        separator.join(f'"{cell}"' if separator in cell and '"' not in cell else cell for cell in row) + line_end
+        for row in rows
+    )
+    reader = TabularReader(write(name, mark + text.encode(encoding)))
+    assert read(reader)[0] == [
+        ("Jürgen", "café", 1600000000 * SECOND, 4.5),
+        ("Zoë", "thé, vert", 1600000001 * SECOND, 3.5),
+        ("x", "y", 1600000002 * SECOND, None),
+    ]
+    shown = {"\t": "tab"}.get(separator, f"'{separator}'")
+    assert reader.settings()["layouts"] == {name: f"separator {shown}, {encoding}"}
+
+
+def test_layouts_that_are_given(read, write):
+    path = write("l.csv", "user_id|item_id|timestamp\nпётр|a|1600000000\n".encode("koi8-r"))
+    assert read(TabularReader(path, encoding="koi8-r"))[0][0][0] == "пётр"
+    assert read(TabularReader(path))[0][0][0] != "пётр"
+    path = write("t.csv", "user_id\titem_id\ttimestamp\na;b;c\td;e;f\t1600000000\n")
+    assert read(TabularReader(path, separator="tab"))[0][0][:2] == ("a;b;c", "d;e;f")
+    with pytest.raises(ReadError, match="lacks the columns .* It was read with separator ',', utf-8"):
+        read(TabularReader(path, separator=","))
+    with pytest.raises(ReadError, match="separator is one character, or one of tab"):
+        read(TabularReader(path, separator="::"))
+    with pytest.raises(ReadError, match="encoding is one that Python knows"):
+        read(TabularReader(path, encoding="klingon"))
+    odd = write("o.csv", b"user_id,item_id,timestamp\nu,i,1600000000\nu,\x81,1600000000\n")
+    with pytest.raises(ReadError, match="o.csv, line 3 is not cp1252"):
+        read(TabularReader(odd, encoding="cp1252"))
+    assert read(TabularReader(odd))[0][1][1] == "\x81"
+
+
+def test_layout_of_a_file_in_parts(read, write, monkeypatch):
+    """A character may lie in two parts, and the only one that is no UTF-8 may come late."""
+    monkeypatch.setattr("trainers.data.readers.csv_layout.CHUNK_BYTES", 7)
+    text = "user_id,item_id,timestamp\n" + "".join(f"ü{row},é,1600000000\n" for row in range(9))
+    for encoding in ("utf-8", "cp1252", "utf-16"):
+        log = read(TabularReader(write("l.csv", text.encode(encoding))))[0]
+        assert [row[:2] for row in log] == [(f"ü{row}", "é") for row in range(9)], encoding
