@@ -109,7 +109,6 @@ def test_trackio_gets_the_log_which_stays_here(tmp_path):
     assert list((tmp_path / "trackio").iterdir())
 
 
-
 def test_each_training_has_its_own_precision(tmp_path):
     """Of trainings whose arguments were read together, as in a script: accelerate would keep the first one's."""
     values = dict(max_steps=1, save_strategy="no", per_device_train_batch_size=8, **QUIET)
