@@ -24,7 +24,7 @@ from trainers.arguments import parse_sections
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import LEFT_OUT, check_prepared, prepare_data_set
 from trainers.data.readers import READERS, Reader
-from trainers.data.readers.base import survey
+from trainers.data.readers.base import describe_dropped, survey
 
 
 def documented(cls: type) -> dict[str, str]:
@@ -201,9 +201,7 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
         print(f"{file}: {layout}")
     for kind, count in document["read"].items():
         print(f"read {count:,} {kind}")
-        for reason, entry in document["dropped"].get(kind, {}).items():
-            example = f", such as {entry['examples'][0]}" if entry["examples"] else ""
-            print(f"  dropped {entry['count']:,}: {reason}{example}")
+        print(*(f"  dropped {line}\n" for line in describe_dropped(document["dropped"].get(kind, {}))), sep="", end="")
     print(", ".join(f"{name}: {value}" for name, value in document["counts"].items()))
     kept = document["counts"].get("items_without_interactions")
     if kept:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hub_cards import listed, named
 from modeling_utgrec.generation_memory import ItemSources
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from trainers.arguments import parse_sections
@@ -55,8 +56,7 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
         titles = dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
         if not histories:
             interactions = Interactions.from_folder(arguments.data, catalogue.item_ids)
-            rows = [interactions.sequence(user) for user in range(min(arguments.users, interactions.num_users))]
-            histories = [[catalogue.item_ids[row] for row in history] for history in rows]
+            histories = histories_of(interactions, tokenizer, arguments.users)
     if not histories:
         raise SystemExit("Nothing to recommend for: give --history or --data.")
 
@@ -81,6 +81,31 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
                 print(f"{'':15}{described(output.sources, user, place - 1, tokenizer.index.item_ids)}")
         results.append(list(zip(item_ids, scores, strict=False)))
     return results
+
+
+def histories_of(interactions: Interactions, tokenizer: UniversalItemTokenizer, users: int) -> list[list[str]]:
+    """Histories of the first users that can be recommended to; those that cannot are left out, and it is said why.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    histories: list[list[str]] = []
+    left_out = []
+    for user, name in enumerate(interactions.user_ids):
+        if len(histories) == users:
+            break
+        history = [interactions.item_ids[row] for row in interactions.sequence(user)]
+        unknown = [item_id for item_id in history if item_id not in tokenizer]
+        if history and not unknown:
+            histories.append(history)
+        else:
+            why = f"the recommender has no item {named(unknown, 1)}" if unknown else "no interaction"
+            left_out.append(f"{name} ({why})")
+    if left_out:
+        print(f"{len(left_out):,} users are left out: {listed(left_out, '; ')}")
+    if not histories:
+        raise SystemExit("Nothing to recommend for: no user has a history of the recommender's items alone.")
+    return histories
 
 
 def described(sources: ItemSources, user: int, place: int, item_ids: Sequence[str]) -> str:

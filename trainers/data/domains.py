@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
+from hub_cards import named
 from tokenization_items.catalogue import FILE_NAMES, TEXT_FIELDS, Catalogue
 from tokenization_items.text_template import TextTemplate
 from trainers.data.interactions import Interactions
 from trainers.data.k_core import renumbered
+from trainers.data.splits import MIN_INTERACTIONS
 from trainers.data.synthetic import write_all
 
 BUILTIN = "builtin"
@@ -75,11 +77,15 @@ class Domain:
 
     def __str__(self) -> str:
         images = sum(self.catalogue.has_image(row) for row in range(len(self.catalogue)))
-        short = self.interactions.num_short if self.interactions.split == "leave-one-out" else 0
+        short = []
+        if self.interactions.split == "leave-one-out" and self.interactions.num_short:
+            rows = np.flatnonzero(self.interactions.lengths < MIN_INTERACTIONS)
+            short = [self.interactions.user_ids[row] for row in rows.tolist()]
+        left_out = f"; {len(short):,} users with fewer than three interactions are left out: {named(short)}"
         return (
             f"{self.name}: {len(self.catalogue):,} items ({images:,} with image), "
             f"{self.interactions.num_users:,} users, {len(self.interactions.items):,} interactions"
-            + (f"; {short:,} users with fewer than three interactions are left out" if short else "")
+            + (left_out if short else "")
         )
 
 

@@ -35,11 +35,9 @@ class PreparationChoices:
     What there is to choose; all of it goes into `prepared.json`.
 
     Args:
-        k_core (`int`, *optional*, defaults to 5): interactions of users and items with at least so many stay, to a
-            fixed point; 0: all do.
-        items_without_interactions (`str`, *optional*): `keep` those that are left without any, as candidates that are
-            known by their content, or `drop` them, as the published benchmarks do; by default keep with tabular or
-            k_core 0, drop with others.
+        k_core (`int`, *optional*, defaults to 5): users and items with so many interactions keep them; 0: all.
+        items_without_interactions (`str`, *optional*): `keep` them as candidates, or `drop` them as benchmarks do;
+            default: keep with tabular or k_core 0.
         repeats (`str`, *optional*, defaults to `"first"`): of a user's interactions with one item, keep the first or
             all. The same user, item and time is one interaction in any case.
         min_rating (`float`, *optional*): lower ratings are no interactions. Without it, all are.

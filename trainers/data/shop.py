@@ -19,7 +19,7 @@ from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.data.preparation import PreparationChoices, prepare_log
 from trainers.data.products import ids_of, item_fields, product_roles
-from trainers.data.readers.base import RawData, ReadError, ReadingReport
+from trainers.data.readers.base import RawData, ReadError, ReadingReport, describe_dropped
 from trainers.data.readers.log_writer import LogWriter
 from trainers.data.tables import Table, describe_table, read_table
 from trainers.data.time_formats import as_times
@@ -55,13 +55,10 @@ class Shop:
         return "\n".join(described)
 
     def describe_left_out(self) -> str:
-        """What was left out, a line for each reason with an example; empty if nothing was."""
+        """What was left out, why and which; empty if nothing was."""
         dropped = self.report.to_dict()["dropped"]
         return "\n".join(
-            f"  {entry['count']:,} {kind}: {reason}"
-            + (f"; such as {entry['examples'][0]}" if entry["examples"] else "")
-            for kind, reasons in dropped.items()
-            for reason, entry in reasons.items()
+            f"  {line}" for kind, reasons in dropped.items() for line in describe_dropped(reasons, f" {kind}")
         )
 
 

@@ -77,10 +77,9 @@ def recipes():
 def quick(recipes, monkeypatch):
     """Item tokenizers of three steps."""
     for name in ("EmbeddingTokenizerTrainingArguments", "RecBaseTokenizerTrainingArguments"):
-        kind = getattr(recipes, name)
-        monkeypatch.setattr(
-            recipes, name, lambda kind=kind, **given: kind(**{**given, "max_steps": 3, "use_cpu": True})
-        )
+        kind, own = getattr(recipes, name), {"max_steps": 3, "use_cpu": True}
+        own |= {"curriculum_epochs": 0} if name.startswith("RecBase") else {}
+        monkeypatch.setattr(recipes, name, lambda kind=kind, own=own, **given: kind(**{**given, **own}))
 
 
 def run(monkeypatch, workplace, results, *argv) -> list[dict]:

@@ -46,7 +46,7 @@ def test_from_the_first_line_to_the_last(files, capsys):
         "title     Bezeichnung",
         "price     Preis",
         "5 interactions: the same user, item and time again",
-        "1 interactions: its item is not among the items; such as user 'K1', item 'A-99'",
+        "1 interactions: its item is not among the items\n    user 'K1', item 'A-99'\n",
         "1 items: item_id is there already",
         "2 items without any order stay",
         "popularity",

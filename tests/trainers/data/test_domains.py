@@ -57,7 +57,7 @@ def test_reads_catalogue_and_sequences(tmp_path):
     assert (domain.name, len(domain.catalogue), domain.interactions.num_users) == ("toys", 7, 5)
     assert by_name(domain) == SEQUENCES
     sizes = "toys: 7 items (0 with image), 5 users, 19 interactions"
-    assert str(domain) == f"{sizes}; 1 users with fewer than three interactions are left out"
+    assert str(domain) == f"{sizes}; 1 users with fewer than three interactions are left out: 'u3'"
     interactions = domain.interactions
     assert str(replace(domain, interactions=replace(interactions, split="temporal"))) == sizes  # it leaves out no user
     long = interactions.select_users(np.array([0, 1]))
@@ -161,6 +161,13 @@ def test_fields_of_the_texts(tmp_path):
     assert load_domains([str(folder)], text_fields=fields)[0].catalogue.texts[0] == "c, g. thing g"
     assert load_catalogues([str(folder)], {}, fields)[0].texts[0] == "c, g. thing g"
     assert load_domains([str(folder)])[0].catalogue.texts[0] == "thing g. c, g. d"
+
+
+def test_a_catalogue_of_one_item_is_nothing_to_choose_from(tmp_path):
+    domain = Domain.from_folder(write(tmp_path / "toys"))
+    single = replace(domain, catalogue=domain.catalogue.select(np.array([0])))
+    with pytest.raises(ValueError, match="toys: the catalogue has one item"):
+        check_trainable([domain, single])
 
 
 def test_what_cannot_be_trained_is_told_before_any_work(tmp_path):

@@ -17,7 +17,8 @@ from trainers.methods.plans import plan_training
 IDS = [f"i{row}" for row in range(24)]
 TINY = {
     "tokenizer": "root_codebook_size 8 leaf_codebook_size 8 codebook_dim 8 num_train_epochs 2 autoencoder none "
-    "per_device_train_batch_size 5 adapter_hidden_size 8 max_text_tokens 0",
+    "per_device_train_batch_size 5 adapter_hidden_size 8 max_text_tokens 0 "
+    "codebook_warmup_steps 1",
     "recommender": "d_model 8 d_ff 8 d_kv 4 num_heads 2 num_layers 1 num_train_epochs 2 num_beams 5 "
     "per_device_train_batch_size 13 gradient_accumulation_steps 2",
     "sequential": "hidden_size 8 num_train_epochs 3 per_device_train_batch_size 7 eval_strategy no save_strategy no "
@@ -130,7 +131,7 @@ def test_a_later_stage_is_planned_for_the_tokenizer_that_is_there(model, data, t
     if model == "recbase":
         sizes += ["--tokenizer.codebook_size", 8, "--tokenizer.codebook_dim", 4, "--tokenizer.hidden_sizes", 8]
         flags = ["--tokenizer.text_encoder", "tiny", "--recommender.size", "tiny", "--recommender.use_cpu"]
-        flags += ["--tokenizer.use_cpu", "--tokenizer.num_train_epochs", 1]
+        flags += ["--tokenizer.use_cpu", "--tokenizer.num_train_epochs", 1, "--tokenizer.curriculum_epochs", 0]
     else:
         flags = [*flags_of("tokenizer"), *flags_of("recommender")]
     common = ["--model", model, "--data", data, *flags]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Protocol, SupportsInt
 import polars as pl
 import pyarrow.parquet as pq
 
-MAX_EXAMPLES = 5  # rows that the report spells out for each reason
+MAX_EXAMPLES = 10  # rows that the report spells out for each reason
 SAMPLE_BYTES = 4 * 2**20  # of text, from which the number of a file's lines is guessed
 
 LOG_SCHEMA = pl.Schema({"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float64})
@@ -95,13 +95,28 @@ class ReadingReport:
         return {"read": dict(self.read), "dropped": self._dropped}
 
     def __str__(self) -> str:
-        """One line for each kind and reason, with an example."""
+        """A line for each kind and reason, and one for each of their examples."""
         lines = [f"read {count:,} {kind}" for kind, count in self.read.items()]
         for kind, reasons in self._dropped.items():
-            for reason, entry in reasons.items():
-                example = f" (e.g. {entry['examples'][0]})" if entry["examples"] else ""
-                lines.append(f"dropped {entry['count']:,} {kind}: {reason}{example}")
+            lines += [f"dropped {line}" for line in describe_dropped(reasons, f" {kind}")]
         return "\n".join(lines)
+
+
+def describe_dropped(reasons: Mapping[str, Mapping], kind: str = "") -> list[str]:
+    """
+    How many rows were dropped, why and which, a text of several lines for each reason.
+
+    Args:
+        reasons (`Mapping[str, Mapping]`): of one kind, as in [`ReadingReport.to_dict`].
+        kind (`str`, *optional*): what they are, after a blank.
+    """
+    texts = []
+    for reason, entry in reasons.items():
+        examples = [str(each) for each in entry["examples"]]
+        more = entry["count"] - len(examples)
+        examples += [f"and {more:,} more"] if examples and more > 0 else []
+        texts.append("\n    ".join([f"{entry['count']:,}{kind}: {reason}", *examples]))
+    return texts
 
 
 @dataclass

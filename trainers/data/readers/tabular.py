@@ -47,8 +47,8 @@ class TabularReader:
             `title`, `brand`, `features`, `categories`, `description`, ...
         timestamp_unit (`str`, *optional*, defaults to `"s"`): of the timestamps; `iso`: dates as text, `order`: no
             time, integers that increase.
-        separator (`str`, *optional*): of csv files, one character or `tab`; by default guessed, and shown.
-        encoding (`str`, *optional*): of csv files, such as `cp1252`; by default guessed, and shown.
+        separator (`str`, *optional*): of csv files, one character or `tab`; else guessed, and shown.
+        encoding (`str`, *optional*): of csv files, such as `cp1252`; else guessed, and shown.
     """
 
     interactions: Path

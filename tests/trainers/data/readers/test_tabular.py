@@ -138,11 +138,14 @@ def test_a_log_with_every_fault(read, write, examples_of):
             assert f"l.csv, line {line}:" in examples_of(report, "interactions", reason)
 
 
-def test_at_most_five_examples(read, write):
-    path = write("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\n" + "u,i,x\n" * 9)
+def test_at_most_ten_examples(read, write):
+    path = write("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\n" + "u,i,x\n" * 12)
     _, _, report = read(TabularReader(path))
     entry = report.to_dict()["dropped"]["interactions"]["timestamp is no number"]
-    assert entry["count"] == 9 and len(entry["examples"]) == 5
+    assert entry["count"] == 12 and len(entry["examples"]) == 10
+    lines = str(report).split("\n")
+    assert lines[1] == "dropped 12 interactions: timestamp is no number" and lines[-1] == "    and 2 more"
+    assert lines[2:-1] == [f"    {each}" for each in entry["examples"]]
 
 
 def test_a_table_in_parts_keeps_its_order_and_lines(read, write, monkeypatch, examples_of):
