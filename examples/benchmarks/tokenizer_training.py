@@ -35,6 +35,7 @@ from transformers import TrainerCallback
 from trainers.data.domains import Domain
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.utgrec import NetworkArguments, build_network, joint_catalogue
+from trainers.runtime.callbacks import WarmupCallback
 from trainers.training_data.item_pairs import ItemPairs
 
 WHOLE, PARTS, BF16 = METHODS = ("whole", "parts", "parts-bf16")
@@ -147,6 +148,7 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
         steps, tokens = Steps(), Tokens(pairs)
         trainer.data_collator = tokens
         trainer.add_callback(steps)
+        trainer.remove_callback(WarmupCallback)  # the steps are those of a longer training
         trainer.train()
     curves = {
         name: [entry[name] for entry in trainer.state.log_history if name in entry and "epoch" in entry]

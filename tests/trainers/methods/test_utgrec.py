@@ -71,7 +71,9 @@ def test_texts_as_long_as_most_are(domains, tmp_path, caplog):
     assert usual_length(processor.tokenizer, []) == usual_length(processor.tokenizer, [""]) == 1
 
     network, processor = build_network(NetworkArguments(**SIZES, max_text_tokens=2), catalogue, None, seed=1)
-    training = ItemTokenizerTrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True)
+    training = ItemTokenizerTrainingArguments(
+        str(tmp_path), max_steps=1, codebook_warmup_steps=0, report_to=[], use_cpu=True
+    )
     train_item_tokenizer(network, processor, domains, None, training)
     cut = sum(each >= 2 for each in lengths)
     assert f"{cut} of {len(lengths)} texts are cut to, or have, 2 tokens" in caplog.text
