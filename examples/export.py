@@ -1,6 +1,6 @@
 """Exports a recommender for programs without our code: a plain Qwen3 with sid2pid.json, ONNX, or a custom_generate.
 
-python examples/export.py runs/recbase/recommender --output_dir runs/plain
+python examples/export.py runs/c-recbase/recommender --output_dir runs/plain
 python examples/export.py runs/item-level/recommender --format onnx --output_dir runs/onnx
 """
 

@@ -1,11 +1,12 @@
 """Models for programs that have none of our code: a plain Qwen3, ONNX, or the beam search for any model of the Hub.
 
-    utgrec export runs/recbase/recommender --output_dir runs/plain
+    utgrec export runs/c-recbase/recommender --output_dir runs/plain
     utgrec export runs/item-level/recommender --format onnx --output_dir runs/onnx
     utgrec export --format custom_generate --output_dir runs/generate
 
-- qwen3, of RecBase's decoder: a Qwen3ForCausalLM with a text tokenizer of codes (<s_a_0>, ...), sid2pid.json, and the
-  constraint to items that exist as logits processors for vLLM and SGLang. Its README says how prompts are written.
+- qwen3, of RecBase's decoder with its items (`utgrec finetune --model recbase`): a Qwen3ForCausalLM with a text
+  tokenizer of codes (<s_a_0>, ...), sid2pid.json, and the constraint to items that exist as logits processors for vLLM
+  and SGLang. Its README says how prompts are written.
 - onnx, of an item-level recommender: its two networks for onnxruntime, the history's and the depth head.
 - custom_generate: a repository for model.generate(..., custom_generate="org/name", trie=...) with any Qwen3 or T5 that
   generates semantic IDs.
