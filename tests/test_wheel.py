@@ -89,6 +89,7 @@ def test_the_wheel_works_outside_of_the_repository(built, tmp_path):
 
     write_all(tmp_path / "data", num_items=64, num_users=40)
     tiny = ["--tokenizer.autoencoder", "none", "--tokenizer.num_train_epochs", 1, "--tokenizer.use_cpu"]
+    tiny += ["--tokenizer.codebook_warmup_steps", 0]
     tiny += ["--tokenizer.root_codebook_size", 16, "--tokenizer.leaf_codebook_size", 16]
     tiny += ["--recommender.d_model", 16, "--recommender.num_train_epochs", 1, "--recommender.use_cpu"]
     data = ["--data", tmp_path / "data" / DOWNSTREAM_DOMAIN]
