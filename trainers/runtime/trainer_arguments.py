@@ -104,8 +104,10 @@ def check_last_batch(args: TrainingArguments, num_examples: int) -> None:
 
 
 def _is_given(args: TrainingArguments, name: str) -> bool:
-    default: Any = next(each for each in fields(args) if each.name == name)
-    default = default.default_factory() if default.default is MISSING else default.default
+    found = [each for each in fields(args) if each.name == name]
+    if not found:  # of a later or an earlier release of transformers
+        return False
+    default: Any = found[0].default_factory() if found[0].default is MISSING else found[0].default  # type: ignore[misc]
     value = getattr(args, name)
     return value != default and bool(value or default)  # an empty text may have become an empty list
 

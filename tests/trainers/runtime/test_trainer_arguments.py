@@ -46,8 +46,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, kind, name):
 def test_each_trainer_names_its_own_and_takes_the_defaults(tmp_path, kind):
     kind(str(tmp_path), use_cpu=True)
     known = {each.name for each in fields(kind)}
-    assert kind.refused.keys() <= known
-    for name in kind.refused:
+    assert kind.refused.keys() - known <= {"activation_checkpointing"}  # which transformers 5.16 lacks
+    for name in kind.refused.keys() & known:
         with pytest.raises(ValueError, match=f"cannot honour {name}"):
             kind(str(tmp_path), **{name: VALUES.get(name, True)})
     for order in ("group_by_length", "batch_rebalance"):
@@ -56,6 +56,12 @@ def test_each_trainer_names_its_own_and_takes_the_defaults(tmp_path, kind):
     assert kind(str(tmp_path), train_sampling_strategy="sequential", use_cpu=True).train_sampling_strategy
     with pytest.raises(ValueError, match="cannot honour .*label_smoothing_factor.*; use_cache: "):
         HfArgumentParser(kind).parse_args_into_dataclasses(["--label_smoothing_factor", "0.1", "--use_cache", "true"])
+
+
+def test_arguments_of_other_releases_are_no_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(REFUSED, "of_another_release", "there is none")
+    for kind in ALL:
+        kind(str(tmp_path), use_cpu=True)
 
 
 def test_optimizers_and_schedules_that_cannot_be_made(tmp_path, monkeypatch):
