@@ -355,7 +355,8 @@ class HubTrainer(Trainer):
         and the best checkpoint is known where the folder is now."""
         super()._load_callback_state()
         best = self.output_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-        if self.state.best_model_checkpoint is None and best.is_dir():
+        recorded = self.state.best_model_checkpoint  # transformers 5.16 keeps one that is gone
+        if best.is_dir() and (recorded is None or not Path(recorded).is_dir()):
             self.state.best_model_checkpoint = str(best)
         states: Any = self.state.stateful_callbacks or {}  # by the callbacks' names, when it was read
         stored = states.get(EarlyStoppingCallback.__name__)
