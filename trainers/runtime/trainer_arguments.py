@@ -107,7 +107,8 @@ def _is_given(args: TrainingArguments, name: str) -> bool:
     found = [each for each in fields(args) if each.name == name]
     if not found:  # of a later or an earlier release of transformers
         return False
-    default: Any = found[0].default_factory() if found[0].default is MISSING else found[0].default  # type: ignore[misc]
+    factory = found[0].default_factory
+    default: Any = found[0].default if factory is MISSING else factory()
     value = getattr(args, name)
     return value != default and bool(value or default)  # an empty text may have become an empty list
 
