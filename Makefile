@@ -68,7 +68,7 @@ import re, sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = [each for name, needs in project["optional-dependencies"].items() if name != "dev" for each in needs]
 for each in project["dependencies"] + extras:
-    lowest = re.sub(r">=([^,;]+)[^;]*", r"==\1", each)
+    lowest = re.sub(r"(\[.*\])?>=([^,;]+)[^;]*", r"==\2", each)  # a constraint has no extras
     print("torch==" + sys.argv[1] if sys.argv[1] and lowest.startswith("torch==") else lowest)
 endef
 export LOWEST
