@@ -11,6 +11,7 @@ from scipy import sparse
 
 from trainers.data.interactions import Interactions
 from trainers.rankers.linear import normalised
+from trainers.rankers.neighbour_counts import NeighbourCounts
 
 LONGEST_HORIZON = 20  # lcm(1..20) = 232,792,560; a billion pairs of the same two items are still 63 bits
 
@@ -43,18 +44,9 @@ class PairCounts:
         """
         if horizon > LONGEST_HORIZON:
             raise ValueError(f"Exact counts have a horizon of at most {LONGEST_HORIZON} items, got {horizon}.")
-        unit, owners, n = math.lcm(*range(1, horizon + 1)), interactions.owners, interactions.num_items
-        places = np.arange(len(owners)) - interactions.offsets[:-1][owners]
-        is_new = np.ones(len(owners), bool) if known is None else places >= known[owners]
-        items = interactions.items.astype(np.int64)
-        rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for gap in range(1, horizon + 1):
-            counted = (owners[gap:] == owners[:-gap]) & is_new[gap:]
-            rows.append(items[:-gap][counted])
-            columns.append(items[gap:][counted])
-            values.append(np.full(int(counted.sum()), unit // gap, np.int64))
-        one_way = sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (n, n))
-        return cls(_sorted(one_way + one_way.T))
+        weights = math.lcm(*range(1, horizon + 1)) // np.arange(1, horizon + 1)
+        blocks = list(NeighbourCounts(interactions, weights, known).blocks())
+        return cls(sparse.csr_array(sparse.vstack(blocks, format="csr")))
 
     def __add__(self, other: PairCounts) -> PairCounts:
         return PairCounts(_sorted(self.matrix + other.matrix))
@@ -68,7 +60,7 @@ class PairCounts:
     def transitions(self) -> sparse.csr_array:
         """Counts divided by the square roots of both items' sums, float32: what
         [`~trainers.rankers.linear.decayed_counts`] gives, but for rounding."""
-        return normalised(self.matrix)
+        return normalised(self.matrix, np.asarray(self.matrix.sum(axis=1), np.float64))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As [`StoredMemory.pairs`]."""
