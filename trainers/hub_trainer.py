@@ -234,8 +234,8 @@ class HubTrainer(Trainer):
             network=network,
         )
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        super().init_hf_repo(token, private)
+    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().init_hf_repo(token, *args, **kwargs)  # `private` is of transformers 5.17 and later
         card = self.output_folder / CARD_FILE
         if not self.is_world_process_zero() or card.exists():
             return
