@@ -236,8 +236,10 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
                 parts.append(network.encode(**inputs).float())
             places.append(batch)
         z = torch.cat(parts)[torch.cat(places).argsort()]
+        if network.running_mean is not None:
+            network.running_mean.train()  # the mean of these items, not of those that the warm-up has seen
         for number, codebook in enumerate(cast(Iterable[SimVQCodebook], quantizer.codebooks)):
-            residuals = quantizer(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1)
+            residuals = network.quantize(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1)
             seeds = torch.Generator().manual_seed(self.args.seed)
             # All processes go on with the first one's, should theirs differ in a last digit.
             codebook.set_vectors(broadcast(kmeans(residuals, len(codebook.codes), seeds)))
