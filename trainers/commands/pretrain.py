@@ -126,7 +126,8 @@ def run(
         pretrain_tokenizer(output, domains, network_arguments, tokenizer_training, arguments, history)
     if arguments.stage in ("all", "tokenize"):
         if state.is_main_process:
-            write_semantic_ids(output, [domain.catalogue for domain in domains], arguments.allow_collapsed_codes)
+            catalogues = [domain.catalogue for domain in domains]
+            write_semantic_ids(output, catalogues, arguments.allow_collapsed_codes, domains)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         pretrain_recommender(output, domains, recommender_arguments, recommender_training, arguments)
