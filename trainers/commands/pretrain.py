@@ -6,7 +6,7 @@ r"""UTGRec's pre-training on several domains: item tokenizer, semantic IDs, reco
 
 A domain is a folder with items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*. Writes tokenizer/
 (network and processor), items/<domain>/ (semantic IDs) and recommender/. `--model NAME --help` shows the flags of
-recbase, unisrec, vq-rec and missrec.
+recbase, item-level, unisrec, vq-rec and missrec.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ SHOWN = (
 class PretrainArguments(PretrainingArguments):
     model: Literal["utgrec"] = field(
         default="utgrec",
-        metadata={"help": "What to pre-train: this; recbase, unisrec, vq-rec and missrec have flags of their own."},
+        metadata={"help": "What to pre-train: this; recbase, item-level, unisrec, ... have flags of their own."},
     )
 
 

@@ -130,7 +130,10 @@ def attribute_information(
     result |= {"information": [], "by_chance": [], "adjusted": []}
     if not len(chosen):
         return result
-    places, values = np.repeat(np.arange(len(chosen)), counts[chosen]), np.concatenate([rows[i] for i in chosen])
+    places, values = (
+        np.repeat(np.arange(len(chosen)), counts[chosen]),
+        np.concatenate([rows[row] for row in chosen.tolist()]),
+    )
     values = np.unique(values, return_inverse=True)[1].reshape(-1)
     weights = 1 / (counts[chosen][places] * len(chosen))
     of_values = _entropy(values, weights)

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM
+from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemTrie
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.methods.published import Published
 from trainers.recommender_trainer import RecommenderTrainingArguments
@@ -91,10 +91,10 @@ PUBLISHED_RECOMMENDER = Published("no paper: an item-level recommender with a de
 
 
 def new_item_level(
-    arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int
+    arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int, trie: ItemTrie | None = None
 ) -> ItemLevelForCausalLM:
     """A recommender with random weights for a tokenizer's semantic IDs; with `arguments.content` it reads the content
-    vectors of the tokenizer's index.
+    vectors of the tokenizer's index. Its catalogue is the tokenizer's, or that of `trie`.
 
     Raises:
         ValueError: if it is to read content and the index has none.
@@ -118,5 +118,5 @@ def new_item_level(
     )
     set_seed(seed)
     recommender = ItemLevelForCausalLM(config)
-    recommender.set_catalogue(tokenizer.trie)
+    recommender.set_catalogue(tokenizer.trie if trie is None else trie)
     return recommender
