@@ -48,10 +48,11 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -136,6 +137,13 @@ class QualityArguments:
     )
     work_dir: str = field(default="runs/quality", metadata={"help": "Where models, embeddings and checkpoints go."})
     table_only: bool = field(default=False, metadata={"help": "Only print the tables of the results so far."})
+
+
+class Judging(Protocol):
+    """What judging a model needs of a script's arguments."""
+
+    work_dir: str
+    patience: int
 
 
 def main(arguments: QualityArguments, *sections: Any) -> None:
@@ -223,14 +231,14 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         start = clocks()
         trained = RECIPES[model](model, setting)
         seconds = since(start)
-        append(results, judge(trained, setting, run, seconds, arguments))
+        append(results, judge(trained, setting, run, seconds, arguments, command(run, arguments)))
     if arguments.memory and model not in FLOORS:
         print(f"{named}{WITH_MEMORY} ...", flush=True)
         start = clocks()
         trained = with_memory(setting, trained)
         taken = since(start)
         both = seconds[0] + taken[0], seconds[1] + taken[1]
-        append(results, judge(trained, setting, remembered, both, arguments))
+        append(results, judge(trained, setting, remembered, both, arguments, command(run, arguments)))
 
 
 def reads_texts(model: str) -> bool:
@@ -274,11 +282,13 @@ def judge(
     setting: Setting,
     run: dict[str, Any],
     seconds: tuple[float, float],
-    arguments: QualityArguments,
+    arguments: Judging,
+    repeated_by: str,
+    masks: Sequence[bool] = (False, True),
 ) -> list[dict[str, Any]]:
-    """A line for seen items kept and one for seen items masked."""
+    """A line for seen items kept and one for seen items masked; `repeated_by` is the command that a line says."""
     lines = []
-    for mask_seen in (False, True):
+    for mask_seen in masks:
         protocol: dict[str, Any] = {"mask_seen": mask_seen, "max_history": run["history"], "ks": KS}
         interactions = setting.domain.interactions
         validation = evaluate(trained.ranker, interactions, "validation", long_tail=False, **protocol)
@@ -307,7 +317,7 @@ def judge(
                 "details": {**trained.details, "minutes": run["minutes"], "patience": arguments.patience},
                 "versions": versions(),
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
-                "command": command(run, arguments),
+                "command": repeated_by,
             }
         )
         shown = {name: round(test[name], 4) for name in TABLE_METRICS}
@@ -315,16 +325,21 @@ def judge(
     return lines
 
 
-def linear_cases(
-    setting: Setting, run: dict[str, Any], mask_seen: bool, arguments: QualityArguments
-) -> dict[str, np.ndarray]:
-    """The linear ranker's test cases, by which all others are compared; it is made if it has not run before."""
-    run = run | {"model": LINEAR, "seed": 0, "minutes": None}
+def linear_cases(setting: Setting, run: dict[str, Any], mask_seen: bool, arguments: Judging) -> dict[str, np.ndarray]:
+    """The linear ranker's test cases, by which all others are compared; it is made if it has not run before. It learns
+    from the same users: which they are goes by the seed."""
+    seed = 0 if run.get("train_users", 1) == 1 else run["seed"]
+    run = run | {"model": LINEAR, "seed": seed, "minutes": None}
     path = ranks_file(arguments, run, mask_seen)
     if not path.exists():
         ranker = floor(LINEAR, setting).ranker
         for masked in (False, True):
             save_ranks(ranks_file(arguments, run, masked), cases_of(ranker, setting, run, masked))
+    return stored_cases(path)
+
+
+def stored_cases(path: Path) -> dict[str, np.ndarray]:
+    """What [`save_ranks`] wrote, with the metrics of each case."""
     with np.load(path, allow_pickle=False) as stored:
         cases = {name: stored[name].astype(np.int64) for name in CASES}
     return cases | metrics_per_case(cases["ranks"], KS)
@@ -336,9 +351,10 @@ def cases_of(ranker: Ranker, setting: Setting, run: dict[str, Any], mask_seen: b
     return evaluate(ranker, setting.domain.interactions, **protocol, long_tail=False, per_user=True)["per_user"]
 
 
-def ranks_file(arguments: QualityArguments, run: dict[str, Any], mask_seen: bool) -> Path:
+def ranks_file(arguments: Judging, run: dict[str, Any], mask_seen: bool) -> Path:
     """Where the rank of each test case's target is kept, for later tests of two rows."""
-    words = [run["model"].replace(" ", "-"), "history", run["history"], "seed", run["seed"]]
+    words = [run["model"].replace(",", "").replace(" ", "-"), "history", run["history"], "seed", run["seed"]]
+    words += [] if run.get("train_users", 1) == 1 else ["users", f"{run['train_users']:g}"]
     words += [] if run["minutes"] is None else [f"{run['minutes']:g}", "minutes"]
     words.append("masked" if mask_seen else "kept")
     return Path(arguments.work_dir) / run["domain"] / "ranks" / f"{'-'.join(map(str, words))}.npz"
@@ -398,7 +414,7 @@ def append(results: Path, lines: list[dict[str, Any]]) -> None:
 def lines_of(run: dict[str, Any], results: Path) -> list[dict[str, Any]]:
     """The lines of a run that are complete."""
     lines = read_lines(results)
-    return [line for line in lines if not lacking(line) and all(line[key] == run[key] for key in RUN)]
+    return [line for line in lines if not lacking(line) and all(line.get(key) == run[key] for key in run)]
 
 
 def render(lines: list[dict[str, Any]]) -> str:

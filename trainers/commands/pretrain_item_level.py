@@ -171,7 +171,7 @@ def run(
     for each in tokenizers.values():
         each.max_history = training.max_history
     if item_level.content:
-        set_centred_content(tokenizers, content, encoder)
+        set_centred_content(domains, tokenizers, content, encoder)
     trainer = pretrain_item_level(domains, tokenizers, item_level, training, arguments.resume, arguments.minutes)
     weights = gathered_weights(trainer)
     if not trainer.is_world_process_zero():

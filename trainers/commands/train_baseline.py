@@ -63,7 +63,7 @@ from trainers.methods.baselines import (
     train_generative_baseline,
     train_sequential_baseline,
 )
-from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
+from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory
 from trainers.methods.plans import plan_generative_baseline, plan_item_level, plan_sequential, show_plans
@@ -179,8 +179,10 @@ class TrainBaselineArguments:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
         if (self.model == GIVEN) != (self.semantic_ids is not None):
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
-        at_item_level = self.model.endswith((ITEM_LEVEL, GIVEN))
-        if self.pretrained is not None and not (at_item_level or getattr(SEQUENTIAL.get(self.model), "inputs", ())):
+        reads_content = self.model.endswith((ITEM_LEVEL, GIVEN))
+        if self.model in SEQUENTIAL:
+            reads_content = bool(SEQUENTIAL[self.model].inputs)
+        if self.pretrained is not None and not reads_content:
             raise SystemExit(f"--pretrained is for models that read content, and {self.model} does not.")
         if self.revision is not None and self.pretrained is None and self.semantic_ids is None:
             raise SystemExit("--revision is of --semantic_ids or --pretrained: there is neither.")
@@ -299,12 +301,8 @@ def run(
                 **tokenizer.given(tokenized_by),
             )
         if at_item_level and item_level.content:
-            index, vectors = items.tokenizer.index, embeddings.text
-            content = np.zeros(
-                (len(index), vectors.shape[1]), vectors.dtype
-            )  # none of items that are not the domain's
-            content[index.rows(embeddings.item_ids)] = vectors
-            index.set_content(content, embeddings.text_encoder_fingerprint(fitted=True))
+            encoder = embeddings.text_encoder_fingerprint(fitted=True)
+            set_item_content(items.tokenizer.index, embeddings.item_ids, embeddings.text, encoder)
         baseline = train_generative_baseline(
             arguments.model,
             domain,

@@ -22,7 +22,7 @@ from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
-from trainers.methods.item_level import ARCHITECTURE, ItemLevelArguments, new_item_level
+from trainers.methods.item_level import ARCHITECTURE, ItemLevelArguments, new_item_level, set_item_content
 from trainers.methods.item_tables import Content
 from trainers.methods.runs import train_recommender
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
@@ -44,21 +44,27 @@ def without_mean(vectors: np.ndarray) -> np.ndarray:
 
 
 def set_centred_content(
-    tokenizers: Mapping[str, UniversalItemTokenizer], content: Mapping[str, Content], encoder: str | None
+    domains: Sequence[Domain],
+    tokenizers: Mapping[str, UniversalItemTokenizer],
+    content: Mapping[str, Content],
+    encoder: str | None,
 ) -> None:
     """Gives the items of each domain's index their content vectors, without the domain's mean.
 
     Args:
+        domains (`Sequence[Domain]`): whose items they are.
         tokenizers (`Mapping[str, UniversalItemTokenizer]`): each domain's, by name.
-        content (`Mapping[str, Content]`): each domain's, rows as the index's.
+        content (`Mapping[str, Content]`): each domain's, rows as its items.
         encoder (`str`, *optional*): fingerprint of their encoder, see [`encoder_fingerprint`].
 
     Raises:
         ValueError: content of different encoders.
+        UnknownItemError: an index lacks items.
     """
-    Content.concatenate(content)
-    for name, tokenizer in tokenizers.items():
-        tokenizer.index.set_content(without_mean(content[name].vectors), encoder)
+    Content.concatenate({domain.name: content[domain.name] for domain in domains})
+    for domain in domains:
+        vectors = without_mean(content[domain.name].vectors)
+        set_item_content(tokenizers[domain.name].index, domain.interactions.item_ids, vectors, encoder)
 
 
 def joint_trie(indices: Sequence[ItemIndex]) -> ItemTrie:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.collisions import Collisions
 from tokenization_items.files import write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, save_embeddings
 from tokenization_items.processing_content import EmbeddingProcessor
@@ -29,7 +30,7 @@ from trainers.methods.runs import save_tokenizer
 from trainers.methods.semantic_ids import REPORT_NAME, TokenizedItems
 from trainers.sequential_trainer import SequentialTrainingArguments
 
-COLLISIONS = "least_distance"
+COLLISIONS: Collisions = "least_distance"
 SHARED = ("rq-kmeans", "tiger", "letter")  # of SEMANTIC_IDS, those that read the texts of any catalogue
 
 

@@ -53,7 +53,7 @@ def catalogue_of():
 def two(catalogue_of):
     domains, tokenizers = zip(*(domain_of(name, catalogue_of, seed) for seed, name in enumerate("ab")), strict=True)
     found = dict(zip("ab", tokenizers, strict=True))
-    set_centred_content(found, {"a": content_of(0, 3.0), "b": content_of(1, -2.0)}, "print")
+    set_centred_content(domains, found, {"a": content_of(0, 3.0), "b": content_of(1, -2.0)}, "print")
     return list(domains), found
 
 
@@ -66,6 +66,17 @@ def test_content_without_its_mean_keeps_zeros():
     vectors = np.array([[1, 2], [3, 6], [0, 0]], np.float32)
     mean = vectors.astype(np.float64).mean(0)
     np.testing.assert_allclose(without_mean(vectors), [vectors[0] - mean, vectors[1] - mean, [0, 0]], atol=1e-6)
+
+
+def test_content_goes_by_the_items_and_not_by_the_order_of_the_index(two):
+    domains, tokenizers = two
+    index = tokenizers["a"].index
+    ids = domains[0].interactions.item_ids
+    turned = replace(domains[0], interactions=domains[0].interactions.for_items(ids[::-1]))
+    before = index.content.copy()
+    content = {"a": Content(content_of(0, 3.0).vectors[::-1], "e", "p")}
+    set_centred_content([turned], tokenizers, content, "print")
+    np.testing.assert_array_equal(index.content, before)
 
 
 def test_the_joint_trie_has_each_semantic_id_once_with_the_mean_content(two):
@@ -134,4 +145,6 @@ def test_what_does_not_fit_is_named(two, tmp_path, catalogue_of, caplog):
     start_from(new_item_level(arguments, tokenizer, 0), tmp_path / "pre")
     assert "semantic IDs of another item tokenizer" in caplog.text
     with pytest.raises(ValueError, match="different|differ in their content"):
-        set_centred_content(tokenizers, {"a": content_of(0), "b": replace(content_of(1), fingerprint="q")}, None)
+        set_centred_content(
+            domains, tokenizers, {"a": content_of(0), "b": replace(content_of(1), fingerprint="q")}, None
+        )
