@@ -12,6 +12,8 @@ python examples/benchmarks/quality.py --domains data/beauty --max_history 50 \
     --models bsarec-recboard hstu-recboard sasrec-recboard
 # what 10 minutes of a training give: a table of its own
 python examples/benchmarks/quality.py --domains data/office --models sasrec tiger --minutes 10
+# UTGRec and the seven ablations of its paper, pre-trained on other domains
+python examples/benchmarks/quality.py --domains data/office --ablations --pretraining_domains data/sports data/games
 # the tables of what was measured so far, with published numbers as reference rows
 python examples/benchmarks/quality.py --table_only
 ```
@@ -56,6 +58,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from ablations import ABLATIONS, ablation_recipe
 from recipes import (
     COUNTED,
     FLOORS,
@@ -74,7 +77,7 @@ from hub_cards.formatting import markdown_table
 from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import append_lines, read_lines
 from trainers.arguments import parse_sections
-from trainers.data.domains import Domain
+from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.metrics import TABLE_METRICS, metrics_per_case
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, paired_test
@@ -115,6 +118,10 @@ class QualityArguments:
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; floors run once."})
     max_history: int = field(default=20, metadata={"help": "Last items of a history that models read."})
+    ablations: bool = field(default=False, metadata={"help": f"These in place of --models: {', '.join(ABLATIONS)}."})
+    pretraining_domains: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of the domains that --ablations are pre-trained on."}
+    )
     memory: bool = field(default=True, metadata={"help": "Judge trained models with a memory, too."})
     minutes: float | None = field(
         default=None, metadata={"help": "Most time to train a recommender; default: until early stopping ends it."}
@@ -162,6 +169,9 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
     if not arguments.table_only:
         if not arguments.domains:
             raise SystemExit("--domains: give at least one folder, or --table_only.")
+        if arguments.ablations != bool(arguments.pretraining_domains):
+            raise SystemExit("--pretraining_domains is what --ablations need: give both or neither.")
+        domain_folders([*arguments.domains, *arguments.pretraining_domains])  # each of them is another one
         network, tokenizer, recommender, training = sections
         training = dataclasses.replace(training, max_history=arguments.max_history)
         fields = arguments.text_fields
@@ -180,7 +190,7 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
 
 def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, results: Path) -> None:
     """Trains and judges every model of the domain that has no lines yet."""
-    for model in chosen(arguments.models):
+    for model in ABLATIONS if arguments.ablations else chosen(arguments.models):
         for seed in [0] if model in FLOORS else arguments.seeds:
             tuned = arguments.dropout is not None and model in SEQUENTIAL
             name = f"{model}-dropout-{arguments.dropout:g}" if tuned else model
@@ -210,7 +220,7 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
     )
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
-    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections)
+    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, arguments.pretraining_domains)
 
 
 def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
@@ -229,7 +239,7 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
     else:
         print(f"{named} ...", flush=True)
         start = clocks()
-        trained = RECIPES[model](model, setting)
+        trained = (ablation_recipe if model in ABLATIONS else RECIPES[model])(model, setting)
         seconds = since(start)
         append(results, judge(trained, setting, run, seconds, arguments, command(run, arguments)))
     if arguments.memory and model not in FLOORS:
@@ -375,7 +385,11 @@ def versions() -> dict[str, Any]:
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
     model, tuned, _ = run["model"].removesuffix(WITH_MEMORY).partition("-dropout-")
-    words = ["--domains", run["domain"], "--models", model]
+    words = ["--domains", run["domain"]]
+    if model in ABLATIONS:
+        words += ["--ablations", "--pretraining_domains", *(Path(each).name for each in arguments.pretraining_domains)]
+    else:
+        words += ["--models", model]
     words += ["--seeds", str(run["seed"])]
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]

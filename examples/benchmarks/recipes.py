@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class Setting:
         dropout: of a sequential model; None: its published one.
         network, tokenizer: UTGRec's item tokenizer.
         recommender, training: the T5 of every generative model; all models read the last `training.max_history` items.
+        pretraining: folders of domains that UTGRec is pre-trained on in its ablations.
     """
 
     domain: Domain
@@ -84,6 +85,7 @@ class Setting:
     tokenizer: ItemTokenizerTrainingArguments
     recommender: RecommenderArguments
     training: RecommenderTrainingArguments
+    pretraining: Sequence[str] = ()
 
 
 @dataclass
@@ -396,7 +398,9 @@ __all__ = [
     "Setting",
     "floor",
     "generative_ranker",
+    "recommender_training",
     "sequential_training",
+    "utgrec_settings",
     "validation_of",
     "with_memory",
 ]

@@ -49,7 +49,7 @@ def run(monkeypatch, capsys, *argv) -> str:
     try:
         runpy.run_path(str(BENCHMARKS / "transfer.py"), run_name="__main__")
     finally:
-        for name in ("quality", "recipes", "sequential_rows"):
+        for name in ("quality", "ablations", "recipes", "sequential_rows"):
             sys.modules.pop(name, None)
     shown = capsys.readouterr()
     assert "Traceback" not in shown.err, shown.err
