@@ -44,6 +44,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from quality import (
     HERE,
     LINEAR,
@@ -73,9 +74,13 @@ from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArg
 from trainers.methods.item_level_pretraining import pretrain_item_level, set_centred_content
 from trainers.methods.runs import place_training, save_recommender
 from trainers.methods.semantic_ids import TokenizedItems, given_semantic_ids
-from trainers.methods.shared_semantic_ids import SHARED, semantic_ids_of_domain, shared_semantic_ids
+from trainers.methods.shared_semantic_ids import (
+    SHARED,
+    collaborative_training,
+    semantic_ids_of_domain,
+    shared_semantic_ids,
+)
 from trainers.methods.utgrec import SECTIONS
-from trainers.sequential_trainer import SequentialTrainingArguments
 
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 FACTS = "pretraining.json"
@@ -384,9 +389,7 @@ def shared_tokenizers(case: Case) -> dict[str, UniversalItemTokenizer]:
             for domain in case.sources
         }
     domains = case.sources if case.arguments.tokenizer_on == "others" else [*case.sources, case.target]
-    collaborative = SequentialTrainingArguments(
-        str(case.folder), report_to=[], seed=case.seed, num_train_epochs=20, use_cpu=True
-    )
+    cpu = not torch.cuda.is_available()
     tokenizers = shared_semantic_ids(
         case.codes,
         domains,
@@ -394,7 +397,7 @@ def shared_tokenizers(case: Case) -> dict[str, UniversalItemTokenizer]:
         case.folder,
         seed=case.seed,
         centre_domains=case.arguments.centre_domains,
-        collaborative_training=collaborative,
+        collaborative_training=collaborative_training(case.folder, case.seed, use_cpu=cpu),
     )
     return {domain.name: tokenizers[domain.name] for domain in case.sources}
 

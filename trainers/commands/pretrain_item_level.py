@@ -39,9 +39,8 @@ from trainers.methods.item_tables import Content
 from trainers.methods.plans import plan_item_level, show_plans
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SemanticIDArguments
-from trainers.methods.shared_semantic_ids import SHARED, shared_semantic_ids
+from trainers.methods.shared_semantic_ids import SHARED, collaborative_training, shared_semantic_ids
 from trainers.runtime.run_file import run_values
-from trainers.sequential_trainer import SequentialTrainingArguments
 
 SECTIONS: dict[str, tuple[type, ...]] = {
     "tokenizer": (SemanticIDArguments, EmbeddingTokenizerTrainingArguments),
@@ -149,13 +148,7 @@ def run(
     tokenizers = given
     if tokenizers is None:
         method = semantic_ids_of(arguments.model)
-        collaborative = SequentialTrainingArguments(
-            str(output),
-            report_to=[],
-            seed=arguments.seed,
-            use_cpu=training.use_cpu,
-            disable_tqdm=training.disable_tqdm,
-        )
+        same = {"use_cpu": training.use_cpu, "disable_tqdm": training.disable_tqdm}
         tokenizers = shared_semantic_ids(
             method,
             domains,
@@ -165,7 +158,7 @@ def run(
             arguments.seed,
             arguments.resume,
             arguments.centre_domains,
-            collaborative,
+            collaborative_training(output, arguments.seed, **same),
             **tokenizer.given(method),
         )
     for each in tokenizers.values():

@@ -31,6 +31,8 @@ from trainers.methods.semantic_ids import REPORT_NAME, TokenizedItems
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 COLLISIONS: Collisions = "least_distance"
+PATIENCE = 10  # validations without a better NDCG@10 before LETTER's SASRec stops
+VALIDATION_USERS = 1500  # of all domains, that it is validated on
 SHARED = ("rq-kmeans", "tiger", "letter")  # of SEMANTIC_IDS, those that read the texts of any catalogue
 
 
@@ -74,7 +76,12 @@ def shared_semantic_ids(
     given = np.concatenate([without_mean(part) for part in vectors]) if centre_domains else whole.vectors
     save_embeddings(embeddings, joint.interactions.item_ids, given)
     inputs = ItemEmbeddings(
-        joint, output, text_folder=str(embeddings), collaborative_training=collaborative_training, resume=resume
+        joint,
+        output,
+        text_folder=str(embeddings),
+        collaborative_training=collaborative_training,
+        patience=PATIENCE,
+        resume=resume,
     )
     folder = output / "joint-tokenizer"
     items = make_semantic_ids(method, inputs, folder, training, seed, resume, collisions=COLLISIONS, **config)
@@ -89,6 +96,14 @@ def shared_semantic_ids(
         folder = output / "items" / domain.name
         tokenizers[domain.name] = semantic_ids_of_domain(output, domain.interactions.item_ids, part, folder).tokenizer
     return tokenizers
+
+
+def collaborative_training(output: str | Path, seed: int, **values: Any) -> SequentialTrainingArguments:
+    """The training of LETTER's SASRec, which keeps the epoch with the best validation; `values` are further arguments,
+    or others."""
+    epochs: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1}
+    epochs |= {"load_best_model_at_end": True, "max_eval_users": VALIDATION_USERS, "report_to": []}
+    return SequentialTrainingArguments(str(output), seed=seed, **{**epochs, **values})
 
 
 def semantic_ids_of_domain(

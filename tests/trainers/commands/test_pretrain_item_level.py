@@ -1,6 +1,7 @@
 """Pre-training of the item-level recommender on two domains and fine-tuning on a third, from the command line."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_embeddings import load_embeddings, save_embeddings
 from tokenization_items.processing_content import codes_of_embeddings
 from trainers.commands import run_command
+from trainers.methods.shared_semantic_ids import collaborative_training
 
 NUM_ITEMS, WIDTH = 20, 8
 SMALL = """
@@ -128,6 +130,11 @@ def test_what_cannot_be_is_said_before_any_work(workplace, pretrained, tmp_path,
     assert "recommender:" in capsys.readouterr().out and not (tmp_path / "x" / "recommender").exists()
 
 
-def test_other_tokenizers(workplace, tmp_path):
-    command(workplace, "pretrain", tmp_path, ("a", "b"), "--tokenizer.hidden_sizes", "8", model="tiger-item-level")
+@pytest.mark.parametrize("name", ["tiger", "letter"])
+def test_other_tokenizers(workplace, tmp_path, name, monkeypatch):
+    quick = partial(collaborative_training, num_train_epochs=1)
+    monkeypatch.setattr("trainers.commands.pretrain_item_level.collaborative_training", quick)
+    flags = ["--tokenizer.hidden_sizes", "8", "--tokenizer.num_levels", "3"]
+    flags += ["--tokenizer.diversity_clusters", "2"] if name == "letter" else []
+    command(workplace, "pretrain", tmp_path, ("a", "b"), *flags, model=f"{name}-item-level")
     assert ItemLevelConfig.from_pretrained(tmp_path / "recommender").level_sizes == [6, 6, 6]
