@@ -62,6 +62,8 @@ class AssignmentReport:
         max_extra_distance (`float`): Largest such distance.
         given_codes (`np.ndarray` of shape `(num_items, num_levels)`): Codes that the tokenizer gave, before collisions
             were resolved, int64, in the order of the items added.
+        residuals (`np.ndarray` of shape `(num_items, num_levels, dim)`, *optional*): What each level quantized, where
+            it was asked for.
     """
 
     num_items: int
@@ -75,10 +77,12 @@ class AssignmentReport:
     mean_extra_distance: float
     max_extra_distance: float
     given_codes: np.ndarray = field(repr=False, compare=False)
+    residuals: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers but the codes, as JSON has them."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "given_codes"}
+        """All numbers but those of single items, as JSON has them."""
+        of_items = ("given_codes", "residuals")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in of_items}
 
     def check_collapse(self, sizes: Sequence[int], allowed: bool = False) -> None:
         """

@@ -181,7 +181,7 @@ class EmbeddingProcessor:
 
     def prompt_key(self) -> str:
         """What the semantic IDs depend on besides the network: goes into the fingerprint."""
-        return "embeddings"
+        return "embeddings, centred" if self.config.centre_domains else "embeddings"
 
 
 class ContentProcessor(EmbeddingProcessor):

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -247,6 +248,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         collisions: Collisions = "least_distance",
         content: np.ndarray | None = None,
         content_encoder: str | None = None,
+        keep_residuals: bool = False,
         **arguments: Any,
     ) -> AssignmentReport:
         """Gives new items their semantic IDs; those given before never change.
@@ -263,6 +265,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             content (`np.ndarray`, *optional*): content vectors of the items `[items, width]`, where the index has
                 those of its items for a recommender that reads them, see [`ItemIndex.set_content`].
             content_encoder (`str`, *optional*): fingerprint of the encoder that made them, if it is known.
+            keep_residuals (`bool`, *optional*, defaults to `False`): whether the report has what was quantized.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -286,9 +289,10 @@ class UniversalItemTokenizer(PushToHubMixin):
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
-        return self.index.assign(
+        report = self.index.assign(
             catalogue.item_ids, codes, residuals, self._level_vectors(), titles, collisions, content, content_encoder
         )
+        return replace(report, residuals=residuals) if keep_residuals else report
 
     def _as_catalogue(self, items: Any) -> Catalogue:
         """Items as the network reads them, of whatever [`Catalogue.from_records`] takes."""
@@ -317,6 +321,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         content_of: Callable[[Catalogue], np.ndarray] | None = None,
         content_encoder: str | None = None,
         state: PartialState | None = None,
+        keep_residuals: bool = False,
         **arguments: Any,
     ) -> CatalogueUpdate:
         """Brings the index up to date with a catalogue: new items get semantic IDs, those given before stay.
@@ -335,6 +340,8 @@ class UniversalItemTokenizer(PushToHubMixin):
                 catalogue, where the index has those of its items, see [`ItemIndex.set_content`].
             content_encoder (`str`, *optional*): fingerprint of the encoder that makes them, if it is known.
             state (`PartialState`, *optional*): with several processes, see [`~UniversalItemTokenizer.compute_codes`].
+            keep_residuals (`bool`, *optional*, defaults to `False`): whether the report of what was assigned has what
+                was quantized.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -396,6 +403,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             content_encoder,
             replace=True,
         )
+        if keep_residuals:
+            assignment = replace(assignment, residuals=residuals)
         is_other = (codes_before != index.codes[index.rows(again_ids)]).any(1)
         index.set_titles(updated_titles(index, catalogue.item_ids, catalogue.titles))
         index.set_provenance(updated_provenance(index, catalogue.item_ids, digests, assigned, rows, codes))

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from hub_cards import load_values
+from hub_cards import TokenizerCardValues, load_values, save_card
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.catalogue_updates import JOURNAL_NAME, journal_line, read_journal, write_journal
 from tokenization_items.files import check_writable, write_json
@@ -42,6 +42,7 @@ from trainers.arguments import parse_sections
 from trainers.data.column_guesses import ALIASES, ORDER_ROLES
 from trainers.data.item_sources import read_items
 from trainers.hub.download import find_model
+from trainers.methods.catalogue_health import catalogue_health, tell_health
 from trainers.methods.daily_catalogue import (
     content_of,
     known_columns,
@@ -155,6 +156,7 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
         feature_cache=arguments.feature_cache,
         resume_folder=output_dir / UNFINISHED,
         state=state,
+        keep_residuals=not len(before),
     )
     report = update.assignment.to_dict() | {"update": update.to_dict()}
     if state.is_main_process:
@@ -165,6 +167,12 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
         if not in_place:
             tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
             write_json(output_dir / "assignment_report.json", update.assignment.to_dict())
+            if not len(before) and not arguments.index_only:  # all items of the index were given their codes now
+                card = load_values(source) if source.is_dir() else None
+                if isinstance(card, TokenizerCardValues):
+                    save_card(output_dir, replace(card, num_items=len(tokenizer)), old=source)
+                health = catalogue_health(network, update.assignment, catalogue, folder=arguments.data)
+                tell_health(output_dir, {catalogue.name: health})
             (output_dir / JOURNAL_NAME).unlink(missing_ok=True)
             write_journal(output_dir, [*read_journal(source), journal_line(update, columns=columns)])
         elif not update.is_empty or orders is not None:
