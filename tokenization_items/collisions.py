@@ -171,7 +171,7 @@ def assign_least_distance(
 
     Ties are broken by the order of the rows: sort them by item id for a result that does not depend on their order.
 
-    **A catalogue in parts.** What is done at a level to a prefix depends on the rows with this prefix alone, in their
+    **A catalogue in parts**, of two levels or more. What is done at a level to a prefix depends on the rows with this prefix alone, in their
     order: on their codes, their residuals and how many rows each code has; all distances are computed row by row. A
     prefix of one code or more lies below one first code, so when no first code holds more items than semantic IDs
     begin with it, the outcome for the rows of some first codes is that of this function for these rows alone. Where
@@ -230,8 +230,15 @@ def crowded_first_codes(totals: np.ndarray, level_sizes: Sequence[int]) -> np.nd
 
     Args:
         totals (`np.ndarray` of shape `(level_sizes[0],)`): items of each first code, new and occupied.
-        level_sizes (`Sequence[int]`): number of codes of each level.
+        level_sizes (`Sequence[int]`): number of codes of each level, two or more: what has one is no part of a whole.
+
+    Raises:
+        ValueError: There is one level.
     """
+    if len(level_sizes) < 2:
+        raise ValueError(
+            "the first codes of semantic IDs of one level are not resolved apart: give two levels or more"
+        )
     return np.flatnonzero(totals > min(math.prod(level_sizes[1:]), int(totals.sum())))
 
 
@@ -248,7 +255,7 @@ def spread_first_codes(
     Args:
         codes (`np.ndarray` of shape `(num_items, num_levels)`): codes of all new items whose first code is crowded
             ([`crowded_first_codes`]), in the order of that function's rows.
-        level_sizes, residuals, level_vectors: as there, of these rows.
+        level_sizes, residuals, level_vectors: as there, of these rows; two levels or more.
         totals (`np.ndarray` of shape `(level_sizes[0],)`): items of each first code, new and occupied, of all.
 
     Returns:

@@ -18,6 +18,10 @@ CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
 TITLES_NAME = "item_titles.json"  # only if there are titles
 CONTENT_NAME = "item_content.safetensors"  # only if there are content vectors
+SHARDED_NAME, MANIFEST_NAME = (
+    "item_index",
+    "index.json",
+)  # folder of an index in shards, and the file that makes it one
 FORMAT_VERSION = "1"
 
 
@@ -44,7 +48,7 @@ class IndexParts(NamedTuple):
     sha256: str
 
     def write(self, folder: Path) -> None:
-        """Writes the files, and removes those of before that are not needed any more."""
+        """Writes the files, and removes those of before that are not needed any more, and an index in shards."""
         metadata = {
             "format": "utgrec-item-index",
             "version": FORMAT_VERSION,
@@ -76,6 +80,7 @@ class IndexParts(NamedTuple):
                 self.provenance.save(place[PROVENANCE_NAME], self.sha256)
         for name in {TITLES_NAME, *optional} - {*names}:
             (folder / name).unlink(missing_ok=True)
+        (folder / SHARDED_NAME / MANIFEST_NAME).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> "IndexParts":

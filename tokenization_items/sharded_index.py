@@ -30,9 +30,16 @@ from modeling_utgrec.item_trie import ItemTrie
 from tokenization_items.collisions import AssignmentReport
 from tokenization_items.files import map_arrays, read_settings, write_json, write_tensors
 from tokenization_items.item_index import ItemIndex, ItemIndexError
+from tokenization_items.item_index_files import (
+    CODES_NAME,
+    CONTENT_NAME,
+    IDS_NAME,
+    MANIFEST_NAME,
+    SHARDED_NAME,
+    TITLES_NAME,
+)
+from tokenization_items.item_provenance import PROVENANCE_NAME
 
-SHARDED_NAME = "item_index"  # folder
-MANIFEST_NAME = "index.json"  # in it
 FORMAT, FORMAT_VERSION = "utgrec-sharded-item-index", 1
 MANIFEST: dict[str, tuple[type, ...]] = {"format": (str,), "version": (int,), "num_items": (int,), "sha256": (str,)}
 MANIFEST |= {"level_sizes": (list,), "level_offsets": (list,), "shards": (list,), "lookup": (list,)}
@@ -150,7 +157,10 @@ class ShardedItemIndex(ItemIndex):
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         values = _read_manifest(self.folder)
-        super().__init__(values["level_sizes"], values["level_offsets"])
+        try:
+            super().__init__(values["level_sizes"], values["level_offsets"])
+        except (ValueError, TypeError) as error:
+            raise ItemIndexError(f"{self.folder / MANIFEST_NAME}: {error}") from error
         self._manifest = values
         self._shards = [_Shard(self.folder / each["file"], each, self.num_levels) for each in values["shards"]]
         ends = np.cumsum([0, *(shard.num_items for shard in self._shards)])
@@ -240,6 +250,8 @@ class ShardedItemIndex(ItemIndex):
             except OSError:  # another file system, or one without links
                 shutil.copy2(self.folder / each["file"], target / each["file"])
         write_json(target / MANIFEST_NAME, self._manifest)
+        for name in (CODES_NAME, IDS_NAME, TITLES_NAME, CONTENT_NAME, PROVENANCE_NAME):  # of an index in memory
+            (Path(folder) / name).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> ShardedItemIndex:

@@ -217,12 +217,13 @@ def resolve(
     """Semantic IDs of all items, in shards of the index."""
     vectors = {f"level_{level}": each for level, each in enumerate(tokenizer.level_vectors())}
     write_tensors(task.folder / VECTORS_NAME, vectors)
-    crowded = crowded_first_codes(totals, task.level_sizes)
+    has_parts = len(task.level_sizes) > 1
+    crowded = crowded_first_codes(totals, task.level_sizes) if has_parts else np.zeros(0, np.int64)
     if len(crowded):
         totals = spread_items(task, totals, crowded, [*vectors.values()])
     task.index.mkdir(exist_ok=True)
     (task.folder / "said").mkdir(exist_ok=True)
-    ranges = ranges_of(totals, task.range_items)
+    ranges = ranges_of(totals, task.range_items if has_parts else len(task.shards))
     todo = [number for number in range(len(ranges)) if not task.said("codes", number).is_file()]
     rest = {"ranges": ranges, "spread": bool(len(crowded))}
     _run("resolve", task, todo, len(ranges), ResolvingWorker, workers, show, **rest)
@@ -260,9 +261,10 @@ def _run(
     done = total - len(todo)
     show(step, done, total)
     found = []
-    gpus = workers.gpus if worker is EncodingWorker else 0.0
+    holds_network, arguments = worker is EncodingWorker, {"task": task, **arguments}
+    gpus = workers.gpus if holds_network else 0.0
     tasks = [{"number": number} for number in todo]
-    for said in spread(tasks, worker, {"task": task, **arguments}, workers.num_workers, workers.cpus, gpus):
+    for said in spread(tasks, worker, arguments, workers.num_workers, workers.cpus, gpus, holds_network):
         found.append(said)
         done += 1
         show(step, done, total)

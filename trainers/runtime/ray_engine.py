@@ -101,17 +101,20 @@ def spread(
     num_workers: int,
     cpus: float = 1.0,
     gpus: float = 0.0,
+    in_actors: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """
-    Does tasks in actors of Ray Data, each of which makes a worker once.
+    Does tasks by Ray Data, a batch each.
 
     Args:
         tasks (`Sequence[dict]`): values that JSON has.
-        worker (`type`): made with `arguments` in each actor and called with each task; returns values that JSON has.
-            An error of what was given, a `ValueError` or `OSError`, ends all.
+        worker (`type`): made with `arguments` and called with a task; returns values that JSON has. An error of what
+            was given, a `ValueError` or `OSError`, ends all.
         arguments (`Mapping[str, Any]`): of the worker, which are pickled.
-        num_workers (`int`): actors, at most as many as tasks.
-        cpus, gpus (`float`, *optional*): of each actor.
+        num_workers (`int`): processes at a time, at most as many as tasks.
+        cpus, gpus (`float`, *optional*): of each.
+        in_actors (`bool`, *optional*, defaults to `False`): whether a process makes the worker once and keeps it, one
+            that holds a network; or else for each task, in processes that later calls take up.
 
     Yields:
         `dict`: the results, in any order.
@@ -128,14 +131,13 @@ def spread(
     context.enable_operator_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-    done = rows.map_batches(
-        _Actor,
-        batch_size=1,
-        fn_constructor_args=(worker, dict(arguments)),
-        compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(tasks))),
-        num_cpus=cpus,
-        num_gpus=gpus or None,
-    )
+    size, resources = min(num_workers, len(tasks)), {"batch_size": 1, "num_cpus": cpus, "num_gpus": gpus or None}
+    if in_actors:
+        actors, made = ray.data.ActorPoolStrategy(size=size), (worker, dict(arguments))
+        done = rows.map_batches(_Actor, compute=actors, fn_constructor_args=made, **resources)
+    else:
+        given = {"worker": worker, "arguments": dict(arguments)}
+        done = rows.map_batches(_do, compute=ray.data.TaskPoolStrategy(size=size), fn_kwargs=given, **resources)
     try:
         for row in done.iter_rows():
             found = json.loads(row["result"])
@@ -144,6 +146,10 @@ def spread(
             yield found["done"]
     except ray.exceptions.RayError as error:
         raise WorkerError(f"A worker of Ray failed: {error}") from error
+
+
+def _do(batch: dict[str, Any], worker: type, arguments: dict[str, Any]) -> dict[str, list[str]]:
+    return _Actor(worker, arguments)(batch)
 
 
 class _Actor:
