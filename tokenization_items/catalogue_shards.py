@@ -326,7 +326,7 @@ def _check_schemas(files: Sequence[Path], schemas: Sequence[dict[str, str]]) -> 
             problems.append(f"{file.name} has the columns {named(further)}, which {files[0].name} lacks")
         for name in sorted(first.keys() & schema.keys()):
             one, other = known[name], schema[name]
-            if "nothing" in (one, other) and name != "item_id":  # a shard without any value
+            if "nothing" in (one, other):  # a shard without any value
                 known[name] = other if one == "nothing" else one
             elif one != other:
                 problems.append(f"{file.name}: {name} holds {other}, in {files[0].name} {one}")

@@ -165,7 +165,7 @@ def ranges_of(totals: np.ndarray, most_items: int) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start, held = 0, 0
     for code, items in enumerate(totals.tolist()):
-        if held and held + items > most_items:
+        if held and items and held + items > most_items:
             found.append((start, code))
             start, held = code, 0
         held += items

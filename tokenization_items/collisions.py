@@ -171,12 +171,12 @@ def assign_least_distance(
 
     Ties are broken by the order of the rows: sort them by item id for a result that does not depend on their order.
 
-    **A catalogue in parts**, of two levels or more. What is done at a level to a prefix depends on the rows with this prefix alone, in their
-    order: on their codes, their residuals and how many rows each code has; all distances are computed row by row. A
-    prefix of one code or more lies below one first code, so when no first code holds more items than semantic IDs
-    begin with it, the outcome for the rows of some first codes is that of this function for these rows alone. Where
-    one does, [`spread_first_codes`] does to the codes what this function does at the first level, which then finds
-    nothing to do there.
+    **A catalogue in parts**, of two levels or more. What is done at a level to a prefix depends on the rows with this
+    prefix alone, in their order: on their codes, their residuals and how many rows each code has; all distances are
+    computed row by row. A prefix of one code or more lies below one first code, so when no first code holds more items
+    than semantic IDs begin with it, the outcome for the rows of some first codes is that of this function for these
+    rows alone. Where one does, [`spread_first_codes`] does to the codes what this function does at the first level,
+    which then finds nothing to do there.
 
     Args:
         codes (`np.ndarray` of shape `(num_items, num_levels)`):
@@ -236,9 +236,7 @@ def crowded_first_codes(totals: np.ndarray, level_sizes: Sequence[int]) -> np.nd
         ValueError: There is one level.
     """
     if len(level_sizes) < 2:
-        raise ValueError(
-            "the first codes of semantic IDs of one level are not resolved apart: give two levels or more"
-        )
+        raise ValueError("first codes are resolved apart where there are two levels or more, got one")
     return np.flatnonzero(totals > min(math.prod(level_sizes[1:]), int(totals.sum())))
 
 

@@ -18,10 +18,8 @@ CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
 TITLES_NAME = "item_titles.json"  # only if there are titles
 CONTENT_NAME = "item_content.safetensors"  # only if there are content vectors
-SHARDED_NAME, MANIFEST_NAME = (
-    "item_index",
-    "index.json",
-)  # folder of an index in shards, and the file that makes it one
+SHARDED_NAME = "item_index"  # folder of an index in shards
+MANIFEST_NAME = "index.json"  # in it, which makes an index of them
 FORMAT_VERSION = "1"
 
 

@@ -2,11 +2,12 @@ r"""Semantic IDs for the items of a catalogue, or for those of today: the ones g
 
     utgrec tokenize --tokenizer runs/pretrained/tokenizer --data data/office --output_dir runs/office-items
     # every day: new products, of a tokenizer or of a recommender whose index and memory are brought up to date
-    utgrec tokenize --tokenizer runs/office/recommender --data products.csv
     utgrec tokenize --tokenizer runs/shop --data products.csv --columns id=sku text=colour,size image=photo
     # what left the shop goes, what changed gets a semantic ID of what it is now; is it recommended?
     utgrec tokenize --tokenizer runs/shop --data products.csv --remove_missing --retokenize --orders orders.csv
     accelerate launch -m trainers tokenize --tokenizer org/tokenizer --data org/products --output_dir runs/items
+    # millions of items: parquet shards, workers of Ray on many machines (pip install 'utgrec[scale]')
+    utgrec tokenize --tokenizer runs/t --data items/ --output_dir runs/items --engine ray --ray_address auto
 
 --data is a data folder, or products alone: a csv of any separator and encoding, JSON lines, parquet, gzipped or not,
 or a data set of the Hub (NAME or NAME:SPLIT). Its columns are guessed and shown, --columns corrects, and the next day
@@ -15,10 +16,9 @@ addresses are left aside unless --download_images fetches them, of https and pub
 
 New items get semantic IDs. A digest of each item's text and image is kept beside the index: what has changed is told,
 and keeps its semantic ID unless --retokenize is given. Items that the data lacks stay unless --remove_missing is
-given, so a file of some products loses nothing. A recommender's memory keeps what it knows; new items are in it by
-their texts where the quick start made it, or else with `utgrec memory --update`. catalogue_journal.jsonl gets a line:
-what was added, changed, tokenized again and removed, collisions, how far the semantic IDs have drifted from what the
-texts would get today, and with --orders Recall@10 of the newest items.
+given. A recommender's memory keeps what it knows; new items are in it by their texts where the quick start made it, or
+else with `utgrec memory --update`. catalogue_journal.jsonl gets a line: what was done, collisions, how far the
+semantic IDs have drifted from what the texts would get today, and with --orders Recall@10 of the newest items.
 
 The folder changes in one step, at the end. If it is stopped, the same command goes on where it was.
 """
@@ -85,7 +85,7 @@ class TokenizeArguments:
         default_factory=list,
         metadata={
             "help": "What columns of a file mean, where the guess is wrong: id=NAME, title=NAME, price=NAME, "
-            "text=NAME,NAME and image=NAME; =- for none. With --orders also user=NAME, item=NAME, time=NAME."
+            "text=NAME,NAME, image=NAME; =- for none. With --orders also user=, item=, time=NAME."
         },
     )
     revision: str | None = field(default=None, metadata={"help": "Of --tokenizer on the Hub: branch, tag, commit."})
@@ -109,11 +109,9 @@ class TokenizeArguments:
     image_cache: str | None = field(
         default=None, metadata={"help": "Where fetched images are kept; by default .image_cache beside the output."}
     )
-    engine: str = field(default="local", metadata={"help": "'local', or 'ray' for many workers and a sharded index."})
-    ray_address: str | None = field(default=None, metadata={"help": "Of a Ray cluster; default: this machine alone."})
-    num_actors: int | None = field(
-        default=None, metadata={"help": "Workers of Ray; default: as many as GPUs, or CPUs but one."}
-    )
+    engine: str = field(default="local", metadata={"help": "'local', or 'ray': many workers, a sharded index."})
+    ray_address: str | None = field(default=None, metadata={"help": "Of a Ray cluster; default: this machine."})
+    num_actors: int | None = field(default=None, metadata={"help": "Default: as many as GPUs, or CPUs but one."})
     actor_cpus: int = field(default=1, metadata={"help": "CPUs, and threads, of each."})
     block_items: int = field(default=BLOCK_ITEMS, metadata={"help": "Items that are tokenized together."})
     index_only: bool = field(default=False, metadata={"help": "Write the index without the network."})
