@@ -52,6 +52,7 @@ class CatalogueShards:
         template ([`TextTemplate`], *optional*): puts them together.
         name (`str`): of the catalogue.
         is_ready (`bool`): whether the texts are put together already, see `write`.
+        unread (`tuple[str, ...]`): further columns.
     """
 
     files: tuple[Path, ...]
@@ -60,17 +61,18 @@ class CatalogueShards:
     template: TextTemplate | None
     name: str
     is_ready: bool = False
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def find(
         cls, data: str | Path, text_fields: Sequence[str] = TEXT_FIELDS, template: TextTemplate | None = None
     ) -> CatalogueShards | None:
         """
-        The shards that a path means: a parquet file, `items.parquet` of a data folder, or a folder of parquet files
-        and nothing else that counts (names that begin with a dot or an underscore do not).
+        The shards that a folder holds: `items.parquet` of a data folder, or parquet files and nothing else that counts
+        (names that begin with a dot or an underscore do not).
 
         Args:
-            data (`str` or `Path`): file or folder.
+            data (`str` or `Path`): the folder.
             text_fields, template: see [`Catalogue.from_folder`].
 
         Returns:
@@ -81,9 +83,7 @@ class CatalogueShards:
                 are named.
         """
         path = Path(data)
-        if path.is_file():
-            files = [path] if path.suffix == ".parquet" else []
-        elif (path / "items.parquet").is_file():
+        if (path / "items.parquet").is_file():
             files = [path / "items.parquet"]
         else:
             every = sorted(path.iterdir()) if path.is_dir() else []
@@ -100,8 +100,8 @@ class CatalogueShards:
         _check_schemas(files, [{name: schema[name] for name in schema if name in wanted} for schema in schemas])
         if not sum(counts):
             raise CatalogueError(f"{path} holds no items: is it complete?")
-        name = (path if path.is_dir() else path.parent).resolve().name if path.name == "items.parquet" else path.stem
-        return cls(tuple(files), tuple(counts), tuple(text_fields), template, name)
+        unread = tuple(name for name in first if name not in wanted)
+        return cls(tuple(files), tuple(counts), tuple(text_fields), template, path.resolve().name, unread=unread)
 
     @classmethod
     def write(cls, catalogue: Catalogue, folder: Path, block_items: int = BLOCK_ITEMS) -> CatalogueShards:
@@ -184,7 +184,7 @@ class CatalogueShards:
         return parts[0] if len(parts) == 1 else replace(Catalogue.concatenate(parts), name=self.name)
 
     def read_piece(self, piece: Piece) -> Catalogue:
-        """The items of a piece; errors as those of `read`."""
+        """The items of a piece; addresses of images are left aside. Errors as those of `read`."""
         file = self.files[piece.shard]
         wanted = ["item_id", "title", *([READY_TEXT] if self.is_ready else ["image", *self.text_fields])]
         table = read_rows(file, wanted, piece.start, piece.stop)
@@ -192,22 +192,28 @@ class CatalogueShards:
             if self.is_ready:
                 item_ids, titles, texts = (table[name].to_pylist() for name in ("item_id", "title", READY_TEXT))
                 return Catalogue(item_ids, texts, titles, None, self.name, self.template, self.text_fields)
-            return Catalogue.from_records(table, self.text_fields, file.parent, self.name, template=self.template)
+            part = Catalogue.from_records(table, self.text_fields, file.parent, self.name, template=self.template)
+            return part if part.images is None else replace(part, images=part.images.without(part.images.addresses()))
         except CatalogueError as error:
             raise CatalogueError(f"{file}, from row {piece.start:,} on: {error}") from error
 
-    def check(self, pieces: Sequence[Piece]) -> list[str]:
+    def check(self, pieces: Sequence[Piece], images: bool = False) -> list[str]:
         """
-        The ids of a block, if its items can be tokenized. Images are not opened.
+        The ids of a block, if its items can be tokenized.
+
+        Args:
+            pieces (`Sequence[Piece]`): the block.
+            images (`bool`, *optional*, defaults to `False`): whether to decode images.
 
         Raises:
-            CatalogueError: an item has no id or that of another, or neither a text nor an image; the shard is named.
+            CatalogueError: an item has no id or that of another, neither a text nor an image, or an image that cannot
+                be decoded; the shard is named.
         """
         parts = [self.read_piece(piece) for piece in pieces]
         for piece, part in zip(pieces, parts, strict=True):
             where = f"{self.files[piece.shard]}, from row {piece.start:,} on"
             try:
-                part.check(images=False)
+                part.check(images=images)
             except CatalogueError as error:
                 raise CatalogueError(f"{where}: {error}") from error
         if self.template is not None and all(self.template.is_bare(text) for part in parts for text in part.texts):

@@ -38,11 +38,14 @@ def test_blocks_are_rows_of_the_whole(tmp_path_factory, counts, block_items):
     assert all(shards.check(block) == part.item_ids for block, part in zip(blocks, read, strict=True))
 
 
-def test_a_file_a_data_folder_and_what_is_neither(tmp_path):
+def test_a_data_folder_and_what_is_no_folder_of_shards(tmp_path):
     folder = write(tmp_path / "office", ["b", "a"], name="items.parquet")
     (folder / "sequences.parquet").write_bytes(b"")
-    as_folder, as_file = CatalogueShards.find(folder), CatalogueShards.find(folder / "items.parquet")
-    assert as_folder.files == as_file.files == (folder / "items.parquet",) and as_folder.name == "office"
+    as_folder = CatalogueShards.find(folder)
+    assert as_folder.files == (folder / "items.parquet",) and as_folder.name == "office"
+    with_price = CatalogueShards.find(write(tmp_path / "priced", ["b"], price=[3.5], brand=["c"]))
+    assert with_price.unread == ("price",) and with_price.read(with_price.blocks()[0]).texts == ["title b. c"]
+    assert CatalogueShards.find(folder / "items.parquet") is None
     whole = Catalogue.from_folder(folder)
     assert as_folder.read(as_folder.blocks()[0]).texts == whole.texts and whole.item_ids == ["b", "a"]
     assert CatalogueShards.find(tmp_path / "absent") is None and CatalogueShards.find(tmp_path) is None
@@ -52,8 +55,9 @@ def test_a_file_a_data_folder_and_what_is_neither(tmp_path):
     assert CatalogueShards.find(other) is None
     (other / "readme.txt").unlink()
     assert CatalogueShards.find(other).num_items == (1,)
-    pq.write_table(pa.table({"sku": ["1"], "title": ["x"]}), tmp_path / "products.parquet")
-    assert CatalogueShards.find(tmp_path / "products.parquet") is None  # columns that are to be guessed
+    (tmp_path / "shop").mkdir()
+    pq.write_table(pa.table({"sku": ["1"], "title": ["x"]}), tmp_path / "shop" / "products.parquet")
+    assert CatalogueShards.find(tmp_path / "shop") is None  # columns that are to be guessed
 
 
 def test_shards_that_cannot_be_read_are_all_named(tmp_path):

@@ -9,10 +9,10 @@ r"""Semantic IDs for the items of a catalogue, or for those of today: the ones g
     # millions of items: parquet shards, workers of Ray on many machines (pip install 'utgrec[scale]')
     utgrec tokenize --tokenizer runs/t --data items/ --output_dir runs/items --engine ray --ray_address auto
 
---data is a data folder, or products alone: a csv of any separator and encoding, JSON lines, parquet, gzipped or not,
-or a data set of the Hub (NAME or NAME:SPLIT). Its columns are guessed and shown, --columns corrects, and the next day
-they mean the same. Price and further columns become part of the text. Images are paths from the file's folder;
-addresses are left aside unless --download_images fetches them, of https and public machines only.
+--data is a data folder, its items in one file or in parquet shards; or products alone: a csv of any separator and
+encoding, JSON lines, parquet, gzipped or not, or a data set of the Hub (NAME or NAME:SPLIT). Columns are guessed and
+shown, --columns corrects, and the next day they mean the same. Price and further columns become part of the text.
+Images are paths from the file's folder; of addresses only with --download_images, https and public machines.
 
 New items get semantic IDs. A digest of each item's text and image is kept beside the index: what has changed is told,
 and keeps its semantic ID unless --retokenize is given. Items that the data lacks stay unless --remove_missing is
@@ -36,7 +36,7 @@ import numpy as np
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from hub_cards import load_values
+from hub_cards import load_values, named
 from tokenization_items import Catalogue, TextTemplate, UniversalItemTokenizer
 from tokenization_items.batching import BLOCK_ITEMS
 from tokenization_items.catalogue_shards import CatalogueShards
@@ -145,6 +145,8 @@ class TokenizeArguments:
                 "--engine ray makes an index from the beginning: leave out --only_new, --retokenize, --remove_missing "
                 "and --orders, which bring one up to date."
             )
+        if self.engine == "ray" and self.download_images:
+            raise SystemExit("--engine ray fetches no images: let `utgrec prepare` do so, or leave them aside.")
 
 
 def run(arguments: TokenizeArguments) -> dict[str, Any]:
@@ -224,6 +226,8 @@ def run_on_ray(arguments: TokenizeArguments) -> dict[str, Any]:
     with locked_folder(output_dir):
         shards = shards_of(arguments, tokenizer, output_dir)
         print(f"{shards.name}: {len(shards):,} items in {len(shards.files):,} files")
+        if shards.unread:
+            print(f"not read: {named(shards.unread)}; --text_fields names the columns that are texts")
         said = [tokenizer.fingerprint, shards.digest(), arguments.batch_tokens, arguments.block_items]
         key = hashlib.sha256(json.dumps([*said, arguments.use_cpu, arguments.actor_cpus]).encode()).hexdigest()[:16]
         source = Path(there.name)
@@ -240,6 +244,7 @@ def run_on_ray(arguments: TokenizeArguments) -> dict[str, Any]:
             feature_cache=arguments.feature_cache,
             cpus=arguments.actor_cpus,
             use_cpu=arguments.use_cpu,
+            reads_images=getattr(tokenizer.loaded_processor, "image_processor", None) is not None,
         )
         task.folder.mkdir(parents=True, exist_ok=True)
         write_run_file(output_dir, "tokenize", run_values(arguments))

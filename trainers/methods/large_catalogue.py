@@ -85,6 +85,7 @@ class TokenizingTask:
             [`~tokenization_items.catalogue_codes.codes_of_catalogue`].
         cpus (`int`): threads of a worker's network.
         use_cpu (`bool`): whether it stays on the CPU.
+        reads_images (`bool`): whether the network does, so that they are checked before.
         range_items (`int`): items of a range of first codes and of a table from ids to rows, about.
     """
 
@@ -100,6 +101,7 @@ class TokenizingTask:
     feature_cache: str | None = None
     cpus: int = 1
     use_cpu: bool = True
+    reads_images: bool = False
     range_items: int = RANGE_ITEMS
 
     @property
@@ -279,7 +281,7 @@ class SurveyWorker:
 
     def __call__(self, said: dict[str, Any]) -> dict[str, Any]:
         block = said["number"]
-        hashes = id_hashes(self.task.shards.check(self.blocks[block]))
+        hashes = id_hashes(self.task.shards.check(self.blocks[block], self.task.reads_images))
         save_array(self.task.hashes(block), hashes)
         return {"block": block, "items": len(hashes)}
 

@@ -20,7 +20,7 @@ STARTS = 3  # of Ray on this machine, until it is given up
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
@@ -162,7 +162,10 @@ class _Actor:
     """Calls a worker with tasks that come as batches of Ray Data."""
 
     def __init__(self, worker: type, arguments: dict[str, Any]):
-        self.call: Worker = worker(**arguments)
+        try:
+            self.call: Worker = worker(**arguments)
+        except (ValueError, OSError) as error:  # Ray would make it again and again
+            self.call = _Fails(str(error))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         return {"result": [self._answer(json.loads(task)) for task in batch["task"]]}
@@ -172,6 +175,16 @@ class _Actor:
             return json.dumps({"done": self.call(task)})
         except (ValueError, OSError) as error:  # not to be tried again
             return json.dumps({"error": str(error)})
+
+
+class _Fails:
+    """A worker that could not be made."""
+
+    def __init__(self, message: str):
+        self.message = message
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        raise ValueError(self.message)
 
 
 __all__ = ["WorkerError", "import_ray", "ray_session", "spread"]
