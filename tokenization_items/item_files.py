@@ -12,6 +12,7 @@ from hub_cards.csv_rows import bad_row, repeated_columns
 if TYPE_CHECKING:  # what reads tables is imported with the first of them
     import polars as pl
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # Bytes of one line of JSON.
 MAX_LINE = 2**26
@@ -57,7 +58,14 @@ def read_items(file: Path, wanted: Collection[str]) -> "pa.Table | pl.DataFrame 
         raise CatalogueError(f"{file} cannot be read: {error}") from error
 
 
-def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
+def check_parquet(file: Path) -> "pq.FileMetaData":
+    """
+    What the footer of a parquet file says.
+
+    Raises:
+        CatalogueError: it would take far more memory than its size tells.
+        pyarrow.ArrowException, OSError: it cannot be read.
+    """
     import pyarrow.parquet as pq
 
     metadata, num_bytes = pq.read_metadata(file), file.stat().st_size
@@ -67,6 +75,13 @@ def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
             f"{file}: {metadata.num_rows} rows of {unpacked} bytes in a file of {num_bytes} bytes: it is broken, or "
             "made to fill the memory"
         )
+    return metadata
+
+
+def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    check_parquet(file)
     present = [column for column in pq.read_schema(file).names if column in wanted]
     table = pq.read_table(file, columns=present)
     table.validate(full=True)  # texts are texts: later, a broken one could not be named

@@ -19,6 +19,7 @@ from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from modeling_utgrec.configuration_levels import MAX_HISTORY
 from modeling_utgrec.item_memory import ItemMemory
+from tokenization_items.batching import BLOCK_ITEMS
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
 from tokenization_items.catalogue_updates import (
@@ -49,6 +50,7 @@ from tokenization_items.network_reference import (
 )
 from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
+from tokenization_items.sharded_index import MANIFEST_NAME, SHARDED_NAME, ShardedItemIndex
 
 logger = logging.get_logger(__name__)
 
@@ -290,7 +292,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
         report = self.index.assign(
-            catalogue.item_ids, codes, residuals, self._level_vectors(), titles, collisions, content, content_encoder
+            catalogue.item_ids, codes, residuals, self.level_vectors(), titles, collisions, content, content_encoder
         )
         return replace(report, residuals=residuals) if keep_residuals else report
 
@@ -309,7 +311,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         assert self.processor is not None
         return self.processor
 
-    def _level_vectors(self) -> list[np.ndarray]:
+    def level_vectors(self) -> list[np.ndarray]:
+        """The network's code vectors of each level, float32 `[codes, dim]`; errors as those of `network`."""
         with torch.no_grad():
             return [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
 
@@ -355,6 +358,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             CapacityError, ValueError: as `add_items`, or if all items were to be removed. The index is as it was after
                 any error.
         """
+        self.index.check_changes()
         catalogue = self._as_catalogue(catalogue)
         catalogue.check(images=False, rows=())
         check_ids(self.index, catalogue.item_ids, catalogue.name)
@@ -389,7 +393,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         codes, residuals, vectors = np.zeros((0, index.num_levels), np.int64), None, None
         if len(rows):
             codes, residuals = self.compute_codes(catalogue.select(rows), state=state, **arguments)
-            residuals, vectors = residuals[: len(assigned)], self._level_vectors()
+            residuals, vectors = residuals[: len(assigned)], self.level_vectors()
         again_ids = [catalogue.item_ids[row] for row in again.tolist()]
         codes_before = index.codes[index.rows(again_ids)]
         assignment = index.assign(
@@ -452,13 +456,14 @@ class UniversalItemTokenizer(PushToHubMixin):
         feature_cache: str | os.PathLike | None = None,
         resume_folder: str | os.PathLike | None = None,
         state: PartialState | None = None,
+        block_items: int = BLOCK_ITEMS,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that the network gives to items, before collisions are resolved.
 
         Args:
             catalogue, ...: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`]. Networks that read
-                embeddings take `batch_tokens` and `progress` alone: texts are embedded by each process, without a
-                cache.
+                embeddings take `batch_tokens`, `progress` and `block_items` alone: texts are embedded by each process,
+                without a cache.
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
@@ -481,6 +486,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             feature_cache=feature_cache,
             resume_folder=resume_folder,
             state=state,
+            block_items=block_items,
         )
 
     def centre(self, embeddings: np.ndarray, name: str) -> np.ndarray:
@@ -693,7 +699,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             )
         file = folder / TOKENIZER_FILE
         check_format_version(read_json_object(file).get("format_version"), str(file))
-        values, index = read_settings(file, SETTINGS), ItemIndex.load(folder)
+        values, index = read_settings(file, SETTINGS), _read_index(folder)
         wanted = values["index_sha256"] or index.checksum
         if wanted != index.checksum:
             raise TokenizerMismatchError(
@@ -722,3 +728,8 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{folder}: the index has the level sizes {index.level_sizes}, the network {sizes}."
                 )
         return tokenizer
+
+
+def _read_index(folder: Path) -> ItemIndex:
+    """The index of a folder, in shards if it has them."""
+    return (ShardedItemIndex if (folder / SHARDED_NAME / MANIFEST_NAME).is_file() else ItemIndex).load(folder)
