@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from trainers.data.co_occurrence import pair_weights
 from trainers.data.interactions import Interactions
 from trainers.rankers.linear import normalised
-
-LONGEST_HORIZON = 20  # lcm(1..20) = 232,792,560; a billion pairs of the same two items are still 63 bits
 
 
 @dataclass(frozen=True)
@@ -41,20 +39,10 @@ class PairCounts:
         Raises:
             ValueError: a horizon whose weights have no common unit that counts of millions fit into.
         """
-        if horizon > LONGEST_HORIZON:
-            raise ValueError(f"Exact counts have a horizon of at most {LONGEST_HORIZON} items, got {horizon}.")
-        unit, owners, n = math.lcm(*range(1, horizon + 1)), interactions.owners, interactions.num_items
-        places = np.arange(len(owners)) - interactions.offsets[:-1][owners]
-        is_new = np.ones(len(owners), bool) if known is None else places >= known[owners]
-        items = interactions.items.astype(np.int64)
-        rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for gap in range(1, horizon + 1):
-            counted = (owners[gap:] == owners[:-gap]) & is_new[gap:]
-            rows.append(items[:-gap][counted])
-            columns.append(items[gap:][counted])
-            values.append(np.full(int(counted.sum()), unit // gap, np.int64))
-        one_way = sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (n, n))
-        return cls(_sorted(one_way + one_way.T))
+        owners, is_new = interactions.owners, None
+        if known is not None:
+            is_new = np.arange(len(owners)) - interactions.offsets[:-1][owners] >= known[owners]
+        return cls(pair_weights(owners, interactions.items, interactions.num_items, horizon, is_new))
 
     def __add__(self, other: PairCounts) -> PairCounts:
         return PairCounts(_sorted(self.matrix + other.matrix))

@@ -1,0 +1,171 @@
+"""Ray: started on this machine alone or joined by its address, and tasks that Ray Data spreads over workers.
+
+What tasks work on lies in files that all machines see; through Ray go their names and what is said of the results. A
+worker that dies is replaced and its tasks are done again, so a task must leave its results whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+STORE_BYTES = 128 * 2**20  # for objects, on one machine: only names and counts go through Ray
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+Task = dict[str, Any]
+Worker = Callable[[Task], dict[str, Any]]
+
+
+class WorkerError(RuntimeError):
+    """A task that failed in a worker for a reason that is none of what was given."""
+
+
+def import_ray() -> Any:
+    """
+    Ray with Ray Data.
+
+    Raises:
+        ImportError: it is not installed; says how it is.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray
+            import ray.data
+    except ImportError as error:
+        raise ImportError(
+            f"Ray Data, which spreads work over cores and machines, is not installed ({error}): pip install "
+            "'utgrec[scale]'."
+        ) from error
+    return ray
+
+
+@contextmanager
+def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[Any]:
+    """
+    Gives Ray in the block. Where it runs in this process already, it is taken as it is and left running.
+
+    Args:
+        address (`str`, *optional*): of a cluster, `host:port` or `auto`; by default Ray is started on this machine,
+            on the loopback interface, without a dashboard, and stopped at the end.
+        num_cpus (`int`, *optional*): processors that a Ray of this machine is told of; by default those there are.
+
+    Raises:
+        ImportError: as [`import_ray`].
+        ConnectionError: no cluster answers at the address.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        settings |= {"include_dashboard": False, "_node_ip_address": LOOPBACK, "object_store_memory": STORE_BYTES}
+        settings |= {"num_cpus": num_cpus, "address": "local"}
+    else:
+        settings |= {"address": address}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(**settings)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise ConnectionError(
+            f"No Ray cluster answers at {address} ({error}): start one with `ray start --head`, or leave the address "
+            "out for this machine alone."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def spread(
+    tasks: Sequence[Task],
+    worker: type,
+    arguments: Mapping[str, Any],
+    num_workers: int,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    in_actors: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """
+    Does tasks by Ray Data, a batch each.
+
+    Args:
+        tasks (`Sequence[dict]`): values that JSON has.
+        worker (`type`): made with `arguments` and called with a task; returns values that JSON has. An error of what
+            was given, a `ValueError` or `OSError`, ends all.
+        arguments (`Mapping[str, Any]`): of the worker, which are pickled.
+        num_workers (`int`): processes at a time, at most as many as tasks.
+        cpus, gpus (`float`, *optional*): of each.
+        in_actors (`bool`, *optional*, defaults to `False`): whether a process makes the worker once and keeps it, one
+            that holds a network; or else for each task, in processes that later calls take up.
+
+    Yields:
+        `dict`: the results, in any order.
+
+    Raises:
+        ValueError: with the message of the error.
+        WorkerError: a worker could not be made, or failed otherwise.
+    """
+    if not tasks:
+        return
+    ray = import_ray()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+    size, resources = min(num_workers, len(tasks)), {"batch_size": 1, "num_cpus": cpus, "num_gpus": gpus or None}
+    if in_actors:
+        actors, made = ray.data.ActorPoolStrategy(size=size), (worker, dict(arguments))
+        done = rows.map_batches(_Actor, compute=actors, fn_constructor_args=made, **resources)
+    else:
+        given = {"worker": worker, "arguments": dict(arguments)}
+        done = rows.map_batches(_do, compute=ray.data.TaskPoolStrategy(size=size), fn_kwargs=given, **resources)
+    try:
+        for row in done.iter_rows():
+            found = json.loads(row["result"])
+            if "error" in found:
+                raise ValueError(found["error"])
+            yield found["done"]
+    except ray.exceptions.RayError as error:
+        raise WorkerError(f"A worker of Ray failed: {error}") from error
+
+
+def _do(batch: dict[str, Any], worker: type, arguments: dict[str, Any]) -> dict[str, list[str]]:
+    return _Actor(worker, arguments)(batch)
+
+
+class _Actor:
+    """Calls a worker with tasks that come as batches of Ray Data."""
+
+    def __init__(self, worker: type, arguments: dict[str, Any]):
+        self.call: Worker = worker(**arguments)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        return {"result": [self._answer(json.loads(task)) for task in batch["task"]]}
+
+    def _answer(self, task: Task) -> str:
+        try:
+            return json.dumps({"done": self.call(task)})
+        except (ValueError, OSError) as error:  # not to be tried again
+            return json.dumps({"error": str(error)})
+
+
+__all__ = ["WorkerError", "import_ray", "ray_session", "spread"]
