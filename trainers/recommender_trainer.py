@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedConfig, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
@@ -34,6 +35,7 @@ from trainers.training_data.next_item_windows import (
     join_domains,
 )
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
+from trainers.training_data.streamed_windows import BUFFER_TARGETS, GROUP_TARGETS, StreamedData, StreamedWindows
 from trainers.training_data.target_horizon import check_horizon
 
 
@@ -65,6 +67,8 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
     Args:
         domain_temperature (`float`, *optional*, defaults to 1.0): an epoch takes targets of a domain with n of them in
             proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once.
+        buffer_targets (`int`, *optional*, defaults to 1,048,576): of a corpus that is streamed, targets that are
+            shuffled together, see [`StreamedWindows`].
     """
 
     learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate (0.003 in fine-tuning)."})
@@ -92,12 +96,15 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         default=1.0,
         metadata={"help": "Above 1, small domains count more: in proportion to (their targets)^(1/temperature)."},
     )
+    buffer_targets: int = field(
+        default=BUFFER_TARGETS, metadata={"help": "Of a corpus that is streamed: targets that are shuffled together."}
+    )
 
     refused: ClassVar[Mapping[str, str]] = MEANS | DEBUG
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("max_history", "num_beams"):
+        for name in ("max_history", "num_beams", "buffer_targets"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.horizon is not None:
@@ -128,27 +135,48 @@ class EvaluationData:
 
 
 def training_rows(
-    config: PreTrainedConfig, data: TrainingData | dict[str, TrainingData], args: RecommenderTrainingArguments
+    config: PreTrainedConfig,
+    data: TrainingData | dict[str, TrainingData] | StreamedData,
+    args: RecommenderTrainingArguments,
 ) -> NextItemWindows | PackedSequences:
     """What a recommender with this configuration is trained on, see [`RecommenderTrainer`].
 
     Raises:
         ValueError: as [`RecommenderTrainer`].
     """
+    is_streamed = isinstance(data, StreamedData)
+    differ = is_streamed or args.domain_temperature != 1 or horizon_of(config, args) > 1
+    if args.dataloader_persistent_workers and differ:
+        raise ValueError(
+            "Persistent data loader workers would keep the targets of the first epoch: turn off "
+            "dataloader_persistent_workers, or leave domain_temperature and horizon at 1 and read no corpus."
+        )
+    reads_pairs = config.is_encoder_decoder and not config.causal_encoder
+    if isinstance(data, StreamedData):
+        if not reads_pairs:
+            raise ValueError(
+                "A corpus is streamed to an encoder-decoder that reads in both directions, as UTGRec's; give other "
+                "models TrainingData."
+            )
+        _check_semantic_ids(config, data.token_table)
+        return StreamedWindows(
+            data.corpus,
+            data.token_table,
+            args.max_history,
+            args.domain_temperature,
+            args.buffer_targets,
+            args.seed,
+            min(args.buffer_targets, GROUP_TARGETS),
+        )
     domains = data if isinstance(data, dict) else {"": data}
     for domain in domains.values():
         _check_semantic_ids(config, domain.token_table)
     sampling = None
-    if args.dataloader_persistent_workers and (args.domain_temperature != 1 or horizon_of(config, args) > 1):
-        raise ValueError(
-            "Persistent data loader workers would keep the targets of the first epoch: turn off "
-            "dataloader_persistent_workers, or leave domain_temperature and horizon at 1."
-        )
     if args.domain_temperature != 1:
         num_sequences = [domain.interactions.num_users for domain in domains.values()]
         sampling = DomainSampling(num_sequences, args.domain_temperature, args.seed)
     joint = data if isinstance(data, TrainingData) else join_domains(domains)
-    if config.is_encoder_decoder and not config.causal_encoder:
+    if reads_pairs:
         return NextItemWindows(joint.interactions, joint.token_table, args.max_history, sampling)
     # which windows share a row is the same for every seed of the training
     return PackedSequences(
@@ -163,7 +191,7 @@ def training_rows(
 def collator_of(
     config: PreTrainedConfig,
     rows: NextItemWindows | PackedSequences,
-    data: TrainingData | dict[str, TrainingData],
+    data: TrainingData | dict[str, TrainingData] | StreamedData,
     args: RecommenderTrainingArguments,
 ) -> NextItemCollator | PackedCollator:
     """What makes batches of [`training_rows`] of the same data.
@@ -174,7 +202,7 @@ def collator_of(
     valid, content = None, None
     if config.normalize_over == "items" and not getattr(config, "node_content", False):  # there the model knows them
         valid = ValidCodes(rows.token_table, config.level_sizes, config.level_offsets)
-    if isinstance(config, ItemLevelConfig) and config.content_size is not None:
+    if isinstance(config, ItemLevelConfig) and config.content_size is not None and not isinstance(data, StreamedData):
         content = (data if isinstance(data, TrainingData) else join_domains(data)).content
         if content is None or content.shape[1] != config.content_size:
             found = "none" if content is None else f"vectors of {content.shape[1]} numbers"
@@ -232,9 +260,9 @@ class RecommenderTrainer(RankingTrainer):
         model ([`ItemRecommendation`]): the recommender, [`UTGRecForConditionalGeneration`], [`RecBaseForCausalLM`] or
             [`ItemLevelForCausalLM`].
         args (`RecommenderTrainingArguments`): the arguments.
-        train_dataset (`TrainingData` or `dict[str, TrainingData]`, *optional*):
-            The training part of one domain or of several, which are mixed as `args.domain_temperature` says; not
-            needed to evaluate.
+        train_dataset (`TrainingData`, `dict[str, TrainingData]` or `StreamedData`, *optional*):
+            The training part of one domain or of several, which are mixed as `args.domain_temperature` says, in
+            memory or from a corpus on disk; not needed to evaluate.
         evaluation (`EvaluationData` or `dict[str, EvaluationData]`, *optional*):
             Data of the validation. Several domains give `eval_<domain>_ndcg@10` each and their plain mean as
             `eval_ndcg@10`.
@@ -269,7 +297,7 @@ class RecommenderTrainer(RankingTrainer):
         self,
         model: ItemRecommendation,
         args: RecommenderTrainingArguments,
-        train_dataset: TrainingData | dict[str, TrainingData] | None = None,
+        train_dataset: TrainingData | dict[str, TrainingData] | StreamedData | None = None,
         evaluation: EvaluationData | dict[str, EvaluationData] | None = None,
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -303,6 +331,13 @@ class RecommenderTrainer(RankingTrainer):
         self.model.config.max_history = args.max_history
         if not self.model.config.is_encoder_decoder:
             self.card_facts |= {"auto_class": "AutoModelForCausalLM"}
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """As the Trainer's; a corpus is read in its own order, which is random already."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, StreamedWindows):
+            return SequentialSampler(rows)
+        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; of several processes each counts as many labels as it has, and none twice."""

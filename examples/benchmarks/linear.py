@@ -23,9 +23,9 @@ import torch
 
 from tokenization_items.text_statistics import tf_idf_embeddings
 from trainers.data.interactions import Interactions
+from trainers.data.neighbour_counts import counting_bytes
 from trainers.rankers.linear import COUNT_BYTES, LinearRanker, LinearSettings, closed_form, decayed_counts
 from trainers.rankers.linear_selection import REGULARIZATIONS, select_settings
-from trainers.rankers.neighbour_counts import counting_bytes
 from trainers.rankers.row_order import largest_of_rows
 
 LENGTH = 10  # interactions of a user

@@ -2,14 +2,18 @@ r"""Prepares a generated log with this package and with pandas, and says how lon
 
     python examples/benchmarks/preparation.py                          # 10 million interactions: UTGRec's pre-training
     python examples/benchmarks/preparation.py --interactions 100000    # 100 times smaller, users and items too
+    python examples/benchmarks/preparation.py --engine ray             # on Ray, compared with one machine
 
 Both read the same csv and JSON lines, drop what cannot be used, clean the items' HTML, sort, drop repeated pairs, take
 the 5-core, and write parquet and the co-occurrence graph of the training part; each runs in a process of its own, on
-two cores. Imports (about 5 s for each) are not counted. Their results are compared to the last value. The last line is
-one JSON object; on a machine with other work, its processor seconds say more than its seconds.
+two cores. Imports (about 5 s for each) are not counted. Their results are compared to the last value. With `--engine
+ray` both read the same tables in shards, and every file must have the same bytes; memory is that of the driver and of
+the largest worker. The last line is one JSON object; on a machine with other work, its processor seconds say more than
+its seconds.
 """
 
 import argparse
+import contextlib
 import html
 import json
 import os
@@ -17,11 +21,13 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 
 FULL_SIZE = 10_000_000
 USERS, ITEMS = 0.1, 0.035  # for each interaction: a million users and 350,000 items
@@ -31,6 +37,8 @@ K_CORE = 5
 FAULTY = 1e-4  # shares of NaN-stamped and of future-dated interactions, each
 REPEATED = 5e-3  # share of interactions that are there twice
 ITEM_CHUNK = 50_000
+SHARDS = 16
+SAMPLED = 0.5  # seconds between two looks at the workers' memory
 
 
 def generate(folder: Path, num_interactions: int, seed: int) -> None:
@@ -153,7 +161,78 @@ def prepare_with_pandas(folder: Path, output: Path) -> None:
     save_file(graph, output / "co_occurrence.safetensors")
 
 
-PROGRAMS = {"package": prepare_with_package, "pandas": prepare_with_pandas}
+def cut_into_shards(folder: Path) -> None:
+    """Makes folders of shards, `log/` and `items/`, of the generated files, line by line."""
+    for source, header in ((folder / "log.csv", 1), (folder / "items.jsonl", 0)):
+        (folder / source.stem).mkdir()
+        with open(source, "rb") as lines:
+            head = [next(lines) for _ in range(header)]
+            rows = sum(1 for _ in lines)
+            lines.seek(len(b"".join(head)))
+            for number in range(SHARDS):
+                with open(folder / source.stem / f"part-{number:05d}{source.suffix}", "wb") as out:
+                    out.writelines(head)
+                    out.writelines(next(lines) for _ in range(rows * (number + 1) // SHARDS - rows * number // SHARDS))
+        source.unlink()
+
+
+def prepare_shards(folder: Path, output: Path) -> None:
+    """This package on one machine, from shards."""
+    from datetime import datetime
+
+    from trainers.data.preparation import PreparationChoices
+    from trainers.data.prepared_folder import prepare_data_set
+    from trainers.data.readers import TabularReader
+
+    choices = PreparationChoices(k_core=K_CORE, items_without_interactions="drop")
+    reader = TabularReader(folder / "log", folder / "items")
+    prepare_data_set(reader, output / "shop", choices, datetime.fromisoformat(LATEST), co_occurrence=True)
+
+
+def prepare_on_ray(folder: Path, output: Path) -> None:
+    """This package on Ray, started here with as many workers as cores."""
+    from datetime import datetime
+
+    from trainers.data.partitioned_folder import prepare_by_partitions
+    from trainers.data.preparation import PreparationChoices
+    from trainers.data.readers import TabularReader
+    from trainers.runtime.ray_engine import ray_session
+    from trainers.runtime.ray_tasks import tasks_on_ray
+
+    os.environ["POLARS_MAX_THREADS"] = "1"  # of a worker
+    choices = PreparationChoices(k_core=K_CORE, items_without_interactions="drop")
+    reader, latest = TabularReader(folder / "log", folder / "items"), datetime.fromisoformat(LATEST)
+    with ray_session(num_cpus=CORES):
+        prepare_by_partitions(reader, output / "shop", choices, latest, co_occurrence=True, map_tasks=tasks_on_ray)
+
+
+PROGRAMS = {
+    "package": prepare_with_package,
+    "pandas": prepare_with_pandas,
+    "one-machine": prepare_shards,
+    "ray": prepare_on_ray,
+}
+
+
+class WorkerMemory(threading.Thread):
+    """The most memory that one of the processes below this one had, and all of them together, in GB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.largest = self.together = self.cpu_seconds = 0.0
+        self.ended = threading.Event()
+        self._times: dict[int, float] = {}
+
+    def run(self) -> None:
+        while not self.ended.wait(SAMPLED):
+            sizes = []
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    self._times[process.pid] = sum(process.cpu_times()[:2])
+                    if process.name().startswith("ray::"):
+                        sizes.append(process.memory_full_info().uss / 1e9)
+            self.largest, self.together = max([self.largest, *sizes]), max(self.together, sum(sizes))
+            self.cpu_seconds = sum(self._times.values())
 
 
 def measure(program: str, folder: Path) -> None:
@@ -164,10 +243,17 @@ def measure(program: str, folder: Path) -> None:
 
     import trainers.data.prepared_folder  # noqa: F401
 
+    workers = WorkerMemory()
+    if program == "ray":
+        workers.start()
     start, cpu = time.perf_counter(), time.process_time()
     PROGRAMS[program](folder, folder / program)
+    workers.ended.set()
     result = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    if program == "ray":
+        result["cpu_seconds"] += workers.cpu_seconds
+        result |= {"largest_worker_gb": workers.largest, "workers_gb": workers.together}
     print(json.dumps({name: round(value, 2) for name, value in result.items()}))
 
 
@@ -183,7 +269,7 @@ def identical(folder: Path) -> bool:
     """Whether both programs wrote the same items, interactions and graph."""
     from safetensors.numpy import load_file
 
-    first, second = (folder / name for name in PROGRAMS)
+    first, second = folder / "package", folder / "pandas"
     for name in ("interactions.parquet", "items.parquet"):
         theirs = pl.read_parquet(second / name)
         columns = [column for column in theirs.columns if not column.startswith("__")]
@@ -193,23 +279,40 @@ def identical(folder: Path) -> bool:
     return all(np.array_equal(graphs[0][name], graphs[1][name]) for name in ("indptr", "indices", "counts"))
 
 
+def compare_engines(folder: Path, result: dict) -> None:
+    """Runs this package on one machine and on Ray, and compares all that they wrote."""
+    cut_into_shards(folder)
+    for program in ("one-machine", "ray"):
+        result["load"] = round(os.getloadavg()[0], 1)
+        result[program] = found = run(program, folder)
+        print(f"{program}: {json.dumps(found)}, load before it {result['load']}", flush=True)
+    documents = [json.loads((folder / name / "shop" / "prepared.json").read_text()) for name in ("one-machine", "ray")]
+    result["identical"] = documents[0] == documents[1]  # checksums of all files, counts, what was dropped
+    result |= {name: documents[0]["counts"][name] for name in ("users", "items", "interactions", "k_core_rounds")}
+    print(json.dumps(result))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interactions", type=int, default=FULL_SIZE, help="Size of the log (%(default)s).")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="Where to work; by default a temporary folder.")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: see above.")
     parser.add_argument("--program", choices=PROGRAMS, help="Only this one, on what is in --folder.")
     arguments = parser.parse_args()
     if arguments.program:
         measure(arguments.program, arguments.folder)
         return
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         generate(folder, arguments.interactions, arguments.seed)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:,.0f} MB" for path in sorted(folder.iterdir()))
         print(f"{arguments.interactions:,} interactions: {sizes}", flush=True)
         result = {"interactions": arguments.interactions, "cores": CORES}
-        for program in PROGRAMS:
+        if arguments.engine == "ray":
+            compare_engines(folder, result)
+            return
+        for program in ("package", "pandas"):
             result[program] = found = run(program, folder)
             times = f"{found['seconds']:7.1f} s ({found['cpu_seconds']:.1f} s of processor time)"
             print(f"{program:8}: {times}, {found['peak_gb']:5.2f} GB", flush=True)

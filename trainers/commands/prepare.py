@@ -10,6 +10,7 @@ prepared.json: counts, choices, checksums, and what was dropped and why. It appe
 
 import inspect
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,10 +22,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from trainers.arguments import parse_sections
+from trainers.data.partitioned_folder import prepare_by_partitions
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import LEFT_OUT, check_prepared, prepare_data_set
-from trainers.data.readers import READERS, Reader
+from trainers.data.readers import READERS, Reader, TabularReader
 from trainers.data.readers.base import describe_dropped, survey
+from trainers.runtime.ray_engine import import_ray, ray_session
+from trainers.runtime.ray_tasks import tasks_on_ray
 
 
 def documented(cls: type) -> dict[str, str]:
@@ -91,6 +95,7 @@ def choice_arguments() -> type:
 
 SourceArguments, ChoiceArguments = source_arguments(), choice_arguments()
 HIDDEN = {"repository", "image_size", "image_cache", "image_workers", "latest_time", "ratios"}  # from `--help`
+HIDDEN |= {"pair_horizon", "partitions", "ray_address", "num_cpus", "encoding"}
 
 
 @dataclass
@@ -107,9 +112,29 @@ class PrepareArguments:
         default=None, metadata={"help": "Where fetched images are kept; by default .image_cache beside the output."}
     )
     image_workers: int = field(default=16, metadata={"help": "Images fetched at once."})
+    pair_horizon: int | None = field(
+        default=None, metadata={"help": "Count pairs of items so many interactions apart, as a memory does."}
+    )
+    engine: str = field(default="local", metadata={"help": "'local', or 'ray': on many workers; goes on if stopped."})
+    partitions: int | None = field(
+        default=None, metadata={"help": "ray: of users and of items each; default: of 1.5 million interactions."}
+    )
+    ray_address: str | None = field(default=None, metadata={"help": "Of a Ray cluster; default: this machine alone."})
+    num_cpus: int | None = field(
+        default=None, metadata={"help": "Processors of a Ray that is started here; default: all."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "Say what there is to read, and stop."})
     check: bool = field(default=False, metadata={"help": "Compare the output's files with its checksums, and stop."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a prepared folder that is there."})
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise SystemExit(f"--engine {self.engine}: there are local and ray.")
+        given = [name for name in ("partitions", "ray_address", "num_cpus") if getattr(self, name) is not None]
+        if self.engine == "local" and given:
+            raise SystemExit(f"--{given[0]} is one of --engine ray.")
+        if min(self.partitions or 1, self.num_cpus or 1, self.pair_horizon or 1) < 1:
+            raise SystemExit("--partitions, --num_cpus and --pair_horizon must be 1 or more.")
 
 
 FLAGS = (PrepareArguments, SourceArguments, ChoiceArguments)
@@ -186,17 +211,27 @@ def run(arguments: PrepareArguments, source: Any, choices: Any) -> dict | None:
     if arguments.dry_run:
         describe(reader, output)
         return None
-    document = prepare_data_set(
-        reader,
-        output,
-        chosen,
-        latest_time=latest_time,
-        download=arguments.download_images,
-        image_cache=arguments.image_cache,
-        image_workers=arguments.image_workers,
-        co_occurrence=arguments.co_occurrence,
-        overwrite=arguments.overwrite,
-    )
+    settings: dict[str, Any] = {
+        "latest_time": latest_time,
+        "download": arguments.download_images,
+        "image_cache": arguments.image_cache,
+        "image_workers": arguments.image_workers,
+        "co_occurrence": arguments.co_occurrence,
+        "overwrite": arguments.overwrite,
+        "pair_horizon": arguments.pair_horizon,
+    }
+    if arguments.engine == "ray":
+        if not isinstance(reader, TabularReader):
+            raise SystemExit(f"--engine ray reads --format tabular, got {source.format}: write its log as shards.")
+        import_ray()  # an error before the work, as those of the shards are
+        reader.files()
+        os.environ.setdefault("POLARS_MAX_THREADS", "1")  # of the workers, one on a core; here polars has its threads
+        with ray_session(arguments.ray_address, arguments.num_cpus):
+            document = prepare_by_partitions(
+                reader, output, chosen, partitions=arguments.partitions, map_tasks=tasks_on_ray, **settings
+            )
+    else:
+        document = prepare_data_set(reader, output, chosen, **settings)
     for file, layout in document["source"]["settings"].get("layouts", {}).items():
         print(f"{file}: {layout}")
     for kind, count in document["read"].items():

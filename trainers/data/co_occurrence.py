@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
 
 from trainers.data.interactions import Interactions
+from trainers.data.neighbour_counts import NeighbourCounts
+
+LONGEST_HORIZON = 20  # lcm(1..20) = 232,792,560; a billion pairs of the same two items are still 63 bits
 
 
 def co_occurrence_counts(users: np.ndarray, items: np.ndarray, num_items: int) -> sparse.csr_array:
@@ -21,15 +25,74 @@ def co_occurrence_counts(users: np.ndarray, items: np.ndarray, num_items: int) -
     Returns:
         `scipy.sparse.csr_array`: int32 [num_items, num_items], symmetric, empty diagonal, sorted indices.
     """
-    items = items.astype(np.int64)
-    edge = (users[:-1] == users[1:]) & (items[:-1] != items[1:])
-    first, second = items[:-1][edge], items[1:][edge]
-    pairs, counts = np.unique(np.minimum(first, second) * num_items + np.maximum(first, second), return_counts=True)
+    pairs, counts = neighbour_pairs(users, items, num_items)
     low, high, counts = pairs // max(num_items, 1), pairs % max(num_items, 1), counts.astype(np.int32)
     rows, columns = np.concatenate([low, high]), np.concatenate([high, low])
     graph = sparse.coo_array((np.tile(counts, 2), (rows, columns)), shape=(num_items, num_items)).tocsr()
     graph.sort_indices()
     return graph
+
+
+def neighbour_pairs(users: np.ndarray, items: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Pairs of different items that follow each other, as [`co_occurrence_counts`] takes them: int64 [P] the smaller row
+    times `num_items` plus the larger one, each pair once, ascending; and int64 [P] how often.
+    """
+    items = items.astype(np.int64)
+    edge = (users[:-1] == users[1:]) & (items[:-1] != items[1:])
+    first, second = items[:-1][edge], items[1:][edge]
+    return np.unique(np.minimum(first, second) * num_items + np.maximum(first, second), return_counts=True)
+
+
+def pairs_at_gap(users: np.ndarray, items: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Pairs of items of one user with so many places between them.
+
+    Args:
+        users, items (`np.ndarray`): int [N], user after user, oldest first.
+        gap (`int`): of their places, 1 for items that follow each other.
+
+    Returns:
+        bool [N - gap], which places have such a pair, and the earlier and the later item of these, int64.
+    """
+    paired = users[gap:] == users[:-gap]
+    items = items.astype(np.int64)
+    return paired, items[:-gap][paired], items[gap:][paired]
+
+
+def pair_weights(
+    users: np.ndarray, items: np.ndarray, num_items: int, horizon: int, is_new: np.ndarray | None = None
+) -> sparse.csr_array:
+    """
+    Pairs of items within a horizon of each other, weight 1/gap in whole numbers of 1/lcm(1..horizon), in both ways.
+
+    Args:
+        users, items (`np.ndarray`): int [N] rows of the *training* interactions, user after user, oldest first.
+        num_items (`int`): size of the catalogue.
+        horizon (`int`): largest gap.
+        is_new (`np.ndarray`, *optional*): bool [N], interactions whose pairs with earlier ones count; by default all.
+
+    Returns:
+        `scipy.sparse.csr_array`: int64 [num_items, num_items], symmetric, sorted indices.
+
+    Raises:
+        ValueError: as [`unit_of`].
+    """
+    weights = unit_of(horizon) // np.arange(1, horizon + 1)
+    blocks = list(NeighbourCounts(users, items, num_items, weights, is_new).blocks())
+    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
+
+
+def unit_of(horizon: int) -> int:
+    """
+    A weight of 1 in whole numbers whose parts 1/gap are whole, too, up to a horizon: lcm(1..horizon).
+
+    Raises:
+        ValueError: a horizon whose weights have no common unit that counts of millions fit into.
+    """
+    if horizon > LONGEST_HORIZON:
+        raise ValueError(f"Exact counts have a horizon of at most {LONGEST_HORIZON} items, got {horizon}.")
+    return math.lcm(*range(1, horizon + 1))
 
 
 class CoOccurrenceGraph:

@@ -23,10 +23,27 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from tokenization_items.catalogue import TEXT_FIELDS
 from trainers.data.k_core import k_core, renumbered
-from trainers.data.readers.base import MAX_EXAMPLES, RawData, ReadError, ReadingReport
-from trainers.data.splits import PARTS, Ratios, Split, SplitError, ratio_parts, temporal_parts, training_positions
+from trainers.data.readers.base import ITEM_SCHEMA, MAX_EXAMPLES, RawData, ReadError, ReadingReport
+from trainers.data.readers.item_writer import TEXT as TEXT_FIELDS
+from trainers.data.splits import (
+    PARTS,
+    Ratios,
+    Split,
+    SplitError,
+    parts_of_times,
+    ratio_parts,
+    temporal_parts,
+    training_positions,
+)
+
+# Why interactions are left out, in the order of the steps; `rated below` and `not in the core` name their numbers.
+UNRATED, UNKNOWN, EMPTY = (
+    "no rating, and min_rating asks for one",
+    "its item is not among the items",
+    "its item has neither text nor image",
+)
+SAME_TIME, SAME_ITEM = "the same user, item and time again", "the same user and item again"
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,16 @@ class PreparationChoices:
             raise ValueError(f"ratios are three positive numbers that sum to 1, got {self.ratios}.")
         if unknown := [name for name in self.text_fields if name not in TEXT_FIELDS]:
             raise ValueError(f"text_fields are some of {', '.join(TEXT_FIELDS)}, got {unknown}.")
+
+    @property
+    def rated_below(self) -> str:
+        """Why an interaction is left out that is rated too low."""
+        return f"rated below {self.min_rating}"
+
+    @property
+    def not_in_core(self) -> str:
+        """Why an interaction is left out by the k-core."""
+        return f"not in the {self.k_core}-core"
 
     @property
     def keeps_items(self) -> bool:
@@ -120,17 +147,13 @@ def prepare_log(
     Raises:
         ReadError: if no interaction is left, or the split is one in time and there are no times.
     """
-    if choices.split == "temporal" and not raw.has_time:
-        raise ReadError("A temporal split needs times; this source has none: choose leave-one-out or ratio.")
+    check_split(choices, raw.has_time)
     log, user_ids, item_ids = _encode(raw.log, usable)
     log = _filter(log, choices, report, usable, raw)
-    log, counts = _order(log)
-    log = _without_duplicates(log, choices, report, len(item_ids))
-    ties = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
-    counts["ties_in_time"] = log.select(ties.sum()).item()
+    log, counts = ordered(log, choices, report, len(item_ids))
     if choices.k_core:
         kept, rounds = k_core(log["user"].to_numpy(), log["item"].to_numpy(), choices.k_core)
-        report.drop("interactions", f"not in the {choices.k_core}-core", log.height - len(kept))
+        report.drop("interactions", choices.not_in_core, log.height - len(kept))
         log, counts["k_core_rounds"] = log[kept], rounds
     if log.is_empty():
         raise ReadError(f"No interaction is left.\n{report}")
@@ -139,9 +162,23 @@ def prepare_log(
     also = usable["usable"].to_numpy() if choices.keeps_items and usable is not None else None
     log, item_ids = _compact(log, "item", item_ids, also)
     if choices.split != "leave-one-out":
-        log = log.with_columns(_split(log, choices))
+        log = log.with_columns(split_column(log, choices))
         counts["split"] = dict(log["split"].value_counts().sort("split").iter_rows())
     return PreparedLog(log, user_ids, item_ids, counts, left_out)
+
+
+def check_split(choices: PreparationChoices, has_time: bool) -> None:
+    """Raises `ReadError` if a split in time is asked of a source that has none."""
+    if choices.split == "temporal" and not has_time:
+        raise ReadError("A temporal split needs times; this source has none: choose leave-one-out or ratio.")
+
+
+def has_text(text_fields: tuple[str, ...]) -> pl.Expr:
+    """Whether an item (a row of `ITEM_SCHEMA`) has any of some texts."""
+    return pl.any_horizontal(
+        pl.col(name).list.len() > 0 if ITEM_SCHEMA[name] == pl.List(pl.String) else pl.col(name) != ""
+        for name in text_fields
+    ).fill_null(False)
 
 
 def _encode(log: pl.LazyFrame, usable: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
@@ -165,12 +202,7 @@ def _filter(
     log: pl.DataFrame, choices: PreparationChoices, report: ReadingReport, usable: pl.DataFrame | None, raw: RawData
 ) -> pl.DataFrame:
     """Without interactions that are rated too low, or whose item is unknown or cannot be tokenized."""
-    if choices.min_rating is not None:
-        unrated = log["rating"].is_null()
-        low = (log["rating"] < choices.min_rating).fill_null(False)
-        report.drop("interactions", "no rating, and min_rating asks for one", unrated.sum())
-        report.drop("interactions", f"rated below {choices.min_rating}", low.sum())
-        log = log.filter(~(unrated | low))
+    log = rated(log, choices, report)
     if log["rating"].null_count() == log.height:
         log = log.drop("rating")
     if usable is None:
@@ -178,25 +210,60 @@ def _filter(
     unknown = log["item"].is_null()
     if unknown.any():
         examples = raw.log.filter(~pl.col("item_id").is_in(usable["item_id"].implode())).head(MAX_EXAMPLES).collect()
-        named = [f"user {user!r}, item {item!r}" for user, item in examples.select("user_id", "item_id").iter_rows()]
-        report.drop("interactions", "its item is not among the items", unknown.sum(), named)
+        named = unknown_items(examples)
+        report.drop("interactions", UNKNOWN, unknown.sum(), named)
         log = log.filter(~unknown)
     empty = ~usable["usable"].gather(log["item"])
     if empty.any():
         items = log["item"].filter(empty).unique(maintain_order=True).head(MAX_EXAMPLES)
         named = [f"item {item!r}" for item in usable["item_id"].gather(items)]
-        report.drop("interactions", "its item has neither text nor image", empty.sum(), named)
+        report.drop("interactions", EMPTY, empty.sum(), named)
         log = log.filter(~empty)
     return log
 
 
-def _order(log: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
-    """Sorts; counts the interactions that came before an older one of their user in the source."""
+def rated(log: pl.DataFrame, choices: PreparationChoices, report: ReadingReport) -> pl.DataFrame:
+    """A log (with `rating`, float32) without the interactions that are rated too low, which are counted."""
+    if choices.min_rating is None:
+        return log
+    unrated = log["rating"].is_null()
+    low = (log["rating"] < choices.min_rating).fill_null(False)
+    report.drop("interactions", UNRATED, unrated.sum())
+    report.drop("interactions", choices.rated_below, low.sum())
+    return log.filter(~(unrated | low))
+
+
+def unknown_items(rows: pl.DataFrame) -> list[str]:
+    """Names interactions (`user_id`, `item_id`) whose item is not known."""
+    return [f"user {user!r}, item {item!r}" for user, item in rows.select("user_id", "item_id").iter_rows()]
+
+
+def ordered(
+    log: pl.DataFrame, choices: PreparationChoices, report: ReadingReport, num_items: int
+) -> tuple[pl.DataFrame, dict]:
+    """
+    Users' interactions by time, without those that are there again.
+
+    Args:
+        log (`pl.DataFrame`): `user` and `item` (rows), `timestamp` and others, in the order of the source.
+        choices ([`PreparationChoices`]): what is there again.
+        report (`ReadingReport`): counts it.
+        num_items (`int`): rows of items.
+
+    Returns:
+        The log, user after user, oldest first, and counts: `out_of_order`, of interactions that came before an older
+        one of their user in the source, and `ties_in_time`.
+    """
     log = log.with_row_index("place")
     # two stable sorts: a third of the time of one by both columns
     log = log.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
-    early = (pl.col("user") == pl.col("user").shift()) & (pl.col("place") < pl.col("place").shift())
-    return log.drop("place"), {"out_of_order": log.select(early.sum()).item()}
+    same_user = pl.col("user") == pl.col("user").shift()
+    counts = {"out_of_order": log.select((same_user & (pl.col("place") < pl.col("place").shift())).sum()).item()}
+    log = _without_duplicates(log.drop("place"), choices, report, num_items)
+    counts["ties_in_time"] = log.select(
+        (same_user & (pl.col("timestamp") == pl.col("timestamp").shift())).sum()
+    ).item()
+    return log, counts
 
 
 def _without_duplicates(
@@ -207,10 +274,10 @@ def _without_duplicates(
     suspects = pl.DataFrame({"pair": pair.filter(repeated), "timestamp": log["timestamp"].filter(repeated)})
     same_time = ~suspects.select(pl.struct("pair", "timestamp").is_first_distinct()).to_series()
     again = ~suspects["pair"].is_first_distinct()
-    report.drop("interactions", "the same user, item and time again", same_time.sum())
+    report.drop("interactions", SAME_TIME, same_time.sum())
     dropped = same_time
     if choices.repeats == "first":
-        report.drop("interactions", "the same user and item again", (again & ~same_time).sum())
+        report.drop("interactions", SAME_ITEM, (again & ~same_time).sum())
         dropped = again
     kept = np.ones(log.height, bool)
     kept[repeated.arg_true().to_numpy()] = ~dropped.to_numpy()
@@ -227,13 +294,26 @@ def _compact(
     return log.with_columns(pl.Series(column, renumbered(rows, used))), ids.filter(used)
 
 
-def _split(log: pl.DataFrame, choices: PreparationChoices) -> pl.Series:
-    """The column `split`: the name of each interaction's part."""
-    try:
-        if choices.split == "temporal":
+def split_column(log: pl.DataFrame, choices: PreparationChoices, starts: tuple[int, int] | None = None) -> pl.Series:
+    """
+    The column `split`: the name of each interaction's part.
+
+    Args:
+        log (`pl.DataFrame`): `user` (rows) and `timestamp`, user after user, oldest first.
+        choices ([`PreparationChoices`]): the split, `temporal` or `ratio`.
+        starts (`tuple[int, int]`, *optional*): of validation and test of a temporal split; by default those of this
+            log.
+
+    Raises:
+        ReadError: a part of a temporal split would be empty.
+    """
+    if choices.split == "ratio":
+        parts = ratio_parts(np.bincount(log["user"].to_numpy()), choices.ratios)
+    elif starts is not None:
+        parts = parts_of_times(log["timestamp"].to_numpy(), starts)
+    else:
+        try:
             parts = temporal_parts(log["timestamp"].to_numpy(), choices.ratios)
-        else:
-            parts = ratio_parts(np.bincount(log["user"].to_numpy()), choices.ratios)
-    except SplitError as error:
-        raise ReadError(str(error)) from error
+        except SplitError as error:
+            raise ReadError(str(error)) from error
     return pl.Series("split", np.array(PARTS)[parts], dtype=pl.String)

@@ -8,6 +8,7 @@
 | `images/`                   | one file for each item with an image                                              |
 | `image_failures.jsonl`      | `item_id`, `image_url`, `reason` of images that could not be had                  |
 | `co_occurrence.safetensors` | `indptr`, `indices`, `counts` of the items' neighbours in the training part (CSR) |
+| `pair_counts.safetensors`   | `pair_offsets`, `pair_items`, `pair_counts` (CSR) and `item_counts` of training   |
 | `left_out.parquet`          | `kind` (item or user), `id`, `reason` of those that are not in the folder          |
 | `prepared.json`             | source, choices, counts, what was dropped and why, checksums; written last        |
 """
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -31,17 +33,17 @@ from safetensors.numpy import save
 
 from hub_cards import CARD_FILE, VALUES_FILE
 from tokenization_items.files import replacing_folder
-from trainers.data.co_occurrence import co_occurrence_counts
+from trainers.data.co_occurrence import co_occurrence_counts, pair_weights
 from trainers.data.interaction_files import RECORD_FILE
-from trainers.data.preparation import PreparationChoices, PreparedLog, prepare_log
+from trainers.data.preparation import PreparationChoices, PreparedLog, has_text, prepare_log
 from trainers.data.prepared_images import FOLDER as IMAGES
 from trainers.data.prepared_images import decodable_images, fetch_images, place_images
-from trainers.data.readers.base import ITEM_SCHEMA, RawData, Reader, ReadingReport
+from trainers.data.readers.base import ITEM_SCHEMA, RawData, Reader, ReadingReport, described, sha256_of
 from trainers.data.splits import MIN_INTERACTIONS
 
 FORMAT_VERSION = 1
 ITEMS, INTERACTIONS, GRAPH = "items.parquet", "interactions.parquet", "co_occurrence.safetensors"
-LEFT_OUT = "left_out.parquet"
+LEFT_OUT, PAIRS = "left_out.parquet", "pair_counts.safetensors"
 UNCHECKED = (RECORD_FILE, CARD_FILE, VALUES_FILE)  # a card may be written, and edited, later
 WRITTEN_ROWS = 1_000_000  # interactions that become strings again at once
 _PLACED = {"item_id": pl.String, "image": pl.String}
@@ -69,6 +71,7 @@ def prepare_data_set(
     image_workers: int = 16,
     co_occurrence: bool = False,
     overwrite: bool = False,
+    pair_horizon: int | None = None,
 ) -> dict:
     """
     Reads a source, prepares it and writes the data folder, which appears when it is complete and not before.
@@ -84,6 +87,8 @@ def prepare_data_set(
         image_workers (`int`, *optional*, defaults to 16): images fetched at once.
         co_occurrence (`bool`, *optional*, defaults to `False`): whether to write the co-occurrence graph.
         overwrite (`bool`, *optional*, defaults to `False`): whether to replace a prepared folder that is there.
+        pair_horizon (`int`, *optional*): whether to write the counts of pairs of items within so many interactions of
+            each other, as a memory of counted transitions keeps them.
 
     Returns:
         The content of `prepared.json`.
@@ -93,31 +98,23 @@ def prepare_data_set(
         FileExistsError: if the folder is there.
     """
     output = Path(output_dir).absolute()
-    choices = choices or PreparationChoices()
-    if choices.k_core and choices.items_without_interactions is None:
-        choices = replace(choices, items_without_interactions="keep" if reader.keeps_items else "drop")
+    choices = choices_for(reader, choices)
     latest_time = latest_time or datetime.now(UTC).replace(tzinfo=None)
-    inside = [path for path in reader.files() if path.absolute().is_relative_to(output)]
-    if inside:
-        raise FileExistsError(f"{inside[0]} lies in {output}, which would be replaced: give another folder.")
+    check_output(reader, output)
     report = ReadingReport()
     with replacing_folder(output, overwrite, mark=RECORD_FILE) as folder:
         scratch = folder / "scratch"
-        files = [
-            {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in reader.files()
-        ]
+        files = [described(path) for path in reader.files()]
         raw = reader.read(scratch, report, latest_time)
         usable = None if raw.items is None else _usable_items(raw.items, choices.text_fields, report)
         prepared = prepare_log(raw, choices, report, usable)
         images = {}
         if usable is not None:
             kept = usable.filter(pl.col("item_id").is_in(prepared.item_ids.implode()))
-            images = place_images(kept, folder)
-            if download:
-                cache = Path(image_cache) if image_cache else output.with_name(".image_cache")
-                wanted = kept.filter(pl.col("image").is_null() & pl.col("image_url").is_not_null())
-                images |= fetch_images(wanted, folder, cache, image_workers, report)
-        counts = _write_items(raw, prepared.item_ids, images, choices.text_fields, folder / ITEMS)
+            images = place_all_images(kept, folder, output, download, image_cache, image_workers, report)
+        fields = _fields_of(raw, prepared.item_ids, choices.text_fields)
+        write_items(fields, images, choices.text_fields, folder / ITEMS)
+        counts = {"items": len(prepared.item_ids), "items_with_image": len(images)}
         counts |= _write_interactions(prepared, folder / INTERACTIONS) | prepared.counts
         shutil.rmtree(scratch)
         if usable is not None:
@@ -132,26 +129,79 @@ def prepare_data_set(
             counts["co_occurring_pairs"] = graph.nnz // 2
             arrays = {"indptr": graph.indptr.astype(np.int64), "indices": graph.indices, "counts": graph.data}
             (folder / GRAPH).write_bytes(save(arrays))
-        document = {
-            "format_version": FORMAT_VERSION,
-            "name": output.name,
-            "source": {"format": reader.format, "files": files, "settings": reader.settings()},
-            "choices": asdict(choices)
+        if pair_horizon:
+            users, items = prepared.training_part()
+            pairs = pair_weights(users, items, counts["items"], pair_horizon)
+            arrays = {"pair_offsets": pairs.indptr.astype(np.int64), "pair_items": pairs.indices.astype(np.int32)}
+            arrays |= {"pair_counts": pairs.data, "item_counts": np.bincount(items, minlength=counts["items"])}
+            (folder / PAIRS).write_bytes(save(arrays))
+        return write_record(
+            folder,
+            output.name,
+            {"format": reader.format, "files": files, "settings": reader.settings()},
+            asdict(choices)
             | {
                 "latest_time": latest_time.isoformat(),
                 "timestamp_unit": "microseconds since 1970-01-01, UTC" if raw.has_time else "place in the order",
                 "rules": RULES,
                 "download_images": download,
                 "co_occurrence": co_occurrence,
-            },
-            "counts": counts,
-            **report.to_dict(),
-            "checksums": _checksums(folder),
-            "versions": {name: metadata.version(name) for name in ("utgrec", "polars")},
-        }
-        text = json.dumps(document, indent=2, ensure_ascii=False)
-        (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+            }
+            | ({"pair_horizon": pair_horizon} if pair_horizon else {}),
+            counts,
+            report,
+        )
+
+
+def choices_for(reader: Reader, choices: PreparationChoices | None) -> PreparationChoices:
+    """The choices, with what the reader's kind of source has for items without interactions."""
+    choices = choices or PreparationChoices()
+    if choices.k_core and choices.items_without_interactions is None:
+        return replace(choices, items_without_interactions="keep" if reader.keeps_items else "drop")
+    return choices
+
+
+def check_output(reader: Reader, output: Path) -> None:
+    """Raises `FileExistsError` if a file of the source lies in the folder that will be made."""
+    inside = [path for path in reader.files() if path.absolute().is_relative_to(output)]
+    if inside:
+        raise FileExistsError(f"{inside[0]} lies in {output}, which would be replaced: give another folder.")
+
+
+def write_record(folder: Path, name: str, source: dict, choices: dict, counts: dict, report: ReadingReport) -> dict:
+    """Writes `prepared.json` into a folder that is complete but for it, and returns its content."""
+    document = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "source": source,
+        "choices": choices,
+        "counts": counts,
+        **report.to_dict(),
+        "checksums": _checksums(folder),
+        "versions": {name: metadata.version(name) for name in ("utgrec", "polars")},
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
     return json.loads(text)
+
+
+def place_all_images(
+    items: pl.DataFrame,
+    folder: Path,
+    output: Path,
+    download: bool,
+    image_cache: str | os.PathLike | None,
+    image_workers: int,
+    report: ReadingReport,
+) -> dict[str, str]:
+    """Images of the items that are left (`item_id`, `image`, `image_url`), placed in the folder and, if they are to be
+    downloaded, fetched: item id → path relative to the folder."""
+    images = place_images(items, folder)
+    if download:
+        cache = Path(image_cache) if image_cache else output.with_name(".image_cache")
+        wanted = items.filter(pl.col("image").is_null() & pl.col("image_url").is_not_null())
+        images |= fetch_images(wanted, folder, cache, image_workers, report)
+    return images
 
 
 def check_prepared(folder: str | os.PathLike) -> dict:
@@ -191,53 +241,67 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 def _usable_items(items: pl.LazyFrame, text_fields: tuple[str, ...], report: ReadingReport) -> pl.DataFrame:
     """`item_id`, `image` (path of a file that can be decoded), `image_url` and `usable`: has text or such an image."""
-    has_text = pl.any_horizontal(
-        pl.col(name).list.len() > 0 if ITEM_SCHEMA[name] == pl.List(pl.String) else pl.col(name) != ""
-        for name in text_fields
-    )
-    selected = items.select("item_id", "image", "image_url", usable=has_text.fill_null(False))
+    selected = items.select("item_id", "image", "image_url", usable=has_text(text_fields))
     frame = decodable_images(selected.collect(engine="streaming"), report)
     return frame.with_columns(pl.col("usable") | pl.col("image").is_not_null())
 
 
-def _write_items(
-    raw: RawData, item_ids: pl.Series, images: dict[str, str], text_fields: tuple[str, ...], path: Path
-) -> dict:
-    """Writes the items that are left, in the order of `item_ids`; returns counts."""
-    placed = pl.DataFrame({"item_id": list(images), "image": list(images.values())}, schema=_PLACED)
-    kept = item_ids.alias("item_id").to_frame().join(placed, on="item_id", how="left", maintain_order="left")
+def _fields_of(raw: RawData, item_ids: pl.Series, text_fields: tuple[str, ...]) -> pl.LazyFrame:
+    """The items that are left, without their images, in the order of the source."""
     if raw.items is None:
-        empty = [pl.lit(None, ITEM_SCHEMA[name]).alias(name) for name in (*text_fields, "image_url")]
-        items = kept.lazy().with_columns(empty)
-    else:
-        fields = raw.items.select("item_id", *text_fields, "image_url")
-        items = fields.join(kept.lazy(), on="item_id", how="inner", maintain_order="left")
+        return items_of_log(item_ids, text_fields)
+    kept = item_ids.alias("item_id").to_frame().lazy()
+    fields = raw.items.select("item_id", *text_fields, "image_url")
+    return fields.join(kept, on="item_id", how="semi", maintain_order="left")
+
+
+def items_of_log(item_ids: pl.Series, text_fields: tuple[str, ...]) -> pl.LazyFrame:
+    """Items of which nothing is known but their ids."""
+    empty = [pl.lit(None, ITEM_SCHEMA[name]).alias(name) for name in (*text_fields, "image_url")]
+    return item_ids.alias("item_id").to_frame().lazy().with_columns(empty)
+
+
+def write_items(items: pl.LazyFrame, images: dict[str, str], text_fields: tuple[str, ...], path: Path) -> None:
+    """Writes items (`item_id`, texts, `image_url`) with the places of their images."""
+    placed = pl.LazyFrame({"item_id": list(images), "image": list(images.values())}, schema=_PLACED)
+    items = items.join(placed, on="item_id", how="left", maintain_order="left")
     items.select("item_id", *text_fields, "image", "image_url").sink_parquet(path)
-    return {"items": len(item_ids), "items_with_image": len(images)}
 
 
 def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
     """Writes the log with its ids, a part at a time; returns counts."""
-    log, writer = prepared.log, None
-    try:
-        for part in log.iter_slices(WRITTEN_ROWS):
-            table = part.select(
+    log = prepared.log
+    write_parts(
+        (
+            part.select(
                 prepared.user_ids.gather(part["user"]).alias("user_id"),
                 prepared.item_ids.gather(part["item"]).alias("item_id"),
                 "timestamp",
                 *(column for column in ("rating", "split") if column in part.columns),
-            ).to_arrow(compat_level=pl.CompatLevel.oldest())
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
+            )
+            for part in log.iter_slices(WRITTEN_ROWS)
+        ),
+        path,
+    )
     lengths = np.bincount(log["user"].to_numpy())
     return {
         "users": len(prepared.user_ids),
         "interactions": log.height,
         "users_too_short_to_split": int((lengths < MIN_INTERACTIONS).sum()),
     }
+
+
+def write_parts(parts: Iterable[pl.DataFrame], path: Path) -> None:
+    """Writes frames, of [`WRITTEN_ROWS`] each but the last, as one file of interactions."""
+    writer = None
+    try:
+        for part in parts:
+            table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _write_left_out(prepared: PreparedLog, usable: pl.DataFrame | None, path: Path) -> dict:
@@ -252,9 +316,3 @@ def _write_left_out(prepared: PreparedLog, usable: pl.DataFrame | None, path: Pa
     if frame.height:
         frame.write_parquet(path)
     return {"users_left_out": users.height}
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file's content, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

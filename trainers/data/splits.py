@@ -61,11 +61,25 @@ def temporal_parts(times: np.ndarray, ratios: Ratios) -> np.ndarray:
         SplitError: if so many interactions share one time that a part would be empty.
     """
     ordered = np.sort(times)
-    starts = [ordered[int(len(times) * share + MAX_LABEL_ERROR)] for share in (ratios[0], ratios[0] + ratios[1])]
-    parts = (times >= starts[0]).astype(np.int8) + (times >= starts[1])
-    if not np.bincount(parts, minlength=len(PARTS)).all():
+    validation, test = (ordered[place] for place in temporal_places(len(times), ratios))
+    check_starts(ordered[0], validation, test)
+    return parts_of_times(times, (validation, test))
+
+
+def temporal_places(total: int, ratios: Ratios) -> tuple[int, int]:
+    """Of so many times in order, the places of those at which validation and test start."""
+    return int(total * ratios[0] + MAX_LABEL_ERROR), int(total * (ratios[0] + ratios[1]) + MAX_LABEL_ERROR)
+
+
+def check_starts(first: int, validation: int, test: int) -> None:
+    """Raises `SplitError` if nothing lies between the first time, the start of validation and that of test."""
+    if not first < validation < test:
         raise SplitError("Too few different times for a temporal split: a part would be empty.")
-    return parts
+
+
+def parts_of_times(times: np.ndarray, starts: tuple[int, int]) -> np.ndarray:
+    """The part of each time: int8 [total], from the starts of validation and test."""
+    return (times >= starts[0]).astype(np.int8) + (times >= starts[1])
 
 
 def ratio_parts(lengths: np.ndarray, ratios: Ratios) -> np.ndarray:

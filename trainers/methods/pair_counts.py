@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from trainers.data.co_occurrence import pair_weights
 from trainers.data.interactions import Interactions
 from trainers.rankers.linear import normalised
-from trainers.rankers.neighbour_counts import NeighbourCounts
-
-LONGEST_HORIZON = 20  # lcm(1..20) = 232,792,560; a billion pairs of the same two items are still 63 bits
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,10 @@ class PairCounts:
         Raises:
             ValueError: a horizon whose weights have no common unit that counts of millions fit into.
         """
-        if horizon > LONGEST_HORIZON:
-            raise ValueError(f"Exact counts have a horizon of at most {LONGEST_HORIZON} items, got {horizon}.")
-        weights = math.lcm(*range(1, horizon + 1)) // np.arange(1, horizon + 1)
-        blocks = list(NeighbourCounts(interactions, weights, known).blocks())
-        return cls(sparse.csr_array(sparse.vstack(blocks, format="csr")))
+        owners, is_new = interactions.owners, None
+        if known is not None:
+            is_new = np.arange(len(owners)) - interactions.offsets[:-1][owners] >= known[owners]
+        return cls(pair_weights(owners, interactions.items, interactions.num_items, horizon, is_new))
 
     def __add__(self, other: PairCounts) -> PairCounts:
         return PairCounts(_sorted(self.matrix + other.matrix))

@@ -24,7 +24,7 @@ from scipy import linalg, sparse
 
 from modeling_utgrec.item_memory import unit_content
 from trainers.data.interactions import Interactions
-from trainers.rankers.neighbour_counts import NeighbourCounts, counting_bytes
+from trainers.data.neighbour_counts import NeighbourCounts, counting_bytes
 from trainers.rankers.row_order import largest_of_rows
 from trainers.rankers.scoring import ScoringRanker
 
@@ -217,7 +217,8 @@ def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.c
 
 def counted_rows(training: Interactions, settings: LinearSettings) -> Iterator[sparse.csr_array]:
     """[`decayed_counts`] of a block of items after the other: no more than a block's pairs are held."""
-    counts = NeighbourCounts(training, 1 / np.arange(1.0, settings.horizon + 1))
+    weights = 1 / np.arange(1.0, settings.horizon + 1)
+    counts = NeighbourCounts(training.owners, training.items, training.num_items, weights)
     sums, start = counts.sums(), 0
     for block in counts.blocks():
         rows = normalised(block, sums, start, settings.dtype)

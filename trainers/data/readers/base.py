@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -90,6 +91,13 @@ class ReadingReport:
         """Number of rows of a kind that were dropped for one reason."""
         return self._dropped.get(kind, {}).get(reason, {"count": 0})["count"]
 
+    def merge(self, other: Mapping) -> None:
+        """Adds what another report counted, as its [`to_dict`] has it."""
+        self.read.update(other["read"])
+        for kind, reasons in other["dropped"].items():
+            for reason, entry in reasons.items():
+                self.drop(kind, reason, entry["count"], entry["examples"])
+
     def to_dict(self) -> dict:
         """`{"read": {kind: count}, "dropped": {kind: {reason: {"count", "examples"}}}}`."""
         return {"read": dict(self.read), "dropped": self._dropped}
@@ -160,6 +168,17 @@ class Reader(Protocol):
         Interactions after `latest_time` are dropped: a clock that runs ahead would make them test targets.
         """
         ...
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def described(path: Path) -> dict:
+    """Name, size and checksum of a source, as `prepared.json` has them."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def survey(reader: Reader) -> list[dict]:

@@ -14,6 +14,7 @@ from trainers.data.readers.text_lines import load_json, plain_text
 
 PART_ROWS = 20_000  # items that are held at once
 TEXT = ("title", "brand", "features", "categories", "description")
+ALREADY_THERE = "item_id is there already"  # why an item is left out
 
 
 class ItemWriter:
@@ -57,24 +58,23 @@ class ItemWriter:
                 | {"item_id": plain_text(item_id or ""), "place": place}
             )
             if len(self._part) == PART_ROWS:
-                self._write()
+                self.flush()
 
     def finish(self) -> pl.LazyFrame:
         """All items, in the order in which they were added. Raises `ReadError` if there is none."""
-        self._write()
-        if not self.files:
-            raise ReadError(f"No item is left of the items.\n{self.report}")
+        self.flush()
+        check_items(len(self.files), self.report)
         items = pl.scan_ipc(self.files)
-        counts = items.group_by("item_id").agg(count=pl.len(), place=pl.col("place").get(1, null_on_oob=True))
-        several = counts.filter(pl.col("count") > 1).collect(engine="streaming").sort("place")
+        several = there_already(items).collect(engine="streaming").sort("place")
         if several.height:
             examples = [f"{place}: item_id {name!r}" for name, _, place in several.head(MAX_EXAMPLES).iter_rows()]
             extra = several["count"].sum() - several.height
-            self.report.drop("items", "item_id is there already", extra, examples)
+            self.report.drop("items", ALREADY_THERE, extra, examples)
             items = items.unique("item_id", keep="first", maintain_order=True)
         return items.select(list(ITEM_SCHEMA))
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Writes what was added and is not in [`files`] yet."""
         if not self._part:
             return
         part = pl.DataFrame(self._part, schema=pl.Schema({**ITEM_SCHEMA, "place": pl.String()}))
@@ -92,6 +92,19 @@ class ItemWriter:
         )
         self.files.append(self.folder / f"{len(self.files):06d}.arrow")
         part.write_ipc(self.files[-1], compression="lz4")
+
+
+def there_already(items: pl.LazyFrame) -> pl.LazyFrame:
+    """Of items (`item_id`, `place`), in order, the ids that are there several times: `item_id`, their `count`, and the
+    `place` of the second."""
+    counts = items.group_by("item_id").agg(count=pl.len(), place=pl.col("place").get(1, null_on_oob=True))
+    return counts.filter(pl.col("count") > 1)
+
+
+def check_items(rows: int, report: ReadingReport) -> None:
+    """Raises `ReadError` if nothing is left of the items."""
+    if not rows:
+        raise ReadError(f"No item is left of the items.\n{report}")
 
 
 def string(value: object) -> str:

@@ -45,7 +45,15 @@ class LogWriter:
         self.newest = 0
 
     def add(self, part: pl.DataFrame, file: str) -> None:
+        """Keeps what [`checked`] leaves of a part."""
+        if (good := self.checked(part, file)).height:
+            self.files.append(self.folder / f"{len(self.files):06d}.arrow")
+            good.write_ipc(self.files[-1], compression="lz4")
+
+    def checked(self, part: pl.DataFrame, file: str) -> pl.DataFrame:
         """
+        A part without the rows that cannot be used, which are counted, as a frame of `LOG_SCHEMA`.
+
         Args:
             part (`pl.DataFrame`): `user_id`, `item_id`, `timestamp` and, optionally, `rating` and `line`; strings are
                 parsed. Without `line`, messages name the user and the timestamp, which then is the place in the user's
@@ -81,9 +89,7 @@ class LogWriter:
         good = parsed.filter(pl.col("problem").is_null())
         if good.height:
             self.newest = max(self.newest, good.select(pl.col("time").max()).item())
-            self.files.append(self.folder / f"{len(self.files):06d}.arrow")
-            good = good.select("user_id", "item_id", timestamp="time", rating=rating).cast(LOG_SCHEMA)
-            good.write_ipc(self.files[-1], compression="lz4")
+        return good.select("user_id", "item_id", timestamp="time", rating=rating).cast(LOG_SCHEMA)
 
     def add_sequences(self, sequences: Mapping[str, list], file: str) -> None:
         """
@@ -110,10 +116,7 @@ class LogWriter:
 
     def finish(self) -> pl.LazyFrame:
         """The whole log, in the order in which it was added. Raises `ReadError` if nothing is left of it."""
-        if not self.files:
-            raise ReadError(f"No interaction is left of the log.\n{self.report}")
-        if self.unit != "order" and (newest := EPOCH + self.newest * datetime.resolution) < EARLIEST_END:
-            raise ReadError(f"The newest interaction is of {newest}: its unit of time can hardly be {self.unit!r}.")
+        check_log(len(self.files), self.newest, self.unit, self.report)
         return pl.scan_ipc(self.files)
 
     def _drop(self, bad: pl.DataFrame, file: str) -> None:
@@ -127,6 +130,14 @@ class LogWriter:
                 )
                 examples.append(f"{file}, {place}: {field} {row[field]!r}")
             self.report.drop("interactions", reason, rows.height, examples)
+
+
+def check_log(rows: int, newest: int, unit: TimeUnit, report: ReadingReport) -> None:
+    """Raises `ReadError` if nothing is left of a log, or its newest time (microseconds) is not one of its unit."""
+    if not rows:
+        raise ReadError(f"No interaction is left of the log.\n{report}")
+    if unit != "order" and (time := EPOCH + newest * datetime.resolution) < EARLIEST_END:
+        raise ReadError(f"The newest interaction is of {time}: its unit of time can hardly be {unit!r}.")
 
 
 def _ids_of(user: str, items: list, file: str) -> list[str | None]:

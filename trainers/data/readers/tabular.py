@@ -16,6 +16,7 @@ from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadErr
 from trainers.data.readers.csv_layout import CsvLayout, csv_layout, write_utf8
 from trainers.data.readers.item_writer import PART_ROWS, ItemWriter
 from trainers.data.readers.log_writer import LogWriter
+from trainers.data.readers.shards import check_shards, shard_files
 from trainers.data.readers.text_lines import (
     TABLE_ROWS,
     json_columns,
@@ -34,12 +35,14 @@ _NEEDED = ("user_id", "item_id", "timestamp")
 @dataclass
 class TabularReader:
     """
-    One file of interactions and, optionally, one of items: `.csv`, `.tsv` or `.txt`, `.jsonl` (each also `.gz`) or
-    `.parquet`. Blanks around the names of csv columns do not count; numbers may have decimal commas.
+    Interactions and, optionally, items: of each one file, or a folder whose files are shards of one table: `.csv`,
+    `.tsv` or `.txt`, `.jsonl` (each also `.gz`) or `.parquet`. Blanks around the names of csv columns do not count;
+    numbers may have decimal commas.
 
     Args:
-        interactions (`Path`): file with the columns `user_id`, `item_id`, `timestamp` and, if there, `rating`.
-        items (`Path`, *optional*): file with the column `item_id` and any of `title`, `brand`, `features`,
+        interactions (`Path`): file or folder of shards with the columns `user_id`, `item_id`, `timestamp` and, if
+            there, `rating`.
+        items (`Path`, *optional*): file or shards with the column `item_id` and any of `title`, `brand`, `features`,
             `categories`, `description`, `image` (a path, relative to the file's folder) and `image_url`.
         columns (`dict[str, str]`, *optional*): names in the interactions where they differ, ours to theirs:
             `user_id`, `item_id`, `timestamp`, `rating`.
@@ -63,17 +66,39 @@ class TabularReader:
 
     def __post_init__(self) -> None:
         self._layouts: dict[Path, CsvLayout] = {}
+        self._shards: dict[Path, list[Path]] = {}
         for given, ours in ((self.columns, LOG_SCHEMA), (self.item_columns, ITEM_SCHEMA)):
             if unknown := sorted(set(given) - set(ours)):
                 raise ReadError(f"There is no column {unknown} to name: choose from {list(ours)}.")
 
     def files(self) -> list[Path]:
-        return require_files(*(Path(path) for path in (self.interactions, self.items) if path is not None))
+        return [*self.log_shards(), *self.item_shards()]
+
+    def log_shards(self) -> list[Path]:
+        """The files of interactions, in order. Raises [`ReadError`], as [`shard_files`] and [`check_shards`] do."""
+        return self._shards_of(self.interactions, self.columns, LOG_SCHEMA, ("user_id", "item_id"))
+
+    def item_shards(self) -> list[Path]:
+        """The files of items, in order; none if there are no items. Raises [`ReadError`] as [`log_shards`]."""
+        return [] if self.items is None else self._shards_of(self.items, self.item_columns, ITEM_SCHEMA, ("item_id",))
+
+    def _shards_of(self, path: Path, given: Mapping[str, str], ours: Mapping, ids: tuple[str, ...]) -> list[Path]:
+        path = Path(path)
+        if path not in self._shards:
+            shards = require_files(*shard_files(path, _kind))
+            if len(shards) > 1:
+                columns, theirs = [given.get(name, name) for name in ours], [given.get(name, name) for name in ids]
+                check_shards(shards, _kind(shards[0]), columns, theirs)
+            self._shards[path] = shards
+        return self._shards[path]
 
     def settings(self) -> dict:
         found = {"columns": self.columns, "item_columns": self.item_columns, "time_unit": self.timestamp_unit}
-        texts = [path for path in self.files() if _kind(path) in _TEXTS]
-        return found | ({"layouts": {path.name: str(self._layout(path)) for path in texts}} if texts else {})
+        self.files()
+        # of shards the first one's: each is read as its own bytes say
+        firsts = [(Path(path), shards[0]) for path, shards in self._shards.items()]
+        texts = {path.name: str(self._layout(shard)) for path, shard in firsts if _kind(shard) in _TEXTS}
+        return found | ({"layouts": texts} if texts else {})
 
     def _layout(self, path: Path) -> CsvLayout:
         if path not in self._layouts:
@@ -82,19 +107,21 @@ class TabularReader:
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
         self.files()
-        path = Path(self.interactions)
         log = LogWriter(scratch, report, self.timestamp_unit, latest_time)
-        for part in self._log_parts(path, scratch, report):
-            log.add(part, path.name)
+        for path in self.log_shards():
+            for part in self.log_parts(path, scratch, report):
+                log.add(part, path.name)
         items = None
         if self.items is not None:
             writer = ItemWriter(scratch, report)
-            writer.add(self._item_records(Path(self.items), scratch, report))
+            for path in self.item_shards():
+                writer.add(self.item_records(path, scratch, report))
             items = writer.finish()
         return RawData(log.finish(), items, has_time=self.timestamp_unit != "order")
 
-    def _log_parts(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
-        kind = _kind(path)
+    def log_parts(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
+        """One file of interactions, a part at a time, as [`LogWriter`] takes it; rows are counted in `report`."""
+        kind, line = _kind(path), 1
         if kind == ".jsonl":
             names = {self.columns.get(ours, ours): ours for ours in LOG_SCHEMA}
             for first_line, chunk in line_chunks(path):
@@ -105,16 +132,17 @@ class TabularReader:
             names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, file.schema_arrow.names)
             for table in file.iter_batches(batch_size=TABLE_ROWS, columns=list(names)):
                 part = cast(pl.DataFrame, pl.from_arrow(pa.table(table))).rename(names)
-                rows = pl.int_range(report.read["interactions"] + 1, pl.len() + report.read["interactions"] + 1)
-                yield part.with_columns(line=rows)
+                yield part.with_columns(line=pl.int_range(line, pl.len() + line))
                 report.read["interactions"] += part.height
+                line += part.height
         else:
             for part in self._csv_parts(path, scratch, report, "interactions", LOG_SCHEMA, self.columns, _NEEDED):
                 numbers = [each for each in ("timestamp", "rating") if each in part.columns]
                 yield part.with_columns(pl.col(each).str.replace(_DECIMAL_COMMA, "$1.$2") for each in numbers)
 
-    def _item_records(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[tuple[str, Mapping]]:
-        kind = _kind(path)
+    def item_records(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[tuple[str, Mapping]]:
+        """One file of items as [`ItemWriter`] takes it; rows are counted in `report`."""
+        kind, line = _kind(path), 0
         if kind == ".jsonl":
             names = {self.item_columns.get(ours, ours): ours for ours in ITEM_SCHEMA}
             for first_line, chunk in line_chunks(path):
@@ -131,8 +159,9 @@ class TabularReader:
             for table in file.iter_batches(batch_size=PART_ROWS, columns=list(names)):
                 for record in table.to_pylist():
                     report.read["items"] += 1
+                    line += 1
                     fields = {names[theirs]: value for theirs, value in record.items()}
-                    yield self._placed(path, report.read["items"], fields)
+                    yield self._placed(path, line, fields)
         else:
             for part in self._csv_parts(path, scratch, report, "items", ITEM_SCHEMA, self.item_columns, ("item_id",)):
                 for record in part.iter_rows(named=True):

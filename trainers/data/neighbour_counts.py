@@ -8,8 +8,6 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from trainers.data.interactions import Interactions
-
 BLOCK_PAIRS = 2**24  # that are sorted at a time: a gigabyte
 
 
@@ -19,23 +17,31 @@ class NeighbourCounts:
     Rows are made for a block of items at a time: of the pairs, only those of a block are ever held.
 
     Args:
-        interactions ([`Interactions`]): the sequences.
+        users, items (`np.ndarray`): int `[N]` rows of the interactions, user after user, oldest first.
+        num_items (`int`): size of the catalogue.
         weights (`np.ndarray`): `[horizon]` weights of the gaps 1, 2, ...; whole numbers are counted exactly.
-        known (`np.ndarray`, *optional*): int `[U]`, the first interactions of each user whose pairs among themselves
-            are left out.
+        is_new (`np.ndarray`, *optional*): bool `[N]` interactions whose pairs with earlier ones count; by default all.
     """
 
-    def __init__(self, interactions: Interactions, weights: np.ndarray, known: np.ndarray | None = None):
-        horizon, lengths = len(weights), interactions.lengths
+    def __init__(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        num_items: int,
+        weights: np.ndarray,
+        is_new: np.ndarray | None = None,
+    ):
+        horizon = len(weights)
         self.weights = weights
-        self.num_items = interactions.num_items
-        self._items = interactions.items
-        places = np.arange(len(self._items)) - np.repeat(interactions.offsets[:-1], lengths)
+        self.num_items = num_items
+        self._items, self._is_new = items, is_new
+        starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(users)), bool), users[1:] != users[:-1]]))
+        lengths = np.diff(starts, append=len(users))
+        places = np.arange(len(users)) - np.repeat(starts, lengths)
         # How far neighbours go, cut at the horizon: a byte or two an interaction.
         least = np.min_scalar_type(horizon)
         self._before = np.minimum(places, horizon).astype(least)
         self._after = np.minimum(np.repeat(lengths, lengths) - 1 - places, horizon).astype(least)
-        self._is_new = None if known is None else places >= np.repeat(known, lengths)
         self._order = np.argsort(self._items, kind="stable")  # the places of item 0, then those of item 1, ...
         self._ends = np.cumsum(np.bincount(self._items, minlength=self.num_items))
 

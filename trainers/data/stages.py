@@ -1,0 +1,182 @@
+"""Stages of work on partitions: tasks that write folders of their own, done once each, whatever is killed between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hub_cards import write_text
+from hub_cards.files import sweep, unfinished_path
+
+PLAN, LOCK, RECORD = "plan.json", "lock", "record.json"
+SHARED = "shared"  # folder of what the driver writes for tasks
+
+# Takes a function and the numbers that it is to be called with; gives each number with what it returned, in any order.
+MapTasks = Callable[[Callable[[int], dict], Sequence[int]], Iterator[tuple[int, dict]]]
+
+
+def in_turn(function: Callable[[int], dict], numbers: Sequence[int]) -> Iterator[tuple[int, dict]]:
+    """The tasks one after the other in this process."""
+    for number in numbers:
+        yield number, function(number)
+
+
+class UnfinishedWorkError(ValueError):
+    """Work that was begun in a folder and that is not the same, or is done by another process now."""
+
+
+@contextmanager
+def working_folder(folder: Path, plan: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """
+    Holds the folder of one run's stages: makes it, or takes it over from a run of the same plan that ended early.
+
+    Args:
+        folder (`Path`): the folder.
+        plan (`dict`): what decides about the results, in values of JSON.
+        defaults (`dict`): entries in place of those of the plan that are `None`, unless there was a run before, which
+            has chosen.
+
+    Yields:
+        `dict`: the plan without `None`.
+
+    Raises:
+        UnfinishedWorkError: another process works there, or the work that was begun there has another plan.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as lock:
+        _lock(lock, folder)
+        before = json.loads((folder / PLAN).read_text(encoding="utf-8")) if (folder / PLAN).is_file() else None
+        if before is not None:
+            plan |= {name: before.get(name) for name, value in plan.items() if value is None}
+            if wrong := sorted(name for name in plan.keys() | before.keys() if plan.get(name) != before.get(name)):
+                shown = "; ".join(
+                    f"{name}: {_short(before.get(name))}, now {_short(plan.get(name))}" for name in wrong
+                )
+                raise UnfinishedWorkError(
+                    f"{folder} holds work that was begun otherwise ({shown}). Run it again as it was to finish it, or "
+                    "remove that folder to begin anew."
+                )
+        else:
+            plan |= {name: value for name, value in defaults.items() if plan[name] is None}
+            write_text(folder / PLAN, json.dumps(plan, indent=2) + "\n")
+        yield plan
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _lock(file: Any, folder: Path) -> None:
+    """Holds a file until it is closed or the process ends, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UnfinishedWorkError(
+            f"Another run works in {folder}: wait until it has ended, or give another --output_dir."
+        ) from error
+
+
+class Stages:
+    """
+    Runs stages in a folder. A task's files lie in `<stage>/<number>/`, which appears when it is complete; a task whose
+    folder is there, with files as large as its record says, is not done again.
+
+    Args:
+        folder (`Path`): see [`working_folder`].
+        map_tasks (`Callable`, *optional*, defaults to [`in_turn`]): how tasks are done.
+    """
+
+    def __init__(self, folder: Path, map_tasks: MapTasks = in_turn):
+        self.folder, self.map_tasks = folder, map_tasks
+        self._begun: set[str] = set()
+
+    def run(
+        self, stage: str, function: Callable[[int, Path], dict], count: int, inputs: Sequence[Any] | None = None
+    ) -> list[dict]:
+        """
+        Does the tasks that are not done.
+
+        Args:
+            stage (`str`): name of the stage.
+            function (`Callable`): takes a task's number and the folder for its files, returns values of JSON. What it
+                writes may depend on nothing but the plan, the stages before and its input.
+            count (`int`): number of tasks.
+            inputs (`Sequence`, *optional*): what each task reads, in values of JSON. A task whose input has changed is
+                done again, and so are the stages after this one.
+
+        Returns:
+            `list[dict]`: what each returned.
+        """
+        inputs = [None] * count if inputs is None else list(inputs)
+        place, kept = self.folder / stage, self.folder / f"{stage}.json"
+        self._begun.add(stage)
+        if kept.is_file():
+            results = json.loads(kept.read_text(encoding="utf-8"))
+            if results["inputs"] == inputs:
+                return results["results"]
+            kept.unlink()
+        place.mkdir(exist_ok=True)
+        sweep(place)
+        records = [_record(place / f"{number:05d}") for number in range(count)]
+        todo = [n for n, record in enumerate(records) if record is None or record["input"] != inputs[n]]
+        found = {number: record["result"] for number, record in enumerate(records) if record is not None}
+        if todo:
+            self._forget_later()
+            found |= dict(self.map_tasks(partial(do_task, function, place, inputs), todo))
+        return [found[number] for number in range(count)]
+
+    def _forget_later(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name.removesuffix(".json") not in self._begun and path.name not in (PLAN, LOCK, SHARED):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def release(self, stage: str) -> None:
+        """Gives up the files of a stage, once what is made of them is complete; what its tasks returned stays."""
+        records = [_record(path) for path in sorted((self.folder / stage).glob("[0-9]*"))]
+        if records:
+            whole = [record for record in records if record is not None]
+            kept = {name: [record[name[:-1]] for record in whole] for name in ("results", "inputs")}
+            write_text(self.folder / f"{stage}.json", json.dumps(kept))
+        shutil.rmtree(self.folder / stage, ignore_errors=True)
+
+    def files(self, stage: str, name: str) -> list[Path]:
+        """The files of one name of a stage's tasks, in their order."""
+        return sorted((self.folder / stage).glob(f"[0-9]*/{name}"))
+
+
+def do_task(function: Callable[[int, Path], dict], place: Path, inputs: Sequence[Any], number: int) -> dict:
+    """One task: its folder beside its place, then in it."""
+    path = place / f"{number:05d}"
+    temporary = unfinished_path(path, "unfinished")
+    temporary.mkdir(parents=True)
+    try:
+        result = function(number, temporary)
+        files = {each.name: each.stat().st_size for each in temporary.iterdir() if each.is_file()}
+        record = {"result": result, "input": inputs[number], "files": files}
+        (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)  # of a try that was cut
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """What is known of a task, if its folder is complete."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        whole = all((path / name).stat().st_size == size for name, size in record["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if whole else None
