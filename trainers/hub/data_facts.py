@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hub_cards import DatasetCardValues
+from hub_cards.csv_layout import csv_layout, split_rows
 from tokenization_items.catalogue import FILE_NAMES as ITEM_FILES
 from trainers.data.domains import Domain, domain_folders
 from trainers.data.interaction_files import EVENT_FILES, RECORD_FILE, SEQUENCE_FILES
@@ -107,8 +108,10 @@ def column_names(file: Path) -> list[str]:
         with open(file, encoding="utf-8") as lines:
             return list(json.loads(next(lines, "{}")))
     if file.suffix == ".csv":
-        with open(file, encoding="utf-8") as lines:
-            return next(lines, "").strip().split(",")
+        layout = csv_layout(file)
+        with open(file, encoding=layout.encoding, newline=None) as lines:
+            header = next(lines, "").removeprefix("\ufeff")
+        return [name.strip() for row in split_rows(header, layout.separator) for name in row]
     return []
 
 
