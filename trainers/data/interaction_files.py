@@ -131,7 +131,7 @@ def read_split_name(folder: Path) -> str:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         record = {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InteractionError(f"{folder / RECORD_FILE} is not valid JSON: {error}. Prepare the data anew.") from error
     choices = record.get("choices") if isinstance(record, dict) else None
     name = choices.get("split") if isinstance(choices, dict) else None

@@ -116,7 +116,7 @@ def _read_json(text: str, path: Path) -> pl.DataFrame:
         if is_list:
             return pl.from_dicts(json.loads(text), infer_schema_length=None)
         return pl.read_ndjson(io.BytesIO(text.encode("utf-8")), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError) as error:
+    except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError, RecursionError) as error:
         wrong = None if is_list else bad_json_line(text.split("\n"))
         raise ReadError(f"{path} cannot be read: {wrong or f'it is no list of JSON objects: {error}'}") from error
 
