@@ -18,17 +18,21 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from trainers.runtime.checkpoints import RECORD
 
+from .disks import Break, compiled_library, contents, random_break, size_of, small_disk, what_is_wrong
 from .record import record
 
 PRELOADED = [f"trainers.commands.{name}" for name in ("train_baseline", "memory", "finetune", "tokenize", "publish")]
@@ -93,6 +97,11 @@ class Killer:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         self._runs = 0
+        self.library = compiled_library(folder)
+        with pytest.MonkeyPatch.context() as patch:  # for the process of which all others are forks
+            if self.library is not None:
+                patch.setenv("LD_PRELOAD", str(self.library))
+            forkserver.ensure_running()
 
     def run(
         self,
@@ -101,6 +110,7 @@ class Killer:
         at_write: int | None = None,
         after: float | None = None,
         again: bool = False,
+        disk: Break | None = None,
     ) -> tuple[int, int, float]:
         """
         Runs a command, and kills its process group before write number `at_write` or `after` seconds.
@@ -111,6 +121,7 @@ class Killer:
             at_write (`int`, *optional*): the write, from 1.
             after (`float`, *optional*): the seconds.
             again (`bool`, *optional*, defaults to `False`): with the flags of a run after a kill.
+            disk ([`Break`], *optional*): how the disk fails.
 
         Returns:
             `tuple[int, int, float]`: the exit code (-9 if it was killed), writes that were counted, seconds.
@@ -122,7 +133,7 @@ class Killer:
         began = time.perf_counter()
         watched = None if command.hub else at_write
         process = self.context.Process(
-            target=_child, args=(argv, str(output), str(log), watched, counted, command.processes)
+            target=_child, args=(argv, str(output), str(log), watched, counted, command.processes, disk)
         )
         if command.hub is not None:
             command.hub.before_write = lambda: _count_request(counted, at_write, process)
@@ -205,6 +216,59 @@ class Killer:
         record("kills", report.name, report.tried, report.survived, killed=report.killed)
         return report
 
+    def try_disks(self, command: Command, tries: int, ways: list[str], keep: bool = False) -> Report:
+        """
+        Breaks a command's disk again and again, each time in a fresh folder.
+
+        Args:
+            command ([`Command`]): the command.
+            tries (`int`): how often.
+            ways (`list[str]`): of [`Break`].
+            keep (`bool`, *optional*, defaults to `False`): keep the folders of what was survived.
+        """
+        report = Report(command.name)
+        whole = self.new_output(command, f"{command.name}-whole-disk")
+        code, calls, _ = self.run(command, whole)
+        if code != 0:
+            report.failures.append(f"the uninterrupted run ended with {code}: {self.log[-2000:]}")
+            return report
+        for number in range(tries):
+            disk = random_break(self.random, calls, size_of(whole), ways)
+            folder = self.folder / f"{command.name}-disk-{number}"
+            with small_disk(folder, disk.at) if disk.way == "mount" else nullcontext() as give_room:
+                wrong, broken = self._try_disk(command, folder, disk, whole, give_room or (lambda: None))
+            report.tried += 1
+            report.killed += broken
+            report.survived += not wrong
+            if wrong:
+                report.failures.append(f"{disk}: {'; '.join(wrong[:5])}")
+            elif not keep:
+                shutil.rmtree(folder)
+        record("disks", report.name, report.tried, report.survived, broken=report.killed)
+        return report
+
+    def _try_disk(
+        self, command: Command, folder: Path, disk: Break, whole: Path, give_room: Callable[[], Any]
+    ) -> tuple[list[str], bool]:
+        """What is wrong, and whether the disk stopped the command."""
+        try:
+            output = self.new_output(command, folder.name)
+        except (OSError, shutil.Error):  # too small for what is there before
+            return [], False
+        before = contents(output) if command.given is not None else None
+        code, _, _ = self.run(command, output, disk=disk)
+        broken, wrong = code != 0, []
+        if broken:
+            wrong = what_is_wrong(self.log, folder)
+            if before is not None and contents(output) != before:
+                wrong.append("what was there before is not as it was")
+        give_room()
+        if broken:
+            code, _, _ = self.run(command, output, again=True)
+        self.end(command, output)
+        wrong += [f"run again it ended with {code}: {self.log[-1500:]}"] if code else differences(whole, output)
+        return wrong, broken
+
 
 def _count_request(counted: Any, at_write: int | None, process: Any) -> None:
     counted.value += 1
@@ -213,7 +277,15 @@ def _count_request(counted: Any, at_write: int | None, process: Any) -> None:
         process.join()  # before the request is answered
 
 
-def _child(argv: list[str], output: str, log: str, at_write: int | None, counted: Any, processes: int) -> None:
+def _child(
+    argv: list[str],
+    output: str,
+    log: str,
+    at_write: int | None,
+    counted: Any,
+    processes: int,
+    disk: Break | None,
+) -> None:
     """The command, in a process group of its own, with its output in a file."""
     os.setsid()
     others = _start_others(processes)
@@ -237,7 +309,11 @@ def _child(argv: list[str], output: str, log: str, at_write: int | None, counted
         counted.value += 1
         if counted.value == at_write:
             os.killpg(0, signal.SIGKILL)
+        if disk is not None:
+            disk.check_call(event, os.fsdecode(path), counted.value)
 
+    if disk is not None:
+        disk.start(parent)
     sys.addaudithook(watch)
     try:
         code = main(argv) or 0

@@ -27,12 +27,12 @@ def table(file: str | Path) -> str:
     sums: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for line in Path(file).read_text().splitlines():
         counts = json.loads(line)
-        for key in ("tried", "killed", "refused", "survived"):
+        for key in ("tried", "killed", "broken", "refused", "survived"):
             sums[counts["harness"], counts["name"]][key] += counts.get(key, 0)
     rows = []
     for harness in dict.fromkeys(harness for harness, _ in sums):
         counted = {name: counts for (kind, name), counts in sums.items() if kind == harness}
-        further = [key for key in ("killed", "refused") if any(counts[key] for counts in counted.values())]
+        further = [key for key in ("killed", "broken", "refused") if any(counts[key] for counts in counted.values())]
         columns = ["tried", *further, "survived"]
         rows += [f"| {harness} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         whole = {key: sum(counts[key] for counts in counted.values()) for key in columns}
