@@ -85,6 +85,8 @@ def check_file(path: str | os.PathLike) -> str | None:
         ValueError: if its bytes are not those that were written, or it is no safetensors file.
     """
     found, stated = fingerprint_file(path)
+    if stated is not None and not isinstance(stated, str):
+        raise ValueError(f"{path} is damaged: its fingerprint is a text, found {str(stated)[:60]}. Copy it again.")
     if stated is not None and found != stated:
         raise ValueError(
             f"{path} is damaged: it states the fingerprint {stated[:16]}… and its tensors have {found[:16]}…, so "

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -351,6 +352,19 @@ def test_resuming_is_exact(uninterrupted, tmp_path, monkeypatch, step, settings)
     assert counted == settings
     assert int(trainer.model.training_passes) == 8
     assert_equal(weights(trainer.model), expected)
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_what_a_resumed_training_draws_afterwards_is_the_same(tmp_path, step):
+    """As the noise of an evaluation; also where no step was left."""
+    whole = resumable(tmp_path / "whole")
+    whole.train()
+    expected = whole.evaluate()
+    again = resumable(tmp_path / "again", seed=99)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    found = again.evaluate()
+    losses = [key for key in expected if not re.search("runtime|per_second", key)]
+    assert {key: found[key] for key in losses} == {key: expected[key] for key in losses}
 
 
 def test_positives_are_redrawn_for_every_epoch(uninterrupted):
