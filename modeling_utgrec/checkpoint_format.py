@@ -58,7 +58,7 @@ class CheckedConfig:
             return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As [`~transformers.PreTrainedConfig.from_pretrained`], with errors that name the file."""
         with errors_that_say_why(f"The configuration of {pretrained_model_name_or_path}"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]

@@ -278,7 +278,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         if self.running_mean is None:
             return self.quantizer(representations)
         mean = self.running_mean(representations)
-        output = self.quantizer(representations - mean)
+        output: QuantizerOutput = self.quantizer(representations - mean)
+        assert output.quantized is not None
         output.quantized = output.quantized + mean
         return output
 
@@ -344,6 +345,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         anchors = torch.arange(len(z), device=z.device) if anchor_rows is None else anchor_rows
         anchored = z.index_select(0, anchors)  # not `z[anchors]`, whose gradient depends on the order of CPU threads
         quantized = self.quantize(anchored)
+        assert quantized.loss is not None
         warmup = self.in_warmup
         decoded = anchored if warmup else quantized.quantized
         if self.training:

@@ -19,6 +19,9 @@ class RunningMean(nn.Module):
         dim (`int`): width of the representations.
     """
 
+    mean: torch.Tensor
+    batches: torch.Tensor
+
     def __init__(self, num_levels: int, dim: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_levels, dim))

@@ -229,6 +229,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         pairs = self.train_dataset
         lengths = torch.from_numpy(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue)[rows])
         network.eval()
+        assert network.most_tokens is not None
         parts, places = [], []
         for batch in length_batches(lengths, network.most_tokens):
             inputs: dict[str, Any] = self._prepare_inputs(pairs.encoder_inputs(rows[batch.numpy()]))
@@ -239,7 +240,9 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         if network.running_mean is not None:
             network.running_mean.train()  # the mean of these items, not of those that the warm-up has seen
         for number, codebook in enumerate(cast(Iterable[SimVQCodebook], quantizer.codebooks)):
-            residuals = network.quantize(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1)
+            quantized = network.quantize(z).residuals
+            assert quantized is not None
+            residuals = quantized[:, quantizer.levels_of(number)].flatten(0, 1)
             seeds = torch.Generator().manual_seed(self.args.seed)
             # All processes go on with the first one's, should theirs differ in a last digit.
             codebook.set_vectors(broadcast(kmeans(residuals, len(codebook.codes), seeds)))

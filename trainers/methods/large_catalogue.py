@@ -198,8 +198,8 @@ def encode(
     """Codes of all blocks. Returns how many items have each first code, and each code of each level."""
     found = {block: read_said(task.codes(block)) for block in range(task.num_blocks)}
     todo = [block for block, said in found.items() if said is None]
-    for said in _run("encode", task, todo, task.num_blocks, EncodingWorker, workers, show):
-        found[said["block"]] = said
+    for answer in _run("encode", task, todo, task.num_blocks, EncodingWorker, workers, show):
+        found[answer["block"]] = answer
     counts = [np.zeros(size, np.int64) for size in task.level_sizes]
     for said in found.values():
         assert said is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def find_similar_items(unit: torch.Tensor, kept: int, most_exact: int = MOST_EXA
     kept = min(kept, num_items)
     cells = int(2 * num_items**0.5)
     logger.warning(f"similar items: an inverted file of {cells:,} cells for {num_items:,} items is made and searched")
-    index = faiss.index_factory(width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
     rng = np.random.default_rng(0)
     vectors = unit.numpy()
     sample = np.sort(rng.choice(num_items, min(num_items, TRAINING_POINTS * cells), replace=False))
