@@ -196,14 +196,18 @@ class TabularReader:
         yield from table_batches(readable, columns, report, kind, layout.separator, source=path)
 
     def _placed(self, path: Path, line: int, fields: dict) -> tuple[str, Mapping]:
-        from tokenization_items.item_images import is_address  # with it comes torch, which a log does not need
-
         image = fields.get("image")
-        if isinstance(image, str) and is_address(image):
+        if isinstance(image, str) and _is_address(image):
             fields = fields | {"image": None, "image_url": fields.get("image_url") or image}
         elif image:
             fields = fields | {"image": str(path.parent / str(fields["image"]))}
         return f"{path.name}, line {line}", fields
+
+
+def _is_address(image: str) -> bool:
+    from tokenization_items.item_images import is_address  # with it comes torch: only if need be
+
+    return is_address(image)
 
 
 def _kind(path: Path) -> str:

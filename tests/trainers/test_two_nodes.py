@@ -1,0 +1,146 @@
+"""Training on two nodes: two launchers of torchrun on this machine, each with two processes, that read one corpus."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import set_seed
+
+from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
+from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
+from trainers.training_data.corpus import CORPUS, ITEM_ROWS, OFFSETS, SequenceCorpus
+from trainers.training_data.streamed_windows import StreamedData
+
+NODES, PROCESSES, GLOBAL_BATCH, STEPS = 2, 2, 32, 7
+CODES, ITEMS, SEQUENCES = 6, 20, (60, 15)
+
+
+def write_files(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(4, 9, sum(SEQUENCES))
+    rng.integers(0, ITEMS, lengths.sum()).astype(np.int32).tofile(folder / ITEM_ROWS)
+    np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64).tofile(folder / OFFSETS)
+    record = {"domains": ["a", "b"], "sequences": SEQUENCES, "items": [ITEMS, 0], "interactions": int(lengths.sum())}
+    (folder / CORPUS).write_text(json.dumps(record))
+
+
+def make_trainer(corpus: Path, output: Path, batch: int, dropout: float = 0.0, **changes) -> RecommenderTrainer:
+    set_seed(0)
+    sizes = dict(d_model=16, d_ff=32, num_heads=2, d_kv=8, num_layers=1, num_decoder_layers=1)
+    config = UTGRecConfig(root_codebook_size=CODES, leaf_codebook_size=CODES, dropout_rate=dropout, **sizes)
+    codes = np.stack(np.unravel_index(np.random.default_rng(1).permutation(CODES**3)[:ITEMS], (CODES,) * 3), axis=1)
+    table = codes + np.array([2, 2 + CODES, 2 + CODES])
+    values = dict(
+        per_device_train_batch_size=batch,
+        learning_rate=0.1,
+        optim="sgd",
+        max_grad_norm=1e9,
+        max_steps=STEPS,
+        max_history=5,
+        domain_temperature=2.0,
+        buffer_targets=64,
+        save_strategy="steps",
+        save_steps=4,
+        save_only_model=False,
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=1,
+        dataloader_pin_memory=False,
+    )
+    args = RecommenderTrainingArguments(str(output), **{**values, **changes})
+    data = StreamedData(SequenceCorpus.load(corpus), table)
+    return RecommenderTrainer(UTGRecForConditionalGeneration(config), args, data)
+
+
+def losses_of(trainer: RecommenderTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights_of(trainer: RecommenderTrainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def test_a_corpus_resumes_in_the_middle_of_an_epoch(tmp_path):
+    """Bit by bit, with dropout, under a temperature, and without reading what it skips."""
+    write_files(tmp_path)
+    settings = dict(dropout=0.2, optim="adamw_torch", learning_rate=0.01, max_steps=18, save_steps=9)
+    whole = make_trainer(tmp_path, tmp_path / "out", GLOBAL_BATCH, **settings)
+    steps = -(-len(whole.train_dataset) // GLOBAL_BATCH)
+    assert 9 % steps and 18 > steps  # the checkpoint lies inside of an epoch, the end in a later one
+    whole.train()
+    resumed = make_trainer(tmp_path, tmp_path / "out", GLOBAL_BATCH, **settings)
+    rows, asked = resumed.train_dataset, []
+    read = rows.__class__.__getitems__
+    rows.__class__ = type(
+        "Watched", (rows.__class__,), {"__getitems__": lambda s, i: asked.append(len(i)) or read(s, i)}
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-9"))
+    assert losses_of(resumed) == losses_of(whole) and sum(asked) <= 10 * GLOBAL_BATCH  # one is read ahead
+    assert all(torch.equal(value, weights_of(whole)[name]) for name, value in weights_of(resumed).items())
+
+
+def test_what_a_corpus_is_not_read_by(tmp_path):
+    write_files(tmp_path)
+    with pytest.raises(ValueError, match="Persistent data loader workers"):
+        changes = dict(dataloader_persistent_workers=True, dataloader_num_workers=1)
+        make_trainer(tmp_path, tmp_path / "out", 8, **changes)
+    with pytest.raises(ValueError, match="buffer_targets must be at least 1"):
+        make_trainer(tmp_path, tmp_path / "out", 8, buffer_targets=0)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_nodes_train_as_one_process(tmp_path):
+    write_files(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    launchers = []
+    for node in range(NODES):
+        rendezvous = ["--nnodes", NODES, "--node_rank", node, "--master_addr", "127.0.0.1", "--master_port", port]
+        command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc_per_node", PROCESSES]
+        command += [__file__, tmp_path]
+        launchers.append(
+            subprocess.Popen(
+                [*map(str, command)], env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+        )
+    said = [launcher.communicate(timeout=900)[0].decode() for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], "\n".join(said)[-6000:]
+    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(NODES * PROCESSES)]
+    assert [report["node"] for report in reports] == [0, 0, 1, 1]
+    assert all(report["world_size"] == 4 and report["local"] == 2 for report in reports)
+    single = make_trainer(tmp_path, tmp_path / "single", GLOBAL_BATCH)
+    single.train()
+    assert reports[0]["losses"] == pytest.approx(losses_of(single), rel=1e-4) and len(losses_of(single)) == STEPS
+    for rank in range(NODES * PROCESSES):
+        for name, weight in torch.load(tmp_path / f"rank{rank}.pt", weights_only=True).items():
+            torch.testing.assert_close(weight, weights_of(single)[name], rtol=1e-4, atol=1e-6)
+
+
+def run_worker(folder: Path) -> None:
+    trainer = make_trainer(folder, folder / "nodes", GLOBAL_BATCH // (NODES * PROCESSES))
+    trainer.train()
+    rank = trainer.accelerator.process_index
+    report = {
+        "world_size": trainer.accelerator.num_processes,
+        "local": int(os.environ["LOCAL_WORLD_SIZE"]),
+        "node": int(os.environ["GROUP_RANK"]),
+        "losses": losses_of(trainer),
+    }
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+    torch.save(weights_of(trainer), folder / f"rank{rank}.pt")
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    run_worker(Path(sys.argv[1]))
+    os._exit(0)  # the threads of gloo sometimes keep the interpreter from ending
