@@ -145,6 +145,10 @@ class TransferArguments:
             raise SystemExit(
                 f"--codes: {', '.join(sorted(unknown))} is neither NAME=FOLDER nor of {', '.join(SHARED)}."
             )
+        if self.tokenizer_on == "all" and "letter" in self.codes:
+            raise SystemExit(
+                "--tokenizer_on all: LETTER's would learn from interactions of all of the target's users."
+            )
         if bad := [share for share in self.train_users if not 0 < share <= 1]:
             raise SystemExit(f"--train_users: shares above 0 and up to 1, got {bad}.")
         if self.embeddings and len(self.embeddings) != len(names):

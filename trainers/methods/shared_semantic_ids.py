@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.collisions import Collisions
@@ -74,7 +75,10 @@ def shared_semantic_ids(
     joint = joint_domain(domains)
     embeddings = output / "embeddings" / "joint"
     given = np.concatenate([without_mean(part) for part in vectors]) if centre_domains else whole.vectors
-    save_embeddings(embeddings, joint.interactions.item_ids, given)
+    state = PartialState()
+    if state.is_main_process:
+        save_embeddings(embeddings, joint.interactions.item_ids, given)
+    state.wait_for_everyone()
     inputs = ItemEmbeddings(
         joint,
         output,
@@ -89,8 +93,10 @@ def shared_semantic_ids(
     assert network is not None
     network.config.centre_domains = centre_domains
     bare = UniversalItemTokenizer.from_network(network, EmbeddingProcessor(network.config))
-    save_tokenizer(bare, output / "tokenizer")
-    write_json(output / "tokenizer" / REPORT_NAME, items.report)
+    if state.is_main_process:
+        save_tokenizer(bare, output / "tokenizer")
+        write_json(output / "tokenizer" / REPORT_NAME, items.report)
+    state.wait_for_everyone()
     tokenizers = {}
     for domain, part in zip(domains, vectors, strict=True):
         folder = output / "items" / domain.name
@@ -130,7 +136,9 @@ def semantic_ids_of_domain(
     assignment = tokenizer.add_items(content, COLLISIONS)
     report = {"method": "shared", "settings": {"tokenizer": source.parent.name}, **assignment.to_dict()}
     report |= {"collisions": COLLISIONS, "level_sizes": tokenizer.index.level_sizes}
-    save_tokenizer(tokenizer, output, include_network=False)
+    if PartialState().is_main_process:
+        save_tokenizer(tokenizer, output, include_network=False)
+    PartialState().wait_for_everyone()
     return TokenizedItems(tokenizer, assignment.given_codes, report, reads_embeddings=False)
 
 

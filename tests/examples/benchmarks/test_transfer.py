@@ -95,6 +95,7 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
         (["--targets", "d"], "--targets: d is none of the domains a, b, c"),
         (["--codes", "tigre"], "--codes: tigre is neither"),
         (["--train_users", "0"], "--train_users: shares above 0"),
+        (["--codes", "letter", "--tokenizer_on", "all"], "would learn from interactions"),
     ],
 )
 def test_what_cannot_be_is_said_first(flags, monkeypatch, capsys, changed, message):
