@@ -201,9 +201,9 @@ def encode(
     for answer in _run("encode", task, todo, task.num_blocks, EncodingWorker, workers, show):
         found[answer["block"]] = answer
     counts = [np.zeros(size, np.int64) for size in task.level_sizes]
-    for said in found.values():
-        assert said is not None
-        for level, of_level in enumerate(said["counts"]):
+    for of_block in found.values():
+        assert of_block is not None
+        for level, of_level in enumerate(of_block["counts"]):
             counts[level] += np.asarray(of_level)
     return counts[0].copy(), counts
 
