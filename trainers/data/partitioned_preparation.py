@@ -305,13 +305,13 @@ def order_users(job: Job, number: int, folder: Path) -> dict:
     numbers = np.bincount(log["item"].to_numpy(), minlength=len(counted))
     counted.with_columns(count=pl.Series(numbers)).write_ipc(folder / "items.arrow", compression="lz4")
     dropped = {reason: entry["count"] for reason, entry in report.to_dict()["dropped"].get("interactions", {}).items()}
-    at = log["user"].gather(np.linspace(0, len(log) - 1, CUTS if len(log) else 0).astype(np.int64))
+    cut = log["user"].gather(np.linspace(0, len(log) - 1, CUTS if len(log) else 0).astype(np.int64))
     return {
         "rows": len(log),
         "users": len(user_ids),
         "counts": counts,
         "dropped": dropped,
-        "cuts": firsts.gather(at).to_list(),
+        "cuts": firsts.gather(cut).to_list(),
     }
 
 
