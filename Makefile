@@ -4,6 +4,11 @@ SEEDS ?= 1
 WORKERS ?= 2
 TESTS ?= tests
 KILLS ?= 10
+DISKS ?= 10
+FUZZ ?= 1000
+SECONDS ?= 30
+OPERATIONS ?= 2000
+FAULTS_LOG ?= build/faults.jsonl
 # torch of test-min: its lowest version is a CUDA build on most machines, so another one may be named.
 MIN_TORCH ?=
 
@@ -48,8 +53,9 @@ test: venv  ## run the tests, without the slow ones (WORKERS=2)
 test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
-test-faults: venv  ## kill the commands and run them again (KILLS=10, of each)
-	KILLS=$(KILLS) $(TEST_ENV) $(BIN)/python -m pytest -q -rA -n $(WORKERS) tests/faults
+test-faults: venv  ## kills, broken disks and files, load (KILLS=10 DISKS=10 FUZZ=1000 SECONDS=30 OPERATIONS=2000)
+	KILLS=$(KILLS) DISKS=$(DISKS) FUZZ=$(FUZZ) SECONDS=$(SECONDS) OPERATIONS=$(OPERATIONS) FAULTS_LOG=$(FAULTS_LOG) $(TEST_ENV) $(BIN)/python -m pytest -q -rA -n $(WORKERS) tests/faults
+	$(BIN)/python tests/faults/record.py $(FAULTS_LOG)
 
 # Threads that wait must not spin: where there are more of them than cores, the tests would take hours.
 test-kernels: venv  ## run the tests under three instruction sets and two thread counts (TESTS=tests)
@@ -68,7 +74,7 @@ import re, sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = [each for name, needs in project["optional-dependencies"].items() if name != "dev" for each in needs]
 for each in project["dependencies"] + extras:
-    lowest = re.sub(r">=([^,;]+)[^;]*", r"==\1", each)
+    lowest = re.sub(r"(\[.*\])?>=([^,;]+)[^;]*", r"==\2", each)  # a constraint has no extras
     print("torch==" + sys.argv[1] if sys.argv[1] and lowest.startswith("torch==") else lowest)
 endef
 export LOWEST

@@ -113,6 +113,9 @@ class ModelCardValues(Card):
         codebooks (`Sequence[Mapping]`, *optional*): One row for each level, e.g. `{"level": 0, "size": 256,
             "share used": 0.98, "perplexity": 187.2}`.
         collisions (`Mapping[str, Any]`, *optional*): Counts around shared semantic IDs, e.g. an assignment report.
+        health (`Sequence[Mapping]`, *optional*): One row for each catalogue that an item tokenizer was measured on.
+        attribute_information (`Sequence[Mapping]`, *optional*): One row for each catalogue and attribute: how much of
+            it the codes of each level tell.
         training_data (`Sequence[Mapping]`, *optional*): One row for each domain, e.g. its users, items, interactions.
         hyperparameters (`Mapping[str, Any]`, *optional*): Names and values.
         logs (`Sequence[Mapping]`, *optional*): Entries of the training log, as `TrainerState.log_history`.
@@ -137,6 +140,8 @@ class ModelCardValues(Card):
     comparison: Sequence[Mapping[str, Any]] = ()
     codebooks: Sequence[Mapping[str, Any]] = ()
     collisions: Mapping[str, Any] = field(default_factory=dict)
+    health: Sequence[Mapping[str, Any]] = ()
+    attribute_information: Sequence[Mapping[str, Any]] = ()
     training_data: Sequence[Mapping[str, Any]] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     logs: Sequence[Mapping[str, Any]] = ()

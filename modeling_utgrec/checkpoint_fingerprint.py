@@ -49,7 +49,7 @@ def fingerprint_file(path: str | os.PathLike) -> tuple[str, str | None]:
         ValueError: if the file is no safetensors file.
     """
     with open(path, "rb") as file:
-        header, start = _read_header(path, file)
+        header, start = read_header(path, file)
         metadata = header.pop("__metadata__", {})
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         digest.update(digest_bytes(file, start))
@@ -64,7 +64,7 @@ def stamp_file(path: str | os.PathLike) -> str:
     temporary = path.with_name(f".{path.name}.stamping.tmp")
     try:
         with open(path, "rb") as file, open(temporary, "wb") as stamped:
-            header, start = _read_header(path, file)
+            header, start = read_header(path, file)
             header["__metadata__"] = {**header.get("__metadata__", {}), FINGERPRINT: fingerprint}
             text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
             text += b" " * (-len(text) % 8)
@@ -85,6 +85,8 @@ def check_file(path: str | os.PathLike) -> str | None:
         ValueError: if its bytes are not those that were written, or it is no safetensors file.
     """
     found, stated = fingerprint_file(path)
+    if stated is not None and not isinstance(stated, str):
+        raise ValueError(f"{path} is damaged: its fingerprint is a text, found {str(stated)[:60]}. Copy it again.")
     if stated is not None and found != stated:
         raise ValueError(
             f"{path} is damaged: it states the fingerprint {stated[:16]}… and its tensors have {found[:16]}…, so "
@@ -144,8 +146,12 @@ def _named_by_config(config: Path) -> dict[str, str]:
     return named
 
 
-def _read_header(path: str | os.PathLike, file: Any) -> tuple[dict[str, Any], int]:
-    """The header of an open safetensors file, and where its tensors begin."""
+def read_header(path: str | os.PathLike, file: Any) -> tuple[dict[str, Any], int]:
+    """The header of an open safetensors file, and where its tensors begin.
+
+    Raises:
+        ValueError: if the file is truncated or no safetensors file.
+    """
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
@@ -161,4 +167,4 @@ def _read_header(path: str | os.PathLike, file: Any) -> tuple[dict[str, Any], in
     return header, 8 + length
 
 
-__all__ = ["check_file", "check_folder", "digest_bytes", "stamp_file", "stamp_folder"]
+__all__ = ["check_file", "check_folder", "digest_bytes", "read_header", "stamp_file", "stamp_folder"]

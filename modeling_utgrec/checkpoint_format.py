@@ -7,9 +7,12 @@ the version reads the versions before it too, or says how to convert them.
 """
 
 import os
+import re
 import shutil
+import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +26,10 @@ from .checkpoint_safety import SHARDS, check_sizes, errors_that_say_why, only_sa
 
 FORMAT_VERSION = 1
 STAGING = "_model.unfinished-"  # how folders begin in which models are saved; Trainer uploads none with a "_"
-LEFTOVER_SECONDS = 6 * 3600  # of such a folder, without a change: longer than a save takes, its upload included
+LEFTOVER_SECONDS = 6 * 3600  # of another machine's, without a change: longer than a save takes, its upload included
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
+_RUN = uuid.uuid4().hex[:6]  # a container that starts anew gives its processes the same numbers
+_OWNED = re.compile(rf"{re.escape(STAGING)}{_HOST}-(\d+)-([0-9a-f]{{6}})-.*")
 
 
 class CheckedConfig:
@@ -45,10 +51,17 @@ class CheckedConfig:
                 f"Expected a configuration of model type {own!r}, found {kind!r}: load it with the class "
                 "of that model, or with an Auto class."
             )
-        check_format_version(config_dict.get("format_version", FORMAT_VERSION), "The configuration")
-        check_sizes(config_dict)
-        with errors_that_say_why("The configuration"):
+        source = kwargs.get("name_or_path")  # of an Auto class
+        with errors_that_say_why(f"The configuration of {source}" if source else "The configuration"):
+            check_format_version(config_dict.get("format_version", FORMAT_VERSION), "The configuration")
+            check_sizes(config_dict)
             return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_pretrained`], with errors that name the file."""
+        with errors_that_say_why(f"The configuration of {pretrained_model_name_or_path}"):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
 
     def to_dict(self) -> dict:
         values: dict = super().to_dict()  # type: ignore[misc]
@@ -123,7 +136,8 @@ class CheckedLoading:
         check_finite(self.state_dict() if given is None else given)  # type: ignore[attr-defined]
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
-        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder, ignore_cleanup_errors=True) as staging:
+        prefix = f"{STAGING}{_HOST}-{os.getpid()}-{_RUN}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True) as staging:
             if kwargs.get("push_to_hub"):
                 kwargs.setdefault("repo_id", folder.absolute().name)
             super().save_pretrained(staging, *args, **kwargs)  # type: ignore[misc]
@@ -147,12 +161,27 @@ class CheckedLoading:
 def _remove_leftovers(folder: Path) -> None:
     """Removes what saves that were killed left in a folder, to which other processes may be saving."""
     for path in folder.glob(f"{STAGING}*"):
+        owned = _OWNED.fullmatch(path.name)
+        if owned is not None and os.name == "posix":  # elsewhere a signal of 0 is one
+            if not _is_alive(int(owned[1]), owned[2]):
+                shutil.rmtree(path, ignore_errors=True)
+            continue
         try:
             seconds = time.time() - path.stat().st_mtime
         except FileNotFoundError:  # another one's, complete by now
             continue
         if seconds > LEFTOVER_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int, run: str) -> bool:
+    if pid == os.getpid():
+        return run == _RUN
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # one that may not be asked is there
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 def check_finite(tensors: dict[str, torch.Tensor]) -> None:

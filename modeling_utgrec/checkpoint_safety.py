@@ -24,6 +24,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.b
 _STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.pth?$")  # of a training: no weights of the model
 _PART = re.compile(r"[^/\\\0]+\.safetensors")
 _COUNT = re.compile(r"(^|_)(num_\w*(layers|experts|blocks)|n_layers?|num_levels|depth|diffusion_repeats)$")
+_OTHERS = ("builtins", "json", "huggingface_hub", "transformers")  # whose ValueErrors name no file
 # What transformers, torch and peft raise on values of a wrong kind. Files that are missing are OSErrors and stay.
 _MALFORMED = (
     StrictDataclassError,
@@ -56,9 +57,14 @@ def check_sizes(values: dict, depth: int = 0) -> None:
 
 @contextmanager
 def errors_that_say_why(what: str) -> Iterator[None]:
-    """Turns the many errors of malformed values into a `ValueError` that says what could not be read."""
+    """Turns the many errors of malformed values into a `ValueError` that says what could not be read, and lets those
+    of other libraries that do not name it do so."""
     try:
         yield
+    except ValueError as error:
+        if what in str(error) or type(error).__module__.partition(".")[0] not in _OTHERS:
+            raise
+        raise ValueError(f"{what}: {error}") from error
     except torch.OutOfMemoryError:  # of a device: nothing is malformed
         raise
     except Exception as error:

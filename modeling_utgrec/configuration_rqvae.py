@@ -37,6 +37,8 @@ class RQVAEConfig(PreTrainedConfig):
         sinkhorn_epsilon (`float`, *optional*, defaults to 0.0):
             above 0, the last level's codes of a training batch are balanced by Sinkhorn's algorithm with this weight
             of the entropy, see [`balanced_codes`] (LETTER's program: 0.003); 0 for the nearest codes.
+        centre_domains (`bool`, *optional*, defaults to `False`):
+            whether the embeddings of each catalogue are read without their mean, so that domains share codes.
     """
 
     model_type = "rqvae"
@@ -55,6 +57,7 @@ class RQVAEConfig(PreTrainedConfig):
     diversity_clusters: int = 10
     cluster_refresh_passes: int = 100
     sinkhorn_epsilon: float | int = 0.0
+    centre_domains: bool = False
 
     def __post_init__(self, **kwargs):
         if self.hidden_sizes is None:

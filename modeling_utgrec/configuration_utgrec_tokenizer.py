@@ -34,7 +34,12 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
             centroids of the representations. A backbone with random weights needs it: its representations start so
             close together that one code would take them all.
         codebook_projection_init (`str`, *optional*, defaults to `"linear"`):
-            how the projections of tree codebooks start: `"linear"`, as linear layers do, or `"orthogonal"`.
+            how the projections of tree codebooks start: `"linear"`, as linear layers do, or `"orthogonal"`. With
+            `codebook_init="kmeans"` a projection that is nearly singular makes C so large that a step of training
+            moves all codes by more than they lie apart.
+        codebook_centering (`bool`, *optional*, defaults to `False`):
+            quantize what representations differ from their mean by, see [`~running_mean.RunningMean`]; not in the
+            paper.
         adapter_hidden_size (`int`, *optional*, defaults to 768): hidden width of the adapter MLP.
         adapter_dropout (`float`, *optional*, defaults to 0.1): dropout of the adapter MLP.
         commitment_weight (`float`, *optional*, defaults to 0.25): beta of Eq. 6 and 7.
@@ -75,6 +80,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     codebook_dim: int = 128
     codebook_init: str = "normal"
     codebook_projection_init: str = "linear"
+    codebook_centering: bool = False
     adapter_hidden_size: int = 768
     adapter_dropout: float | int = 0.1
     commitment_weight: float | int = 0.25

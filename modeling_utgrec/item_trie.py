@@ -11,7 +11,7 @@ too, so an edge of an inner level has the number of the node that it leads to, a
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -116,29 +116,58 @@ class ItemTrie:
         return content.to(self._codes.device)
 
     def _build(self, dense_limit: int):
-        num_items, device = len(self._codes), self._codes.device
         order = lexicographic_order(self._codes, self.level_sizes)
-        self.levels: list[TrieLevel] = []
-        nodes = torch.zeros(num_items, dtype=torch.long, device=device)  # of each position, at this depth
-        is_new = torch.zeros(num_items, dtype=torch.bool, device=device)  # first position of a prefix
-        is_new[0] = True
-        num_nodes = 1
-        for level, size in enumerate(self.level_sizes):
-            column = self._codes[:, level][order]
-            is_new[1:] |= column[1:] != column[:-1]
-            first = is_new.nonzero().flatten()
-            parents = nodes[first]
-            fan_outs = torch.bincount(parents, minlength=num_nodes)
-            counts = first.diff(append=first.new_tensor([num_items]))
-            self.levels.append(TrieLevel(size, parents * size + column[first], fan_outs, counts, dense_limit))
-            nodes = is_new.cumsum(0) - 1
-            num_nodes = len(first)
-        if num_nodes != num_items:
-            second = (~is_new).nonzero().flatten()
+        self.levels = levels_of_sorted([self._codes[order]], self.level_sizes, dense_limit)
+        if self.levels[-1].num_edges != len(order):
+            taken = self._codes[order]
+            second = (taken[1:] == taken[:-1]).all(1).nonzero().flatten() + 1
             pairs = torch.stack([order[second - 1], order[second]], dim=1)[:10].tolist()
             raise ValueError(f"{second.numel()} semantic IDs belong to more than one item; equal rows: {pairs}")
         self._rows = order.to(torch.int32)  # item row of each position
         self._positions: Tensor | None = None  # the inverse, made when it is first asked for
+
+    @classmethod
+    def from_sorted(
+        cls,
+        parts: Iterable[Tensor | np.ndarray],
+        level_sizes: Sequence[int],
+        level_offsets: Sequence[int],
+        item_ids: Sequence[str] | None = None,
+        dense_limit: int = DENSE_LIMIT,
+    ) -> "ItemTrie":
+        """
+        The trie of items that are sorted by their codes and come in parts, as from files: nothing is sorted, and of
+        what is not kept one part is in memory at a time. An item's position is its row.
+
+        Args:
+            parts (`Iterable` of integers of shape `(num_items, num_levels)`): codes, ascending within a part and from
+                part to part.
+            level_sizes, level_offsets, dense_limit: as of the constructor.
+            item_ids (`Sequence[str]`, *optional*): names of the items, in this order; kept as it is, so that they need
+                not be in memory.
+
+        Raises:
+            ValueError: as the constructor, or if an item does not come after the one before.
+        """
+        trie = cls.__new__(cls)
+        trie.level_sizes, trie.level_offsets = [*map(int, level_sizes)], [*map(int, level_offsets)]
+        trie.item_ids = item_ids  # type: ignore[assignment]  # a list if it is small
+        trie.content, trie._positions, trie._identity = None, None, object()
+        kept = []
+
+        def checked() -> Iterator[Tensor]:
+            for part in parts:
+                kept.append(trie._checked(part, None))
+                yield kept[-1]
+
+        trie.levels = levels_of_sorted(checked(), trie.level_sizes, dense_limit)
+        trie._codes = torch.cat(kept)
+        if trie.levels[-1].num_edges != len(trie._codes):
+            raise ValueError("two items have the same semantic ID")
+        if item_ids is not None and len(item_ids) != len(trie._codes):
+            raise ValueError(f"{len(trie._codes)} rows of codes but {len(item_ids)} item_ids")
+        trie._rows = torch.arange(len(trie._codes), dtype=torch.int32)
+        return trie
 
     @property
     def codes(self) -> Tensor:
@@ -334,6 +363,53 @@ class ItemTrie:
 
     def __repr__(self) -> str:
         return f"ItemTrie(num_items={self.num_items}, level_sizes={self.level_sizes}, device={str(self.device)!r})"
+
+
+def levels_of_sorted(parts: Iterable[Tensor], level_sizes: Sequence[int], dense_limit: int) -> list[TrieLevel]:
+    """
+    The levels of a trie of sorted codes, part by part. Equal rows are one edge of the last level.
+
+    Args:
+        parts (`Iterable` of integer tensors of shape `(num_items, num_levels)`): codes, sorted.
+        level_sizes (`Sequence[int]`): number of codes of each level.
+        dense_limit (`int`): see [`TrieLevel`].
+
+    Raises:
+        ValueError: If there are no codes, or they are not sorted.
+    """
+    keys: list[list[Tensor]] = [[] for _ in level_sizes]
+    firsts: list[list[Tensor]] = [[] for _ in level_sizes]  # the first position of each edge
+    num_edges, num_items, last = [0] * len(level_sizes), 0, None
+    for codes in parts:
+        if not len(codes):
+            continue
+        nodes = codes.new_zeros(len(codes), dtype=torch.long)  # of each position, at this depth
+        is_new = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)  # first position of a prefix
+        is_new[0] = last is None
+        for level, size in enumerate(level_sizes):
+            column = codes[:, level].long()
+            is_new[1:] |= column[1:] != column[:-1]
+            if last is not None:
+                is_new[0] |= column[0] != last[level]
+            first = is_new.nonzero().flatten()
+            keys[level].append(nodes[first] * size + column[first])
+            firsts[level].append(first + num_items)
+            nodes = is_new.cumsum(0) + (num_edges[level] - 1)
+            num_edges[level] += len(first)
+        num_items, last = num_items + len(codes), codes[-1]
+    if last is None:
+        raise ValueError("an item trie needs at least one item")
+    levels, num_nodes = [], 1
+    for level, size in enumerate(level_sizes):
+        edges, starts = torch.cat(keys[level]), torch.cat(firsts[level])
+        keys[level], firsts[level] = [], []
+        if (edges[1:] <= edges[:-1]).any():
+            raise ValueError("the codes are not sorted")
+        fan_outs = torch.bincount(edges // size, minlength=num_nodes)
+        counts = starts.diff(append=starts.new_tensor([num_items]))
+        levels.append(TrieLevel(size, edges, fan_outs, counts, dense_limit))
+        num_nodes = len(edges)
+    return levels
 
 
 def lexicographic_order(codes: Tensor, level_sizes: Sequence[int]) -> Tensor:

@@ -22,8 +22,9 @@ from .checkpoint_format import CheckedLoading
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 from .encoding_parts import prompt_parts
 from .loss_contrastive import info_nce
-from .quantization import ResidualCodebooks, SimVQCodebook, TreeCodebooks
+from .quantization import QuantizerOutput, ResidualCodebooks, SimVQCodebook, TreeCodebooks
 from .reconstruction import ImageDecoder, MaskedDecoder, TextDecoder, ZeroLinear
+from .running_mean import RunningMean
 
 
 @dataclass
@@ -158,6 +159,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             self.quantizer = TreeCodebooks(*codebooks, config.codebook_projection_init)
         else:
             self.quantizer = ResidualCodebooks(*codebooks)
+        self.running_mean = RunningMean(config.num_levels, config.codebook_dim) if config.codebook_centering else None
         self.expand = self.text_decoder = self.image_decoder = None
         if config.with_decoders:
             self._add_decoders(config, width)
@@ -270,6 +272,17 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             places.append(rows)
         return self.adapter(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
 
+    def quantize(self, representations: torch.Tensor) -> QuantizerOutput:
+        """Codes of representations `(items, num_levels, codebook_dim)`, with `codebook_centering` of what they differ
+        from their mean by."""
+        if self.running_mean is None:
+            return self.quantizer(representations)
+        mean = self.running_mean(representations)
+        output: QuantizerOutput = self.quantizer(representations - mean)
+        assert output.quantized is not None
+        output.quantized = output.quantized + mean
+        return output
+
     def _code_states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The backbone's states at the code tokens of some prompts, `(items, num_levels, backbone_hidden_size)`."""
         is_code = inputs["input_ids"] >= self.config.backbone_vocab_size
@@ -322,7 +335,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         }
         z = self.encode(input_ids, attention_mask, **{k: v for k, v in images.items() if v is not None})
         if text_labels is None:
-            quantized = self.quantizer(z)
+            quantized = self.quantize(z)
             return UTGRecTokenizerOutput(codes=quantized.codes, representations=z, residuals=quantized.residuals)
         if self.text_decoder is None or self.expand is None:
             raise ValueError(
@@ -331,7 +344,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
 
         anchors = torch.arange(len(z), device=z.device) if anchor_rows is None else anchor_rows
         anchored = z.index_select(0, anchors)  # not `z[anchors]`, whose gradient depends on the order of CPU threads
-        quantized = self.quantizer(anchored)
+        quantized = self.quantize(anchored)
+        assert quantized.loss is not None
         warmup = self.in_warmup
         decoded = anchored if warmup else quantized.quantized
         if self.training:

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -78,6 +79,7 @@ class HubServer(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}  # by sha256
         self.log: list[tuple[str, str]] = []  # method and path of every request
         self.lock = threading.Lock()
+        self.before_write: Callable[[], None] | None = None  # called before each request that may change something
         self._cuts: list[list] = []
 
     def __enter__(self) -> "HubServer":
@@ -136,6 +138,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.connection.shutdown(2)
             self.content = self._chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else b""
             self.content = self.content or self.rfile.read(length)
+            if self.server.before_write is not None and self.command not in ("GET", "HEAD"):
+                self.server.before_write()
             for methods, pattern, action in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and self.command in methods:

@@ -13,6 +13,7 @@ from tokenization_items.item_memory import ItemMemoryError, StoredMemory
 from tokenization_items.pipeline_item_recommendation import ItemRecommendationPipeline
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor, EncoderMismatchError
 from tokenization_items.processing_items import ItemProcessor
+from tokenization_items.sharded_index import ShardedItemIndex
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
@@ -41,6 +42,7 @@ __all__ = [
     "ItemMemoryError",
     "ItemProcessor",
     "ItemRecommendationPipeline",
+    "ShardedItemIndex",
     "StoredMemory",
     "TextEncoder",
     "TextTemplate",

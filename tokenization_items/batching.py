@@ -1,4 +1,4 @@
-"""Batches of items whose images are made ready ahead of the network."""
+"""Batches of items: the blocks of a catalogue that are read together, and images made ready ahead of the network."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,6 +9,15 @@ import numpy as np
 
 # Batches that threads make ready while the network computes.
 BATCHES_AHEAD = 2
+# Items of a block. Batches are made within a block, so that machines that share the blocks of a catalogue compute what
+# one machine does, to the bit.
+BLOCK_ITEMS = 2**16
+
+
+def blocks_of(num_items: int, block_items: int = BLOCK_ITEMS) -> list[slice]:
+    """The rows of each block of a catalogue, in order; the last one may be smaller, and that of no items is empty."""
+    starts = range(0, max(num_items, 1), block_items)
+    return [slice(start, min(start + block_items, num_items)) for start in starts]
 
 
 def prepared(

@@ -1,6 +1,7 @@
 """Caches on disk: codes of the finished parts of a catalogue, and what a frozen vision tower makes of images."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -99,6 +101,11 @@ class FinishedShards(TensorCache):
         self.save(key, {"codes": torch.from_numpy(codes), "residuals": torch.from_numpy(residuals)})
 
 
+def takes_states(backbone: torch.nn.Module) -> bool:
+    """Whether a backbone takes what its vision tower made of images in place of their pixels."""
+    return "mm_encoder_outputs" in inspect.signature(backbone.forward).parameters
+
+
 class VisualFeatureCache(TensorCache):
     """
     What a frozen vision tower makes of images, one file for each: its grid, the vision tower's states, and for a
@@ -113,10 +120,19 @@ class VisualFeatureCache(TensorCache):
         folder (`str` or `os.PathLike`): made if need be.
         network ([`UTGRecTokenizerModel`]): a network whose backbone has a vision tower.
         processor ([`ItemProcessor`]): the network's processor.
+
+    Raises:
+        ValueError: the backbone takes no states of images, as with transformers before 5.17, which would leave the
+            images out without a word.
     """
 
     def __init__(self, folder: str | os.PathLike, network: UTGRecTokenizerModel, processor: "ItemProcessor"):
         self.backbone: Any = network.backbone
+        if not takes_states(self.backbone):
+            raise ValueError(
+                f"{type(self.backbone).__name__} of transformers {transformers.__version__} takes no states of images "
+                "in place of pixels: leave out the feature cache, or install transformers 5.17 or later."
+            )
         super().__init__(Path(folder) / self._fingerprint(processor))
 
     def _fingerprint(self, processor: "ItemProcessor") -> str:

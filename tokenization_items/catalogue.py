@@ -226,7 +226,8 @@ class Catalogue:
         if problems:
             raise CatalogueError(
                 f"{self.name}: {len(problems)} problems in {len(self)} items; "
-                f"correct these items or leave them out with select():\n  {listed(problems)}"
+                "correct these items or leave them out, as `utgrec prepare` does, and select():\n"
+                f"  {listed(problems)}"
             )
         if rows is None:
             self._mark_checked()

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from modeling_utgrec import UTGRecTokenizerModel
 from modeling_utgrec.encoding_parts import length_batches
-from tokenization_items.batching import prepared
+from tokenization_items.batching import BLOCK_ITEMS, blocks_of, prepared
 from tokenization_items.caches import Features, FinishedShards, VisualFeatureCache, shards_of
 from tokenization_items.catalogue import Catalogue, CatalogueError
 
@@ -64,6 +64,7 @@ def codes_of_catalogue(
     resume_folder: str | os.PathLike | None = None,
     state: PartialState | None = None,
     progress: bool | None = None,
+    block_items: int = BLOCK_ITEMS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     The codes that a network gives to items, before collisions are resolved.
@@ -88,6 +89,8 @@ def codes_of_catalogue(
         state (`PartialState`, *optional*): with several processes, `PartialState()` or an `Accelerator`: each process
             tokenizes a share, and all get the whole. All must call this.
         progress (`bool`, *optional*): whether to show a bar; by default if the output is a terminal.
+        block_items (`int`, *optional*, defaults to `BLOCK_ITEMS`): items among which those of like length are looked
+            for.
 
     Returns:
         Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
@@ -98,7 +101,13 @@ def codes_of_catalogue(
     texts = processor.encode_texts(catalogue.texts)
     images = catalogue if processor.image_processor is not None else None
     lengths = torch.from_numpy(processor.prompt_lengths(texts, catalogue))
-    shards = shards_of([rows.numpy() for rows in length_batches(lengths, batch_tokens)])
+    shards = shards_of(
+        [
+            block.start + rows.numpy()
+            for block in blocks_of(len(texts), block_items)
+            for rows in length_batches(lengths[block], batch_tokens)
+        ]
+    )
     if state is not None:
         shards = shards[state.process_index :: state.num_processes]
     codes = np.zeros((len(texts), network.config.num_levels), dtype=np.int64)

@@ -62,6 +62,8 @@ class AssignmentReport:
         max_extra_distance (`float`): Largest such distance.
         given_codes (`np.ndarray` of shape `(num_items, num_levels)`): Codes that the tokenizer gave, before collisions
             were resolved, int64, in the order of the items added.
+        residuals (`np.ndarray` of shape `(num_items, num_levels, dim)`, *optional*): What each level quantized, where
+            it was asked for.
     """
 
     num_items: int
@@ -75,10 +77,12 @@ class AssignmentReport:
     mean_extra_distance: float
     max_extra_distance: float
     given_codes: np.ndarray = field(repr=False, compare=False)
+    residuals: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers but the codes, as JSON has them."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "given_codes"}
+        """All numbers but those of single items, as JSON has them."""
+        of_items = ("given_codes", "residuals")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in of_items}
 
     def check_collapse(self, sizes: Sequence[int], allowed: bool = False) -> None:
         """
@@ -171,6 +175,13 @@ def assign_least_distance(
 
     Ties are broken by the order of the rows: sort them by item id for a result that does not depend on their order.
 
+    **A catalogue in parts**, of two levels or more. What is done at a level to a prefix depends on the rows with this
+    prefix alone, in their order: on their codes, their residuals and how many rows each code has; all distances are
+    computed row by row. A prefix of one code or more lies below one first code, so when no first code holds more items
+    than semantic IDs begin with it, the outcome for the rows of some first codes is that of this function for these
+    rows alone. Where one does, [`spread_first_codes`] does to the codes what this function does at the first level,
+    which then finds nothing to do there.
+
     Args:
         codes (`np.ndarray` of shape `(num_items, num_levels)`):
             Level-local codes of the new items.
@@ -210,12 +221,57 @@ def assign_least_distance(
                 break
             for members, taken in _groups(parents, crowded, num_occupied):
                 totals = np.bincount(np.concatenate([occupied[taken, level], codes[members, level]]), minlength=size)
-                moved = _move_surplus(codes, members, level, room - totals, distances)
-                for later in range(level + 1, num_levels):
-                    codes[moved, later] = distances.nearest(moved, later)
+                _move_members(codes, members, level, room - totals, distances)
             column[num_occupied:] = codes[:, level]
             nodes = np.unique(parents * size + column, return_inverse=True)[1]
         parents = nodes
+    return codes
+
+
+def crowded_first_codes(totals: np.ndarray, level_sizes: Sequence[int]) -> np.ndarray:
+    """
+    First codes with more items than semantic IDs begin with them, int64.
+
+    Args:
+        totals (`np.ndarray` of shape `(level_sizes[0],)`): items of each first code, new and occupied.
+        level_sizes (`Sequence[int]`): number of codes of each level, two or more: what has one is no part of a whole.
+
+    Raises:
+        ValueError: There is one level.
+    """
+    if len(level_sizes) < 2:
+        raise ValueError("first codes are resolved apart where there are two levels or more, got one")
+    return np.flatnonzero(totals > min(math.prod(level_sizes[1:]), int(totals.sum())))
+
+
+def spread_first_codes(
+    codes: np.ndarray,
+    level_sizes: Sequence[int],
+    totals: np.ndarray,
+    residuals: np.ndarray,
+    level_vectors: Sequence[np.ndarray],
+) -> np.ndarray:
+    """
+    The first step of [`assign_least_distance`], for the rows that it concerns.
+
+    Args:
+        codes (`np.ndarray` of shape `(num_items, num_levels)`): codes of all new items whose first code is crowded
+            ([`crowded_first_codes`]), in the order of that function's rows.
+        level_sizes, residuals, level_vectors: as there, of these rows; two levels or more.
+        totals (`np.ndarray` of shape `(level_sizes[0],)`): items of each first code, new and occupied, of all.
+
+    Returns:
+        `np.ndarray` of shape `(num_items, num_levels)`, int64: codes of which no first one is crowded any more.
+
+    Raises:
+        CapacityError: There are more items than semantic IDs.
+    """
+    codes = np.array(codes, dtype=np.int64)
+    check_capacity(int(totals.sum()), 0, level_sizes)
+    room = min(math.prod(level_sizes[1:]), int(totals.sum()))
+    distances = _Distances(residuals, level_vectors)
+    if len(codes):
+        _move_members(codes, np.arange(len(codes)), 0, room - totals, distances)
     return codes
 
 
@@ -421,9 +477,10 @@ class _Distances:
         return int(costs.argmin())
 
     def chunk(self, rows: np.ndarray, level: int) -> np.ndarray:
-        """`(len(rows), K)`, up to the constant ||z'||² of each row, which no comparison within a row needs."""
-        vectors = self.vectors[level]
-        return (vectors**2).sum(1) - 2 * (np.asarray(self.residuals[rows, level], dtype=np.float64) @ vectors.T)
+        """`(len(rows), K)`, up to the constant ||z'||² of each row, which no comparison within a row needs. Each row
+        is a product of its own: in one of many rows, the last bits of a row depend on how many there are."""
+        vectors, at_level = self.vectors[level], np.asarray(self.residuals[rows, level], dtype=np.float64)
+        return (vectors**2).sum(1) - 2 * np.matmul(vectors, at_level[:, :, None])[..., 0]
 
     def matrix(self, rows: np.ndarray, level: int) -> np.ndarray:
         """`chunk` of any rows, in float32: the one large matrix, when a whole catalogue falls on one code."""
@@ -494,6 +551,14 @@ def _move_surplus(
             targets[part] = costs[part].argmin(1)
         extra[again] = costs[again, targets[again]] - stay[again]
     return np.concatenate(moved)
+
+
+def _move_members(codes: np.ndarray, members: np.ndarray, level: int, room: np.ndarray, distances: _Distances) -> None:
+    """Moves the surplus of the codes with negative `room` under one prefix, and gives the rows that move the nearest
+    codes of the levels below, in place."""
+    moved = _move_surplus(codes, members, level, room, distances)
+    for later in range(level + 1, codes.shape[1]):
+        codes[moved, later] = distances.nearest(moved, later)
 
 
 def _assign_last_level(

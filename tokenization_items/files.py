@@ -7,6 +7,7 @@ the functions here build.
 import ctypes
 import errno
 import json
+import math
 import os
 import shutil
 import sys
@@ -25,8 +26,9 @@ from safetensors.torch import save_file as save_tensors
 
 from hub_cards import replacing, write_text
 from hub_cards.files import sweep, unfinished_path
-from modeling_utgrec.checkpoint_fingerprint import stamp_file
+from modeling_utgrec.checkpoint_fingerprint import read_header, stamp_file
 
+MAPPED_TYPES = {"U8": "u1", "I16": "<i2", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8", "F32": "<f4"}
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")  # of text tokenizers
 
 
@@ -126,6 +128,29 @@ def write_tensors(
             raise OSError(f"{path} cannot be written: {error}") from error
         stamp_file(temporary)
     return Path(path)
+
+
+def map_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """
+    The arrays of a safetensors file, which is mapped into memory: what is not looked at is not read.
+
+    Raises:
+        ValueError: it is truncated or no safetensors file.
+    """
+    with open(path, "rb") as file:
+        header, start = read_header(path, file)
+    arrays: dict[str, np.ndarray] = {}
+    for name, said in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (begin, end) = MAPPED_TYPES.get(said["dtype"]), tuple(said["shape"]), said["data_offsets"]
+        if dtype is None or end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
+            raise ValueError(f"{path}: the tensor {name!r} is no array of a known type: {str(said)[:80]}")
+        empty = begin == end  # of which nothing can be mapped
+        arrays[name] = (
+            np.zeros(shape, dtype) if empty else np.memmap(path, dtype, mode="r", offset=start + begin, shape=shape)
+        )
+    return arrays
 
 
 def check_writable(folder: str | os.PathLike) -> None:

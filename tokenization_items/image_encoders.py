@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.16's own name asks for torchvision
 
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.catalogue import Catalogue

@@ -7,11 +7,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_cards.csv_rows import bad_row, repeated_columns
+from transformers.utils import logging
+
+from hub_cards.csv_layout import CsvError
+from hub_cards.csv_table import read_csv
 
 if TYPE_CHECKING:  # what reads tables is imported with the first of them
     import polars as pl
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+logger = logging.get_logger(__name__)
 
 # Bytes of one line of JSON.
 MAX_LINE = 2**26
@@ -22,7 +28,6 @@ MIN_UNPACKED = 2**28
 # Rows of a parquet file for each of its bytes: item ids differ, so a row cannot be for nothing.
 MAX_ROWS_PER_BYTE = 20
 _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
-_BLOCK = 2**20
 
 
 class CatalogueError(ValueError):
@@ -57,7 +62,14 @@ def read_items(file: Path, wanted: Collection[str]) -> "pa.Table | pl.DataFrame 
         raise CatalogueError(f"{file} cannot be read: {error}") from error
 
 
-def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
+def check_parquet(file: Path) -> "pq.FileMetaData":
+    """
+    What the footer of a parquet file says.
+
+    Raises:
+        CatalogueError: it would take far more memory than its size tells.
+        pyarrow.ArrowException, OSError: it cannot be read.
+    """
     import pyarrow.parquet as pq
 
     metadata, num_bytes = pq.read_metadata(file), file.stat().st_size
@@ -67,6 +79,13 @@ def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
             f"{file}: {metadata.num_rows} rows of {unpacked} bytes in a file of {num_bytes} bytes: it is broken, or "
             "made to fill the memory"
         )
+    return metadata
+
+
+def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    check_parquet(file)
     present = [column for column in pq.read_schema(file).names if column in wanted]
     table = pq.read_table(file, columns=present)
     table.validate(full=True)  # texts are texts: later, a broken one could not be named
@@ -74,27 +93,16 @@ def _read_parquet(file: Path, wanted: Collection[str]) -> "pa.Table":
 
 
 def _read_csv(file: Path) -> "pl.DataFrame":
-    import polars as pl
-
-    with open(file, "rb") as content:
-        if content.read(4).startswith(_PACKED):
-            raise CatalogueError(f"{file} is packed: unpack it, or write items.jsonl.gz")
-        content.seek(0)
-        while block := content.read(_BLOCK):
-            if b"\0" in block:
-                raise CatalogueError(f"{file} holds zero bytes: it is no text in UTF-8")
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        if twice := repeated_columns(lines):
-            raise CatalogueError(f"{file}: the columns {twice} occur twice: rename one of each")
+    data = file.read_bytes()
+    if data.startswith(_PACKED):
+        raise CatalogueError(f"{file} is packed: unpack it, or write items.jsonl.gz")
     try:
-        return pl.read_csv(file, infer_schema=False)  # strings throughout: "00123" stays an id
-    except pl.exceptions.PolarsError as error:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            if wrong := bad_row(lines):
-                raise CatalogueError(
-                    f"{file} cannot be read: {wrong} A text with a comma or a quote in it must be quoted"
-                ) from error
-        raise
+        frame, layout = read_csv(data, str(file))  # strings throughout: "00123" stays an id
+    except CsvError as error:
+        raise CatalogueError(str(error)) from error
+    if not layout.is_usual:
+        logger.warning(f"{file} was read with {layout}")
+    return frame
 
 
 def _read_json_lines(file: Path) -> list[dict]:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,12 @@ class ImageColumn:
                 if text is not None and is_address(text):
                     found[row] = text
         return found
+
+    def without(self, rows: Iterable[int]) -> "ImageColumn":
+        """The images, of which none is at these rows."""
+        present = self.present.copy()
+        present[[*rows]] = False
+        return self._like(self._sources, self._source, self._row, present)
 
     def select(self, rows: np.ndarray) -> "ImageColumn":
         return self._like(self._sources, self._source[rows], self._row[rows], self.present[rows])

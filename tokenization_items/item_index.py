@@ -314,6 +314,7 @@ class ItemIndex:
     def check_new(self, item_ids: Sequence[str], replace: bool = False) -> None:
         """Raises a `ValueError` unless items can be added: strings, none of them twice and, unless they are to be
         replaced, none in the index."""
+        self.check_changes()
         _check_ids(item_ids, ValueError)
         present = [] if replace else [item_id for item_id in item_ids if item_id in self._row_of]
         if present:
@@ -391,13 +392,17 @@ class ItemIndex:
             raise ValueError(f"a semantic ID has {self.num_levels} tokens, got shape {found.shape}: {found.tolist()}")
         codes = found - np.asarray(self.level_offsets)
         if len(self) and ((codes >= 0) & (codes < self.level_sizes)).all():
-            trie = self.trie()
-            node = torch.zeros(1, dtype=torch.long)
-            for level, code in enumerate(codes.tolist()):
-                node = trie.step(level, node, node.new_tensor([code]))
-            if int(node) >= 0:
-                return self.item_ids[int(node)]
+            row = self.row_of_codes(codes.tolist())
+            if row >= 0:
+                return self.item_ids[row]
         raise UnknownItemError(f"no item of the index has the semantic ID {found.tolist()} (codes {codes.tolist()})")
+
+    def row_of_codes(self, codes: Sequence[int]) -> int:
+        """The row of the item with these level-local codes, -1 if there is none."""
+        return int(self.trie().find(torch.tensor([codes])))
+
+    def check_changes(self) -> None:
+        """Raises a `ValueError` if the index does not change, as one in shards."""
 
     def trie(self) -> ItemTrie:
         """All semantic IDs as an [`ItemTrie`], built at the first call after a change; rows are the index's."""

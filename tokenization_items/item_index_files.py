@@ -18,6 +18,8 @@ CODES_NAME = "item_index.safetensors"
 IDS_NAME = "item_ids.json"
 TITLES_NAME = "item_titles.json"  # only if there are titles
 CONTENT_NAME = "item_content.safetensors"  # only if there are content vectors
+SHARDED_NAME = "item_index"  # folder of an index in shards
+MANIFEST_NAME = "index.json"  # in it, which makes an index of them
 FORMAT_VERSION = "1"
 
 
@@ -44,7 +46,7 @@ class IndexParts(NamedTuple):
     sha256: str
 
     def write(self, folder: Path) -> None:
-        """Writes the files, and removes those of before that are not needed any more."""
+        """Writes the files, and removes those of before that are not needed any more, and an index in shards."""
         metadata = {
             "format": "utgrec-item-index",
             "version": FORMAT_VERSION,
@@ -76,6 +78,7 @@ class IndexParts(NamedTuple):
                 self.provenance.save(place[PROVENANCE_NAME], self.sha256)
         for name in {TITLES_NAME, *optional} - {*names}:
             (folder / name).unlink(missing_ok=True)
+        (folder / SHARDED_NAME / MANIFEST_NAME).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> "IndexParts":

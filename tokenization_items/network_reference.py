@@ -25,9 +25,10 @@ from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.item_provenance import PROVENANCE_NAME
 from tokenization_items.processing_content import ContentProcessor, EmbeddingProcessor
 from tokenization_items.processing_items import ItemProcessor
+from tokenization_items.sharded_index import SHARDED_NAME
 from tokenization_items.text_statistics import STATISTICS_NAME
 
-INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME, PROVENANCE_NAME, MEMORY_NAME)
+INDEX_FILES = ("*.json", CODES_NAME, CONTENT_NAME, PROVENANCE_NAME, MEMORY_NAME, f"{SHARDED_NAME}/*")
 PROCESSOR_FILES = ("*.txt", "*.model", "*.jinja", STATISTICS_NAME)
 
 Network = UTGRecTokenizerModel | RecBaseTokenizerModel | RQVAEModel

@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from hub_cards import named
 from modeling_utgrec import RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
+from tokenization_items.batching import BLOCK_ITEMS, blocks_of
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import read_settings, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings
@@ -113,6 +114,7 @@ class EmbeddingProcessor:
         centre: Callable[[np.ndarray, str], np.ndarray] | None = None,
         batch_tokens: int = BATCH_TOKENS,
         progress: bool | None = None,
+        block_items: int = BLOCK_ITEMS,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that a network gives to the items of a catalogue, before collisions are resolved.
@@ -126,6 +128,7 @@ class EmbeddingProcessor:
             batch_tokens (`int`, *optional*, defaults to 8192): tokens of one batch of the text encoder.
             progress (`bool`, *optional*): whether to show the text encoder's bar; by default if the output is a
                 terminal.
+            block_items (`int`, *optional*, defaults to `BLOCK_ITEMS`): items whose texts are embedded together.
             settings: of other processors; not used.
 
         Returns:
@@ -134,10 +137,22 @@ class EmbeddingProcessor:
         Raises:
             CatalogueError, EmbeddingError, EncoderMismatchError: as [`~EmbeddingProcessor.embeddings_of`].
         """
-        embeddings = self.embeddings_of(catalogue, batch_tokens, progress)
+        embeddings = self._embeddings_by_block(catalogue, batch_tokens, progress, block_items)
         if centre is not None:
             embeddings = centre(embeddings, catalogue.name)
-        return codes_of_embeddings(network, embeddings)
+        blocks = [codes_of_embeddings(network, embeddings[block]) for block in blocks_of(len(embeddings), block_items)]
+        return np.concatenate([codes for codes, _ in blocks]), np.concatenate([residuals for _, residuals in blocks])
+
+    def _embeddings_by_block(
+        self, catalogue: Catalogue | ContentEmbeddings, batch_tokens: int, progress: bool | None, block_items: int
+    ) -> np.ndarray:
+        """[`~EmbeddingProcessor.embeddings_of`], of texts block by block."""
+        if isinstance(catalogue, ContentEmbeddings) or len(catalogue) <= block_items:
+            return self.embeddings_of(catalogue, batch_tokens, progress)
+        blocks = blocks_of(len(catalogue), block_items)
+        return np.concatenate(
+            [self.embeddings_of(catalogue.select(np.r_[block]), batch_tokens, progress) for block in blocks]
+        )
 
     def embeddings_of(
         self, catalogue: Catalogue | ContentEmbeddings, batch_tokens: int = BATCH_TOKENS, progress: bool | None = None
@@ -181,7 +196,7 @@ class EmbeddingProcessor:
 
     def prompt_key(self) -> str:
         """What the semantic IDs depend on besides the network: goes into the fingerprint."""
-        return "embeddings"
+        return "embeddings, centred" if self.config.centre_domains else "embeddings"
 
 
 class ContentProcessor(EmbeddingProcessor):

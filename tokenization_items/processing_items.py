@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.16's own name asks for torchvision
 from transformers.utils import PROCESSOR_NAME, cached_file
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel

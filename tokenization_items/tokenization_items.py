@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from modeling_utgrec import ItemTrie, RecBaseTokenizerConfig, RQVAEConfig
 from modeling_utgrec.checkpoint_format import FORMAT_VERSION, Upload, check_format_version
 from modeling_utgrec.configuration_levels import MAX_HISTORY
 from modeling_utgrec.item_memory import ItemMemory
+from tokenization_items.batching import BLOCK_ITEMS
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.catalogue_codes import BATCH_TOKENS, NUM_WORKERS
 from tokenization_items.catalogue_updates import (
@@ -48,6 +50,7 @@ from tokenization_items.network_reference import (
 )
 from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
+from tokenization_items.sharded_index import MANIFEST_NAME, SHARDED_NAME, ShardedItemIndex
 
 logger = logging.get_logger(__name__)
 
@@ -247,6 +250,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         collisions: Collisions = "least_distance",
         content: np.ndarray | None = None,
         content_encoder: str | None = None,
+        keep_residuals: bool = False,
         **arguments: Any,
     ) -> AssignmentReport:
         """Gives new items their semantic IDs; those given before never change.
@@ -263,6 +267,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             content (`np.ndarray`, *optional*): content vectors of the items `[items, width]`, where the index has
                 those of its items for a recommender that reads them, see [`ItemIndex.set_content`].
             content_encoder (`str`, *optional*): fingerprint of the encoder that made them, if it is known.
+            keep_residuals (`bool`, *optional*, defaults to `False`): whether the report has what was quantized.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -286,9 +291,10 @@ class UniversalItemTokenizer(PushToHubMixin):
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
-        return self.index.assign(
-            catalogue.item_ids, codes, residuals, self._level_vectors(), titles, collisions, content, content_encoder
+        report = self.index.assign(
+            catalogue.item_ids, codes, residuals, self.level_vectors(), titles, collisions, content, content_encoder
         )
+        return replace(report, residuals=residuals) if keep_residuals else report
 
     def _as_catalogue(self, items: Any) -> Catalogue:
         """Items as the network reads them, of whatever [`Catalogue.from_records`] takes."""
@@ -305,7 +311,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         assert self.processor is not None
         return self.processor
 
-    def _level_vectors(self) -> list[np.ndarray]:
+    def level_vectors(self) -> list[np.ndarray]:
+        """The network's code vectors of each level, float32 `[codes, dim]`; errors as those of `network`."""
         with torch.no_grad():
             return [vectors.float().cpu().numpy() for vectors in self.encoding_network.quantizer.level_vectors()]
 
@@ -317,6 +324,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         content_of: Callable[[Catalogue], np.ndarray] | None = None,
         content_encoder: str | None = None,
         state: PartialState | None = None,
+        keep_residuals: bool = False,
         **arguments: Any,
     ) -> CatalogueUpdate:
         """Brings the index up to date with a catalogue: new items get semantic IDs, those given before stay.
@@ -335,6 +343,8 @@ class UniversalItemTokenizer(PushToHubMixin):
                 catalogue, where the index has those of its items, see [`ItemIndex.set_content`].
             content_encoder (`str`, *optional*): fingerprint of the encoder that makes them, if it is known.
             state (`PartialState`, *optional*): with several processes, see [`~UniversalItemTokenizer.compute_codes`].
+            keep_residuals (`bool`, *optional*, defaults to `False`): whether the report of what was assigned has what
+                was quantized.
             arguments: passed on to [`~UniversalItemTokenizer.compute_codes`].
 
         Returns:
@@ -348,6 +358,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             CapacityError, ValueError: as `add_items`, or if all items were to be removed. The index is as it was after
                 any error.
         """
+        self.index.check_changes()
         catalogue = self._as_catalogue(catalogue)
         catalogue.check(images=False, rows=())
         check_ids(self.index, catalogue.item_ids, catalogue.name)
@@ -382,7 +393,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         codes, residuals, vectors = np.zeros((0, index.num_levels), np.int64), None, None
         if len(rows):
             codes, residuals = self.compute_codes(catalogue.select(rows), state=state, **arguments)
-            residuals, vectors = residuals[: len(assigned)], self._level_vectors()
+            residuals, vectors = residuals[: len(assigned)], self.level_vectors()
         again_ids = [catalogue.item_ids[row] for row in again.tolist()]
         codes_before = index.codes[index.rows(again_ids)]
         assignment = index.assign(
@@ -396,6 +407,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             content_encoder,
             replace=True,
         )
+        if keep_residuals:
+            assignment = replace(assignment, residuals=residuals)
         is_other = (codes_before != index.codes[index.rows(again_ids)]).any(1)
         index.set_titles(updated_titles(index, catalogue.item_ids, catalogue.titles))
         index.set_provenance(updated_provenance(index, catalogue.item_ids, digests, assigned, rows, codes))
@@ -443,13 +456,14 @@ class UniversalItemTokenizer(PushToHubMixin):
         feature_cache: str | os.PathLike | None = None,
         resume_folder: str | os.PathLike | None = None,
         state: PartialState | None = None,
+        block_items: int = BLOCK_ITEMS,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that the network gives to items, before collisions are resolved.
 
         Args:
             catalogue, ...: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`]. Networks that read
-                embeddings take `batch_tokens` and `progress` alone: texts are embedded by each process, without a
-                cache.
+                embeddings take `batch_tokens`, `progress` and `block_items` alone: texts are embedded by each process,
+                without a cache.
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
@@ -472,6 +486,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             feature_cache=feature_cache,
             resume_folder=resume_folder,
             state=state,
+            block_items=block_items,
         )
 
     def centre(self, embeddings: np.ndarray, name: str) -> np.ndarray:
@@ -684,7 +699,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             )
         file = folder / TOKENIZER_FILE
         check_format_version(read_json_object(file).get("format_version"), str(file))
-        values, index = read_settings(file, SETTINGS), ItemIndex.load(folder)
+        values, index = read_settings(file, SETTINGS), _read_index(folder)
         wanted = values["index_sha256"] or index.checksum
         if wanted != index.checksum:
             raise TokenizerMismatchError(
@@ -713,3 +728,8 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{folder}: the index has the level sizes {index.level_sizes}, the network {sizes}."
                 )
         return tokenizer
+
+
+def _read_index(folder: Path) -> ItemIndex:
+    """The index of a folder, in shards if it has them."""
+    return (ShardedItemIndex if (folder / SHARDED_NAME / MANIFEST_NAME).is_file() else ItemIndex).load(folder)

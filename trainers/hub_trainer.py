@@ -234,8 +234,8 @@ class HubTrainer(Trainer):
             network=network,
         )
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        super().init_hf_repo(token, private)
+    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().init_hf_repo(token, *args, **kwargs)  # `private` is of transformers 5.17 and later
         card = self.output_folder / CARD_FILE
         if not self.is_world_process_zero() or card.exists():
             return
@@ -303,12 +303,14 @@ class HubTrainer(Trainer):
         self._lost = self._accepted_faults(resume_from_checkpoint) if resume_from_checkpoint else {}
         if isinstance(self.train_dataset, Sized):
             check_last_batch(self.args, len(self.train_dataset))
-        self._was_stopped = False
+        self._was_stopped, self._made_steps = False, False
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._began = None
+        if resume_from_checkpoint and not self._made_steps:  # what comes now, as an evaluation, may draw
+            self._load_rng_state(resume_from_checkpoint)
         self._rotate(self._get_output_dir(trial))  # which a kill may have cut off
         return output
 
@@ -393,6 +395,7 @@ class HubTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
+        self._made_steps = True
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]  # takes an int, too
         if not torch.isfinite(loss).all():  # transformers would log a mean without it
             raise FloatingPointError(

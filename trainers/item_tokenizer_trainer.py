@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from modeling_utgrec import UTGRecTokenizerModel, UTGRecTokenizerOutput
+from modeling_utgrec.encoding_parts import length_batches
 from modeling_utgrec.quantization import SimVQCodebook
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.tokenization_items import UniversalItemTokenizer
@@ -26,8 +27,8 @@ from trainers.runtime.step_memory import StepMemory
 from trainers.runtime.trainer_arguments import DEBUG, MEANS, OPTIMIZER
 from trainers.training_data.item_pairs import ItemPairs
 
-# Residuals that k-means sees for each centroid.
-POINTS_PER_CENTROID = 64
+# Items that k-means sees for each centroid, as many as faiss asks for at least.
+POINTS_PER_CENTROID = 40
 # Tokens that the backbone reads at a time: few waste little on padding, and stay in a processor's cache.
 PROMPT_TOKENS, PROMPT_TOKENS_ON_DEVICE = 2048, 16384
 
@@ -225,16 +226,23 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         most = POINTS_PER_CENTROID * max(quantizer.level_sizes)
         generator = np.random.default_rng(self.args.seed)
         rows = generator.permutation(len(self.train_dataset))[:most]
-        size = self.args.per_device_eval_batch_size
+        pairs = self.train_dataset
+        lengths = torch.from_numpy(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue)[rows])
         network.eval()
-        parts = []
-        for start in range(0, len(rows), size):
-            inputs = self.train_dataset.encoder_inputs(rows[start : start + size])
-            prepared: dict[str, Any] = self._prepare_inputs(inputs)
-            parts.append(network.encode(**prepared).float())
-        z = torch.cat(parts)
+        assert network.most_tokens is not None
+        parts, places = [], []
+        for batch in length_batches(lengths, network.most_tokens):
+            inputs: dict[str, Any] = self._prepare_inputs(pairs.encoder_inputs(rows[batch.numpy()]))
+            with self.compute_loss_context_manager():  # in the precision of the training
+                parts.append(network.encode(**inputs).float())
+            places.append(batch)
+        z = torch.cat(parts)[torch.cat(places).argsort()]
+        if network.running_mean is not None:
+            network.running_mean.train()  # the mean of these items, not of those that the warm-up has seen
         for number, codebook in enumerate(cast(Iterable[SimVQCodebook], quantizer.codebooks)):
-            residuals = quantizer(z).residuals[:, quantizer.levels_of(number)].flatten(0, 1)
+            quantized = network.quantize(z).residuals
+            assert quantized is not None
+            residuals = quantized[:, quantizer.levels_of(number)].flatten(0, 1)
             seeds = torch.Generator().manual_seed(self.args.seed)
             # All processes go on with the first one's, should theirs differ in a last digit.
             codebook.set_vectors(broadcast(kmeans(residuals, len(codebook.codes), seeds)))

@@ -9,12 +9,15 @@ python examples/benchmarks/item_tokenizers.py --domains data/beauty data/office 
     --introductions "films=Describe a movie:" --text_encoder sentence-transformers/all-MiniLM-L6-v2
 # what has a line in the results already is not run again; the table alone:
 python examples/benchmarks/item_tokenizers.py --table_only
+# how healthy tokenizers are that were trained before, on catalogues of any domain; with --write_cards in their cards
+python examples/benchmarks/item_tokenizers.py --domains data/beauty data/office --tokenizers runs/pretrained/tokenizer
 ```
 
 All networks have the same widths, batches, steps, learning rate and seed. The defaults are small enough for one CPU
 core; RecBase has 100 epochs of batches of 2,048 and a learning rate of 1e-4. Collisions are counted before collisions
 are resolved: the share of items that have the codes of another item, over all domains together and in each alone.
-"identical" are the items whose text is that of another item, which no tokenizer tells apart.
+"identical" are the items whose text is that of another item, which no tokenizer tells apart. What `--tokenizers`
+prints is explained in [`trainers.evaluation.tokenizer_health`].
 """
 
 import dataclasses
@@ -25,7 +28,7 @@ import sys
 import time
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +44,20 @@ from tokenization_items.item_embeddings import ContentEmbeddings, embed_items, l
 from tokenization_items.processing_content import codes_of_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import TextTemplate
+from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import domain_folders
+from trainers.data.interactions import Interactions
 from trainers.embedding_tokenizer_trainer import EmbeddingRows, EmbeddingTokenizerTrainer
 from trainers.evaluation.codebooks import codebook_health, collision_rate
+from trainers.hub.model_facts import health_facts
+from trainers.methods.catalogue_health import catalogue_health, tell_health
 from trainers.methods.recbase_tokenizer import (
     RecBaseTokenizerTrainingArguments,
     check_domains,
     content_report,
     curriculum_passes,
 )
-from trainers.methods.runs import place_training
+from trainers.methods.runs import place_training, tokenize
 from trainers.methods.semantic_ids import principal_components, rq_kmeans
 
 HERE = Path(__file__).parent
@@ -60,6 +67,13 @@ KL_WEIGHT = 0.01  # which no one has published
 @dataclass
 class TokenizersArguments:
     domains: list[str] = field(default_factory=list, metadata={"help": "Folders with items."})
+    tokenizers: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Folders or Hub ids of item tokenizers with their networks, whose health is measured alone."
+        },
+    )
+    write_cards: bool = field(default=False, metadata={"help": "Write it into the cards of those in folders, too."})
     methods: list[str] = field(default_factory=lambda: ["all"], metadata={"help": "all, or some of the table's."})
     seed: int = field(default=0, metadata={"help": "Of weights, batches and k-means."})
     text_encoder: str = field(
@@ -112,10 +126,43 @@ def main(arguments: TokenizersArguments) -> None:
     if not arguments.table_only:
         if not arguments.domains:
             raise SystemExit("--domains: give at least one folder, or --table_only.")
+        if arguments.tokenizers:
+            for name in arguments.tokenizers:
+                print(render_health(name, measure(name, arguments)))
+            return
         run(embedded(arguments), arguments, results)
     lines = read_lines(results)
     if lines:
         print(render(lines))
+
+
+def measure(name: str, arguments: TokenizersArguments) -> dict[str, Any]:
+    """The health of an item tokenizer on each domain, by name; a line of it goes to the results beside."""
+    tokenizer = UniversalItemTokenizer.from_pretrained(name)
+    health, own = {}, introductions(arguments)
+    for folder in domain_folders(arguments.domains):
+        template = tokenizer.loaded_processor.template
+        if template is not None:
+            template = replace(template, introduction=own.get(folder.resolve().name, own[""]))
+        catalogue = Catalogue.from_folder(folder, tokenizer.text_fields, template=template)
+        print(f"{name}: {len(catalogue):,} items of {catalogue.name} ...", flush=True)
+        items, report = tokenize(tokenizer, catalogue)
+        interactions = None
+        if any(folder.glob("sequences.*")) or any(folder.glob("interactions.*")):
+            interactions = Interactions.from_folder(folder, catalogue.item_ids)
+        health[catalogue.name] = catalogue_health(items.encoding_network, report, catalogue, interactions, folder)
+    line = {"tokenizer": Path(name).name, "fingerprint": tokenizer.fingerprint, "health": health}
+    append_lines(Path(arguments.work_dir) / "health.jsonl", [line])
+    if arguments.write_cards and Path(name).is_dir():
+        tell_health(name, health)
+    return health
+
+
+def render_health(name: str, health: dict[str, Any]) -> str:
+    """The tables that a card has."""
+    tables = health_facts(health)
+    shown = [markdown_table(rows) for rows in (tables["health"], tables["attribute_information"]) if rows]
+    return "\n\n".join([f"### {name}", *shown])
 
 
 def embedded(arguments: TokenizersArguments) -> dict[str, ContentEmbeddings]:

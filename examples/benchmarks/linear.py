@@ -23,15 +23,10 @@ import torch
 
 from tokenization_items.text_statistics import tf_idf_embeddings
 from trainers.data.interactions import Interactions
-from trainers.rankers.linear import (
-    PAIR_BYTES,
-    LinearRanker,
-    LinearSettings,
-    closed_form,
-    decayed_counts,
-    largest_of_rows,
-)
+from trainers.data.neighbour_counts import counting_bytes
+from trainers.rankers.linear import COUNT_BYTES, LinearRanker, LinearSettings, closed_form, decayed_counts
 from trainers.rankers.linear_selection import REGULARIZATIONS, select_settings
+from trainers.rankers.row_order import largest_of_rows
 
 LENGTH = 10  # interactions of a user
 CUT = 50  # transitions of an item that are kept
@@ -116,6 +111,7 @@ def counts(options: argparse.Namespace) -> dict[str, Any]:
     data = walks(options.counted_items, options.interactions, options.seed)
     training, settings = data.training_part(), LinearSettings(transitions="counts")
     matrix, seconds, peak = measured(lambda: decayed_counts(training, settings))
+    announced = counting_bytes(len(training.items)) + COUNT_BYTES * 2 * settings.horizon * len(training.items)
     cut, cut_seconds, _ = measured(lambda: largest_of_rows(matrix, CUT))
     read = texts(options.counted_items, options.seed)
     start = time.perf_counter()  # not traced: it makes many small objects
@@ -129,7 +125,7 @@ def counts(options: argparse.Namespace) -> dict[str, Any]:
         "interactions": len(data.items),
         "seconds": seconds,
         "gigabytes": peak,
-        "gigabytes_announced": timing.significant(PAIR_BYTES * settings.horizon * len(training.items) / 1e9),
+        "gigabytes_announced": timing.significant(announced / 1e9),
         "entries": int(matrix.nnz),
         "cut_seconds": cut_seconds,
         "cut_entries": int(cut.nnz),

@@ -12,6 +12,8 @@ python examples/benchmarks/quality.py --domains data/beauty --max_history 50 \
     --models bsarec-recboard hstu-recboard sasrec-recboard
 # what 10 minutes of a training give: a table of its own
 python examples/benchmarks/quality.py --domains data/office --models sasrec tiger --minutes 10
+# UTGRec and the seven ablations of its paper, pre-trained on other domains
+python examples/benchmarks/quality.py --domains data/office --ablations --pretraining_domains data/sports data/games
 # the tables of what was measured so far, with published numbers as reference rows
 python examples/benchmarks/quality.py --table_only
 ```
@@ -48,13 +50,15 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from ablations import ABLATIONS, ablation_recipe
 from recipes import (
     COUNTED,
     FLOORS,
@@ -73,7 +77,7 @@ from hub_cards.formatting import markdown_table
 from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.files import append_lines, read_lines
 from trainers.arguments import parse_sections
-from trainers.data.domains import Domain
+from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.metrics import TABLE_METRICS, metrics_per_case
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, paired_test
@@ -114,6 +118,10 @@ class QualityArguments:
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; floors run once."})
     max_history: int = field(default=20, metadata={"help": "Last items of a history that models read."})
+    ablations: bool = field(default=False, metadata={"help": f"These in place of --models: {', '.join(ABLATIONS)}."})
+    pretraining_domains: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of the domains that --ablations are pre-trained on."}
+    )
     memory: bool = field(default=True, metadata={"help": "Judge trained models with a memory, too."})
     minutes: float | None = field(
         default=None, metadata={"help": "Most time to train a recommender; default: until early stopping ends it."}
@@ -138,6 +146,13 @@ class QualityArguments:
     table_only: bool = field(default=False, metadata={"help": "Only print the tables of the results so far."})
 
 
+class Judging(Protocol):
+    """What judging a model needs of a script's arguments."""
+
+    work_dir: str
+    patience: int
+
+
 def main(arguments: QualityArguments, *sections: Any) -> None:
     unknown = set(arguments.models) - {*RECIPES, "all", "floors"}
     if unknown:
@@ -154,6 +169,9 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
     if not arguments.table_only:
         if not arguments.domains:
             raise SystemExit("--domains: give at least one folder, or --table_only.")
+        if arguments.ablations != bool(arguments.pretraining_domains):
+            raise SystemExit("--pretraining_domains is what --ablations need: give both or neither.")
+        domain_folders([*arguments.domains, *arguments.pretraining_domains])  # each of them is another one
         network, tokenizer, recommender, training = sections
         training = dataclasses.replace(training, max_history=arguments.max_history)
         fields = arguments.text_fields
@@ -172,7 +190,7 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
 
 def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, results: Path) -> None:
     """Trains and judges every model of the domain that has no lines yet."""
-    for model in chosen(arguments.models):
+    for model in ABLATIONS if arguments.ablations else chosen(arguments.models):
         for seed in [0] if model in FLOORS else arguments.seeds:
             tuned = arguments.dropout is not None and model in SEQUENTIAL
             name = f"{model}-dropout-{arguments.dropout:g}" if tuned else model
@@ -202,7 +220,7 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
     )
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
-    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections)
+    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, arguments.pretraining_domains)
 
 
 def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
@@ -221,16 +239,16 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
     else:
         print(f"{named} ...", flush=True)
         start = clocks()
-        trained = RECIPES[model](model, setting)
+        trained = (ablation_recipe if model in ABLATIONS else RECIPES[model])(model, setting)
         seconds = since(start)
-        append(results, judge(trained, setting, run, seconds, arguments))
+        append(results, judge(trained, setting, run, seconds, arguments, command(run, arguments)))
     if arguments.memory and model not in FLOORS:
         print(f"{named}{WITH_MEMORY} ...", flush=True)
         start = clocks()
         trained = with_memory(setting, trained)
         taken = since(start)
         both = seconds[0] + taken[0], seconds[1] + taken[1]
-        append(results, judge(trained, setting, remembered, both, arguments))
+        append(results, judge(trained, setting, remembered, both, arguments, command(run, arguments)))
 
 
 def reads_texts(model: str) -> bool:
@@ -274,11 +292,13 @@ def judge(
     setting: Setting,
     run: dict[str, Any],
     seconds: tuple[float, float],
-    arguments: QualityArguments,
+    arguments: Judging,
+    repeated_by: str,
+    masks: Sequence[bool] = (False, True),
 ) -> list[dict[str, Any]]:
-    """A line for seen items kept and one for seen items masked."""
+    """A line for seen items kept and one for seen items masked; `repeated_by` is the command that a line says."""
     lines = []
-    for mask_seen in (False, True):
+    for mask_seen in masks:
         protocol: dict[str, Any] = {"mask_seen": mask_seen, "max_history": run["history"], "ks": KS}
         interactions = setting.domain.interactions
         validation = evaluate(trained.ranker, interactions, "validation", long_tail=False, **protocol)
@@ -307,7 +327,7 @@ def judge(
                 "details": {**trained.details, "minutes": run["minutes"], "patience": arguments.patience},
                 "versions": versions(),
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
-                "command": command(run, arguments),
+                "command": repeated_by,
             }
         )
         shown = {name: round(test[name], 4) for name in TABLE_METRICS}
@@ -315,16 +335,21 @@ def judge(
     return lines
 
 
-def linear_cases(
-    setting: Setting, run: dict[str, Any], mask_seen: bool, arguments: QualityArguments
-) -> dict[str, np.ndarray]:
-    """The linear ranker's test cases, by which all others are compared; it is made if it has not run before."""
-    run = run | {"model": LINEAR, "seed": 0, "minutes": None}
+def linear_cases(setting: Setting, run: dict[str, Any], mask_seen: bool, arguments: Judging) -> dict[str, np.ndarray]:
+    """The linear ranker's test cases, by which all others are compared; it is made if it has not run before. It learns
+    from the same users: which they are goes by the seed."""
+    seed = 0 if run.get("train_users", 1) == 1 else run["seed"]
+    run = run | {"model": LINEAR, "seed": seed, "minutes": None}
     path = ranks_file(arguments, run, mask_seen)
     if not path.exists():
         ranker = floor(LINEAR, setting).ranker
         for masked in (False, True):
             save_ranks(ranks_file(arguments, run, masked), cases_of(ranker, setting, run, masked))
+    return stored_cases(path)
+
+
+def stored_cases(path: Path) -> dict[str, np.ndarray]:
+    """What [`save_ranks`] wrote, with the metrics of each case."""
     with np.load(path, allow_pickle=False) as stored:
         cases = {name: stored[name].astype(np.int64) for name in CASES}
     return cases | metrics_per_case(cases["ranks"], KS)
@@ -336,9 +361,10 @@ def cases_of(ranker: Ranker, setting: Setting, run: dict[str, Any], mask_seen: b
     return evaluate(ranker, setting.domain.interactions, **protocol, long_tail=False, per_user=True)["per_user"]
 
 
-def ranks_file(arguments: QualityArguments, run: dict[str, Any], mask_seen: bool) -> Path:
+def ranks_file(arguments: Judging, run: dict[str, Any], mask_seen: bool) -> Path:
     """Where the rank of each test case's target is kept, for later tests of two rows."""
-    words = [run["model"].replace(" ", "-"), "history", run["history"], "seed", run["seed"]]
+    words = [run["model"].replace(",", "").replace(" ", "-"), "history", run["history"], "seed", run["seed"]]
+    words += [] if run.get("train_users", 1) == 1 else ["users", f"{run['train_users']:g}"]
     words += [] if run["minutes"] is None else [f"{run['minutes']:g}", "minutes"]
     words.append("masked" if mask_seen else "kept")
     return Path(arguments.work_dir) / run["domain"] / "ranks" / f"{'-'.join(map(str, words))}.npz"
@@ -359,7 +385,11 @@ def versions() -> dict[str, Any]:
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
     model, tuned, _ = run["model"].removesuffix(WITH_MEMORY).partition("-dropout-")
-    words = ["--domains", run["domain"], "--models", model]
+    words = ["--domains", run["domain"]]
+    if model in ABLATIONS:
+        words += ["--ablations", "--pretraining_domains", *(Path(each).name for each in arguments.pretraining_domains)]
+    else:
+        words += ["--models", model]
     words += ["--seeds", str(run["seed"])]
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
@@ -398,7 +428,7 @@ def append(results: Path, lines: list[dict[str, Any]]) -> None:
 def lines_of(run: dict[str, Any], results: Path) -> list[dict[str, Any]]:
     """The lines of a run that are complete."""
     lines = read_lines(results)
-    return [line for line in lines if not lacking(line) and all(line[key] == run[key] for key in RUN)]
+    return [line for line in lines if not lacking(line) and all(line.get(key) == run[key] for key in run)]
 
 
 def render(lines: list[dict[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class Setting:
         dropout: of a sequential model; None: its published one.
         network, tokenizer: UTGRec's item tokenizer.
         recommender, training: the T5 of every generative model; all models read the last `training.max_history` items.
+        pretraining: folders of domains that UTGRec is pre-trained on in its ablations.
     """
 
     domain: Domain
@@ -84,6 +85,7 @@ class Setting:
     tokenizer: ItemTokenizerTrainingArguments
     recommender: RecommenderArguments
     training: RecommenderTrainingArguments
+    pretraining: Sequence[str] = ()
 
 
 @dataclass
@@ -146,7 +148,7 @@ def generative(name: str, setting: Setting) -> TrainedRanker:
     baseline = train_generative_baseline(
         name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
     )
-    return _generative_ranker(
+    return generative_ranker(
         setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
     )
 
@@ -160,13 +162,13 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
     items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
     encoder = setting.embeddings.text_encoder_fingerprint(fitted=True)
     items.tokenizer.index.set_content(setting.embeddings.text, encoder)
-    training = ItemLevelTrainingArguments(str(setting.folder), **_validation(setting), report_to=[])
+    training = ItemLevelTrainingArguments(str(setting.folder), **validation_of(setting), report_to=[])
     place_training(training, setting.folder / "checkpoints", setting.seed)
     arguments = ItemLevelArguments(early_stopping_patience=setting.patience, read_codes=codes, write_codes=codes)
     baseline = train_generative_baseline(
         name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
     )
-    return _generative_ranker(
+    return generative_ranker(
         setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
     )
 
@@ -180,7 +182,7 @@ def recommender_training(setting: Setting) -> tuple[RecommenderTrainingArguments
 
 def published_training(setting: Setting) -> tuple[RecommenderTrainingArguments, RecommenderArguments]:
     """The paper's T5 and its fine-tuning: batches of 1024 pairs, in four parts."""
-    values = _validation(setting) | {"per_device_train_batch_size": 256, "gradient_accumulation_steps": 4}
+    values = validation_of(setting) | {"per_device_train_batch_size": 256, "gradient_accumulation_steps": 4}
     training = RecommenderTrainingArguments(str(setting.folder), learning_rate=3e-3, **values, report_to=[])
     place_training(training, setting.folder / "checkpoints", setting.seed)
     return training, RecommenderArguments(early_stopping_patience=setting.patience)
@@ -201,7 +203,7 @@ def recbase_recipe(name: str, setting: Setting) -> TrainedRanker:
         **sizes,
     )
     used = settings_of(made.network.config, training, "tokenizer.")
-    return _with_recommender(
+    return with_recommender(
         name,
         setting,
         made.tokenizers[setting.domain.name],
@@ -224,7 +226,7 @@ def utgrec_recipe(name: str, setting: Setting) -> TrainedRanker:
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
     tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
     found = report.to_dict() | {"collision_rate": health["eval_collision_rate"]}
-    return _with_recommender(
+    return with_recommender(
         name,
         setting,
         tokenizer,
@@ -247,7 +249,7 @@ def utgrec_settings(network: NetworkArguments, used: dict[str, Any]) -> dict[str
     }
 
 
-def _with_recommender(
+def with_recommender(
     name: str,
     setting: Setting,
     tokenizer: UniversalItemTokenizer,
@@ -273,20 +275,23 @@ def _with_recommender(
     )
     used = tokenizer_settings | recommender_settings(model, training)
     description = describe(model, used, published | published_recommender(model), report)
-    return _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts)
+    return generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts)
 
 
-def _generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts) -> TrainedRanker:
+def generative_ranker(setting, model, tokenizer, trainer, description, raw_codes, **facts) -> TrainedRanker:
+    """A generative recommender that was trained: saved, and loaded as it ranks."""
     save_recommender(model, tokenizer, setting.folder / RECOMMENDER)
     ranker = GenerativeRanker.from_pretrained(setting.folder / RECOMMENDER, setting.embeddings.item_ids)
     codebooks = description["codebooks"]
-    details = training_facts(trainer) | facts | {"items_sharing_codes": codebooks["items_sharing_codes"]}
+    details = training_facts(trainer) | facts
+    if "items_sharing_codes" in codebooks:  # not of semantic IDs that were given
+        details["items_sharing_codes"] = codebooks["items_sharing_codes"]
     if raw_codes is not None:
         details["collision_rate"] = collision_rate(torch.from_numpy(raw_codes))
     return TrainedRanker(ranker, model.num_parameters(), details, description, raw_codes)
 
 
-def _validation(setting: Setting) -> dict[str, Any]:
+def validation_of(setting: Setting) -> dict[str, Any]:
     """What the trainings of all generative recommenders have in common."""
     of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
     return {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch()
@@ -392,6 +397,10 @@ __all__ = [
     "TrainedRanker",
     "Setting",
     "floor",
+    "generative_ranker",
+    "recommender_training",
     "sequential_training",
+    "utgrec_settings",
+    "validation_of",
     "with_memory",
 ]

@@ -47,6 +47,7 @@ from trainers.arguments import parse_sections
 from trainers.commands import choose_method, finetune, finetune_recbase
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.candidate_rows import CandidateRows, RowChoices, draw_rows
+from trainers.evaluation.codebooks import summed_vectors
 from trainers.evaluation.level_scores import ZeroShotArguments
 from trainers.evaluation.tables import portable_command
 from trainers.evaluation.zero_shot import (
@@ -251,9 +252,9 @@ def baseline(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) 
 def nearest_codes(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) -> ZeroShotModel:
     """Nearest items by the sums of their codes' vectors: what of the items' content a decoder gets to read."""
     items = UniversalItemTokenizer.from_pretrained(made_items(run, arguments) or run.pretrained / "recommender")
-    codes = torch.from_numpy(items.index.codes[items.index.rows(run.domain.catalogue.item_ids)])
-    vectors = sum(book[codes[:, level]] for level, book in enumerate(codebooks_of(run.pretrained)))
-    found = NearestItems(vectors.detach().float().cpu().numpy(), "mean")
+    codes = items.index.codes[items.index.rows(run.domain.catalogue.item_ids)]
+    books = [book.detach().float().cpu().numpy() for book in codebooks_of(run.pretrained)]
+    found = NearestItems(summed_vectors(books, codes), "mean")
     made = zero_shot_model(found, run.domain.interactions, flags, batch_size=arguments.batch_size)
     return replace(made, name=run.name, seed=run.seed)
 

@@ -7,51 +7,20 @@ import os
 import numpy as np
 import pytest
 
-from trainers import Recommender
-from trainers.data.synthetic import DOWNSTREAM_DOMAIN, write_all
-
-from .killer import Command, Killer, differences
+from .commands import (
+    PRETRAINING,
+    daily_update,
+    embedding,
+    preparing,
+    pretraining,
+    quick_start,
+    remembering,
+    tokenizing,
+    training,
+)
+from .killer import Command, differences
 
 KILLS = int(os.environ.get("KILLS", "10"))
-SAVING = (
-    "max_steps: 6, save_strategy: steps, save_steps: 2, save_total_limit: 2, logging_steps: 1, use_cpu: true, "
-    "disable_tqdm: true, report_to: none"
-)
-JUDGED = f"eval_strategy: steps, eval_steps: 2, load_best_model_at_end: true, {SAVING}"
-TINY = f"""
-sequential: {{hidden_size: 8, max_history: 5, per_device_train_batch_size: 16, {JUDGED}}}
-tokenizer: {{codebook_size: 8, {SAVING}}}
-recommender: {{d_model: 8, d_ff: 8, d_kv: 4, num_heads: 2, num_layers: 1, max_history: 5, num_beams: 10,
-              per_device_train_batch_size: 32, {JUDGED}}}
-item_level: {{hidden_size: 8, num_layers: 1, max_history: 5, num_beams: 10, {JUDGED}}}
-"""
-
-
-@pytest.fixture(scope="module")
-def killer(tmp_path_factory):
-    return Killer(tmp_path_factory.mktemp("kills"))
-
-
-@pytest.fixture(scope="module")
-def data(killer):
-    write_all(killer.folder / "data", num_items=64, num_users=60)
-    (killer.folder / "tiny.yaml").write_text(TINY)
-    return killer.folder / "data" / DOWNSTREAM_DOMAIN
-
-
-def training(killer, data, model, *flags):
-    argv = ["train-baseline", "--model", model, "--config", str(killer.folder / "tiny.yaml"), "--data", str(data)]
-    return Command(model, [*argv, "--output_dir", "{out}", *flags], again=["--resume"])
-
-
-@pytest.fixture(scope="module")
-def recommender(killer, data):
-    """A recommender with its index, for commands that change one."""
-    output = killer.folder / "tiger"
-    command = training(killer, data, "tiger", "--text_encoder", "tf-idf")
-    code, _, _ = killer.run(command.argv, output)
-    assert code == 0, killer.log
-    return output / "recommender"
 
 
 def assert_survived(report, least=1):
@@ -87,41 +56,51 @@ def test_many_kills_of_trainings(killer, data, model):
 
 @pytest.mark.slow
 def test_many_kills_of_a_preparation(killer):
-    source = killer.folder / "recbole"
-    source.mkdir()
-    rows = [
-        f"u{user}\ti{item}\t{1_600_000_000 + 1000 * user + item}"
-        for user in range(40)
-        for item in range(user % 3, 30, 2)
-    ]
-    header = "user_id:token\titem_id:token\ttimestamp:float"
-    (source / "x.inter").write_text("\n".join([header, *rows]) + "\n")
-    items = [f"i{item}\tItem {item}" for item in range(30)]
-    (source / "x.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *items]) + "\n")
-    argv = ["prepare", "--format", "recbole", "--input", str(source), "--co_occurrence", "--output_dir", "{out}"]
-    assert_survived(killer.try_kills(Command("prepare", argv), KILLS))
+    assert_survived(killer.try_kills(preparing(killer), KILLS))
 
 
 @pytest.mark.slow
 def test_many_kills_of_an_embedding(killer, data):
-    argv = ["embed", "--data", str(data), "--encoder", "tf-idf", "--output_dir", "{out}"]
-    assert_survived(killer.try_kills(Command("embed", argv), KILLS))
+    assert_survived(killer.try_kills(embedding(data), KILLS))
 
 
 @pytest.mark.slow
 def test_many_kills_of_a_memory(killer, data, recommender):
-    argv = ["memory", "--recommender", "{out}", "--data", str(data), "--num_beams", "10"]
-    assert_survived(killer.try_kills(Command("memory", argv, given=recommender), KILLS))
+    assert_survived(killer.try_kills(remembering(data, recommender), KILLS))
 
 
 @pytest.mark.slow
 def test_many_kills_of_a_daily_update(killer):
-    """Of a quick start's folder, whose index, memory and journal change together."""
-    words = ["red", "blue", "steel", "oak", "glass", "paper", "soft", "large"]
-    goods = [{"sku": f"s{row}", "name": f"{words[row % 8]} {words[row // 8 % 8]} thing"} for row in range(48)]
-    bought = [{"who": f"c{user}", "sku": f"s{(user + 3 * step) % 40}", "when": step} for user in range(40)
-              for step in range(5)]  # fmt: skip
-    Recommender.from_interactions(bought, goods[:40]).save_pretrained(killer.folder / "shop")
-    (killer.folder / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in goods[4:]))
-    argv = ["tokenize", "--tokenizer", "{out}", "--data", str(killer.folder / "products.jsonl"), "--remove_missing"]
-    assert_survived(killer.try_kills(Command("tokenize", argv, given=killer.folder / "shop"), KILLS))
+    assert_survived(killer.try_kills(daily_update(killer), KILLS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", PRETRAINING)
+def test_many_kills_of_pre_training_and_fine_tuning(killer, data, model):
+    """At writes and moments of every stage: encoder, item tokenizer, identifiers, recommender, evaluation."""
+    command = pretraining(killer, data, model)
+    assert_survived(killer.try_kills(command, KILLS))
+    code, _, _ = killer.run(command, killer.folder / f"{model}-pretrained")
+    assert code == 0, killer.log
+    argv = ["finetune", "--config", str(killer.folder / f"{model}.yaml"), "--data", str(data), "--output_dir", "{out}"]
+    argv += ["--pretrained", str(killer.folder / f"{model}-pretrained"), "--name", "small"]
+    assert_survived(killer.try_kills(Command(f"finetune --model {model}", argv, again=["--resume"]), KILLS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_many_kills_of_a_tokenization(killer, processes):
+    assert_survived(killer.try_kills(tokenizing(processes), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_quick_start(killer):
+    assert_survived(killer.try_kills(quick_start(killer), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_publication(killer, data, recommender, hub_server):
+    """To the stand-in of the Hub, before requests and at moments: what is there in the end is what would have been."""
+    argv = ["publish", "--name", "owner/shop", "--license", "mit", "--data_license", "mit", "--data", str(data)]
+    argv += ["--recommender", str(recommender), "--tokenizer", str(recommender.parent / "tokenizer"), "--push"]
+    assert_survived(killer.try_kills(Command("publish", argv, hub=hub_server), KILLS))

@@ -72,6 +72,8 @@ def full_values(cls):
         logs=[{"step": 20, "epoch": 0.5, "loss": 7.25, "loss/text": 3.5}, {"step": 20, "eval_ndcg@10": 0.0209}],
         tags=["amazon"],
         collisions={"items_sharing_codes": 312, "items_moved": 156},
+        health=[{"Catalogue": "Instruments", "GAUC of the codes": 0.7125}],
+        attribute_information=[{"Catalogue": "Instruments", "Attribute": "brand", "Level 0": 0.125}],
         training_data=[{"domain": "Instruments", "users": 57439}],
         hyperparameters={"learning_rate": 5e-4, "num_train_epochs": 200},
         versions={"torch": "2.13.0", "transformers": "5.23.0"},
@@ -79,6 +81,13 @@ def full_values(cls):
         training_seconds=5025.0,
         **(memory if cls is RecommenderCardValues else {}),
     )
+
+
+def test_health_by_catalogue_is_in_the_card():
+    card = render_card(full_values(TokenizerCardValues))
+    assert "### By catalogue" in card and "| Instruments | 0.7125 |" in card
+    assert "### What the codes tell" in card and "| Instruments | brand | 0.1250 |" in card
+    assert "By catalogue" not in render_card(TokenizerCardValues(name="x", collisions={"items": 1}))
 
 
 def test_a_recommenders_memory_is_in_its_card_and_its_snippet():

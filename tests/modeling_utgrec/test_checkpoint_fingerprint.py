@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from modeling_utgrec import (
     checkpoint_fingerprint,
 )
 from modeling_utgrec.checkpoint_fingerprint import check_file, check_folder, fingerprint_file, stamp_file
-from modeling_utgrec.checkpoint_format import check_finite
+from modeling_utgrec.checkpoint_format import _HOST, STAGING, check_finite
 
 WEIGHTS = "model.safetensors"
 AUTOENCODER = dict(input_dim=8, hidden_sizes=[6], codebook_dim=4, num_levels=2, codebook_size=4)
@@ -171,12 +173,19 @@ def test_a_save_that_is_cut_short(tmp_path, monkeypatch, replaced):
 def test_what_a_kill_leaves_is_removed(tmp_path):
     """Not what another process is saving."""
     now = time.time()
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    (tmp_path / f"{STAGING}{_HOST}-{ended.pid}-000000-x").mkdir()
+    (tmp_path / f"{STAGING}{_HOST}-{os.getpid()}-000000-x").mkdir()  # of a container that has started anew
+    (tmp_path / f"{STAGING}{_HOST}-{os.getppid()}-000000-x").mkdir()
     for name, hours in (("_model.unfinished-dead", 7), ("_model.unfinished-alive", 5), ("theirs", 7)):
         (tmp_path / name).mkdir()
         (tmp_path / name / WEIGHTS).write_text("half")
         os.utime(tmp_path / name, (now, now - hours * 3600))
     make().save_pretrained(tmp_path)
-    assert files(tmp_path) == {"config.json", WEIGHTS, "_model.unfinished-alive", "theirs"}
+    assert files(tmp_path) == {"config.json", WEIGHTS, "_model.unfinished-alive", "theirs"} | {
+        f"{STAGING}{_HOST}-{os.getppid()}-000000-x"
+    }
     assert same(make(), load(tmp_path))
 
 

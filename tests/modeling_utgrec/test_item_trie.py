@@ -274,3 +274,44 @@ def test_find_is_the_inverse_of_codes(dense_limit):
     assert found.shape == (6, 36) and (found >= 0).sum() == 20
     assert torch.equal(trie.find(codes), torch.arange(20))
     assert torch.equal(every[found >= 0], codes[found[found >= 0]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(code_tables(), st.sampled_from([0, 8, 10**6]), st.lists(st.integers(0, 40), max_size=4))
+def test_sorted_parts_make_the_trie_of_the_whole(table, dense_limit, cuts):
+    sizes, codes = table
+    codes = codes[np.lexsort(codes.T[::-1])]
+    names = [f"item {row}" for row in range(len(codes))]
+    whole = ItemTrie(codes, sizes, [1] * len(sizes), names, dense_limit)
+    parts = np.split(codes, sorted(cut for cut in cuts if cut <= len(codes)))
+    trie = ItemTrie.from_sorted(iter(parts), sizes, [1] * len(sizes), names, dense_limit)
+    assert torch.equal(trie.codes, whole.codes) and trie.num_items == len(codes) and trie.item_ids == names
+    for one, other in zip(trie.levels, whole.levels, strict=True):
+        assert (one.num_nodes, one.num_edges, one.fan_out) == (other.num_nodes, other.num_edges, other.fan_out)
+        for name in ("keys", "starts", "counts", "table"):
+            first, second = getattr(one, name), getattr(other, name)
+            assert first is second is None or (torch.equal(first, second) and first.dtype == second.dtype)
+    assert torch.equal(trie.find(whole.codes), torch.arange(len(codes)))
+    assert torch.equal(trie.positions_of(torch.arange(len(codes))), torch.arange(len(codes)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([[[0, 1], [0, 0]]], "not sorted"),
+        ([[[0, 1]], [[0, 0]]], "not sorted"),
+        ([[[1, 0]], [[0, 2]]], "not sorted"),
+        ([[[0, 1], [0, 1]]], "same semantic ID"),
+        ([[[0, 1]], [[0, 1]]], "same semantic ID"),
+        ([], "at least one"),
+        ([[[0, 3]]], "outside the level sizes"),
+    ],
+)
+def test_parts_that_make_no_trie(parts, message):
+    with pytest.raises(ValueError, match=message):
+        ItemTrie.from_sorted([torch.tensor(part) for part in parts], [2, 3], [1, 3])
+
+
+def test_names_of_sorted_parts_must_be_as_many():
+    with pytest.raises(ValueError, match="2 rows of codes but 1 item_ids"):
+        ItemTrie.from_sorted([torch.tensor([[0, 1], [1, 1]])], [2, 3], [1, 3], ["one"])

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2VLModel
 
 from modeling_utgrec import UTGRecTokenizerModel
 from tokenization_items import caches, catalogue_codes, files
 from tokenization_items.batching import BATCHES_AHEAD, prepared
-from tokenization_items.caches import VisualFeatureCache
+from tokenization_items.caches import VisualFeatureCache, takes_states
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 
@@ -119,7 +120,25 @@ def test_no_more_is_made_ready_than_the_network_soon_needs():
 
 # Visual features
 
+takes_cached = pytest.mark.skipif(
+    not takes_states(Qwen2VLModel), reason="this release of transformers takes no states of images"
+)
 
+
+def test_a_backbone_that_takes_no_states_of_images_is_refused(spread_network, tmp_path, monkeypatch):
+    network, processor = spread_network
+    forward = type(network.backbone).forward
+
+    def earlier(self, input_ids, attention_mask=None, pixel_values=None, **kwargs):
+        return forward(self, input_ids, attention_mask=attention_mask, pixel_values=pixel_values, **kwargs)
+
+    monkeypatch.setattr(type(network.backbone), "forward", earlier)
+    with pytest.raises(ValueError, match="Qwen2VLModel of transformers .* takes no states of images"):
+        VisualFeatureCache(tmp_path / "cache", network, processor)
+    assert not (tmp_path / "cache").exists()
+
+
+@takes_cached
 @pytest.mark.parametrize("backbone", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_cached_features_give_the_same_codes(make_network, backbones, catalogue, tmp_path, monkeypatch, backbone):
     tokenizer = UniversalItemTokenizer.from_network(*spread(*make_network(backbones[backbone]), catalogue))
@@ -140,6 +159,7 @@ def test_cached_features_give_the_same_codes(make_network, backbones, catalogue,
             np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
 
 
+@takes_cached
 def test_a_cache_is_for_one_vision_tower_and_pixel_setting(spread_network, make_network, backbones, tmp_path):
     network, processor = spread_network
     folder = VisualFeatureCache(tmp_path, network, processor).folder
@@ -158,6 +178,7 @@ def test_a_cache_is_for_one_vision_tower_and_pixel_setting(spread_network, make_
         processor.image_processor.size = size
 
 
+@takes_cached
 def test_broken_files_are_made_anew_and_new_images_are_added(tokenizer, catalogue, expected, tmp_path, monkeypatch):
     half = catalogue.select(range(6))
     tokenizer.compute_codes(half, feature_cache=tmp_path, **SMALL)

@@ -12,8 +12,10 @@ from tokenization_items.collisions import (
     append_digits,
     assign_least_distance,
     assign_nearest_first,
+    crowded_first_codes,
     group_sizes,
     report_assignment,
+    spread_first_codes,
 )
 
 DIM = 3
@@ -311,3 +313,53 @@ def test_digits_count_up_by_item_id_and_leave_out_what_is_taken(num_items, num_o
 def test_digits_by_hand():
     codes = np.array([[1], [1], [0], [1]])
     assert append_digits(["c", "a", "b", "d"], codes).tolist() == [[1, 1], [1, 0], [0, 0], [1, 2]]
+
+
+@st.composite
+def crowded_parts(draw):
+    """A crowded catalogue with rows that are equal to the bit, and first codes in one to three parts."""
+    sizes, residuals, level_vectors, occupied = draw(crowded_catalogues().filter(lambda each: len(each[0]) > 1))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    if draw(st.booleans()):  # as of items with the same text
+        residuals = residuals[rng.integers(0, max(1, len(residuals) // 2), len(residuals))]
+    return sizes, residuals.astype(np.float32), level_vectors, occupied, rng.integers(0, draw(st.integers(1, 3)), 4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(crowded_parts())
+def test_first_codes_are_resolved_apart_as_together(catalogue):
+    sizes, residuals, level_vectors, occupied, part_of = catalogue
+    given_codes = nearest_codes(residuals, level_vectors)
+    together = assign_least_distance(given_codes, sizes, residuals, level_vectors, occupied)
+    apart = given_codes.copy()
+    totals = np.bincount(np.concatenate([occupied[:, 0], apart[:, 0]]), minlength=sizes[0])
+    rows = np.flatnonzero(np.isin(apart[:, 0], crowded_first_codes(totals, sizes)))
+    apart[rows] = spread_first_codes(apart[rows], sizes, totals, residuals[rows], level_vectors)
+    final = np.empty_like(apart)
+    for part in range(3):
+        mine, taken = (part_of[codes[:, 0]] == part for codes in (apart, occupied))
+        final[mine] = assign_least_distance(apart[mine], sizes, residuals[mine], level_vectors, occupied[taken])
+    assert np.array_equal(final, together)
+
+
+def test_many_prefixes_are_resolved_as_each_of_them():
+    """Distances of many prefixes come from one call: the last bits must not tell."""
+    rng = np.random.default_rng(0)
+    sizes, level_vectors = [8, 16, 16], [rng.normal(size=(size, 9)).astype(np.float32) for size in (8, 16, 16)]
+    residuals = rng.normal(size=(500, 3, 9)).astype(np.float32)[rng.integers(0, 400, 500)]
+    given_codes = nearest_codes(residuals, level_vectors)
+    assert not len(crowded_first_codes(np.bincount(given_codes[:, 0], minlength=8), sizes))
+    together = assign_least_distance(given_codes, sizes, residuals, level_vectors)
+    assert (together != given_codes).any()
+    for code in range(8):
+        rows = np.flatnonzero(given_codes[:, 0] == code)
+        alone = assign_least_distance(given_codes[rows], sizes, residuals[rows], level_vectors)
+        assert np.array_equal(alone, together[rows])
+
+
+def test_spreading_more_items_than_there_are_semantic_ids():
+    with pytest.raises(CapacityError, match="capacity of 4"):
+        spread_first_codes(np.zeros((5, 2)), [2, 2], np.array([5, 0]), np.zeros((5, 2, 1)), [np.zeros((2, 1))] * 2)
+    assert crowded_first_codes(np.array([2, 3, 0]), [3, 2]).tolist() == [1]
+    with pytest.raises(ValueError, match="two levels"):
+        crowded_first_codes(np.array([2, 0]), [2])

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ PARTS = {"text", "image", "quantization", "alignment", "co_text", "co_image"}
 WORDS = ["steel string", "oak body", "violin bow", "drum skin", "silent pad", "stage light"]
 LATENT = {"latent_channels": 16, "latent_size": 2}
 NO_DROPOUT = {"adapter_dropout": 0.0, "decoder_dropout": 0.0}
+CENTRED = {**NO_DROPOUT, "codebook_centering": True}  # by the mean over all processes
 
 
 def make_catalogue(num_items=NUM_ITEMS, images=True):
@@ -271,8 +273,10 @@ def test_kmeans_sets_the_codebooks_once_at_the_end_of_the_warmup(tmp_path, monke
     assert logged(trainer, "loss/quantization")[4] < 0.2 * logged(trainer, "loss/quantization")[3]
 
 
-def test_kmeans_centroids_are_means_of_their_residuals(tmp_path):
-    trainer = make_trainer(tmp_path, config={"codebook_init": "kmeans", **NO_DROPOUT})
+@pytest.mark.parametrize("centred", [False, True])
+def test_kmeans_centroids_are_means_of_their_residuals(tmp_path, centred):
+    config = {"codebook_init": "kmeans", "codebook_centering": centred, **NO_DROPOUT}
+    trainer = make_trainer(tmp_path, config=config)
     trainer._set_codebooks()
     assert trainer.model.training
     network = trainer.model.eval()
@@ -348,6 +352,19 @@ def test_resuming_is_exact(uninterrupted, tmp_path, monkeypatch, step, settings)
     assert counted == settings
     assert int(trainer.model.training_passes) == 8
     assert_equal(weights(trainer.model), expected)
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_what_a_resumed_training_draws_afterwards_is_the_same(tmp_path, step):
+    """As the noise of an evaluation; also where no step was left."""
+    whole = resumable(tmp_path / "whole")
+    whole.train()
+    expected = whole.evaluate()
+    again = resumable(tmp_path / "again", seed=99)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    found = again.evaluate()
+    losses = [key for key in expected if not re.search("runtime|per_second", key)]
+    assert {key: found[key] for key in losses} == {key: expected[key] for key in losses}
 
 
 def test_positives_are_redrawn_for_every_epoch(uninterrupted):
@@ -608,7 +625,7 @@ def single(tmp_path_factory):
     """The same work in one process: metrics of 24 and of 22 items, and the weights after a training."""
     folder = tmp_path_factory.mktemp("single")
     metrics = [evaluated(folder, num_items) for num_items in (24, 22)]
-    trainer = make_trainer(folder, config=NO_DROPOUT, **two_process_training(per_device_train_batch_size=8))
+    trainer = make_trainer(folder, config=CENTRED, **two_process_training(per_device_train_batch_size=8))
     trainer.train()
     return metrics, trainer
 
@@ -669,7 +686,7 @@ def test_two_processes(single, tmp_path, launcher):
 
 def run_worker(output):
     values = two_process_training(per_device_train_batch_size=4, prompt_tokens=60, state_gigabytes=1e-4)
-    trainer = make_trainer(output / "training", config=NO_DROPOUT, **values)
+    trainer = make_trainer(output / "training", config=CENTRED, **values)
     assert 0 < trainer.model.kept_tokens < 100  # some parts are kept for the gradient, others read again
     rank = trainer.accelerator.process_index
     report = {

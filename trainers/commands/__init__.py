@@ -40,6 +40,9 @@ METHODS = {
         "utgrec": "pretrain",
         "recbase": "pretrain_recbase",
         **dict.fromkeys(("unisrec", "vq-rec", "missrec"), "pretrain_sequential"),
+        **dict.fromkeys(
+            ("item-level", "rq-kmeans-item-level", "tiger-item-level", "letter-item-level"), "pretrain_item_level"
+        ),
     },
     "finetune": {"utgrec": "finetune", "recbase": "finetune_recbase"},
 }

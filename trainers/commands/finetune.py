@@ -28,8 +28,9 @@ from trainers.commands.finetuning import (
 )
 from trainers.data.domains import Domain
 from trainers.hub.download import ModelPlace, find_part
-from trainers.hub.model_facts import assignment_facts
+from trainers.hub.model_facts import assignment_facts, health_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
+from trainers.methods.catalogue_health import health_of_domains
 from trainers.methods.plans import check_utgrec_warmup, plan_utgrec, show_plans
 from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer, tokenize
 from trainers.methods.utgrec import (
@@ -138,6 +139,8 @@ def run(
         save_tokenizer(tokenizer, output / "tokenizer")
         facts = {"license": arguments.license, "fingerprint": tokenizer.fingerprint}
         facts |= assignment_facts(report, tokenizer.index.level_sizes)
+        reports, catalogues = {domains[0].name: report}, [domains[0].catalogue]
+        facts |= health_facts(health_of_domains(tokenizer.encoding_network, reports, catalogues, domains))
         pushed = None if trainer is None else finish_model(trainer, output / "tokenizer", facts)
     state.wait_for_everyone()
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")

@@ -6,7 +6,7 @@ r"""UTGRec's pre-training on several domains: item tokenizer, semantic IDs, reco
 
 A domain is a folder with items.{parquet,jsonl,jsonl.gz,csv} and sequences.* or interactions.*. Writes tokenizer/
 (network and processor), items/<domain>/ (semantic IDs) and recommender/. `--model NAME --help` shows the flags of
-recbase, unisrec, vq-rec and missrec.
+recbase, item-level, unisrec, vq-rec and missrec.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ SHOWN = (
 class PretrainArguments(PretrainingArguments):
     model: Literal["utgrec"] = field(
         default="utgrec",
-        metadata={"help": "What to pre-train: this; recbase, unisrec, vq-rec and missrec have flags of their own."},
+        metadata={"help": "What to pre-train: this; recbase, item-level, unisrec, ... have flags of their own."},
     )
 
 
@@ -126,7 +126,8 @@ def run(
         pretrain_tokenizer(output, domains, network_arguments, tokenizer_training, arguments, history)
     if arguments.stage in ("all", "tokenize"):
         if state.is_main_process:
-            write_semantic_ids(output, [domain.catalogue for domain in domains], arguments.allow_collapsed_codes)
+            catalogues = [domain.catalogue for domain in domains]
+            write_semantic_ids(output, catalogues, arguments.allow_collapsed_codes, domains)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         pretrain_recommender(output, domains, recommender_arguments, recommender_training, arguments)

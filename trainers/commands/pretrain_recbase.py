@@ -28,6 +28,8 @@ from trainers.commands.pretraining import (
 )
 from trainers.data.domains import check_trainable, load_catalogues, load_domains
 from trainers.data.synthetic import PRETRAINING_DOMAINS
+from trainers.hub.model_facts import health_facts
+from trainers.methods.catalogue_health import health_of_domains
 from trainers.methods.content_walks import walking_domain
 from trainers.methods.plans import check_recbase_curriculum, plan_recbase, show_plans
 from trainers.methods.recbase import (
@@ -150,11 +152,13 @@ def run(
             assert items.trainer is not None
             fingerprint = items.tokenizers[domains[0].name].fingerprint
             items.trainer.card_facts |= data_facts("RecBase item tokenizer", domains, more)
+            health = health_of_domains(items.network, items.assignments, catalogues, domains)
+            items.trainer.card_facts |= health_facts(health)
             facts = {"license": arguments.license, "fingerprint": fingerprint}
             finish_model(items.trainer, output / "tokenizer", facts)
     if arguments.stage == "tokenize":
         if state.is_main_process:
-            write_semantic_ids(output, catalogues, arguments.allow_collapsed_codes)
+            write_semantic_ids(output, catalogues, arguments.allow_collapsed_codes, domains)
         state.wait_for_everyone()
     if arguments.stage in ("all", "recommender"):
         tokenizers = load_semantic_ids(output, catalogues)

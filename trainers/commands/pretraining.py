@@ -12,6 +12,7 @@ from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.catalogue import TEXT_FIELDS
 from trainers.data.domains import Domain
 from trainers.hub.download import ModelPlace, find_part
+from trainers.methods.catalogue_health import health_of_domains, tell_health
 from trainers.methods.runs import (
     finish_model,
     gathered_weights,
@@ -94,21 +95,25 @@ def name_repositories(
             training.hub_model_id = f"{name}-{kind}"
 
 
-def write_semantic_ids(output: Path, catalogues: list[Catalogue], allow_collapsed: bool = False) -> None:
-    """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there.
+def write_semantic_ids(
+    output: Path, catalogues: list[Catalogue], allow_collapsed: bool = False, domains: Sequence[Domain] = ()
+) -> None:
+    """Gives the items of each catalogue semantic IDs by the tokenizer in `output`, and saves them there. The
+    tokenizer's card says how well it does on them; `domains` are those of which interactions are known.
 
     Raises:
         CollapsedCodesError: nearly all items of a catalogue share their codes, and that was not allowed.
     """
     tokenizer = UniversalItemTokenizer.from_pretrained(output / "tokenizer")
-    tokenizers = {}
+    tokenizers, reports = {}, {}
     for catalogue in catalogues:
         name = catalogue.name
-        tokenizers[name], report = tokenize(tokenizer, catalogue)
-        print(f"{name}: {report}")
-        report.check_collapse(tokenizers[name].index.level_sizes, allow_collapsed)
+        tokenizers[name], reports[name] = tokenize(tokenizer, catalogue)
+        print(f"{name}: {reports[name]}")
+        reports[name].check_collapse(tokenizers[name].index.level_sizes, allow_collapsed)
     for name, items in tokenizers.items():
         save_tokenizer(items, output / "items" / name, include_network=False)
+    tell_health(output / "tokenizer", health_of_domains(tokenizer.encoding_network, reports, catalogues, domains))
     print(f"{shared_semantic_ids(tokenizers):,} items have a semantic ID that an item of another domain has too.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from functools import cache, partial
@@ -22,7 +23,7 @@ def launch_settings() -> dict[str, Any]:
     import gradio as gr
 
     theme = gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", font=FONTS, font_mono=MONOSPACE)
-    return {
+    settings = {
         "theme": theme,
         "head": f"<style>{style_sheet()}</style>",  # as `css` it would lose what is for phones
         "footer_links": [],
@@ -34,6 +35,8 @@ def launch_settings() -> dict[str, Any]:
         "max_file_size": "10mb",
         "quiet": True,
     }
+    known = inspect.signature(gr.Blocks.launch).parameters  # earlier releases lack some, and what they switch off
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def build_page(explorer: Explorer, name: str) -> Any:

@@ -8,7 +8,7 @@ r"""Training of a baseline on a data folder; it is saved, and evaluated beside w
     # item-level, on semantic IDs that are there, as UTGRec's; with a memory of transitions and texts
     utgrec train-baseline --model item-level --semantic_ids runs/beauty/tokenizer --text_encoder tf-idf --memory \
         --data data/beauty --output_dir runs/beauty-item-level
-    # sequential, items made from their texts; pre-trained on other domains by `utgrec pretrain --model unisrec`
+    # items made from their texts; pre-trained on other domains by `utgrec pretrain --model unisrec` (or item-level)
     utgrec train-baseline --model unisrec --text_encoder sentence-transformers/all-MiniLM-L6-v2 \
         --pretrained runs/unisrec --data data/beauty --output_dir runs/beauty-unisrec
     # with embeddings that `utgrec embed` made, half an hour at most; on from the last checkpoint of each stage
@@ -63,14 +63,15 @@ from trainers.methods.baselines import (
     train_generative_baseline,
     train_sequential_baseline,
 )
-from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
+from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory
-from trainers.methods.plans import plan_generative_baseline, plan_sequential, show_plans
+from trainers.methods.plans import plan_generative_baseline, plan_item_level, plan_sequential, show_plans
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, pretrained_folder
+from trainers.methods.shared_semantic_ids import semantic_ids_of_domain
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
@@ -137,7 +138,7 @@ class TrainBaselineArguments:
     image_embeddings: str | None = field(default=None, metadata={"help": "Folder of image embeddings, instead."})
     pretrained: str | None = field(
         default=None,
-        metadata={"help": "Output folder or Hub id of pretrain: of unisrec, vq-rec, missrec."},
+        metadata={"help": "Output folder or Hub id of pretrain, for what reads content."},
     )
     revision: str | None = field(
         default=None, metadata={"help": "Of --semantic_ids or --pretrained on the Hub: branch, tag, commit."}
@@ -178,7 +179,10 @@ class TrainBaselineArguments:
             raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
         if (self.model == GIVEN) != (self.semantic_ids is not None):
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
-        if self.pretrained is not None and not getattr(SEQUENTIAL.get(self.model), "inputs", ()):
+        reads_content = self.model.endswith((ITEM_LEVEL, GIVEN))
+        if self.model in SEQUENTIAL:
+            reads_content = bool(SEQUENTIAL[self.model].inputs)
+        if self.pretrained is not None and not reads_content:
             raise SystemExit(f"--pretrained is for models that read content, and {self.model} does not.")
         if self.revision is not None and self.pretrained is None and self.semantic_ids is None:
             raise SystemExit("--revision is of --semantic_ids or --pretrained: there is neither.")
@@ -220,6 +224,12 @@ def run(
     pretrained = semantic_ids = None
     if arguments.pretrained is not None:
         pretrained = pretrained_folder(arguments.pretrained, arguments.revision)
+        makes_ids = at_item_level and arguments.semantic_ids is None
+        if makes_ids and not (Path(arguments.pretrained) / "tokenizer").is_dir():
+            raise SystemExit(
+                f"--pretrained {arguments.pretrained}: there is no item tokenizer in it that gives the items semantic "
+                f"IDs. Give the output folder of `utgrec pretrain --model {arguments.model}`."
+            )
     if arguments.semantic_ids is not None:
         semantic_ids = find_model(arguments.semantic_ids, arguments.revision)
     domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
@@ -249,6 +259,8 @@ def run(
     if arguments.dry_run:
         if arguments.model in SEQUENTIAL:
             plans = plan_sequential(arguments.model, domain, sequential, sequential_training)
+        elif at_item_level and pretrained is not None:
+            plans = plan_item_level([domain], item_level_training)
         else:
             sections = tokenizer, tokenizer_training, generative, generative_training
             plans = plan_generative_baseline(arguments.model, domain, *sections, semantic_ids)
@@ -272,6 +284,10 @@ def run(
             items = given_semantic_ids(
                 semantic_ids.name, embeddings.item_ids, output / "tokenizer", semantic_ids.revision
             )
+        elif arguments.pretrained is not None:
+            items = semantic_ids_of_domain(
+                arguments.pretrained, embeddings.item_ids, embeddings.text, output / "tokenizer"
+            )
         else:
             tokenized_by = semantic_ids_of(arguments.model)
             items = make_semantic_ids(
@@ -285,12 +301,8 @@ def run(
                 **tokenizer.given(tokenized_by),
             )
         if at_item_level and item_level.content:
-            index, vectors = items.tokenizer.index, embeddings.text
-            content = np.zeros(
-                (len(index), vectors.shape[1]), vectors.dtype
-            )  # none of items that are not the domain's
-            content[index.rows(embeddings.item_ids)] = vectors
-            index.set_content(content, embeddings.text_encoder_fingerprint(fitted=True))
+            encoder = embeddings.text_encoder_fingerprint(fitted=True)
+            set_item_content(items.tokenizer.index, embeddings.item_ids, embeddings.text, encoder)
         baseline = train_generative_baseline(
             arguments.model,
             domain,
@@ -300,6 +312,7 @@ def run(
             tokenizer_training,
             arguments.minutes,
             arguments.resume,
+            pretrained,
         )
     weights = gathered_weights(baseline.trainer)
     if not state.is_main_process:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from trainers.data.interactions import Interactions
+from trainers.data.neighbour_counts import NeighbourCounts
 
 LONGEST_HORIZON = 20  # lcm(1..20) = 232,792,560; a billion pairs of the same two items are still 63 bits
 
@@ -77,21 +78,9 @@ def pair_weights(
     Raises:
         ValueError: as [`unit_of`].
     """
-    unit = unit_of(horizon)
-    rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for gap in range(1, horizon + 1):
-        paired, earlier, later = pairs_at_gap(users, items, gap)
-        if is_new is not None:
-            counted = is_new[gap:][paired]
-            earlier, later = earlier[counted], later[counted]
-        rows.append(earlier)
-        columns.append(later)
-        values.append(np.full(len(earlier), unit // gap, np.int64))
-    shape = (num_items, num_items)
-    one_way = sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape)
-    matrix = sparse.csr_array(one_way + one_way.T)
-    matrix.sum_duplicates()  # sorts, too
-    return matrix
+    weights = unit_of(horizon) // np.arange(1, horizon + 1)
+    blocks = list(NeighbourCounts(users, items, num_items, weights, is_new).blocks())
+    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
 
 
 def unit_of(horizon: int) -> int:

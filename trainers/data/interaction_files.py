@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ import numpy as np
 import polars as pl
 
 from hub_cards import named
-from hub_cards.csv_rows import bad_row, repeated_columns
+from hub_cards.csv_layout import CsvError
+from hub_cards.csv_table import DECIMAL_COMMA, read_csv
 from trainers.data.readers.base import id_column
 from trainers.data.readers.text_lines import bad_json_line
 from trainers.data.splits import PARTS
+
+logger = logging.getLogger(__name__)
 
 RECORD_FILE = "prepared.json"  # how a data folder was made; `choices.split` names its split
 SEQUENCE_FILES = ("sequences.jsonl", "sequences.jsonl.gz", "sequences.parquet")
@@ -127,7 +131,7 @@ def read_split_name(folder: Path) -> str:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         record = {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InteractionError(f"{folder / RECORD_FILE} is not valid JSON: {error}. Prepare the data anew.") from error
     choices = record.get("choices") if isinstance(record, dict) else None
     name = choices.get("split") if isinstance(choices, dict) else None
@@ -168,26 +172,23 @@ def _read_frame(file: Path, needed: Sequence[str], optional: Sequence[str]) -> p
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, pl.exceptions.PolarsError) as error:
         raise InteractionError(f"{file} cannot be read: {error}. Is it complete?") from error
+    if ".csv" in file.suffixes:
+        try:
+            frame, layout = read_csv(data, str(file))
+        except CsvError as error:
+            raise InteractionError(str(error)) from error
+        if not layout.is_usual:
+            logger.warning("%s was read with %s", file, layout)
+        return frame.select(_columns(frame.columns, needed, optional, file))
     data = data.removeprefix(BOM_UTF8)
     if not data.strip():
         raise InteractionError(f"{file} is empty.")
     try:
-        if ".csv" in file.suffixes:
-            if twice := repeated_columns(_text_lines(data)):
-                raise InteractionError(f"{file}: {named_as('column', twice)} twice; rename one of each.")
-            frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
-        else:
-            # the whole file decides about the types: a guess from the first rows turns later ids into nulls
-            frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
+        # the whole file decides about the types: a guess from the first rows turns later ids into nulls
+        frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        wrong = bad_row(_text_lines(data)) if ".csv" in file.suffixes else bad_json_line(data.splitlines())
-        raise InteractionError(f"{file} cannot be read: {wrong or error}") from error
+        raise InteractionError(f"{file} cannot be read: {bad_json_line(data.splitlines()) or error}") from error
     return frame.select(_columns(frame.columns, needed, optional, file))
-
-
-def _text_lines(data: bytes) -> io.TextIOWrapper:
-    """The lines, decoded as they are read."""
-    return io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="")
 
 
 def _columns(found: Iterable[str], needed: Sequence[str], optional: Sequence[str], file: Path) -> list[str]:
@@ -258,7 +259,7 @@ def _as_part(split: pl.Series, file: Path) -> pl.Series:
 def _as_rating(ratings: pl.Series, file: Path) -> pl.Series:
     """Numbers, null or NaN for an event without a rating; Float32."""
     if ratings.dtype == pl.String:
-        ratings = ratings.str.strip_chars().replace("", None)
+        ratings = ratings.str.strip_chars().replace("", None).str.replace(DECIMAL_COMMA, "$1.$2")
     numbers = ratings.cast(pl.Float32, strict=False)
     bad = numbers.is_null() & ratings.is_not_null()
     if bad.any():
@@ -290,7 +291,7 @@ def _check_ratings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
 def _as_time(times: pl.Series, file: Path) -> pl.Series:
     """Timestamps that sort: integers stay exact, other numbers become floats, text must be ISO dates."""
     if times.dtype == pl.String:
-        stripped = times.str.strip_chars()
+        stripped = times.str.strip_chars().str.replace(DECIMAL_COMMA, "$1.$2")
         for parse in (
             lambda: stripped.cast(pl.Int64),
             lambda: stripped.cast(pl.Float64),

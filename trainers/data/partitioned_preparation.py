@@ -297,21 +297,21 @@ def order_users(job: Job, number: int, folder: Path) -> dict:
     log = frame.with_columns(user=users).filter(pl.col("item").is_not_null()).drop("user_id", "place")
     del frame, users
     counted = log.group_by("item").agg(pl.col("item_id").first()).sort("item")
-    codes = np.searchsorted(counted["item"].to_numpy(), log["item"].to_numpy()).astype(np.uint32)
-    log = log.select("user", "timestamp", "rating", item=pl.Series(codes))
+    chosen = np.searchsorted(counted["item"].to_numpy(), log["item"].to_numpy()).astype(np.uint32)
+    log = log.select("user", "timestamp", "rating", item=pl.Series(chosen))
     report = ReadingReport()
     log, counts = ordered(log, job.choices, report, len(counted))
     log.write_ipc(folder / "log.arrow", compression="lz4")
-    numbers = np.bincount(log["item"].to_numpy(), minlength=len(counted))
-    counted.with_columns(count=pl.Series(numbers)).write_ipc(folder / "items.arrow", compression="lz4")
+    occurrences = np.bincount(log["item"].to_numpy(), minlength=len(counted))
+    counted.with_columns(count=pl.Series(occurrences)).write_ipc(folder / "items.arrow", compression="lz4")
     dropped = {reason: entry["count"] for reason, entry in report.to_dict()["dropped"].get("interactions", {}).items()}
-    cut = log["user"].gather(np.linspace(0, len(log) - 1, CUTS if len(log) else 0).astype(np.int64))
+    spread = log["user"].gather(np.linspace(0, len(log) - 1, CUTS if len(log) else 0).astype(np.int64))
     return {
         "rows": len(log),
         "users": len(user_ids),
         "counts": counts,
         "dropped": dropped,
-        "cuts": firsts.gather(cut).to_list(),
+        "cuts": firsts.gather(spread).to_list(),
     }
 
 

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from hub_cards import CARD_FILE, VALUES_FILE
-from tokenization_items.files import replacing_folder
+from tokenization_items.files import read_json_object, replacing_folder
 from trainers.data.co_occurrence import co_occurrence_counts, pair_weights
 from trainers.data.interaction_files import RECORD_FILE
 from trainers.data.preparation import PreparationChoices, PreparedLog, has_text, prepare_log
@@ -213,10 +213,12 @@ def check_prepared(folder: str | os.PathLike) -> dict:
     """
     folder = Path(folder)
     try:
-        document = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        document = read_json_object(folder / RECORD_FILE)
         expected = document["checksums"]
+        if not isinstance(expected, dict):
+            raise ValueError(f"checksums are an object, found {str(expected)[:60]}")
     except (OSError, ValueError, KeyError) as error:
-        raise PreparedDataError(f"{folder} is no prepared data folder: {error!r}") from error
+        raise PreparedDataError(f"{folder} is no prepared data folder: {RECORD_FILE}: {error!r}") from error
     found = _checksums(folder)
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:

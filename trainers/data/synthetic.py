@@ -285,7 +285,7 @@ def write_domain(domain: SyntheticDomain, folder: str | os.PathLike) -> Path:
 def _is_written(folder: Path, description: dict) -> bool:
     try:
         found = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
     files = (folder / "items.parquet", folder / "sequences.parquet")
     return description.items() <= found.items() and all(file.exists() for file in files)

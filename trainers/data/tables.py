@@ -7,7 +7,6 @@ import io
 import json
 import re
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any, cast
 import polars as pl
 
 from hub_cards import named
-from hub_cards.csv_rows import bad_row
+from hub_cards.csv_layout import CsvError, encoding_of
+from hub_cards.csv_table import read_csv
 from trainers.data.readers.base import ReadError, id_column
-from trainers.data.readers.csv_layout import CsvLayout, encoding_of, separator_of, split_rows
 from trainers.data.readers.text_lines import bad_json_line
 
 SHOWN = 24  # characters of an example
@@ -77,18 +76,15 @@ def read_table(source: Any, name: str = "table") -> Table:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
-    text, encoding = decoded(data, path)
-    if not text.strip():
-        raise ReadError(f"{path} is empty.")
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ReadError(f"{path}, line {line} holds a zero byte: it is no text. Is the file complete?")
     if kind in (".jsonl", ".json", ".ndjson"):
-        return Table(path.name, _checked(_read_json(text, path), path.name), kind[1:])
-    if "\r" in text and "\n" not in text:  # of old Macintoshes
-        text = text.replace("\r", "\n")
-    layout = CsvLayout(separator_of(text, path.name), encoding)
-    return Table(path.name, _read_csv(text, layout.separator, path), f"csv, {layout}")
+        return Table(path.name, _checked(_read_json(_decoded(data, path), path), path.name), kind[1:])
+    try:
+        frame, layout = read_csv(data, str(path))
+    except CsvError as error:
+        raise ReadError(str(error)) from error
+    if unnamed := [each for each in frame.columns if _NUMBER.fullmatch(each)]:
+        raise ReadError(f"{path}: the first line holds no column names but values: {named(unnamed, 3)}. Add one.")
+    return Table(path.name, _checked(frame, path.name), f"csv, {layout}")
 
 
 def as_ids(column: pl.Series) -> pl.Series:
@@ -98,36 +94,20 @@ def as_ids(column: pl.Series) -> pl.Series:
     return (pl.Series(column.name, [None] * len(column), dtype=pl.String) if odd.any() else ids).str.strip_chars()
 
 
-def decoded(data: bytes, path: Path) -> tuple[str, str]:
-    """The text of a file and the name of its encoding, as [`encoding_of`] tells it.
-
-    Raises:
-        ReadError: a text in UTF-8 has bytes that are not.
-    """
+def _decoded(data: bytes, path: Path) -> str:
+    """The text of a file, its encoding as [`encoding_of`] tells it."""
     encoding, mark = encoding_of([data])
     try:
-        return data[mark:].decode(encoding, "strict" if encoding == "utf-8" else "replace"), encoding
+        text = data[mark:].decode(encoding, "strict" if encoding == "utf-8" else "replace")
     except UnicodeDecodeError as error:
         line = data[: mark + error.start].count(b"\n") + 1
         raise ReadError(f"{path}, line {line} is not UTF-8, as the others are: {error}.") from error
-
-
-def _read_csv(text: str, separator: str, path: Path) -> pl.DataFrame:
-    header = next(iter(split_rows(text[: text.find("\n") + 1] or text, separator)), [])
-    names = [each.strip() for each in header]
-    if unnamed := [each for each in names if _NUMBER.fullmatch(each)]:
-        raise ReadError(f"{path.name}: the first line holds no column names but values: {named(unnamed, 3)}. Add one.")
-    twice = [each for each, count in Counter(names).items() if count > 1 and each]
-    if twice:
-        raise ReadError(f"{path.name}: the columns {named(twice)} occur twice; rename one of each.")
-    try:
-        frame = pl.read_csv(io.BytesIO(text.encode("utf-8")), separator=separator, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        wrong = bad_row(io.StringIO(text), separator)
-        advice = " A text with a separator or a quote in it must be quoted." if wrong else ""
-        raise ReadError(f"{path} cannot be read: {wrong or error}{advice}") from error
-    frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
-    return _checked(frame.filter(~pl.all_horizontal(pl.all().is_null())), path.name)
+    if not text.strip():
+        raise ReadError(f"{path} is empty.")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ReadError(f"{path}, line {line} holds a zero byte: it is no text. Is the file complete?")
+    return text
 
 
 def _read_json(text: str, path: Path) -> pl.DataFrame:
@@ -136,7 +116,7 @@ def _read_json(text: str, path: Path) -> pl.DataFrame:
         if is_list:
             return pl.from_dicts(json.loads(text), infer_schema_length=None)
         return pl.read_ndjson(io.BytesIO(text.encode("utf-8")), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError) as error:
+    except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError, RecursionError) as error:
         wrong = None if is_list else bad_json_line(text.split("\n"))
         raise ReadError(f"{path} cannot be read: {wrong or f'it is no list of JSON objects: {error}'}") from error
 

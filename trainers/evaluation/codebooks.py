@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from modeling_utgrec import code_usage
@@ -39,3 +40,18 @@ def codebook_health(codes: torch.Tensor, sizes: Sequence[int]) -> dict[str, floa
         for name, value in code_usage(codes[:, level], size).items():
             health[f"{name}_{level}"] = value
     return health
+
+
+def summed_vectors(level_vectors: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
+    """
+    What codes stand for: the sum of their vectors.
+
+    Args:
+        level_vectors (`Sequence[np.ndarray]` of shapes `(codes, dim)`): of each level.
+        codes (`np.ndarray` of shape `(items, levels)`): the items' codes; further levels, as one of digits, are left
+            out.
+
+    Returns:
+        `np.ndarray` of shape `(items, dim)`.
+    """
+    return np.sum([vectors[codes[:, level]] for level, vectors in enumerate(level_vectors)], axis=0)

@@ -84,7 +84,7 @@ def load_result(path: str | Path) -> dict[str, Any]:
             }
             ks = sorted({int(name.partition("@")[2]) for name in result if is_rank_metric(name)})
             result["per_user"] = {**cases, **metrics_per_case(cases["ranks"], ks)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is no result of `utgrec evaluate`: {error}.") from error
     return result
 

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hub_cards import DatasetCardValues
+from hub_cards.csv_layout import csv_layout, split_rows
 from tokenization_items.catalogue import FILE_NAMES as ITEM_FILES
+from tokenization_items.files import read_json_object
 from trainers.data.domains import Domain, domain_folders
 from trainers.data.interaction_files import EVENT_FILES, RECORD_FILE, SEQUENCE_FILES
 from trainers.hub.model_facts import versions
@@ -107,19 +109,23 @@ def column_names(file: Path) -> list[str]:
         with open(file, encoding="utf-8") as lines:
             return list(json.loads(next(lines, "{}")))
     if file.suffix == ".csv":
-        with open(file, encoding="utf-8") as lines:
-            return next(lines, "").strip().split(",")
+        layout = csv_layout(file)
+        with open(file, encoding=layout.encoding, newline=None) as lines:
+            header = next(lines, "").removeprefix("\ufeff")
+        return [name.strip() for row in split_rows(header, layout.separator) for name in row]
     return []
 
 
 def _document(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the folder holds about how it was made, if it does: the whole document, and the choices in it."""
     if (folder / RECORD_FILE).is_file():
-        document = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        document = read_json_object(folder / RECORD_FILE)
+        if not all(isinstance(document.get(part), dict) for part in ("choices", "counts", "source")):
+            raise ValueError(f"{folder / RECORD_FILE} does not say how the data were prepared: prepare them anew.")
         told = document["choices"] | {f"counted: {key}": value for key, value in document["counts"].items()}
         return document, {key.replace("_", " "): _words(value) for key, value in told.items()}
     if (folder / GENERATED_FILE).is_file():
-        told = json.loads((folder / GENERATED_FILE).read_text(encoding="utf-8"))
+        told = read_json_object(folder / GENERATED_FILE)
         told = {"drawn by": "trainers/data/synthetic.py"} | {
             key: value for key, value in told.items() if key != "name"
         }

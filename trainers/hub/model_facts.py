@@ -142,6 +142,40 @@ def assignment_facts(report: AssignmentReport, level_sizes: Sequence[int]) -> di
     return {"codebooks": rows, "collisions": collisions, "num_items": report.num_items}
 
 
+def health_facts(health: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the card says of the health of an item tokenizer.
+
+    Args:
+        health (`Mapping[str, Mapping]`): of each catalogue by its name, as
+            [`~trainers.evaluation.tokenizer_health.tokenizer_health`] gives it.
+    """
+    rows, attributes = [], []
+    for name, found in health.items():
+        neighbours, gauc = found.get("neighbours") or {}, found.get("gauc") or {}
+        rows.append(
+            {
+                "Catalogue": name,
+                "Items": found["items"],
+                "Share codes with another": found["sharing_codes"],
+                "Share codes with one of another text": found.get("sharing_codes_of_other_texts"),
+                "Have another's text": found.get("equal_texts"),
+                "Codes used, by level": ", ".join(f"{used:.1%}" for used in found["used"]),
+                "Perplexity, by level": ", ".join(f"{perplexity:.1f}" for perplexity in found["perplexity"]),
+                "Entropy of pairs": found.get("entropy_pairs"),
+                "At most": found.get("entropy_pairs_most"),
+                "Nearest items kept": neighbours.get("agreement"),
+                "By chance": neighbours.get("by_chance"),
+                "GAUC of the codes": gauc.get("codes"),
+                "GAUC unquantized": gauc.get("unquantized"),
+            }
+        )
+        for attribute, told in found.get("information", {}).items():
+            levels = {f"Level {level}": share for level, share in enumerate(told["adjusted"])}
+            counts = {"Items": told["items"], "Without": told["without"], "Values": told["values"]}
+            attributes.append({"Catalogue": name, "Attribute": attribute, **counts, **levels})
+    return {"health": rows, "attribute_information": attributes}
+
+
 def memory_facts(stored: StoredMemory) -> dict[str, Any]:
     """What the card of a recommender says of its item memory."""
     memory, facts, settings = stored.memory, stored.facts, stored.memory.settings

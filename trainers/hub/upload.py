@@ -28,7 +28,9 @@ LEFT_OUT = [
     "user_content.pt",
     "trainer_state.json.tmp",
     "checkpoint-*",
+    "*/checkpoint-*",
     "checkpoints/*",
+    "training/*",  # of an item tokenizer, within its folder
     "last-checkpoint/*",
     "global_step*",
     "runs/*",

@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -22,6 +21,7 @@ from transformers import (
     Qwen2VLConfig,
     set_seed,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.16's own name asks for torchvision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 

@@ -26,6 +26,7 @@ from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArgum
 from trainers.hub.model_facts import method_of
 from trainers.methods import item_level, recbase, utgrec
 from trainers.methods.item_level import ItemLevelArguments, new_item_level
+from trainers.methods.item_level_pretraining import as_pretrained, start_from
 from trainers.methods.item_tables import Content
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase import RecBaseArguments, new_recbase
@@ -304,6 +305,7 @@ def train_generative_baseline(
     tokenizer_training: TrainingArguments | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    pretrained: str | Path | None = None,
 ) -> TrainedBaseline:
     """
     A recommender on semantic IDs: a T5, a decoder of its size if the name ends with `-decoder`, or an item-level
@@ -320,11 +322,19 @@ def train_generative_baseline(
         tokenizer_training (*optional*): how the tokenizer was trained, for the description.
         minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
+        pretrained (`str` or `Path`, *optional*): folder of an item-level recommender to start from, whose architecture
+            counts, see [`start_from`].
     """
     method = SEMANTIC_IDS.get(semantic_ids_of(name))
     items.tokenizer.max_history = training.max_history
     temperature = 1.0 if method is None else method.loss_temperature
+    if pretrained is not None:
+        assert isinstance(arguments, ItemLevelArguments)
+        arguments = as_pretrained(arguments, pretrained)
     model = recommender_on(name, items.tokenizer, items, arguments, training.seed, temperature)
+    if pretrained is not None:
+        assert isinstance(model, ItemLevelForCausalLM)
+        start_from(model, pretrained)
     trainer = train_recommender(
         model,
         [domain],
@@ -336,6 +346,7 @@ def train_generative_baseline(
         method=method_of(model.config) if method is None else name,
     )
     used = tokenizer_settings(items, tokenizer_training) | recommender_settings(model, training)
+    used["recommender.pretrained_on_other_domains"] = pretrained is not None
     published = published_recommender(model)
     published = published if method is None else method.published | published
     description = describe(model, used, published, items.report)

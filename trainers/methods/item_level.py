@@ -3,12 +3,15 @@ is made."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 from transformers import set_seed
 
-from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM
+from modeling_utgrec import ItemLevelConfig, ItemLevelForCausalLM, ItemTrie
+from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.methods.published import Published
 from trainers.recommender_trainer import RecommenderTrainingArguments
@@ -87,14 +90,32 @@ def architecture(arguments: ItemLevelArguments) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ARCHITECTURE}
 
 
+def set_item_content(index: ItemIndex, item_ids: Sequence[str], vectors: np.ndarray, encoder: str | None) -> None:
+    """
+    Gives the items of an index their content vectors.
+
+    Args:
+        index ([`ItemIndex`]): its items that are not among `item_ids` get zeros, which stand for no content.
+        item_ids (`Sequence[str]`): items with content, in any order.
+        vectors (`np.ndarray` of shape `(items, width)`): of these.
+        encoder (`str`, *optional*): fingerprint of their encoder, see [`encoder_fingerprint`].
+
+    Raises:
+        UnknownItemError: the index lacks items.
+    """
+    content = np.zeros((len(index), vectors.shape[1]), vectors.dtype)
+    content[index.rows(item_ids)] = vectors
+    index.set_content(content, encoder)
+
+
 PUBLISHED_RECOMMENDER = Published("no paper: an item-level recommender with a depth head")
 
 
 def new_item_level(
-    arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int
+    arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int, trie: ItemTrie | None = None
 ) -> ItemLevelForCausalLM:
     """A recommender with random weights for a tokenizer's semantic IDs; with `arguments.content` it reads the content
-    vectors of the tokenizer's index.
+    vectors of the tokenizer's index. Its catalogue is the tokenizer's, or that of `trie`.
 
     Raises:
         ValueError: if it is to read content and the index has none.
@@ -118,5 +139,5 @@ def new_item_level(
     )
     set_seed(seed)
     recommender = ItemLevelForCausalLM(config)
-    recommender.set_catalogue(tokenizer.trie)
+    recommender.set_catalogue(tokenizer.trie if trie is None else trie)
     return recommender

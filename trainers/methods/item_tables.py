@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenization_items.files import read_json_object
 from tokenization_items.item_embeddings import RECORD_NAME
 from tokenization_items.text_statistics import TF_IDF
 from trainers.data.interactions import Interactions
@@ -42,7 +43,7 @@ class Content:
     @classmethod
     def of_folder(cls, folder: str | Path, vectors: np.ndarray) -> Content:
         """Vectors that were read from a folder of embeddings."""
-        record = json.loads((Path(folder) / RECORD_NAME).read_text(encoding="utf-8"))
+        record = read_json_object(Path(folder) / RECORD_NAME)
         name = record.get("encoder", record.get("model"))
         fingerprint = None
         if "encoder_fingerprint" in record:

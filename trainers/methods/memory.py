@@ -9,7 +9,7 @@ are of the whole. How a memory is read is chosen in [`trainers.methods.memory_se
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from modeling_utgrec.item_memory import (
     ItemMemory,
     MemoryContent,
     MemorySettings,
-    nearest_items,
     principal_directions,
 )
 from tokenization_items.item_index import ItemIndex
@@ -31,19 +30,21 @@ from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.methods.pair_counts import PairCounts
 from trainers.methods.periods import item_periods
+from trainers.methods.similar_items import find_similar_items
 from trainers.rankers.linear import (
     LinearSettings,
     catalogue_content,
     check_training,
-    largest_of_rows,
+    counted_rows,
     transition_matrix,
 )
+from trainers.rankers.row_order import largest_of_rows, order_in_rows
 
 logger = logging.getLogger(__name__)
 
 ROW_ITEMS = 100  # transitions of an item that are kept
 SIMILAR_ITEMS = 100  # items alike in content, itself among them
-MANY_COSINES = 2e9  # from which on the search for similar items is announced: seconds
+MOST_PAIRS = 100_000_000  # of neighbours that are kept to be added to, 24 bytes each in the file
 
 
 def build_memory(
@@ -88,11 +89,28 @@ def build_memory(
             "items' texts, or content_weight 0."
         )
     num_items, way, pairs = training.num_items, linear.way(training.num_items), None
-    if way == "counts":
+    rows: Iterable[np.ndarray | sparse.csr_array]
+    keeps_pairs = linear.horizon * len(training.items) <= MOST_PAIRS
+    announcement = replace(linear, row_items=None if keeps_pairs else row_items).announcement(
+        num_items, len(training.items)
+    )
+    if way == "counts" and announcement is not None:
+        logger.warning(announcement)
+    if way == "counts" and not keeps_pairs:
+        logger.warning(
+            "item memory: there may be %s million pairs of neighbours, more than the %s million that are kept to be "
+            "added to: an update counts all interactions anew",
+            f"{linear.horizon * len(training.items) / 1e6:,.0f}",
+            f"{MOST_PAIRS / 1e6:,.0f}",
+        )
+        rows = counted_rows(training, replace(linear, row_items=None))
+    elif way == "counts":
         pairs = PairCounts.of(training, linear.horizon)
-        transitions = pairs.transitions()
+        rows = [pairs.transitions()]
     elif transitions is None:
-        transitions = transition_matrix(training, replace(linear, row_items=None))
+        rows = [transition_matrix(training, replace(linear, row_items=None))]
+    else:
+        rows = [transitions]
     if content is None or not settings.content_weight:
         alike = None
     elif alike is None:
@@ -100,7 +118,7 @@ def build_memory(
     counts = torch.from_numpy(training.popularity.astype(np.int32))
     recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
     periods = item_periods(training) if way == "inverse" else None
-    memory = ItemMemory(*_largest(transitions, row_items), counts, settings, alike, recent, periods)
+    memory = ItemMemory(*_largest(rows, num_items, row_items), counts, settings, alike, recent, periods)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
@@ -142,23 +160,21 @@ def rebuild_memory(
     return stored
 
 
-def content_rows(content: np.ndarray, num_items: int, similar_items: int = SIMILAR_ITEMS) -> MemoryContent:
+def content_rows(content: np.ndarray, num_items: int, kept: int = SIMILAR_ITEMS) -> MemoryContent:
     """
     What an [`ItemMemory`] keeps of the content.
 
     Args:
         content (`np.ndarray`): float `[n, e]` content embeddings in catalogue order.
         num_items (`int`): n.
-        similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
+        kept (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
 
     Raises:
         ValueError: content of another number of items, or not finite.
     """
     unit, mean = catalogue_content(content, num_items)
-    if num_items**2 * unit.shape[1] > MANY_COSINES * 100:
-        logger.warning(f"item memory: {num_items**2 / 1e9:.1f} billion cosines of similar items are computed")
     projection = principal_directions(unit)
-    return MemoryContent(nearest_items(unit, unit, similar_items)[0], unit @ projection, mean, projection)
+    return MemoryContent(find_similar_items(unit, kept), unit @ projection, mean, projection)
 
 
 def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray:
@@ -177,18 +193,23 @@ def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray
     return counts
 
 
-def _largest(transitions: np.ndarray | sparse.csr_array, row_items: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _largest(
+    blocks: Iterable[np.ndarray | sparse.csr_array], num_items: int, row_items: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The entries of each row of the largest magnitude as items and weights side by side, those of largest weight
-    first."""
-    kept = largest_of_rows(transitions, row_items)
-    lengths = np.diff(kept.indptr)
-    owners = np.repeat(np.arange(len(lengths)), lengths)
-    order = np.lexsort((kept.indices, -kept.data, owners))
-    columns = np.arange(len(owners)) - kept.indptr[:-1].astype(np.int64)[owners]
-    shape = len(lengths), max(1, int(lengths.max(initial=0)))
-    items, weights = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-    items[owners, columns], weights[owners, columns] = kept.indices[order], kept.data[order]
-    return torch.from_numpy(items), torch.from_numpy(weights)
+    first; `blocks` are the rows, some after the other."""
+    items = np.full((num_items, row_items), -1, np.int32)
+    weights = np.zeros((num_items, row_items), np.float32)
+    start, width = 0, 1
+    for block in blocks:
+        kept = largest_of_rows(block, row_items)
+        lengths = np.diff(kept.indptr)
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        order = order_in_rows(owners, kept.data)
+        columns = np.arange(len(owners)) - kept.indptr[:-1].astype(np.int64)[owners]
+        items[start + owners, columns], weights[start + owners, columns] = kept.indices[order], kept.data[order]
+        start, width = start + len(lengths), max(width, int(lengths.max(initial=0)))
+    return torch.from_numpy(items[:, :width]).contiguous(), torch.from_numpy(weights[:, :width]).contiguous()
 
 
 def add_interactions(
@@ -196,7 +217,8 @@ def add_interactions(
 ) -> StoredMemory:
     """
     A memory of counts with further interactions, to the last bit what [`build_memory`] makes of all of them. A memory
-    in closed form is built anew from all interactions instead: its inverse is of the whole.
+    in closed form is built anew from all interactions instead: its inverse is of the whole. So is one of more pairs
+    than are kept.
 
     Args:
         stored ([`StoredMemory`]): the memory, of the same items in the same order.
@@ -205,12 +227,14 @@ def add_interactions(
             counts already; by default none. The items before a new one are needed: they are its neighbours.
 
     Raises:
-        ValueError: a memory of other items, one in closed form, or counts of known interactions that do not fit.
+        ValueError: a memory of other items, one without its pairs, or counts of known interactions that do not fit.
     """
     if stored.pairs is None:
+        why = "are in closed form, which further interactions change as a whole"
+        if stored.facts["transitions"] == "counts":
+            why = "are counts of more pairs than are kept to be added to"
         raise ValueError(
-            "The memory's transitions are in closed form, which further interactions change as a whole: build it anew "
-            "from all interactions, with the settings of this one."
+            f"The memory's transitions {why}: build it anew from all interactions, with the settings of this one."
         )
     memory = stored.memory
     if memory.num_items != interactions.num_items:
@@ -228,7 +252,7 @@ def add_interactions(
     if recent is not None:
         change = recent_counts(interactions, interactions.lengths) - recent_counts(interactions, known)
         recent = recent + torch.from_numpy(change.astype(np.int32))
-    rows = _largest(pairs.transitions(), stored.facts["row_items"])
+    rows = _largest([pairs.transitions()], memory.num_items, stored.facts["row_items"])
     grown = ItemMemory(*rows, counts, memory.settings, memory.content, recent)
     facts = dict(stored.facts)
     facts["interactions"] += int(is_new.sum())

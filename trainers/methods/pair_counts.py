@@ -56,7 +56,7 @@ class PairCounts:
     def transitions(self) -> sparse.csr_array:
         """Counts divided by the square roots of both items' sums, float32: what
         [`~trainers.rankers.linear.decayed_counts`] gives, but for rounding."""
-        return normalised(self.matrix)
+        return normalised(self.matrix, np.asarray(self.matrix.sum(axis=1), np.float64))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As [`StoredMemory.pairs`]."""

@@ -281,6 +281,12 @@ def plan_sequential_pretraining(
     return [_plan_windows(name, windows, training)]
 
 
+def plan_item_level(domains: Sequence[Domain], training: RecommenderTrainingArguments) -> list[TrainingPlan]:
+    """The plan of an item-level recommender's training on semantic IDs that are there; its weights, which depend on
+    the content, are not counted."""
+    return [plan_recommender(ItemLevelConfig(), domains, training)]
+
+
 def plan_generative_baseline(
     name: str,
     domain: Domain,

@@ -22,7 +22,7 @@ from transformers import set_seed
 from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
-from tokenization_items.collisions import CapacityError
+from tokenization_items.collisions import AssignmentReport, CapacityError
 from tokenization_items.files import updating_folder, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
 from tokenization_items.network_reference import NetworkReference
@@ -71,17 +71,22 @@ class RecBaseItems:
     Args:
         network ([`RecBaseTokenizerModel`]): the network.
         tokenizers (`dict[str, UniversalItemTokenizer]`): for each domain a tokenizer with the index of its items.
-        raw_codes (`dict[str, np.ndarray]`): for each domain the codes before collisions were resolved, int64
-            `[items, levels]`, rows as the index's.
+        assignments (`dict[str, AssignmentReport]`): for each domain what was assigned, with the codes before
+            collisions were resolved and what was quantized, rows as the index's.
         report (`dict`): what `tokenizer_report.json` holds.
         trainer ([`EmbeddingTokenizerTrainer`], *optional*): of the network, if it was trained here.
     """
 
     network: RecBaseTokenizerModel
     tokenizers: dict[str, UniversalItemTokenizer]
-    raw_codes: dict[str, np.ndarray]
+    assignments: dict[str, AssignmentReport]
     report: dict[str, Any]
     trainer: EmbeddingTokenizerTrainer | None = None
+
+    @property
+    def raw_codes(self) -> dict[str, np.ndarray]:
+        """For each domain the codes before collisions were resolved, int64 `[items, levels]`, rows as the index's."""
+        return {name: assignment.given_codes for name, assignment in self.assignments.items()}
 
     def __str__(self) -> str:
         report = self.report
@@ -184,17 +189,17 @@ def recbase_tokenizer(
         "metrics": {name.removeprefix("final_"): value for name, value in metrics.items()},
     }
     processor = ContentProcessor(network.config)
-    tokenizers, raw_codes, reports = {}, {}, {}
+    tokenizers, assignments, reports = {}, {}, {}
     for name, content in contents.items():
         tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
         tokenizers[name].text_fields = text_fields
-        assignment = tokenizers[name].add_items(content)
+        assignment = tokenizers[name].add_items(content, keep_residuals=True)
         assignment.check_collapse(network_config.level_sizes, allow_collapsed)
-        raw_codes[name] = assignment.given_codes
+        assignments[name] = assignment
         reports[name] = assignment.to_dict() | content_report({name: content})
-    report |= codes_report(np.concatenate(list(raw_codes.values())), network)
+    report |= codes_report(np.concatenate([each.given_codes for each in assignments.values()]), network)
     report |= content_report(contents) | {"shared_identifiers": shared_semantic_ids(tokenizers), "domains": reports}
-    items = RecBaseItems(network, tokenizers, raw_codes, report, trainer)
+    items = RecBaseItems(network, tokenizers, assignments, report, trainer)
     if PartialState().is_main_process:
         items.save(output_dir)
     PartialState().wait_for_everyone()

@@ -173,7 +173,8 @@ def data_facts(kind: str, domains: list[Domain], catalogues: Sequence[Catalogue]
 def tokenize(
     tokenizer: UniversalItemTokenizer, catalogue: Catalogue
 ) -> tuple[UniversalItemTokenizer, AssignmentReport]:
-    """A tokenizer with the same network, which its copies name as they find it, and an index of one domain's items."""
+    """A tokenizer with the same network, which its copies name as they find it, and an index of one domain's items;
+    the report has what was quantized."""
     if torch.cuda.is_available():
         tokenizer.network.to("cuda")  # type: ignore[arg-type]
     assert tokenizer.processor is not None  # it comes with the network
@@ -181,7 +182,7 @@ def tokenize(
         tokenizer.network, tokenizer.processor, tokenizer.max_history
     )
     domain_tokenizer.network_reference = tokenizer.network_reference
-    report = domain_tokenizer.add_items(catalogue)
+    report = domain_tokenizer.add_items(catalogue, keep_residuals=True)
     return domain_tokenizer, report
 
 

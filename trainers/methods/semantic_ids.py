@@ -11,7 +11,6 @@ tokens. Besides the tokenizer's files the folder holds
 """
 
 import inspect
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
-from tokenization_items.files import updating_folder, write_json, write_tensors
+from tokenization_items.files import read_json_object, updating_folder, write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.network_reference import NetworkReference, network_fingerprint
@@ -100,7 +99,7 @@ def load_tokenized_items(folder: str | os.PathLike) -> TokenizedItems:
     network = None
     if (folder / NETWORK_FOLDER).is_dir():
         network = RQVAEModel.from_pretrained(folder / NETWORK_FOLDER, **SAFELY)
-    report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+    report = read_json_object(folder / REPORT_NAME)
     return TokenizedItems(UniversalItemTokenizer.from_pretrained(folder), load_raw_codes(folder), report, network)
 
 

@@ -78,6 +78,12 @@ class NetworkArguments:
     codebook_init: str | None = field(
         default=None, metadata={"help": "'normal' or 'kmeans'; default: kmeans for the tiny backbone, else normal."}
     )
+    codebook_projection_init: str = field(
+        default="linear", metadata={"help": "'linear' or 'orthogonal': how the codebooks' projections start."}
+    )
+    codebook_centering: bool = field(
+        default=False, metadata={"help": "Quantize what items differ from their mean by, or few codes may take all."}
+    )
     codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     adapter_hidden_size: int = field(default=768, metadata={"help": "Hidden width of the adapter MLP."})
     max_text_tokens: int = field(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,8 @@ from scipy import linalg, sparse
 
 from modeling_utgrec.item_memory import unit_content
 from trainers.data.interactions import Interactions
+from trainers.data.neighbour_counts import NeighbourCounts, counting_bytes
+from trainers.rankers.row_order import largest_of_rows
 from trainers.rankers.scoring import ScoringRanker
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,7 @@ logger = logging.getLogger(__name__)
 MOST_INVERTED = 20_000
 LONG_WORK = 1e12  # operations from which on it is announced: seconds
 MANY_PAIRS = 5e6  # of neighbours, from which on counting them is announced: seconds
-PAIR_BYTES = 130  # that counting holds at most for a pair: places, rows, columns and weights, and their sorted copies
-CHUNK_ENTRIES = 2**24  # of a matrix that is worked on row by row
+COUNT_BYTES = 24  # of a count that is kept, while the blocks are joined
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,11 @@ class LinearSettings:
             pairs = self.horizon * num_interactions
             if pairs < MANY_PAIRS:
                 return None
+            most = 2 * pairs if self.row_items is None else min(2 * pairs, num_items * self.row_items)
+            size = counting_bytes(num_interactions) + COUNT_BYTES * most
             return (
-                f"linear ranker: counting up to {pairs / 1e6:,.0f} million pairs of neighbours takes up to "
-                f"{PAIR_BYTES * pairs / 1e9:.1f} GB and about {pairs / 2e6:.0f} s"
+                f"transitions: counting up to {pairs / 1e6:,.0f} million pairs of neighbours takes up to "
+                f"{size / 1e9:.1f} GB and about {pairs / 3e6:.0f} s"
             )
         operations = 7 / 3 * num_items**3
         if operations < LONG_WORK:
@@ -208,55 +211,27 @@ def closed_form(training: Interactions, settings: LinearSettings) -> np.ndarray:
 
 def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.csr_array:
     """Symmetric counts of which items stand within `horizon` places of each other, weight 1/gap, each divided by the
-    square roots of both items' sums: `[n, n]`, without an inverse."""
-    n = training.num_items
-    at, items, weights = _shifted(training, range(1, settings.horizon + 1), +1)
-    left = training.items[at].astype(np.int64)
-    counts = sparse.csr_array((weights, (left, items)), shape=(n, n))
-    return normalised((counts + counts.T).tocsr(), settings.dtype)
+    square roots of both items' sums: `[n, n]`, without an inverse, of each row the `row_items` largest."""
+    return sparse.csr_array(sparse.vstack(list(counted_rows(training, settings)), format="csr"))
 
 
-def normalised(counts: sparse.csr_array, dtype: str = "float32") -> sparse.csr_array:
-    """Symmetric counts `[n, n]`, each divided by the square roots of both items' sums."""
-    sums = np.asarray(counts.sum(axis=1), np.float64).ravel()
+def counted_rows(training: Interactions, settings: LinearSettings) -> Iterator[sparse.csr_array]:
+    """[`decayed_counts`] of a block of items after the other: no more than a block's pairs are held."""
+    weights = 1 / np.arange(1.0, settings.horizon + 1)
+    counts = NeighbourCounts(training.owners, training.items, training.num_items, weights)
+    sums, start = counts.sums(), 0
+    for block in counts.blocks():
+        rows = normalised(block, sums, start, settings.dtype)
+        yield rows if settings.row_items is None else largest_of_rows(rows, settings.row_items)
+        start += block.shape[0]
+
+
+def normalised(counts: sparse.csr_array, sums: np.ndarray, first: int = 0, dtype: str = "float32") -> sparse.csr_array:
+    """Counts `[rows, n]` of the items from `first` on, each divided by the square roots of both items' sums `[n]`."""
     norm = 1 / np.sqrt(np.where(sums > 0, sums, 1))
-    owners = np.repeat(np.arange(len(sums)), np.diff(counts.indptr))
+    owners = np.repeat(np.arange(first, first + counts.shape[0]), np.diff(counts.indptr))
     values = counts.data * norm[owners] * norm[counts.indices]
     return sparse.csr_array((values.astype(dtype), counts.indices, counts.indptr), shape=counts.shape)
-
-
-def largest_of_rows(matrix: np.ndarray | sparse.csr_array, row_items: int) -> sparse.csr_array:
-    """The `row_items` entries of each row of the largest magnitude, without zeros; of equal ones the first columns.
-    What is below 0 counts as much: what was bought is seldom bought again, and a ranking loses most without it."""
-    if isinstance(matrix, np.ndarray):
-        rows = max(1, CHUNK_ENTRIES // max(1, matrix.shape[1]))
-        chunks = [_largest_of_dense(matrix[start : start + rows], row_items) for start in range(0, len(matrix), rows)]
-        return sparse.csr_array(sparse.vstack(chunks, format="csr"))
-    matrix = matrix.copy()
-    matrix.sort_indices()
-    kept = matrix.data != 0
-    # only rows that lose something are looked at: sorting all entries takes twice as long
-    for row in np.flatnonzero(np.diff(matrix.indptr) > row_items).tolist():
-        entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        sizes = np.abs(matrix.data[entries])
-        least = np.partition(sizes, len(sizes) - row_items)[len(sizes) - row_items]
-        above, equal = sizes > least, sizes == least
-        kept[entries] &= above | (equal & (equal.cumsum() <= row_items - above.sum()))
-    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[matrix.indptr]
-    return sparse.csr_array((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
-
-
-def _largest_of_dense(rows: np.ndarray, row_items: int) -> sparse.csr_array:
-    """[`largest_of_rows`] of a few rows."""
-    chosen = rows != 0
-    if row_items < rows.shape[1]:
-        sizes = np.abs(rows)
-        least = np.partition(sizes, rows.shape[1] - row_items, axis=1)[:, rows.shape[1] - row_items, None]
-        above, equal = sizes > least, sizes == least
-        room = row_items - above.sum(axis=1, keepdims=True)
-        chosen &= above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room))
-    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen.sum(axis=1))])
-    return sparse.csr_array((rows[chosen], np.nonzero(chosen)[1], indptr), shape=rows.shape)
 
 
 def catalogue_content(
@@ -415,6 +390,7 @@ def transition_matrix(training: Interactions, settings: LinearSettings) -> np.nd
     announcement = settings.announcement(training.num_items, len(training.items))
     if announcement is not None:
         logger.warning(announcement)
-    make = closed_form if settings.way(training.num_items) == "inverse" else decayed_counts
-    transitions = make(training, settings)
+    if settings.way(training.num_items) == "counts":
+        return decayed_counts(training, settings)
+    transitions = closed_form(training, settings)
     return transitions if settings.row_items is None else largest_of_rows(transitions, settings.row_items)

@@ -203,7 +203,7 @@ def _faults_by_record(folder: Path) -> dict[str, str]:
     try:
         files: Any = read_json_object(folder / RECORD)["files"]
         stated = {str(name): (int(file["size"]), str(file["digest"])) for name, file in files.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {RECORD: "is truncated or damaged"}
     faults = {}
     for name, (size, digest) in stated.items():
@@ -237,7 +237,7 @@ def _faults_of_files(folder: Path) -> dict[str, str]:
         faults |= {name: "is missing" for name in parts if not (folder / name).is_file()}
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         faults[SHARDS] = "is truncated or damaged"
     if not faults:
         try:

@@ -16,10 +16,11 @@ from typing import Any
 
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 128 * 2**20  # for objects, on one machine: only names and counts go through Ray
+STARTS = 3  # of Ray on this machine, until it is given up
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
@@ -66,6 +67,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     Raises:
         ImportError: as [`import_ray`].
         ConnectionError: no cluster answers at the address.
+        WorkerError: Ray does not start.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -77,17 +79,21 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         settings |= {"num_cpus": num_cpus, "address": "local"}
     else:
         settings |= {"address": address}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(**settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address is None:
-            raise
-        raise ConnectionError(
-            f"No Ray cluster answers at {address} ({error}): start one with `ray start --head`, or leave the address "
-            "out for this machine alone."
-        ) from error
+    for tries_left in reversed(range(STARTS if address is None else 1)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(**settings)
+            break
+        except Exception as error:  # of many types; on a busy machine Ray's own processes may take too long
+            ray.shutdown()
+            if address is not None:
+                raise ConnectionError(
+                    f"No Ray cluster answers at {address} ({error}): start one with `ray start --head`, or leave the "
+                    "address out for this machine alone."
+                ) from error
+            if not tries_left:
+                raise WorkerError(f"Ray does not start on this machine: {error}") from error
     try:
         yield ray
     finally:
@@ -156,7 +162,10 @@ class _Actor:
     """Calls a worker with tasks that come as batches of Ray Data."""
 
     def __init__(self, worker: type, arguments: dict[str, Any]):
-        self.call: Worker = worker(**arguments)
+        try:
+            self.call: Worker = worker(**arguments)
+        except (ValueError, OSError) as error:  # Ray would make it again and again
+            self.call = _Fails(str(error))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         return {"result": [self._answer(json.loads(task)) for task in batch["task"]]}
@@ -166,6 +175,16 @@ class _Actor:
             return json.dumps({"done": self.call(task)})
         except (ValueError, OSError) as error:  # not to be tried again
             return json.dumps({"error": str(error)})
+
+
+class _Fails:
+    """A worker that could not be made."""
+
+    def __init__(self, message: str):
+        self.message = message
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        raise ValueError(self.message)
 
 
 __all__ = ["WorkerError", "import_ray", "ray_session", "spread"]

@@ -2,10 +2,13 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from hub_cards import TokenizerCardValues, load_values, save_card
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 WORDS = ["red", "blue", "oak", "steel", "guitar", "drum", "violin", "amp"]
@@ -62,6 +65,21 @@ def len_of_identical(folder: Path) -> int:
         titles = [json.loads(line)["title"] for line in (folder / name / "items.jsonl").read_text().splitlines()]
         count += sum(titles.count(title) > 1 for title in titles)
     return count
+
+
+def test_health_of_a_tokenizer_that_is_there(tmp_path, monkeypatch, capsys):
+    source = Path(__file__).parents[2] / "checkpoints" / "version_0_1" / "utgrec_tokenizer_text"
+    shutil.copytree(source, tmp_path / "tokenizer")
+    save_card(tmp_path / "tokenizer", TokenizerCardValues(name="t"))
+    (tmp_path / "toys").mkdir()
+    items = [{"item_id": f"i{row}", "title": f"{WORDS[row]} toy", "brand": "ab"[row % 2]} for row in range(8)]
+    (tmp_path / "toys" / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    flags = ["--domains", tmp_path / "toys", "--tokenizers", tmp_path / "tokenizer", "--work_dir", tmp_path]
+    shown = run(monkeypatch, capsys, *flags, "--write_cards")
+    (line,) = [json.loads(line) for line in (tmp_path / "health.jsonl").read_text().splitlines()]
+    assert line["health"]["toys"]["items"] == 8 and line["health"]["toys"]["information"]["brand"]["values"] == 2
+    assert "gauc" not in line["health"]["toys"] and "| toys | brand | 8 | 0 | 2 |" in shown
+    assert load_values(tmp_path / "tokenizer").attribute_information[0]["Attribute"] == "brand"
 
 
 def test_unknown_names(tmp_path, monkeypatch, capsys):

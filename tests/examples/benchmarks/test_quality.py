@@ -36,7 +36,7 @@ def quality(monkeypatch):
 
 
 def forget() -> None:
-    for name in ("recipes", "sequential_rows"):
+    for name in ("ablations", "recipes", "sequential_rows"):
         sys.modules.pop(name, None)
 
 

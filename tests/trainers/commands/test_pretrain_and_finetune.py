@@ -131,6 +131,9 @@ def test_pretraining_writes_a_tokenizer_identifiers_and_a_recommender(pretrained
     assert_equal(network, models[str(folder / "tokenizer")])
     tokenizer = UniversalItemTokenizer.from_pretrained(folder / "tokenizer")
     assert len(tokenizer) == 0 and tokenizer.max_history == 5
+    told = {row["Catalogue"]: row for row in load_values(folder / "tokenizer").health}
+    assert told.keys() == set(PRETRAINING_DOMAINS)
+    assert all(0 < row["GAUC unquantized"] < 1 and row["Items"] == 64 for row in told.values())
     for name in PRETRAINING_DOMAINS:
         items = UniversalItemTokenizer.from_pretrained(folder / "items" / name)
         catalogue = domain_of(workplace, name).catalogue
@@ -213,6 +216,8 @@ def test_cards_say_what_the_run_wrote(pretrained, finetuned):
         values = load_values(folder / "tokenizer")
         assert [row["Domain"] for row in values.training_data] == list(kinds)
         assert [row["Codes"] for row in values.codebooks] == [16, 24, 24]
+        assert [row["Catalogue"] for row in values.health] == list(kinds)
+        assert [row["Attribute"] for row in values.attribute_information] == ["categories"] * len(kinds)
         assert values.fingerprint == UniversalItemTokenizer.from_pretrained(folder / "tokenizer").fingerprint
         texts = [(folder / "tokenizer" / name).read_text() for name in ("README.md", "card_values.json")]
         assert not any(str(folder) in text for text in texts)

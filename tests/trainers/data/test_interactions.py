@@ -506,7 +506,7 @@ def test_floating_point_items_are_the_integers(tmp_path):
             "user_id,item_id,timestamp,x\nu,a,1,2\nu,b,1,2,3\n",
             "line 3 has 5 fields, the first line has 4",
         ),
-        ("interactions.csv", "user_id,item_id,timestamp,item_id\nu,a,1,b\n", "column 'item_id' twice"),
+        ("interactions.csv", "user_id,item_id,timestamp,item_id\nu,a,1,b\n", r"the columns .'item_id'. occur twice"),
     ],
 )
 def test_ids_and_rows_that_are_none_are_named(tmp_path, name, content, message):

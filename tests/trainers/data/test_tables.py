@@ -6,8 +6,8 @@ import json
 import polars as pl
 import pytest
 
+from hub_cards.csv_layout import separator_of
 from trainers.data.readers.base import ReadError
-from trainers.data.readers.csv_layout import separator_of
 from trainers.data.tables import as_ids, read_table
 
 ROWS = [("a1", "Käse, alt", "12,50"), ("b2", 'a "quoted" one', ""), ("c3", "plain", "3")]
@@ -60,7 +60,7 @@ def test_other_kinds_give_the_same_rows(tmp_path):
         ("id,name\na,b\nc,d,e\n", r"line 3 has 3 fields, the first line has 2: \['c', 'd', 'e'\]"),
         ("one\ntwo\n", "has one column"),
         ("a1,2024-05-01,3.5\nb2,2024-05-02,4\n", "no column names but values"),
-        ("id,id\na,b\n", "'id' occur twice"),
+        ("id,id\na,b\n", "'id'. occur twice"),
         ("  \n", "is empty"),
         ("id,name\n", "has no rows"),
         ("id,name\na,žlutý\nb,\udce9\n", "line 3 is not UTF-8, as the others are"),

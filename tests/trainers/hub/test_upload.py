@@ -28,13 +28,14 @@ def folder(tmp_path):
 def test_a_plan_lists_files_with_sizes_and_leaves_the_rest(folder):
     left = ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_3.pth", ".hidden", ".env"]
     left += ["checkpoint-5/model.safetensors", "runs/events.out.tfevents.1", "a/.b.json.tmp", "x.tmp", "run.yaml"]
+    left += ["training/checkpoint-4/optimizer.pt", "training/run.yaml"]
     for name in left:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"1")
     plan = plan_folder(folder)
     assert plan.files == [("config.json", 2), ("model.safetensors", 1500)] and plan.num_bytes == 1502
     assert plan.left_out == sorted(left) and published_files(folder) == ["config.json", "model.safetensors"]
-    assert "1.5 kB  model.safetensors" in str(plan) and "1.5 kB  in 2 files" in str(plan) and "12 files" in str(plan)
+    assert "1.5 kB  model.safetensors" in str(plan) and "1.5 kB  in 2 files" in str(plan) and "14 files" in str(plan)
 
 
 def test_results_for_the_hub_go_though_they_are_hidden(folder):

@@ -246,9 +246,25 @@ def test_a_long_search_for_similar_items_is_announced(caplog, monkeypatch):
     training = make_interactions().training_part()
     build_memory(training, make_content())
     assert not caplog.records
-    monkeypatch.setattr("trainers.methods.memory.MANY_COSINES", 1)
+    monkeypatch.setattr("trainers.methods.similar_items.MANY_COSINES", 1)
     build_memory(training, make_content())
-    assert "billion cosines of similar items" in caplog.text
+    assert "similar items: 0.0 billion cosines" in caplog.text
+
+
+def test_more_pairs_than_are_kept_make_the_same_memory_that_is_not_added_to(caplog, monkeypatch):
+    training, linear = make_interactions().training_part(), LinearSettings(transitions="counts")
+    usual = build_memory(training, make_content(), linear, row_items=3)
+    monkeypatch.setattr("trainers.methods.memory.MOST_PAIRS", 1)
+    stored = build_memory(training, make_content(), linear, row_items=3)
+    assert "an update counts all interactions anew" in caplog.text
+    assert stored.pairs is None and stored.facts == usual.facts
+    found, expected = stored.memory.tensors(), usual.memory.tensors()
+    weights = found.pop("transition_weights"), expected.pop("transition_weights")
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=0)  # of sums in another order, rounded to half
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    with pytest.raises(ValueError, match="counts of more pairs than are kept"):
+        add_interactions(stored, training)
 
 
 def test_order_of_an_index():

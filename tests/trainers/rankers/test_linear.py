@@ -12,7 +12,6 @@ from trainers.rankers.linear import (
     closed_form,
     decayed_counts,
     history_weights,
-    largest_of_rows,
     transition_matrix,
 )
 
@@ -88,33 +87,6 @@ def test_history_weights_end_with_one():
     assert weights[0, 4] == pytest.approx(1 + 1 / 3) and weights[0, 2] == 0.5
     assert not weights[1].any()
     assert weights[2].tolist() == pytest.approx([0, 1 / 3, 1 / 2, 1, *[0] * 5])  # the last three only
-
-
-@pytest.mark.parametrize("make", [lambda matrix: matrix, sparse.csr_array], ids=["dense", "sparse"])
-def test_largest_of_rows(make):
-    matrix = np.array([[0.1, 0.5, 0.5, 0.5], [-1.0, 0.0, -2.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
-    found = largest_of_rows(make(matrix), 2)
-    assert found.toarray().tolist() == [[0, 0.5, 0.5, 0], [0, 0, -2.0, 3.0], [0] * 4]
-    assert found.nnz == 4, "zeros take no memory"
-
-
-def test_of_equal_entries_the_first_columns_are_kept_in_whatever_order_they_lie():
-    lying = sparse.csr_array((np.ones(3), np.array([2, 0, 1]), np.array([0, 3])), shape=(1, 3))
-    assert largest_of_rows(lying, 2).toarray().tolist() == [[1, 1, 0]]
-    assert lying.indices.tolist() == [2, 0, 1], "what was given stays as it is"
-
-
-@pytest.mark.parametrize("make", [lambda matrix: matrix, sparse.csr_array], ids=["dense", "sparse"])
-def test_largest_of_rows_one_by_one(make, monkeypatch):
-    monkeypatch.setattr("trainers.rankers.linear.CHUNK_ENTRIES", 50)  # several rows at a time, not all
-    matrix = np.random.default_rng(0).integers(-2, 4, (25, 20)).astype(np.float32)  # many ties
-    expected = np.zeros_like(matrix)
-    for row, values in enumerate(matrix):
-        for column in sorted(range(20), key=lambda column: (-abs(values[column]), column))[:7]:
-            expected[row, column] = values[column]
-    found = largest_of_rows(make(matrix), 7)
-    assert np.array_equal(found.toarray(), expected) and found.nnz == np.count_nonzero(expected)
-    assert found.dtype == np.float32 and found.has_sorted_indices
 
 
 def test_all_of_a_row_kept_ranks_the_same():

@@ -73,6 +73,8 @@ def csv_windows(path: Path) -> Iterator[tuple[str, str, list[str], str]]:
                 raise ReadError(f"{path}, line {line}: the user or the item is missing.")
             try:
                 items = json.loads((history or "[]").replace("'", '"'))
-            except ValueError as error:
-                raise ReadError(f"{path}, line {line}: history_item_id is no list: {history!r}.") from error
+                if not isinstance(items, list):
+                    raise ValueError(history)
+            except (ValueError, RecursionError) as error:
+                raise ReadError(f"{path}, line {line}: history_item_id is no list: {str(history)[:60]!r}.") from error
             yield place, user_id, [str(entry) for entry in items], item

@@ -12,8 +12,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hub_cards.csv_layout import CsvError, CsvLayout, csv_layout, write_utf8
+from hub_cards.csv_table import DECIMAL_COMMA
 from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadError, ReadingReport
-from trainers.data.readers.csv_layout import CsvLayout, csv_layout, write_utf8
 from trainers.data.readers.item_writer import PART_ROWS, ItemWriter
 from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.shards import check_shards, shard_files
@@ -28,7 +29,6 @@ from trainers.data.readers.text_lines import (
 from trainers.data.readers.timestamps import TimeUnit
 
 _TEXTS = (".csv", ".tsv", ".txt")
-_DECIMAL_COMMA = r"^([-+]?\d+),(\d+)$"
 _NEEDED = ("user_id", "item_id", "timestamp")
 
 
@@ -102,7 +102,10 @@ class TabularReader:
 
     def _layout(self, path: Path) -> CsvLayout:
         if path not in self._layouts:
-            self._layouts[path] = csv_layout(path, self.separator, self.encoding)
+            try:
+                self._layouts[path] = csv_layout(path, self.separator, self.encoding)
+            except CsvError as error:
+                raise ReadError(str(error)) from error
         return self._layouts[path]
 
     def read(self, scratch: Path, report: ReadingReport, latest_time: datetime) -> RawData:
@@ -138,7 +141,7 @@ class TabularReader:
         else:
             for part in self._csv_parts(path, scratch, report, "interactions", LOG_SCHEMA, self.columns, _NEEDED):
                 numbers = [each for each in ("timestamp", "rating") if each in part.columns]
-                yield part.with_columns(pl.col(each).str.replace(_DECIMAL_COMMA, "$1.$2") for each in numbers)
+                yield part.with_columns(pl.col(each).str.replace(DECIMAL_COMMA, "$1.$2") for each in numbers)
 
     def item_records(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[tuple[str, Mapping]]:
         """One file of items as [`ItemWriter`] takes it; rows are counted in `report`."""
@@ -180,7 +183,10 @@ class TabularReader:
         layout, readable = self._layout(path), path
         if not layout.is_plain:
             scratch.mkdir(parents=True, exist_ok=True)
-            readable = write_utf8(path, layout, scratch / f"{kind}.csv")
+            try:
+                readable = write_utf8(path, layout, scratch / f"{kind}.csv")
+            except CsvError as error:
+                raise ReadError(str(error)) from error
         found = {name.strip(): name for name in _header(readable, layout.separator, path)}
         try:
             names = _present(path, ours, given, needed, [*found])

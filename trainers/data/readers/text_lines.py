@@ -207,6 +207,8 @@ def load_json(path: Path) -> dict:
         raise ReadError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}.") from error
     except UnicodeDecodeError as error:
         raise ReadError(f"{path}: not UTF-8: {error}.") from error
+    except (ValueError, RecursionError) as error:  # as of a number of thousands of digits
+        raise error if isinstance(error, ReadError) else ReadError(f"{path}: not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ReadError(f"{path}: expected an object, found {type(content).__name__}.")
     return content
@@ -300,6 +302,6 @@ def bad_json_line(lines: Iterable[str | bytes]) -> str | None:
         try:
             if line.strip() and not isinstance(json.loads(line), dict):
                 return f"line {number} is not a JSON object: {line[:SHOWN]!r}."
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return f"line {number} is not valid JSON ({error}): {line[:SHOWN]!r}."
     return None

@@ -309,7 +309,7 @@ def test_layouts_that_are_given(read, write):
 
 def test_layout_of_a_file_in_parts(read, write, monkeypatch):
     """A character may lie in two parts, and the only one that is no UTF-8 may come late."""
-    monkeypatch.setattr("trainers.data.readers.csv_layout.CHUNK_BYTES", 7)
+    monkeypatch.setattr("hub_cards.csv_layout.CHUNK_BYTES", 7)
     text = "user_id,item_id,timestamp\n" + "".join(f"ü{row},é,1600000000\n" for row in range(9))
     for encoding in ("utf-8", "cp1252", "utf-16"):
         log = read(TabularReader(write("l.csv", text.encode(encoding))))[0]

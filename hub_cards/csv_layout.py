@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.data.readers.base import ReadError
-
 SEPARATORS = (",", ";", "\t", "|")
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|"}  # as flags say them
 SNIFFED_BYTES = 2**16  # of a file, from which its separator is told
 SNIFFED_ROWS = 200
 CHUNK_BYTES = 2**24
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+
+
+class CsvError(ValueError):
+    """A csv file that cannot be read as it is; the message names the file, the line and the fix."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class CsvLayout:
         return f"separator {shown}, {self.encoding}"
 
     @property
+    def is_usual(self) -> bool:
+        """Whether it is what nobody needs to be told: commas and UTF-8."""
+        return self.separator == "," and self.encoding == "utf-8"
+
+    @property
     def is_plain(self) -> bool:
         """Whether the bytes are UTF-8 in lines, as what reads them a part at a time takes them."""
         return self.encoding == "utf-8" and self.line_end == "\n"
@@ -61,12 +68,12 @@ def csv_layout(path: Path, separator: str | None = None, encoding: str | None = 
         encoding (`str`, *optional*): by default as [`encoding_of`] tells.
 
     Raises:
-        ReadError: the file cannot be read, its separator cannot be told, or what is given is none.
+        CsvError: the file cannot be read, its separator cannot be told, or what is given is none.
     """
     if separator is not None:
         separator = SEPARATOR_NAMES.get(separator, separator)
         if len(separator) != 1:
-            raise ReadError(f"separator is one character, or one of {', '.join(SEPARATOR_NAMES)}; got {separator!r}.")
+            raise CsvError(f"separator is one character, or one of {', '.join(SEPARATOR_NAMES)}; got {separator!r}.")
     try:
         with opened(path) as file:
             start = file.read(SNIFFED_BYTES)
@@ -79,9 +86,9 @@ def csv_layout(path: Path, separator: str | None = None, encoding: str | None = 
                 (len(mark) for mark, kind in BYTE_ORDER_MARKS if start.startswith(mark) and kind == encoding), 0
             )
     except LookupError as error:
-        raise ReadError(f"encoding is one that Python knows, such as utf-8, cp1252 or utf-16; {error}.") from error
+        raise CsvError(f"encoding is one that Python knows, such as utf-8, cp1252 or utf-16; {error}.") from error
     except (EOFError, OSError, zlib.error) as error:
-        raise ReadError(f"{path} cannot be read: {error}. Is the file complete?") from error
+        raise CsvError(f"{path} cannot be read: {error}. Is the file complete?") from error
     text = start[mark:].decode(encoding, "replace")
     line_end = "\r" if "\r" in text and "\n" not in text else "\n"
     if separator is None:
@@ -100,7 +107,7 @@ def write_utf8(path: Path, layout: CsvLayout, target: Path) -> Path:
     Writes the text of a file as UTF-8 with line ends `"\\n"`, without a byte order mark, and returns where.
 
     Raises:
-        ReadError: bytes that are none of the encoding, whose line is named.
+        CsvError: bytes that are none of the encoding, whose line is named.
     """
     decoder, lines = codecs.getincrementaldecoder(layout.encoding)(), 1
     with opened(path) as source, open(target, "wb") as output:
@@ -110,7 +117,7 @@ def write_utf8(path: Path, layout: CsvLayout, target: Path) -> Path:
                 text = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 lines += error.object[: error.start].decode(layout.encoding, "replace").count(layout.line_end)
-                raise ReadError(f"{path}, line {lines} is not {layout.encoding}: {error}.") from error
+                raise CsvError(f"{path}, line {lines} is not {layout.encoding}: {error}.") from error
             lines += text.count(layout.line_end)
             output.write((text.replace("\r", "\n") if layout.line_end == "\r" else text).encode("utf-8"))
     return target
@@ -167,7 +174,7 @@ def separator_of(text: str, name: str) -> str:
     """The separator of a csv file: that by which most of the first rows have as many fields as the header.
 
     Raises:
-        ReadError: none of [`SEPARATORS`] makes columns.
+        CsvError: none of [`SEPARATORS`] makes columns.
     """
     sample = text[:SNIFFED_BYTES]
     if len(sample) < len(text):
@@ -181,7 +188,7 @@ def separator_of(text: str, name: str) -> str:
             best, found = (alike, width), separator
     if found is None:
         first = sample.split("\n", 1)[0][:80]
-        raise ReadError(
+        raise CsvError(
             f"{name}: its first line {first!r} has one column, by comma, semicolon, tab or bar. A table has a line of "
             "column names, then a row in each line."
         )

@@ -1,0 +1,103 @@
+"""The transfer benchmark on three tiny domains: lines of each start and share, none run twice, and the table."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenization_items.item_embeddings import save_embeddings
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
+NUM_ITEMS, WIDTH = 40, 8
+ENCODER = {"encoder": "made", "encoder_fingerprint": "a", "pooling": "mean"}
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch) -> list:
+    for number, name in enumerate(("a", "b", "c")):
+        rng = np.random.default_rng(number)
+        ids = [f"{name}{row}" for row in range(NUM_ITEMS)]
+        (tmp_path / name).mkdir()
+        items = [{"item_id": each, "title": f"item {each} of many"} for each in ids]
+        users = [
+            {"user_id": f"u{user}", "items": [ids[(start + step) % NUM_ITEMS] for step in range(7)]}
+            for user, start in enumerate(rng.integers(0, NUM_ITEMS, 40))
+        ]
+        for file, rows in (("items", items), ("sequences", users)):
+            (tmp_path / name / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        save_embeddings(tmp_path / f"{name}-texts", ids, rng.normal(size=(NUM_ITEMS, WIDTH)), ENCODER)
+    monkeypatch.setattr(
+        "trainers.methods.semantic_ids.rq_kmeans_tokenizer.__defaults__", (3, 12, 8, "digit", 0, False, "rq-kmeans")
+    )
+    flags = [
+        "--domains",
+        *(tmp_path / name for name in "abc"),
+        "--embeddings",
+        *(tmp_path / f"{n}-texts" for n in "abc"),
+    ]
+    flags += ["--targets", "c", "--results", tmp_path / "transfer.jsonl", "--work_dir", tmp_path / "work"]
+    flags += ["--steps", 4, "--eval_steps", 2, "--pretraining_steps", 6, "--recommender.disable_tqdm", "true"]
+    return [*flags, "--recommender.num_beams", 10]
+
+
+def run(monkeypatch, capsys, *argv) -> str:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", ["transfer.py", *map(str, argv)])
+    try:
+        runpy.run_path(str(BENCHMARKS / "transfer.py"), run_name="__main__")
+    finally:
+        for name in ("quality", "ablations", "recipes", "sequential_rows"):
+            sys.modules.pop(name, None)
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err, shown.err
+    return shown.out
+
+
+def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
+    shown = run(monkeypatch, capsys, *flags, "--train_users", 0.2, 1, "--seeds", 3, "--learning_rates", 0.005, 0.001)
+    lines = [json.loads(line) for line in (tmp_path / "transfer.jsonl").read_text().splitlines()]
+    kinds = ["linear", "memory"]
+    for start in ("from scratch", "pre-trained"):
+        kinds += [f"rq-kmeans-item-level, {start}", f"rq-kmeans-item-level, {start} with memory"]
+    found = [(line["train_users"], line["model"]) for line in lines]
+    assert found == [(share, kind) for share in (0.2, 1.0) for kind in kinds]
+    for line in lines:
+        assert line["domain"] == "c" and line["num_cases"] == 40  # test users are those of all
+        assert str(tmp_path) not in line["command"] and f"--train_users {line['train_users']:g}" in line["command"]
+        assert sum(each["num_cases"] for each in line["seen_transitions"]) == 40
+        if line["start"] == "pre-trained":
+            assert line["sources"] == ["a", "b"] and line["details"]["pretraining_processor_seconds"] > 0
+            assert line["against_scratch"]["ndcg@10"].keys() >= {"difference", "p_value"}
+        if line["start"]:
+            assert line["details"]["steps"] == 4 and line["details"]["learning_rate"] in (0.005, 0.001)
+    few, every = ([line for line in lines if line["train_users"] == share] for share in (0.2, 1.0))
+    assert few[0]["seed"] == 3 and every[0]["seed"] == 0  # which users there are goes by the seed
+    assert few[0]["ndcg@10"] != every[0]["ndcg@10"]
+    assert "### c, 20% of the users" in shown and "### c, 100% of the users" in shown
+    pre = tmp_path / "work" / "c" / "rq-kmeans-steps-6-seed-3"
+    assert sorted(each.name for each in (pre / "items").iterdir()) == ["a", "b", "c"]
+    again = run(monkeypatch, capsys, *flags, "--train_users", 0.2, 1, "--seeds", 3, "--learning_rates", 0.005, 0.001)
+    assert "done before" in again and len((tmp_path / "transfer.jsonl").read_text().splitlines()) == len(lines)
+    # semantic IDs that are there, and a tokenizer that has seen the target
+    more = ["--train_users", 0.2, "--seeds", 3]
+    run(monkeypatch, capsys, *flags, *more, "--codes", f"theirs={tmp_path}/work/{{target}}/{pre.name}")
+    run(monkeypatch, capsys, *flags, *more, "--tokenizer_on", "all", "--centre_domains", "true")
+    models = {json.loads(line)["model"] for line in (tmp_path / "transfer.jsonl").read_text().splitlines()}
+    assert {"theirs-item-level, pre-trained", "rq-kmeans-seen-centred-item-level, from scratch"} <= models
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--targets", "d"], "--targets: d is none of the domains a, b, c"),
+        (["--codes", "tigre"], "--codes: tigre is neither"),
+        (["--train_users", "0"], "--train_users: shares above 0"),
+        (["--codes", "letter", "--tokenizer_on", "all"], "would learn from interactions"),
+    ],
+)
+def test_what_cannot_be_is_said_first(flags, monkeypatch, capsys, changed, message):
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch, capsys, *flags, *changed)

@@ -1,0 +1,120 @@
+"""Processes that train together train as one does on the same global batch, over whole epochs: with a last batch of
+which some have less or none, and with gradients of several batches in a step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import set_seed
+
+from modeling_utgrec import (
+    BERT4RecConfig,
+    BERT4RecForNextItem,
+    ItemLevelConfig,
+    ItemLevelForCausalLM,
+    RecBaseConfig,
+    RecBaseForCausalLM,
+    RecBaseTokenizerConfig,
+    RecBaseTokenizerModel,
+    RQVAEConfig,
+    RQVAEModel,
+    SASRecConfig,
+    SASRecForNextItem,
+)
+from tokenization_items.item_index import ItemIndex
+from trainers.data.interactions import Interactions
+from trainers.embedding_tokenizer_trainer import (
+    EmbeddingRows,
+    EmbeddingTokenizerTrainer,
+    EmbeddingTokenizerTrainingArguments,
+)
+from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
+from trainers.training_data.next_item_windows import TrainingData
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+GLOBAL_BATCH, NUM_USERS, NUM_ITEMS, SIZES = 12, 41, 20, [6, 6, 6]  # 41 users: five in the last batch, or none
+KINDS = ("sasrec", "bert4rec", "rqvae", "recbase tokenizer", "recbase", "item level")
+
+
+def interactions():
+    rng = np.random.default_rng(0)
+    starts, lengths = rng.integers(NUM_ITEMS, size=NUM_USERS), rng.integers(5, 12, size=NUM_USERS)
+    ids = [f"item{row}" for row in range(NUM_ITEMS)]
+    walks = [[ids[(start + step) % NUM_ITEMS] for step in range(length)]
+             for start, length in zip(starts, lengths, strict=True)]  # fmt: skip
+    return Interactions.from_sequences(walks, ids)
+
+
+def make_trainer(kind, folder, processes, accumulation):
+    values = dict(num_train_epochs=2, max_steps=-1, optim="sgd", learning_rate=0.05, max_grad_norm=1e9, seed=7)
+    values |= dict(lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, save_strategy="no", use_cpu=True)
+    values |= dict(per_device_train_batch_size=GLOBAL_BATCH // processes, gradient_accumulation_steps=accumulation)
+    values |= dict(disable_tqdm=True, report_to="none", dataloader_pin_memory=False, weight_decay=0.0)
+    set_seed(0)
+    sequential = dict(num_items=NUM_ITEMS, hidden_size=16, num_layers=1, max_history=5)
+    sequential |= dict(hidden_dropout=0.0, attention_dropout=0.0)
+    if kind in ("sasrec", "bert4rec"):
+        config, model = {
+            "sasrec": (SASRecConfig, SASRecForNextItem),
+            "bert4rec": (BERT4RecConfig, BERT4RecForNextItem),
+        }[kind]
+        args = SequentialTrainingArguments(str(folder), eval_strategy="no", **values)
+        return SequentialTrainer(model(config(**sequential)), args, interactions().training_part())
+    if kind in ("rqvae", "recbase tokenizer"):
+        sizes = dict(input_dim=8, hidden_sizes=[8], codebook_dim=4, num_levels=2, codebook_size=6)
+        network = RQVAEModel(RQVAEConfig(**sizes, dropout=0.0)) if kind == "rqvae" else None
+        network = network or RecBaseTokenizerModel(RecBaseTokenizerConfig(**sizes, curriculum_passes=[]))
+        rows = EmbeddingRows(np.random.default_rng(1).normal(size=(NUM_USERS, 8)).astype(np.float32))
+        return EmbeddingTokenizerTrainer(network, EmbeddingTokenizerTrainingArguments(str(folder), **values), rows)
+    small = dict(hidden_size=16, intermediate_size=16, head_dim=8, num_attention_heads=2, level_sizes=SIZES)
+    if kind == "recbase":
+        model = RecBaseForCausalLM(RecBaseConfig.tiny(**small))
+    else:
+        model = ItemLevelForCausalLM(ItemLevelConfig(hidden_size=16, num_layers=1, num_heads=2, level_sizes=SIZES,
+                                                     hidden_dropout=0.0, attention_dropout=0.0))  # fmt: skip
+    data = interactions()
+    index = ItemIndex(SIZES, model.config.level_offsets)
+    codes = np.random.default_rng(0).permutation(6**3)[:NUM_ITEMS]
+    index.assign(data.item_ids, np.stack(np.unravel_index(codes, SIZES), axis=1))
+    table = EvaluationData(data, index).token_table
+    args = RecommenderTrainingArguments(str(folder), eval_strategy="no", max_history=5, horizon=1, **values)
+    return RecommenderTrainer(model, args, TrainingData(data.training_part(), table))
+
+
+def trained(kind, folder, processes, accumulation):
+    trainer = make_trainer(kind, folder, processes, accumulation)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_train_as_one(run_two_processes, tmp_path, monkeypatch, processes, accumulation):
+    monkeypatch.setenv("PROCESSES", str(processes))
+    run_two_processes(__file__, tmp_path, str(processes), str(accumulation))
+    for kind in KINDS:
+        losses, weights = trained(kind, tmp_path / "single", 1, accumulation)
+        assert len(losses) > 4
+        for rank in range(processes):
+            report = json.loads((tmp_path / f"{kind}{rank}.json").read_text())
+            assert report == pytest.approx(losses, rel=1e-4), kind
+            found = torch.load(tmp_path / f"{kind}{rank}.pt", weights_only=True)
+            for name, weight in weights.items():
+                torch.testing.assert_close(
+                    found[name], weight, rtol=1e-4, atol=1e-6, msg=lambda text, k=kind, n=name: f"{k} {n}: {text}"
+                )
+
+
+def run_worker(folder: str, processes: str, accumulation: str) -> None:
+    from accelerate import PartialState
+
+    rank = PartialState(cpu=True).process_index
+    for kind in KINDS:
+        losses, weights = trained(kind, Path(folder) / "together", int(processes), int(accumulation))
+        torch.save(weights, Path(folder) / f"{kind}{rank}.pt")
+        (Path(folder) / f"{kind}{rank}.json").write_text(json.dumps(losses))
+    torch.distributed.barrier()

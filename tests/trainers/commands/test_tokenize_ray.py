@@ -1,0 +1,182 @@
+"""`utgrec tokenize --engine ray` in a Ray of this machine, started once, and what ends a run before it begins."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.sharded_index import ShardedItemIndex
+from trainers.commands import run_command
+from trainers.commands import tokenize as module
+from trainers.runtime.folder_lock import LOCK_NAME
+from trainers.runtime.ray_engine import WorkerError, import_ray, ray_session, spread
+
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "version_0_1" / "utgrec_tokenizer_text"
+WORDS = ["red", "blue", "iron", "oak", "tall", "tiny", "warm", "cold", "kettle", "lamp", "chair", "spade"]
+NUM_ITEMS, BLOCK = 150, 40
+
+
+@pytest.fixture(scope="module")
+def session():
+    with ray_session(num_cpus=3) as ray:
+        yield ray
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A network that reads texts, without items, and a catalogue of three shards; and what one machine makes of it."""
+    folder = tmp_path_factory.mktemp("place")
+    trained = UniversalItemTokenizer.from_pretrained(CHECKPOINT)
+    UniversalItemTokenizer.from_network(trained.network, trained.loaded_processor).save_pretrained(
+        folder / "tokenizer"
+    )
+    rng = np.random.default_rng(0)
+    titles = [" ".join(WORDS[word] for word in rng.integers(0, len(WORDS), 5)) for _ in range(NUM_ITEMS)]
+    items = pl.DataFrame({"item_id": [f"sku-{row}" for row in rng.permutation(NUM_ITEMS)], "title": titles})
+    (folder / "items").mkdir()
+    for number, (start, stop) in enumerate([(0, 61), (61, 62), (62, NUM_ITEMS)]):
+        items[start:stop].write_parquet(folder / "items" / f"part-{number}.parquet")
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_items(Catalogue.from_records(items), block_items=BLOCK)
+    return folder, semantic_ids(tokenizer.index)
+
+
+def semantic_ids(index):
+    return {item_id: codes.tolist() for item_id, codes in zip(index.item_ids, index.codes[:], strict=True)}
+
+
+def tokenize(folder, output_dir, *flags, tokenizer="tokenizer", data="items"):
+    usual = ["--engine", "ray", "--use_cpu", "--allow_collapsed_codes", "--block_items", BLOCK, "--num_actors", 2]
+    paths = ["--tokenizer", folder / tokenizer, "--data", folder / data, "--output_dir", output_dir]
+    run_command("tokenize", [*map(str, [*usual, *paths, *flags])])
+
+
+def test_two_actors_make_what_one_machine_makes(session, place, tmp_path, capsys):
+    folder, expected = place
+    tokenize(folder, tmp_path / "made")
+    assert "items: 150 items in 3 files" in (out := capsys.readouterr().out) and "bytes an item" in out
+    made = UniversalItemTokenizer.from_pretrained(tmp_path / "made")
+    assert isinstance(made.index, ShardedItemIndex) and made.has_network
+    assert semantic_ids(made.index) == expected and made.decode(made.encode("sku-7")) == "sku-7"
+    assert sorted(path.name for path in (tmp_path / "made").iterdir() if path.name.startswith(".")) == []
+    assert json.loads((tmp_path / "made" / "assignment_report.json").read_text())["num_items"] == NUM_ITEMS
+    with pytest.raises(SystemExit, match="holds a finished item tokenizer"):
+        tokenize(folder, tmp_path / "made")
+
+
+def test_a_run_that_was_ended_goes_on_with_another_number_of_actors(session, place, tmp_path, monkeypatch):
+    folder, expected = place
+
+    class Interrupted(module.StepBars):
+        def __call__(self, step, done, of):
+            if (step, done) == ("encode", 1):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "StepBars", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(folder, tmp_path / "made")
+    monkeypatch.undo()
+    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("block-*.parquet")}
+    assert left and not (tmp_path / "made" / "config.json").exists() and not (tmp_path / "made" / LOCK_NAME).exists()
+    written = {}
+
+    class Watching(module.StepBars):
+        def __call__(self, step, done, of):
+            if step == "resolve":
+                files = (tmp_path / "made").rglob("block-*.parquet")
+                written.update({path.name: path.stat().st_mtime_ns for path in files})
+
+    monkeypatch.setattr(module, "StepBars", Watching)
+    tokenize(folder, tmp_path / "made", "--num_actors", 1, "--index_only")
+    assert left.items() <= written.items() and len(written) == 4  # those that were there are as they were
+    made = UniversalItemTokenizer.from_pretrained(tmp_path / "made")
+    assert semantic_ids(made.index) == expected and not made.has_network
+
+
+@pytest.mark.parametrize("in_actors", [True, False])
+def test_a_worker_that_dies_is_replaced(session, tmp_path, in_actors):
+    class Dies:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def __call__(self, task):
+            mark = Path(self.folder) / f"died-{task['number']}"
+            if task["number"] == 2 and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"number": task["number"], "process": os.getpid()}
+
+    tasks = [{"number": number} for number in range(5)]
+    done = [*spread(tasks, Dies, {"folder": str(tmp_path)}, num_workers=2, in_actors=in_actors)]
+    assert sorted(said["number"] for said in done) == [*range(5)] and (tmp_path / "died-2").exists()
+    assert os.getpid() not in {said["process"] for said in done}
+
+
+def test_errors_of_workers_come_with_their_message_alone(session):
+    class Fails:
+        def __init__(self, error):
+            self.error = error
+
+        def __call__(self, task):
+            raise self.error
+
+    with pytest.raises(ValueError, match="^part-3: what is wrong$"):
+        [*spread([{}], Fails, {"error": ValueError("part-3: what is wrong")}, 1)]
+    with pytest.raises(WorkerError, match="a mistake in the program"):
+        [*spread([{}], Fails, {"error": TypeError("a mistake in the program")}, 1)]
+    assert [*spread([], Fails, {"error": ValueError()}, 1)] == []
+
+
+def test_other_data_are_read_here_and_cut(session, place, tmp_path):
+    folder, _ = place
+    (tmp_path / "data").mkdir()
+    items = pl.read_parquet(folder / "items" / "part-0.parquet")
+    items.write_csv(tmp_path / "data" / "items.csv")
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_items(Catalogue.from_records(items), block_items=BLOCK)
+    tokenize(folder, tmp_path / "made", "--num_actors", 1, data=tmp_path / "data")
+    assert semantic_ids(UniversalItemTokenizer.from_pretrained(tmp_path / "made").index) == semantic_ids(
+        tokenizer.index
+    )
+
+
+def test_what_is_said_before_ray_starts(place, tmp_path, monkeypatch):
+    folder, _ = place
+
+    def never(*_):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(module, "ray_session", never)
+    made = tmp_path / "made"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "part-0.parquet").write_bytes((folder / "items" / "part-0.parquet").read_bytes()[:99])
+    with pytest.raises(SystemExit, match="part-0.parquet is cut short"):
+        tokenize(folder, made, data=tmp_path / "broken")
+    for flags, message in (
+        (["--retokenize"], "from the beginning: leave out"),
+        (["--num_actors", "0"], "must be 1 or more"),
+        (["--block_items", "0"], "must be 1 or more"),
+        (["--engine", "spark"], "there are local and ray"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            tokenize(folder, made, *flags)
+    with pytest.raises(SystemExit, match="give --output_dir"):
+        tokenize(folder, folder / "tokenizer")
+    with pytest.raises(SystemExit, match="items already"):
+        tokenize(folder, made, tokenizer=CHECKPOINT)
+    made.mkdir(exist_ok=True)
+    (made / LOCK_NAME).write_text("another-machine 17")
+    with pytest.raises(SystemExit, match="Process 17 on another-machine works in"):
+        tokenize(folder, made)
+    assert not (made / "config.json").exists()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit, match=r"pip install 'utgrec\[scale\]'"):
+        tokenize(folder, made)
+    with pytest.raises(ImportError, match="Ray Data"):
+        import_ray()
