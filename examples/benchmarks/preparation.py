@@ -206,12 +206,8 @@ def prepare_on_ray(folder: Path, output: Path) -> None:
         prepare_by_partitions(reader, output / "shop", choices, latest, co_occurrence=True, map_tasks=tasks_on_ray)
 
 
-PROGRAMS = {
-    "package": prepare_with_package,
-    "pandas": prepare_with_pandas,
-    "one-machine": prepare_shards,
-    "ray": prepare_on_ray,
-}
+PROGRAMS = {"package": prepare_with_package, "pandas": prepare_with_pandas}
+ENGINES = {"one-machine": prepare_shards, "ray": prepare_on_ray}
 
 
 class WorkerMemory(threading.Thread):
@@ -247,7 +243,7 @@ def measure(program: str, folder: Path) -> None:
     if program == "ray":
         workers.start()
     start, cpu = time.perf_counter(), time.process_time()
-    PROGRAMS[program](folder, folder / program)
+    (PROGRAMS | ENGINES)[program](folder, folder / program)
     workers.ended.set()
     result = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -269,7 +265,7 @@ def identical(folder: Path) -> bool:
     """Whether both programs wrote the same items, interactions and graph."""
     from safetensors.numpy import load_file
 
-    first, second = folder / "package", folder / "pandas"
+    first, second = (folder / name for name in PROGRAMS)
     for name in ("interactions.parquet", "items.parquet"):
         theirs = pl.read_parquet(second / name)
         columns = [column for column in theirs.columns if not column.startswith("__")]
@@ -282,11 +278,11 @@ def identical(folder: Path) -> bool:
 def compare_engines(folder: Path, result: dict) -> None:
     """Runs this package on one machine and on Ray, and compares all that they wrote."""
     cut_into_shards(folder)
-    for program in ("one-machine", "ray"):
+    for program in ENGINES:
         result["load"] = round(os.getloadavg()[0], 1)
         result[program] = found = run(program, folder)
         print(f"{program}: {json.dumps(found)}, load before it {result['load']}", flush=True)
-    documents = [json.loads((folder / name / "shop" / "prepared.json").read_text()) for name in ("one-machine", "ray")]
+    documents = [json.loads((folder / name / "shop" / "prepared.json").read_text()) for name in ENGINES]
     result["identical"] = documents[0] == documents[1]  # checksums of all files, counts, what was dropped
     result |= {name: documents[0]["counts"][name] for name in ("users", "items", "interactions", "k_core_rounds")}
     print(json.dumps(result))
@@ -298,7 +294,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="Where to work; by default a temporary folder.")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: see above.")
-    parser.add_argument("--program", choices=PROGRAMS, help="Only this one, on what is in --folder.")
+    parser.add_argument("--program", choices=PROGRAMS | ENGINES, help="Only this one, on what is in --folder.")
     arguments = parser.parse_args()
     if arguments.program:
         measure(arguments.program, arguments.folder)
@@ -312,7 +308,7 @@ def main() -> None:
         if arguments.engine == "ray":
             compare_engines(folder, result)
             return
-        for program in ("package", "pandas"):
+        for program in PROGRAMS:
             result[program] = found = run(program, folder)
             times = f"{found['seconds']:7.1f} s ({found['cpu_seconds']:.1f} s of processor time)"
             print(f"{program:8}: {times}, {found['peak_gb']:5.2f} GB", flush=True)

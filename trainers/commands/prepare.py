@@ -133,7 +133,7 @@ class PrepareArguments:
         given = [name for name in ("partitions", "ray_address", "num_cpus") if getattr(self, name) is not None]
         if self.engine == "local" and given:
             raise SystemExit(f"--{given[0]} is one of --engine ray.")
-        if min(self.partitions or 1, self.num_cpus or 1, self.pair_horizon or 1) < 1:
+        if min(each for each in (1, self.partitions, self.num_cpus, self.pair_horizon) if each is not None) < 1:
             raise SystemExit("--partitions, --num_cpus and --pair_horizon must be 1 or more.")
 
 

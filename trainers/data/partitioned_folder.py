@@ -81,7 +81,7 @@ def prepare_by_partitions(
         output_dir (`str` or `os.PathLike`): the folder to make, where all workers see it.
         choices, latest_time, download, image_cache, image_workers, co_occurrence, overwrite, pair_horizon: as there.
         partitions (`int`, *optional*): of items and of users each; by default of about 1.5 million interactions. A
-            worker needs memory for one, about 400 bytes for each of its interactions.
+            worker needs memory for one, by estimate 400 bytes for each of its interactions.
         map_tasks (`Callable`, *optional*, defaults to [`in_turn`]): how tasks are done, see
             [`~trainers.runtime.ray_engine.tasks_on_ray`].
 

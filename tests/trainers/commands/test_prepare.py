@@ -169,6 +169,11 @@ def test_a_dry_run_writes_nothing(run, sources, tmp_path, capsys):
         (["--format", "letter", "--input", "x", "--latest_time", "soon", "--dry_run"], "--latest_time is an ISO date"),
         (["--format", "tabular", "--interactions", "x", "--ratios", "1", "1", "1", "--dry_run"], "ratios"),
         (["--check"], "no prepared data folder"),
+        (["--engine", "spark"], "there are local and ray"),
+        (["--partitions", "3"], "--partitions is one of --engine ray"),
+        (["--engine", "ray", "--partitions", "0"], "must be 1 or more"),
+        (["--engine", "ray", "--format", "letter", "--input", "x"], "reads --format tabular, got letter"),
+        (["--engine", "ray", "--format", "tabular", "--interactions", "absent"], "absent: no such file"),
     ],
 )
 def test_wrong_command_lines_say_what_is_wrong(run, tmp_path, argv, word):
