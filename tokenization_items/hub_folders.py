@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -60,3 +61,5 @@ def model_folder(
             f"{name} is no folder here, and {what} is not in this machine's cache while the Hub cannot be reached: "
             f"run `hf download {name}` where it can, and unset HF_HUB_OFFLINE if that is why."
         ) from error
+    except (HfHubHTTPError, OSError) as error:  # it has no time, or sends other files than it said
+        raise HubError(f"{place} cannot be downloaded: {str(error).strip()}. Try again later.") from error
