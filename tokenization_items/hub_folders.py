@@ -15,6 +15,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+# What the client lets through where a connection is cut or answers nothing, too: its HTTP library's own, by its release.
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
 
 class HubError(OSError):
     """A model that is no folder and cannot be had from the Hub; the message says why, and what to do."""
@@ -61,5 +64,5 @@ def model_folder(
             f"{name} is no folder here, and {what} is not in this machine's cache while the Hub cannot be reached: "
             f"run `hf download {name}` where it can, and unset HF_HUB_OFFLINE if that is why."
         ) from error
-    except (HfHubHTTPError, OSError) as error:  # it has no time, or sends other files than it said
+    except (HTTP_ERROR, OSError) as error:  # it has no time, or sends other files than it said
         raise HubError(f"{place} cannot be downloaded: {str(error).strip()}. Try again later.") from error
