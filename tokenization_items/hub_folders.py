@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# What the client lets through where a connection is cut or answers nothing, too: its HTTP library's own, by its release.
+# What the client lets through where a connection is cut, too: its HTTP library's own, another one in each release.
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 

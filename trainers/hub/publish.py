@@ -106,7 +106,8 @@ def publish(
         missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings or ()}
     except HTTP_ERROR as error:
         raise PublishingError(
-            f"{repo_id} could not be written: {error}. Try again, or log in with `hf auth login` as a user with write access."
+            f"{repo_id} could not be written: {error}. Try again, or log in with `hf auth login` as a user with write "
+            "access."
         ) from error
     if missing:
         raise PublishingError(f"{repo_id} lacks {named(sorted(missing))} after the push: push again.")
