@@ -14,6 +14,8 @@ _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 _OWNED = re.compile(
     rf"\.(?P<name>.+)\.(?P<state>[a-z]+)-{_HOST}-(?P<pid>\d+)-(?P<run>[0-9a-f]{{6}})[0-9a-f]{{6}}(\.tmp)?"
 )
+# What safetensors, polars and torch say, in errors of their own, where the disk is full or broken.
+_OF_THE_DISK = re.compile(r"I/?O error|\(os error \d+\)|iostream error|inline_container|PytorchStreamWriter")
 _swept: set[Path] = set()  # folders from which this process has removed what others left
 
 
@@ -56,6 +58,22 @@ def _is_alive(pid: int, run: str) -> bool:
 
 
 @contextmanager
+def naming_the_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the disk while a file or folder is written in the block name it, those of libraries in other languages
+    too, which have no name in them or are no `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.filename is not None:
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        if not _OF_THE_DISK.search(str(error)) or "cannot be written" in str(error):
+            raise
+        raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from error
+
+
+@contextmanager
 def replacing(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     """
     Gives a temporary file beside each path, to be written in the block. At its end they take their places, in the
@@ -86,7 +104,8 @@ def replacing(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
             sweep(place.parent)
             with open(path, "xb") as file:
                 modes.append(os.fstat(file.fileno()).st_mode & 0o777)
-        yield temporary
+        with naming_the_file(", ".join(map(str, places))):
+            yield temporary
         for mode, path in zip(modes, temporary, strict=True):
             if path.stat().st_mode & 0o777 != mode:
                 path.chmod(mode)

@@ -17,6 +17,7 @@ from typing import Any
 from transformers.utils import CONFIG_NAME
 
 FINGERPRINT = "fingerprint"  # in a file's metadata
+METADATA = "metadata_fingerprint"  # beside it: of the other metadata
 CONFIG_ENTRY = "weights_fingerprint"  # in config.json: by the names of the files
 CHUNK = 1 << 24  # bytes that are digested at once; part of the format
 THREADS = 8
@@ -65,7 +66,8 @@ def stamp_file(path: str | os.PathLike) -> str:
     try:
         with open(path, "rb") as file, open(temporary, "wb") as stamped:
             header, start = read_header(path, file)
-            header["__metadata__"] = {**header.get("__metadata__", {}), FINGERPRINT: fingerprint}
+            metadata = {**header.get("__metadata__", {}), FINGERPRINT: fingerprint}
+            header["__metadata__"] = metadata | {METADATA: _metadata_digest(metadata)}
             text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
             text += b" " * (-len(text) % 8)
             stamped.write(len(text).to_bytes(8, "little") + text)
@@ -75,6 +77,11 @@ def stamp_file(path: str | os.PathLike) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     return fingerprint
+
+
+def _metadata_digest(metadata: dict[str, Any]) -> str:
+    others = {name: value for name, value in metadata.items() if name not in (FINGERPRINT, METADATA)}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def check_file(path: str | os.PathLike) -> str | None:
@@ -92,6 +99,11 @@ def check_file(path: str | os.PathLike) -> str | None:
             f"{path} is damaged: it states the fingerprint {stated[:16]}… and its tensors have {found[:16]}…, so "
             "bytes were changed since it was written. Copy or download it again, or save the model anew."
         )
+    if stated is not None:
+        with open(path, "rb") as file:
+            metadata = read_header(path, file)[0]["__metadata__"]
+        if metadata.get(METADATA, _metadata_digest(metadata)) != _metadata_digest(metadata):  # older files have none
+            raise ValueError(f"{path} is damaged: its metadata were changed since it was written. Copy it again.")
     return stated
 
 

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -58,10 +59,10 @@ class CheckedConfig:
             return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As [`~transformers.PreTrainedConfig.from_pretrained`], with errors that name the file."""
         with errors_that_say_why(f"The configuration of {pretrained_model_name_or_path}"):
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
 
     def to_dict(self) -> dict:
         values: dict = super().to_dict()  # type: ignore[misc]
@@ -137,7 +138,8 @@ class CheckedLoading:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         prefix = f"{STAGING}{_HOST}-{os.getpid()}-{_RUN}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True) as staging:
+        staging = tempfile.mkdtemp(prefix=prefix, dir=folder)  # TemporaryDirectory recurses where it may not remove
+        try:
             if kwargs.get("push_to_hub"):
                 kwargs.setdefault("repo_id", folder.absolute().name)
             super().save_pretrained(staging, *args, **kwargs)  # type: ignore[misc]
@@ -146,6 +148,14 @@ class CheckedLoading:
             written = sorted(os.listdir(staging))
             for name in sorted(written, key=lambda name: name != CONFIG_NAME):
                 os.replace(Path(staging, name), folder / name)
+        except SafetensorError as error:
+            raise OSError(f"{folder} cannot be written: {error}. Is the disk full?") from error
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         weights = {SAFE_WEIGHTS_NAME, SHARDS, *(path.name for path in folder.glob("model-*-of-*.safetensors"))}
         if weights & {*written}:
             for name in weights - {*written}:  # of a save in other parts

@@ -1,7 +1,7 @@
 """A stand-in of the Hugging Face Hub on this machine: repositories, commits, branches and large files, in memory.
 
 It answers the requests that huggingface_hub sends (2.4, without xet), so the tests run the real client code. It can
-cut connections, gate repositories, and hide private ones. By hand:
+cut connections, have no time (429), lie about sizes and contents, gate repositories, and hide private ones. By hand:
 
     python tests/hub_server.py 8000
     HF_ENDPOINT=http://127.0.0.1:8000 HF_HUB_DISABLE_XET=1 HF_TOKEN=hf_owner HF_HOME=/tmp/hub python ...
@@ -81,6 +81,8 @@ class HubServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.before_write: Callable[[], None] | None = None  # called before each request that may change something
         self._cuts: list[list] = []
+        self._throttled: list[list] = []
+        self.lies: dict[str, tuple[bytes | None, int | None]] = {}  # by path: other content, another size
 
     def __enter__(self) -> "HubServer":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -113,9 +115,27 @@ class HubServer(ThreadingHTTPServer):
                     return entry[2]
         return None
 
+    def throttle(self, method: str, path: str, times: int = 1) -> None:
+        """Answers 429 to the next requests with this method and a path that holds `path`."""
+        self._throttled.append([method, path, times])
+
+    def throttle_now(self, method: str, path: str) -> bool:
+        with self.lock:
+            for entry in self._throttled:
+                if entry[0] == method and entry[1] in path and entry[2] > 0:
+                    entry[2] -= 1
+                    return True
+        return False
+
+    def lie(self, path: str, content: bytes | None = None, size: int | None = None) -> None:
+        """Sends other content for a file, under the digest of the one that was uploaded, or states another size."""
+        self.lies[path] = content, size
+
     def heal(self) -> None:
-        """No more cuts."""
+        """No more cuts, throttling and lies."""
         self._cuts.clear()
+        self._throttled.clear()
+        self.lies.clear()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -138,6 +158,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.connection.shutdown(2)
             self.content = self._chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else b""
             self.content = self.content or self.rfile.read(length)
+            if self.server.throttle_now(self.command, self.path):
+                raise Answer(429, {"error": "Too many requests"}, Retry_After="0", X_Error_Message="Too many requests")
             if self.server.before_write is not None and self.command not in ("GET", "HEAD"):
                 self.server.before_write()
             for methods, pattern, action in ROUTES:
@@ -287,9 +309,10 @@ class Handler(BaseHTTPRequestHandler):
             raise Answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=commit.sha)
         oid = commit.files[path]
         headers = {"X_Repo_Commit": commit.sha, "ETag": f'"{oid}"', "Accept_Ranges": "bytes"}
-        content = self.server.blobs[oid]
+        other, size = self.server.lies.get(path, (None, None))
+        content = self.server.blobs[oid] if other is None else other
         if path.endswith(LARGE_FILES):
-            headers |= {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content))}
+            headers |= {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content) if size is None else size)}
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         if start is None:
             raise Answer(200, content, **headers)

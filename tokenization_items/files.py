@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
 from hub_cards import replacing, write_text
-from hub_cards.files import sweep, unfinished_path
+from hub_cards.files import naming_the_file, sweep, unfinished_path
 from modeling_utgrec.checkpoint_fingerprint import read_header, stamp_file
 
 MAPPED_TYPES = {"U8": "u1", "I16": "<i2", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8", "F32": "<f4"}
@@ -49,7 +48,7 @@ def append_lines(path: str | os.PathLike, lines: Sequence[Mapping[str, Any]]) ->
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    with open(path, "ab", buffering=0) as file:
+    with naming_the_file(path), open(path, "ab", buffering=0) as file:
         end = _set_aside_cut_line(path, file)
         try:
             if file.write(text) != len(text):
@@ -122,10 +121,7 @@ def write_tensors(
     with replacing(path) as (temporary,):
         # safetensors writes the bytes of an array as they lie, whatever its order
         rows = {name: np.asarray(each, order="C") if save is save_arrays else each for name, each in tensors.items()}
-        try:
-            save(rows, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+        save(rows, temporary, metadata=metadata)
         stamp_file(temporary)
     return Path(path)
 
@@ -198,7 +194,8 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
     temporary = unfinished_path(path, "unfinished")
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with naming_the_file(path):
+            yield temporary
         mode = temporary.stat().st_mode & 0o666
         for file in temporary.rglob("*.safetensors"):
             if file.stat().st_mode & 0o777 == 0o600:  # as safetensors makes them

@@ -8,11 +8,15 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+# What the client lets through where a connection is cut, too: its HTTP library's own, another one in each release.
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 class HubError(OSError):
@@ -60,3 +64,5 @@ def model_folder(
             f"{name} is no folder here, and {what} is not in this machine's cache while the Hub cannot be reached: "
             f"run `hf download {name}` where it can, and unset HF_HUB_OFFLINE if that is why."
         ) from error
+    except (HTTP_ERROR, OSError) as error:  # it has no time, or sends other files than it said
+        raise HubError(f"{place} cannot be downloaded: {str(error).strip()}. Try again later.") from error

@@ -118,7 +118,7 @@ def read_config(name: str) -> dict[str, Any]:
     path = find_config(name)
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SystemExit(f"--config {name} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise SystemExit(f"--config {name}: expected keys with values, found {type(config).__name__}.")

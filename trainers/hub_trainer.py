@@ -43,6 +43,7 @@ from transformers.trainer_utils import (
 from transformers.utils import PushInProgress, logging
 
 from hub_cards import CARD_FILE, ModelCardValues, is_repository, save_card
+from hub_cards.files import naming_the_file
 from hub_cards.formatting import plain
 from modeling_utgrec.checkpoint_fingerprint import check_folder
 from modeling_utgrec.checkpoint_safety import only_safetensors
@@ -418,7 +419,8 @@ class HubTrainer(Trainer):
         staging = folder / f".{name}.unfinished"
         self._staging = staging
         try:
-            super()._save_checkpoint(model, trial)
+            with naming_the_file(staging):
+                super()._save_checkpoint(model, trial)
         finally:
             self._staging = None
         if self.state.best_model_checkpoint == str(staging / name):

@@ -160,6 +160,6 @@ def what_is_wrong(said: str, folder: Path) -> list[str]:
     if "Traceback (most recent call last)" in said:
         return [f"it ended with a traceback: {said[-1800:]}"]
     last = said.strip().splitlines()[-5:]
-    if not any(str(folder) in line for line in last):
+    if not any(str(folder) in line or "intermediate results in" in line for line in last):
         return [f"it names no file: {last}"]
     return []

@@ -260,8 +260,12 @@ class Killer:
         broken, wrong = code != 0, []
         if broken:
             wrong = what_is_wrong(self.log, folder)
-            if before is not None and contents(output) != before:
-                wrong.append("what was there before is not as it was")
+            wrong += [
+                f"{name} is neither as it was nor as it should be"
+                for name, content in (before or {}).items()
+                if not (output / name).is_file()
+                or ((output / name).read_bytes() != content and not _same(whole / name, output / name, whole, output))
+            ]
         give_room()
         if broken:
             code, _, _ = self.run(command, output, again=True)

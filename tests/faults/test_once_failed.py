@@ -48,6 +48,12 @@ CASES = [
         header(lambda values: values["__metadata__"].update(fingerprint=0.5)),
         "content.safetensors is damaged: its fingerprint is a text, found 0.5",
     ),
+    (
+        "memory",
+        "item_memory.safetensors",
+        header(lambda values: values["__metadata__"].update(settings=values["__metadata__"]["settings"] + " ")),
+        "item_memory.safetensors is damaged: its metadata were changed",
+    ),
     ("configuration", "config.json", entry(pad_token_id="x"), "(?s)configuration cannot be used: .*pad_token_id"),
     ("configuration", "config.json", entry(num_layers=10**6), "configuration: .*num_layers is 1000000"),
     ("configuration", "config.json", entry(format_version=99), "configuration: .*format version"),

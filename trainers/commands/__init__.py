@@ -8,6 +8,7 @@ import json
 import linecache
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,8 +79,11 @@ def run_command(command: str, argv: Sequence[str] | None = None, method: str | N
 
         join_processes()
     main = importlib.import_module(f"trainers.commands.{name}").main
+    from hub_cards.files import naming_the_file  # of what the command has imported
+
     try:
-        main(argv)
+        with naming_the_file(f"a file of intermediate results in {tempfile.gettempdir()}, or of the output"):
+            main(argv)
     except Exception as error:
         if os.environ.get(TRACEBACK) or not says_what_is_wrong(error):
             raise

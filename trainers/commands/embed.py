@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hub_cards import named
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.item_embeddings import embed_items
@@ -100,11 +101,24 @@ def run(arguments: EmbedArguments) -> bool:
     )
     write_run_file(arguments.output_dir, "embed", run_values(arguments))
     what = "images" if arguments.images else "texts"
+    left_out = without_input(catalogue, arguments.images)
+    if left_out:
+        reason = "image: they have no vector" if arguments.images else "text: theirs is of no text, or the mean"
+        print(f"{catalogue.name}: {len(left_out):,} items have no {reason}: {named(left_out)}")
+    number = len(catalogue) - len(left_out) * arguments.images
     print(
-        f"{catalogue.name}: {what} of {len(catalogue):,} items {'embedded into' if done else 'were already in'} "
+        f"{catalogue.name}: {what} of {number:,} items {'embedded into' if done else 'were already in'} "
         f"{arguments.output_dir}"
     )
     return done
+
+
+def without_input(catalogue: Catalogue, images: bool) -> list[str]:
+    """Items of which there is nothing to embed."""
+    if images:
+        return [item_id for row, item_id in enumerate(catalogue.item_ids) if not catalogue.has_image(row)]
+    is_bare = (lambda text: not text.strip()) if catalogue.template is None else catalogue.template.is_bare
+    return [item_id for item_id, text in zip(catalogue.item_ids, catalogue.texts, strict=True) if is_bare(text)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from huggingface_hub import DatasetInfo, HfApi, ModelInfo, SpaceInfo
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 
 from hub_cards import (
     CARD_FILE,
@@ -25,6 +25,7 @@ from hub_cards import (
 from hub_cards.named import named
 from hub_cards.plots import FOLDER as PLOTS
 from hub_cards.plots import TITLES as PLOT_TITLES
+from tokenization_items.hub_folders import HTTP_ERROR
 from trainers.hub.endpoint import endpoint_files, write_endpoint
 from trainers.hub.upload import Plan, PublishingError, format_bytes, plan_folder, send_folder
 
@@ -103,9 +104,10 @@ def publish(
         send_folder(publication.folder, repo_id, message, kind, network=network)
         info = cast(ModelInfo | DatasetInfo | SpaceInfo, api.repo_info(repo_id, repo_type=kind))
         missing = {name for name, _ in plan.files} - {file.rfilename for file in info.siblings or ()}
-    except HfHubHTTPError as error:
+    except HTTP_ERROR as error:
         raise PublishingError(
-            f"{repo_id} could not be written: {error}. Log in with `hf auth login` as a user with write access."
+            f"{repo_id} could not be written: {error}. Try again, or log in with `hf auth login` as a user with write "
+            "access."
         ) from error
     if missing:
         raise PublishingError(f"{repo_id} lacks {named(sorted(missing))} after the push: push again.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import (
     OPTIMIZER_NAME,
@@ -28,6 +28,7 @@ from hub_cards import listed
 from modeling_utgrec.checkpoint_fingerprint import check_folder, digest_bytes
 from modeling_utgrec.checkpoint_safety import SHARDS
 from tokenization_items.files import read_json_object, write_json
+from tokenization_items.hub_folders import HTTP_ERROR
 
 logger = logging.get_logger(__name__)
 
@@ -163,7 +164,7 @@ def hub_checkpoint(
         if "/" not in repo_id:  # as when it was made: the user's
             repo_id = f"{api.whoami()['name']}/{repo_id}"
         files = api.list_repo_files(repo_id, revision=revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTP_ERROR, HFValidationError, OSError) as error:
         raise ValueError(f"{repo_id} is neither a folder nor a repository that can be read: {error}") from error
     suffix = f"/{TRAINER_STATE_NAME}"
     folders = [name.removesuffix(suffix) for name in files if name.endswith(suffix) and name.count("/") == 1]
@@ -177,13 +178,16 @@ def hub_checkpoint(
         )
     skipped: list[str] = []
     for folder in candidates:
-        path = snapshot_download(
-            repo_id,
-            revision=revision,
-            token=token,
-            allow_patterns=[f"{folder}/*"],
-            ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
-        )
+        try:
+            path = snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                allow_patterns=[f"{folder}/*"],
+                ignore_patterns=[f"*/{TRAINING_ARGS_NAME}"],
+            )
+        except (HTTP_ERROR, OSError) as error:
+            raise ValueError(f"{folder} of {repo_id} cannot be downloaded: {error}. Try again later.") from error
         found = Path(path) / folder
         faults = find_faults(found, world_size)
         if not faults or (allow_partial and resumes_partially(faults)):

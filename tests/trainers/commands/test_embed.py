@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from tokenization_items import Catalogue
 from tokenization_items.item_embeddings import load_embeddings
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_statistics import tf_idf_embeddings
-from trainers.commands.embed import main
+from trainers.commands.embed import main, without_input
 
 
 def test_embeds_once(tmp_path, tiny_bert, capsys):
@@ -33,6 +34,19 @@ def test_embeds_once(tmp_path, tiny_bert, capsys):
     assert (told["data"], told["pooling"], told["text_fields"]) == (str(data), "cls", ["title"])
     main(list(map(str, flags)))
     assert "were already in" in capsys.readouterr().out
+
+
+def test_items_of_which_there_is_nothing_to_embed_are_named(tmp_path, capsys):
+    data = tmp_path / "toys"
+    (data / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(data / "images" / "a.png")
+    items = [{"item_id": f"t{row}", "title": title} for row, title in enumerate(["red amp", "red bow", ""])]
+    items[2]["image"] = "images/a.png"
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    main(["--data", str(data), "--encoder", "tf-idf", "--output_dir", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    assert "toys: 1 items have no text" in shown and "'t2'" in shown and "texts of 3 items" in shown
+    assert without_input(Catalogue.from_folder(data), images=True) == ["t0", "t1"]
 
 
 def test_without_an_encoder(tmp_path):
