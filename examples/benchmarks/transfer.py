@@ -122,6 +122,9 @@ class TransferArguments:
         default=1.0, metadata={"help": "Of the pre-training: above 1, small domains count more."}
     )
     max_history: int = field(default=20, metadata={"help": "Last items of a history that models read."})
+    memory: bool = field(
+        default=True, metadata={"help": "Judge recommenders with a memory, too, and the memory alone."}
+    )
     masked: bool = field(default=False, metadata={"help": "A line with seen items masked, too."})
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Hub id or folder of the text encoder."}
@@ -251,7 +254,7 @@ def run_case(case: Case, results: Path) -> None:
             else case.target.interactions.sample_training_users(share, case.seed)
         )
         domain = replace(case.target, interactions=few)
-        for name in FLOORS:
+        for name in FLOORS if arguments.memory else (LINEAR,):
             own = replace(case, seed=0) if share == 1 else case
             run, setting = own.key(name, None, share), own.setting(domain, case.folder / "floors")
             if not lines_of(run, results):
@@ -267,7 +270,7 @@ def run_start(case: Case, domain: Domain, share: float, start_from: str, results
     model = f"{case.label}-item-level, {start_from}"
     run = case.key(model, start_from, share)
     remembered = run | {"model": f"{model}{WITH_MEMORY}"}
-    if lines_of(run, results) and lines_of(remembered, results):
+    if lines_of(run, results) and (lines_of(remembered, results) or not case.arguments.memory):
         print(f"{case.target.name} {model}, {share:.0%} of the users, seed {case.seed}: done before")
         return
     print(f"{case.target.name} {model}, {share:.0%} of the users, seed {case.seed} ...", flush=True)
@@ -305,6 +308,8 @@ def run_start(case: Case, domain: Domain, share: float, start_from: str, results
     seconds = since(start)
     if not lines_of(run, results):
         judged(trained, setting, run, seconds, case, results)
+    if not case.arguments.memory:
+        return
     start = clocks()
     trained = with_memory(setting, trained)
     taken = since(start)
@@ -423,7 +428,8 @@ def command(case: Case, run: dict[str, Any]) -> str:
     codes = case.codes if "=" not in case.codes else f"{case.name}={given_folder(case).name}"
     words = ["--domains", *(each.name for each in (case.target, *case.sources)), "--targets", case.target.name]
     words += ["--codes", codes, "--train_users", f"{run['train_users']:g}", "--seeds", str(run["seed"])]
-    said = ("domains", "targets", "codes", "train_users", "seeds", "embeddings", "results", "work_dir", "table_only")
+    said = ("domains", "targets", "codes", "train_users", "seeds", "memory", "embeddings", "results", "work_dir")
+    said += ("table_only",)
     for entry in dataclasses.fields(TransferArguments):
         value = getattr(case.arguments, entry.name)
         default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()  # type: ignore[misc]
