@@ -66,7 +66,7 @@ def make_trainer(kind, folder, processes, accumulation):
     if kind in ("rqvae", "recbase tokenizer"):
         sizes = dict(input_dim=8, hidden_sizes=[8], codebook_dim=4, num_levels=2, codebook_size=6)
         network = RQVAEModel(RQVAEConfig(**sizes, dropout=0.0)) if kind == "rqvae" else None
-        network = network or RecBaseTokenizerModel(RecBaseTokenizerConfig(**sizes, curriculum_passes=[]))
+        network = network or RecBaseTokenizerModel(RecBaseTokenizerConfig(**sizes, curriculum_passes=0))
         rows = EmbeddingRows(np.random.default_rng(1).normal(size=(NUM_USERS, 8)).astype(np.float32))
         return EmbeddingTokenizerTrainer(network, EmbeddingTokenizerTrainingArguments(str(folder), **values), rows)
     small = dict(hidden_size=16, intermediate_size=16, head_dim=8, num_attention_heads=2, level_sizes=SIZES)
@@ -98,7 +98,7 @@ def test_processes_train_as_one(run_two_processes, tmp_path, monkeypatch, proces
     run_two_processes(__file__, tmp_path, str(processes), str(accumulation))
     for kind in KINDS:
         losses, weights = trained(kind, tmp_path / "single", 1, accumulation)
-        assert len(losses) > 4
+        assert len(losses) >= 4
         for rank in range(processes):
             report = json.loads((tmp_path / f"{kind}{rank}.json").read_text())
             assert report == pytest.approx(losses, rel=1e-4), kind
