@@ -139,7 +139,7 @@ class TokenizeArguments:
             )
         if self.engine not in ("local", "ray"):
             raise SystemExit(f"--engine {self.engine}: there are local and ray.")
-        if min(self.block_items, self.actor_cpus, self.num_actors or 1) < 1:
+        if min(self.block_items, self.actor_cpus, 1 if self.num_actors is None else self.num_actors) < 1:
             raise SystemExit("--block_items, --num_actors and --actor_cpus must be 1 or more.")
         if self.engine == "ray" and (self.only_new or self.retokenize or self.remove_missing or self.orders):
             raise SystemExit(
