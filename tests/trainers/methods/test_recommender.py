@@ -154,8 +154,16 @@ def test_a_trained_network_is_the_same_after_saving(tmp_path):
         Recommender(each.model, each.tokenizer).recommend([["sku-1", "sku-5"], ["sku-38"]], exclude_seen=False)
         for each in (trained, loaded)
     ]
-    assert alone[0] == alone[1] and trained.model.config.content_size
-    assert loaded.recommend(["sku-1", "sku-5"]) == trained.recommend(["sku-1", "sku-5"])
+    assert_alike(alone[0][0] + alone[0][1], alone[1][0] + alone[1][1])
+    assert trained.model.config.content_size
+    assert_alike(loaded.recommend(["sku-1", "sku-5"]), trained.recommend(["sku-1", "sku-5"]))
+
+
+def assert_alike(found, expected):
+    """The same items; kernels round by where memory is aligned."""
+    assert [each["item_id"] for each in found] == [each["item_id"] for each in expected]
+    scores = [[each["score"] for each in rows] for rows in (found, expected)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
 def test_folders_that_are_none(recommender, tmp_path):

@@ -84,13 +84,23 @@ def test_every_argument_of_the_network_is_passed_on():
     assert {"codebook_dim", "alignment_weight", "denoiser_width"} <= NETWORK
     config = Qwen2VLConfig()
     positions = config.get_text_config().max_position_embeddings
-    for name in sorted(NETWORK - {"backbone_revision", "codebook_structure", "codebook_init"}):
+    choices = {"backbone_revision", "codebook_structure", "codebook_init", "codebook_projection_init"}
+    for name in sorted(NETWORK - choices):
         value = getattr(NetworkArguments(), name)
-        built = network_config(replace(NetworkArguments(), **{name: value + 1}), config)
-        assert getattr(built, name) == value + 1
+        other = not value if isinstance(value, bool) else value + 1
+        built = network_config(replace(NetworkArguments(), **{name: other}), config)
+        assert getattr(built, name) == other
     built = network_config(
-        NetworkArguments("org/model", codebook_structure="residual", max_text_tokens=positions + 1), config, "abc"
+        NetworkArguments(
+            "org/model",
+            codebook_structure="residual",
+            codebook_projection_init="orthogonal",
+            max_text_tokens=positions + 1,
+        ),
+        config,
+        "abc",
     )
+    assert built.codebook_projection_init == "orthogonal"
     assert (built.codebook_structure, built.codebook_init, built.backbone_revision) == ("residual", "normal", "abc")
     assert built.max_text_tokens == positions and built.backbone_name_or_path == "org/model"
 
