@@ -28,9 +28,9 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_embeddings import embed_items, encoder_fingerprint, load_embeddings
 from tokenization_items.item_index import CODES_NAME
 from tokenization_items.text_encoders import TextEncoder
-from tokenization_items.text_statistics import TF_IDF
 from trainers.arguments import parse_sections
-from trainers.data.domains import Domain, check_trainable, load_domains
+from trainers.commands.text_pretraining import TextPretrainingArguments, load_text_domains
+from trainers.data.domains import Domain, check_trainable
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.methods.baselines import GIVEN, ITEM_LEVEL, semantic_ids_of
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
@@ -69,9 +69,7 @@ STAGES = ["checkpoints/recommender", "joint-tokenizer/training", "collaborative-
 
 
 @dataclass
-class PretrainItemLevelArguments:
-    data: list[str] = field(metadata={"help": "Folders of the domains, or a folder of such folders."})
-    output_dir: str = field(metadata={"help": "Where the results go."})
+class PretrainItemLevelArguments(TextPretrainingArguments):
     model: str = field(
         default=GIVEN,
         metadata={"help": f"{GIVEN} on --semantic_ids, or {', '.join(f'{name}{ITEM_LEVEL}' for name in SHARED)}."},
@@ -80,45 +78,16 @@ class PretrainItemLevelArguments:
         default=None,
         metadata={"help": "Output folder of pretrain whose items/<domain>/ has the semantic IDs of each domain."},
     )
-    text_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder of the text encoder."})
-    embeddings: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of text embeddings instead, one for each domain."}
-    )
     centre_domains: bool = field(
         default=False, metadata={"help": "Semantic IDs of each domain's embeddings without their mean."}
     )
-    minutes: float | None = field(default=None, metadata={"help": "Most time of the recommender's training."})
-    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint of each stage."})
-    allow_partial_resume: bool = field(
-        default=False,
-        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
-    )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
-    )
-    license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the recommender at the end."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
-    seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.model == GIVEN) != (self.semantic_ids is not None):
             raise SystemExit(f"--semantic_ids is what --model {GIVEN} recommends by: give both or neither.")
         if self.model != GIVEN and semantic_ids_of(self.model) not in SHARED:
             raise SystemExit(f"--model {self.model}: several domains share semantic IDs of {', '.join(SHARED)}.")
-        if self.text_encoder == TF_IDF:
-            raise SystemExit(
-                "--text_encoder tf-idf is fitted on one catalogue, and no two domains share its space: give a text "
-                "encoder."
-            )
-        if (self.text_encoder is None) == (not self.embeddings):
-            raise SystemExit("Items are read by their texts: give either --text_encoder or --embeddings.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
 
 
 def run(
@@ -128,17 +97,13 @@ def run(
     item_level: ItemLevelArguments,
     training: ItemLevelTrainingArguments,
 ) -> None:
-    output, state = Path(arguments.output_dir), PartialState()
+    output = Path(arguments.output_dir)
     told = run_values(arguments, tokenizer=(tokenizer, tokenizer_training), item_level=(item_level, training))
     if arguments.push_to_hub:
         training.push_to_hub = True
         training.hub_model_id = arguments.hub_model_id or output.absolute().name
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
-    domains = load_domains(arguments.data, k_core=arguments.k_core, check_images=False)
-    for domain in domains:
-        state.print(domain)
-    if arguments.embeddings and len(arguments.embeddings) != len(domains):
-        raise SystemExit(f"--embeddings: {len(arguments.embeddings)} folders for {len(domains)} domains.")
+    domains = load_text_domains(arguments)
     check_trainable(domains)
     given = given_tokenizers(arguments, domains)
     check_output(arguments, ["recommender"], STAGES, (tokenizer_training, training), ("pretrain", told))

@@ -20,9 +20,9 @@ from accelerate import PartialState
 
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
-from tokenization_items.text_statistics import TF_IDF
 from trainers.arguments import parse_sections
-from trainers.data.domains import Domain, check_trainable, load_domains
+from trainers.commands.text_pretraining import TextPretrainingArguments, load_text_domains
+from trainers.data.domains import Domain, check_trainable
 from trainers.methods.item_tables import Content
 from trainers.methods.plans import plan_sequential_pretraining, show_plans
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
@@ -62,61 +62,26 @@ SHOWN = (
 
 
 @dataclass
-class PretrainSequentialArguments:
-    data: list[str] = field(metadata={"help": "Folders of two domains or more, or a folder of such folders."})
-    output_dir: str = field(metadata={"help": "Where the results go."})
+class PretrainSequentialArguments(TextPretrainingArguments):
     model: str = field(default="unisrec", metadata={"help": f"What to pre-train: {', '.join(PRETRAINED)}."})
-    text_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder of the text encoder."})
-    embeddings: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of text embeddings instead, one for each domain."}
-    )
     image_embeddings: list[str] = field(
         default_factory=list,
         metadata={"help": "Folders of image embeddings for missrec, one for each domain, 'none' for one without."},
     )
-    minutes: float | None = field(default=None, metadata={"help": "Most time of the training."})
-    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint."})
-    allow_partial_resume: bool = field(
-        default=False,
-        metadata={"help": "With --resume: go on though the optimizer's or the random numbers' state is lost."},
-    )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Train anew though the output folder holds a model, and replace it."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check data and flags, say sizes, steps and memory, and stop."}
-    )
-    license: str | None = field(default=None, metadata={"help": "Licence of the model, for its card."})
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the model at the end."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Where to; default: the output folder's name."})
-    seed: int = field(default=0, metadata={"help": "Seed of weights and training."})
 
     def __post_init__(self) -> None:
-        if self.text_encoder == TF_IDF:
-            raise SystemExit(
-                "--text_encoder tf-idf is fitted on one catalogue, and no two domains share its space: give a text "
-                "encoder."
-            )
-        if (self.text_encoder is None) == (not self.embeddings):
-            raise SystemExit("Items are made from their texts: give either --text_encoder or --embeddings.")
+        super().__post_init__()
         if self.image_embeddings and self.model != "missrec":
             raise SystemExit(f"--image_embeddings are for missrec, and {self.model} reads no images.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise SystemExit(f"--minutes is a time, got {self.minutes:g}.")
 
 
 def run(
     arguments: PretrainSequentialArguments, sequential: SequentialArguments, training: SequentialTrainingArguments
 ) -> None:
-    output, state = Path(arguments.output_dir), PartialState()
+    output = Path(arguments.output_dir)
     told = run_values(arguments, sequential=(sequential, training))
     place_training(training, output / "checkpoints", arguments.seed)
-    domains = load_domains(arguments.data, k_core=arguments.k_core, check_images=False)
-    for domain in domains:
-        state.print(domain)
-    if arguments.embeddings and len(arguments.embeddings) != len(domains):
-        raise SystemExit(f"--embeddings: {len(arguments.embeddings)} folders for {len(domains)} domains.")
+    domains = load_text_domains(arguments)
     if arguments.image_embeddings and len(arguments.image_embeddings) != len(domains):
         raise SystemExit(f"--image_embeddings: {len(arguments.image_embeddings)} folders for {len(domains)} domains.")
     if len(domains) < 2:

@@ -83,7 +83,7 @@ def prepare_by_partitions(
         partitions (`int`, *optional*): of items and of users each; by default of about 1.5 million interactions. A
             worker needs memory for one, by estimate 400 bytes for each of its interactions.
         map_tasks (`Callable`, *optional*, defaults to [`in_turn`]): how tasks are done, see
-            [`~trainers.runtime.ray_engine.tasks_on_ray`].
+            [`~trainers.runtime.ray_tasks.tasks_on_ray`].
 
     Returns:
         The content of `prepared.json`.

@@ -66,8 +66,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
 
     Raises:
         ImportError: as [`import_ray`].
-        ConnectionError: no cluster answers at the address.
-        WorkerError: Ray does not start.
+        ConnectionError: no cluster answers at the address, or Ray does not start here.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -93,7 +92,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
                     "address out for this machine alone."
                 ) from error
             if not tries_left:
-                raise WorkerError(f"Ray does not start on this machine: {error}") from error
+                raise ConnectionError(f"Ray does not start on this machine: {error}") from error
     try:
         yield ray
     finally:
