@@ -42,6 +42,7 @@ from tokenization_items.batching import BLOCK_ITEMS
 from tokenization_items.catalogue_shards import CatalogueShards
 from tokenization_items.catalogue_updates import JOURNAL_NAME, journal_line, read_journal, write_journal
 from tokenization_items.files import check_writable, write_json
+from tokenization_items.folder_lock import locked_folder
 from tokenization_items.network_reference import NETWORK_CONFIGS, model_config
 from tokenization_items.sharded_index import ShardedItemIndex
 from tokenization_items.tokenization_items import TOKENIZER_FILE
@@ -62,7 +63,6 @@ from trainers.methods.daily_catalogue import (
     with_titles,
 )
 from trainers.methods.large_catalogue import TokenizingTask, Workers, check_tokenizer, tokenize_shards
-from trainers.runtime.folder_lock import locked_folder
 from trainers.runtime.ray_engine import import_ray, ray_session
 from trainers.runtime.run_file import run_values, write_run_file
 
@@ -231,7 +231,7 @@ def run_on_ray(arguments: TokenizeArguments) -> dict[str, Any]:
     tokenizer = UniversalItemTokenizer.from_pretrained(there.name, revision=there.revision)
     check_tokenizer(tokenizer)
     check_writable(output_dir)
-    with locked_folder(output_dir):
+    with locked_folder(output_dir / UNFINISHED):
         shards = shards_of(arguments, tokenizer, output_dir)
         print(f"{shards.name}: {len(shards):,} items in {len(shards.files):,} files")
         if shards.unread:

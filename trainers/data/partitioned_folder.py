@@ -90,7 +90,8 @@ def prepare_by_partitions(
 
     Raises:
         ReadError: if the source cannot be read or nothing of it is left; shards that do not fit together.
-        UnfinishedWorkError: another run works on the same output, or one that ended early was of other choices.
+        LockedFolderError: another run works on the same output.
+        UnfinishedWorkError: one that ended early was of other choices.
         FileExistsError: if the folder is there.
     """
     output = Path(output_dir).absolute()

@@ -13,8 +13,9 @@ from typing import Any
 
 from hub_cards import write_text
 from hub_cards.files import sweep, unfinished_path
+from tokenization_items.folder_lock import LOCK_NAME, locked_folder
 
-PLAN, LOCK, RECORD = "plan.json", "lock", "record.json"
+PLAN, RECORD = "plan.json", "record.json"
 SHARED = "shared"  # folder of what the driver writes for tasks
 
 # Takes a function and the numbers that it is to be called with; gives each number with what it returned, in any order.
@@ -28,7 +29,7 @@ def in_turn(function: Callable[[int], dict], numbers: Sequence[int]) -> Iterator
 
 
 class UnfinishedWorkError(ValueError):
-    """Work that was begun in a folder and that is not the same, or is done by another process now."""
+    """Work that was begun in a folder and that is not the same."""
 
 
 @contextmanager
@@ -46,11 +47,10 @@ def working_folder(folder: Path, plan: dict[str, Any], defaults: dict[str, Any])
         `dict`: the plan without `None`.
 
     Raises:
-        UnfinishedWorkError: another process works there, or the work that was begun there has another plan.
+        LockedFolderError: another run works there.
+        UnfinishedWorkError: the work that was begun there has another plan.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as lock:
-        _lock(lock, folder)
+    with locked_folder(folder):
         before = json.loads((folder / PLAN).read_text(encoding="utf-8")) if (folder / PLAN).is_file() else None
         if before is not None:
             plan |= {name: before.get(name) for name, value in plan.items() if value is None}
@@ -71,20 +71,6 @@ def working_folder(folder: Path, plan: dict[str, Any], defaults: dict[str, Any])
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _lock(file: Any, folder: Path) -> None:
-    """Holds a file until it is closed or the process ends, where the system can."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UnfinishedWorkError(
-            f"Another run works in {folder}: wait until it has ended, or give another --output_dir."
-        ) from error
 
 
 class Stages:
@@ -138,7 +124,7 @@ class Stages:
 
     def _forget_later(self) -> None:
         for path in self.folder.iterdir():
-            if path.name.removesuffix(".json") not in self._begun and path.name not in (PLAN, LOCK, SHARED):
+            if path.name.removesuffix(".json") not in self._begun and path.name not in (PLAN, LOCK_NAME, SHARED):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def release(self, stage: str) -> None:

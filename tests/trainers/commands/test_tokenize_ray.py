@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.folder_lock import LOCK_NAME, locked_folder
 from tokenization_items.sharded_index import ShardedItemIndex
 from trainers.commands import run_command
 from trainers.commands import tokenize as module
-from trainers.runtime.folder_lock import LOCK_NAME
 from trainers.runtime.ray_engine import WorkerError, import_ray, ray_session, spread
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "version_0_1" / "utgrec_tokenizer_text"
@@ -83,7 +83,11 @@ def test_a_run_that_was_ended_goes_on_with_another_number_of_actors(session, pla
         tokenize(folder, tmp_path / "made")
     monkeypatch.undo()
     left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("block-*.parquet")}
-    assert left and not (tmp_path / "made" / "config.json").exists() and not (tmp_path / "made" / LOCK_NAME).exists()
+    assert (
+        left
+        and not (tmp_path / "made" / "config.json").exists()
+        and not (tmp_path / "made" / module.UNFINISHED / LOCK_NAME).exists()
+    )
     written = {}
 
     class Watching(module.StepBars):
@@ -170,9 +174,7 @@ def test_what_is_said_before_ray_starts(place, tmp_path, monkeypatch):
         tokenize(folder, folder / "tokenizer")
     with pytest.raises(SystemExit, match="items already"):
         tokenize(folder, made, tokenizer=CHECKPOINT)
-    made.mkdir(exist_ok=True)
-    (made / LOCK_NAME).write_text("another-machine 17")
-    with pytest.raises(SystemExit, match="Process 17 on another-machine works in"):
+    with locked_folder(made / module.UNFINISHED), pytest.raises(SystemExit, match="Another run works in"):
         tokenize(folder, made)
     assert not (made / "config.json").exists()
     monkeypatch.setitem(sys.modules, "ray", None)

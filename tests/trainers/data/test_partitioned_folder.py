@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from tokenization_items.folder_lock import LockedFolderError
 from trainers.data.partitioned_folder import prepare_by_partitions
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import prepare_data_set
@@ -176,7 +177,7 @@ def test_two_runs_into_one_folder(shop, tmp_path):
         prepare(PreparationChoices(k_core=2), latest_time=LATEST, partitions=2)
     work = tmp_path / ".shop.partitions"
     plan = json.loads((work / "plan.json").read_text())
-    with working_folder(work, plan, {}), pytest.raises(UnfinishedWorkError, match="Another run works in .*shop"):
+    with working_folder(work, plan, {}), pytest.raises(LockedFolderError, match="Another run works in .*shop"):
         prepare(latest_time=LATEST, partitions=2)
     prepare(latest_time=LATEST, partitions=2)
     with pytest.raises(FileExistsError, match="shop is not empty"):
