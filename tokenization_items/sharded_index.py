@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -216,8 +216,8 @@ class ShardedItemIndex(ItemIndex):
         table = self._shards[shard].arrays["codes"]
         low, high = 0, len(table)
         for level, code in enumerate(wanted):
-            column = table[low:high, level]
-            low, high = (low + int(np.searchsorted(column, code, side=side)) for side in ("left", "right"))
+            column = table[:, level]  # np.searchsorted would read and copy the whole of it
+            low, high = bisect_left(column, code, low, high), bisect_right(column, code, low, high)
         return int(self._starts[shard]) + low if low < high else -1
 
     def trie(self) -> ItemTrie:

@@ -109,8 +109,9 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         kwargs: passed on to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if there is one item, there are fewer than one global batch on several processes, or loader workers
-            persist; when the training starts, if it would end within the warm-up of the codebooks.
+        ValueError: if there is one item, there are fewer than one global batch on several processes, loader workers
+            persist, or batches of one pair are to be centred; when the training starts, if it would end within the
+            warm-up of the codebooks.
     """
 
     model: UTGRecTokenizerModel
@@ -121,6 +122,11 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         self, model: UTGRecTokenizerModel, args: ItemTokenizerTrainingArguments, train_dataset: ItemPairs, **kwargs
     ):
         self.check_loading(args, len(train_dataset))
+        if model.running_mean is not None and args.train_batch_size * args.world_size < 2:
+            raise ValueError(
+                "codebook_centering takes the mean of a batch off each of its items, and of batches of one pair "
+                "nothing is left: raise per_device_train_batch_size, or switch it off."
+            )
         # Not a data set that accelerate's loaders would tell their epoch: an evaluation must not redraw the positives.
         items = Subset(train_dataset, range(len(train_dataset)))
         super().__init__(

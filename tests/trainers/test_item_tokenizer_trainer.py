@@ -292,6 +292,13 @@ def test_kmeans_centroids_are_means_of_their_residuals(tmp_path, centred):
         assert ((points - table[owners]) ** 2).mean() < 0.3 * points.var(axis=0).mean()
 
 
+def test_batches_of_one_pair_are_not_centred(tmp_path):
+    with pytest.raises(ValueError, match="of batches of one pair nothing is left"):
+        make_trainer(tmp_path, per_device_train_batch_size=1, config=CENTRED)
+    make_trainer(tmp_path, per_device_train_batch_size=1, config=NO_DROPOUT)
+    make_trainer(tmp_path, per_device_train_batch_size=2, config=CENTRED)
+
+
 def test_dropout_of_a_cpu(tmp_path):
     """Of adapter, decoders and LoRA."""
     model = make_trainer(tmp_path, config={"lora_dropout": 0.1}).model
