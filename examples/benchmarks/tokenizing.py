@@ -35,6 +35,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_see
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import Catalogue, ItemProcessor, UniversalItemTokenizer
+from tokenization_items.caches import takes_states
 from trainers.methods.backbones import load_backbone, tiny_backbone
 
 NAIVE_BATCH = 16
@@ -134,8 +135,8 @@ def usual_loop(
         if logits:
             F.linear(states, head)
         hidden = states[batch["input_ids"] >= network.config.backbone_vocab_size]
-        residuals = network.adapter(hidden.view(len(rows), network.config.num_levels, -1))
-        codes.append(network.quantizer(residuals).codes.cpu().numpy())
+        z = network.adapter(hidden.view(len(rows), network.config.num_levels, -1))
+        codes.append(network.quantize(z).codes.cpu().numpy())
     return np.concatenate(codes)
 
 
@@ -166,7 +167,8 @@ def compare(items: UniversalItemTokenizer, catalogue: Catalogue, options: argpar
     with tempfile.TemporaryDirectory() as folder:
         if has_images:
             methods[f"{OURS}, no threads"] = partial(ours, num_workers=0)
-            methods[f"{OURS}, cached features"] = partial(ours, feature_cache=folder)
+            if takes_states(items.network.backbone):  # from transformers 5.17 on
+                methods[f"{OURS}, cached features"] = partial(ours, feature_cache=folder)
         products, product_flops = timing.product(dtype, device)
         seconds = timing.interleave({**methods, **products}, options.repetitions, options.warmup, device)
         codes = {name: method() for name, method in methods.items()}
