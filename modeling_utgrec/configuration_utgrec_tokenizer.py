@@ -40,6 +40,10 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
         codebook_centering (`bool`, *optional*, defaults to `False`):
             quantize what representations differ from their mean by, see [`~running_mean.RunningMean`]; not in the
             paper.
+        shared_representation (`bool`, *optional*, defaults to `False`):
+            all levels quantize one representation, of the mean of the code tokens' states, so that each of the
+            `"residual"` codebooks tells apart what those above left together. Not in the paper, whose levels each
+            have their own: as long as these say much the same of an item, so do its codes.
         adapter_hidden_size (`int`, *optional*, defaults to 768): hidden width of the adapter MLP.
         adapter_dropout (`float`, *optional*, defaults to 0.1): dropout of the adapter MLP.
         commitment_weight (`float`, *optional*, defaults to 0.25): beta of Eq. 6 and 7.
@@ -81,6 +85,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     codebook_init: str = "normal"
     codebook_projection_init: str = "linear"
     codebook_centering: bool = False
+    shared_representation: bool = False
     adapter_hidden_size: int = 768
     adapter_dropout: float | int = 0.1
     commitment_weight: float | int = 0.25
@@ -113,6 +118,11 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
             raise ValueError(f"num_levels must be at least 1, got {self.num_levels}")
         if self.codebook_structure not in ("tree", "residual"):
             raise ValueError(f"codebook_structure must be 'tree' or 'residual', got {self.codebook_structure!r}")
+        if self.shared_representation and self.codebook_structure != "residual":
+            raise ValueError(
+                "shared_representation needs codebook_structure='residual': tree codebooks quantize what "
+                "neighbouring levels differ by, which is nothing then."
+            )
         if self.codebook_init not in ("normal", "kmeans"):
             raise ValueError(f"codebook_init must be 'normal' or 'kmeans', got {self.codebook_init!r}")
         if self.codebook_projection_init not in ("linear", "orthogonal"):

@@ -209,8 +209,11 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             add_lora(self.backbone, self.config.lora_config)
 
     def code_tensors(self) -> Iterator[torch.Tensor]:
-        """What an item's codes depend on: codebooks, adapter and the backbone's trained weights."""
+        """What an item's codes depend on: codebooks, the mean around which they lie, adapter and the backbone's
+        trained weights."""
         yield from self.quantizer.parameters()
+        if self.running_mean is not None:
+            yield self.running_mean.mean
         yield from self.adapter.parameters()
         # With LoRA the backbone's own weights are large and identical to the published ones.
         adapted = self.config.lora_config is not None
@@ -261,7 +264,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **backbone_inputs}
         if not (self.training and torch.is_grad_enabled() and self.most_tokens) or "mm_encoder_outputs" in inputs:
-            return self.adapter(self._code_states(inputs))
+            return self._representations(self._code_states(inputs))
         places, hidden, tokens = [], [], 0
         for rows, part in prompt_parts(inputs, self.most_tokens):
             tokens += part["input_ids"].numel()
@@ -270,7 +273,13 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             else:
                 hidden.append(checkpoint(self._code_states, part, use_reentrant=False))
             places.append(rows)
-        return self.adapter(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
+        return self._representations(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
+
+    def _representations(self, states: torch.Tensor) -> torch.Tensor:
+        """`Z` of the states at the code tokens, `(items, num_levels, backbone_hidden_size)`."""
+        if self.config.shared_representation:
+            return self.adapter(states.mean(dim=1, keepdim=True)).expand(-1, states.shape[1], -1)
+        return self.adapter(states)
 
     def quantize(self, representations: torch.Tensor) -> QuantizerOutput:
         """Codes of representations `(items, num_levels, codebook_dim)`, with `codebook_centering` of what they differ

@@ -199,6 +199,7 @@ def test_parts_take_the_rows_of_anchors_and_positives(make_network, make_batch, 
         ({"alignment_weight": 0}, {"alignment_loss"}),
         ({"co_reconstruction_weight": 0}, {"co_text_loss", "co_image_loss"}),
         ({"codebook_structure": "residual"}, set()),
+        ({"codebook_structure": "residual", "shared_representation": True}, set()),
         ({"latent_channels": None}, set()),
         ({"num_levels": 1}, set()),
     ],
@@ -219,6 +220,38 @@ def test_ablations(change, dropped, make_network, make_batch, tiny_qwen2_vl, tin
     network.save_pretrained(tmp_path)
     again = outputs(AutoModel.from_pretrained(tmp_path), make_batch(processor, network, tiny_items[:4]))
     assert torch.equal(again.codes, o.codes) and again.loss.item() == pytest.approx(o.loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("most_tokens", [None, 40])
+def test_levels_that_share_a_representation_refine_it(most_tokens, make_network, make_batch, tiny_bert, tiny_items):
+    """Residual quantization of the adapter's output for the mean of the code tokens' states, here in float64."""
+    shared = {"codebook_structure": "residual", "shared_representation": True, "adapter_dropout": 0.0}
+    network, processor = make_network(tiny_bert, **shared)
+    disturb(network)
+    batch = make_batch(processor, network, tiny_items)
+    prompts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        states = network._code_states(prompts).double().mean(dim=1)
+        up, _, _, down = network.adapter
+        inner = torch.nn.functional.gelu(states @ up.weight.double().T + up.bias.double())
+        left = inner @ down.weight.double().T + down.bias.double()
+        wanted, above = [], torch.zeros_like(left)
+        for codebook in network.quantizer.codebooks:
+            vectors = codebook.codes.double()
+            codes = torch.cdist(left, vectors).argmin(dim=1)
+            left, above = left - vectors[codes], above + vectors[codes]
+            wanted.append(codes)
+    network.most_tokens = most_tokens
+    if most_tokens is not None:  # which reads prompts in parts where there is a gradient
+        network.train()
+        for module in network.backbone.modules():
+            module.eval()
+    z = network.encode(**prompts)
+    assert z.shape == (len(tiny_items), 3, network.config.codebook_dim)
+    assert all(torch.equal(z[:, 0], z[:, level]) for level in (1, 2))
+    quantized = network.quantize(z)
+    assert torch.equal(quantized.codes, torch.stack(wanted, dim=1))
+    torch.testing.assert_close(quantized.quantized[:, -1], above.float(), rtol=1e-4, atol=1e-5)
 
 
 def test_without_positives_there_is_no_co_occurrence_loss(tiny_network, make_batch, tiny_items):
@@ -567,6 +600,7 @@ def test_copies_are_equal(tiny_network, make_batch, tiny_items):
     [
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"codebook_structure": "forest"}, "'tree' or 'residual', got 'forest'"),
+        ({"shared_representation": True}, "shared_representation needs codebook_structure='residual'"),
         ({"codebook_init": "zeros"}, "'normal' or 'kmeans', got 'zeros'"),
         ({"codebook_projection_init": "zeros"}, "'linear' or 'orthogonal', got 'zeros'"),
         ({"root_codebook_size": 0}, "root_codebook_size must be at least 1, got 0"),

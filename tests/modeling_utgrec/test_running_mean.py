@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModel
 
 from modeling_utgrec.running_mean import RunningMean
+from tokenization_items.network_reference import network_fingerprint
 
 
 def test_the_mean_of_the_batch_in_training_and_a_running_one_afterwards():
@@ -59,3 +60,11 @@ def test_the_mean_is_saved(make_network, make_batch, tiny_bert, tiny_items, tmp_
     assert torch.equal(loaded(**batch).codes, network(**batch).codes)
     plain, _ = make_network(tiny_bert)
     assert plain.running_mean is None and not any("running_mean" in name for name in plain.state_dict())
+
+
+def test_the_mean_is_among_what_codes_depend_on(make_network, tiny_bert):
+    """So that a network with another mean is not taken for the one that gave the codes."""
+    network, processor = make_network(tiny_bert, codebook_centering=True)
+    before = network_fingerprint(network, processor)
+    network.running_mean.mean[0, 0] += 1e-3
+    assert network_fingerprint(network, processor) != before

@@ -84,6 +84,10 @@ class NetworkArguments:
     codebook_centering: bool = field(
         default=False, metadata={"help": "Quantize what items differ from their mean by, or few codes may take all."}
     )
+    shared_representation: bool = field(
+        default=False,
+        metadata={"help": "All levels quantize one representation, each 'residual' codebook what those above left."},
+    )
     codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     adapter_hidden_size: int = field(default=768, metadata={"help": "Hidden width of the adapter MLP."})
     max_text_tokens: int = field(
@@ -91,6 +95,9 @@ class NetworkArguments:
     )
     denoiser_width: int = field(default=1024, metadata={"help": "Width of the diffusion loss' denoiser."})
     quantization_weight: float = field(default=200.0, metadata={"help": "Weight of the codebook loss."})
+    commitment_weight: float = field(
+        default=0.25, metadata={"help": "Beta: weight of the items' side in it; much of it, and all items look alike."}
+    )
     image_weight: float = field(default=3.0, metadata={"help": "Weight of image against text reconstruction."})
     alignment_weight: float = field(default=0.01, metadata={"help": "Weight of the alignment; 0: ablation."})
     co_reconstruction_weight: float = field(
@@ -222,6 +229,8 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.root_codebook_size": 256,
         "tokenizer.leaf_codebook_size": 512,
         "tokenizer.codebook_structure": "tree",
+        "tokenizer.codebook_centering": False,
+        "tokenizer.shared_representation": False,
         "tokenizer.codebook_dim": 128,
         "tokenizer.codebook_init": "normal",
         "tokenizer.adapter_hidden_size": 768,

@@ -84,7 +84,13 @@ def test_every_argument_of_the_network_is_passed_on():
     assert {"codebook_dim", "alignment_weight", "denoiser_width"} <= NETWORK
     config = Qwen2VLConfig()
     positions = config.get_text_config().max_position_embeddings
-    choices = {"backbone_revision", "codebook_structure", "codebook_init", "codebook_projection_init"}
+    choices = {
+        "backbone_revision",
+        "codebook_structure",
+        "codebook_init",
+        "codebook_projection_init",
+        "shared_representation",
+    }
     for name in sorted(NETWORK - choices):
         value = getattr(NetworkArguments(), name)
         other = not value if isinstance(value, bool) else value + 1
@@ -95,12 +101,13 @@ def test_every_argument_of_the_network_is_passed_on():
             "org/model",
             codebook_structure="residual",
             codebook_projection_init="orthogonal",
+            shared_representation=True,
             max_text_tokens=positions + 1,
         ),
         config,
         "abc",
     )
-    assert built.codebook_projection_init == "orthogonal"
+    assert built.codebook_projection_init == "orthogonal" and built.shared_representation
     assert (built.codebook_structure, built.codebook_init, built.backbone_revision) == ("residual", "normal", "abc")
     assert built.max_text_tokens == positions and built.backbone_name_or_path == "org/model"
 
