@@ -137,9 +137,9 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weight = inputs.pop("weight", 1.0)
-        output = model(**inputs)
+        output = model(**inputs, counted=bool(weight))
         if model.training:
-            self.track(output)
+            self.track(output, weight)
         loss = output.loss * weight
         return (loss, output) if return_outputs else loss
 

@@ -369,7 +369,7 @@ class RecommenderTrainer(RankingTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and "level_losses" in outputs:
-            self._level_losses.append(outputs["level_losses"].detach())
+            self._level_losses.append(outputs["level_losses"].detach() * self._weight)
         return (loss, outputs) if return_outputs else loss * (self._share * self._weight)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
