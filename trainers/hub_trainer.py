@@ -159,6 +159,12 @@ class HubTrainer(Trainer):
         assert self.args.output_dir is not None  # which has a default
         return Path(self.args.output_dir)
 
+    @property
+    def epoch_examples(self) -> int:
+        """Examples of an epoch; 0 if those of a last, smaller batch are left out of it."""
+        assert isinstance(self.train_dataset, Sized)
+        return 0 if self.args.dataloader_drop_last else len(self.train_dataset)
+
     def card_values(self) -> ModelCardValues:
         """What the card says: what was measured, and `card_facts`."""
         config, logs = self.model.config, self.state.log_history

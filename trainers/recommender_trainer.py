@@ -341,7 +341,7 @@ class RecommenderTrainer(RankingTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; of several processes each counts as many labels as it has, and none twice."""
-        batches = (weighed(self.accelerator, batch) for batch in epoch_iterator)
+        batches = (weighed(self.accelerator, batch, self.epoch_examples) for batch in epoch_iterator)
         return super().get_batch_samples(batches, num_batches, device)
 
     def training_step(

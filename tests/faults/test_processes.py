@@ -1,5 +1,6 @@
 """Processes that train together train as one does on the same global batch, over whole epochs: with a last batch of
-which some have less or none, and with gradients of several batches in a step."""
+which some have less or none, with gradients of several batches in a step, and when they go on from the middle of an
+epoch."""
 
 import json
 from pathlib import Path
@@ -35,6 +36,7 @@ from trainers.training_data.next_item_windows import TrainingData
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 GLOBAL_BATCH, NUM_USERS, NUM_ITEMS, SIZES = 12, 41, 20, [6, 6, 6]  # 41 users: five in the last batch, or none
 KINDS = ("sasrec", "rqvae", "letter", "recbase tokenizer", "item-level", "recbase")
+SHARDED = ("sasrec", "recbase")
 TOKENIZERS = {  # k-means of the first batch, codes that start anew, and what is a function of a whole batch
     "rqvae": {"restart_passes": 2},
     "letter": {"collaborative_weight": 0.1, "collaborative_dim": 3, "diversity_weight": 0.01, "diversity_clusters": 2,
@@ -52,11 +54,12 @@ def interactions():
     return Interactions.from_sequences(walks, ids)
 
 
-def make_trainer(kind, folder, processes, accumulation):
+def make_trainer(kind, folder, processes, accumulation, **changes):
     values = dict(num_train_epochs=2, max_steps=-1, optim="sgd", learning_rate=0.05, max_grad_norm=1e9, seed=7)
     values |= dict(lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, save_strategy="no", use_cpu=True)
     values |= dict(per_device_train_batch_size=GLOBAL_BATCH // processes, gradient_accumulation_steps=accumulation)
     values |= dict(disable_tqdm=True, report_to="none", dataloader_pin_memory=False, weight_decay=0.0)
+    values |= changes
     set_seed(0)
     sequential = dict(num_items=NUM_ITEMS, hidden_size=16, num_layers=1, max_history=5)
     sequential |= dict(hidden_dropout=0.0, attention_dropout=0.0)
@@ -90,14 +93,21 @@ def make_trainer(kind, folder, processes, accumulation):
 def trained(kind, folder, processes, accumulation):
     trainer = make_trainer(kind, folder, processes, accumulation)
     trainer.train()
-    # parts of the loss and the use of codes, too
-    logs = [
+    return logs_of(trainer), state_of(trainer, kind)
+
+
+def logs_of(trainer):
+    """Losses with their parts, and the use of codes."""
+    return [
         {name: value for name, value in entry.items() if name.startswith(("loss", "codes/"))}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
+
+
+def state_of(trainer, kind):
     state = trainer.model.state_dict() if kind in TOKENIZERS else dict(trainer.model.named_parameters())
-    return logs, {name: value.detach().clone() for name, value in state.items()}
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -119,12 +129,64 @@ def test_processes_train_as_one(run_two_processes, tmp_path, monkeypatch, proces
                 )
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_processes_that_share_out_a_training_by_zero_train_and_resume_as_one(
+    run_two_processes, tmp_path, monkeypatch, stage
+):
+    """DeepSpeed's ZeRO: gradients and optimizer are in parts, and with stage 3 the weights. What is saved is whole."""
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    run_two_processes(__file__, tmp_path, "zero", str(stage))
+    for kind in SHARDED:
+        single = make_trainer(kind, tmp_path / "single", 1, 1)
+        single.train()
+        logs = json.loads((tmp_path / f"{kind}.json").read_text())
+        for found, entry in zip(logs, logs_of(single), strict=True):
+            assert found["loss"] == pytest.approx(entry["loss"], rel=1e-4), kind
+        for name in ("whole", "resumed"):
+            saved = type(single.model).from_pretrained(tmp_path / f"{kind}-{name}").state_dict()
+            for key, weight in single.model.state_dict().items():
+                torch.testing.assert_close(
+                    saved[key], weight, rtol=1e-4, atol=1e-6, msg=lambda text, k=key: f"{k}: {text}"
+                )
+
+
+def run_zero(folder: Path, stage: int) -> None:
+    zero = {"stage": stage, "overlap_comm": False, "stage3_gather_16bit_weights_on_model_save": stage == 3}
+    config = {"zero_optimization": zero, "zero_allow_untested_optimizer": True}
+    config |= dict.fromkeys(
+        ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
+    )
+    for kind in SHARDED:
+        for name in ("whole", "resumed"):
+            saving = {"save_strategy": "steps", "save_steps": 4, "deepspeed": config}
+            trainer = make_trainer(kind, folder / f"{kind}-{name}-training", 2, 1, **saving)
+            trainer.train(str(folder / f"{kind}-whole-training" / "checkpoint-4") if name == "resumed" else None)
+            trainer.save_model(str(folder / f"{kind}-{name}"))
+            if name == "whole" and trainer.is_world_process_zero():
+                (folder / f"{kind}.json").write_text(json.dumps(logs_of(trainer)))
+
+
 def run_worker(folder: str, processes: str, accumulation: str) -> None:
     from accelerate import PartialState
 
+    if processes == "zero":
+        run_zero(Path(folder), int(accumulation))
+        torch.distributed.barrier()
+        return
     rank = PartialState(cpu=True).process_index
+    step = {"1": 5, "2": 3}[accumulation]  # in the middle of an epoch
+    saving = {"save_strategy": "steps", "save_steps": step, "save_total_limit": 9}
     for kind in KINDS:
-        logs, weights = trained(kind, Path(folder) / "together", int(processes), int(accumulation))
+        output = Path(folder) / f"{kind}-together"
+        trainer = make_trainer(kind, output, int(processes), int(accumulation), **saving)
+        trainer.train()
+        logs, weights = logs_of(trainer), state_of(trainer, kind)
         torch.save(weights, Path(folder) / f"{kind}{rank}.pt")
         (Path(folder) / f"{kind}{rank}.json").write_text(json.dumps(logs))
+        resumed = make_trainer(kind, Path(folder) / f"{kind}-resumed", int(processes), int(accumulation))
+        resumed.train(str(output / f"checkpoint-{step}"))
+        assert [entry["loss"] for entry in logs_of(resumed)] == [entry["loss"] for entry in logs], kind
+        different = [name for name, value in state_of(resumed, kind).items() if not torch.equal(value, weights[name])]
+        assert not different, (kind, different)
     torch.distributed.barrier()
