@@ -97,6 +97,11 @@ class HubTrainingArguments(TrainingArguments):
         if is_on_cpu() and (self.bf16 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
             self.use_cpu = True  # which transformers wants to be told; processes would not find each other
         super().__post_init__()
+        if (self.use_cpu or is_on_cpu()) and (self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+            raise ValueError(
+                "fsdp has no effect on a CPU, where processes train with DDP: leave it out, of the launcher's "
+                "configuration, too."
+            )
         check_optimization(self)
 
 

@@ -79,8 +79,8 @@ def make_trainer(kind, folder, processes, accumulation, **changes):
     if kind == "recbase":
         model = RecBaseForCausalLM(RecBaseConfig.tiny(**small))
     else:
-        model = ItemLevelForCausalLM(ItemLevelConfig(hidden_size=16, num_layers=1, num_heads=2, level_sizes=SIZES,
-                                                     hidden_dropout=0.0, attention_dropout=0.0))  # fmt: skip
+        small = dict(hidden_size=16, num_layers=1, num_heads=2, level_sizes=SIZES, max_history=5)
+        model = ItemLevelForCausalLM(ItemLevelConfig(**small, hidden_dropout=0.0, attention_dropout=0.0))
     data = interactions()
     index = ItemIndex(SIZES, model.config.level_offsets)
     codes = np.random.default_rng(0).permutation(6**3)[:NUM_ITEMS]
@@ -167,11 +167,52 @@ def run_zero(folder: Path, stage: int) -> None:
                 (folder / f"{kind}.json").write_text(json.dumps(logs_of(trainer)))
 
 
+def test_weights_in_shards_are_saved_and_loaded_whole(run_two_processes, tmp_path):
+    """torch's FSDP2, whose shards a CPU has, too: a model in shards computes what it did, what is saved of it loads as
+    it was, and is put into shards again."""
+    run_two_processes(__file__, tmp_path, "shards", "")
+    for kind in KINDS:
+        model = make_trainer(kind, tmp_path, 1, 1).model
+        found = type(model).from_pretrained(tmp_path / kind).state_dict()
+        assert found.keys() == model.state_dict().keys()
+        assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items()), kind
+
+
+def run_shards(folder: Path) -> None:
+    from torch.distributed.checkpoint import state_dict as states
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    whole = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    for kind in KINDS:
+        trainer = make_trainer(kind, folder / "training", 2, 1)
+        model = trainer.model.eval()
+        batch = {name: values[:2] for name, values in next(iter(trainer.get_train_dataloader())).items()}
+        with torch.no_grad():
+            expected = model(**batch).loss
+            before = {name: value.clone() for name, value in model.state_dict().items()}
+            fully_shard(model, mesh=mesh)
+            torch.testing.assert_close(model(**batch).loss, expected)
+        weights = states.get_model_state_dict(model, options=whole)
+        if trainer.is_world_process_zero():
+            model.save_pretrained(folder / kind, state_dict=weights)
+        torch.distributed.barrier()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.zero_()
+        states.set_model_state_dict(model, type(model).from_pretrained(folder / kind).state_dict(), options=whole)
+        for name, value in states.get_model_state_dict(model, options=states.StateDictOptions()).items():
+            found = value.full_tensor() if hasattr(value, "full_tensor") else value
+            assert torch.equal(found, before[name]), (kind, name)
+
+
 def run_worker(folder: str, processes: str, accumulation: str) -> None:
     from accelerate import PartialState
 
-    if processes == "zero":
-        run_zero(Path(folder), int(accumulation))
+    PartialState(cpu=True)
+    if processes in ("zero", "shards"):
+        run_zero(Path(folder), int(accumulation)) if processes == "zero" else run_shards(Path(folder))
         torch.distributed.barrier()
         return
     rank = PartialState(cpu=True).process_index
