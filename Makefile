@@ -6,6 +6,7 @@ TESTS ?= tests
 KILLS ?= 10
 DISKS ?= 10
 FUZZ ?= 1000
+FUZZ_SEED ?= 1
 SECONDS ?= 30
 OPERATIONS ?= 2000
 FAULTS_LOG ?= build/faults.jsonl
@@ -53,8 +54,8 @@ test: venv  ## run the tests, without the slow ones (WORKERS=2)
 test-slow: venv  ## run the slow tests; those on real data read the folder named by UTGREC_DATA
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
-test-faults: venv  ## kills, broken disks and files, load (KILLS=10 DISKS=10 FUZZ=1000 SECONDS=30 OPERATIONS=2000)
-	KILLS=$(KILLS) DISKS=$(DISKS) FUZZ=$(FUZZ) SECONDS=$(SECONDS) OPERATIONS=$(OPERATIONS) FAULTS_LOG=$(FAULTS_LOG) $(TEST_ENV) $(BIN)/python -m pytest -q -rA -n $(WORKERS) tests/faults
+test-faults: venv  ## kills, broken disks and files, load (KILLS=10 DISKS=10 FUZZ=1000 FUZZ_SEED=1 SECONDS=30 OPERATIONS=2000)
+	KILLS=$(KILLS) DISKS=$(DISKS) FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) SECONDS=$(SECONDS) OPERATIONS=$(OPERATIONS) FAULTS_LOG=$(FAULTS_LOG) $(TEST_ENV) $(BIN)/python -m pytest -q -rA -n $(WORKERS) tests/faults
 	$(BIN)/python tests/faults/record.py $(FAULTS_LOG)
 
 # Threads that wait must not spin: where there are more of them than cores, the tests would take hours.

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .checkpoint_format import CheckedLoading
-from .loss_contrastive import world_size
+from .loss_contrastive import joined, world_size
 from .quantization import ResidualCodebooks, SimVQCodebook
 from .quantization_kmeans import kmeans
 
@@ -102,21 +102,24 @@ class EmbeddingAutoencoder(CheckedLoading, PreTrainedModel):
         return (embeddings - self.input_mean) * self.input_scale
 
     @torch.no_grad()
-    def _renew_codebooks(self, z: torch.Tensor, num_levels: int, starting: Collection[int]) -> None:
+    def _renew_codebooks(
+        self, z: torch.Tensor, num_levels: int, starting: Collection[int], counted: bool = True
+    ) -> None:
         """
-        Sets codebooks from the batch's residuals, level by level: all vectors of a level that starts (k-means), and
-        those that no item chose for `restart_passes` passes of any other level.
+        Sets codebooks from the residuals of all processes' batches, level by level: all vectors of a level that starts
+        (k-means), and those that no item chose for `restart_passes` passes of any other level.
 
         Args:
             z (`torch.FloatTensor` of shape `(items, codebook_dim)`): what the first level quantizes.
             num_levels (`int`): levels that are in use, from the first on.
             starting (`Collection[int]`): those of them that start with this pass.
+            counted (`bool`, *optional*, defaults to `True`): whether these items are among all processes'.
         """
         config = self.config
         unused = self.idle_passes >= config.restart_passes if config.restart_passes else self.idle_passes < 0
         if not starting and not unused[:num_levels].any():
             return
-        residuals = z.float()
+        residuals, _ = joined(z.float(), counted)
         for level, codebook in enumerate(self.quantizer.each(num_levels)):
             vectors = codebook.vectors.clone()
             if level in starting:
@@ -134,8 +137,10 @@ class EmbeddingAutoencoder(CheckedLoading, PreTrainedModel):
             residuals = residuals - codebook.vectors[codebook.nearest(residuals, codebook.vectors)]
 
     @torch.no_grad()
-    def _count_pass(self, codes: torch.Tensor, num_levels: int) -> None:
-        """Counts a training pass, and for each code of the levels in use the passes since an item chose it."""
+    def _count_pass(self, codes: torch.Tensor, num_levels: int, counted: bool = True) -> None:
+        """Counts a training pass, and for each code of the levels in use the passes since an item of any process chose
+        it."""
+        codes, _ = joined(codes, counted)
         idle = self.idle_passes[:num_levels]
         idle += 1
         idle.scatter_(1, codes[:, :num_levels].T, 0)

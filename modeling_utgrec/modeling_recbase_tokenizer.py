@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -10,6 +11,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
+from .loss_contrastive import joined, over_joined
 from .modeling_embedding_autoencoder import EmbeddingAutoencoder
 
 # Where the logarithm of the variance starts (a standard deviation of 0.05, of representations with length 1) and ends.
@@ -113,10 +115,12 @@ class RecBaseTokenizerModel(EmbeddingAutoencoder):
         mean, log_variance = encoded.chunk(2, dim=-1)
         return mean, log_variance.clamp(*LOG_VARIANCE_BOUNDS)
 
-    def forward(self, embeddings: torch.Tensor) -> RecBaseTokenizerOutput:
+    def forward(self, embeddings: torch.Tensor, counted: bool = True) -> RecBaseTokenizerOutput:
         """
         Args:
             embeddings (`torch.FloatTensor` of shape `(items, input_dim)`): content embeddings.
+            counted (`bool`, *optional*, defaults to `True`): whether the items are among those of all processes that
+                train together: not on one that has none left, and is given some of another.
 
         Returns:
             [`RecBaseTokenizerOutput`].
@@ -126,11 +130,13 @@ class RecBaseTokenizerModel(EmbeddingAutoencoder):
         z, num_levels = mean, self.num_active_levels
         if self.training:
             if log_variance is not None:
-                z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-            num_levels = self._start_levels(z)
+                every, first = joined(mean, counted)  # the noise of one process, of which each takes its rows'
+                noise = torch.randn_like(every)[first : first + len(mean)]
+                z = mean + (0.5 * log_variance).exp() * noise
+            num_levels = self._start_levels(z, counted)
         quantized = self.quantizer(z[:, None].expand(-1, config.num_levels, -1), num_levels)
         if self.training:
-            self._count_pass(quantized.codes, num_levels)
+            self._count_pass(quantized.codes, num_levels, counted)
         last = quantized.quantized[:, -1]
         decoded = self.decoder(last)
         standardised = self.standardise(embeddings)
@@ -147,11 +153,15 @@ class RecBaseTokenizerModel(EmbeddingAutoencoder):
         )
         loss = reconstruction_loss + config.quantization_weight * quantization_loss
         if config.entropy_weight:
-            shortfalls = [
-                usage_shortfall(codebook.distances(residuals, codebook.vectors), config.entropy_temperature)
+            shortfall = partial(usage_shortfall, temperature=config.entropy_temperature)
+            distances = [
+                codebook.distances(residuals, codebook.vectors)
                 for codebook, residuals in zip(
                     self.quantizer.each(num_levels), quantized.residuals.unbind(1), strict=True
                 )
+            ]
+            shortfalls = [
+                over_joined(shortfall, each, counted) if self.training else shortfall(each) for each in distances
             ]
             entropy = output.entropy_loss = torch.stack(shortfalls).mean()
             loss = loss + config.entropy_weight * entropy
@@ -165,11 +175,11 @@ class RecBaseTokenizerModel(EmbeddingAutoencoder):
         output.loss = loss
         return output
 
-    def _start_levels(self, z: torch.Tensor) -> int:
+    def _start_levels(self, z: torch.Tensor, counted: bool) -> int:
         """The number of levels in this training pass, those that start and dead codes set from its residuals."""
         passes = int(self.training_passes)
         before, now = self._num_started(passes - 1) if passes else 0, self._num_started(passes)
-        self._renew_codebooks(z, now, range(before, now))
+        self._renew_codebooks(z, now, range(before, now), counted)
         return now
 
 

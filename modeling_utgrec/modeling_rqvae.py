@@ -9,6 +9,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_rqvae import RQVAEConfig
+from .loss_contrastive import joined
 from .modeling_embedding_autoencoder import EmbeddingAutoencoder, of_first_process
 from .quantization_kmeans import balanced_clusters
 
@@ -90,12 +91,16 @@ class RQVAEModel(EmbeddingAutoencoder):
         """Continuous representations `(items, codebook_dim)` of embeddings `(items, input_dim)`."""
         return self.encoder(self.standardise(embeddings))
 
-    def forward(self, embeddings: torch.Tensor, collaborative: torch.Tensor | None = None) -> RQVAEOutput:
+    def forward(
+        self, embeddings: torch.Tensor, collaborative: torch.Tensor | None = None, counted: bool = True
+    ) -> RQVAEOutput:
         """
         Args:
             embeddings (`torch.FloatTensor` of shape `(items, input_dim)`): content embeddings.
             collaborative (`torch.FloatTensor` of shape `(items, collaborative_dim)`, *optional*):
                 frozen collaborative embeddings of the same items; without them there is no collaborative loss.
+            counted (`bool`, *optional*, defaults to `True`): whether the items are among those of all processes that
+                train together: not on one that has none left, and is given some of another.
 
         Raises:
             ValueError: in training, if the configuration has a collaborative weight and `collaborative` is missing.
@@ -105,12 +110,14 @@ class RQVAEModel(EmbeddingAutoencoder):
         z = self.encoder(standardised)
         if self.training:
             first = bool(self.training_passes == 0)
-            self._renew_codebooks(z, config.num_levels, range(config.num_levels) if first else ())
+            self._renew_codebooks(z, config.num_levels, range(config.num_levels) if first else (), counted)
             self._renew_clusters()
         epsilon = config.sinkhorn_epsilon if self.training else 0.0
-        quantized = self.quantizer(z[:, None].expand(-1, config.num_levels, -1), sinkhorn_epsilon=epsilon)
+        quantized = self.quantizer(
+            z[:, None].expand(-1, config.num_levels, -1), sinkhorn_epsilon=epsilon, counted=counted
+        )
         if self.training:
-            self._count_pass(quantized.codes, config.num_levels)
+            self._count_pass(quantized.codes, config.num_levels, counted)
         last = quantized.quantized[:, -1]
         decoded = self.decoder(last)
         reconstruction_loss = (decoded.float() - standardised.float()).square().sum(-1).mean()
@@ -131,7 +138,8 @@ class RQVAEModel(EmbeddingAutoencoder):
         if config.collaborative_weight:
             if collaborative is not None:
                 aligned = self.to_collaborative(scale * last)
-                alignment = output.collaborative_loss = collaborative_alignment(aligned, collaborative)
+                candidates, start = joined(collaborative, counted) if self.training else (collaborative, 0)
+                alignment = output.collaborative_loss = collaborative_alignment(aligned, candidates, start)
                 loss = loss + config.collaborative_weight * alignment
             elif self.training:
                 raise ValueError("collaborative_weight is set, but forward got no collaborative embeddings.")
@@ -155,18 +163,20 @@ class RQVAEModel(EmbeddingAutoencoder):
             self.code_clusters.copy_(of_first_process(torch.stack(clusters)))
 
 
-def collaborative_alignment(quantized: torch.Tensor, collaborative: torch.Tensor) -> torch.Tensor:
+def collaborative_alignment(quantized: torch.Tensor, collaborative: torch.Tensor, first: int = 0) -> torch.Tensor:
     """
     Cross-entropy of finding an item's collaborative embedding among those of the batch by the inner product with its
     quantized vector (LETTER: Wang et al. 2024).
 
     Args:
         quantized (`torch.FloatTensor` of shape `(items, dim)`): quantized vectors.
-        collaborative (`torch.FloatTensor` of shape `(items, dim)`): frozen collaborative embeddings.
+        collaborative (`torch.FloatTensor` of shape `(candidates, dim)`): frozen collaborative embeddings of the batch,
+            of the batches of all processes if there are several.
+        first (`int`, *optional*, defaults to 0): the candidate that is the first item's.
     """
     with torch.autocast(quantized.device.type, enabled=False):
         logits = quantized.float() @ collaborative.detach().float().T
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    return F.cross_entropy(logits, first + torch.arange(len(logits), device=logits.device))
 
 
 def code_diversity(vectors: torch.Tensor, clusters: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

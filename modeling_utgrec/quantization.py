@@ -15,6 +15,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .loss_contrastive import joined
+
 SINKHORN_ROUNDS = 50  # as in LETTER's program
 
 
@@ -176,17 +178,24 @@ class ResidualCodebooks(nn.Module):
         return cast(Iterable[SimVQCodebook], self.codebooks[:num_levels])
 
     def forward(
-        self, representations: torch.Tensor, num_levels: int | None = None, sinkhorn_epsilon: float = 0.0
+        self,
+        representations: torch.Tensor,
+        num_levels: int | None = None,
+        sinkhorn_epsilon: float = 0.0,
+        counted: bool = True,
     ) -> QuantizerOutput:
         """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels. With an epsilon
-        the codes of the last level are [`balanced_codes`]."""
+        the codes of the last level are [`balanced_codes`] of all processes' batches, those that are `counted`."""
         last = len(self.codebooks[:num_levels]) - 1
         codes, residuals, quantized, losses = [], [], [], []
         above = torch.zeros_like(representations[:, 0])
         for level, codebook in enumerate(self.each(num_levels)):
             residual = representations[:, level] - above
             if sinkhorn_epsilon and level == last:
-                code = balanced_codes(codebook.distances(residual, codebook.vectors), sinkhorn_epsilon)
+                own = codebook.distances(residual, codebook.vectors)
+                every, first = joined(own, counted)
+                codes_of_all = balanced_codes(every, sinkhorn_epsilon)
+                code = codes_of_all[first : first + len(own)]
             else:
                 code = codebook.nearest(residual, codebook.vectors)
             chosen = F.embedding(code, codebook.vectors)

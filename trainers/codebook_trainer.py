@@ -25,13 +25,15 @@ class CodebookLoggingTrainer(HubTrainer):
         self._part_steps = 0
         self._code_counts: list[torch.Tensor] | None = None
 
-    def track(self, output: ModelOutput) -> None:
-        """Adds what a training step gave to what the next log entry shows."""
+    def track(self, output: ModelOutput, weight: torch.Tensor | float = 1.0) -> None:
+        """Adds what a training step gave to what the next log entry shows, as much as it weighs among the processes:
+        nothing of a batch that another one has."""
         for name, value in loss_parts(output).items():
-            self._part_sums[name] = self._part_sums.get(name, 0.0) + value
+            self._part_sums[name] = self._part_sums.get(name, 0.0) + value * weight
         self._part_steps += 1
         sizes = self.model.config.level_sizes
-        counts = [torch.bincount(output["codes"][:, level], minlength=size) for level, size in enumerate(sizes)]
+        codes = output["codes"] if weight else output["codes"][:0]
+        counts = [torch.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)]
         self._code_counts = (
             counts
             if self._code_counts is None

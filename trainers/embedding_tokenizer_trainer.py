@@ -132,14 +132,14 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; of several processes each counts as many items as it has, and none twice."""
-        batches = (weighed(self.accelerator, batch) for batch in epoch_iterator)
+        batches = (weighed(self.accelerator, batch, self.epoch_examples) for batch in epoch_iterator)
         return super().get_batch_samples(batches, num_batches, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weight = inputs.pop("weight", 1.0)
-        output = model(**inputs)
+        output = model(**inputs, counted=bool(weight))
         if model.training:
-            self.track(output)
+            self.track(output, weight)
         loss = output.loss * weight
         return (loss, output) if return_outputs else loss
 

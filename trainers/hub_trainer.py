@@ -24,6 +24,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
+    TrainerControl,
     TrainingArguments,
 )
 from transformers.trainer import (
@@ -36,6 +37,7 @@ from transformers.trainer import (
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     HubStrategy,
+    IntervalStrategy,
     SaveStrategy,
     TrainOutput,
     rotate_checkpoints,
@@ -49,6 +51,7 @@ from modeling_utgrec.checkpoint_fingerprint import check_folder
 from modeling_utgrec.checkpoint_safety import only_safetensors
 from trainers.hub.model_facts import codebook_rows, hardware, hyperparameters, last_entry, method_of, versions
 from trainers.hub.upload import ALLOWED, LEFT_OUT, published_files, send_folder
+from trainers.runtime.callbacks import BeginningCallback
 from trainers.runtime.checkpoints import (
     LAST_CHECKPOINT,
     CheckpointError,
@@ -94,6 +97,11 @@ class HubTrainingArguments(TrainingArguments):
         if is_on_cpu() and (self.bf16 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
             self.use_cpu = True  # which transformers wants to be told; processes would not find each other
         super().__post_init__()
+        if (self.use_cpu or is_on_cpu()) and (self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+            raise ValueError(
+                "fsdp has no effect on a CPU, where processes train with DDP: leave it out, of the launcher's "
+                "configuration, too."
+            )
         check_optimization(self)
 
 
@@ -132,6 +140,8 @@ class HubTrainer(Trainer):
         self.card_facts: dict[str, Any] = {}
         self._best_is_loaded = False
         self._was_stopped = False  # early, before the checkpoint that the training goes on from
+        self._resumed_from: str | None = None
+        self._random_goes_on = False  # what the checkpoint has of random numbers was loaded, and some were drawn
         self._seconds_before: float | None = None
         self._began: float | None = None
         super().__init__(*args, **kwargs)
@@ -140,6 +150,7 @@ class HubTrainer(Trainer):
         for shown, lines in ((PrinterCallback, LogLines), (ProgressCallback, LogBar)):
             if self.pop_callback(shown) is not None:
                 self.add_callback(lines)
+        self.add_callback(BeginningCallback(self._end_epoch))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As transformers' method. A training has its own precision: accelerate keeps that of a process' first one and
@@ -152,6 +163,12 @@ class HubTrainer(Trainer):
         """`args.output_dir` as a path."""
         assert self.args.output_dir is not None  # which has a default
         return Path(self.args.output_dir)
+
+    @property
+    def epoch_examples(self) -> int:
+        """Examples of an epoch; 0 if those of a last, smaller batch are left out of it."""
+        assert isinstance(self.train_dataset, Sized)
+        return 0 if self.args.dataloader_drop_last else len(self.train_dataset)
 
     def card_values(self) -> ModelCardValues:
         """What the card says: what was measured, and `card_facts`."""
@@ -305,6 +322,7 @@ class HubTrainer(Trainer):
         if isinstance(self.train_dataset, Sized):
             check_last_batch(self.args, len(self.train_dataset))
         self._was_stopped, self._made_steps = False, False
+        self._resumed_from, self._random_goes_on = resume_from_checkpoint or None, False
         self._best_is_loaded, self._seconds_before, self._began = False, None, time.perf_counter()
         try:
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -350,8 +368,28 @@ class HubTrainer(Trainer):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if not any(name.startswith("rng_state") for name in self._lost):
+        if not self._random_goes_on and not any(name.startswith("rng_state") for name in self._lost):
             super()._load_rng_state(checkpoint)
+
+    def _end_epoch(self) -> TrainerControl:
+        """What came after the checkpoint of an epoch's last step, the evaluation at the epoch's end: transformers goes
+        on with the next epoch."""
+        state, epoch = self.state, self.state.epoch
+        if not (self._resumed_from and self.args.eval_strategy == IntervalStrategy.EPOCH and epoch):
+            return self.control
+        last = [name for entry in state.log_history if entry["step"] == state.global_step for name in entry]
+        is_at_an_end = epoch.is_integer() or state.global_step >= state.max_steps
+        if not is_at_an_end or any(name.startswith("eval_") for name in last):
+            return self.control
+        self._load_rng_state(self._resumed_from)
+        self._random_goes_on = True
+        state.epoch = math.ceil(epoch) - 1.0  # where it began: data sets that draw by epoch are told which one ends
+        self.control = self.callback_handler.on_epoch_begin(self.args, state, self.control)
+        state.epoch = epoch
+        self.control = self.callback_handler.on_epoch_end(self.args, state, self.control)
+        if self.control.should_evaluate:  # not before eval_delay
+            self._determine_best_metric(self._evaluate(None, None), None)
+        return self.control
 
     def _load_callback_state(self) -> None:
         """As transformers' method; the evaluations without a better one that early stopping has counted go on, too,
@@ -373,7 +411,8 @@ class HubTrainer(Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As transformers' method, but not if a training is resumed that had come to its end: it would go on for a
         step, or until it is stopped early for a second time."""
-        if self.state.global_step >= self.state.max_steps or self._was_stopped:
+        is_over = self.state.global_step >= self.state.max_steps or self._was_stopped
+        if is_over or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)

@@ -272,8 +272,9 @@ class RecommenderTrainer(RankingTrainer):
         optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the semantic IDs are not of the model's vocabulary, nothing is left to train on, data loader
-            workers would persist while epochs differ, or validation is asked for with sharded weights (FSDP, ZeRO-3).
+        ValueError: the semantic IDs are not of the model's vocabulary, an item-level model has positions of another
+            `max_history`, nothing is left to train on, data loader workers would persist while epochs differ, or
+            validation is asked for with sharded weights (FSDP, ZeRO-3).
 
     Example:
 
@@ -304,6 +305,11 @@ class RecommenderTrainer(RankingTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         rows = collator = None
+        if isinstance(model.config, ItemLevelConfig) and model.config.max_history != args.max_history:
+            raise ValueError(
+                f"The model has positions of {model.config.max_history} items, and max_history is {args.max_history}: "
+                "give the arguments the model's max_history, or ItemLevelConfig theirs."
+            )
         if train_dataset is not None:
             rows = training_rows(model.config, train_dataset, args)
             collator = collator_of(model.config, rows, train_dataset, args)
@@ -341,7 +347,7 @@ class RecommenderTrainer(RankingTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; of several processes each counts as many labels as it has, and none twice."""
-        batches = (weighed(self.accelerator, batch) for batch in epoch_iterator)
+        batches = (weighed(self.accelerator, batch, self.epoch_examples) for batch in epoch_iterator)
         return super().get_batch_samples(batches, num_batches, device)
 
     def training_step(
@@ -369,7 +375,7 @@ class RecommenderTrainer(RankingTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and "level_losses" in outputs:
-            self._level_losses.append(outputs["level_losses"].detach())
+            self._level_losses.append(outputs["level_losses"].detach() * self._weight)
         return (loss, outputs) if return_outputs else loss * (self._share * self._weight)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

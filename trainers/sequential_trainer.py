@@ -136,7 +136,7 @@ class SequentialTrainer(RankingTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's, without examples that another process has."""
-        batches = (without_repeated(self.accelerator, batch) for batch in epoch_iterator)
+        batches = (without_repeated(self.accelerator, batch, self.epoch_examples) for batch in epoch_iterator)
         return super().get_batch_samples(batches, num_batches, device)
 
     def _ranker(self, data: Interactions) -> SequentialRanker:

@@ -85,10 +85,16 @@ class Findings:
     refused: int = 0
     equal: int = 0
     other: int = 0  # loaded, and something else: of files that people edit
+    failed: int = 0
     failures: dict[str, str] = field(default_factory=dict)  # one of each kind
+
+    def fail(self, kind: str, text: str) -> None:
+        self.failed += 1
+        self.failures.setdefault(kind, text)
 
     def __str__(self) -> str:
         said = f"{self.name}: {self.tried} tried, {self.refused} refused, {self.equal} equal, {self.other} edited"
+        said += f", {self.failed} failed" if self.failed else ""
         return "\n".join([said, *(f"--- {kind}\n{text}" for kind, text in self.failures.items())])
 
 
@@ -119,17 +125,17 @@ def fuzz(subject: Subject, tries: int, scratch: Path, seed: int = 0) -> Findings
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 kind = f"{name}: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
                 text = "".join(traceback.format_exception(error)[-9:])[-2500:]
-                found.failures.setdefault(kind, f"try {number}: {wrong}\n{mutated[:300]!r}\n{text}")
+                found.fail(kind, f"try {number}: {wrong}\n{mutated[:300]!r}\n{text}")
         else:
             if result == expected:
                 found.equal += 1
             elif (subject.files[name] and not is_of_an_older_release(name, mutated)) or is_neutral:
                 text = f"try {number}:\n{_difference(content, mutated)}\n{str(result)[:300]}"
-                found.failures.setdefault(f"{name} loads as something else", text)
+                found.fail(f"{name} loads as something else", text)
             else:
                 found.other += 1
         shutil.copyfile(subject.folder / name, folder / name)
-    record("mutations", subject.name, found.tried, found.tried - len(found.failures), refused=found.refused)
+    record("mutations", subject.name, found.tried, found.tried - found.failed, refused=found.refused)
     return found
 
 

@@ -84,7 +84,6 @@ def test_many_kills_of_pre_training_and_fine_tuning(killer, data, model):
     assert code == 0, killer.log
     argv = ["finetune", "--config", str(killer.folder / f"{model}.yaml"), "--data", str(data), "--output_dir", "{out}"]
     argv += ["--pretrained", str(killer.folder / f"{model}-pretrained"), "--name", "small"]
-    argv += ["--recommender.eval_strategy", "steps", "--recommender.eval_steps", "2"]  # as checkpoints are written
     assert_survived(killer.try_kills(Command(f"finetune --model {model}", argv, again=["--resume"]), KILLS))
 
 

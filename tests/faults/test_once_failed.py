@@ -1,6 +1,8 @@
 """Inputs that once ended in an error of another library, or loaded as something else, in small."""
 
 import json
+import os
+import stat
 import struct
 
 import pytest
@@ -35,6 +37,19 @@ def entry(**values):
 
 def bytes_of(content):
     return lambda _: content
+
+
+def test_what_is_saved_has_the_permissions_of_new_files(tmp_path):
+    """Weights, index and embeddings were their owner's alone."""
+    before = os.umask(0o027)
+    try:
+        make_subjects(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert {"weights", "index", "memory", "embeddings"} <= {path.parts[0] for path in modes}
+    wrong = {path: oct(mode) for path, mode in modes.items() if mode not in (0o640, 0o750)}
+    assert not wrong
 
 
 CASES = [

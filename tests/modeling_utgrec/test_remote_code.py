@@ -42,6 +42,33 @@ for job in json.load(open(sys.argv[1])):
         assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 """
 
+# Three such processes, once for each folder, at the same time.
+STRANGERS = """
+import os, sys, time, traceback
+
+for package in ("modeling_utgrec", "tokenization_items", "trainers", "hub_cards"):
+    sys.modules[package] = None
+
+import torch, transformers
+
+failed = 0
+for folder in sys.argv[1:]:
+    begin, children = time.time() + 0.5, []
+    for _ in range(3):
+        if not (child := os.fork()):
+            try:
+                time.sleep(max(0.0, begin - time.time()))
+                model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
+                assert type(model).__module__.startswith("transformers_modules.")
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    failed += sum(os.waitpid(child, 0)[1] != 0 for child in children)
+sys.exit(failed)
+"""
+
 
 def small(kind: type[PreTrainedModel]) -> PreTrainedModel:
     """A network of this class with random weights."""
@@ -136,6 +163,23 @@ def test_a_process_without_our_packages_loads_every_network(
         assert type(again).__module__.startswith("modeling_utgrec.")
         found, state = again.state_dict(), states[job["name"]]
         assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+
+
+@pytest.mark.slow
+def test_processes_load_the_same_code_for_the_first_time_at_once(tmp_path):
+    model = small(modeling_utgrec.UTGRecForConditionalGeneration)
+    folders = [str(tmp_path / f"model{number}") for number in range(4)]
+    for folder in folders:
+        model.save_pretrained(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGERS, *folders],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert any((tmp_path / "home" / "modules" / "transformers_modules").rglob("modeling_utgrec.py"))
 
 
 def test_a_checkpoint_names_the_class_that_loads_it_whole():

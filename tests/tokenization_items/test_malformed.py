@@ -351,6 +351,16 @@ def test_levels_are_whole_numbers(levels):
         ItemIndex(levels, list(range(1, len(levels) + 1)))
     with pytest.raises(ValueError, match="level_offsets must be"):
         ItemIndex([2, 2], [-1, 2])
+    with pytest.raises(ValueError, match="level_offsets must be"):
+        ItemIndex([2, 2], [0, 2])  # 0 is padding
+
+
+def test_levels_share_all_of_their_tokens_or_none():
+    for offsets in ([1, 4, 4], [4, 1, 7], [1, 1, 1]):
+        assert ItemIndex([3, 3, 3], offsets).level_offsets == offsets
+    for offsets in ([1, 3, 6], [6, 3, 1], [1, 4, 5]):
+        with pytest.raises(ValueError, match="would be of two levels"):
+            ItemIndex([3, 3, 3], offsets)
 
 
 # settings, and files that would run code

@@ -134,6 +134,14 @@ def test_wrong_files_name_the_key(config, text, named):
         parse("--config", config(text))
 
 
+def test_a_config_runs_no_code(config, tmp_path):
+    mark = tmp_path / "ran"
+    for tag in (f"!!python/object/apply:os.mkdir ['{mark}']", f"!!python/object/new:os.mkdir ['{mark}']", "!!x y"):
+        with pytest.raises(SystemExit, match="config.yaml cannot be read: could not determine a constructor"):
+            parse("--config", config(f"seed: {tag}"), "--data", "a")
+    assert not mark.exists()
+
+
 def test_missing_file(capsys):
     with pytest.raises(
         SystemExit,

@@ -11,15 +11,27 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, snapshot_download
-from transformers import set_seed
+from transformers import EarlyStoppingCallback, set_seed
 
 from hub_cards import load_values
-from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec import (
+    RQVAEConfig,
+    RQVAEModel,
+    SASRecConfig,
+    SASRecForNextItem,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
+)
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.interactions import Interactions
+from trainers.embedding_tokenizer_trainer import (
+    EmbeddingRows,
+    EmbeddingTokenizerTrainer,
+    EmbeddingTokenizerTrainingArguments,
+)
 from trainers.hub.upload import published_files
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
@@ -183,11 +195,16 @@ def test_a_card_that_cannot_be_written_does_not_stop_a_training(tmp_path):
     assert (tmp_path / "model.safetensors").is_file()
 
 
-def test_a_sequential_recommender_has_a_card_too(tmp_path):
+def make_sequential_trainer(folder, **changes):
     interactions = make_interactions()
+    set_seed(0)
     model = SASRecForNextItem(SASRecConfig(num_items=10, hidden_size=8, num_heads=1, num_layers=1, max_history=4))
-    args = SequentialTrainingArguments(str(tmp_path), **QUIET | {"max_steps": 2, "save_strategy": "no"})
-    trainer = SequentialTrainer(model, args, interactions.training_part(), interactions)
+    args = SequentialTrainingArguments(str(folder), **QUIET | {"save_strategy": "no"} | changes)
+    return SequentialTrainer(model, args, interactions.training_part(), interactions)
+
+
+def test_a_sequential_recommender_has_a_card_too(tmp_path):
+    trainer = make_sequential_trainer(tmp_path, max_steps=2)
     trainer.train()
     trainer.evaluate()
     trainer.save_model()
@@ -195,15 +212,24 @@ def test_a_sequential_recommender_has_a_card_too(tmp_path):
     assert load_values(tmp_path).evaluations[0].metrics["ndcg@10"] > 0
 
 
-def test_an_item_tokenizers_checkpoint_is_an_item_tokenizer(tmp_path, make_network, tiny_bert):
+def make_item_tokenizer_trainer(folder, catalogue, network, **changes):
+    sequences = Interactions.from_sequences([catalogue.item_ids], catalogue.item_ids)
+    pairs = ItemPairs(catalogue, CoOccurrenceGraph.from_interactions(sequences), network[1], None, seed=0)
+    values = {"per_device_train_batch_size": 3, "save_strategy": "no"}
+    return ItemTokenizerTrainer(
+        network[0], ItemTokenizerTrainingArguments(str(folder), **QUIET | values | changes), pairs
+    )
+
+
+@pytest.fixture
+def catalogue():
     titles = ["red string", "blue oak", "steel bow", "amp case", "drum reed", "violin stand"]
-    catalogue = Catalogue.from_records([{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)])
-    sequences = Interactions.from_sequences([[f"i{row}" for row in range(6)]], catalogue.item_ids)
-    network, processor = make_network(tiny_bert, latent_channels=None)
-    pairs = ItemPairs(catalogue, CoOccurrenceGraph.from_interactions(sequences), processor, None, seed=0)
-    values = {"per_device_train_batch_size": 3, "max_steps": 2, "save_strategy": "no"}
-    args = ItemTokenizerTrainingArguments(str(tmp_path), **QUIET | values)
-    trainer = ItemTokenizerTrainer(network, args, pairs)
+    return Catalogue.from_records([{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)])
+
+
+def test_an_item_tokenizers_checkpoint_is_an_item_tokenizer(tmp_path, make_network, tiny_bert, catalogue):
+    network = make_network(tiny_bert, latent_channels=None)
+    trainer = make_item_tokenizer_trainer(tmp_path, catalogue, network, max_steps=2)
     trainer.card_facts["license"] = "mit"
     trainer.train()
     trainer.evaluate()
@@ -215,6 +241,67 @@ def test_an_item_tokenizers_checkpoint_is_an_item_tokenizer(tmp_path, make_netwo
     values, last = load_values(tmp_path), trainer.state.log_history[-1]
     assert [row["Perplexity"] for row in values.codebooks] == [last[f"eval_perplexity_{level}"] for level in range(3)]
     assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
+
+
+def make_embedding_trainer(folder, **changes):
+    set_seed(0)
+    network = RQVAEModel(RQVAEConfig(input_dim=4, hidden_sizes=[4], codebook_dim=4, num_levels=2, codebook_size=4))
+    args = EmbeddingTokenizerTrainingArguments(str(folder), **QUIET | {"max_steps": -1} | changes)
+    rows = EmbeddingRows(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
+    return EmbeddingTokenizerTrainer(network, args, rows)
+
+
+def log_without_times(trainer):
+    """But for the training's mean loss, which is of the steps since it was resumed."""
+    times = ("runtime", "per_second", "seconds", "total_flos", "train_loss")
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(times)}
+        for entry in trainer.state.log_history
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "delay"),
+    [("recommender", 0), ("sequential", 0), ("sequential", 2), ("embeddings", 0), ("item tokenizer", 0)],
+)
+def test_the_evaluation_at_an_epochs_end_comes_after_its_last_checkpoint(tmp_path, make_network, tiny_bert, catalogue,
+                                                                          kind, delay):  # fmt: skip
+    """Also when the training goes on from there, in the next epoch, or is over."""
+    values = {"num_train_epochs": 2.5, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1}
+
+    def make(name):
+        kinds = {"recommender": make_trainer, "sequential": make_sequential_trainer}
+        if kind == "item tokenizer":
+            set_seed(0)
+            network = make_network(tiny_bert, latent_channels=None)
+            return make_item_tokenizer_trainer(tmp_path / name, catalogue, network, **values, eval_delay=delay)
+        sizes = {"per_device_train_batch_size": 36 if kind == "recommender" else 12}
+        return kinds.get(kind, make_embedding_trainer)(tmp_path / name, **values, **sizes, eval_delay=delay)
+
+    whole = make("whole")
+    whole.train()
+    state = torch.get_rng_state()
+    evaluated = [entry["step"] for entry in whole.state.log_history if "eval_runtime" in entry or "eval_loss" in entry]
+    assert len(evaluated) == (2 if delay else 3) and evaluated[-1] == whole.state.max_steps
+    for step in (whole.state.max_steps * 2 // 5, whole.state.max_steps):
+        resumed = make(f"resumed{step}")
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert log_without_times(resumed) == log_without_times(whole)
+        assert torch.equal(torch.get_rng_state(), state)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_an_evaluation_that_was_missing_stops_a_training_early(tmp_path):
+    values = {"num_train_epochs": 9, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1}
+    values |= {"learning_rate": 0.0, "per_device_train_batch_size": 24}
+    whole, resumed = (make_sequential_trainer(tmp_path / name, **values) for name in ("whole", "resumed"))
+    for trainer in (whole, resumed):
+        trainer.add_callback(EarlyStoppingCallback(1))
+    whole.train()
+    assert whole.state.global_step == 2
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert log_without_times(resumed) == log_without_times(whole) and resumed.state.global_step == 2
 
 
 @pytest.mark.hub

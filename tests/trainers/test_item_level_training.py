@@ -80,6 +80,13 @@ def trained(tmp_path_factory):
     return trainer, folder
 
 
+@pytest.mark.parametrize("max_history", [4, 6])
+def test_positions_of_another_history_are_refused(tmp_path, max_history):
+    """What was saved could not be loaded."""
+    with pytest.raises(ValueError, match=f"positions of 5 items, and max_history is {max_history}"):
+        make_trainer(tmp_path, max_history=max_history)
+
+
 @pytest.mark.parametrize("normalize_over", ["vocabulary", "items"])
 def test_learns_successors(trained, tmp_path, normalize_over):
     trainer = trained[0]

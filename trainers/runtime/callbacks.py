@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl
 
 
 class EpochCallback(TrainerCallback):
@@ -16,6 +16,16 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # A resumed training starts in the middle of an epoch: 1.5 belongs to epoch 1, as 1.9999999 does to 2.
         self.dataset.set_epoch(int(state.epoch + 1e-6))
+
+
+class BeginningCallback(TrainerCallback):
+    """Does something when a training begins, after all that it goes on from was loaded, and gives what comes of it."""
+
+    def __init__(self, begin: Callable[[], TrainerControl]):
+        self.begin = begin
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        return self.begin()
 
 
 def check_warmup(flag: str, passes: int, steps: int, accumulation: int) -> None:

@@ -35,32 +35,35 @@ def join_processes() -> None:
         )
 
 
-def real_rows(accelerator: Accelerator, rows: int) -> int:
+def real_rows(accelerator: Accelerator, rows: int, examples: int) -> int:
     """
     Of a batch that has just been taken from a prepared data loader, the rows that no other process has: the last
     batches of an epoch are filled with the first examples, so that all processes have as many.
 
     Args:
-        accelerator ([`~accelerate.Accelerator`]): of the training.
+        accelerator ([`~accelerate.Accelerator`]): of the training. Its own `remainder` is not known in an epoch that a
+            resumed training begins in the middle of.
         rows (`int`): of the batch.
+        examples (`int`): of an epoch; 0 if those of a last, smaller batch are left out of it.
     """
-    state = accelerator.gradient_state
-    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+    processes = accelerator.num_processes
+    remainder = examples % (rows * processes)
+    if processes == 1 or not accelerator.gradient_state.end_of_dataloader or not remainder:
         return rows
-    return min(max(state.remainder - accelerator.process_index * rows, 0), rows)
+    return min(max(remainder - accelerator.process_index * rows, 0), rows)
 
 
-def without_repeated(accelerator: Accelerator, batch: dict[str, Any]) -> dict[str, Any]:
+def without_repeated(accelerator: Accelerator, batch: dict[str, Any], examples: int) -> dict[str, Any]:
     """A batch of rows without those of [`real_rows`] that another has; one row of no label where none is left."""
     rows = len(next(iter(batch.values())))
-    kept = real_rows(accelerator, rows)
+    kept = real_rows(accelerator, rows, examples)
     if kept == rows:
         return batch
     cut = {name: values[: max(kept, 1)] for name, values in batch.items()}
     return cut if kept else cut | {"labels": torch.full_like(cut["labels"], -100)}
 
 
-def weighed(accelerator: Accelerator, batch: dict[str, Any]) -> dict[str, Any]:
+def weighed(accelerator: Accelerator, batch: dict[str, Any], examples: int) -> dict[str, Any]:
     """
     A batch of rows without those that another process has, and `weight`: the share of the global batch's labels
     (rows, if there are none) that it has, times the processes. The mean of the processes' mean losses, each times its
@@ -69,7 +72,7 @@ def weighed(accelerator: Accelerator, batch: dict[str, Any]) -> dict[str, Any]:
     if accelerator.num_processes == 1:
         return batch
     rows = len(next(iter(batch.values())))
-    kept = real_rows(accelerator, rows)
+    kept = real_rows(accelerator, rows, examples)
     cut = {name: values[: max(kept, 1)] for name, values in batch.items()}
     count = (cut["labels"] != -100).sum().float() if "labels" in cut and kept else torch.tensor(float(kept))
     count = count.to(accelerator.device)

@@ -17,25 +17,25 @@ from trainers.runtime.processes import join_processes, logger, real_rows, weighe
 ROOT = Path(__file__).parents[3]
 
 
-def process(rank, remainder, processes=2, at_end=True, counts=()):
+def process(rank, processes=2, at_end=True, counts=()):
     """An accelerator of one of several processes; `counts` are what the others add."""
     return SimpleNamespace(
         num_processes=processes,
         process_index=rank,
         device=torch.device("cpu"),
-        gradient_state=SimpleNamespace(end_of_dataloader=at_end, remainder=remainder),
+        gradient_state=SimpleNamespace(end_of_dataloader=at_end),
         reduce=lambda count, _: count + sum(counts),
     )
 
 
 @pytest.mark.parametrize(
-    ("remainder", "expected"), [(0, [4, 4]), (-1, [4, 4]), (1, [1, 0]), (4, [4, 0]), (5, [4, 1]), (7, [4, 3])]
+    ("examples", "expected"), [(16, [4, 4]), (0, [4, 4]), (1, [1, 0]), (12, [4, 0]), (13, [4, 1]), (23, [4, 3])]
 )
-def test_rows_of_the_last_batch_are_counted_once(remainder, expected):
+def test_rows_of_the_last_batch_are_counted_once(examples, expected):
     """Eight examples a step, four on each process: the first takes the first four of those that are left."""
-    assert [real_rows(process(rank, remainder), 4) for rank in (0, 1)] == expected
-    assert real_rows(process(1, remainder, at_end=False), 4) == 4
-    assert real_rows(process(0, remainder, processes=1), 4) == 4
+    assert [real_rows(process(rank), 4, examples) for rank in (0, 1)] == expected
+    assert real_rows(process(1, at_end=False), 4, examples) == 4
+    assert real_rows(process(0, processes=1), 4, examples) == 4
 
 
 def test_weighed_means_are_the_mean_of_the_whole():
@@ -49,7 +49,7 @@ def test_weighed_means_are_the_mean_of_the_whole():
     total = 0.0
     for rank, part in enumerate(parts):
         batch = {"losses": padded[0][part], "labels": padded[1][part]}
-        cut = weighed(process(rank, 5, counts=[counts[1 - rank]]), batch)
+        cut = weighed(process(rank, counts=[counts[1 - rank]]), batch, 5)
         assert len(cut["labels"]) == (4, 1)[rank]
         total += cut["weight"].double() * cut["losses"][cut["labels"] != -100].mean() / 2
     torch.testing.assert_close(total, expected)
@@ -57,12 +57,12 @@ def test_weighed_means_are_the_mean_of_the_whole():
 
 def test_a_process_without_any_example_counts_nothing():
     batch = {"input_ids": torch.ones(4, 3, dtype=torch.long), "labels": torch.ones(4, 3, dtype=torch.long)}
-    assert weighed(process(1, 4, counts=[12.0]), batch)["weight"] == 0
-    assert (without_repeated(process(1, 4), batch)["labels"] == -100).all()
-    assert weighed(process(1, 3, counts=[3.0]), {"embeddings": torch.ones(4, 2)})["weight"] == 0
-    for whole in (process(0, 4, processes=1), process(1, 4, at_end=False)):
-        assert without_repeated(whole, batch) is batch
-    assert weighed(process(0, 4, processes=1), batch) is batch
+    assert weighed(process(1, counts=[12.0]), batch, 4)["weight"] == 0
+    assert (without_repeated(process(1), batch, 4)["labels"] == -100).all()
+    assert weighed(process(1, counts=[3.0]), {"embeddings": torch.ones(4, 2)}, 3)["weight"] == 0
+    for whole in (process(0, processes=1), process(1, at_end=False)):
+        assert without_repeated(whole, batch, 4) is batch
+    assert weighed(process(0, processes=1), batch, 4) is batch
 
 
 def test_a_launcher_that_started_one_process_is_told_of(monkeypatch):

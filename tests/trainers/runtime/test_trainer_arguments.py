@@ -43,6 +43,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("kind", ALL)
+def test_shards_of_fsdp_that_a_cpu_would_not_have_are_refused(tmp_path, kind, monkeypatch):
+    """accelerate trained with DDP, without a word."""
+    with pytest.raises(ValueError, match="fsdp has no effect on a CPU"):
+        kind(str(tmp_path), use_cpu=True, fsdp=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="fsdp has no effect on a CPU"):
+        kind(str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_each_trainer_names_its_own_and_takes_the_defaults(tmp_path, kind):
     kind(str(tmp_path), use_cpu=True)
     known = {each.name for each in fields(kind)}
