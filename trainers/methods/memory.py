@@ -98,25 +98,25 @@ def build_memory(
     num_items, way, pairs = training.num_items, linear.way(training.num_items), None
     rows: Iterable[np.ndarray | sparse.csr_array]
     keeps_pairs = linear.horizon * len(training.items) <= MOST_PAIRS
-    counts: NeighbourCounts | PreparedPairs | None = None
+    neighbours: NeighbourCounts | PreparedPairs | None = None
     if way == "counts":
-        counts = PreparedPairs.find(folder, training, linear.horizon)
-    if way == "counts" and counts is None:
-        counts = whole_counts(training.owners, training.items, num_items, linear.horizon)
+        neighbours = PreparedPairs.find(folder, training, linear.horizon)
+    if way == "counts" and neighbours is None:
+        neighbours = whole_counts(training.owners, training.items, num_items, linear.horizon)
         kept = replace(linear, row_items=None if keeps_pairs else row_items)
         announcement = kept.announcement(num_items, len(training.items))
         if announcement is not None:
             logger.warning(announcement)
-    if counts is not None and not keeps_pairs:
+    if neighbours is not None and not keeps_pairs:
         logger.warning(
             "item memory: there may be %s million pairs of neighbours, more than the %s million that are kept to be "
             "added to: an update counts all interactions anew",
             f"{linear.horizon * len(training.items) / 1e6:,.0f}",
             f"{MOST_PAIRS / 1e6:,.0f}",
         )
-        rows = normalised_rows(counts)
-    elif counts is not None:
-        pairs = PairCounts(joined(counts.blocks()))
+        rows = normalised_rows(neighbours)
+    elif neighbours is not None:
+        pairs = PairCounts(joined(neighbours.blocks()))
         rows = [pairs.transitions()]
     elif transitions is None:
         rows = [transition_matrix(training, replace(linear, row_items=None))]

@@ -107,7 +107,7 @@ class SequenceWindows(Dataset):
             raise IndexError(f"window {index} of {len(self)}")
         return self.__getitems__([index % len(self)])[0]
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
         """Starts and ends of a batch of windows, int64 [B, 2] (PyTorch's data loader calls this)."""
         windows = np.asarray(indices, np.int64)
         return _bounds(windows, self.first_windows, self.offsets, self.targets, self.max_history)
