@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from accelerate.utils import gather_object
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import speed_metrics
 
@@ -18,6 +19,8 @@ from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 from trainers.rankers import Ranker
 from trainers.runtime.cpu_training import use_cpu_dropout
+from trainers.training_data.domain_sampling import check_temperature
+from trainers.training_data.streamed_elements import BUFFER_TARGETS, StreamedElements
 
 VALIDATED = tuple(f"{name}@{k}" for k in (5, 10) for name in ("recall", "ndcg", "mrr"))  # what a validation gives
 EVALUATION_USERS_SEED = 2024  # not the training seed: runs with different seeds must be judged on the same users
@@ -34,6 +37,14 @@ class RankingTrainingArguments(HubTrainingArguments):
 
     Args:
         max_eval_users (`int`, *optional*): validate on this many users of each domain, drawn once and for all.
+
+    > Parameters that control the mixture of several domains, and the order of a corpus
+
+    Args:
+        domain_temperature (`float`, *optional*, defaults to 1.0): an epoch takes targets of a domain with n of them in
+            proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once.
+        buffer_targets (`int`, *optional*, defaults to 1,048,576): of a corpus that is streamed, targets that are
+            shuffled together, see [`StreamedElements`].
     """
 
     metric_for_best_model: str | None = field(
@@ -44,6 +55,13 @@ class RankingTrainingArguments(HubTrainingArguments):
     max_eval_users: int | None = field(
         default=None,
         metadata={"help": "Validate on this many users of each domain, the same ones each time. Default: all users."},
+    )
+    domain_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Above 1, small domains count more: in proportion to (their targets)^(1/temperature)."},
+    )
+    buffer_targets: int = field(
+        default=BUFFER_TARGETS, metadata={"help": "Of a corpus that is streamed: targets that are shuffled together."}
     )
 
     def __post_init__(self):
@@ -56,6 +74,14 @@ class RankingTrainingArguments(HubTrainingArguments):
             )
         if self.max_eval_users is not None and self.max_eval_users < 1:
             raise ValueError(f"max_eval_users must be at least 1, got {self.max_eval_users}.")
+        if self.buffer_targets < 1:
+            raise ValueError(f"buffer_targets must be at least 1, got {self.buffer_targets}.")
+        check_temperature(self.domain_temperature)
+
+
+def order_of(args: RankingTrainingArguments) -> dict[str, Any]:
+    """What the arguments say of the order of [`StreamedElements`]."""
+    return {"temperature": args.domain_temperature, "buffer_targets": args.buffer_targets, "seed": args.seed}
 
 
 class RankingTrainer(HubTrainer):
@@ -83,6 +109,13 @@ class RankingTrainer(HubTrainer):
         super().__init__(*args, **kwargs)
         if self.args.device.type == "cpu":
             use_cpu_dropout(self.model)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """As the Trainer's; a corpus is read in its own order, which is random already."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, StreamedElements):
+            return SequentialSampler(rows)
+        return super()._get_train_sampler(train_dataset)
 
     def card_values(self) -> ModelCardValues:
         values, entry = super().card_values(), self._validation()

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedConfig, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 
@@ -21,12 +20,12 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.interactions import Interactions
 from trainers.rankers.generative import GenerativeRanker, item_space
-from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
+from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.cpu_training import length_parts
 from trainers.runtime.processes import weighed
 from trainers.runtime.trainer_arguments import DEBUG, MEANS
-from trainers.training_data.domain_sampling import DomainSampling, check_temperature
+from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import (
     NextItemCollator,
     NextItemWindows,
@@ -35,7 +34,7 @@ from trainers.training_data.next_item_windows import (
     join_domains,
 )
 from trainers.training_data.packed_sequences import PackedCollator, PackedSequences
-from trainers.training_data.streamed_windows import BUFFER_TARGETS, GROUP_TARGETS, StreamedData, StreamedWindows
+from trainers.training_data.streamed_windows import StreamedData, StreamedRows, StreamedWindows
 from trainers.training_data.target_horizon import check_horizon
 
 
@@ -61,14 +60,6 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         horizon (`int`, *optional*): a history's target is drawn from so many items that follow it, near ones more
             often, see [`target_positions`]; 1: the next item. By default that of the model's configuration if it has
             one, as [`ItemLevelConfig`], else 1. A decoder's targets are the items that it reads: 1 alone.
-
-    > Parameters that control the mixture of several domains
-
-    Args:
-        domain_temperature (`float`, *optional*, defaults to 1.0): an epoch takes targets of a domain with n of them in
-            proportion to `n^(1/domain_temperature)`, see [`DomainSampling`]; 1: every target once.
-        buffer_targets (`int`, *optional*, defaults to 1,048,576): of a corpus that is streamed, targets that are
-            shuffled together, see [`StreamedWindows`].
     """
 
     learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate (0.003 in fine-tuning)."})
@@ -92,24 +83,16 @@ class RecommenderTrainingArguments(RankingTrainingArguments):
         default=None,
         metadata={"help": "Items that follow of which a target is drawn, near ones more often; default: the model's."},
     )
-    domain_temperature: float = field(
-        default=1.0,
-        metadata={"help": "Above 1, small domains count more: in proportion to (their targets)^(1/temperature)."},
-    )
-    buffer_targets: int = field(
-        default=BUFFER_TARGETS, metadata={"help": "Of a corpus that is streamed: targets that are shuffled together."}
-    )
 
     refused: ClassVar[Mapping[str, str]] = MEANS | DEBUG
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("max_history", "num_beams", "buffer_targets"):
+        for name in ("max_history", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.horizon is not None:
             check_horizon(self.horizon)
-        check_temperature(self.domain_temperature)
 
 
 @dataclass
@@ -152,22 +135,13 @@ def training_rows(
             "dataloader_persistent_workers, or leave domain_temperature and horizon at 1 and read no corpus."
         )
     reads_pairs = config.is_encoder_decoder and not config.causal_encoder
+    with_targets = not config.is_encoder_decoder and not isinstance(config, ItemLevelConfig)
     if isinstance(data, StreamedData):
-        if not reads_pairs:
-            raise ValueError(
-                "A corpus is streamed to an encoder-decoder that reads in both directions, as UTGRec's; give other "
-                "models TrainingData."
-            )
         _check_semantic_ids(config, data.token_table)
-        return StreamedWindows(
-            data.corpus,
-            data.token_table,
-            args.max_history,
-            args.domain_temperature,
-            args.buffer_targets,
-            args.seed,
-            min(args.buffer_targets, GROUP_TARGETS),
-        )
+        given = data.corpus, data.token_table, args.max_history
+        if reads_pairs:
+            return StreamedWindows(*given, **order_of(args))
+        return StreamedRows(*given, with_targets, **order_of(args))
     domains = data if isinstance(data, dict) else {"": data}
     for domain in domains.values():
         _check_semantic_ids(config, domain.token_table)
@@ -183,7 +157,7 @@ def training_rows(
         joint.interactions,
         joint.token_table,
         args.max_history,
-        with_targets=not config.is_encoder_decoder and not isinstance(config, ItemLevelConfig),
+        with_targets=with_targets,
         sampling=sampling,
     )
 
@@ -202,13 +176,13 @@ def collator_of(
     valid, content = None, None
     if config.normalize_over == "items" and not getattr(config, "node_content", False):  # there the model knows them
         valid = ValidCodes(rows.token_table, config.level_sizes, config.level_offsets)
-    if isinstance(config, ItemLevelConfig) and config.content_size is not None and not isinstance(data, StreamedData):
-        content = (data if isinstance(data, TrainingData) else join_domains(data)).content
+    if isinstance(config, ItemLevelConfig) and config.content_size is not None:
+        content = (join_domains(data) if isinstance(data, dict) else data).content
         if content is None or content.shape[1] != config.content_size:
             found = "none" if content is None else f"vectors of {content.shape[1]} numbers"
             raise ValueError(
                 f"The model reads content vectors of {config.content_size} numbers, the training data have {found}: "
-                "give TrainingData the `content` of its items, from the encoder that the model is made for."
+                "give them the `content` of the items, from the encoder that the model is made for."
             )
     horizon = horizon_of(config, args)
     if isinstance(rows, PackedSequences):
@@ -337,13 +311,6 @@ class RecommenderTrainer(RankingTrainer):
         self.model.config.max_history = args.max_history
         if not self.model.config.is_encoder_decoder:
             self.card_facts |= {"auto_class": "AutoModelForCausalLM"}
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """As the Trainer's; a corpus is read in its own order, which is random already."""
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(rows, StreamedWindows):
-            return SequentialSampler(rows)
-        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; of several processes each counts as many labels as it has, and none twice."""

@@ -14,14 +14,16 @@ from hub_cards.values import SequentialCardValues
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.data.interactions import Interactions
 from trainers.rankers.sequential import SequentialRanker, check_catalogue
-from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments
+from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
 from trainers.runtime.processes import without_repeated
 from trainers.runtime.trainer_arguments import CHECKPOINTING, DEBUG
 from trainers.training_data.augmented_sequences import AugmentedCollator
+from trainers.training_data.corpus import SequenceCorpus
 from trainers.training_data.masked_segments import MaskedSegmentsCollator
 from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
+from trainers.training_data.streamed_windows import StreamedSequences
 from trainers.training_data.target_horizon import check_horizon
 
 
@@ -61,6 +63,20 @@ class SequentialTrainingArguments(RankingTrainingArguments):
         check_horizon(self.horizon)
 
 
+def training_windows(
+    model: SequentialForNextItem, data: Interactions | SequenceCorpus, args: SequentialTrainingArguments
+) -> SequenceWindows:
+    """What a model is trained on, see [`SequentialTrainer`]."""
+    if isinstance(data, SequenceCorpus):
+        return StreamedSequences(data, model.training_targets, model.config.max_history, **order_of(args))
+    if args.domain_temperature != 1:
+        raise ValueError(
+            f"domain_temperature is {args.domain_temperature}, and interactions in memory are one domain: leave it at "
+            "1, or give a corpus of several (write_corpus)."
+        )
+    return SequenceWindows(data, model.training_targets, model.config.max_history)
+
+
 class SequentialTrainer(RankingTrainer):
     """[`~transformers.Trainer`] of sequential recommenders: any [`SequentialForNextItem`].
 
@@ -70,16 +86,17 @@ class SequentialTrainer(RankingTrainer):
     Args:
         model (`SequentialForNextItem`): the model, made for the catalogue of the interactions.
         args (`SequentialTrainingArguments`): the arguments.
-        train_dataset (`Interactions`, *optional*): the *training part*, `Interactions.training_part()`; not needed to
-            evaluate.
+        train_dataset (`Interactions` or `SequenceCorpus`, *optional*): the *training part*,
+            `Interactions.training_part()`, in memory or as a corpus on disk; not needed to evaluate.
         evaluation (`Interactions`, *optional*): all interactions, for validation (see [`RankingTrainer`]).
         callbacks (`list[TrainerCallback]`, *optional*): more callbacks.
         optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
         fewer_words (`np.ndarray`, *optional*): for contrastive pre-training, see [`AugmentedCollator`].
 
     Raises:
-        ValueError: model and interactions differ in the number of items, no sequence has two items, or validation is
-            asked for with sharded weights (FSDP, ZeRO-3).
+        ValueError: model and interactions differ in the number of items, no sequence has two items, data loader
+            workers would persist while epochs differ, a temperature of domains is given and the interactions are in
+            memory, as one domain, or validation is asked for with sharded weights (FSDP, ZeRO-3).
 
     Example:
 
@@ -96,7 +113,7 @@ class SequentialTrainer(RankingTrainer):
         self,
         model: SequentialForNextItem,
         args: SequentialTrainingArguments,
-        train_dataset: Interactions | None = None,
+        train_dataset: Interactions | SequenceCorpus | None = None,
         evaluation: Interactions | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -106,7 +123,7 @@ class SequentialTrainer(RankingTrainer):
         collator: SequenceCollator | None = None
         if train_dataset is not None:
             check_catalogue(model, train_dataset.num_items)
-            windows = SequenceWindows(train_dataset, model.training_targets, model.config.max_history)
+            windows = training_windows(model, train_dataset, args)
             if model.training_batches == "augmented":
                 collator = AugmentedCollator(windows, model.config, args.seed, fewer_words)
             elif model.training_batches == "masked":
@@ -114,9 +131,9 @@ class SequentialTrainer(RankingTrainer):
             else:
                 collator = SequenceCollator(windows, model.config, args.seed, args.horizon)
             drawn = model.training_targets == "cloze" or model.training_batches != "plain" or args.horizon > 1
-            if drawn and args.dataloader_persistent_workers:
+            if (drawn or isinstance(windows, StreamedSequences)) and args.dataloader_persistent_workers:
                 raise ValueError(
-                    "Persistent data loader workers would keep the masks and targets of the first epoch: turn off "
+                    "Persistent data loader workers would keep what the first epoch has drawn: turn off "
                     "dataloader_persistent_workers."
                 )
             callbacks = [EpochCallback(windows), *(callbacks or [])]

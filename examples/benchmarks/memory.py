@@ -1,11 +1,14 @@
-"""Cost of an item memory in a search, beside the search of the network alone, for catalogues of several sizes.
+r"""Cost of an item memory in a search, beside the search of the network alone, for catalogues of several sizes.
 
     python examples/benchmarks/memory.py                                   # 10,000, 25,000 and 1,000,000 items, T5
     python examples/benchmarks/memory.py --model qwen3 --items 25000 --batch 1
+    # with rules, at 10 million items: 90 % of them in stock, what a user has seen left out
+    python examples/benchmarks/memory.py --model item-level --items 10000 10000000 --in_stock 0.9 \
+        --row_items 30 --similar_items 30 --content_width 32
 
-Weights, semantic IDs, histories and the memory's rows are random: they do not move the time. Seconds are those of the
-process' cores, of which other work on the machine takes less away than of the clock's. The last line is one JSON
-object.
+Weights, semantic IDs, histories and the memory's rows are random: they do not move the time. Items that a user has
+seen are never returned; the rule of what is in stock is made once for all users. Seconds are those of the process'
+cores, of which other work on the machine takes less away than of the clock's. The last line is one JSON object.
 """
 
 import argparse
@@ -21,7 +24,10 @@ import torch
 from trie import random_codes
 
 from modeling_utgrec import (
+    ItemLevelConfig,
+    ItemLevelForCausalLM,
     ItemMemory,
+    ItemRules,
     ItemTrie,
     MemoryContent,
     MemorySettings,
@@ -52,6 +58,8 @@ def make_model(options: argparse.Namespace) -> ItemRecommendation:
     torch.manual_seed(options.seed)
     if options.model == "t5":
         return UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=options.sizes)).eval()
+    if options.model == "item-level":
+        return ItemLevelForCausalLM(ItemLevelConfig(level_sizes=options.sizes)).eval()
     return RecBaseForCausalLM(RecBaseConfig.tiny(level_sizes=options.sizes)).eval()
 
 
@@ -86,12 +94,15 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
         memory = random_memory(num_items, options, generator)
         sizes[num_items] = memory.nbytes / num_items
         rows = torch.randint(num_items, (options.batch, options.history), generator=generator)
+        in_stock = torch.rand(num_items, generator=generator) < options.in_stock
+        rules = ItemRules(trie.to(device), allow=in_stock) if options.in_stock < 1 else None
         tokens = (trie.codes_of(rows) + offsets).flatten(1) * mask
         recommend = partial(
             model.recommend,
             tokens.to(device),
             mask.to(device),
-            trie.to(device),
+            trie.to(device) if rules is None else rules.trie,
+            rules=rules,
             num_beams=options.beams,
             exclude=rows.masked_fill(~kept, -1).to(device),
         )
@@ -108,7 +119,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     growth = median("with memory", most) / median("with memory", least) - 1
     print(*(f"{size:,} items: {share:.1%} for the memory" for size, share in cost.items()), sep="\n")
     print(f"{most:,} over {least:,} items: {growth:.1%} more time; {sizes[most]:.0f} bytes an item")
-    names = ("model", "sizes", "batch", "beams", "history", "row_items", "similar_items", "content_width")
+    names = ("model", "sizes", "batch", "beams", "history", "row_items", "similar_items", "content_width", "in_stock")
     result = {
         **{name: getattr(options, name) for name in names},
         **timing.environment(device),
@@ -123,7 +134,9 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("t5", "qwen3"), default="t5", help="The network (%(default)s).")
+    parser.add_argument(
+        "--model", choices=("t5", "qwen3", "item-level"), default="t5", help="The network (%(default)s)."
+    )
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 25_000, 1_000_000], help="Catalogues.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 256, 256], help="Codes of each level.")
     parser.add_argument("--row_items", type=int, default=100, help="Transitions of an item (%(default)s).")
@@ -132,6 +145,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="Users at a time (%(default)s).")
     parser.add_argument("--beams", type=int, default=50, help="Beams (%(default)s).")
     parser.add_argument("--history", type=int, default=20, help="Longest history (%(default)s).")
+    parser.add_argument("--in_stock", type=float, default=1.0, help="Share of the items; 1: no rule (%(default)s).")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repetitions", type=int, default=7, help="Rounds that are timed (%(default)s).")
     parser.add_argument("--warmup", type=int, default=2, help="Rounds before them (%(default)s).")

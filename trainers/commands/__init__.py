@@ -49,8 +49,8 @@ METHODS = {
 }
 TRACEBACK = "UTGREC_TRACEBACK"  # environment variable; set, errors in what was given show where they were found
 PACKAGES = ("modeling_utgrec", "tokenization_items", "trainers", "hub_cards")
-# What checks of this project raise; of another type an error is a mistake in the program.
-CHECKED = (ValueError, KeyError, ImportError, FloatingPointError)
+# What checks of this project raise, and of workers elsewhere; of another type an error is a mistake in the program.
+CHECKED = (ValueError, KeyError, ImportError, FloatingPointError, RuntimeError)
 
 
 def run_command(command: str, argv: Sequence[str] | None = None, method: str | None = None) -> None:

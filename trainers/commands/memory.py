@@ -124,10 +124,11 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         )
         if content is not None:
             settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
-        stored = build_memory(interactions.training_part(), content, linear, settings, *kept)
+        training = interactions.training_part()
+        stored = build_memory(training, content, linear, settings, *kept, folder=domain.folder)
         stored.facts["part"] = "training"
     else:
-        stored = choose_memory(ranker, interactions, content, linear, *kept)
+        stored = choose_memory(ranker, interactions, content, linear, *kept, folder=domain.folder)
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": content_name, "content_encoder": encoder}
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
@@ -200,7 +201,7 @@ def updated(
                 f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
     remembered = interactions if everything else interactions.training_part()
-    return rebuild_memory(before, remembered, content, "all" if everything else "training")
+    return rebuild_memory(before, remembered, content, "all" if everything else "training", folder=domain.folder)
 
 
 def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:

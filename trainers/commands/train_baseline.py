@@ -358,7 +358,7 @@ def remember(
         content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
     else:
         content, name, encoder = content_of_texts(domain.catalogue.texts), TF_IDF, TextStatistics().fingerprint
-    stored = choose_memory(ranker, interactions, content)
+    stored = choose_memory(ranker, interactions, content, folder=domain.folder)
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": name, "content_encoder": encoder}
     index = baseline.tokenizer.index

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from trainers.data.interactions import Interactions
-from trainers.data.neighbour_counts import NeighbourCounts
+from trainers.data.neighbour_counts import NeighbourCounts, joined
 
 LONGEST_HORIZON = 20  # lcm(1..20) = 232,792,560; a billion pairs of the same two items are still 63 bits
 
@@ -64,13 +64,7 @@ def pair_weights(
     users: np.ndarray, items: np.ndarray, num_items: int, horizon: int, is_new: np.ndarray | None = None
 ) -> sparse.csr_array:
     """
-    Pairs of items within a horizon of each other, weight 1/gap in whole numbers of 1/lcm(1..horizon), in both ways.
-
-    Args:
-        users, items (`np.ndarray`): int [N] rows of the *training* interactions, user after user, oldest first.
-        num_items (`int`): size of the catalogue.
-        horizon (`int`): largest gap.
-        is_new (`np.ndarray`, *optional*): bool [N], interactions whose pairs with earlier ones count; by default all.
+    Pairs of items within a horizon of each other, in both ways, by [`whole_counts`].
 
     Returns:
         `scipy.sparse.csr_array`: int64 [num_items, num_items], symmetric, sorted indices.
@@ -78,9 +72,26 @@ def pair_weights(
     Raises:
         ValueError: as [`unit_of`].
     """
+    return joined(whole_counts(users, items, num_items, horizon, is_new).blocks())
+
+
+def whole_counts(
+    users: np.ndarray, items: np.ndarray, num_items: int, horizon: int, is_new: np.ndarray | None = None
+) -> NeighbourCounts:
+    """
+    Counts of neighbours with the weight 1/gap in whole numbers of 1/lcm(1..horizon), int64.
+
+    Args:
+        users, items (`np.ndarray`): int [N] rows of the *training* interactions, user after user, oldest first.
+        num_items (`int`): size of the catalogue.
+        horizon (`int`): largest gap.
+        is_new (`np.ndarray`, *optional*): bool [N], interactions whose pairs with earlier ones count; by default all.
+
+    Raises:
+        ValueError: as [`unit_of`].
+    """
     weights = unit_of(horizon) // np.arange(1, horizon + 1)
-    blocks = list(NeighbourCounts(users, items, num_items, weights, is_new).blocks())
-    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
+    return NeighbourCounts(users, items, num_items, weights, is_new)
 
 
 def unit_of(horizon: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
@@ -86,6 +86,11 @@ class NeighbourCounts:
         indptr = np.searchsorted(found, np.arange(stop - start + 1) << column_bits)
         columns = (found & ((1 << column_bits) - 1)).astype(np.int32)
         return sparse.csr_array((data, columns, indptr.astype(np.int64)), shape=(stop - start, self.num_items))
+
+
+def joined(blocks: Iterable[sparse.csr_array]) -> sparse.csr_array:
+    """Blocks of rows, one after the other, as one matrix."""
+    return sparse.csr_array(sparse.vstack(list(blocks), format="csr"))
 
 
 def counting_bytes(num_interactions: int) -> int:

@@ -42,6 +42,7 @@ from trainers.data.prepared_folder import (
     choices_for,
     items_of_log,
     place_all_images,
+    resliced,
     write_items,
     write_parts,
     write_record,
@@ -362,7 +363,8 @@ class _Preparation:
         ranges = len(self.job.user_bounds) + 1
         joined = self._run("joined", tasks.join_users, ranges)
         assert len(joined) == ranges
-        write_parts(_resliced(self.stages.files("joined", "log.arrow")), folder / INTERACTIONS)
+        parts = (pl.read_ipc(file).drop("first") for file in self.stages.files("joined", "log.arrow"))
+        write_parts(resliced(parts, WRITTEN_ROWS), folder / INTERACTIONS)
         found = {name: sum(result[name] for result in split) for name in ("users", "interactions")}
         lengths = np.sum([result["lengths"] for result in split], axis=0)
         found["users_too_short_to_split"] = int(lengths[1:MIN_INTERACTIONS].sum())
@@ -389,7 +391,7 @@ class _Preparation:
             parts.insert(0, pl.scan_ipc(files))
         left = pl.concat(parts)
         if left.select(pl.len()).collect().item():
-            left.sink_parquet(folder / LEFT_OUT)
+            write_parts(resliced(left.collect_batches(), WRITTEN_ROWS), folder / LEFT_OUT)
 
     def _write_graph(self, folder: Path) -> None:
         pairs = self._sum_pairs("neighbours")
@@ -469,19 +471,6 @@ def _starts(times: Sequence[np.ndarray], choices: PreparationChoices) -> tuple[i
     except SplitError as error:
         raise ReadError(str(error)) from error
     return starts
-
-
-def _resliced(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
-    """The rows of files, without `first`, in frames of [`WRITTEN_ROWS`], but the last."""
-    held = pl.DataFrame()
-    for file in files:
-        part = pl.read_ipc(file).drop("first")
-        held = pl.concat([held, part]) if len(held) else part
-        while len(held) >= WRITTEN_ROWS:
-            yield held[:WRITTEN_ROWS].rechunk()
-            held = held[WRITTEN_ROWS:]
-    if len(held):
-        yield held.rechunk()
 
 
 def _write_tensors(path: Path, tensors: dict[str, tuple[str, int, Iterator[np.ndarray]]]) -> None:

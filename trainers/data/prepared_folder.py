@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -46,6 +46,7 @@ ITEMS, INTERACTIONS, GRAPH = "items.parquet", "interactions.parquet", "co_occurr
 LEFT_OUT, PAIRS = "left_out.parquet", "pair_counts.safetensors"
 UNCHECKED = (RECORD_FILE, CARD_FILE, VALUES_FILE)  # a card may be written, and edited, later
 WRITTEN_ROWS = 1_000_000  # interactions that become strings again at once
+WRITTEN_ITEMS = 2**16  # of which texts are held at once
 _PLACED = {"item_id": pl.String, "image": pl.String}
 RULES = {  # that leave no choice
     "text": "entities decoded, HTML removed, blanks collapsed; of categories and features each once",
@@ -267,7 +268,8 @@ def write_items(items: pl.LazyFrame, images: dict[str, str], text_fields: tuple[
     """Writes items (`item_id`, texts, `image_url`) with the places of their images."""
     placed = pl.LazyFrame({"item_id": list(images), "image": list(images.values())}, schema=_PLACED)
     items = items.join(placed, on="item_id", how="left", maintain_order="left")
-    items.select("item_id", *text_fields, "image", "image_url").sink_parquet(path)
+    chosen = items.select("item_id", *text_fields, "image", "image_url")
+    write_parts(resliced(chosen.collect_batches(), WRITTEN_ITEMS), path)
 
 
 def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
@@ -293,8 +295,21 @@ def _write_interactions(prepared: PreparedLog, path: Path) -> dict:
     }
 
 
+def resliced(frames: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The rows of frames in frames of so many each, but the last."""
+    held = pl.DataFrame()
+    for frame in frames:
+        held = pl.concat([held, frame]) if len(held) else frame
+        while len(held) >= rows:
+            yield held[:rows].rechunk()
+            held = held[rows:]
+    if len(held):
+        yield held.rechunk()
+
+
 def write_parts(parts: Iterable[pl.DataFrame], path: Path) -> None:
-    """Writes frames, of [`WRITTEN_ROWS`] each but the last, as one file of interactions."""
+    """Writes frames as one file, a row group each: frames that are cut alike give the same bytes, whoever made them
+    with how many threads, which polars' own writer does not promise."""
     writer = None
     try:
         for part in parts:
@@ -316,5 +331,5 @@ def _write_left_out(prepared: PreparedLog, usable: pl.DataFrame | None, path: Pa
         parts.insert(0, items.select(pl.lit("item").alias("kind"), pl.col("item_id").alias("id"), why.alias("reason")))
     frame = pl.concat(parts)
     if frame.height:
-        frame.write_parquet(path)
+        write_parts(resliced([frame], WRITTEN_ROWS), path)
     return {"users_left_out": users.height}

@@ -9,6 +9,7 @@ are of the whole. How a memory is read is chosen in [`trainers.methods.memory_se
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -27,7 +28,10 @@ from modeling_utgrec.item_memory import (
 )
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
+from trainers.data.co_occurrence import whole_counts
 from trainers.data.interactions import Interactions
+from trainers.data.neighbour_counts import NeighbourCounts, joined
+from trainers.data.prepared_pairs import PreparedPairs
 from trainers.methods.pair_counts import PairCounts
 from trainers.methods.periods import item_periods
 from trainers.methods.similar_items import find_similar_items
@@ -35,7 +39,7 @@ from trainers.rankers.linear import (
     LinearSettings,
     catalogue_content,
     check_training,
-    counted_rows,
+    normalised_rows,
     transition_matrix,
 )
 from trainers.rankers.row_order import largest_of_rows, order_in_rows
@@ -56,6 +60,7 @@ def build_memory(
     similar_items: int = SIMILAR_ITEMS,
     transitions: np.ndarray | sparse.csr_array | None = None,
     alike: MemoryContent | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> StoredMemory:
     """
     Builds a memory, in the order of the interactions' catalogue.
@@ -70,10 +75,12 @@ def build_memory(
         similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
         transitions (`np.ndarray` or `scipy.sparse.csr_array`, *optional*): B in closed form, if it was made already.
         alike ([`MemoryContent`], *optional*): what [`content_rows`] made of the content, if it did already.
+        folder (`str` or `os.PathLike`, *optional*): where the interactions come from. Counts of their pairs that lie
+            there are taken, see [`PreparedPairs.find`]; the memory is the same to the last bit.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite; a weight of the content
-            without any.
+            without any; counts in the folder that are no such.
     """
     check_training(training)
     if min(row_items, similar_items) < 1:
@@ -91,21 +98,25 @@ def build_memory(
     num_items, way, pairs = training.num_items, linear.way(training.num_items), None
     rows: Iterable[np.ndarray | sparse.csr_array]
     keeps_pairs = linear.horizon * len(training.items) <= MOST_PAIRS
-    announcement = replace(linear, row_items=None if keeps_pairs else row_items).announcement(
-        num_items, len(training.items)
-    )
-    if way == "counts" and announcement is not None:
-        logger.warning(announcement)
-    if way == "counts" and not keeps_pairs:
+    neighbours: NeighbourCounts | PreparedPairs | None = None
+    if way == "counts":
+        neighbours = PreparedPairs.find(folder, training, linear.horizon)
+    if way == "counts" and neighbours is None:
+        neighbours = whole_counts(training.owners, training.items, num_items, linear.horizon)
+        kept = replace(linear, row_items=None if keeps_pairs else row_items)
+        announcement = kept.announcement(num_items, len(training.items))
+        if announcement is not None:
+            logger.warning(announcement)
+    if neighbours is not None and not keeps_pairs:
         logger.warning(
             "item memory: there may be %s million pairs of neighbours, more than the %s million that are kept to be "
             "added to: an update counts all interactions anew",
             f"{linear.horizon * len(training.items) / 1e6:,.0f}",
             f"{MOST_PAIRS / 1e6:,.0f}",
         )
-        rows = counted_rows(training, replace(linear, row_items=None))
-    elif way == "counts":
-        pairs = PairCounts.of(training, linear.horizon)
+        rows = normalised_rows(neighbours)
+    elif neighbours is not None:
+        pairs = PairCounts(joined(neighbours.blocks()))
         rows = [pairs.transitions()]
     elif transitions is None:
         rows = [transition_matrix(training, replace(linear, row_items=None))]
@@ -133,6 +144,7 @@ def rebuild_memory(
     content: np.ndarray | None,
     part: Literal["training", "all"],
     alike: MemoryContent | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> StoredMemory:
     """
     A memory of other interactions, built and read as one before; what its facts say beside stays.
@@ -143,6 +155,7 @@ def rebuild_memory(
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         part (`str`): what of the data the interactions are, `"training"` or `"all"`.
         alike ([`MemoryContent`], *optional*): see [`build_memory`].
+        folder (`str` or `os.PathLike`, *optional*): see [`build_memory`].
 
     Raises:
         ValueError: as [`build_memory`].
@@ -155,7 +168,7 @@ def rebuild_memory(
         max_history=settings.max_history,
     )
     kept = facts["row_items"], facts["similar_items"]
-    stored = build_memory(interactions, content, linear, settings, *kept, alike=alike)
+    stored = build_memory(interactions, content, linear, settings, *kept, alike=alike, folder=folder)
     stored.facts = facts | stored.facts | {"part": part}
     return stored
 

@@ -20,6 +20,7 @@ are exact, so is the memory's normaliser, and each pair is a sort of these.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -391,6 +392,7 @@ def choose_memory_alone(
     batch_size: int = 64,
     selection: LinearSelection | None = None,
     most_cases: int = MOST_CASES,
+    folder: str | os.PathLike | None = None,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses what needs no network, the first step of the module's rule.
@@ -404,6 +406,7 @@ def choose_memory_alone(
         selection ([`LinearSelection`], *optional*): the linear ranker's choice on what [`walk_forward`] gives, if it
             was made already.
         most_cases (`int`, *optional*, defaults to 5000): cases that trend, periods and discount are judged by.
+        folder (`str` or `os.PathLike`, *optional*): see [`build_memory`].
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection`,
@@ -421,7 +424,7 @@ def choose_memory_alone(
     if content is not None and selection.settings.content_weight:
         alike = content_rows(content, interactions.num_items, similar_items)
     chosen = (content if alike else None, selection.settings, None, row_items, similar_items)
-    stored = build_memory(before.training_part(), *chosen, selection.transitions, alike)
+    stored = build_memory(before.training_part(), *chosen, selection.transitions, alike, folder)
     trends = choose_trend(stored.memory, before, part, batch_size, most_cases)
     weights = {"trend_weight": max(trends, key=lambda row: row[CRITERION])["trend_weight"]}  # of equal ones the first
     tables: dict[str, Any] = {"trend_selection": trends}
@@ -432,7 +435,7 @@ def choose_memory_alone(
         weights[setting], table = choose_carefully(weighted, setting, before, part, batch_size, most_cases)
         tables[f"{setting}_selection"] = table
     if before is not interactions:
-        stored = build_memory(interactions.training_part(), *chosen, None, alike)
+        stored = build_memory(interactions.training_part(), *chosen, None, alike, folder)
     stored.memory = stored.memory.with_settings(**weights)
     stored.facts |= {"part": "training", "linear_selection": selection.table, **tables}
     return stored
@@ -462,6 +465,7 @@ def choose_memory(
     similar_items: int = SIMILAR_ITEMS,
     alone: StoredMemory | None = None,
     most_cases: int = MOST_CASES,
+    folder: str | os.PathLike | None = None,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses how it is read, by the rule of the module.
@@ -475,6 +479,7 @@ def choose_memory(
         row_items, similar_items (`int`, *optional*): see [`build_memory`].
         alone ([`StoredMemory`], *optional*): what [`choose_memory_alone`] has given, if that was asked already.
         most_cases (`int`, *optional*, defaults to 5000): validation cases that the mixture is judged by.
+        folder (`str` or `os.PathLike`, *optional*): see [`build_memory`].
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -485,7 +490,8 @@ def choose_memory(
     """
     stored = alone
     if stored is None:
-        stored = choose_memory_alone(interactions, content, linear, row_items, similar_items, ranker.batch_size)
+        kept = row_items, similar_items
+        stored = choose_memory_alone(interactions, content, linear, *kept, ranker.batch_size, folder=folder)
     cases = mixture_cases(ranker, stored.memory, interactions, most_cases)
     judged = judged_users(interactions, most_cases=most_cases)
     searched: dict[str, dict[str, float]] = {}

@@ -24,7 +24,8 @@ from scipy import linalg, sparse
 
 from modeling_utgrec.item_memory import unit_content
 from trainers.data.interactions import Interactions
-from trainers.data.neighbour_counts import NeighbourCounts, counting_bytes
+from trainers.data.neighbour_counts import NeighbourCounts, counting_bytes, joined
+from trainers.data.prepared_pairs import PreparedPairs
 from trainers.rankers.row_order import largest_of_rows
 from trainers.rankers.scoring import ScoringRanker
 
@@ -212,17 +213,22 @@ def closed_form(training: Interactions, settings: LinearSettings) -> np.ndarray:
 def decayed_counts(training: Interactions, settings: LinearSettings) -> sparse.csr_array:
     """Symmetric counts of which items stand within `horizon` places of each other, weight 1/gap, each divided by the
     square roots of both items' sums: `[n, n]`, without an inverse, of each row the `row_items` largest."""
-    return sparse.csr_array(sparse.vstack(list(counted_rows(training, settings)), format="csr"))
+    return joined(counted_rows(training, settings))
 
 
 def counted_rows(training: Interactions, settings: LinearSettings) -> Iterator[sparse.csr_array]:
     """[`decayed_counts`] of a block of items after the other: no more than a block's pairs are held."""
     weights = 1 / np.arange(1.0, settings.horizon + 1)
     counts = NeighbourCounts(training.owners, training.items, training.num_items, weights)
+    for rows in normalised_rows(counts, settings.dtype):
+        yield rows if settings.row_items is None else largest_of_rows(rows, settings.row_items)
+
+
+def normalised_rows(counts: NeighbourCounts | PreparedPairs, dtype: str = "float32") -> Iterator[sparse.csr_array]:
+    """Counts of neighbours, each divided by the square roots of both items' sums, a block of rows after the other."""
     sums, start = counts.sums(), 0
     for block in counts.blocks():
-        rows = normalised(block, sums, start, settings.dtype)
-        yield rows if settings.row_items is None else largest_of_rows(rows, settings.row_items)
+        yield normalised(block, sums, start, dtype)
         start += block.shape[0]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,15 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
+DONE_STAYS = "What is done stays: the same command goes on from there."
+DIED = "If it was for want of memory, give it fewer workers at a time, or less to hold."
+
 Task = dict[str, Any]
 Worker = Callable[[Task], dict[str, Any]]
 
 
 class WorkerError(RuntimeError):
-    """A task that failed in a worker for a reason that is none of what was given."""
+    """A task that failed in a worker for a reason that is none of what was given; notes say where."""
 
 
 def import_ray() -> Any:
@@ -148,9 +152,14 @@ def spread(
             found = json.loads(row["result"])
             if "error" in found:
                 raise ValueError(found["error"])
+            if "fault" in found:
+                fault = WorkerError(f"A worker of Ray failed: {found['fault']}. {DONE_STAYS}")
+                fault.add_note(f"In the worker:\n{found['traceback']}")
+                raise fault
             yield found["done"]
     except ray.exceptions.RayError as error:
-        raise WorkerError(f"A worker of Ray failed: {error}") from error
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+        raise WorkerError(f"A worker of Ray died, again and again: {first} {DIED} {DONE_STAYS}") from error
 
 
 def _do(batch: dict[str, Any], worker: type, arguments: dict[str, Any]) -> dict[str, list[str]]:
@@ -161,29 +170,31 @@ class _Actor:
     """Calls a worker with tasks that come as batches of Ray Data."""
 
     def __init__(self, worker: type, arguments: dict[str, Any]):
+        self.call: Worker | None = None
+        self.failed = ""
         try:
-            self.call: Worker = worker(**arguments)
-        except (ValueError, OSError) as error:  # Ray would make it again and again
-            self.call = _Fails(str(error))
+            self.call = worker(**arguments)
+        except Exception as error:  # Ray would make it again and again
+            self.failed = _failure(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         return {"result": [self._answer(json.loads(task)) for task in batch["task"]]}
 
     def _answer(self, task: Task) -> str:
+        if self.call is None:
+            return self.failed
         try:
             return json.dumps({"done": self.call(task)})
-        except (ValueError, OSError) as error:  # not to be tried again
-            return json.dumps({"error": str(error)})
+        except Exception as error:  # not to be tried again
+            return _failure(error)
 
 
-class _Fails:
-    """A worker that could not be made."""
-
-    def __init__(self, message: str):
-        self.message = message
-
-    def __call__(self, task: Task) -> dict[str, Any]:
-        raise ValueError(self.message)
+def _failure(error: Exception) -> str:
+    """What an error says: of what was given, or with the place of a mistake in the program."""
+    if isinstance(error, ValueError | OSError):
+        return json.dumps({"error": str(error)})
+    lines = traceback.format_exception_only(error)
+    return json.dumps({"fault": lines[-1].strip(), "traceback": "".join(traceback.format_exception(error))})
 
 
 __all__ = ["WorkerError", "import_ray", "ray_session", "spread"]

@@ -8,6 +8,7 @@ for every target. The loss is the same as long as a sequence is no longer than t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,13 +75,13 @@ class PackedSequences(Dataset):
             sampling.check(interactions.num_users)
             first_windows = windows.first_windows[sampling.first_sequences]
         rng = np.random.default_rng(seed)
-        order, rows, self.first_rows = [], [np.zeros(1, np.int64)], [0]
+        bounds, rows, self.first_rows = [], [np.zeros(1, np.int64)], [0]
         for first, end in zip(first_windows[:-1].tolist(), first_windows[1:].tolist(), strict=True):
-            order.append(first + rng.permutation(end - first))
-            sizes = np.diff(windows.__getitems__(order[-1]), axis=1)[:, 0] - (not with_targets)
-            rows.append(first + _fill_rows(sizes, max_history + with_targets)[1:])
+            of_domain, firsts = packed_rows(windows.__getitems__(range(first, end)), max_history, with_targets, rng)
+            bounds.append(of_domain)
+            rows.append(first + firsts[1:])
             self.first_rows.append(self.first_rows[-1] + len(rows[-1]))
-        self.bounds = windows.__getitems__(np.concatenate(order))  # int64 [windows, 2]
+        self.bounds = np.concatenate(bounds)  # int64 [windows, 2]
         self.first_windows = np.concatenate(rows)
         self.drawn: np.ndarray | None = None  # int64 [rows of an epoch] rows of this epoch
         if sampling is not None:
@@ -118,6 +119,32 @@ class PackedSequences(Dataset):
             raise IndexError(f"row {index} of {len(self)}")
         index %= len(self)
         return index if self.drawn is None else int(self.drawn[index])
+
+    def windows_of(self, rows: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of rows [B]: numbers that tell them apart, int64 [B]; how many windows each has, int64 [B]; and where these
+        start and end, int64 [windows, 2]."""
+        rows = np.asarray(rows, np.int64)
+        firsts, counts = self.first_windows[rows], self.first_windows[rows + 1] - self.first_windows[rows]
+        return rows, counts, self.bounds[_ranges(firsts, counts)]
+
+
+def packed_rows(
+    bounds: np.ndarray, max_history: int, with_targets: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Puts windows into rows in random order.
+
+    Args:
+        bounds (`np.ndarray`): int64 [windows, 2] starts and ends.
+        max_history (`int`), with_targets (`bool`): see [`PackedSequences`].
+        rng (`np.random.Generator`): of the order.
+
+    Returns:
+        int64 [windows, 2], the windows in that order, and int64 [rows + 1], the first window of each row.
+    """
+    bounds = bounds[rng.permutation(len(bounds))]
+    sizes = np.diff(bounds, axis=1)[:, 0] - (not with_targets)
+    return bounds, _fill_rows(sizes, max_history + with_targets)
 
 
 def _fill_rows(sizes: np.ndarray, capacity: int) -> np.ndarray:
@@ -176,12 +203,10 @@ class PackedCollator:
         self.horizon, self.seed = horizon, seed
         self.content = content
 
-    def __call__(self, rows: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Any] | np.ndarray) -> dict[str, torch.Tensor]:
         data = self.sequences
-        rows = np.asarray(rows, np.int64)
-        firsts, counts = data.first_windows[rows], data.first_windows[rows + 1] - data.first_windows[rows]
-        window = _ranges(firsts, counts)
-        starts, ends = data.bounds[window].T
+        names, counts, bounds = data.windows_of(rows)
+        starts, ends = bounds.T
         sizes = ends - starts - (not data.with_targets)
         positions = _ranges(starts, sizes)
         # the row, the column and the sequence of every item
@@ -198,7 +223,7 @@ class PackedCollator:
             predicted[np.cumsum(sizes) - sizes] = False
             targets = data.items[positions[predicted]]
         else:
-            seed = [self.seed, data.epoch, *rows.tolist()]
+            seed = [self.seed, data.epoch, *names.tolist()]
             targets = data.items[target_positions(positions, data.offsets, self.horizon, seed)]
         label_row, label_column = row[predicted], column[predicted]
         following[label_row, label_column] = data.token_table[targets]

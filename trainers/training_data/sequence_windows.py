@@ -85,20 +85,13 @@ class SequenceWindows(Dataset):
     def __init__(self, interactions: Interactions, targets: TrainingTargets, max_history: int):
         if max_history < 1:
             raise ValueError(f"max_history must be at least 1, got {max_history}.")
-        strides = {"all": max_history, "last": 1, "cloze": max_history + 1}
-        if targets not in strides:
-            raise ValueError(f"targets must be one of {', '.join(strides)}, got {targets!r}.")
+        self.first_windows = _first_windows(interactions.offsets, targets, max_history)
         self.items = interactions.items
         self.offsets = interactions.offsets
         self.num_items = interactions.num_items
         self.targets = targets
         self.max_history = max_history
-        self.stride = strides[targets]
         self.epoch = 0
-        lengths = interactions.lengths
-        predicted = np.where(lengths > 1, lengths - (targets != "cloze"), 0)
-        # window i of all belongs to the sequence s with first_windows[s] <= i < first_windows[s + 1]
-        self.first_windows = np.concatenate([np.zeros(1, np.int64), np.cumsum(-(-predicted // self.stride))])
         if not len(self):
             raise ValueError("No training windows: no sequence has two items or more.")
 
@@ -114,12 +107,39 @@ class SequenceWindows(Dataset):
             raise IndexError(f"window {index} of {len(self)}")
         return self.__getitems__([index % len(self)])[0]
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
         """Starts and ends of a batch of windows, int64 [B, 2] (PyTorch's data loader calls this)."""
         windows = np.asarray(indices, np.int64)
-        sequences = np.searchsorted(self.first_windows, windows, side="right") - 1
-        ends = self.offsets[sequences + 1] - (windows - self.first_windows[sequences]) * self.stride
-        return np.stack([np.maximum(self.offsets[sequences], ends - self.max_history - 1), ends], axis=1)
+        return _bounds(windows, self.first_windows, self.offsets, self.targets, self.max_history)
+
+
+def window_bounds(offsets: np.ndarray, targets: TrainingTargets, max_history: int) -> np.ndarray:
+    """Starts and ends of all windows of sequences, int64 [windows, 2]; `offsets` [sequences + 1] are their first
+    positions and the end of the last."""
+    first_windows = _first_windows(offsets, targets, max_history)
+    return _bounds(np.arange(first_windows[-1]), first_windows, offsets, targets, max_history)
+
+
+def _stride(targets: TrainingTargets, max_history: int) -> int:
+    strides = {"all": max_history, "last": 1, "cloze": max_history + 1}
+    if targets not in strides:
+        raise ValueError(f"targets must be one of {', '.join(strides)}, got {targets!r}.")
+    return strides[targets]
+
+
+def _first_windows(offsets: np.ndarray, targets: TrainingTargets, max_history: int) -> np.ndarray:
+    """int64 [sequences + 1]: window i of all belongs to the sequence s with `first[s] <= i < first[s + 1]`."""
+    lengths = np.diff(offsets)
+    predicted = np.where(lengths > 1, lengths - (targets != "cloze"), 0)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(-(-predicted // _stride(targets, max_history)))])
+
+
+def _bounds(
+    windows: np.ndarray, first_windows: np.ndarray, offsets: np.ndarray, targets: TrainingTargets, max_history: int
+) -> np.ndarray:
+    sequences = np.searchsorted(first_windows, windows, side="right") - 1
+    ends = offsets[sequences + 1] - (windows - first_windows[sequences]) * _stride(targets, max_history)
+    return np.stack([np.maximum(offsets[sequences], ends - max_history - 1), ends], axis=1)
 
 
 class SequenceCollator:

@@ -1,27 +1,22 @@
-"""Next-item targets of a corpus that does not fit in memory, in an order that can be taken up anywhere.
+"""What recommenders read of a corpus that does not fit in memory: next-item targets, packed rows, windows of items.
 
-`datasets` streams as well, but what lies in its shuffling buffer is lost when a training resumes. Here the order of an
-epoch is a function of its number: groups of targets that lie together are drawn in random order, so many of them fill
-the buffer, and the targets in the buffer are shuffled. Element `i` of an epoch is known without the ones before, so
-that a training that resumes in the middle of an epoch goes on with the very next batch, and reads nothing of what it
-skips.
+Each is the data set of the same name in memory, with the order of [`StreamedElements`].
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tokenization_items.histories import PAD_TOKEN_ID
 from trainers.training_data.corpus import SequenceCorpus
-from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemWindows
-
-GROUP_TARGETS = 1 << 14  # targets that are read together
-BUFFER_TARGETS = 1 << 20
+from trainers.training_data.packed_sequences import PackedSequences, packed_rows
+from trainers.training_data.sequence_windows import SequenceWindows, TrainingTargets, window_bounds
+from trainers.training_data.streamed_elements import StreamedElements
 
 
 @dataclass
@@ -32,32 +27,60 @@ class StreamedData:
     Args:
         corpus ([`SequenceCorpus`]): sequences of one domain or several.
         token_table (`np.ndarray`): int [n, L] token ids of the items of all domains, in their order.
+        content (`np.ndarray`, *optional*): [n, width] content vectors of the same items, for a model that reads them;
+            they may be memory-mapped.
     """
 
     corpus: SequenceCorpus
     token_table: np.ndarray
+    content: np.ndarray | None = None
 
 
-class StreamedWindows(NextItemWindows):
+class StreamedWindows(StreamedElements, NextItemWindows):
     """
-    [`NextItemWindows`] of a [`SequenceCorpus`], to be read in order, which is a random one already.
-
-    Memory: the buffer, 8 bytes for each of its targets, 16 bytes for each group of targets, and the token table.
+    [`NextItemWindows`] of a [`SequenceCorpus`]. Memory: 8 bytes for each target in the buffer, and the token table.
 
     Args:
         corpus ([`SequenceCorpus`]): sequences of one domain or several.
         token_table (`np.ndarray`): int [n, L] token ids of the items of all domains, in their order.
         max_history (`int`, *optional*, defaults to 20): items of history.
-        temperature (`float`, *optional*, defaults to 1.0): of the sampling over domains, see [`DomainSampling`]; 1:
-            every target once an epoch. Otherwise an epoch takes whole groups, and has as many targets as there are.
-        buffer_targets (`int`, *optional*, defaults to 1,048,576): targets that are shuffled together, in groups from
-            everywhere in the corpus.
-        seed (`int`, *optional*, defaults to 0): of the order.
-        group_targets (`int`, *optional*, defaults to 16,384): targets of a group, about.
+        order: temperature, buffer and seed, see [`StreamedElements`].
 
     Raises:
-        ValueError: table and corpus differ in size, tokens that are padding, `max_history` below 1, a buffer smaller
-            than a group, or a temperature that is not above 0.
+        ValueError: table and corpus differ in size, tokens that are padding, `max_history` below 1, or as
+            [`StreamedElements`].
+    """
+
+    def __init__(self, corpus: SequenceCorpus, token_table: np.ndarray, max_history: int = 20, **order: Any):
+        self.token_table = _checked_table(corpus, token_table)
+        self.max_history = _checked_history(max_history)
+        super().__init__(corpus, **order)
+
+    def _sizes(self) -> np.ndarray:
+        return self.group_targets
+
+    def _read(self, first: int, end: int) -> np.ndarray:
+        """Positions of the targets, int64 [N]."""
+        offsets = np.asarray(self.offsets[first : end + 1])
+        is_target = np.ones(offsets[-1] - offsets[0], bool)
+        is_target[offsets[:-1] - offsets[0]] = False  # a sequence's first item has no history
+        return offsets[0] + np.flatnonzero(is_target)
+
+
+class StreamedRows(StreamedElements, PackedSequences):
+    """
+    [`PackedSequences`] of a [`SequenceCorpus`]. Which windows share a row is drawn once, among those of a group, so
+    every row is of one domain. Memory: some 150 bytes for each row in the buffer, and the token table.
+
+    Args:
+        corpus ([`SequenceCorpus`]): sequences of one domain or several.
+        token_table (`np.ndarray`): int [n, L] token ids of the items of all domains, in their order.
+        max_history (`int`, *optional*, defaults to 20): items of history of the longest window.
+        with_targets (`bool`, *optional*, defaults to `False`): see [`PackedSequences`].
+        order: temperature, buffer and seed, see [`StreamedElements`].
+
+    Raises:
+        ValueError: as [`StreamedWindows`].
     """
 
     def __init__(
@@ -65,96 +88,64 @@ class StreamedWindows(NextItemWindows):
         corpus: SequenceCorpus,
         token_table: np.ndarray,
         max_history: int = 20,
-        temperature: float = 1.0,
-        buffer_targets: int = BUFFER_TARGETS,
-        seed: int = 0,
-        group_targets: int = GROUP_TARGETS,
+        with_targets: bool = False,
+        **order: Any,
     ):
-        token_table = np.asarray(token_table)
-        if token_table.ndim != 2 or len(token_table) != corpus.num_items:
-            raise ValueError(
-                f"Expected a token table [{corpus.num_items}, L] for the items of the corpus's domains "
-                f"{', '.join(corpus.domains)}, got shape {token_table.shape}."
-            )
-        if (token_table <= PAD_TOKEN_ID).any():
-            raise ValueError(f"Tokens must be above {PAD_TOKEN_ID}, the padding (did you pass level-local codes?).")
-        if max_history < 1:
-            raise ValueError(f"max_history must be at least 1, got {max_history}.")
-        if not 1 <= group_targets <= buffer_targets:
-            raise ValueError(
-                f"The buffer holds at least a group of {group_targets} targets, got buffer_targets {buffer_targets}."
-            )
-        self.items, self.offsets = corpus.items, corpus.offsets
-        self.token_table, self.max_history = token_table, max_history
-        self.seed, self.groups_of_buffer = seed, buffer_targets // group_targets
-        self.sampling = DomainSampling(corpus.num_sequences, temperature, seed) if temperature != 1 else None
-        firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(corpus.num_sequences)])
-        starts = [
-            self._cut(first, end, group_targets)
-            for first, end in zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True)
-        ]
-        self.first_groups = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(each) for each in starts])])
-        self.group_starts = np.concatenate([*starts, firsts[-1:]])  # the first sequence of each group, and the end
-        self.group_sizes = np.diff(np.asarray(self.offsets[self.group_starts]) - self.group_starts)
-        self._block: tuple[int, np.ndarray] | None = None  # the buffer: its number, and its targets in order
-        self.set_epoch(0)
+        self.token_table = _checked_table(corpus, token_table)
+        self.max_history, self.with_targets = _checked_history(max_history), with_targets
+        super().__init__(corpus, **order)
 
-    def _cut(self, first: int, end: int, group_targets: int) -> np.ndarray:
-        """First sequences of a domain's groups: those from `first` to `end`, with about as many targets each."""
-        before = self._targets_before
-        total = before(end) - before(first)
-        goals = range(before(first), before(end), -(-total // max(1, round(total / group_targets))))
-        return np.unique([bisect_left(range(end), goal, lo=first, key=before) for goal in goals])
+    def _read(self, first: int, end: int) -> np.ndarray:
+        """The windows of each row, int64 [windows of it, 2]: an array of objects [rows]."""
+        bounds = window_bounds(np.asarray(self.offsets[first : end + 1]), "all", self.max_history)
+        bounds, firsts = packed_rows(bounds, self.max_history, self.with_targets, np.random.default_rng((0, first)))
+        rows = np.empty(len(firsts) - 1, object)
+        for row, windows in enumerate(np.split(bounds, firsts[1:-1])):
+            rows[row] = windows
+        return rows
 
-    def _targets_before(self, sequence: int) -> int:
-        """Targets of the sequences before one: all of their items but the first."""
-        return int(self.offsets[sequence]) - sequence
+    def windows_of(self, rows: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        counts = np.array([len(row) for row in rows], np.int64)
+        bounds = np.concatenate(list(rows))
+        return bounds[np.cumsum(counts) - counts, 0], counts, bounds
 
-    @property
-    def num_targets(self) -> int:
-        return self._targets_before(len(self.offsets) - 1)
 
-    def set_epoch(self, epoch: int) -> None:
-        """The number of the epoch, on which the order depends; under a temperature, the targets, too."""
-        self.epoch, self._block = epoch, None
-        drawn = np.arange(len(self.group_sizes))
-        if self.sampling is not None:
-            before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.group_sizes)])
-            targets, groups = np.diff(before[self.first_groups]), np.diff(self.first_groups)
-            wanted = self.sampling.counts(targets, self.num_targets) * groups / targets
-            drawn = self.sampling.draw(self.first_groups, np.maximum(np.rint(wanted).astype(np.int64), 1), epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(drawn)
-        while (missing := self.num_targets - self.group_sizes[order].sum()) > 0:  # of groups that are smaller
-            more = np.searchsorted(np.cumsum(self.group_sizes[order]), missing) + 1
-            order = np.concatenate([order, order[:more]])
-        self.order = order
-        ends = np.cumsum(self.group_sizes[order])
-        last = np.arange(self.groups_of_buffer - 1, len(order) + self.groups_of_buffer - 1, self.groups_of_buffer)
-        self.block_ends = ends[np.minimum(last, len(order) - 1)]
+class StreamedSequences(StreamedElements, SequenceWindows):
+    """
+    [`SequenceWindows`] of a [`SequenceCorpus`]. Memory: 16 bytes for each window in the buffer.
 
-    def __len__(self) -> int:
-        return self.num_targets
+    Args:
+        corpus ([`SequenceCorpus`]): sequences of one domain or several.
+        targets (`str`): `"all"`, `"last"` or `"cloze"`, see [`SequenceWindows`].
+        max_history (`int`): items of history.
+        order: temperature, buffer and seed, see [`StreamedElements`].
 
-    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
-        """Positions of a batch of targets, int64 [B]. Those of one buffer should be asked for together."""
-        elements = np.asarray(indices, np.int64)
-        blocks = np.searchsorted(self.block_ends, elements, side="right")
-        positions = np.empty(len(elements), np.int64)
-        for block in np.unique(blocks).tolist():
-            here = blocks == block
-            positions[here] = self._targets_of(block)[elements[here] - (self.block_ends[block - 1] if block else 0)]
-        return positions
+    Raises:
+        ValueError: `max_history` below 1, or as [`StreamedElements`].
+    """
 
-    def _targets_of(self, block: int) -> np.ndarray:
-        """The targets of one filling of the buffer, as positions, in the order in which they are read."""
-        if self._block is None or self._block[0] != block:
-            parts = []
-            for group in self.order[block * self.groups_of_buffer : (block + 1) * self.groups_of_buffer].tolist():
-                offsets = np.asarray(self.offsets[self.group_starts[group] : self.group_starts[group + 1] + 1])
-                is_target = np.ones(offsets[-1] - offsets[0], bool)
-                is_target[offsets[:-1] - offsets[0]] = False  # a sequence's first item has no history
-                parts.append(offsets[0] + np.flatnonzero(is_target))
-            targets = np.concatenate(parts)
-            rng = np.random.default_rng((self.seed, self.epoch, block))
-            self._block = block, rng.permutation(targets)
-        return self._block[1]
+    def __init__(self, corpus: SequenceCorpus, targets: TrainingTargets, max_history: int, **order: Any):
+        self.num_items, self.targets, self.max_history = corpus.num_items, targets, _checked_history(max_history)
+        super().__init__(corpus, **order)
+
+    def _read(self, first: int, end: int) -> np.ndarray:
+        """Starts and ends of the windows, int64 [N, 2]."""
+        return window_bounds(np.asarray(self.offsets[first : end + 1]), self.targets, self.max_history)
+
+
+def _checked_table(corpus: SequenceCorpus, token_table: np.ndarray) -> np.ndarray:
+    token_table = np.asarray(token_table)
+    if token_table.ndim != 2 or len(token_table) != corpus.num_items:
+        raise ValueError(
+            f"Expected a token table [{corpus.num_items}, L] for the items of the corpus's domains "
+            f"{', '.join(corpus.domains)}, got shape {token_table.shape}."
+        )
+    if (token_table <= PAD_TOKEN_ID).any():
+        raise ValueError(f"Tokens must be above {PAD_TOKEN_ID}, the padding (did you pass level-local codes?).")
+    return token_table
+
+
+def _checked_history(max_history: int) -> int:
+    if max_history < 1:
+        raise ValueError(f"max_history must be at least 1, got {max_history}.")
+    return max_history

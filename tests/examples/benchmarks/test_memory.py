@@ -18,11 +18,11 @@ def benchmark(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("model", ["t5", "qwen3"])
-def test_prints_one_object_last(benchmark, capsys, model):
+@pytest.mark.parametrize("model, in_stock", [("t5", 1.0), ("qwen3", 1.0), ("item-level", 0.8)])
+def test_prints_one_object_last(benchmark, capsys, model, in_stock):
     arguments = "--items 40 90 --sizes 4 5 6 --batch 3 --beams 10 --history 6 --repetitions 2 --warmup 1".split()
     sizes = "--row_items 4 --similar_items 5 --content_width 3".split()
-    benchmark["main"](benchmark["parse"]([*arguments, *sizes, "--model", model]))
+    benchmark["main"](benchmark["parse"]([*arguments, *sizes, "--model", model, "--in_stock", str(in_stock)]))
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["cost_of_memory"].keys() == {"40", "90"} and "growth" in result
     assert result["core_seconds"].keys() == {

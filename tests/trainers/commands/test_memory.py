@@ -18,6 +18,8 @@ from trainers.commands.memory import MemoryArguments
 from trainers.commands.recommend import RecommendArguments
 from trainers.commands.recommend import run as recommend
 from trainers.data.interactions import Interactions
+from trainers.data.prepared_folder import PAIRS
+from trainers.methods import memory as memory_module
 from trainers.rankers import load_ranker
 
 N, LEVELS = 24, [4, 5, 6]
@@ -127,6 +129,39 @@ def test_texts_without_an_encoder_and_fixed_settings(tmp_path, data):
     run_command("memory", ["--recommender", str(folder), "--data", str(data), *fixed])
     stored = StoredMemory.load(folder, tokenizer.index)
     assert stored.memory.content is None and stored.memory.settings.content_weight == 0
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_pairs_that_prepare_has_counted_are_read(tmp_path, data, monkeypatch, chosen):
+    """Of the training part nothing is counted, and the memory is the same to the last bit, built and updated."""
+    sequences = [json.loads(line)["items"] for line in (data / "sequences.jsonl").read_text().splitlines()]
+    with open(tmp_path / "log.csv", "w", encoding="utf-8") as log:
+        print("user_id,item_id,timestamp", file=log)
+        for user, items in enumerate(sequences):
+            print(*(f"u{user},{item},{10**9 + at}" for at, item in enumerate(items)), sep="\n", file=log)
+    source = ["--format", "tabular", "--interactions", tmp_path / "log.csv", "--items", data / "items.jsonl"]
+    given = ["--output_dir", tmp_path / "prepared", "--pair_horizon", "10", "--k_core", "0", "--repeats", "all"]
+    run_command("prepare", [*map(str, [*source, *given])])
+    folder, counted = tmp_path / "recommender", []
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--data", str(tmp_path / "prepared"), "--no_test"]
+    flags += ["--transitions", "counts"]
+    settings = [] if chosen else ["--temperature", "0.04", "--mixing_weight", "0.6"]
+    training = len(Interactions.from_folder(tmp_path / "prepared", IDS).training_part().items)
+    count = memory_module.whole_counts
+    monkeypatch.setattr(memory_module, "whole_counts", lambda *given: counted.append(len(given[1])) or count(*given))
+    index, written = UniversalItemTokenizer.from_pretrained(folder, index_only=True).index, []
+    for _ in range(2):
+        for way in (settings, ["--update"]):
+            run_command("memory", [*flags, *way])
+            stored = StoredMemory.load(folder, index)
+            assert stored.pairs is not None
+            written.append((stored.memory.tensors() | stored.pairs, stored.facts, stored.memory.settings))
+        (tmp_path / "prepared" / PAIRS).unlink(missing_ok=True)
+        assert (training in counted) == (len(written) == 4)
+    for (tensors, *rest), (expected, *others) in zip(written[:2], written[2:], strict=True):
+        assert rest == others and tensors.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
 
 
 def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):

@@ -13,7 +13,7 @@ import pytest
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.folder_lock import LOCK_NAME, locked_folder
 from tokenization_items.sharded_index import ShardedItemIndex
-from trainers.commands import run_command
+from trainers.commands import run_command, says_what_is_wrong
 from trainers.commands import tokenize as module
 from trainers.runtime.ray_engine import WorkerError, import_ray, ray_session, spread
 
@@ -132,8 +132,11 @@ def test_errors_of_workers_come_with_their_message_alone(session):
 
     with pytest.raises(ValueError, match="^part-3: what is wrong$"):
         [*spread([{}], Fails, {"error": ValueError("part-3: what is wrong")}, 1)]
-    with pytest.raises(WorkerError, match="a mistake in the program"):
-        [*spread([{}], Fails, {"error": TypeError("a mistake in the program")}, 1)]
+    with pytest.raises(
+        WorkerError, match="^A worker of Ray failed: TypeError: a mistake. What is done stays"
+    ) as caught:
+        [*spread([{}], Fails, {"error": TypeError("a mistake")}, 1)]
+    assert says_what_is_wrong(caught.value) and "raise self.error" in caught.value.__notes__[0]
     assert [*spread([], Fails, {"error": ValueError()}, 1)] == []
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
@@ -332,3 +333,24 @@ def test_a_kill_half_way_leaves_no_data_set(source, tmp_path, monkeypatch):
 def test_checksum(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_items_have_the_same_bytes_however_they_come(tmp_path, monkeypatch):
+    """Row groups are cut by their number, not by how many threads or files there were."""
+    monkeypatch.setattr(prepared_folder, "WRITTEN_ITEMS", 50)
+    fields = ("title", "features")
+    features = [None if row % 7 == 0 else [f"f{number}" for number in range(row % 4)] for row in range(320)]
+    texts = {name: [f"{name} {row}" for row in range(320)] for name in ("item_id", "title")}
+    items = pl.DataFrame(texts | {"features": features}).with_columns(image_url=pl.lit(None, pl.String))
+    for number, (start, stop) in enumerate([(0, 3), (3, 170), (170, 171), (171, 320)]):
+        items[start:stop].write_ipc(tmp_path / f"{number}.arrow")
+    sources = (items.lazy(), pl.scan_ipc(tmp_path / "*.arrow"), pl.concat([items[:200], items[200:]]).lazy())
+    written = []
+    for number, source in enumerate(sources):
+        path = tmp_path / f"{number}.parquet"
+        prepared_folder.write_items(source, {"item_id 3": "images/3.png"}, fields, path)
+        written.append(path.read_bytes())
+        file = pq.ParquetFile(path)
+        assert [file.metadata.row_group(group).num_rows for group in range(7)] == [50] * 6 + [20]
+        assert pl.read_parquet(path).drop("image").equals(items.select("item_id", *fields, "image_url"))
+    assert written[0] == written[1] == written[2]

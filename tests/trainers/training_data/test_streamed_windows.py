@@ -1,4 +1,6 @@
-"""Targets of a corpus in an order that is a function of the epoch."""
+"""Targets, packed rows and windows of a corpus in an order that is a function of the epoch."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from trainers.data.interactions import Interactions
 from trainers.training_data.corpus import SequenceCorpus
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemCollator, NextItemWindows
-from trainers.training_data.streamed_windows import StreamedWindows
+from trainers.training_data.packed_sequences import PackedCollator
+from trainers.training_data.sequence_windows import SequenceWindows
+from trainers.training_data.streamed_windows import StreamedRows, StreamedSequences, StreamedWindows
 
 ITEMS = 30
 TABLE = np.arange(1, ITEMS * 2 + 1).reshape(ITEMS, 2)
@@ -89,6 +93,77 @@ def test_domains_have_their_shares_under_a_temperature():
     assert often.min() >= 2 and often.max() - often.min() <= 2
 
 
+def pairs_of(rows: StreamedRows) -> list[tuple[int, ...]]:
+    """Items with the one that follows, of all rows that an epoch reads."""
+    found = []
+    for start in range(0, len(rows), 7):
+        batch = PackedCollator(rows)(rows.__getitems__(range(start, min(start + 7, len(rows)))))
+        inputs, labels = batch["input_ids"].numpy()[:, ::2], batch["labels"].numpy()[:, ::2]
+        real = labels > 0
+        assert real.sum(axis=1).max() <= 5
+        found += zip(inputs[real].tolist(), labels[real].tolist(), strict=True)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("buffer, group", [(40, 10), (64, 64), (10_000, 500)])
+def test_packed_rows_have_every_target_once_an_epoch(buffer, group):
+    corpus = make_corpus(120, 30)
+    rows = StreamedRows(corpus, TABLE, 5, buffer_targets=buffer, group_targets=group, seed=3)
+    interactions = in_memory(corpus)
+    sequences = [TABLE[interactions.sequence(user), 0].tolist() for user in range(interactions.num_users)]
+    expected = sorted(pair for each in sequences for pair in itertools.pairwise(each))
+    assert len(rows) < len(StreamedSequences(corpus, "all", 5))  # several windows share one
+    firsts = []
+    for epoch in range(2):
+        rows.set_epoch(epoch)
+        assert pairs_of(rows) == expected
+        firsts.append(rows.__getitems__(range(len(rows))))
+    assert not all(np.array_equal(*pair) for pair in zip(*firsts, strict=True))  # in another order
+    names = [sorted(each[0, 0] for each in epoch) for epoch in firsts]
+    assert names[0] == names[1]  # the same rows
+    decoder = StreamedRows(corpus, TABLE, 5, with_targets=True, buffer_targets=buffer, group_targets=group)
+    labels = PackedCollator(decoder)([decoder[row] for row in range(len(decoder))])["labels"][:, ::2]
+    assert (labels > 0).sum() == len(expected) == decoder.num_targets
+
+
+def test_targets_of_a_horizon_are_the_same_in_any_batch_of_the_same_rows():
+    rows = StreamedRows(make_corpus(200), TABLE, 5, buffer_targets=80, group_targets=16)
+    again = StreamedRows(make_corpus(200), TABLE, 5, buffer_targets=80, group_targets=16)
+    at = np.random.default_rng(0).permutation(len(rows))[:9]
+    first, second = (PackedCollator(each, horizon=4, seed=1)(each.__getitems__(at)) for each in (rows, again))
+    assert all((first[name] == second[name]).all() for name in first)
+    again.set_epoch(1)
+    other = PackedCollator(again, horizon=4, seed=1)(rows.__getitems__(at))
+    assert (other["labels"] != first["labels"]).any() and (other["input_ids"] == first["input_ids"]).all()
+
+
+@pytest.mark.parametrize("targets", ["all", "last", "cloze"])
+def test_windows_of_items_are_those_in_memory(targets):
+    corpus = make_corpus(120, 30)
+    plain = SequenceWindows(in_memory(corpus), targets, 3)
+    streamed = StreamedSequences(corpus, targets, 3, buffer_targets=50, group_targets=10)
+    found = streamed.__getitems__(range(len(streamed)))
+    expected = plain.__getitems__(range(len(plain)))
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
+    assert not np.array_equal(found, expected) and streamed[3].tolist() == found[3].tolist()
+    at = np.random.default_rng(0).permutation(len(found))[:30]
+    again = StreamedSequences(corpus, targets, 3, buffer_targets=50, group_targets=10)
+    assert np.array_equal(again.__getitems__(at), found[at])
+
+
+def test_rows_have_the_shares_of_their_domains_under_a_temperature():
+    corpus = make_corpus(900, 60, 200)
+    rows = StreamedRows(corpus, TABLE, 5, temperature=2.0, buffer_targets=200, group_targets=50)
+    ends = corpus.offsets[np.cumsum(corpus.num_sequences)]
+    sizes = np.diff([0, *(ends - np.cumsum(corpus.num_sequences))])
+    found = np.zeros(3)
+    for windows in rows.__getitems__(range(len(rows))):
+        domains = np.searchsorted(ends, windows[:, 0], side="right")
+        assert len(set(domains)) == 1  # a row is of one domain
+        found[domains[0]] += (windows[:, 1] - windows[:, 0] - 1).sum()
+    np.testing.assert_allclose(found / found.sum(), DomainSampling(corpus.num_sequences, 2.0).shares(sizes), atol=0.02)
+
+
 def test_what_cannot_be():
     corpus = make_corpus(20)
     for wrong, message in (
@@ -98,5 +173,8 @@ def test_what_cannot_be():
         ({"buffer_targets": 5, "group_targets": 6}, "at least a group of 6 targets"),
         ({"temperature": 0.0}, "must be above 0"),
     ):
-        with pytest.raises(ValueError, match=message):
-            StreamedWindows(corpus, **{"token_table": TABLE, **wrong})
+        for kind in (StreamedWindows, StreamedRows):
+            with pytest.raises(ValueError, match=message):
+                kind(corpus, **{"token_table": TABLE, **wrong})
+    with pytest.raises(ValueError, match="max_history must be at least 1"):
+        StreamedSequences(corpus, "all", 0)
