@@ -41,10 +41,14 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
             quantize what representations differ from their mean by, see [`~running_mean.RunningMean`]; not in the
             paper.
         shared_representation (`bool`, *optional*, defaults to `False`):
-            all levels quantize one representation, of the mean of the code tokens' states, so that each of the
+            all levels quantize one representation, of the mean of the prompt's states, so that each of the
             `"residual"` codebooks tells apart what those above left together. Not in the paper, whose levels each
-            have their own: as long as these say much the same of an item, so do its codes.
+            have their code token's: as long as these say much the same of an item, so do its codes.
         adapter_hidden_size (`int`, *optional*, defaults to 768): hidden width of the adapter MLP.
+        adapter_init (`str`, *optional*, defaults to `"normal"`):
+            `"normal"`, or `"principal"`: the trainer starts the adapter MLP as the principal components of the states
+            that it reads, of at most half as many as it has hidden units. Not in the paper. Of states that hold much
+            from the start, as a text encoder's, little is lost until it has learned.
         adapter_dropout (`float`, *optional*, defaults to 0.1): dropout of the adapter MLP.
         commitment_weight (`float`, *optional*, defaults to 0.25): beta of Eq. 6 and 7.
         warmup_steps (`int`, *optional*, defaults to 300):
@@ -87,6 +91,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     codebook_centering: bool = False
     shared_representation: bool = False
     adapter_hidden_size: int = 768
+    adapter_init: str = "normal"
     adapter_dropout: float | int = 0.1
     commitment_weight: float | int = 0.25
     warmup_steps: int = 300
@@ -125,6 +130,8 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
             )
         if self.codebook_init not in ("normal", "kmeans"):
             raise ValueError(f"codebook_init must be 'normal' or 'kmeans', got {self.codebook_init!r}")
+        if self.adapter_init not in ("normal", "principal"):
+            raise ValueError(f"adapter_init must be 'normal' or 'principal', got {self.adapter_init!r}")
         if self.codebook_projection_init not in ("linear", "orthogonal"):
             raise ValueError(
                 f"codebook_projection_init must be 'linear' or 'orthogonal', got {self.codebook_projection_init!r}"

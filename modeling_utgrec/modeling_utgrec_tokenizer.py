@@ -224,16 +224,19 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
-    def set_trainable(self, freeze_codes: bool = False) -> None:
+    def set_trainable(self, freeze_codes: bool = False, freeze_backbone: bool = False) -> None:
         """Sets which parameters learn: with LoRA, the backbone's own are frozen; the adapters, the code tokens,
         adapter MLP, codebooks and decoders always learn. Which they are is not stored in a checkpoint.
 
         Args:
             freeze_codes (`bool`): for a new domain, keeps the codebook matrices `C_root` and `C_leaf` as they are
                 while their projections `W` learn (section 2.4.2).
+            freeze_backbone (`bool`): keeps the backbone, its adapters and the code tokens as they are.
         """
         self.requires_grad_(True)
-        if self.config.lora_config is not None:
+        if freeze_backbone:
+            self.backbone.requires_grad_(False)
+        elif self.config.lora_config is not None:
             for name, parameter in self.backbone.named_parameters():
                 parameter.requires_grad = is_adaptation(name)
         for module in self.quantizer.modules():
@@ -254,32 +257,36 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         """Whether the decoders still see unquantized representations."""
         return bool(self.training_passes < self.config.warmup_steps)
 
-    def encode(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor, **backbone_inputs) -> torch.Tensor:
+    def encode(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        code_states: torch.Tensor | None = None,
+        **backbone_inputs,
+    ) -> torch.Tensor:
         """Continuous representations `Z` of shape `(items, num_levels, codebook_dim)` (Eq. 2).
 
         Args:
             input_ids (`torch.LongTensor` of shape `(items, length)`): prompts, each with every code token once.
             attention_mask (`torch.LongTensor` of shape `(items, length)`): 0 at padding.
+            code_states (`torch.FloatTensor`, *optional*):
+                what [`~UTGRecTokenizerModel.code_states`] gave of the prompts, in their place: no prompt is read.
             backbone_inputs: what else the backbone takes, such as `pixel_values` and `image_grid_thw`.
         """
+        if code_states is not None:
+            return self._adapted(code_states.to(self.adapter[0].weight.dtype))
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **backbone_inputs}
         if not (self.training and torch.is_grad_enabled() and self.most_tokens) or "mm_encoder_outputs" in inputs:
-            return self._representations(self._code_states(inputs))
+            return self._adapted(self.code_states(inputs))
         places, hidden, tokens = [], [], 0
         for rows, part in prompt_parts(inputs, self.most_tokens):
             tokens += part["input_ids"].numel()
             if self.kept_tokens is None or tokens <= self.kept_tokens:
-                hidden.append(self._code_states(part))
+                hidden.append(self.code_states(part))
             else:
-                hidden.append(checkpoint(self._code_states, part, use_reentrant=False))
+                hidden.append(checkpoint(self.code_states, part, use_reentrant=False))
             places.append(rows)
-        return self._representations(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
-
-    def _representations(self, states: torch.Tensor) -> torch.Tensor:
-        """`Z` of the states at the code tokens, `(items, num_levels, backbone_hidden_size)`."""
-        if self.config.shared_representation:
-            return self.adapter(states.mean(dim=1, keepdim=True)).expand(-1, states.shape[1], -1)
-        return self.adapter(states)
+        return self._adapted(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
 
     def quantize(self, representations: torch.Tensor) -> QuantizerOutput:
         """Codes of representations `(items, num_levels, codebook_dim)`, with `codebook_centering` of what they differ
@@ -292,17 +299,29 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         output.quantized = output.quantized + mean
         return output
 
-    def _code_states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The backbone's states at the code tokens of some prompts, `(items, num_levels, backbone_hidden_size)`."""
+    def code_states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the adapter reads of some prompts, which are given by name as [`~UTGRecTokenizerModel.encode`] takes
+        them: the backbone's states at the code tokens, `(items, num_levels, backbone_hidden_size)`, or, where the
+        levels share a representation, the mean of those at all other tokens, `(items, 1, backbone_hidden_size)`."""
+        if "code_states" in inputs:
+            return inputs["code_states"]
         is_code = inputs["input_ids"] >= self.config.backbone_vocab_size
         states = self.backbone(**inputs).last_hidden_state
-        hidden = states[is_code].view(len(is_code), self.config.num_levels, -1)
+        if self.config.shared_representation:
+            counted = (inputs["attention_mask"].bool() & ~is_code)[..., None]
+            hidden = (states * counted).sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True)
+        else:
+            hidden = states[is_code].view(len(is_code), self.config.num_levels, -1)
         return hidden.to(self.adapter[0].weight.dtype)
+
+    def _adapted(self, states: torch.Tensor) -> torch.Tensor:
+        """`Z` of what [`~UTGRecTokenizerModel.code_states`] gave."""
+        return self.adapter(states).expand(-1, self.config.num_levels, -1)
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.Tensor,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
@@ -313,6 +332,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         positive_rows: torch.LongTensor | None = None,
         excluded_negatives: torch.BoolTensor | None = None,
         mm_encoder_outputs: dict | None = None,
+        code_states: torch.Tensor | None = None,
     ) -> UTGRecTokenizerOutput:
         """
         Args:
@@ -331,6 +351,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
                 see [`info_nce`].
             mm_encoder_outputs (`dict`, *optional*):
                 what the vision tower gave, in place of `pixel_values`; see transformers' multimodal models.
+            code_states (`torch.FloatTensor`, *optional*):
+                what [`~UTGRecTokenizerModel.code_states`] gave of the prompts, in place of them and their images.
 
         Raises:
             ValueError: for labels, if the network was saved without decoders.
@@ -342,7 +364,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             "mm_token_type_ids": mm_token_type_ids,
             "mm_encoder_outputs": mm_encoder_outputs,
         }
-        z = self.encode(input_ids, attention_mask, **{k: v for k, v in images.items() if v is not None})
+        z = self.encode(input_ids, attention_mask, code_states, **{k: v for k, v in images.items() if v is not None})
         if text_labels is None:
             quantized = self.quantize(z)
             return UTGRecTokenizerOutput(codes=quantized.codes, representations=z, residuals=quantized.residuals)

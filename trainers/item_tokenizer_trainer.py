@@ -1,7 +1,7 @@
 """Trainer for item tokenizers: the losses of Eq. 13, their logging, and the health of the codebooks."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -23,12 +23,15 @@ from trainers.evaluation.codebooks import codebook_health
 from trainers.hub_trainer import HubTrainingArguments
 from trainers.runtime.callbacks import EpochCallback, WarmupCallback
 from trainers.runtime.cpu_training import use_cpu_dropout
+from trainers.runtime.principal_adapter import set_principal_components
 from trainers.runtime.step_memory import StepMemory
 from trainers.runtime.trainer_arguments import DEBUG, MEANS, OPTIMIZER
 from trainers.training_data.item_pairs import ItemPairs
 
 # Items that k-means sees for each centroid, as many as faiss asks for at least.
 POINTS_PER_CENTROID = 40
+# Items whose principal components the adapter may start with.
+ITEMS_OF_COMPONENTS = 4096
 # Tokens that the backbone reads at a time: few waste little on padding, and stay in a processor's cache.
 PROMPT_TOKENS, PROMPT_TOKENS_ON_DEVICE = 2048, 16384
 
@@ -43,6 +46,9 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
         backbone_learning_rate (`float`, *optional*): of the backbone's trained weights; by default `learning_rate`.
         freeze_codes (`bool`, *optional*, defaults to `False`):
             fine-tuning on a new domain: exactly the codebook matrices C_root and C_leaf stay as they are.
+        freeze_backbone (`bool`, *optional*, defaults to `False`):
+            the backbone, its adapters and the code tokens stay as they are. It reads every item once, before the
+            training, and a step takes a small part of the time; not in the paper.
         codebook_warmup_steps (`int`, *optional*):
             optimizer steps in which the decoders see unquantized representations; by default the model's
             configuration decides. A resumed training or a fine-tuning does not repeat them, whatever is said here.
@@ -69,6 +75,9 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Items per device in evaluation."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
     freeze_codes: bool = field(default=False, metadata={"help": "Freeze C_root and C_leaf (fine-tuning)."})
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Leave the backbone as it is: it reads each item once, steps are fast."}
+    )
     codebook_warmup_steps: int | None = field(
         default=None, metadata={"help": "Steps in which decoders see unquantized vectors; default: the model's."}
     )
@@ -137,7 +146,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             data_collator=train_dataset.collate,
             **kwargs,
         )
-        model.set_trainable(freeze_codes=args.freeze_codes)
+        model.set_trainable(args.freeze_codes, args.freeze_backbone)
         if args.device.type == "cpu":
             use_cpu_dropout(model)
         if args.codebook_warmup_steps is not None and not int(model.training_passes):
@@ -219,30 +228,60 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         config = self.model.config
+        if not int(self.model.training_passes) and config.adapter_init == "principal":
+            self._set_adapter()
         warm = int(self.model.training_passes) == config.warmup_steps
         if warm and config.codebook_init == "kmeans" and not self.args.freeze_codes:
             self._set_codebooks()
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def train(self, *args, **kwargs):
+        """As [`HubTrainer.train`]. A backbone that stays as it is reads all items first."""
+        if self.args.freeze_backbone and self.train_dataset.code_states is None:
+            every = np.arange(len(self.train_dataset))
+            states = self._vectors_of(every, self.model.code_states, "Reading items")
+            self.train_dataset.code_states = states.cpu()
+        return super().train(*args, **kwargs)
+
+    @torch.no_grad()
+    def _vectors_of(
+        self, rows: np.ndarray, vectors_of: Callable[[dict[str, Any]], torch.Tensor], shown: str | None = None
+    ) -> torch.Tensor:
+        """What `vectors_of` makes of the inputs of items, float32 `[rows, ...]`."""
+        network, pairs = self.model, self.train_dataset
+        lengths = torch.from_numpy(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue)[rows])
+        network.eval()
+        assert network.most_tokens is not None
+        parts, places = [], []
+        silent = None if shown and self.is_world_process_zero() else True
+        for batch in tqdm([*length_batches(lengths, network.most_tokens)], desc=shown, disable=silent):
+            inputs: dict[str, Any] = self._prepare_inputs(pairs.encoder_inputs(rows[batch.numpy()]))
+            with self.compute_loss_context_manager():  # in the precision of the training
+                parts.append(vectors_of(inputs).float())
+            places.append(batch)
+        network.train()
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _some_rows(self, most: int) -> np.ndarray:
+        """Rows of at most so many items, drawn by the seed."""
+        return np.random.default_rng(self.args.seed).permutation(len(self.train_dataset))[:most]
+
+    def _set_adapter(self) -> None:
+        """Sets the adapter to the principal components of what it reads."""
+        states = self._vectors_of(self._some_rows(ITEMS_OF_COMPONENTS), self.model.code_states).flatten(0, 1)
+        set_principal_components(self.model.adapter, states)
+        # All processes go on with the first one's, should theirs differ in a last digit.
+        for parameter in self.model.adapter.parameters():
+            parameter.data.copy_(broadcast(parameter.data))
 
     @torch.no_grad()
     def _set_codebooks(self) -> None:
         """Sets the codebooks to k-means centroids of the items' residuals. Done codebook by codebook: a residual
         quantizer's residuals depend on the levels above."""
         network, quantizer = self.model, self.model.quantizer
-        most = POINTS_PER_CENTROID * max(quantizer.level_sizes)
-        generator = np.random.default_rng(self.args.seed)
-        rows = generator.permutation(len(self.train_dataset))[:most]
-        pairs = self.train_dataset
-        lengths = torch.from_numpy(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue)[rows])
+        rows = self._some_rows(POINTS_PER_CENTROID * max(quantizer.level_sizes))
+        z = self._vectors_of(rows, lambda inputs: network.encode(**inputs))
         network.eval()
-        assert network.most_tokens is not None
-        parts, places = [], []
-        for batch in length_batches(lengths, network.most_tokens):
-            inputs: dict[str, Any] = self._prepare_inputs(pairs.encoder_inputs(rows[batch.numpy()]))
-            with self.compute_loss_context_manager():  # in the precision of the training
-                parts.append(network.encode(**inputs).float())
-            places.append(batch)
-        z = torch.cat(parts)[torch.cat(places).argsort()]
         if network.running_mean is not None:
             network.running_mean.train()  # the mean of these items, not of those that the warm-up has seen
         for number, codebook in enumerate(cast(Iterable[SimVQCodebook], quantizer.codebooks)):

@@ -224,22 +224,26 @@ def test_ablations(change, dropped, make_network, make_batch, tiny_qwen2_vl, tin
 
 @pytest.mark.parametrize("most_tokens", [None, 40])
 def test_levels_that_share_a_representation_refine_it(most_tokens, make_network, make_batch, tiny_bert, tiny_items):
-    """Residual quantization of the adapter's output for the mean of the code tokens' states, here in float64."""
+    """Residual quantization of the adapter's output for the mean of the prompt's states, here in float64."""
     shared = {"codebook_structure": "residual", "shared_representation": True, "adapter_dropout": 0.0}
     network, processor = make_network(tiny_bert, **shared)
     disturb(network)
     batch = make_batch(processor, network, tiny_items)
     prompts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    code_tokens = torch.tensor(network.config.code_token_ids)
     with torch.no_grad():
-        states = network._code_states(prompts).double().mean(dim=1)
+        hidden = network.backbone(**prompts).last_hidden_state.double()
+        counted = prompts["attention_mask"].bool() & ~torch.isin(prompts["input_ids"], code_tokens)
+        states = torch.stack([row[there].mean(dim=0) for row, there in zip(hidden, counted, strict=True)])
         up, _, _, down = network.adapter
         inner = torch.nn.functional.gelu(states @ up.weight.double().T + up.bias.double())
-        left = inner @ down.weight.double().T + down.bias.double()
-        wanted, above = [], torch.zeros_like(left)
+        left = representation = inner @ down.weight.double().T + down.bias.double()
+        wanted = []
         for codebook in network.quantizer.codebooks:
+            codebook.codes.copy_(left.mean(0) + left.std(0) * torch.randn(codebook.codes.shape))
             vectors = codebook.codes.double()
             codes = torch.cdist(left, vectors).argmin(dim=1)
-            left, above = left - vectors[codes], above + vectors[codes]
+            left = left - vectors[codes]
             wanted.append(codes)
     network.most_tokens = most_tokens
     if most_tokens is not None:  # which reads prompts in parts where there is a gradient
@@ -248,10 +252,11 @@ def test_levels_that_share_a_representation_refine_it(most_tokens, make_network,
             module.eval()
     z = network.encode(**prompts)
     assert z.shape == (len(tiny_items), 3, network.config.codebook_dim)
-    assert all(torch.equal(z[:, 0], z[:, level]) for level in (1, 2))
+    torch.testing.assert_close(z, representation.float()[:, None].expand_as(z), rtol=1e-4, atol=1e-6)
     quantized = network.quantize(z)
+    assert len({*map(tuple, quantized.codes.tolist())}) > 3
     assert torch.equal(quantized.codes, torch.stack(wanted, dim=1))
-    torch.testing.assert_close(quantized.quantized[:, -1], above.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quantized.quantized[:, -1], (representation - left).float(), rtol=1e-4, atol=1e-6)
 
 
 def test_without_positives_there_is_no_co_occurrence_loss(tiny_network, make_batch, tiny_items):
@@ -602,6 +607,7 @@ def test_copies_are_equal(tiny_network, make_batch, tiny_items):
         ({"codebook_structure": "forest"}, "'tree' or 'residual', got 'forest'"),
         ({"shared_representation": True}, "shared_representation needs codebook_structure='residual'"),
         ({"codebook_init": "zeros"}, "'normal' or 'kmeans', got 'zeros'"),
+        ({"adapter_init": "zeros"}, "'normal' or 'principal', got 'zeros'"),
         ({"codebook_projection_init": "zeros"}, "'linear' or 'orthogonal', got 'zeros'"),
         ({"root_codebook_size": 0}, "root_codebook_size must be at least 1, got 0"),
         ({"leaf_codebook_size": -1}, "leaf_codebook_size must be at least 1, got -1"),

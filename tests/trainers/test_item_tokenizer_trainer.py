@@ -292,6 +292,65 @@ def test_kmeans_centroids_are_means_of_their_residuals(tmp_path, centred):
         assert ((points - table[owners]) ** 2).mean() < 0.3 * points.var(axis=0).mean()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_adapter_starts_with_principal_components_once(tmp_path, monkeypatch, shared):
+    settings = []
+    original = ItemTokenizerTrainer._set_adapter
+    monkeypatch.setattr(
+        ItemTokenizerTrainer,
+        "_set_adapter",
+        lambda self: (settings.append(int(self.model.training_passes)), original(self)),
+    )
+    config = {"adapter_init": "principal", "codebook_init": "kmeans", "codebook_centering": True, **NO_DROPOUT}
+    config |= {"codebook_structure": "residual", "shared_representation": True} if shared else {}
+    trainer = make_trainer(tmp_path, codebook_warmup_steps=2, max_steps=4, config=config)
+    trainer._set_adapter()
+    assert trainer.model.training
+    network = trainer.model.eval()
+    with torch.no_grad():
+        z = network.encode(**trainer.train_dataset.encoder_inputs(np.arange(NUM_ITEMS)))
+    z = (z[:, :1] if shared else z).flatten(0, 1).double()
+    covariance = z.T @ z / len(z)
+    torch.testing.assert_close(z.mean(dim=0), torch.zeros(8).double(), atol=1e-3, rtol=0)
+    assert covariance.trace().item() == pytest.approx(8, rel=1e-2)
+    values = covariance.diagonal()
+    assert (covariance - values.diag()).abs().max() < 1e-2 * values[0] and (values[:-1] >= values[1:] - 1e-3).all()
+    settings.clear()
+    trainer.train()
+    assert settings == [0]
+    trainer.train()  # the weights are trained by now
+    assert settings == [0]
+
+
+def test_a_frozen_backbone_reads_each_item_once(tmp_path, monkeypatch):
+    config = {"adapter_init": "principal", "codebook_init": "kmeans", "lora_dropout": 0.3, **NO_DROPOUT}
+    trainer = make_trainer(tmp_path, freeze_backbone=True, codebook_warmup_steps=2, max_steps=6, config=config)
+    network, pairs, read = trainer.model, trainer.train_dataset, []
+    original = type(network).code_states
+    monkeypatch.setattr(
+        type(network),
+        "code_states",
+        lambda self, inputs: (read.append(len(inputs.get("input_ids", ()))), original(self, inputs))[1],
+    )
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    prompts = pairs.encoder_inputs(np.arange(NUM_ITEMS))
+    trainer.train()
+    assert sum(read) == NUM_ITEMS
+    after = network.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("backbone."))
+    assert not torch.equal(after["adapter.0.weight"], before["adapter.0.weight"])
+    states = pairs.encoder_inputs(np.arange(NUM_ITEMS))
+    assert states.keys() == {"code_states"}
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network.encode(**states), network.encode(**prompts), rtol=1e-4, atol=1e-5)
+    evaluated = trainer.evaluate()
+    pairs.code_states = None
+    for name, value in trainer.evaluate().items():
+        if "image" not in name and name != "eval_loss":  # whose noise is drawn anew
+            assert evaluated[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
 def test_batches_of_one_pair_are_not_centred(tmp_path):
     with pytest.raises(ValueError, match="of batches of one pair nothing is left"):
         make_trainer(tmp_path, per_device_train_batch_size=1, config=CENTRED)

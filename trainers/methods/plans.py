@@ -202,7 +202,7 @@ def plan_utgrec(
     if tokenizer is not None:
         config = UTGRecTokenizerConfig.from_pretrained(tokenizer.name, revision=tokenizer.revision or "main")
     network = unwritten_network(network_arguments, catalogue, config)
-    network.set_trainable(freeze_codes and tokenizer is not None)
+    network.set_trainable(freeze_codes and tokenizer is not None, tokenizer_training.freeze_backbone)
     ItemTokenizerTrainer.check_loading(tokenizer_training, len(catalogue))
     if tokenizer is None:
         check_utgrec_warmup(len(catalogue), tokenizer_training)

@@ -90,6 +90,10 @@ class NetworkArguments:
     )
     codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     adapter_hidden_size: int = field(default=768, metadata={"help": "Hidden width of the adapter MLP."})
+    adapter_init: str = field(
+        default="normal", metadata={"help": "'normal', or 'principal': components of what the adapter reads."}
+    )
+    adapter_dropout: float = field(default=0.1, metadata={"help": "Dropout of the adapter MLP."})
     max_text_tokens: int = field(
         default=1024, metadata={"help": "Longest item text, in tokens; 0: as long as 95 % of the texts are."}
     )
@@ -230,6 +234,7 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.leaf_codebook_size": 512,
         "tokenizer.codebook_structure": "tree",
         "tokenizer.codebook_centering": False,
+        "tokenizer.adapter_init": "normal",
         "tokenizer.shared_representation": False,
         "tokenizer.codebook_dim": 128,
         "tokenizer.codebook_init": "normal",

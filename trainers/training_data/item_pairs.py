@@ -25,7 +25,13 @@ class ItemPairs(Dataset):
         latents ([`ImageLatents`], *optional*): targets of the image reconstruction.
         seed (`int`, *optional*, defaults to 0): of the positives, and of latents that are drawn; they depend on it, on
             the epoch and on a batch's items alone, so that a resumed training sees the same ones.
+
+    Attributes:
+        code_states (`torch.Tensor`, *optional*): what a backbone that does not learn gives of every item, see
+            [`~UTGRecTokenizerModel.code_states`]; batches have it in place of prompts then.
     """
+
+    code_states: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -74,7 +80,9 @@ class ItemPairs(Dataset):
         return patches, grid
 
     def encoder_inputs(self, items: np.ndarray) -> dict[str, torch.Tensor]:
-        """The backbone's inputs for items, given by row."""
+        """The backbone's inputs for items, given by row, or what it has made of them."""
+        if self.code_states is not None:
+            return {"code_states": self.code_states[torch.from_numpy(items)]}
         images = None
         if self.processor.image_processor is not None:
             images = [self.image(int(row)) for row in items]

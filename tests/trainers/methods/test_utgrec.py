@@ -90,6 +90,7 @@ def test_every_argument_of_the_network_is_passed_on():
         "codebook_init",
         "codebook_projection_init",
         "shared_representation",
+        "adapter_init",
     }
     for name in sorted(NETWORK - choices):
         value = getattr(NetworkArguments(), name)
@@ -102,12 +103,14 @@ def test_every_argument_of_the_network_is_passed_on():
             codebook_structure="residual",
             codebook_projection_init="orthogonal",
             shared_representation=True,
+            adapter_init="principal",
             max_text_tokens=positions + 1,
         ),
         config,
         "abc",
     )
     assert built.codebook_projection_init == "orthogonal" and built.shared_representation
+    assert built.adapter_init == "principal"
     assert (built.codebook_structure, built.codebook_init, built.backbone_revision) == ("residual", "normal", "abc")
     assert built.max_text_tokens == positions and built.backbone_name_or_path == "org/model"
 
