@@ -1,15 +1,17 @@
 """Fingerprints of saved weights: what tells that a file is as it was written, and that files are of one save.
 
 A safetensors file states in its metadata a digest of its tensors (names, types, shapes and bytes), and a model's
-config.json the digests of the weights that were saved with it. Files without either, those of older releases and of
-other libraries, are read as they are.
+config.json the digests of the weights that were saved with it. Weights state what config.json said of how they are
+read, too. Files without these, those of older releases and of other libraries, are read as they are.
 """
 
 import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,15 @@ from transformers.utils import CONFIG_NAME
 FINGERPRINT = "fingerprint"  # in a file's metadata
 METADATA = "metadata_fingerprint"  # beside it: of the other metadata
 CONFIG_ENTRY = "weights_fingerprint"  # in config.json: by the names of the files
+CONFIG = "config"  # in the metadata of a model's weights: what config.json said, but for what may be edited
+# Entries of config.json that no weight is read by: of training, of histories' length, of where things are, and those
+# that transformers and the Hub write.
+_EDITABLE = re.compile(
+    r"_.*|.*dropout.*|.*_(weight|ratio|share|passes|fingerprint|revision|name_or_path|clusters)|loss.*|initializer.*"
+    r"|num_negatives|log_q_correction|horizon|max_history|warmup_steps|sinkhorn_epsilon|.*temperature|codebook_.*init"
+    r"|diffusion_repeats|backbone_saved|architectures|auto_map|custom_pipelines|(torch_)?dtype|transformers_version"
+    r"|use_cache|output_.*|return_dict|id2label|label2id|problem_type|chunk_size_feed_forward|task_specific_params"
+)
 CHUNK = 1 << 24  # bytes that are digested at once; part of the format
 THREADS = 8
 
@@ -57,16 +68,17 @@ def fingerprint_file(path: str | os.PathLike) -> tuple[str, str | None]:
     return digest.hexdigest(), metadata.get(FINGERPRINT) if isinstance(metadata, dict) else None
 
 
-def stamp_file(path: str | os.PathLike) -> str:
-    """Writes the fingerprint of a safetensors file into its metadata, and returns it. The file is written anew, with
-    the permissions of new files (safetensors' own are for their owner only), and replaced in one step."""
+def stamp_file(path: str | os.PathLike, further: Mapping[str, str] | None = None) -> str:
+    """Writes the fingerprint of a safetensors file into its metadata, beside `further` ones, and returns it. The file
+    is written anew, with the permissions of new files (safetensors' own are for their owner only), and replaced in one
+    step."""
     path = Path(path)
     fingerprint, _ = fingerprint_file(path)
     temporary = path.with_name(f".{path.name}.stamping.tmp")
     try:
         with open(path, "rb") as file, open(temporary, "wb") as stamped:
             header, start = read_header(path, file)
-            metadata = {**header.get("__metadata__", {}), FINGERPRINT: fingerprint}
+            metadata = {**header.get("__metadata__", {}), **(further or {}), FINGERPRINT: fingerprint}
             header["__metadata__"] = metadata | {METADATA: _metadata_digest(metadata)}
             text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
             text += b" " * (-len(text) % 8)
@@ -108,13 +120,14 @@ def check_file(path: str | os.PathLike) -> str | None:
 
 
 def stamp_folder(folder: str | os.PathLike) -> None:
-    """Stamps a model's weights, every safetensors file of the folder, and names their fingerprints in its
-    config.json."""
+    """Stamps a model's weights, every safetensors file of the folder, also with what config.json says of them, and
+    names their fingerprints there."""
     folder = Path(folder)
-    fingerprints = {path.name: stamp_file(path) for path in sorted(folder.glob("*.safetensors"))}
     config = folder / CONFIG_NAME
-    if config.is_file() and fingerprints:
-        values = json.loads(config.read_text(encoding="utf-8"))
+    values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    further = {CONFIG: json.dumps(_read_by(values), sort_keys=True)} if values else {}
+    fingerprints = {path.name: stamp_file(path, further) for path in sorted(folder.glob("*.safetensors"))}
+    if values and fingerprints:
         values[CONFIG_ENTRY] = fingerprints
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -142,6 +155,36 @@ def check_folder(folder: str | os.PathLike) -> None:
     if not named:
         for path in sorted(folder.glob("model*.safetensors")):
             check_file(path)
+
+
+def check_config(folder: str | os.PathLike) -> None:
+    """
+    Checks a config.json that could be read against what the weights beside it say it was when they were saved. An
+    entry is to be changed as an argument of `from_pretrained`, and with the weights.
+
+    Raises:
+        ValueError: naming the file and the entries, if some were changed that weights are read by.
+    """
+    config = Path(folder, CONFIG_NAME)
+    for name in _named_by_config(config):
+        with open(config.parent / name, "rb") as file:
+            stated = read_header(name, file)[0].get("__metadata__", {}).get(CONFIG)
+        if stated is None:
+            continue
+        values, wanted = _read_by(json.loads(config.read_text(encoding="utf-8"))), json.loads(stated)
+        changed = [key for key in wanted if values.get(key) != wanted[key]]
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"{config} was changed since the weights beside it were saved: {', '.join(changed)}; {key} is "
+                f"{json.dumps(values.get(key))[:60]} and was {json.dumps(wanted[key])[:60]}. Take both from one save; "
+                f"what is to be changed is an argument, from_pretrained(..., {key}=...)."
+            )
+
+
+def _read_by(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a config.json that weights are read by."""
+    return {name: value for name, value in values.items() if name != CONFIG_ENTRY and not _EDITABLE.fullmatch(name)}
 
 
 def _named_by_config(config: Path) -> dict[str, str]:
@@ -179,4 +222,4 @@ def read_header(path: str | os.PathLike, file: Any) -> tuple[dict[str, Any], int
     return header, 8 + length
 
 
-__all__ = ["check_file", "check_folder", "digest_bytes", "read_header", "stamp_file", "stamp_folder"]
+__all__ = ["check_config", "check_file", "check_folder", "digest_bytes", "read_header", "stamp_file", "stamp_folder"]

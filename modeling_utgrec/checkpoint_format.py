@@ -22,7 +22,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, PushToHubMixin
 
-from .checkpoint_fingerprint import CONFIG_ENTRY, check_folder, stamp_folder
+from .checkpoint_fingerprint import CONFIG_ENTRY, check_config, check_folder, stamp_folder
 from .checkpoint_safety import SHARDS, check_sizes, errors_that_say_why, only_safetensors
 
 FORMAT_VERSION = 1
@@ -83,10 +83,13 @@ class CheckedLoading:
 
         Raises:
             ValueError: if the weights are pickles, truncated, damaged or of another save than config.json, some are
-                missing or of another shape, or the configuration is missing or has values that no model can be built
-                from. Who asks for `output_loading_info` is told there of missing weights, and judges them.
+                missing or of another shape, or the configuration is missing, was changed since or has values that no
+                model can be built from. Who asks for `output_loading_info` is told there of missing weights and judges
+                them.
         """
         wants_report = kwargs.pop("output_loading_info", False)
+        given = getattr(kwargs.get("config"), "name_or_path", pretrained_model_name_or_path)
+        is_of_place = str(given) == str(pretrained_model_name_or_path)  # not a configuration of one's own
         only_safetensors(pretrained_model_name_or_path, kwargs)
         place = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         is_folder = pretrained_model_name_or_path is not None and place.is_dir()
@@ -112,10 +115,13 @@ class CheckedLoading:
             )
         if not is_folder and pretrained_model_name_or_path is not None:  # downloaded by now
             name = "/".join(filter(None, (kwargs.get("subfolder"), CONFIG_NAME)))
-            place = str(pretrained_model_name_or_path), name, kwargs.get("cache_dir"), kwargs.get("revision")
-            config = try_to_load_from_cache(*place)
+            source = str(pretrained_model_name_or_path), name, kwargs.get("cache_dir"), kwargs.get("revision")
+            config = try_to_load_from_cache(*source)
             if isinstance(config, str):
-                check_folder(Path(config).parent)
+                place = Path(config).parent
+                check_folder(place)
+        if is_of_place and pretrained_model_name_or_path is not None:
+            check_config(place)
         vars(model.config).pop(CONFIG_ENTRY, None)  # true of the files, not of what becomes of the model
         return (model, report) if wants_report else model
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from peft import LoraConfig
 from safetensors import safe_open
@@ -18,18 +19,23 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from modeling_utgrec import (
+    RecBaseConfig,
+    RecBaseForCausalLM,
     RecBaseTokenizerConfig,
     RecBaseTokenizerModel,
     RQVAEConfig,
     RQVAEModel,
     SASRecConfig,
     SASRecForNextItem,
+    UTGRecConfig,
+    UTGRecForConditionalGeneration,
     checkpoint_fingerprint,
 )
 from modeling_utgrec.checkpoint_fingerprint import check_file, check_folder, fingerprint_file, stamp_file
 from modeling_utgrec.checkpoint_format import _HOST, STAGING, check_finite
 
 WEIGHTS = "model.safetensors"
+T5 = dict(d_model=8, d_ff=8, num_heads=2, d_kv=4, num_layers=1, num_decoder_layers=1, level_sizes=[4, 3, 3])
 AUTOENCODER = dict(input_dim=8, hidden_sizes=[6], codebook_dim=4, num_levels=2, codebook_size=4)
 
 
@@ -74,6 +80,55 @@ def test_a_save_says_what_it_is(tmp_path):
     assert same(model, loaded) and not hasattr(loaded.config, "weights_fingerprint")
     loaded.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / WEIGHTS).read_bytes()
+
+
+def edit(folder, **changes):
+    values = json.loads((folder / "config.json").read_text()) | changes
+    values = {name: value for name, value in values.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "change"),
+    [
+        (SASRecForNextItem, SASRecConfig(num_items=30, hidden_size=8, max_history=4), {"num_heads": 2}),
+        (RQVAEModel, RQVAEConfig(**AUTOENCODER, centre_domains=True), {"centre_domains": None}),
+        (RecBaseTokenizerModel, RecBaseTokenizerConfig(**AUTOENCODER), {"distance": "cosine"}),
+        (UTGRecForConditionalGeneration, UTGRecConfig(**T5), {"feed_forward_proj": "gelu", "dense_act_fn": "gelu"}),
+        (UTGRecForConditionalGeneration, UTGRecConfig(**T5), {"level_sizes": [3, 3, 4], "share_leaf_codes": False}),
+        (RecBaseForCausalLM, RecBaseConfig.tiny(), {"rms_norm_eps": 1e-2}),
+    ],
+)
+def test_a_config_that_was_changed_beside_its_weights_is_an_error(tmp_path, kind, config, change):
+    """All of these gave other results without a word: no weight has another shape."""
+    set_seed(0)
+    kind(config).save_pretrained(tmp_path)
+    edit(tmp_path, **change)
+    for loader in (kind, AutoModel if kind._auto_class == "AutoModel" else getattr(transformers, kind._auto_class)):
+        with pytest.raises(ValueError, match=rf"config\.json was changed since .*{[*change][0]}"):
+            loader.from_pretrained(tmp_path)
+
+
+def test_what_may_be_changed_of_a_config(tmp_path):
+    set_seed(0)
+    model = UTGRecForConditionalGeneration(UTGRecConfig(**T5))
+    model.save_pretrained(tmp_path)
+    free = {"dropout_rate": 0.3, "max_history": 7, "transformers_version": "5.99.0", "new_in_5_99": [1], "_x": 1}
+    edit(tmp_path, **free, initializer_factor=None)
+    loaded = UTGRecForConditionalGeneration.from_pretrained(tmp_path)
+    assert same(model, loaded) and (loaded.config.dropout_rate, loaded.config.max_history) == (0.3, 7)
+    # On purpose, and by a configuration of one's own.
+    changed = UTGRecForConditionalGeneration.from_pretrained(tmp_path, layer_norm_epsilon=0.1)
+    assert changed.config.layer_norm_epsilon == 0.1
+    edit(tmp_path, layer_norm_epsilon=0.1)
+    own = UTGRecForConditionalGeneration.from_pretrained(tmp_path, config=UTGRecConfig(**T5))
+    assert same(own, model) and own.config.layer_norm_epsilon == 1e-6
+    # Saved with it, and of a release that did not say it.
+    changed.save_pretrained(tmp_path / "changed")
+    assert UTGRecForConditionalGeneration.from_pretrained(tmp_path / "changed").config.layer_norm_epsilon == 0.1
+    save_file(load_file(tmp_path / WEIGHTS), tmp_path / WEIGHTS, {"format": "pt"})
+    edit(tmp_path, weights_fingerprint={WEIGHTS: stamp_file(tmp_path / WEIGHTS)})
+    assert UTGRecForConditionalGeneration.from_pretrained(tmp_path).config.layer_norm_epsilon == 0.1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9999])
