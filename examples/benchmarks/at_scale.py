@@ -50,8 +50,8 @@ STEPS = (
     Step(
         "semantic IDs: Qwen2-VL-2B",
         "items",
-        f"device n · (2 · 1.31e9 · {TOKENS} + 2 · .67e9 · 324) FLOP / (312 TFLOP/s · .35); disk n · 4 · {LEVELS} · 128 "
-        "of residuals, while it runs",
+        f"device n · (2 · 1.31e9 · {TOKENS} + 2 · .67e9 · 324) FLOP / (312 TFLOP/s · .35); disk n · 4 · {LEVELS} · 128"
+        " of residuals while it runs",
         "arithmetic; the share is assumed",
         disk=lambda n: n * 4 * LEVELS * 128,
         device=lambda n: n * ITEM_FLOP / GPU_FLOPS,
