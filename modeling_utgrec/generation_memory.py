@@ -118,17 +118,19 @@ class UserMemory:
             near = _rows_of(content.similar_items, histories)
             items, values = torch.cat((items, near), dim=1), torch.nn.functional.pad(values, (0, near.shape[1]))
         positions, order = trie.positions_of(items).sort(dim=1)
-        values = values.gather(1, order)
+        values, items = values.gather(1, order), items.gather(1, order)
         is_new = torch.ones_like(positions, dtype=torch.bool)
         is_new[:, 1:] = positions[:, 1:] != positions[:, :-1]
         runs = is_new.cumsum(1) - 1
         self.scores = torch.zeros_like(values).scatter_add_(1, runs, values)
         self.positions = torch.full_like(positions, trie.num_items).scatter_(1, runs, positions)
+        rows = torch.zeros_like(positions).scatter_(1, runs, items.long().clamp_(min=0))  # of the positions
         if positions.device.type == "cpu":
             most = max(1, int((self.positions < trie.num_items).sum(1).max())) if len(positions) else 1
-            self.scores, self.positions = self.scores[:, :most].contiguous(), self.positions[:, :most].contiguous()
+            self.scores, self.positions, rows = (
+                each[:, :most].contiguous() for each in (self.scores, self.positions, rows)
+            )
         known = self.positions < trie.num_items
-        rows = trie.rows_at(self.positions.clamp(max=trie.num_items - 1))
         if settings.discount:
             self.scores *= _discounts(memory, rows).to(self.dtype)
         if content is not None:

@@ -167,6 +167,7 @@ class _Masks:
         # per level, [rows, edges]: int32, bool at the last level
         self.counts: list[Tensor] = [torch.cat(level) for level in zip(*parts, strict=True)]
         self.tables = [self._table(level) for level in range(trie.num_levels)]
+        self._log_counts: dict[int, Tensor] = {}  # of dense levels of a mask for everybody, when first asked for
 
     def _sums(self, mask: Tensor) -> list[Tensor]:
         """Numbers of items of masks `[rows, num_items]` below each edge, for each level."""
@@ -193,12 +194,25 @@ class _Masks:
         moved.trie = trie
         moved.counts = [counts.to(trie.device) for counts in self.counts]
         moved.tables = [None if table is None else table.to(trie.device) for table in self.tables]
+        moved._log_counts = {}
         return moved
 
     def below(self, level: int, rows: Tensor, edges: Tensor) -> Tensor:
         """Numbers of allowed items below edges `[B, ...]` for the masks `rows` `[B]`; that of edge 0 for edge -1."""
+        if self.num_rows == 1:
+            return self.counts[level][0][edges.clamp(min=0)]
         rows = rows.view(-1, *(1,) * (edges.ndim - 1))
         return self.counts[level].flatten()[rows * self.counts[level].shape[1] + edges.clamp(min=0)]
+
+    def log_counts(self, level: int, rows: Tensor, nodes: Tensor) -> Tensor:
+        """Logarithm of the number of allowed items below each child of nodes `[B, W]` for the masks `rows` `[B]`,
+        float32, laid out as [`TrieLevel.children`] does; without meaning where no child may be entered."""
+        edges = self.trie.levels[level]
+        if self.num_rows > 1 or edges.table is None:
+            return self.below(level, rows, edges.edges_of_children(nodes)).float().log_()
+        if level not in self._log_counts:
+            self._log_counts[level] = edges.spread(self.counts[level][0].float().log_())
+        return edges.of_nodes(self._log_counts[level], nodes)
 
 
 class RulesOfSearch:
@@ -283,10 +297,12 @@ class RulesOfSearch:
         """Logarithm of the number of items that a user may get below each child of nodes `[B, W]`, float32, laid out
         as `children`; without meaning where no child may be entered."""
         edges_of_level = self.trie.levels[level]
+        if level == self.trie.num_levels - 1:  # an edge is an item: what may be entered is one
+            return torch.zeros(*nodes.shape, edges_of_level.width, device=nodes.device)
         if self.masks is None or self.allowed is not None:
             logs = edges_of_level.log_counts(nodes)
         else:
-            logs = self.masks.below(level, self.mask_rows, edges_of_level.edges_of_children(nodes)).float().log_()
+            logs = self.masks.log_counts(level, self.mask_rows, nodes)
         listed = self.denied if self.allowed is None else self.allowed
         if listed is not None:  # of all that may be entered, the others are as they were, or not listed
             cells, there = self._cells(level, nodes, listed)

@@ -5,8 +5,10 @@ import copy
 import torch
 from torch import Tensor
 
-# A level may be kept as a dense table of nodes × codes up to this many entries (one byte each).
+# A level may be kept as a dense table of nodes × codes up to this many entries (one byte each), or up to so many for
+# each of its edges, which have 8 bytes without it.
 DENSE_LIMIT = 4 * 2**20
+DENSE_ENTRIES = 2
 # Below this share of the codes, the children of a node are listed rather than looked up among all codes.
 DENSE_FAN_OUT = 1 / 8
 
@@ -23,7 +25,8 @@ class TrieLevel:
         keys (`torch.LongTensor` of shape `(edges,)`): Sorted, distinct `node * K + code`.
         fan_outs (`torch.LongTensor` of shape `(nodes,)`): Number of edges of each node.
         counts (`torch.Tensor` of shape `(edges,)`): Number of items below each edge.
-        dense_limit (`int`): Largest number of entries (nodes × codes) of a table; 0 for none.
+        dense_limit (`int`): Largest number of entries (nodes × codes) of a table that has more than 2 for each edge; 0
+            for no table.
     """
 
     def __init__(self, size: int, keys: Tensor, fan_outs: Tensor, counts: Tensor, dense_limit: int):
@@ -37,7 +40,8 @@ class TrieLevel:
         self.fan_out = int(fan_outs.max())  # of the widest node
         self.table: Tensor | None = None
         self._log_counts: Tensor | None = None  # of a dense level, made when first asked for
-        if capacity <= dense_limit and self.fan_out >= size * DENSE_FAN_OUT:
+        limit = max(dense_limit, DENSE_ENTRIES * self.num_edges) if dense_limit else 0
+        if capacity <= limit and self.fan_out >= size * DENSE_FAN_OUT:
             self.table = torch.zeros(capacity, dtype=torch.bool, device=keys.device).index_fill_(0, keys, True)
             self.table = self.table.view(self.num_nodes, size)
 
@@ -159,10 +163,18 @@ class TrieLevel:
         if self.table is None:
             return self.counts[self.edges_of_children(nodes)].float().log_()
         if self._log_counts is None:
-            cells = torch.zeros(self.table.numel(), device=self.table.device)
-            cells[self.keys.long()] = self.counts.float().log_()
-            self._log_counts = cells.view_as(self.table)
-        return self._log_counts.index_select(0, nodes.flatten().clamp(min=0)).view(*nodes.shape, self.size)
+            self._log_counts = self.spread(self.counts.float().log_())
+        return self.of_nodes(self._log_counts, nodes)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of the edges `(edges,)` of a dense level as a table `(nodes, K)`, 0 where there is no edge."""
+        cells = torch.zeros(self.num_nodes * self.size, dtype=values.dtype, device=values.device)
+        cells[self.keys.long()] = values
+        return cells.view(self.num_nodes, self.size)
+
+    def of_nodes(self, table: Tensor, nodes: Tensor) -> Tensor:
+        """Rows of a table `(nodes, K)`, `(*nodes.shape, K)`; that of node 0 for node -1."""
+        return table.index_select(0, nodes.flatten().clamp(min=0)).view(*nodes.shape, self.size)
 
     def split(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Nodes from which edges leave, and their codes."""

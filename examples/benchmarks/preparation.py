@@ -8,12 +8,11 @@ Both read the same csv and JSON lines, drop what cannot be used, clean the items
 the 5-core, and write parquet and the co-occurrence graph of the training part; each runs in a process of its own, on
 two cores. Imports (about 5 s for each) are not counted. Their results are compared to the last value. With `--engine
 ray` both read the same tables in shards, and every file must have the same bytes; memory is that of the driver and of
-the largest worker. The last line is one JSON object; on a machine with other work, its processor seconds say more than
-its seconds.
+the largest worker. Then the folder is read into memory, and made a corpus that is streamed. The last line is one JSON
+object; on a machine with other work, its processor seconds say more than its seconds.
 """
 
 import argparse
-import contextlib
 import html
 import json
 import os
@@ -21,13 +20,12 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import psutil
+from workers import WorkerMemory
 
 FULL_SIZE = 10_000_000
 USERS, ITEMS = 0.1, 0.035  # for each interaction: a million users and 350,000 items
@@ -38,7 +36,6 @@ FAULTY = 1e-4  # shares of NaN-stamped and of future-dated interactions, each
 REPEATED = 5e-3  # share of interactions that are there twice
 ITEM_CHUNK = 50_000
 SHARDS = 16
-SAMPLED = 0.5  # seconds between two looks at the workers' memory
 
 
 def generate(folder: Path, num_interactions: int, seed: int) -> None:
@@ -206,29 +203,23 @@ def prepare_on_ray(folder: Path, output: Path) -> None:
         prepare_by_partitions(reader, output / "shop", choices, latest, co_occurrence=True, map_tasks=tasks_on_ray)
 
 
+def read_folder(folder: Path, output: Path) -> None:
+    """What a training in memory, or a memory, starts with."""
+    from trainers.data.domains import Domain
+
+    Domain.from_folder(folder / "one-machine" / "shop", check_images=False)
+
+
+def stream_folder(folder: Path, output: Path) -> None:
+    """What a training that does not fit in memory starts with."""
+    from trainers.training_data.corpus import write_corpus
+
+    write_corpus(output, {"shop": folder / "one-machine" / "shop"})
+
+
 PROGRAMS = {"package": prepare_with_package, "pandas": prepare_with_pandas}
 ENGINES = {"one-machine": prepare_shards, "ray": prepare_on_ray}
-
-
-class WorkerMemory(threading.Thread):
-    """The most memory that one of the processes below this one had, and all of them together, in GB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.largest = self.together = self.cpu_seconds = 0.0
-        self.ended = threading.Event()
-        self._times: dict[int, float] = {}
-
-    def run(self) -> None:
-        while not self.ended.wait(SAMPLED):
-            sizes = []
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    self._times[process.pid] = sum(process.cpu_times()[:2])
-                    if process.name().startswith("ray::"):
-                        sizes.append(process.memory_full_info().uss / 1e9)
-            self.largest, self.together = max([self.largest, *sizes]), max(self.together, sum(sizes))
-            self.cpu_seconds = sum(self._times.values())
+READERS = {"read": read_folder, "corpus": stream_folder}  # of what was prepared
 
 
 def measure(program: str, folder: Path) -> None:
@@ -237,13 +228,15 @@ def measure(program: str, folder: Path) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     import pandas  # noqa: F401  (both programs start with everything imported)
 
-    import trainers.data.prepared_folder  # noqa: F401
+    import trainers.data.domains
+    import trainers.data.prepared_folder
+    import trainers.training_data.corpus  # noqa: F401
 
     workers = WorkerMemory()
     if program == "ray":
         workers.start()
     start, cpu = time.perf_counter(), time.process_time()
-    (PROGRAMS | ENGINES)[program](folder, folder / program)
+    (PROGRAMS | ENGINES | READERS)[program](folder, folder / program)
     workers.ended.set()
     result = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -278,7 +271,7 @@ def identical(folder: Path) -> bool:
 def compare_engines(folder: Path, result: dict) -> None:
     """Runs this package on one machine and on Ray, and compares all that they wrote."""
     cut_into_shards(folder)
-    for program in ENGINES:
+    for program in ENGINES | READERS:
         result["load"] = round(os.getloadavg()[0], 1)
         result[program] = found = run(program, folder)
         print(f"{program}: {json.dumps(found)}, load before it {result['load']}", flush=True)
@@ -294,7 +287,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="Where to work; by default a temporary folder.")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: see above.")
-    parser.add_argument("--program", choices=PROGRAMS | ENGINES, help="Only this one, on what is in --folder.")
+    parser.add_argument(
+        "--program", choices=PROGRAMS | ENGINES | READERS, help="Only this one, on what is in --folder."
+    )
     arguments = parser.parse_args()
     if arguments.program:
         measure(arguments.program, arguments.folder)

@@ -5,7 +5,8 @@
 
 Items have titles of a generated vocabulary; the item tokenizer is RQ-k-means of TF-IDF, fitted on some. The index
 is looked up by ids and by semantic IDs after the file was opened anew, and its trie is built shard by shard. Times are
-of the whole command but for Ray's start. The last line is one JSON object.
+of the whole command but for Ray's start; seconds of the cores are the driver's and its workers', so of a Ray that is
+started here. The last line is one JSON object.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from workers import WorkerMemory
 
 from tokenization_items import ShardedItemIndex, UniversalItemTokenizer
 from tokenization_items.catalogue_shards import CatalogueShards
@@ -62,12 +64,13 @@ def make_items(folder: Path, options: argparse.Namespace) -> CatalogueShards:
     return shards
 
 
-def on_one_machine(tokenizer_folder: Path, shards: CatalogueShards, block_items: int) -> tuple[Any, float]:
-    """The index, and seconds."""
-    started = time.perf_counter()
+def on_one_machine(tokenizer_folder: Path, shards: CatalogueShards, block_items: int) -> tuple[Any, dict[str, float]]:
+    """The index; seconds, and those of the cores."""
+    started, cores = time.perf_counter(), time.process_time()
     tokenizer = UniversalItemTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.add_items(shards.read(shards.blocks(len(shards))[0]), block_items=block_items)
-    return tokenizer.index, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return tokenizer.index, {"seconds": seconds, "core_seconds": time.process_time() - cores}
 
 
 def in_parts(folder: Path, shards: CatalogueShards, num_actors: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -87,15 +90,19 @@ def in_parts(folder: Path, shards: CatalogueShards, num_actors: int, options: ar
     task.folder.mkdir()
     ends: dict[str, float] = {}
     with ray_session(options.ray_address, num_actors + 1):
-        started = time.perf_counter()
+        took = WorkerMemory()
+        took.start()
+        started, cores = time.perf_counter(), time.process_time()
         report = tokenize_shards(
             tokenizer,
             task,
             Workers(num_actors),
             progress=lambda step, done, of: ends.update({step: time.perf_counter() - started}),
         )
-        seconds = time.perf_counter() - started
-    return {"index": task.index, "seconds": seconds, "ends": ends, "shared": report.collision_rate}
+        seconds, cores = time.perf_counter() - started, time.process_time() - cores
+        took.ended.set()
+    said = {"seconds": seconds, "core_seconds": cores + took.cpu_seconds, "largest_worker_gb": took.largest}
+    return {"index": task.index, "said": said | {"ends": ends}, "shared": report.collision_rate}
 
 
 def asked(folder: Path, ids: list[str]) -> dict[str, float]:
@@ -128,19 +135,18 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
         shards = make_items(folder / "items", options)
         one, every_id = None, None
         if options.one_machine:
-            one, seconds = on_one_machine(folder / "tokenizer", shards, options.block_items)
-            every_id = one.item_ids
-            result["one_machine"] = {"seconds": seconds, "items_per_second": options.items / seconds}
-            print(f"one machine: {seconds:.1f} s, {options.items / seconds:,.0f} items/s", flush=True)
+            one, said = on_one_machine(folder / "tokenizer", shards, options.block_items)
+            every_id, result["one_machine"] = one.item_ids, said
+            print(f"one machine: {said['seconds']:.1f} s, {said['core_seconds']:.1f} s of the cores", flush=True)
         for num_actors in options.actors:
             made = in_parts(folder, shards, num_actors, options)
-            index, seconds = ShardedItemIndex(made["index"]), made["seconds"]
-            said = {"seconds": seconds, "items_per_second": options.items / seconds, "ends": made["ends"]}
+            index, said = ShardedItemIndex(made["index"]), made["said"]
             if one is not None:
                 said["equal"] = bool(np.array_equal(index.codes[index.find(every_id)], one.codes))
             result["actors"][str(num_actors)], result["shared"] = said, made["shared"]
             equal = {True: ", equal", False: ", NOT EQUAL", None: ""}[said.get("equal")]
-            print(f"{num_actors} actors: {seconds:.1f} s, {options.items / seconds:,.0f} items/s{equal}", flush=True)
+            seconds, cores = said["seconds"], said["core_seconds"]
+            print(f"{num_actors} actors: {seconds:.1f} s, {cores:.1f} s of the cores{equal}", flush=True)
             some = np.random.default_rng(2).integers(0, options.items, min(options.items, 2000)).tolist()
             result["asked"] = asked(made["index"], [f"B{row:09}" for row in some])
     result["most_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -117,3 +117,12 @@ def test_counts_of_a_copy_are_its_own():
     level.log_counts(torch.tensor([0, 1]))
     nodes = torch.zeros(2, dtype=torch.long, device="meta")
     assert level.to("meta").log_counts(nodes).device.type == "meta"
+
+
+def test_a_large_level_is_dense_where_its_edges_fill_the_table():
+    """Up to two entries an edge whatever the limit, but for none."""
+    edges = [(node, code) for node in range(6) for code in range(3)]
+    for size, dense in ((6, True), (7, False)):
+        assert (make_level(edges, 6, size, dense_limit=1).table is not None) == dense
+        assert make_level(edges, 6, size, dense_limit=0).table is None
+        assert make_level(edges, 6, size, dense_limit=6 * size).table is not None

@@ -5,11 +5,12 @@ r"""A memory of transitions and content for a generative recommender, which its 
     # new interactions or items, no new training: the settings stay, the rows are those of the data as it is now
     utgrec memory --recommender runs/office/recommender --data data/office-today --update --all_interactions
 
-The memory is built from the training part: item transitions in closed form (decayed counts for large catalogues) and
-the cosine of the items' texts, by --embeddings of `utgrec embed` or else TF-IDF. How much it weighs is chosen on the
-validation items by a fixed grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is
-written as item_memory.safetensors beside the index of the recommender, where `recommend`, `evaluate` and the pipeline
-find it; --no_memory there leaves it out. Then the test items are judged with and without it.
+The memory is built from the training part: item transitions in closed form (decayed counts for large catalogues, read
+where `utgrec prepare --pair_horizon 10` has counted) and the cosine of the items' texts, by --embeddings of `utgrec
+embed` or else TF-IDF. How much it weighs is chosen on the validation items by a fixed grid, which goes into the card;
+--temperature with --mixing_weight chooses nothing. It is written as item_memory.safetensors beside the index of the
+recommender, where `recommend`, `evaluate` and the pipeline find it; --no_memory there leaves it out. Then the test
+items are judged with and without it.
 """
 
 from __future__ import annotations

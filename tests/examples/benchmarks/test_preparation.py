@@ -14,7 +14,9 @@ FILE = Path(__file__).parents[3] / "examples" / "benchmarks" / "preparation.py"
 def benchmark():
     spec = importlib.util.spec_from_file_location("benchmark_preparation", FILE)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FILE.parent))
+        spec.loader.exec_module(module)
     return module
 
 

@@ -18,6 +18,7 @@ def test_prints_one_object_last(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr("trainers.methods.large_catalogue.spread", spread)
     monkeypatch.setattr("trainers.runtime.ray_engine.ray_session", lambda *_: nullcontext())
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
     benchmark = runpy.run_path(str(BENCHMARK))
     sizes = "--items 600 --codes 32 --fitted_on 400 --dim 8 --block_items 128 --range_items 100"
     benchmark["main"](benchmark["parse"]([*sizes.split(), "--actors", "2", "--folder", str(tmp_path)]))
