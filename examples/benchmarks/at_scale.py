@@ -66,9 +66,9 @@ STEPS = (
     Step(
         "collisions, index: `tokenize --engine ray`",
         "items",
-        f"disk n · (16 + 2 · {LEVELS} + 40 of ids and titles); cores n · 44 µs + 40 s",
+        f"disk n · (20 + 2 · {LEVELS} + 40 of ids and titles); cores n · 44 µs + 40 s",
         "`scale_catalogue.py`",
-        disk=lambda n: n * (16 + 2 * LEVELS + 40),
+        disk=lambda n: n * (20 + 2 * LEVELS + 40),
         cores=lambda n: n * 44e-6 + 40,
     ),
     Step(
