@@ -66,10 +66,10 @@ STEPS = (
     Step(
         "collisions, index: `tokenize --engine ray`",
         "items",
-        f"disk n · (16 + 2 · {LEVELS} + 40 of ids and titles); cores n · INDEX_US µs",
+        f"disk n · (20 + 2 · {LEVELS} + 40 of ids and titles); cores n · 44 µs + 40 s",
         "`scale_catalogue.py`",
-        disk=lambda n: n * (16 + 2 * LEVELS + 40),
-        cores=lambda n: n * INDEX_SECONDS,
+        disk=lambda n: n * (20 + 2 * LEVELS + 40),
+        cores=lambda n: n * 44e-6 + 40,
     ),
     Step(
         "trie",
@@ -107,10 +107,10 @@ STEPS = (
     Step(
         "log read by one process",
         "interactions",
-        "held I · READ_BYTES; cores I · READ_US µs",
+        "held I · 125 + .5 GB; cores I · 1.2 µs",
         "`preparation.py --engine ray`, *read*",
-        held=lambda i: i * READ_BYTES,
-        cores=lambda i: i * READ_SECONDS,
+        held=lambda i: i * 125 + 0.5e9,
+        cores=lambda i: i * 1.2e-6,
     ),
     Step(
         "counts of a memory, by one process",
@@ -123,11 +123,11 @@ STEPS = (
     Step(
         "corpus that is streamed",
         "interactions",
-        "disk I · 4.8; held CORPUS_HELD GB; cores I · CORPUS_US µs",
+        "disk I · 4; held .8 GB; cores I · .37 µs",
         "`preparation.py --engine ray`, *corpus*",
-        disk=lambda i: i * 4.8,
-        held=lambda i: CORPUS_HELD,
-        cores=lambda i: i * CORPUS_SECONDS,
+        disk=lambda i: i * 4,
+        held=lambda i: 0.8e9,
+        cores=lambda i: i * 0.37e-6,
     ),
     Step(
         "an epoch of the recommender",
@@ -137,15 +137,14 @@ STEPS = (
         device=lambda i: i / GPU_TARGETS,
     ),
 )
-INDEX_SECONDS = 1e-6
-READ_BYTES, READ_SECONDS = 100.0, 1e-6
-CORPUS_HELD, CORPUS_SECONDS = 1e9, 1e-6
 
 
 def amount(value: float | None, unit: float, name: str) -> str:
-    """`"1.2 GB"`; `"–"` for nothing."""
+    """`"1.2 GB"`; of few hours seconds, `"–"` for nothing."""
     if not value:
         return "–"
+    if unit == 3600 and value < 100:
+        return f"{value:.2g} {name.replace('h', 's')}"
     shown = value / unit
     return f"{shown:,.0f} {name}" if shown >= 10 else f"{shown:.2g} {name}"
 
@@ -167,8 +166,8 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
 
 def short(size: float) -> str:
-    """`"10 M"`, `"1 G"`."""
-    return f"{size / 1e9:g} billion" if size >= 1e8 else f"{size / 1e6:g} million"
+    """`"10 million"`."""
+    return f"{size / 1e9:g} billion" if size >= 1e9 else f"{size / 1e6:g} million"
 
 
 def steps_of(kind: str, sizes: Sequence[float]) -> str:

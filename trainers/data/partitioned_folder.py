@@ -363,8 +363,8 @@ class _Preparation:
         ranges = len(self.job.user_bounds) + 1
         joined = self._run("joined", tasks.join_users, ranges)
         assert len(joined) == ranges
-        parts = (pl.read_ipc(file).drop("first") for file in self.stages.files("joined", "log.arrow"))
-        write_parts(resliced(parts, WRITTEN_ROWS), folder / INTERACTIONS)
+        logs = (pl.read_ipc(file).drop("first") for file in self.stages.files("joined", "log.arrow"))
+        write_parts(resliced(logs, WRITTEN_ROWS), folder / INTERACTIONS)
         found = {name: sum(result[name] for result in split) for name in ("users", "interactions")}
         lengths = np.sum([result["lengths"] for result in split], axis=0)
         found["users_too_short_to_split"] = int(lengths[1:MIN_INTERACTIONS].sum())

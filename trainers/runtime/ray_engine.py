@@ -18,10 +18,12 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 128 * 2**20  # for objects, on one machine: only names and counts go through Ray
 STARTS = 3  # of Ray on this machine, until it is given up
+RETRIES = 5  # of a task whose worker died, as for want of memory, until it is given up
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_task_oom_retries": str(RETRIES),
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
@@ -143,9 +145,11 @@ def spread(
     size, resources = min(num_workers, len(tasks)), {"batch_size": 1, "num_cpus": cpus, "num_gpus": gpus or None}
     if in_actors:
         actors, made = ray.data.ActorPoolStrategy(size=size), (worker, dict(arguments))
+        resources |= {"max_task_retries": RETRIES}
         done = rows.map_batches(_Actor, compute=actors, fn_constructor_args=made, **resources)
     else:
         given = {"worker": worker, "arguments": dict(arguments)}
+        resources |= {"max_retries": RETRIES}
         done = rows.map_batches(_do, compute=ray.data.TaskPoolStrategy(size=size), fn_kwargs=given, **resources)
     try:
         for row in done.iter_rows():
@@ -159,7 +163,7 @@ def spread(
             yield found["done"]
     except ray.exceptions.RayError as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-        raise WorkerError(f"A worker of Ray died, again and again: {first} {DIED} {DONE_STAYS}") from error
+        raise WorkerError(f"A worker of Ray died, and again when replaced: {first} {DIED} {DONE_STAYS}") from error
 
 
 def _do(batch: dict[str, Any], worker: type, arguments: dict[str, Any]) -> dict[str, list[str]]:
