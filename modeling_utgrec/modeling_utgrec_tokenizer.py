@@ -274,7 +274,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             backbone_inputs: what else the backbone takes, such as `pixel_values` and `image_grid_thw`.
         """
         if code_states is not None:
-            return self._adapted(code_states.to(self.adapter[0].weight.dtype))
+            return self._adapted(code_states)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **backbone_inputs}
         if not (self.training and torch.is_grad_enabled() and self.most_tokens) or "mm_encoder_outputs" in inputs:
             return self._adapted(self.code_states(inputs))
@@ -312,10 +312,11 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             hidden = (states * counted).sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True)
         else:
             hidden = states[is_code].view(len(is_code), self.config.num_levels, -1)
-        return hidden.to(self.adapter[0].weight.dtype)
+        return hidden
 
     def _adapted(self, states: torch.Tensor) -> torch.Tensor:
         """`Z` of what [`~UTGRecTokenizerModel.code_states`] gave."""
+        states = states.to(next(self.adapter.parameters()).dtype)
         return self.adapter(states).expand(-1, self.config.num_levels, -1)
 
     def forward(
