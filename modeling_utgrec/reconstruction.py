@@ -51,18 +51,29 @@ class MaskedDecoder(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(batch, length, width)`, or `(batch, chosen, width)`.
         """
-        batch, length = valid.shape
-        masks = (self.mask + self.positions.weight[:length]).to(hidden.dtype).expand(batch, -1, -1)
+        layer, attention = self.layer, self.layer.self_attn
+        width, heads = hidden.shape[-1], attention.num_heads
+        masks = (self.mask + self.positions.weight[: valid.shape[1]]).to(hidden.dtype)
         hidden = hidden + self.levels.weight.to(hidden.dtype)
-        padding = torch.cat([valid.new_zeros(batch, hidden.shape[1]), ~valid], dim=1)
-        inputs = torch.cat([hidden, masks], dim=1)
+        # Mask vectors are the same for every item: their queries, keys and values are computed once.
+        of_masks = F.linear(layer.norm1(masks), attention.in_proj_weight, attention.in_proj_bias)
+        own = F.linear(layer.norm1(hidden), attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+        shared = of_masks[:, width:].expand(len(hidden), -1, -1)
+        keys, values = torch.cat([own, shared], dim=1).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        queries = of_masks[:, :width]
         if places is None:
-            return self.norm(self.layer(inputs, src_key_padding_mask=padding)[:, hidden.shape[1] :])
-        layer, normed = self.layer, self.layer.norm1(inputs)
-        rows = (hidden.shape[1] + places)[..., None].expand(-1, -1, inputs.shape[-1])
-        states, queries = inputs.gather(1, rows), normed.gather(1, rows)
-        attended, _ = layer.self_attn(queries, normed, normed, key_padding_mask=padding, need_weights=False)
-        states = states + layer.dropout1(attended)
+            states, queries = (each.expand(len(hidden), -1, -1) for each in (masks, queries))
+        else:
+            states, queries = (F.embedding(places, each) for each in (masks, queries))
+        there = torch.cat([valid.new_ones(hidden.shape[:2]), valid], dim=1)[:, None, None]
+        attended = F.scaled_dot_product_attention(
+            queries.unflatten(-1, (heads, -1)).transpose(1, 2),
+            keys,
+            values,
+            attn_mask=there,
+            dropout_p=attention.dropout if self.training else 0.0,
+        )
+        states = states + layer.dropout1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
         inner = layer.dropout(layer.activation(layer.linear1(layer.norm2(states))))
         return self.norm(states + layer.dropout2(layer.linear2(inner)))
 
