@@ -66,7 +66,7 @@ STEPS = (
     Step(
         "collisions, index: `tokenize --engine ray`",
         "items",
-        f"disk n · (20 + 2 · {LEVELS} + 40 of ids and titles); cores n · 44 µs + 40 s",
+        f"disk n · (20 + 2 · {LEVELS} + 40 of ids and titles); cores n · 44 µs, as one machine, + 40 s",
         "`scale_catalogue.py`",
         disk=lambda n: n * (20 + 2 * LEVELS + 40),
         cores=lambda n: n * 44e-6 + 40,
@@ -107,8 +107,8 @@ STEPS = (
     Step(
         "log read by one process",
         "interactions",
-        "held I · 125 + .5 GB; cores I · 1.2 µs",
-        "`preparation.py --engine ray`, *read*",
+        "held I · 125 + .5 GB of libraries (assumed); cores I · 1.2 µs",
+        "`preparation.py --program read`, of 3.7 million",
         held=lambda i: i * 125 + 0.5e9,
         cores=lambda i: i * 1.2e-6,
     ),
@@ -124,7 +124,7 @@ STEPS = (
         "corpus that is streamed",
         "interactions",
         "disk I · 4; held .8 GB; cores I · .37 µs",
-        "`preparation.py --engine ray`, *corpus*",
+        "`preparation.py --program corpus`, of 3.7 million",
         disk=lambda i: i * 4,
         held=lambda i: 0.8e9,
         cores=lambda i: i * 0.37e-6,

@@ -18,12 +18,10 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 128 * 2**20  # for objects, on one machine: only names and counts go through Ray
 STARTS = 3  # of Ray on this machine, until it is given up
-RETRIES = 5  # of a task whose worker died, as for want of memory, until it is given up
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_task_oom_retries": str(RETRIES),
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
@@ -145,11 +143,9 @@ def spread(
     size, resources = min(num_workers, len(tasks)), {"batch_size": 1, "num_cpus": cpus, "num_gpus": gpus or None}
     if in_actors:
         actors, made = ray.data.ActorPoolStrategy(size=size), (worker, dict(arguments))
-        resources |= {"max_task_retries": RETRIES}
         done = rows.map_batches(_Actor, compute=actors, fn_constructor_args=made, **resources)
     else:
         given = {"worker": worker, "arguments": dict(arguments)}
-        resources |= {"max_retries": RETRIES}
         done = rows.map_batches(_do, compute=ray.data.TaskPoolStrategy(size=size), fn_kwargs=given, **resources)
     try:
         for row in done.iter_rows():

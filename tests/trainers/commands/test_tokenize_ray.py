@@ -15,7 +15,6 @@ from tokenization_items.folder_lock import LOCK_NAME, locked_folder
 from tokenization_items.sharded_index import ShardedItemIndex
 from trainers.commands import run_command, says_what_is_wrong
 from trainers.commands import tokenize as module
-from trainers.runtime import ray_engine
 from trainers.runtime.ray_engine import WorkerError, import_ray, ray_session, spread
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "version_0_1" / "utgrec_tokenizer_text"
@@ -121,17 +120,6 @@ def test_a_worker_that_dies_is_replaced(session, tmp_path, in_actors):
     done = [*spread(tasks, Dies, {"folder": str(tmp_path)}, num_workers=2, in_actors=in_actors)]
     assert sorted(said["number"] for said in done) == [*range(5)] and (tmp_path / "died-2").exists()
     assert os.getpid() not in {said["process"] for said in done}
-
-
-@pytest.mark.parametrize("in_actors", [True, False])
-def test_a_task_that_kills_every_worker_is_given_up(session, monkeypatch, in_actors):
-    class Kills:
-        def __call__(self, task):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(ray_engine, "RETRIES", 1)
-    with pytest.raises(WorkerError, match="^A worker of Ray died, and again .* for want of memory, .* What is done"):
-        [*spread([{}], Kills, {}, 1, in_actors=in_actors)]
 
 
 def test_errors_of_workers_come_with_their_message_alone(session):
