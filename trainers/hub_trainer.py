@@ -462,8 +462,10 @@ class HubTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
         finally:
             self._staging = None
-        if self.state.best_model_checkpoint == str(staging / name):
-            self.state.best_model_checkpoint = str(folder / name)
+        # Judged just now, or after it was saved: transformers looked for it beside this one, which lies elsewhere yet.
+        best = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if self.state.best_model_checkpoint == str(staging / name) or (folder / best).is_dir():
+            self.state.best_model_checkpoint = str(folder / best)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))

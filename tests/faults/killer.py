@@ -153,6 +153,7 @@ class Killer:
     def new_output(self, command: Command, name: str) -> Path:
         """An output folder as the command finds it. Its name is the same for each, since cards have it."""
         output = self.folder / name / "out"
+        shutil.rmtree(output.parent, ignore_errors=True)  # of another test of this command
         if command.given is not None:
             shutil.copytree(command.given, output)
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -292,6 +292,16 @@ def test_the_evaluation_at_an_epochs_end_comes_after_its_last_checkpoint(tmp_pat
             assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+def test_the_best_checkpoint_that_was_judged_after_its_save_is_kept(tmp_path):
+    """It was, by a training that was resumed, and not by one that was not interrupted."""
+    values = {"num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1}
+    values |= {"learning_rate": 0.0, "per_device_train_batch_size": 24, "save_total_limit": 2}
+    trainer = make_sequential_trainer(tmp_path, **values)
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-4"}
+
+
 def test_an_evaluation_that_was_missing_stops_a_training_early(tmp_path):
     values = {"num_train_epochs": 9, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1}
     values |= {"learning_rate": 0.0, "per_device_train_batch_size": 24}
