@@ -85,9 +85,18 @@ def run_command(command: str, argv: Sequence[str] | None = None, method: str | N
         with naming_the_file(f"a file of intermediate results in {tempfile.gettempdir()}, or of the output"):
             main(argv)
     except Exception as error:
-        if os.environ.get(TRACEBACK) or not says_what_is_wrong(error):
+        wrong = of_a_configuration(error)
+        if os.environ.get(TRACEBACK) or not says_what_is_wrong(wrong):
             raise
-        raise SystemExit(str(error) or repr(error)) from error
+        raise SystemExit(str(wrong) or repr(wrong)) from error
+
+
+def of_a_configuration(error: Exception) -> Exception:
+    """What a configuration's check raised, which comes wrapped by huggingface_hub; any other error as it is."""
+    from huggingface_hub.errors import StrictDataclassClassValidationError
+
+    wrapped = isinstance(error, StrictDataclassClassValidationError) and isinstance(error.__cause__, Exception)
+    return error.__cause__ if wrapped else error  # type: ignore[return-value]
 
 
 def says_what_is_wrong(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from modeling_utgrec import UTGRecTokenizerConfig
 from tokenization_items import Catalogue
 from tokenization_items.catalogue import TEXT_FIELDS
 from tokenization_items.item_files import CatalogueError
@@ -89,6 +90,14 @@ def test_an_error_in_what_was_given_is_its_message(monkeypatch, error):
     with pytest.raises(type(error)) as shown:
         run_command("recommend", [])
     assert shown.value is error
+
+
+def test_an_error_of_a_configuration_is_its_message(monkeypatch):
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    fails(monkeypatch, check=lambda: UTGRecTokenizerConfig(adapter_init="zeros"))
+    with pytest.raises(SystemExit) as ended:
+        run_command("recommend", [])
+    assert ended.value.code == "adapter_init must be 'normal' or 'principal', got 'zeros'"
 
 
 def test_an_error_of_files_is_its_message(monkeypatch):
