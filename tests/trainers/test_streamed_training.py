@@ -27,7 +27,7 @@ from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArg
 from trainers.training_data.corpus import CORPUS, ITEM_ROWS, OFFSETS, SequenceCorpus
 from trainers.training_data.streamed_windows import StreamedData
 
-CODES, ITEMS, SEQUENCES, BATCH, SAVED = 6, 20, (60, 15), 16, 9
+CODES, ITEMS, SEQUENCES, BATCH = 6, 20, (60, 15), 16
 SIZES = [CODES] * 3
 KINDS = ("utgrec", "utgrec-causal", "item-level", "recbase", "sasrec", "bert4rec")
 
@@ -51,7 +51,9 @@ def make_model(kind: str, codes: np.ndarray, content: np.ndarray):
         sizes = {"hidden_size": 16, "intermediate_size": 24, "head_dim": 8, "attention_dropout": 0.2}
         return RecBaseForCausalLM(RecBaseConfig.tiny(level_sizes=SIZES, **sizes))
     if kind == "item-level":
-        config = ItemLevelConfig.tiny(level_sizes=SIZES, content_size=4, num_item_residuals=ITEMS, horizon=3)
+        config = ItemLevelConfig.tiny(
+            level_sizes=SIZES, content_size=4, num_item_residuals=ITEMS, horizon=3, max_history=5
+        )
         model = ItemLevelForCausalLM(config)
         model.set_catalogue(ItemTrie(codes, SIZES, config.level_offsets, content=content))
         return model
@@ -70,11 +72,9 @@ def make_trainer(kind: str, corpus: SequenceCorpus, output: Path, **changes):
     values = dict(
         per_device_train_batch_size=BATCH,
         learning_rate=0.01,
-        max_steps=2 * SAVED,
         domain_temperature=2.0,
         buffer_targets=64,
         save_strategy="steps",
-        save_steps=SAVED,
         save_only_model=False,
         disable_tqdm=True,
         use_cpu=True,
@@ -96,19 +96,20 @@ def losses_of(trainer) -> list[float]:
 def test_a_corpus_resumes_in_the_middle_of_an_epoch(tmp_path, kind):
     """With dropout, under a temperature, and without reading what it skips."""
     corpus = make_corpus(tmp_path)
-    whole = make_trainer(kind, corpus, tmp_path / "out")
-    steps = -(-len(whole.train_dataset) // BATCH)
-    assert SAVED % steps and 2 * SAVED > steps  # the checkpoint lies inside of an epoch, the end in a later one
+    steps = -(-len(make_trainer(kind, corpus, tmp_path / "out").train_dataset) // BATCH)
+    saved = steps // 2 + 1  # inside of the first epoch; the end lies in the second
+    changes = {"save_steps": saved, "max_steps": 2 * saved}
+    whole = make_trainer(kind, corpus, tmp_path / "out", **changes)
     whole.train()
-    resumed = make_trainer(kind, corpus, tmp_path / "out")
+    resumed = make_trainer(kind, corpus, tmp_path / "out", **changes)
     rows, asked = resumed.train_dataset, []
     read = rows.__class__.__getitems__
     rows.__class__ = type(
         "Watched", (rows.__class__,), {"__getitems__": lambda s, i: asked.append(len(i)) or read(s, i)}
     )
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{SAVED}"))
-    assert losses_of(resumed) == losses_of(whole) and len(losses_of(whole)) == 2 * SAVED
-    assert sum(asked) <= (SAVED + 1) * BATCH  # one is read ahead
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{saved}"))
+    assert losses_of(resumed) == losses_of(whole) and len(losses_of(whole)) == 2 * saved > steps
+    assert sum(asked) <= (saved + 1) * BATCH  # one is read ahead
     weights = whole.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in resumed.model.state_dict().items())
 
