@@ -235,13 +235,12 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             self._set_codebooks()
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def train(self, *args, **kwargs):
-        """As [`HubTrainer.train`]. A backbone that stays as it is reads all items first."""
+    def _inner_training_loop(self, *args, **kwargs):
+        # Here, and not in train(): the weights of a checkpoint that it goes on from have been read.
         if self.args.freeze_backbone and self.train_dataset.code_states is None:
             every = np.arange(len(self.train_dataset))
-            states = self._vectors_of(every, self.model.code_states, "Reading items")
-            self.train_dataset.code_states = states.cpu()
-        return super().train(*args, **kwargs)
+            self.train_dataset.code_states = self._vectors_of(every, self.model.code_states, "Reading items").cpu()
+        return super()._inner_training_loop(*args, **kwargs)
 
     @torch.no_grad()
     def _vectors_of(

@@ -351,6 +351,19 @@ def test_a_frozen_backbone_reads_each_item_once(tmp_path, monkeypatch):
             assert evaluated[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
+def test_a_resumed_frozen_backbone_is_that_of_the_checkpoint(tmp_path):
+    """Also where the network was made with other random weights."""
+    settings = dict(freeze_backbone=True, max_steps=6, save_strategy="steps", save_steps=3)
+    whole = make_trainer(tmp_path, config=NO_DROPOUT, **settings)
+    whole.train()
+    resumed = make_trainer(tmp_path, config=NO_DROPOUT, **settings)
+    with torch.no_grad():
+        resumed.model.get_input_embeddings().code_tokens.add_(1.0)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    wanted = whole.model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in resumed.model.state_dict().items())
+
+
 def test_batches_of_one_pair_are_not_centred(tmp_path):
     with pytest.raises(ValueError, match="of batches of one pair nothing is left"):
         make_trainer(tmp_path, per_device_train_batch_size=1, config=CENTRED)

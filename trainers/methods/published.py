@@ -25,6 +25,7 @@ EXTRA_TRAINING: tuple[str, ...] = (
     "backbone_learning_rate",
     "codebook_warmup_steps",
     "text_labels",
+    "freeze_backbone",
     "curriculum_epochs",
     "horizon",
 )

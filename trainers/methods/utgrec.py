@@ -251,6 +251,7 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.learning_rate": 1e-4,
         "tokenizer.codebook_warmup_steps": 300,
         "tokenizer.text_labels": 0,
+        "tokenizer.freeze_backbone": False,
         "tokenizer.batch_size": 256,
         "tokenizer.num_train_epochs": 20,
     },
