@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .checkpoint_format import CheckedLoading
-from .loss_contrastive import joined, world_size
+from .process_rows import joined, world_size
 from .quantization import ResidualCodebooks, SimVQCodebook
 from .quantization_kmeans import kmeans
 

@@ -13,11 +13,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_missrec import MISSRecConfig
-from .loss_contrastive import gathered, in_batch_cross_entropy, info_nce, same_targets
+from .loss_contrastive import in_batch_cross_entropy, info_nce, same_targets
 from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, last_labels
 from .modeling_post_norm import PostNormBlock
 from .modeling_sequential import ItemEmbeddings, NextItemOutput, SelfAttention, bidirectional_mask
+from .process_rows import gathered
 
 
 class Candidates(NamedTuple):

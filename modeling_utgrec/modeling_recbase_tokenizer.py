@@ -11,8 +11,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_recbase_tokenizer import RecBaseTokenizerConfig
-from .loss_contrastive import joined, over_joined
 from .modeling_embedding_autoencoder import EmbeddingAutoencoder
+from .process_rows import joined, over_joined
 
 # Where the logarithm of the variance starts (a standard deviation of 0.05, of representations with length 1) and ends.
 LOG_VARIANCE_START = -6.0

@@ -9,8 +9,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_rqvae import RQVAEConfig
-from .loss_contrastive import joined
 from .modeling_embedding_autoencoder import EmbeddingAutoencoder, of_first_process
+from .process_rows import joined
 from .quantization_kmeans import balanced_clusters
 
 

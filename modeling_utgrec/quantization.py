@@ -15,7 +15,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .loss_contrastive import joined
+from .process_rows import joined
 
 SINKHORN_ROUNDS = 50  # as in LETTER's program
 

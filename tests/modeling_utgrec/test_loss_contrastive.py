@@ -11,7 +11,7 @@ import torch
 
 from modeling_utgrec.loss_contrastive import info_nce
 
-CONTRASTIVE = str(Path(__file__).resolve().parents[2] / "modeling_utgrec" / "loss_contrastive.py")
+PACKAGE = str(Path(__file__).resolve().parents[2] / "modeling_utgrec")
 
 
 def by_hand(anchors, positives, temperature, excluded=None) -> float:
@@ -93,15 +93,18 @@ def test_autocast_does_not_round_the_similarities():
 
 # `weight` stands for the network behind the representations: its gradient is averaged over the processes, as in DDP.
 TWO_PROCESSES = """
+import importlib
 import os
-import runpy
 import sys
+import types
 
 import torch
 import torch.distributed as dist
 
-rank, folder, contrastive = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-info_nce = runpy.run_path(contrastive)["info_nce"]  # without the package, whose import takes seconds
+rank, folder, package = int(sys.argv[1]), sys.argv[2], types.ModuleType("parts")
+package.__path__ = [sys.argv[3]]  # its two files alone: the import of the whole takes seconds
+sys.modules["parts"] = package
+info_nce = importlib.import_module("parts.loss_contrastive").info_nce
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 inputs = torch.load(f"{folder}/inputs.pt")
 mine = slice(rank * 3, rank * 3 + 3)
@@ -127,7 +130,7 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path, float32_tolerance
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path), CONTRASTIVE],
+            [sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path), PACKAGE],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
