@@ -14,7 +14,7 @@ from .checkpoint_format import Upload
 from .configuration_utgrec_tokenizer import UTGRecTokenizerConfig
 
 # Parts of the network that only training uses.
-DECODERS = ("expand.", "text_decoder.", "image_decoder.")
+DECODERS = ("expand.", "expand_domain.", "text_decoder.", "image_decoder.")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 
 

@@ -44,6 +44,10 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
             all levels quantize one representation, of the mean of the prompt's states, so that each of the
             `"residual"` codebooks tells apart what those above left together. Not in the paper, whose levels each
             have their code token's: as long as these say much the same of an item, so do its codes.
+        centre_domains (`bool`, *optional*, defaults to `False`):
+            the adapter reads what an item's states differ from the mean of its domain's by, and the decoders are told
+            that mean: codes need not say which domain an item is of, and those of a domain that training has not seen
+            are spread as those of the others. Not in the paper. Training needs a backbone that does not learn.
         adapter_hidden_size (`int`, *optional*, defaults to 768): hidden width of the adapter MLP.
         adapter_init (`str`, *optional*, defaults to `"normal"`):
             `"normal"`, or `"principal"`: the trainer starts the adapter MLP as the principal components of the states
@@ -90,6 +94,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     codebook_projection_init: str = "linear"
     codebook_centering: bool = False
     shared_representation: bool = False
+    centre_domains: bool = False
     adapter_hidden_size: int = 768
     adapter_init: str = "normal"
     adapter_dropout: float | int = 0.1
@@ -171,6 +176,11 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     @property
     def backbone_hidden_size(self) -> int:
         return self._backbone_text_config.hidden_size
+
+    @property
+    def input_dim(self) -> int:
+        """Numbers that the adapter reads of an item: its states, of all levels unless they share a representation."""
+        return self.backbone_hidden_size * (1 if self.shared_representation else self.num_levels)
 
     @property
     def backbone_vocab_size(self) -> int:

@@ -138,6 +138,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     adapter: nn.Sequential
     quantizer: TreeCodebooks | ResidualCodebooks
     expand: nn.Linear | None
+    expand_domain: nn.Linear | None
     text_decoder: TextDecoder | None
     image_decoder: ImageDecoder | None
     backbone: PreTrainedModel
@@ -160,7 +161,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         else:
             self.quantizer = ResidualCodebooks(*codebooks)
         self.running_mean = RunningMean(config.num_levels, config.codebook_dim) if config.codebook_centering else None
-        self.expand = self.text_decoder = self.image_decoder = None
+        self.expand = self.expand_domain = self.text_decoder = self.image_decoder = None
         if config.with_decoders:
             self._add_decoders(config, width)
         # Persistent, so that a resumed training neither repeats the warm-up nor skips it.
@@ -180,6 +181,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
     def _add_decoders(self, config: UTGRecTokenizerConfig, width: int) -> None:
         heads = decoder_heads(width)
         self.expand = nn.Linear(config.codebook_dim, width)
+        if config.centre_domains:
+            self.expand_domain = nn.Linear(width, width, bias=False)
         self.text_decoder = TextDecoder(
             width, heads, config.max_text_tokens, config.num_levels, config.decoder_dropout
         )
@@ -262,6 +265,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         code_states: torch.Tensor | None = None,
+        domain_means: torch.Tensor | None = None,
         **backbone_inputs,
     ) -> torch.Tensor:
         """Continuous representations `Z` of shape `(items, num_levels, codebook_dim)` (Eq. 2).
@@ -271,13 +275,16 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             attention_mask (`torch.LongTensor` of shape `(items, length)`): 0 at padding.
             code_states (`torch.FloatTensor`, *optional*):
                 what [`~UTGRecTokenizerModel.code_states`] gave of the prompts, in their place: no prompt is read.
+            domain_means (`torch.FloatTensor`, *optional*):
+                with `centre_domains`, the mean of these states over all items of the domain, of the shape of one
+                item's, or of all items' for items of several domains.
             backbone_inputs: what else the backbone takes, such as `pixel_values` and `image_grid_thw`.
         """
         if code_states is not None:
-            return self._adapted(code_states)
+            return self._adapted(code_states, domain_means)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **backbone_inputs}
         if not (self.training and torch.is_grad_enabled() and self.most_tokens) or "mm_encoder_outputs" in inputs:
-            return self._adapted(self.code_states(inputs))
+            return self._adapted(self.code_states(inputs), domain_means)
         places, hidden, tokens = [], [], 0
         for rows, part in prompt_parts(inputs, self.most_tokens):
             tokens += part["input_ids"].numel()
@@ -286,7 +293,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             else:
                 hidden.append(checkpoint(self.code_states, part, use_reentrant=False))
             places.append(rows)
-        return self._adapted(torch.cat(hidden).index_select(0, torch.cat(places).argsort()))
+        return self._adapted(torch.cat(hidden).index_select(0, torch.cat(places).argsort()), domain_means)
 
     def quantize(self, representations: torch.Tensor) -> QuantizerOutput:
         """Codes of representations `(items, num_levels, codebook_dim)`, with `codebook_centering` of what they differ
@@ -314,8 +321,15 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             hidden = states[is_code].view(len(is_code), self.config.num_levels, -1)
         return hidden
 
-    def _adapted(self, states: torch.Tensor) -> torch.Tensor:
+    def _adapted(self, states: torch.Tensor, domain_means: torch.Tensor | None) -> torch.Tensor:
         """`Z` of what [`~UTGRecTokenizerModel.code_states`] gave."""
+        if (domain_means is not None) != self.config.centre_domains:
+            raise ValueError(
+                "domain_means, the mean of the domain's states, is what a network with centre_domains needs, and no "
+                f"other; this one has centre_domains={self.config.centre_domains}."
+            )
+        if domain_means is not None:
+            states = states - domain_means
         states = states.to(next(self.adapter.parameters()).dtype)
         return self.adapter(states).expand(-1, self.config.num_levels, -1)
 
@@ -334,6 +348,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         excluded_negatives: torch.BoolTensor | None = None,
         mm_encoder_outputs: dict | None = None,
         code_states: torch.Tensor | None = None,
+        domain_means: torch.Tensor | None = None,
     ) -> UTGRecTokenizerOutput:
         """
         Args:
@@ -354,6 +369,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
                 what the vision tower gave, in place of `pixel_values`; see transformers' multimodal models.
             code_states (`torch.FloatTensor`, *optional*):
                 what [`~UTGRecTokenizerModel.code_states`] gave of the prompts, in place of them and their images.
+            domain_means (`torch.FloatTensor`, *optional*): as [`~UTGRecTokenizerModel.encode`] takes it.
 
         Raises:
             ValueError: for labels, if the network was saved without decoders.
@@ -365,7 +381,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             "mm_token_type_ids": mm_token_type_ids,
             "mm_encoder_outputs": mm_encoder_outputs,
         }
-        z = self.encode(input_ids, attention_mask, code_states, **{k: v for k, v in images.items() if v is not None})
+        given = {name: value for name, value in images.items() if value is not None}
+        z = self.encode(input_ids, attention_mask, code_states, domain_means, **given)
         if text_labels is None:
             quantized = self.quantize(z)
             return UTGRecTokenizerOutput(codes=quantized.codes, representations=z, residuals=quantized.residuals)
@@ -383,6 +400,10 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         if self.training:
             self.training_passes += 1
         hidden = self.expand(decoded)
+        if self.expand_domain is not None and domain_means is not None:
+            # An anchor's positive is of its domain, whose mean serves the reconstruction of both.
+            of_anchors = domain_means.expand(len(z), -1, -1).index_select(0, anchors)
+            hidden = hidden + self.expand_domain(of_anchors.to(hidden.dtype))
         items = (text_labels, image_latents, has_image)
         text_loss, image_loss = self.reconstruct(hidden, anchors, *items)
         output = UTGRecTokenizerOutput(

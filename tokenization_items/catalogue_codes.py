@@ -1,7 +1,8 @@
 """The codes that a network gives to a catalogue: batches without padding, over several processes, taken up again."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ logger = logging.get_logger(__name__)
 BATCH_TOKENS = 8192
 # Threads that open images; Pillow decodes and resizes without holding the interpreter's lock.
 NUM_WORKERS = 4
+# Items of a catalogue whose mean is taken for that of all: it is off by a fiftieth of what items differ by.
+ITEMS_OF_MEAN = 2048
 # Items whose codes processes exchange at a time.
 ITEMS_EXCHANGED = 2**16
 
@@ -65,6 +68,7 @@ def codes_of_catalogue(
     state: PartialState | None = None,
     progress: bool | None = None,
     block_items: int = BLOCK_ITEMS,
+    mean_of: Callable[[Callable[[], np.ndarray], str], np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     The codes that a network gives to items, before collisions are resolved.
@@ -91,6 +95,8 @@ def codes_of_catalogue(
         progress (`bool`, *optional*): whether to show a bar; by default if the output is a terminal.
         block_items (`int`, *optional*, defaults to `BLOCK_ITEMS`): items among which those of like length are looked
             for.
+        mean_of (`Callable`, *optional*): gives what a network with `centre_domains` takes off items' states, of a
+            function that reads some of them, and of the name: [`~UniversalItemTokenizer.mean_of`].
 
     Returns:
         Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
@@ -113,9 +119,33 @@ def codes_of_catalogue(
     codes = np.zeros((len(texts), network.config.num_levels), dtype=np.int64)
     residuals = np.zeros((*codes.shape, network.config.codebook_dim), dtype=np.float32)
 
+    cache = None if feature_cache is None or images is None else VisualFeatureCache(feature_cache, network, processor)
+    prepare = partial(_image_inputs, catalogue=images, processor=processor, cache=cache)
+
+    def read(batches: Iterable[np.ndarray]) -> Generator[tuple[np.ndarray, dict[str, Any]], None, None]:
+        for rows, opened in prepared(prepare, batches, 0 if images is None else num_workers):
+            yield rows, _network_inputs(network, processor, cache, [texts[row] for row in rows], opened)
+
+    def states_of_some() -> np.ndarray:
+        chosen = np.arange(len(texts))
+        if len(chosen) > ITEMS_OF_MEAN:
+            chosen = np.random.default_rng(0).choice(chosen, ITEMS_OF_MEAN, replace=False)
+        batches = [chosen[rows.numpy()] for rows in length_batches(lengths[chosen], batch_tokens)]
+        parts = [network.code_states(batch).flatten(1).float().cpu().numpy() for _, batch in read(batches)]
+        return np.concatenate(parts) if parts else np.zeros((0, network.config.input_dim), np.float32)
+
+    mean = None if mean_of is None else mean_of(states_of_some, catalogue.name)
+    rest = {}
+    if mean is not None:
+        shape = (1, -1, network.config.backbone_hidden_size)
+        rest["domain_means"] = torch.from_numpy(mean).view(shape).to(network.device, network.dtype)
+
     finished, keys, num_finished = None, [""] * len(shards), 0
     if resume_folder is not None:
-        finished = FinishedShards(resume_folder, [fingerprint, str(network.dtype), network.device.type])
+        told = [fingerprint, str(network.dtype), network.device.type]
+        if mean is not None:
+            told.append(hashlib.sha256(mean.tobytes()).hexdigest())
+        finished = FinishedShards(resume_folder, told)
         keys = _keys(finished, shards, texts, images, num_workers)
         found = [finished.load_codes(key) for key in keys]
         for shard, arrays in zip(shards, found, strict=True):
@@ -126,9 +156,7 @@ def codes_of_catalogue(
         shards = [shard for shard, arrays in zip(shards, found, strict=True) if arrays is None]
         keys = [key for key, arrays in zip(keys, found, strict=True) if arrays is None]
 
-    cache = None if feature_cache is None or images is None else VisualFeatureCache(feature_cache, network, processor)
-    prepare = partial(_image_inputs, catalogue=images, processor=processor, cache=cache)
-    batches = prepared(prepare, chain.from_iterable(shards), 0 if images is None else num_workers)
+    batches = read(chain.from_iterable(shards))
     num_left = sum(len(rows) for shard in shards for rows in shard)
     hidden = None if progress is None else not progress
     if state is not None and not state.is_main_process:
@@ -136,9 +164,8 @@ def codes_of_catalogue(
     bar = tqdm(total=num_finished + num_left, initial=num_finished, desc="Tokenizing", unit="item", disable=hidden)
     with bar, closing(batches):
         for shard, key in zip(shards, keys, strict=True):
-            for rows, opened in islice(batches, len(shard)):
-                batch = _network_inputs(network, processor, cache, [texts[row] for row in rows], opened)
-                output = network(**batch)
+            for rows, batch in islice(batches, len(shard)):
+                output = network(**batch, **rest)
                 codes[rows] = output.codes.cpu().numpy()
                 residuals[rows] = output.residuals.float().cpu().numpy()
                 bar.update(len(rows))

@@ -111,7 +111,7 @@ class EmbeddingProcessor:
         network: EmbeddingAutoencoder,
         catalogue: Catalogue | ContentEmbeddings,
         fingerprint: str,
-        centre: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        mean_of: Callable[[Callable[[], np.ndarray], str], np.ndarray | None] | None = None,
         batch_tokens: int = BATCH_TOKENS,
         progress: bool | None = None,
         block_items: int = BLOCK_ITEMS,
@@ -123,8 +123,8 @@ class EmbeddingProcessor:
             network ([`RQVAEModel`] or [`RecBaseTokenizerModel`]): the network.
             catalogue ([`ContentEmbeddings`] or [`Catalogue`]): the items' embeddings, or items to embed.
             fingerprint (`str`): of the network; not used.
-            centre (*optional*): what is done to embeddings `[items, E]` of a catalogue of this name before the network
-                reads them, see [`~UniversalItemTokenizer.centre`].
+            mean_of (*optional*): gives what is taken off the embeddings `[items, E]` of a catalogue, see
+                [`~UniversalItemTokenizer.mean_of`].
             batch_tokens (`int`, *optional*, defaults to 8192): tokens of one batch of the text encoder.
             progress (`bool`, *optional*): whether to show the text encoder's bar; by default if the output is a
                 terminal.
@@ -138,8 +138,9 @@ class EmbeddingProcessor:
             CatalogueError, EmbeddingError, EncoderMismatchError: as [`~EmbeddingProcessor.embeddings_of`].
         """
         embeddings = self._embeddings_by_block(catalogue, batch_tokens, progress, block_items)
-        if centre is not None:
-            embeddings = centre(embeddings, catalogue.name)
+        mean = None if mean_of is None else mean_of(lambda: embeddings, catalogue.name)
+        if mean is not None:
+            embeddings = embeddings - mean
         blocks = [codes_of_embeddings(network, embeddings[block]) for block in blocks_of(len(embeddings), block_items)]
         return np.concatenate([codes for codes, _ in blocks]), np.concatenate([residuals for _, residuals in blocks])
 
@@ -327,21 +328,6 @@ def codes_of_embeddings(network: EmbeddingAutoencoder, embeddings: np.ndarray) -
     finally:
         network.train(was_training)
     return codes, residuals
-
-
-def domain_mean(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """What a network with `centre_domains` has taken off the content embeddings `[items, E]` of the domain `name`:
-    their mean.
-
-    Raises:
-        ValueError: one item is all of the domain, and differs from its mean in nothing.
-    """
-    if len(embeddings) < 2:
-        raise ValueError(
-            f"{name}: the network codes in what an item differs from the others of its domain, and there is one "
-            "item: tokenize the domain's catalogue first, then new items."
-        )
-    return np.asarray(embeddings, dtype=np.float32).mean(axis=0)
 
 
 def check_encoder(config: RecBaseTokenizerConfig, name: str, fingerprint: str | None, settings: dict | None) -> None:

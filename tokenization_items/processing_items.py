@@ -208,7 +208,7 @@ class ItemProcessor:
         network: UTGRecTokenizerModel,
         catalogue: Catalogue | ContentEmbeddings,
         fingerprint: str,
-        centre: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        mean_of: Callable[[Callable[[], np.ndarray], str], np.ndarray | None] | None = None,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that a network gives to the items of a catalogue, before collisions are resolved.
@@ -217,8 +217,8 @@ class ItemProcessor:
             network ([`UTGRecTokenizerModel`]): in evaluation mode.
             catalogue ([`Catalogue`]): the items.
             fingerprint (`str`): of the network.
-            centre (`Callable[[np.ndarray, str], np.ndarray]`, *optional*): for networks that read embeddings; not
-                used.
+            mean_of (*optional*): gives what is taken off the states `[items, input_dim]` of a catalogue's items, see
+                [`~UniversalItemTokenizer.mean_of`].
             settings: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`].
 
         Returns:
@@ -229,7 +229,7 @@ class ItemProcessor:
         """
         if not isinstance(catalogue, Catalogue):
             raise CatalogueError("the network reads texts and images, and these items have embeddings alone")
-        return codes_of_catalogue(network, self, catalogue, fingerprint, **settings)
+        return codes_of_catalogue(network, self, catalogue, fingerprint, mean_of=mean_of, **settings)
 
     def text_labels(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Tokens that the text decoder reconstructs, `[items, longest text]`, -100 at padding."""

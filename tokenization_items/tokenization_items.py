@@ -31,6 +31,7 @@ from tokenization_items.catalogue_updates import (
     updated_titles,
 )
 from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way, report_assignment
+from tokenization_items.domain_mean import domain_mean
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
@@ -48,7 +49,6 @@ from tokenization_items.network_reference import (
     model_config,
     network_fingerprint,
 )
-from tokenization_items.processing_content import domain_mean
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 from tokenization_items.sharded_index import MANIFEST_NAME, SHARDED_NAME, ShardedItemIndex
 
@@ -94,8 +94,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         has_network (`bool`): whether this copy holds the network, and saves it by default.
         network_reference ([`NetworkReference`], *optional*): where the network is; index-only copies that are saved
             name it.
-        domain_mean (`np.ndarray`, *optional*): float32 `[input_dim]`, what RecBase's network with `centre_domains` has
-            taken off the embeddings of the items, see [`~UniversalItemTokenizer.centre`].
+        domain_mean (`np.ndarray`, *optional*): float32 `[input_dim]`, what a network with `centre_domains` has
+            taken off the vectors of the items, see [`~UniversalItemTokenizer.mean_of`].
         text_fields (`tuple[str, ...]`): fields that the texts of its items are put together from: those of the
             catalogue that it was given first.
     """
@@ -471,7 +471,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         Raises:
             CatalogueError: if an image cannot be opened; the item is named.
             EmbeddingError, EncoderMismatchError: as [`~EmbeddingProcessor.embeddings_of`].
-            ValueError, TokenizerMismatchError: as [`~UniversalItemTokenizer.centre`].
+            ValueError, TokenizerMismatchError: as [`~UniversalItemTokenizer.mean_of`].
         """
         network = self.encoding_network.eval()
         assert self.processor is not None and self.fingerprint is not None  # a network has both
@@ -479,7 +479,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             network,
             catalogue,
             fingerprint=self.fingerprint,
-            centre=self.centre,
+            mean_of=self.mean_of,
             batch_tokens=batch_tokens,
             progress=progress,
             num_workers=num_workers,
@@ -490,8 +490,18 @@ class UniversalItemTokenizer(PushToHubMixin):
         )
 
     def centre(self, embeddings: np.ndarray, name: str) -> np.ndarray:
-        """Content embeddings `[items, input_dim]` of the catalogue `name` as RecBase's network reads them: with
-        `centre_domains`, without the mean of the domain. The first items that get semantic IDs are the domain.
+        """Content embeddings `[items, input_dim]` of the catalogue `name` as RecBase's network reads them: without
+        [`~UniversalItemTokenizer.mean_of`], whose errors it has."""
+        mean = self.mean_of(lambda: embeddings, name)
+        return embeddings if mean is None else embeddings - mean
+
+    def mean_of(self, vectors: Callable[[], np.ndarray], name: str) -> np.ndarray | None:
+        """What a network with `centre_domains` takes off the vectors of the items of the catalogue `name`, float32
+        `[input_dim]`; `None` for another network. The first items that get semantic IDs are the domain.
+
+        Args:
+            vectors (`Callable[[], np.ndarray]`): gives vectors `[items, input_dim]` if their mean is not known.
+            name (`str`): for errors.
 
         Raises:
             ValueError: one item is all of the domain.
@@ -499,16 +509,16 @@ class UniversalItemTokenizer(PushToHubMixin):
         """
         config = self.encoding_network.config
         if not getattr(config, "centre_domains", False):
-            return embeddings
+            return None
         if not len(self.index):
-            self.domain_mean = domain_mean(embeddings, name)
+            self.domain_mean = domain_mean(vectors(), name)
         elif self.domain_mean is None or self.domain_mean.shape != (config.input_dim,):
             found = None if self.domain_mean is None else len(self.domain_mean)
             raise TokenizerMismatchError(
                 f"{TOKENIZER_FILE}: domain_mean must be the {config.input_dim} numbers that were taken off the "
-                f"embeddings of the {len(self.index)} items of the index, found {found}: load the copy that has them."
+                f"vectors of the {len(self.index)} items of the index, found {found}: load the copy that has them."
             )
-        return embeddings - self.domain_mean
+        return self.domain_mean
 
     def check_recommender(self, recommender: PreTrainedModel) -> None:
         """Raises [`TokenizerMismatchError`] unless the recommender was trained on this tokenizer's semantic IDs, and

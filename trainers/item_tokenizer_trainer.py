@@ -119,8 +119,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
 
     Raises:
         ValueError: if there is one item, there are fewer than one global batch on several processes, loader workers
-            persist, or batches of one pair are to be centred; when the training starts, if it would end within the
-            warm-up of the codebooks.
+            persist, batches of one pair are to be centred, or domains with a backbone that learns; when the training
+            starts, if it would end within the warm-up of the codebooks.
     """
 
     model: UTGRecTokenizerModel
@@ -135,6 +135,11 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             raise ValueError(
                 "codebook_centering takes the mean of a batch off each of its items, and of batches of one pair "
                 "nothing is left: raise per_device_train_batch_size, or switch it off."
+            )
+        if model.config.centre_domains and not args.freeze_backbone:
+            raise ValueError(
+                "centre_domains takes the mean of each domain's states off them, which is known of a backbone that "
+                "does not learn: set freeze_backbone too, or switch it off."
             )
         # Not a data set that accelerate's loaders would tell their epoch: an evaluation must not redraw the positives.
         items = Subset(train_dataset, range(len(train_dataset)))
@@ -170,6 +175,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             longest = int(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue).argmax())
             batch = pairs.collate([(longest, longest)])
             batch = {name: value for name, value in batch.items() if not name.endswith(("_rows", "_items"))}
+            if network.config.centre_domains and "domain_means" not in batch:  # whatever it will be
+                batch["domain_means"] = torch.zeros(1, 1, network.config.backbone_hidden_size)
             limits = (args.per_device_train_batch_size, prompt_tokens, args.state_gigabytes, dtype)
             memory = StepMemory.measured(network, batch, *limits)
             if self.is_world_process_zero():
@@ -239,7 +246,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         # Here, and not in train(): the weights of a checkpoint that it goes on from have been read.
         if self.args.freeze_backbone and self.train_dataset.code_states is None:
             every = np.arange(len(self.train_dataset))
-            self.train_dataset.code_states = self._vectors_of(every, self.model.code_states, "Reading items").cpu()
+            states = self._vectors_of(every, self.model.code_states, "Reading items").cpu()
+            self.train_dataset.set_code_states(states, self.model.config.centre_domains)
         return super()._inner_training_loop(*args, **kwargs)
 
     @torch.no_grad()
@@ -261,14 +269,18 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         network.train()
         return torch.cat(parts)[torch.cat(places).argsort()]
 
+    def _adapter_inputs(self, inputs: dict[str, Any]) -> torch.Tensor:
+        states = self.model.code_states(inputs)
+        return states - inputs["domain_means"] if "domain_means" in inputs else states
+
     def _some_rows(self, most: int) -> np.ndarray:
         """Rows of at most so many items, drawn by the seed."""
         return np.random.default_rng(self.args.seed).permutation(len(self.train_dataset))[:most]
 
     def _set_adapter(self) -> None:
         """Sets the adapter to the principal components of what it reads."""
-        states = self._vectors_of(self._some_rows(ITEMS_OF_COMPONENTS), self.model.code_states).flatten(0, 1)
-        set_principal_components(self.model.adapter, states)
+        states = self._vectors_of(self._some_rows(ITEMS_OF_COMPONENTS), self._adapter_inputs)
+        set_principal_components(self.model.adapter, states.flatten(0, 1))
         # All processes go on with the first one's, should theirs differ in a last digit.
         for parameter in self.model.adapter.parameters():
             parameter.data.copy_(broadcast(parameter.data))

@@ -118,6 +118,57 @@ def test_no_more_is_made_ready_than_the_network_soon_needs():
     assert max(started) < 4 * (1 + BATCHES_AHEAD)
 
 
+# Domains without their mean
+
+
+@pytest.fixture
+def centring(make_network, tiny_qwen2_vl, catalogue):
+    network, processor = make_network(tiny_qwen2_vl, centre_domains=True)
+    return UniversalItemTokenizer.from_network(*spread(network, processor, catalogue))
+
+
+def test_the_domains_mean_is_taken_off(centring, catalogue, tmp_path):
+    network, processor = centring.network, centring.processor
+    added = centring.add_items(catalogue.select(np.arange(9)), keep_residuals=True, num_workers=0, **SMALL)
+    texts = processor.encode_texts(catalogue.texts)
+    images = [None if catalogue.image(r) is None else processor.encode_image(catalogue.image(r)) for r in range(9)]
+    with torch.inference_mode():
+        states = network.code_states(processor.collate(texts[:9], images))
+        means = states.mean(0, keepdim=True)
+        expected = network(code_states=states, domain_means=means)
+    np.testing.assert_allclose(centring.domain_mean, means.flatten(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(added.residuals, expected.residuals, rtol=1e-3, atol=1e-4)
+    mean = centring.domain_mean.copy()
+    centring.save_pretrained(tmp_path)
+    again = UniversalItemTokenizer.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.domain_mean, mean)
+    for each in (centring, again):
+        rest = each.add_items(catalogue.select(np.arange(9, 12)), keep_residuals=True, num_workers=0, **SMALL)
+        np.testing.assert_array_equal(each.domain_mean, mean)  # that of the first items stays
+        with torch.inference_mode():
+            lone = [
+                None if (image := catalogue.image(r)) is None else processor.encode_image(image) for r in (9, 10, 11)
+            ]
+            expected = network(**processor.collate(texts[9:12], lone), domain_means=means)
+        np.testing.assert_allclose(rest.residuals, expected.residuals, rtol=1e-3, atol=1e-4)
+
+
+def test_the_mean_of_a_large_catalogue_is_that_of_some_items(centring, catalogue, monkeypatch, tmp_path):
+    whole = centring.compute_codes(catalogue, **SMALL)
+    exact = centring.domain_mean
+    monkeypatch.setattr(catalogue_codes, "ITEMS_OF_MEAN", 5)
+    some = centring.compute_codes(catalogue, resume_folder=tmp_path, **SMALL)
+    assert not np.allclose(centring.domain_mean, exact) and not np.array_equal(whole[1], some[1])
+    assert_identical(centring.compute_codes(catalogue, num_workers=0, **SMALL), some)
+    monkeypatch.setattr(catalogue_codes, "ITEMS_OF_MEAN", 2048)
+    assert_identical(centring.compute_codes(catalogue, resume_folder=tmp_path, **SMALL), whole)
+
+
+def test_one_item_is_no_domain(centring, catalogue):
+    with pytest.raises(ValueError, match="there is one item: tokenize the domain's catalogue first"):
+        centring.add_items(catalogue.select(np.arange(1)))
+
+
 # Visual features
 
 takes_cached = pytest.mark.skipif(

@@ -76,11 +76,11 @@ def make_network(catalogue, seed=0, lora_dropout=0.0, lora=True, **config):
     return network, ItemProcessor.for_model(network.config, tokenizer, image_processor, instruct=False)
 
 
-def make_trainer(folder, network=None, num_items=NUM_ITEMS, images=True, config=None, **changes):
+def make_trainer(folder, network=None, num_items=NUM_ITEMS, images=True, config=None, domains=None, **changes):
     catalogue = make_catalogue(num_items, images)
     network, processor = make_network(catalogue, **(config or {})) if network is None else network
     latents = encode_images(catalogue, load_autoencoder("tiny"), 16, progress=False) if images else None
-    pairs = ItemPairs(catalogue, make_graph(catalogue), processor, latents, seed=5)
+    pairs = ItemPairs(catalogue, make_graph(catalogue), processor, latents, seed=5, domains=domains)
     values = dict(
         output_dir=str(folder),
         per_device_train_batch_size=8,
@@ -362,6 +362,55 @@ def test_a_resumed_frozen_backbone_is_that_of_the_checkpoint(tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     wanted = whole.model.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in resumed.model.state_dict().items())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_domains_are_read_without_their_means(tmp_path, shared):
+    config = {"centre_domains": True, "adapter_init": "principal", **NO_DROPOUT}
+    config |= {"codebook_structure": "residual", "shared_representation": True} if shared else {}
+    domains = {"a": 20, "b": NUM_ITEMS - 20}
+    trainer = make_trainer(tmp_path, freeze_backbone=True, max_steps=3, config=config, domains=domains)
+    pairs, network = trainer.train_dataset, trainer.model
+    given = network.expand_domain.weight.detach().clone()
+    trainer.train()
+    inputs = pairs.encoder_inputs(np.array([NUM_ITEMS - 1, 3, 20, 19]))
+    levels = 1 if shared else 3
+    expected = torch.stack([pairs.code_states[:20].mean(0), pairs.code_states[20:].mean(0)])
+    assert expected.shape == (2, levels, 48)
+    torch.testing.assert_close(inputs["domain_means"], expected[[1, 0, 1, 0]], rtol=1e-5, atol=1e-6)
+    network.eval()
+    with torch.no_grad():
+        moved = {"code_states": inputs["code_states"] + 7.0, "domain_means": inputs["domain_means"] + 7.0}
+        torch.testing.assert_close(network.encode(**moved), network.encode(**inputs), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(network.expand_domain.weight, given), "the decoders learn what a domain's mean says"
+    with pytest.raises(ValueError, match="domain_means, the mean of the domain's states"):
+        network.encode(code_states=inputs["code_states"])
+
+
+def test_the_adapter_of_centred_domains_has_their_components(tmp_path):
+    config = {"centre_domains": True, "adapter_init": "principal", **NO_DROPOUT}
+    trainer = make_trainer(tmp_path, freeze_backbone=True, config=config, domains={"a": 20, "b": NUM_ITEMS - 20})
+    network, pairs = trainer.model.eval(), trainer.train_dataset
+    with torch.no_grad():
+        states = network.code_states(pairs.encoder_inputs(np.arange(NUM_ITEMS)))
+        pairs.set_code_states(states + 5.0 * (torch.arange(NUM_ITEMS) < 20)[:, None, None], centre_domains=True)
+        trainer._set_adapter()
+        z = network.eval().encode(**pairs.encoder_inputs(np.arange(NUM_ITEMS)))
+    for part in (z[:20], z[20:]):
+        torch.testing.assert_close(part.flatten(0, 1).mean(0), torch.zeros(8), atol=1e-3, rtol=0)
+
+
+def test_domains_that_cannot_be_centred(tmp_path):
+    config = {"centre_domains": True, **NO_DROPOUT}
+    with pytest.raises(ValueError, match="set freeze_backbone too"):
+        make_trainer(tmp_path, config=config)
+    trainer = make_trainer(
+        tmp_path, freeze_backbone=True, max_steps=3, config=config, domains={"a": NUM_ITEMS - 1, "lonely": 1}
+    )
+    with pytest.raises(ValueError, match="lonely: the network codes in what an item differs"):
+        trainer.train()
+    with pytest.raises(ValueError, match=f"has {NUM_ITEMS} items, the domains"):
+        make_trainer(tmp_path, config=config, domains={"a": NUM_ITEMS - 1})
 
 
 def test_batches_of_one_pair_are_not_centred(tmp_path):

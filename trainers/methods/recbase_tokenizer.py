@@ -23,10 +23,11 @@ from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from tokenization_items.collisions import AssignmentReport, CapacityError
+from tokenization_items.domain_mean import domain_mean
 from tokenization_items.files import updating_folder, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content
 from tokenization_items.network_reference import NetworkReference
-from tokenization_items.processing_content import ContentProcessor, domain_mean
+from tokenization_items.processing_content import ContentProcessor
 from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import (

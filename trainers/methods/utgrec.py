@@ -88,6 +88,10 @@ class NetworkArguments:
         default=False,
         metadata={"help": "All levels quantize one representation, each 'residual' codebook what those above left."},
     )
+    centre_domains: bool = field(
+        default=False,
+        metadata={"help": "Read each domain's items without their mean, so that codes need not say the domain."},
+    )
     codebook_dim: int = field(default=128, metadata={"help": "Width of the codebook vectors."})
     adapter_hidden_size: int = field(default=768, metadata={"help": "Hidden width of the adapter MLP."})
     adapter_init: str = field(
@@ -236,6 +240,7 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.codebook_centering": False,
         "tokenizer.adapter_init": "normal",
         "tokenizer.shared_representation": False,
+        "tokenizer.centre_domains": False,
         "tokenizer.codebook_dim": 128,
         "tokenizer.codebook_init": "normal",
         "tokenizer.adapter_hidden_size": 768,
@@ -369,7 +374,8 @@ def train_item_tokenizer(
     if training.push_to_hub and Path(config.backbone_name_or_path or "").is_dir():
         config.backbone_fingerprint = None  # what is pushed holds the backbone: the folder is local
     catalogue, graph = joint_catalogue(domains)
-    pairs = ItemPairs(catalogue, graph, processor, latents, seed=training.seed)
+    sizes = {domain.name: len(domain.catalogue) for domain in domains}
+    pairs = ItemPairs(catalogue, graph, processor, latents, training.seed, sizes)
     longest = processor.max_text_tokens
     cut = sum(len(text) >= longest for text in pairs.texts)
     if cut and training.process_index == 0:

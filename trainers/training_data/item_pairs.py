@@ -1,10 +1,13 @@
 """Training data of item tokenizers: every item once an epoch, paired with a sampled co-occurring item."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.domain_mean import domain_mean
 from tokenization_items.processing_items import ItemProcessor
 from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.training_data.image_latents import ImageLatents
@@ -25,13 +28,20 @@ class ItemPairs(Dataset):
         latents ([`ImageLatents`], *optional*): targets of the image reconstruction.
         seed (`int`, *optional*, defaults to 0): of the positives, and of latents that are drawn; they depend on it, on
             the epoch and on a batch's items alone, so that a resumed training sees the same ones.
+        domains (`Mapping[str, int]`, *optional*): items of each domain, in the catalogue's order; by default one.
+
+    Raises:
+        ValueError: catalogue, graph and domains have not the same items.
 
     Attributes:
         code_states (`torch.Tensor`, *optional*): what a backbone that does not learn gives of every item, see
             [`~UTGRecTokenizerModel.code_states`]; batches have it in place of prompts then.
+        domain_means (`torch.Tensor`, *optional*): its mean over each domain, for a network with `centre_domains`;
+            batches have that of each item then.
     """
 
     code_states: torch.Tensor | None = None
+    domain_means: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -40,9 +50,13 @@ class ItemPairs(Dataset):
         processor: ItemProcessor,
         latents: ImageLatents | None = None,
         seed: int = 0,
+        domains: Mapping[str, int] | None = None,
     ):
         if len(catalogue) != graph.num_items:
             raise ValueError(f"The catalogue has {len(catalogue)} items, the co-occurrence graph {graph.num_items}.")
+        self.domains = {catalogue.name: len(catalogue)} if domains is None else dict(domains)
+        if sum(self.domains.values()) != len(catalogue):
+            raise ValueError(f"The catalogue has {len(catalogue)} items, the domains {self.domains}.")
         self.catalogue = catalogue
         self.graph = graph
         self.processor = processor
@@ -58,6 +72,19 @@ class ItemPairs(Dataset):
         self.epoch = epoch
         generator = np.random.default_rng([self.seed, epoch])
         self.positives = self.graph.sample(np.arange(len(self)), generator)
+
+    def set_code_states(self, states: torch.Tensor, centre_domains: bool = False) -> None:
+        """Keeps what a backbone that does not learn gives of every item, `[items, levels, width]`, and with
+        `centre_domains` its mean over each domain.
+
+        Raises:
+            ValueError: with `centre_domains`, if one item is all of a domain.
+        """
+        self.code_states = states
+        if centre_domains:
+            parts = zip(self.domains, states.flatten(1).split([*self.domains.values()]), strict=True)
+            means = [domain_mean(part.numpy(), name) for name, part in parts]
+            self.domain_means = torch.from_numpy(np.stack(means)).view(-1, *states.shape[1:])
 
     def __len__(self) -> int:
         return len(self.catalogue)
@@ -82,7 +109,11 @@ class ItemPairs(Dataset):
     def encoder_inputs(self, items: np.ndarray) -> dict[str, torch.Tensor]:
         """The backbone's inputs for items, given by row, or what it has made of them."""
         if self.code_states is not None:
-            return {"code_states": self.code_states[torch.from_numpy(items)]}
+            inputs = {"code_states": self.code_states[torch.from_numpy(items)]}
+            if self.domain_means is not None:
+                domains = np.searchsorted(np.cumsum([*self.domains.values()]), items, side="right")
+                inputs["domain_means"] = self.domain_means[torch.from_numpy(domains)]
+            return inputs
         images = None
         if self.processor.image_processor is not None:
             images = [self.image(int(row)) for row in items]
