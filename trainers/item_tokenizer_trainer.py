@@ -32,6 +32,16 @@ from trainers.training_data.item_pairs import ItemPairs
 POINTS_PER_CENTROID = 40
 # Items whose principal components the adapter may start with.
 ITEMS_OF_COMPONENTS = 4096
+# Of a batch, what the losses take beside the items.
+OF_LOSSES = (
+    "text_labels",
+    "image_latents",
+    "has_image",
+    "anchor_rows",
+    "positive_rows",
+    "anchor_items",
+    "positive_items",
+)
 # Tokens that the backbone reads at a time: few waste little on padding, and stay in a processor's cache.
 PROMPT_TOKENS, PROMPT_TOKENS_ON_DEVICE = 2048, 16384
 
@@ -61,6 +71,9 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
         text_labels (`int`, *optional*, defaults to 64):
             tokens of a text that are reconstructed in a step, drawn anew each time: an unbiased estimate of Eq. 8 and
             its gradient, where the paper takes all. 0: all.
+        max_eval_items (`int`, *optional*, defaults to 4096):
+            items of which an evaluation measures the losses, drawn by the seed; its codes are those of all items.
+            0: all.
     """
 
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
@@ -92,11 +105,14 @@ class ItemTokenizerTrainingArguments(HubTrainingArguments):
     text_labels: int = field(
         default=64, metadata={"help": "Tokens of a text, drawn anew, that a step reconstructs; 0: all."}
     )
+    max_eval_items: int = field(
+        default=4096, metadata={"help": "Items whose losses an evaluation measures, beside the codes of all; 0: all."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: batches are collated."})
     refused: ClassVar[Mapping[str, str]] = MEANS | DEBUG | OPTIMIZER
 
     def __post_init__(self):
-        for name, least in (("prompt_tokens", 1), ("state_gigabytes", 0), ("text_labels", 0)):
+        for name, least in (("prompt_tokens", 1), ("state_gigabytes", 0), ("text_labels", 0), ("max_eval_items", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
@@ -142,7 +158,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
                 "does not learn: set freeze_backbone too, or switch it off."
             )
         # Not a data set that accelerate's loaders would tell their epoch: an evaluation must not redraw the positives.
-        items = Subset(train_dataset, range(len(train_dataset)))
+        items = Subset(train_dataset, np.random.default_rng(args.seed).permutation(len(train_dataset)).tolist())
         super().__init__(
             model=model,
             args=args,
@@ -322,7 +338,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Losses, codebook usage and collision rate over all items, without dropout.
+        """Codebook usage and collision rate over all items, and losses over `max_eval_items`, without dropout.
 
         Returns:
             `eval_loss` and its parts, `eval_collision_rate` (items that share their codes with another item, as a
@@ -333,16 +349,24 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         model.eval()
         sums: defaultdict[str, float] = defaultdict(float)
         weight, parts, items = 0, [], []
+        most = self.args.max_eval_items or len(self.train_dataset)
         loader = self.get_eval_dataloader()
         for inputs in tqdm(loader, desc="Evaluating", disable=None if self.is_world_process_zero() else True):
             inputs = self._prepare_inputs(inputs)
             batch_items = inputs["anchor_items"]
-            output = self._forward(model, inputs)
-            assert output.loss is not None
-            for name, value in {"loss": output.loss, **loss_parts(output)}.items():
-                sums[name] += float(value) * len(batch_items)
-            weight += len(batch_items)
-            gathered = self.accelerator.gather((output.codes, batch_items))
+            if weight * self.args.world_size < most:
+                output = self._forward(model, inputs)
+                assert output.loss is not None and output.codes is not None
+                codes = output.codes
+                for name, value in {"loss": output.loss, **loss_parts(output)}.items():
+                    sums[name] += float(value) * len(batch_items)
+                weight += len(batch_items)
+            else:
+                anchors = inputs["anchor_rows"]
+                codes = model(**{name: value for name, value in inputs.items() if name not in OF_LOSSES}).codes[
+                    anchors
+                ]
+            gathered = self.accelerator.gather((codes, batch_items))
             parts.append(gathered[0].cpu())
             items.append(gathered[1].cpu())
         model.train(was_training)

@@ -413,6 +413,25 @@ def test_domains_that_cannot_be_centred(tmp_path):
         make_trainer(tmp_path, config=config, domains={"a": NUM_ITEMS - 1})
 
 
+@pytest.mark.parametrize("most, measured", [(4, 4), (5, 8), (0, NUM_ITEMS), (1000, NUM_ITEMS)])
+def test_losses_of_some_items_and_codes_of_all(tmp_path, monkeypatch, most, measured):
+    settings = dict(config=NO_DROPOUT, images=False, per_device_eval_batch_size=4)
+    trainer = make_trainer(tmp_path, max_eval_items=most, **settings)
+    whole = make_trainer(tmp_path, max_eval_items=0, **settings).evaluate()
+    seen, original = [], trainer._forward
+    monkeypatch.setattr(
+        trainer,
+        "_forward",
+        lambda model, inputs: seen.extend(inputs["anchor_items"].tolist()) or original(model, inputs),
+    )
+    found = trainer.evaluate()
+    assert len(seen) == len(set(seen)) == measured
+    assert measured == NUM_ITEMS or sorted(seen) != list(range(measured)), "not those of the first domain"
+    same = [name for name in whole if "used" in name or "perplexity" in name or "collision" in name]
+    assert len(same) > 4 and all(found[name] == whole[name] for name in same)
+    assert (found["eval_text"] == whole["eval_text"]) == (measured == NUM_ITEMS)
+
+
 def test_batches_of_one_pair_are_not_centred(tmp_path):
     with pytest.raises(ValueError, match="of batches of one pair nothing is left"):
         make_trainer(tmp_path, per_device_train_batch_size=1, config=CENTRED)
