@@ -279,7 +279,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         silent = self.args.disable_tqdm or not (shown and self.is_world_process_zero())
         for batch in tqdm([*length_batches(lengths, network.most_tokens)], desc=shown, disable=silent):
             inputs: dict[str, Any] = self._prepare_inputs(pairs.encoder_inputs(rows[batch.numpy()]))
-            with self.compute_loss_context_manager():  # in the precision of the training
+            with self.accelerator.autocast():  # in the precision of the training
                 parts.append(vectors_of(inputs).float())
             places.append(batch)
         network.train()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sequential_rows import ROWS, SequentialRow
 
+from modeling_utgrec import UTGRecTokenizerConfig
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.domains import Domain
@@ -22,6 +23,7 @@ from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import recbase, utgrec
 from trainers.methods.baselines import (
     DECODER,
+    GIVEN,
     ITEM_LEVEL,
     ItemEmbeddings,
     NotApplicable,
@@ -33,14 +35,14 @@ from trainers.methods.baselines import (
     train_generative_baseline,
     train_sequential_baseline,
 )
-from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments
+from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.memory import for_index
 from trainers.methods.memory_selection import choose_memory, choose_memory_alone
 from trainers.methods.memory_selection import with_memory as mixed
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
-from trainers.methods.semantic_ids import SEMANTIC_IDS
+from trainers.methods.semantic_ids import SEMANTIC_IDS, TokenizedItems
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
 from trainers.methods.utgrec import LevelLayout, NetworkArguments, RecommenderArguments, build_network
 from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokenizer
@@ -160,8 +162,20 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
     made_by = EmbeddingTokenizerTrainingArguments()
     folder = setting.folder / "tokenizer"
     items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
+    return item_level_on(name, setting, items, made_by, codes)
+
+
+def item_level_on(
+    name: str,
+    setting: Setting,
+    items: TokenizedItems,
+    made_by: EmbeddingTokenizerTrainingArguments | None = None,
+    codes: bool | None = None,
+    **facts: Any,
+) -> TrainedRanker:
+    """An item-level recommender on semantic IDs that reads the texts' embeddings too, and with `codes` these."""
     encoder = setting.embeddings.text_encoder_fingerprint(fitted=True)
-    items.tokenizer.index.set_content(setting.embeddings.text, encoder)
+    set_item_content(items.tokenizer.index, setting.embeddings.item_ids, setting.embeddings.text, encoder)
     training = ItemLevelTrainingArguments(str(setting.folder), **validation_of(setting), report_to=[])
     place_training(training, setting.folder / "checkpoints", setting.seed)
     arguments = ItemLevelArguments(early_stopping_patience=setting.patience, read_codes=codes, write_codes=codes)
@@ -169,7 +183,7 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
         name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
     )
     return generative_ranker(
-        setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
+        setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes, **facts
     )
 
 
@@ -216,7 +230,22 @@ def recbase_recipe(name: str, setting: Setting) -> TrainedRanker:
 
 
 def utgrec_recipe(name: str, setting: Setting) -> TrainedRanker:
-    """UTGRec from scratch on the domain, with the text encoder as backbone and without images."""
+    """UTGRec's T5 on semantic IDs of [`utgrec_items`]."""
+    items, config, steps = utgrec_items(setting)
+    settings = {f"tokenizer.{key}": value for key, value in items.report["settings"].items()}
+    made_by = (config, settings, utgrec.PUBLISHED_TOKENIZER, items.report, items.raw_codes)
+    return with_recommender(name, setting, items.tokenizer, *made_by, tokenizer_steps=steps)
+
+
+def utgrec_item_level(name: str, setting: Setting) -> TrainedRanker:
+    """The item-level recommender on semantic IDs of [`utgrec_items`]."""
+    items, _, steps = utgrec_items(setting)
+    return item_level_on(GIVEN, setting, items, tokenizer_steps=steps)
+
+
+def utgrec_items(setting: Setting) -> tuple[TokenizedItems, UTGRecTokenizerConfig, int]:
+    """Semantic IDs of UTGRec's item tokenizer, trained from scratch on the domain, with the text encoder as backbone
+    and without images; its network's configuration, and the steps of its training."""
     network = dataclasses.replace(setting.network, backbone=setting.embeddings.text_encoder, autoencoder=None)
     training = dataclasses.replace(setting.tokenizer)
     place_training(training, setting.folder / "checkpoints-tokenizer", setting.seed)
@@ -226,16 +255,10 @@ def utgrec_recipe(name: str, setting: Setting) -> TrainedRanker:
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
     tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
     found = report.to_dict() | {"collision_rate": health["eval_collision_rate"]}
-    return with_recommender(
-        name,
-        setting,
-        tokenizer,
-        model.config,
-        utgrec_settings(network, settings_of(model.config, training, "tokenizer.")),
-        utgrec.PUBLISHED_TOKENIZER,
-        found,
-        tokenizer_steps=trainer.state.global_step,
-    )
+    used = utgrec_settings(network, settings_of(model.config, training, "tokenizer."))
+    found["collisions"] = used["tokenizer.collisions"]
+    found["settings"] = {key.removeprefix("tokenizer."): value for key, value in used.items()}
+    return TokenizedItems(tokenizer, report.given_codes, found), model.config, trainer.state.global_step
 
 
 def utgrec_settings(network: NetworkArguments, used: dict[str, Any]) -> dict[str, Any]:
@@ -386,6 +409,7 @@ RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
     **{f"{name}{ITEM_LEVEL}": item_level for name in SEMANTIC_IDS},
     f"rq-kmeans{ITEM_LEVEL}{WITH_CODES}": item_level,
     "utgrec": utgrec_recipe,
+    f"utgrec{ITEM_LEVEL}": utgrec_item_level,
     "recbase": recbase_recipe,
 }
 __all__ = [

@@ -413,6 +413,19 @@ def test_domains_that_cannot_be_centred(tmp_path):
         make_trainer(tmp_path, config=config, domains={"a": NUM_ITEMS - 1})
 
 
+def test_a_frozen_backbone_reads_in_the_precision_of_the_training(tmp_path):
+    trainer = make_trainer(tmp_path, freeze_backbone=True, max_steps=1, bf16=True, images=False, config=NO_DROPOUT)
+    prompts = trainer.train_dataset.encoder_inputs(np.arange(NUM_ITEMS))
+    trainer.train()
+    network = trainer.model.eval()
+    with torch.no_grad():
+        exact = network.code_states(prompts)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network.code_states(prompts).float()
+    found = trainer.train_dataset.code_states
+    assert (found - rounded).abs().mean() < 0.3 * (found - exact).abs().mean()
+
+
 @pytest.mark.parametrize("most, measured", [(4, 4), (5, 8), (0, NUM_ITEMS), (1000, NUM_ITEMS)])
 def test_losses_of_some_items_and_codes_of_all(tmp_path, monkeypatch, most, measured):
     settings = dict(config=NO_DROPOUT, images=False, per_device_eval_batch_size=4)

@@ -123,7 +123,17 @@ def test_a_generative_row_with_memory(workplace, quick, monkeypatch, capsys):
 
 
 # One of each way in which a row is made; the others differ in settings.
-SOME = ["popularity", "linear", "unisrec", "s3-rec", "tiger", "rq-kmeans-item-level", "utgrec", "recbase"]
+SOME = [
+    "popularity",
+    "linear",
+    "unisrec",
+    "s3-rec",
+    "tiger",
+    "rq-kmeans-item-level",
+    "utgrec",
+    "utgrec-item-level",
+    "recbase",
+]
 
 
 @pytest.mark.parametrize("models", [SOME, pytest.param(["all"], marks=pytest.mark.slow)], ids=["some", "all"])
@@ -164,7 +174,7 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, quick, 
             assert line["details"]["items_sharing_codes"] == round(NUM_ITEMS * line["codebooks"]["collision_rate"])
     generative = {line["model"] for line in lines if "codebooks" in line}
     methods = {"tiger", "letter", "tiger-m", "rq-kmeans", "rq-kmeans-transitions"}
-    at_item_level = {*(f"{name}-item-level" for name in methods), "rq-kmeans-item-level-codes"}
+    at_item_level = {*(f"{name}-item-level" for name in (*methods, "utgrec")), "rq-kmeans-item-level-codes"}
     published = {"tiger-published-t5", "letter-published-t5"}
     known = methods | at_item_level | published | {"tiger-decoder", "utgrec", "recbase"}
     assert generative == known & {*every}
