@@ -173,6 +173,24 @@ def rebuild_memory(
     return stored
 
 
+def content_memory(content: np.ndarray, settings: MemorySettings, similar_items: int = SIMILAR_ITEMS) -> ItemMemory:
+    """
+    A memory of no interactions, which knows what the items of a catalogue are like.
+
+    Args:
+        content (`np.ndarray`): float `[n, e]` content embeddings in catalogue order.
+        settings ([`MemorySettings`]): how the memory is read; with a weight of the content.
+        similar_items (`int`, *optional*, defaults to 100): items alike in content that are kept of each.
+
+    Raises:
+        ValueError: content that is not finite.
+    """
+    nothing = torch.full((len(content), 1), -1, dtype=torch.int32)
+    counts = torch.zeros(len(content), dtype=torch.int32)
+    alike = content_rows(content, len(content), similar_items)
+    return ItemMemory(nothing, torch.zeros(nothing.shape), counts, settings, alike)
+
+
 def content_rows(content: np.ndarray, num_items: int, kept: int = SIMILAR_ITEMS) -> MemoryContent:
     """
     What an [`ItemMemory`] keeps of the content.

@@ -96,3 +96,23 @@ def test_zero_shot_beats_what_needs_no_training(run, data, tmp_path, seed):
         assert ours["num_rows"] == lines[name]["num_rows"]
         assert ours["gauc"] > lines[name]["gauc"] + 0.05
         assert ours["ndcg@10"] > lines[name]["ndcg@10"]
+
+    run(
+        "benchmarks/zero_shot.py",
+        domains=data / DOWNSTREAM_DOMAIN,
+        pretrained=pretrained,
+        models="none",
+        train_users=[0, 0.2],
+        memory="true",
+        text_encoder=pretrained / "text_encoder",
+        results=results,
+        work_dir=tmp_path / "work",
+        num_beams=20,
+    )
+    none, some = [json.loads(line) for line in results.read_text().splitlines()][-2:]
+    assert none["model"] == some["model"] == "recbase-with-memory" and " --train_users 0 --memory" in none["command"]
+    assert (none["train_users"], some["train_users"]) == (0.0, 0.2)
+    assert (none["uses_domain"], some["uses_domain"]) == (False, True)
+    assert not list((tmp_path / "work").glob("*/*/recommender")), "nothing is trained"
+    print(ours["gauc"], none["gauc"], some["gauc"], ours["ndcg@10"], none["ndcg@10"], some["ndcg@10"])
+    assert some["ndcg@10"] > none["ndcg@10"] and some["gauc"] > none["gauc"]

@@ -18,6 +18,7 @@ from trainers.methods import memory_selection
 from trainers.methods.memory import (
     add_interactions,
     build_memory,
+    content_memory,
     follow_index,
     for_index,
     rebuild_memory,
@@ -111,6 +112,21 @@ def test_rows_are_of_the_largest_magnitude():
     training = make_interactions().training_part()
     cut, whole = (build_memory(training, linear=LinearSettings(row_items=each), row_items=5) for each in (2, None))
     assert torch.equal(cut.memory.transition_items, whole.memory.transition_items)
+
+
+def test_a_memory_of_no_interactions_ranks_by_content_alone():
+    content, mixed = make_content(), MemorySettings(content_weight=0.3, evidence=4.0, mixing_weight=1.0)
+    ranker = MemoryRanker(content_memory(content, mixed))
+    histories = make_interactions().cases("test").histories(0, 20)
+    unit = content - content.mean(0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    found = ranker.rank(histories, 10)
+    for history, rows in zip(histories, found, strict=True):
+        recent = history[::-1][:20]
+        cosines = (1 / np.arange(1, len(recent) + 1)) @ (unit[recent] @ unit.T)
+        expected = np.argsort(-cosines)[:10]
+        positive = cosines[expected] > 1e-6
+        assert rows[positive].tolist() == expected[positive].tolist()
 
 
 def test_counts_are_those_of_the_linear_ranker():
