@@ -125,8 +125,8 @@ def test_a_memory_of_no_interactions_ranks_by_content_alone():
         recent = history[::-1][:20]
         cosines = (1 / np.arange(1, len(recent) + 1)) @ (unit[recent] @ unit.T)
         expected = np.argsort(-cosines)[:10]
-        positive = cosines[expected] > 1e-6
-        assert rows[positive].tolist() == expected[positive].tolist()
+        positive = cosines[expected] > 1e-6  # what is like nothing of the history is not remembered
+        np.testing.assert_allclose(cosines[rows][positive], cosines[expected][positive], atol=5e-3)
 
 
 def test_counts_are_those_of_the_linear_ranker():
