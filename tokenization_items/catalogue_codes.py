@@ -21,6 +21,7 @@ from modeling_utgrec.encoding_parts import length_batches
 from tokenization_items.batching import BLOCK_ITEMS, blocks_of, prepared
 from tokenization_items.caches import Features, FinishedShards, VisualFeatureCache, shards_of
 from tokenization_items.catalogue import Catalogue, CatalogueError
+from tokenization_items.domain_mean import rows_of_mean
 
 if TYPE_CHECKING:
     from tokenization_items.processing_items import ItemProcessor
@@ -31,8 +32,6 @@ logger = logging.get_logger(__name__)
 BATCH_TOKENS = 8192
 # Threads that open images; Pillow decodes and resizes without holding the interpreter's lock.
 NUM_WORKERS = 4
-# Items of a catalogue whose mean is taken for that of all: it is off by a fiftieth of what items differ by.
-ITEMS_OF_MEAN = 2048
 # Items whose codes processes exchange at a time.
 ITEMS_EXCHANGED = 2**16
 
@@ -119,20 +118,9 @@ def codes_of_catalogue(
     codes = np.zeros((len(texts), network.config.num_levels), dtype=np.int64)
     residuals = np.zeros((*codes.shape, network.config.codebook_dim), dtype=np.float32)
 
-    cache = None if feature_cache is None or images is None else VisualFeatureCache(feature_cache, network, processor)
-    prepare = partial(_image_inputs, catalogue=images, processor=processor, cache=cache)
-
-    def read(batches: Iterable[np.ndarray]) -> Generator[tuple[np.ndarray, dict[str, Any]], None, None]:
-        for rows, opened in prepared(prepare, batches, 0 if images is None else num_workers):
-            yield rows, _network_inputs(network, processor, cache, [texts[row] for row in rows], opened)
-
     def states_of_some() -> np.ndarray:
-        chosen = np.arange(len(texts))
-        if len(chosen) > ITEMS_OF_MEAN:
-            chosen = np.random.default_rng(0).choice(chosen, ITEMS_OF_MEAN, replace=False)
-        batches = [chosen[rows.numpy()] for rows in length_batches(lengths[chosen], batch_tokens)]
-        parts = [network.code_states(batch).flatten(1).float().cpu().numpy() for _, batch in read(batches)]
-        return np.concatenate(parts) if parts else np.zeros((0, network.config.input_dim), np.float32)
+        some = catalogue.select(rows_of_mean(len(catalogue)))
+        return states_of_items(network, processor, some, batch_tokens, num_workers, feature_cache)
 
     mean = None if mean_of is None else mean_of(states_of_some, catalogue.name)
     rest = {}
@@ -156,7 +144,7 @@ def codes_of_catalogue(
         shards = [shard for shard, arrays in zip(shards, found, strict=True) if arrays is None]
         keys = [key for key, arrays in zip(keys, found, strict=True) if arrays is None]
 
-    batches = read(chain.from_iterable(shards))
+    batches = _read(network, processor, catalogue, texts, chain.from_iterable(shards), num_workers, feature_cache)
     num_left = sum(len(rows) for shard in shards for rows in shard)
     hidden = None if progress is None else not progress
     if state is not None and not state.is_main_process:
@@ -177,6 +165,50 @@ def codes_of_catalogue(
     if num_finished and (state is None or state.is_main_process):
         logger.warning(f"{num_finished:,} of {len(texts):,} items were tokenized before, see {resume_folder}.")
     return codes, residuals
+
+
+@torch.inference_mode()
+def states_of_items(
+    network: UTGRecTokenizerModel,
+    processor: "ItemProcessor",
+    catalogue: Catalogue,
+    batch_tokens: int = BATCH_TOKENS,
+    num_workers: int = NUM_WORKERS,
+    feature_cache: str | os.PathLike | None = None,
+) -> np.ndarray:
+    """
+    What a network's adapter reads of items, float32 `[items, input_dim]`, in an order of its own.
+
+    Args:
+        network, processor, catalogue, batch_tokens, num_workers, feature_cache: see [`codes_of_catalogue`].
+
+    Raises:
+        CatalogueError: if an image cannot be opened; the item is named.
+    """
+    texts = processor.encode_texts(catalogue.texts)
+    lengths = torch.from_numpy(processor.prompt_lengths(texts, catalogue))
+    batches = (rows.numpy() for rows in length_batches(lengths, batch_tokens))
+    with closing(_read(network, processor, catalogue, texts, batches, num_workers, feature_cache)) as inputs:
+        parts = [network.code_states(batch).flatten(1).float().cpu().numpy() for _, batch in inputs]
+    return np.concatenate(parts) if parts else np.zeros((0, network.config.input_dim), np.float32)
+
+
+def _read(
+    network: UTGRecTokenizerModel,
+    processor: "ItemProcessor",
+    catalogue: Catalogue,
+    texts: Sequence[Sequence[int]],
+    batches: Iterable[np.ndarray],
+    num_workers: int,
+    feature_cache: str | os.PathLike | None,
+) -> Generator[tuple[np.ndarray, dict[str, Any]], None, None]:
+    """Batches of rows with their inputs of the network, made ready ahead of it."""
+    images = catalogue if processor.image_processor is not None else None
+    cache = None if feature_cache is None or images is None else VisualFeatureCache(feature_cache, network, processor)
+    prepare = partial(_image_inputs, catalogue=images, processor=processor, cache=cache)
+    with closing(prepared(prepare, batches, 0 if images is None else num_workers)) as ready:
+        for rows, opened in ready:
+            yield rows, _network_inputs(network, processor, cache, [texts[row] for row in rows], opened)
 
 
 def _keys(

@@ -457,6 +457,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         resume_folder: str | os.PathLike | None = None,
         state: PartialState | None = None,
         block_items: int = BLOCK_ITEMS,
+        domain_mean: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The codes that the network gives to items, before collisions are resolved.
 
@@ -464,6 +465,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue, ...: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`]. Networks that read
                 embeddings take `batch_tokens`, `progress` and `block_items` alone: texts are embedded by each process,
                 without a cache.
+            domain_mean (`np.ndarray`, *optional*): of the catalogue that these items are a part of, where the network
+                has `centre_domains`; by default [`~UniversalItemTokenizer.mean_of`] these items.
 
         Returns:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
@@ -479,7 +482,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             network,
             catalogue,
             fingerprint=self.fingerprint,
-            mean_of=self.mean_of,
+            mean_of=self.mean_of if domain_mean is None else lambda vectors, name: domain_mean,
             batch_tokens=batch_tokens,
             progress=progress,
             num_workers=num_workers,

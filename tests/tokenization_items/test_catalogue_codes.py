@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import Qwen2VLModel
 
 from modeling_utgrec import UTGRecTokenizerModel
-from tokenization_items import caches, catalogue_codes, files
+from tokenization_items import caches, catalogue_codes, domain_mean, files
 from tokenization_items.batching import BATCHES_AHEAD, prepared
 from tokenization_items.caches import VisualFeatureCache, takes_states
 from tokenization_items.catalogue import Catalogue, CatalogueError
@@ -156,11 +156,11 @@ def test_the_domains_mean_is_taken_off(centring, catalogue, tmp_path):
 def test_the_mean_of_a_large_catalogue_is_that_of_some_items(centring, catalogue, monkeypatch, tmp_path):
     whole = centring.compute_codes(catalogue, **SMALL)
     exact = centring.domain_mean
-    monkeypatch.setattr(catalogue_codes, "ITEMS_OF_MEAN", 5)
+    monkeypatch.setattr(domain_mean, "ITEMS_OF_MEAN", 5)
     some = centring.compute_codes(catalogue, resume_folder=tmp_path, **SMALL)
     assert not np.allclose(centring.domain_mean, exact) and not np.array_equal(whole[1], some[1])
     assert_identical(centring.compute_codes(catalogue, num_workers=0, **SMALL), some)
-    monkeypatch.setattr(catalogue_codes, "ITEMS_OF_MEAN", 2048)
+    monkeypatch.setattr(domain_mean, "ITEMS_OF_MEAN", 2048)
     assert_identical(centring.compute_codes(catalogue, resume_folder=tmp_path, **SMALL), whole)
 
 
