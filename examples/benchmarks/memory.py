@@ -4,7 +4,7 @@ r"""Cost of an item memory in a search, beside the search of the network alone, 
     python examples/benchmarks/memory.py --model qwen3 --items 25000 --batch 1
     # with rules, at 10 million items: 90 % of them in stock, what a user has seen left out
     python examples/benchmarks/memory.py --model item-level --items 10000 10000000 --in_stock 0.9 \
-        --row_items 30 --similar_items 30 --content_width 32    # --same_children
+        --row_items 30 --similar_items 30 --content_width 32
 
 Weights, semantic IDs, histories and the memory's rows are random: they do not move the time. Items that a user has
 seen are never returned; the rule of what is in stock is made once for all users. Seconds are those of the process'
@@ -13,7 +13,6 @@ cores, of which other work on the machine takes less away than of the clock's. T
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -55,12 +54,6 @@ def random_memory(num_items: int, options: argparse.Namespace, generator: torch.
     return ItemMemory(*rows(options.row_items), counts, settings, content)
 
 
-def used_codes(sizes: list[int], share: float) -> list[int]:
-    """Of each level, such that a catalogue of a share of the items has as many of them in each prefix."""
-    factor = share ** (1 / (len(sizes) - 1))
-    return [*(math.ceil(size * factor) for size in sizes[:-1]), sizes[-1]]
-
-
 def make_model(options: argparse.Namespace) -> ItemRecommendation:
     torch.manual_seed(options.seed)
     if options.model == "t5":
@@ -97,8 +90,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     mask = kept.repeat_interleave(len(options.sizes), dim=1).long()
     for num_items in options.items:
         generator = torch.Generator().manual_seed(options.seed)
-        used = used_codes(options.sizes, num_items / max(options.items)) if options.same_children else options.sizes
-        trie = ItemTrie(random_codes(num_items, used, generator), options.sizes, model.config.level_offsets)
+        trie = ItemTrie(random_codes(num_items, options.sizes, generator), options.sizes, model.config.level_offsets)
         memory = random_memory(num_items, options, generator)
         sizes[num_items] = memory.nbytes / num_items
         rows = torch.randint(num_items, (options.batch, options.history), generator=generator)
@@ -127,8 +119,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     growth = median("with memory", most) / median("with memory", least) - 1
     print(*(f"{size:,} items: {share:.1%} for the memory" for size, share in cost.items()), sep="\n")
     print(f"{most:,} over {least:,} items: {growth:.1%} more time; {sizes[most]:.0f} bytes an item")
-    names = ("model", "sizes", "same_children", "batch", "beams", "history", "row_items", "similar_items")
-    names = (*names, "content_width", "in_stock")
+    names = ("model", "sizes", "batch", "beams", "history", "row_items", "similar_items", "content_width", "in_stock")
     result = {
         **{name: getattr(options, name) for name in names},
         **timing.environment(device),
@@ -148,11 +139,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 25_000, 1_000_000], help="Catalogues.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 256, 256], help="Codes of each level.")
-    parser.add_argument(
-        "--same_children",
-        action="store_true",
-        help="Smaller catalogues use fewer first codes, so that all have as many items in a prefix.",
-    )
     parser.add_argument("--row_items", type=int, default=100, help="Transitions of an item (%(default)s).")
     parser.add_argument("--similar_items", type=int, default=100, help="Items alike in content (%(default)s).")
     parser.add_argument("--content_width", type=int, default=128, help="Numbers of a content vector (%(default)s).")
