@@ -72,12 +72,11 @@ def make_recommender_trainer(corpus: Path, output: Path, batch: int) -> Recommen
     return RecommenderTrainer(UTGRecForConditionalGeneration(config), args, data)
 
 
-def make_sequences() -> Interactions:
+def make_sequences(num_items: int) -> Interactions:
     rng = np.random.default_rng(2)
-    rows = [rng.integers(0, ITEMS, rng.integers(5, 9)) for _ in range(80)]
-    return Interactions.from_sequences(
-        [[f"i{row}" for row in user] for user in rows], [f"i{row}" for row in range(ITEMS)]
-    )
+    rows = [rng.integers(0, num_items, rng.integers(5, 9)) for _ in range(80)]
+    ids = [f"i{row}" for row in range(num_items)]
+    return Interactions.from_sequences([[ids[row] for row in user] for user in rows], ids)
 
 
 def make_sequential_trainer(_: Path, output: Path, batch: int) -> SequentialTrainer:
@@ -85,22 +84,21 @@ def make_sequential_trainer(_: Path, output: Path, batch: int) -> SequentialTrai
     sizes = dict(num_items=ITEMS, hidden_size=16, num_layers=1, max_history=5)
     model = SASRecForNextItem(SASRecConfig(**sizes, hidden_dropout=0.0, attention_dropout=0.0))
     args = SequentialTrainingArguments(str(output), per_device_train_batch_size=batch, **USUAL)
-    return SequentialTrainer(model, args, make_sequences().training_part())
+    return SequentialTrainer(model, args, make_sequences(ITEMS).training_part())
 
 
 def make_tokenizer_trainer(_: Path, output: Path, batch: int) -> ItemTokenizerTrainer:
     set_seed(0)
-    words = ["oak", "steel", "drum", "violin"]
-    catalogue = Catalogue.from_records(
-        [{"item_id": f"i{row}", "title": f"{words[row % 4]} number {row}"} for row in range(ITEMS)]
-    )
+    words = ["oak body", "steel string", "drum skin", "violin bow"]
+    titles = [f"{words[row % 4]} number {row} of the {words[row % 4]} kind" for row in range(2 * GLOBAL_BATCH)]
+    catalogue = Catalogue.from_records([{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)])
     backbone, tokenizer, image_processor = tiny_backbone(catalogue.texts, 56 * 56, hidden_size=48, vocab_size=300)
     sizes = dict(root_codebook_size=6, leaf_codebook_size=8, codebook_dim=8, adapter_hidden_size=16)
     config = UTGRecTokenizerConfig(
         backbone_config=backbone.config,
         lora_config={"r": 2, "lora_alpha": 4, "lora_dropout": 0.0},
         **sizes,
-        max_text_tokens=6,
+        max_text_tokens=6,  # less than each title has
         warmup_steps=0,
         adapter_dropout=0.0,
         decoder_dropout=0.0,
@@ -108,8 +106,10 @@ def make_tokenizer_trainer(_: Path, output: Path, batch: int) -> ItemTokenizerTr
     )
     network = UTGRecTokenizerModel(config, backbone=backbone)
     processor = ItemProcessor.for_model(config, tokenizer, image_processor, instruct=False)
-    graph = CoOccurrenceGraph.from_interactions(make_sequences())
-    args = ItemTokenizerTrainingArguments(str(output), per_device_train_batch_size=batch, **USUAL)
+    graph = CoOccurrenceGraph.from_interactions(make_sequences(2 * GLOBAL_BATCH))
+    args = ItemTokenizerTrainingArguments(
+        str(output), per_device_train_batch_size=batch, **{**USUAL, "learning_rate": 0.01}
+    )
     return ItemTokenizerTrainer(network, args, ItemPairs(catalogue, graph, processor, None, seed=5))
 
 
