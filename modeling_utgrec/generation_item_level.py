@@ -52,8 +52,9 @@ class DepthHeadBeamStep:
         """
         own = self.prefixes.gather(1, parents[..., None].expand(-1, -1, self.prefixes.shape[-1]))
         self.prefixes = own + self.model.written(tokens, self.level)
-        codes = tokens - self.trie.level_offsets[self.level]
-        self.nodes = self.trie.levels[self.level].edge(self.nodes.gather(1, parents), codes)
+        if self.vectors is not None:
+            codes = tokens - self.trie.level_offsets[self.level]
+            self.nodes = self.trie.levels[self.level].edge(self.nodes.gather(1, parents), codes)
         self.level += 1
         return self._logits()
 

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
+from .generation_cells import largest, open_only
 from .generation_memory import ItemSources, UserMemory
 from .generation_rules import ItemRules
 from .item_memory import ItemMemory
@@ -139,9 +140,11 @@ def constrained_beam_search(
         if codes is not None:
             log_probs = log_probs.gather(-1, codes)
         log_probs = log_probs + scores[..., None]
-        ranked_by = log_probs if mass is None else mass.mix_children(depth, nodes, log_probs)
-        candidates = torch.where(exists, ranked_by, -torch.inf).flatten(1)
-        ranked, best = candidates.topk(min(num_items if is_last else num_beams, candidates.shape[1]))
+        if mass is not None and is_last:
+            ranked, best = mass.best_items(nodes, open_only(log_probs, exists), num_items)
+        else:
+            ranked_by = log_probs if mass is None else mass.mix_children(depth, nodes, log_probs)
+            ranked, best = largest(open_only(ranked_by, exists), num_items if is_last else num_beams)
         scores = ranked if memory is None else log_probs.flatten(1).gather(1, best)  # the network goes on from its own
         parents, columns = best // level.width, best % level.width
         # a beam without continuation has edge -1 and score -inf from here on

@@ -21,9 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .generation_rules import ItemRules, RulesOfSearch, put
+from .generation_cells import largest, put
+from .generation_rules import ItemRules, RulesOfSearch
 from .item_memory import BLOCK_ENTRIES, ItemMemory
 from .item_trie import ItemTrie
+from .item_trie_level import taken
 
 REMAINDER = 1e-6  # of exp(m/τ), what every item has: with it as many items come back as are asked for
 LOG_REMAINDER = math.log(REMAINDER)
@@ -138,7 +140,7 @@ class UserMemory:
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
-            self.trends = settings.trend_weight * torch.where(known, memory.trend[rows], 0).to(self.dtype)
+            self.trends = settings.trend_weight * torch.where(known, taken(memory.trend, rows), 0).to(self.dtype)
         if memory.periods is not None and settings.period_weight:
             rates = _period_rates(*memory.periods, histories[:, -1], rows).to(self.dtype)
             self.trends = self.trends + settings.period_weight * torch.where(known, rates, 0)
@@ -196,9 +198,12 @@ class PrefixMass:
         known = known & rules.allows(users.positions.clamp(max=self.trie.num_items - 1))
         logits = log_weights(users.logits).masked_fill_(~known, -torch.inf)
         self.edges = [users.positions]  # of the candidates at each level; the number of edges behind the last one
+        self.codes: list[Tensor | None] = []
         for level in reversed(self.trie.levels[1:]):
-            parents, _ = level.split(self.edges[0].clamp(max=level.num_edges - 1))
+            parents, codes = level.split(self.edges[0].clamp(max=level.num_edges - 1))
+            self.codes.insert(0, codes)
             self.edges.insert(0, parents.masked_fill_(self.edges[0] >= level.num_edges, level.num_nodes))
+        self.codes.insert(0, None)
         # log-sum and number of the candidates below each candidate's edge
         self.sums, self.numbers = [logits], [known.to(torch.int32)]
         for edges in reversed(self.edges[:-1]):
@@ -222,29 +227,63 @@ class PrefixMass:
         Returns:
             `torch.FloatTensor` of the same shape; without meaning where no child may be entered.
         """
-        logs, edges = self.rules.log_counts(level, nodes), self.edges[level]
-        starts = self.edges[level - 1] if level else edges.clamp(max=0)
-        cells, there = self.trie.levels[level].cells(nodes, starts, edges)
-        counts = self.rules.counts(level, edges.clamp(max=self.trie.levels[level].num_edges - 1))
+        logs = self.rules.log_counts(level, nodes)
+        cells, there = self._cells(level, nodes)
         logs += (self._shift.float() + LOG_REMAINDER)[..., None]
-        put(logs, cells, there, self._shares(level, counts, self.sums[level], self.numbers[level]))
+        put(logs, cells, there, self._shares(level, self.edges[level], self.sums[level], self.numbers[level]))
         return torch.logaddexp(log_network + self._log_rest[:, None, None], logs)
+
+    def best_items(self, nodes: Tensor, log_network: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """
+        The best children of beams at the last level, where each is an item: the same as of all that `mix_children`
+        gives. Items that are no candidates have one mass, so the mixture has them in the network's order, and is made
+        of as many as are asked for.
+
+        Args:
+            nodes (`torch.LongTensor` of shape `(B, W)`): the beams' nodes.
+            log_network (`torch.FloatTensor` of shape `(B, W, width)`): as of `mix_children`, and -inf where no child
+                may be entered. It is overwritten.
+            number (`int`): of items.
+
+        Returns:
+            `tuple[torch.FloatTensor, torch.LongTensor]`: log-probabilities in the mixture and cells of `log_network`,
+            `(B, number)`, the best first.
+        """
+        level = self.trie.num_levels - 1
+        cells, there = self._cells(level, nodes)
+        known = log_network.flatten(1).gather(1, cells).masked_fill_(~there, -torch.inf)
+        shift, rest = self._shift.float(), self._log_rest[:, None]
+        remembered = torch.logaddexp(known + rest, (self.sums[level] + self._shift).float())
+        put(log_network, cells, there, torch.full_like(known, -torch.inf))
+        others, other_cells = largest(log_network, number)
+        mixed = torch.logaddexp(others + rest, shift + LOG_REMAINDER)
+        mixed = torch.cat((mixed, remembered), dim=1)
+        mixed.masked_fill_(torch.cat((others, known), dim=1) == -torch.inf, -torch.inf)
+        best, places = mixed.topk(others.shape[1])
+        return best, torch.cat((other_cells, cells), dim=1).gather(1, places)
 
     def mix_edges(self, level: int, edges: Tensor, log_network: Tensor) -> Tensor:
         """The same of edges `[B, C]` of a level, of which all are the trie's or -1, without meaning for those."""
         edges = edges.clamp(min=0)
         places = torch.searchsorted(self.edges[level], edges).clamp_(max=self.edges[level].shape[1] - 1)
         found = self.edges[level].gather(1, places) == edges
+        shares = self._shares(level, edges, self.sums[level].gather(1, places), self.numbers[level].gather(1, places))
         counts = self.rules.counts(level, edges)
-        shares = self._shares(level, counts, self.sums[level].gather(1, places), self.numbers[level].gather(1, places))
         logs = torch.where(found, shares, counts.float().log() + (self._shift.float() + LOG_REMAINDER))
         return torch.logaddexp(log_network + self._log_rest[:, None], logs)
 
-    def _shares(self, level: int, counts: Tensor, sums: Tensor, numbers: Tensor) -> Tensor:
-        """`log(g·M)` of edges with `numbers` candidates among `counts` items, whose log-sum is `sums`; float32."""
+    def _cells(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the candidates stand among the children of nodes, see [`TrieLevel.cells`]."""
+        edges = self.edges[level]
+        starts = self.edges[level - 1] if level else edges.clamp(max=0)
+        return self.trie.levels[level].cells(nodes, starts, edges, self.codes[level])
+
+    def _shares(self, level: int, edges: Tensor, sums: Tensor, numbers: Tensor) -> Tensor:
+        """`log(g·M)` of edges below which are `numbers` candidates, whose log-sum is `sums`; float32."""
         shares = (sums + self._shift).float()  # in float64 up to here: both may be large
         if level == self.trie.num_levels - 1:  # a candidate is all that there is
             return shares
+        counts = self.rules.counts(level, edges.clamp(max=self.trie.levels[level].num_edges - 1))
         others = (counts - numbers).clamp_(min=0).float().log_()
         return torch.logaddexp(others + (self._shift.float() + LOG_REMAINDER), shares)
 
@@ -329,7 +368,7 @@ def _last_counts(memory: ItemMemory, histories: Tensor) -> Tensor:
 def _period_rates(periods: Tensor, rates: Tensor, last: Tensor, rows: Tensor) -> Tensor:
     """`R` of the last items of histories `[B]` and of items `rows` `[B, C]`; 0 where one has no period."""
     before = periods[last.clamp(min=0)].masked_fill(last < 0, -1)[:, None].long()
-    after = periods[rows].long()
+    after = taken(periods, rows).long()
     found = rates[before.clamp(min=0), after.clamp(min=0)]
     return found.masked_fill((before < 0) | (after < 0), 0)
 
@@ -342,12 +381,12 @@ def _places(histories: Tensor) -> Tensor:
 
 def _rows_of(items: Tensor, histories: Tensor) -> Tensor:
     """The sparse rows of the items of histories `[B, H]` side by side: items `[B, H·k]`, -1 for none."""
-    return items[histories.clamp(min=0)].masked_fill((histories < 0)[..., None], -1).flatten(1)
+    return taken(items, histories.clamp(min=0)).masked_fill_((histories < 0)[..., None], -1).flatten(1)
 
 
 def _transitions(memory: ItemMemory, histories: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The items that follow those of histories `[B, H]`, and `a_j·B[j, i]`, `[B, H·k]`."""
-    weights = memory.transition_weights[histories.clamp(min=0)].to(dtype)
+    weights = taken(memory.transition_weights, histories.clamp(min=0)).to(dtype)
     return _rows_of(memory.transition_items, histories), (weights * _places(histories).to(dtype)[..., None]).flatten(1)
 
 
@@ -364,14 +403,25 @@ def _cosines(content: Tensor, histories: Tensor, rows: Tensor) -> Tensor:
         if every is not None:
             found[start : start + step] = (users[start : start + step] @ every.T).gather(1, block)
         else:
-            vectors = content.index_select(0, block.flatten()).float().view(*block.shape, -1)
-            found[start : start + step] = (vectors @ users[start : start + step, :, None])[..., 0]
+            vectors = _picked(content, block)
+            # this way round a CPU takes a fifth of the time
+            found[start : start + step] = (users[start : start + step, None] @ vectors.mT)[:, 0]
     return found
+
+
+def _picked(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Rows of `vectors` `[n, r]` in float32. On a CPU as sums of one each: these fetch the rows that come next, where
+    all others wait for each."""
+    if vectors.device.type != "cpu":
+        return taken(vectors, rows).float()
+    flat = rows.flatten()
+    picked = torch.nn.functional.embedding_bag(flat, vectors, torch.arange(len(flat)), mode="sum")
+    return picked.float().view(*rows.shape, -1)
 
 
 def _discounts(memory: ItemMemory, rows: Tensor) -> Tensor:
     """d of items `rows`, float32 of their shape."""
-    return ((memory.counts[rows].float() + 1) / memory.usual_count).pow(-memory.settings.discount)
+    return ((taken(memory.counts, rows).float() + 1) / memory.usual_count).pow(-memory.settings.discount)
 
 
 def _transition_terms(memory: ItemMemory, histories: Tensor, rows: Tensor) -> Tensor:

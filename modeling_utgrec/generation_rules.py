@@ -12,7 +12,9 @@ import copy
 import torch
 from torch import Tensor
 
+from .generation_cells import put
 from .item_trie import ItemTrie
+from .item_trie_level import taken
 
 ENTRIES_AT_ONCE = 2**26  # users × items of masks whose sums are taken together: 1 GiB of temporary memory
 
@@ -200,9 +202,9 @@ class _Masks:
     def below(self, level: int, rows: Tensor, edges: Tensor) -> Tensor:
         """Numbers of allowed items below edges `[B, ...]` for the masks `rows` `[B]`; that of edge 0 for edge -1."""
         if self.num_rows == 1:
-            return self.counts[level][0][edges.clamp(min=0)]
+            return taken(self.counts[level][0], edges.clamp(min=0))
         rows = rows.view(-1, *(1,) * (edges.ndim - 1))
-        return self.counts[level].flatten()[rows * self.counts[level].shape[1] + edges.clamp(min=0)]
+        return taken(self.counts[level].flatten(), rows * self.counts[level].shape[1] + edges.clamp(min=0))
 
     def log_counts(self, level: int, rows: Tensor, nodes: Tensor) -> Tensor:
         """Logarithm of the number of allowed items below each child of nodes `[B, W]` for the masks `rows` `[B]`,
@@ -268,7 +270,8 @@ class RulesOfSearch:
             if table is not None:
                 exists &= table[self.mask_rows[:, None], nodes.clamp(min=0)]
             elif edges is not None:
-                exists &= self.masks.below(level, self.mask_rows, edges) > 0
+                below = self.masks.below(level, self.mask_rows, edges)
+                exists &= below if below.dtype == torch.bool else below > 0
         if self.denied is not None:
             self._mark(level, nodes, self.denied, exists, False)
         return codes, exists
@@ -278,7 +281,7 @@ class RulesOfSearch:
         if self.allowed is not None:
             return _number_of(self.allowed[level], edges)
         if self.masks is None:
-            counts = self.trie.levels[level].counts[edges].long()
+            counts = taken(self.trie.levels[level].counts, edges).long()
         else:
             counts = self.masks.below(level, self.mask_rows, edges).long()
         return counts if self.denied is None else counts - _number_of(self.denied[level], edges)
@@ -344,15 +347,6 @@ class RulesOfSearch:
         exists.scatter_reduce_(1, cells, values if value else 1 - values, "amax" if value else "amin")
 
 
-def put(grid: Tensor, cells: Tensor, there: Tensor, values: Tensor) -> None:
-    """Writes values `[B, C]` into the cells of `grid` `[B, ...]` that are there; those of one cell are the same."""
-    flat = grid.flatten(1)
-    first = there.to(torch.uint8).argmax(1, keepdim=True)
-    cell = cells.gather(1, first)  # what is not there goes where the first one goes, or leaves a cell as it is
-    value = torch.where(there.gather(1, first), values.gather(1, first), flat.gather(1, cell))
-    flat.scatter_(1, torch.where(there, cells, cell), torch.where(there, values, value))
-
-
 def _number_of(listed: Tensor, edges: Tensor) -> Tensor:
     """How many of sorted edges `[B, longest]` are each of the edges `[B, C]`."""
     return torch.searchsorted(listed, edges, right=True) - torch.searchsorted(listed, edges)
@@ -375,4 +369,4 @@ def check_range(name: str, values: Tensor, low: int, high: int, what: str):
         )
 
 
-__all__ = ["ItemRules", "RulesOfSearch", "check_range", "put"]
+__all__ = ["ItemRules", "RulesOfSearch", "check_range"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .item_trie_level import DENSE_LIMIT, TrieLevel
+from .item_trie_level import DENSE_LIMIT, TrieLevel, taken
 
 
 class ItemTrie:
@@ -124,7 +124,7 @@ class ItemTrie:
             pairs = torch.stack([order[second - 1], order[second]], dim=1)[:10].tolist()
             raise ValueError(f"{second.numel()} semantic IDs belong to more than one item; equal rows: {pairs}")
         self._rows = order.to(torch.int32)  # item row of each position
-        self._positions: Tensor | None = None  # the inverse, made when it is first asked for
+        self._positions: Tensor | None = None  # the inverse from row -1 on, made when it is first asked for
 
     @classmethod
     def from_sorted(
@@ -213,20 +213,20 @@ class ItemTrie:
 
     def codes_of(self, rows: Tensor) -> Tensor:
         """Codes of items, int64 `(*rows.shape, num_levels)`; row -1 gives those of item 0."""
-        return self._codes[rows.clamp(min=0)].long()
+        return taken(self._codes, rows.clamp(min=0)).long()
 
     def rows_at(self, positions: Tensor) -> Tensor:
         """Item rows of positions, int64 of the same shape; -1 for position -1."""
-        return self._rows[positions.clamp(min=0)].long().masked_fill_(positions < 0, -1)
+        return taken(self._rows, positions.clamp(min=0)).long().masked_fill_(positions < 0, -1)
 
     def positions_of(self, rows: Tensor) -> Tensor:
         """Positions of item rows, int64 of the same shape; `num_items` for row -1, so that it is sorted behind all."""
         if self._positions is None:
             positions = torch.empty(self.num_items + 1, dtype=torch.int32, device=self.device)
-            positions[self._rows.long()] = torch.arange(self.num_items, dtype=torch.int32, device=self.device)
-            positions[-1] = self.num_items
+            positions[0] = self.num_items  # of row -1
+            positions[1:][self._rows.long()] = torch.arange(self.num_items, dtype=torch.int32, device=self.device)
             self._positions = positions
-        return self._positions[rows.long()].long()  # -1 is the last place
+        return taken(self._positions, rows + 1).long()
 
     def allowed(self, level: int, nodes: Tensor) -> Tensor:
         """
@@ -290,12 +290,11 @@ class ItemTrie:
         Args:
             rows (`torch.LongTensor` of any shape): Item rows; all edges of row -1 are -1.
         """
-        codes, edges = self.codes_of(rows), []
-        nodes = rows.clamp(max=0)  # the root, or none
-        for level, column in zip(self.levels, codes.unbind(-1), strict=True):
-            nodes = level.edge(nodes, column)
-            edges.append(nodes)
-        return edges
+        positions = self.positions_of(rows)
+        edges, outside = [positions.clamp(max=self.num_items - 1)], rows < 0
+        for level in reversed(self.levels[1:]):
+            edges.insert(0, level.split(edges[0])[0])
+        return [each.masked_fill_(outside, -1) for each in edges]
 
     def add_items(
         self,

@@ -221,6 +221,31 @@ def test_mass_of_every_prefix_is_the_sum_of_its_items(seed, num_items, form):
         torch.testing.assert_close(torch.where(entered, found, 0), wanted, atol=1e-12, rtol=1e-5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), num_items=st.integers(1, 100), number=st.integers(1, 12), form=FORMS)
+def test_best_items_are_those_of_all_children(seed, num_items, number, form):
+    trie = make_trie(num_items, seed, dense_limit=[0, 10**6][seed % 2])
+    memory = make_memory(num_items, seed, mixing_weight=[0.0, 0.4, 1.0][seed % 3])
+    rng = np.random.default_rng(seed)
+    histories = torch.from_numpy(rng.integers(-1, num_items, (USERS, HISTORY)))
+    denied = torch.from_numpy(rng.random((USERS, num_items)) < (0 if form == "none" else 0.4))
+    denied[0] |= form != "none"  # who may get nothing
+    rules = random_rules(trie, form, denied)
+    of_search = (ItemRules(trie) if rules is None else rules).start(USERS)
+    mass = UserMemory(memory, histories, trie).start(of_search)
+    last, level = trie.num_levels - 1, trie.levels[-1]
+    beams = torch.from_numpy(np.stack([rng.permutation(level.num_nodes) for _ in range(USERS)]))[:, :6]
+    beams[rng.random(beams.shape) < 0.2] = -1
+    _, exists = of_search.children(last, beams)
+    network = torch.from_numpy(rng.normal(-3, 1, exists.shape)).float()
+    every = torch.where(exists, mass.mix_children(last, beams, network), -torch.inf).flatten(1)
+    wanted = every.topk(min(number, every.shape[1])).values
+    found, cells = mass.best_items(beams, network.masked_fill(~exists, -torch.inf), number)
+    torch.testing.assert_close(found, wanted)
+    there = wanted > -torch.inf
+    torch.testing.assert_close(every.gather(1, cells)[there], wanted[there])
+
+
 @pytest.mark.parametrize("num_beams", [3, 40])
 def test_weight_0_is_the_network_to_the_last_bit(prefix_step, num_beams):
     trie = make_trie(100, dense_limit=20)

@@ -1,10 +1,13 @@
 """The edges of one level against lists of pairs."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_utgrec import item_trie_level
 from modeling_utgrec.item_trie_level import DENSE_LIMIT, TrieLevel
 
 
@@ -47,7 +50,12 @@ def test_children_child_and_columns_agree_with_the_list(edge_list, dense_limit):
         assert chosen_codes[row, columns].tolist() == codes[row, columns].tolist()
         places = torch.tensor(expected)
         assert level.columns(torch.full_like(places, node), places).tolist() == columns.tolist()
-        assert level.edge(torch.tensor(node), codes[row, columns]).tolist() == expected
+        every_code = torch.arange(-1, size + 1)
+        wanted = [edges.index((node, code)) if (node, code) in edges else -1 for code in every_code.tolist()]
+        for cached in (item_trie_level.CACHED_EDGES, 0):
+            with patch.object(item_trie_level, "CACHED_EDGES", cached):
+                assert level.edge(torch.tensor(node), every_code).tolist() == wanted
+                assert level.edge(torch.tensor(-1), every_code).tolist() == [-1] * len(every_code)
     assert (chosen[~exists] == -1).all()
     if found is not None:
         assert torch.equal(found[exists], chosen[exists])

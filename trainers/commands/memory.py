@@ -25,6 +25,7 @@ import numpy as np
 from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, save_card
 from hub_cards.formatting import markdown_table
 from modeling_utgrec.item_memory import MemorySettings
+from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import check_writable
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_embeddings import encoder_fingerprint, load_embeddings
@@ -33,12 +34,14 @@ from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_o
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
+from trainers.data.prepared_folder import PAIRS
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.download import find_model
 from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
+from trainers.methods.log_counts import LogCounts, sample_log
 from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index, rebuild_memory
 from trainers.methods.memory_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
@@ -81,6 +84,11 @@ class MemoryArguments:
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
     batch_size: int = field(default=64, metadata={"help": "Users per batch."})
+    sample_users: int | None = field(
+        default=None,
+        metadata={"help": "Read the log in parts: so many users choose and judge; of the rest, the pairs in --data."},
+    )
+    seed: int = field(default=0, metadata={"help": "By which --sample_users are drawn."})
     no_test: bool = field(default=False, metadata={"help": "Do not judge the test items."})
 
     def __post_init__(self) -> None:
@@ -94,6 +102,11 @@ class MemoryArguments:
             raise SystemExit(
                 f"--row_items and --similar_items are at least 1, got {self.row_items} and {self.similar_items}."
             )
+        if self.sample_users is not None and (self.k_core or self.all_interactions or self.sample_users < 1):
+            raise SystemExit(
+                "--sample_users is 1 or more; pairs are counted of the training part of a log as it was prepared, so "
+                "leave out --k_core and --all_interactions."
+            )
         if self.no_content and self.embeddings is not None:
             raise SystemExit("--no_content and --embeddings contradict each other.")
 
@@ -102,7 +115,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     """Builds, saves and judges; returns the test results with and without the memory."""
     folder = local_folder(arguments)
     check_writable(folder)
-    domain = Domain.from_folder(arguments.data, arguments.k_core, check_images=False)
+    domain, remembered = read_data(arguments)
     print(domain)
     interactions = domain.interactions
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
@@ -114,7 +127,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
     kept = arguments.row_items, arguments.similar_items
     if before is not None:
-        stored = updated(before, domain, content, encoder, arguments.all_interactions)
+        stored = updated(before, domain, content, encoder, arguments.all_interactions, remembered)
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
         settings = MemorySettings(
             trend_weight=arguments.trend_weight,
@@ -125,11 +138,16 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         )
         if content is not None:
             settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
-        training = interactions.training_part()
+        training = remembered or interactions.training_part()
         stored = build_memory(training, content, linear, settings, *kept, folder=domain.folder)
         stored.facts["part"] = "training"
     else:
         stored = choose_memory(ranker, interactions, content, linear, *kept, folder=domain.folder)
+        if remembered is not None:
+            alike = stored.memory.content
+            stored = rebuild_memory(stored, remembered, content, "training", alike, domain.folder)
+    if remembered is not None:
+        stored.facts["judged_users"] = interactions.num_users
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": content_name, "content_encoder": encoder}
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
@@ -145,6 +163,28 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     update_card(folder, domain.name, stored, rows)
     print(f"{folder}: {stored.memory}, {stored.memory.nbytes / 1e6:.1f} MB")
     return rows
+
+
+def read_data(arguments: MemoryArguments) -> tuple[Domain, LogCounts | None]:
+    """The data; with --sample_users some of the users, and the counts of the training part of all."""
+    if arguments.sample_users is None:
+        return Domain.from_folder(arguments.data, arguments.k_core, check_images=False), None
+    catalogue = Catalogue.from_folder(arguments.data)
+    catalogue.check(images=False)
+    horizon, ways = LinearSettings().horizon, LinearSettings(transitions=arguments.transitions)
+    if ways.way(len(catalogue)) != "counts":
+        raise SystemExit("--sample_users needs decayed counts, which are updated pair by pair: --transitions counts.")
+    if not (Path(arguments.data) / PAIRS).is_file():
+        raise SystemExit(
+            f"--sample_users takes the pairs of all other users from --data, and {arguments.data} has none: prepare "
+            f"it with `utgrec prepare --pair_horizon {horizon}`."
+        )
+    sample, counts = sample_log(arguments.data, catalogue.item_ids, arguments.sample_users, arguments.seed)
+    print(
+        f"{sample.num_users:,} users, drawn by seed {arguments.seed}, choose and judge; {counts.num_interactions:,} "
+        f"training interactions of {counts.num_users:,} are remembered"
+    )
+    return Domain(catalogue.name, catalogue, sample, Path(arguments.data)), counts
 
 
 def local_folder(arguments: MemoryArguments) -> Path:
@@ -182,7 +222,12 @@ def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray
 
 
 def updated(
-    before: StoredMemory, domain: Domain, content: np.ndarray | None, encoder: str | None, everything: bool
+    before: StoredMemory,
+    domain: Domain,
+    content: np.ndarray | None,
+    encoder: str | None,
+    everything: bool,
+    counts: LogCounts | None = None,
 ) -> StoredMemory:
     """The memory of the data as it is now, read as the one before."""
     interactions, facts, settings = domain.interactions, before.facts, before.memory.settings
@@ -201,7 +246,7 @@ def updated(
             raise SystemExit(
                 f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
-    remembered = interactions if everything else interactions.training_part()
+    remembered = counts or (interactions if everything else interactions.training_part())
     return rebuild_memory(before, remembered, content, "all" if everything else "training", folder=domain.folder)
 
 

@@ -13,7 +13,6 @@ from scipy import sparse
 from tokenization_items.files import map_arrays, read_json_object
 from trainers.data import neighbour_counts
 from trainers.data.interaction_files import RECORD_FILE
-from trainers.data.interactions import Interactions
 from trainers.data.prepared_folder import PAIRS, PreparedDataError
 
 _TYPES = {"item_counts": np.int64, "pair_offsets": np.int64, "pair_items": np.int32, "pair_counts": np.int64}
@@ -54,10 +53,11 @@ class PreparedPairs:
             raise self._wrong()
 
     @classmethod
-    def find(cls, folder: str | os.PathLike | None, training: Interactions, horizon: int) -> PreparedPairs | None:
+    def find(cls, folder: str | os.PathLike | None, popularity: np.ndarray, horizon: int) -> PreparedPairs | None:
         """
-        The counts of a training part within a horizon, if a folder has them: of the same items as often, so none where
-        a core or some of the users were taken after the folder was prepared, or its log was changed.
+        The counts of a training part within a horizon, if a folder has them: of items that occur as often as
+        `popularity` says, int `[n]`, so none where a core or some of the users were taken after the folder was
+        prepared, or its log was changed.
 
         Raises:
             PreparedDataError: as the class.
@@ -65,7 +65,7 @@ class PreparedPairs:
         if folder is None or not (Path(folder) / PAIRS).is_file():
             return None
         found = cls(folder)
-        same = found.horizon == horizon and np.array_equal(found.item_counts, training.popularity)
+        same = found.horizon == horizon and np.array_equal(found.item_counts, popularity)
         return found if same else None
 
     def blocks(self) -> Iterator[sparse.csr_array]:

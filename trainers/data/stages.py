@@ -7,15 +7,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hub_cards import write_text
 from hub_cards.files import sweep, unfinished_path
 from tokenization_items.folder_lock import LOCK_NAME, locked_folder
+from trainers.data.attempts import Attempts
 
 PLAN, RECORD = "plan.json", "record.json"
+ATTEMPTS = "begun"  # of a stage's tasks
 SHARED = "shared"  # folder of what the driver writes for tasks
 
 # Takes a function and the numbers that it is to be called with; gives each number with what it returned, in any order.
@@ -119,7 +121,7 @@ class Stages:
         found = {number: record["result"] for number, record in enumerate(records) if record is not None}
         if todo:
             self._forget_later()
-            found |= dict(self.map_tasks(partial(do_task, function, place, inputs), todo))
+            found |= dict(self.map_tasks(StageTask(function, place, inputs), todo))
         return [found[number] for number in range(count)]
 
     def _forget_later(self) -> None:
@@ -141,21 +143,43 @@ class Stages:
         return sorted((self.folder / stage).glob(f"[0-9]*/{name}"))
 
 
-def do_task(function: Callable[[int, Path], dict], place: Path, inputs: Sequence[Any], number: int) -> dict:
-    """One task: its folder beside its place, then in it."""
-    path = place / f"{number:05d}"
-    temporary = unfinished_path(path, "unfinished")
-    temporary.mkdir(parents=True)
-    try:
-        result = function(number, temporary)
-        files = {each.name: each.stat().st_size for each in temporary.iterdir() if each.is_file()}
-        record = {"result": result, "input": inputs[number], "files": files}
-        (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)  # of a try that was cut
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return result
+@dataclass(frozen=True)
+class StageTask:
+    """
+    Does a task of a stage, given its number: its folder is made beside its place, then put in it.
+
+    Args:
+        function (`Callable`), inputs (`Sequence`): see [`Stages.run`].
+        place (`Path`): of the stage.
+    """
+
+    function: Callable[[int, Path], dict]
+    place: Path
+    inputs: Sequence[Any]
+
+    def __call__(self, number: int) -> dict:
+        path = self.place / f"{number:05d}"
+        temporary = unfinished_path(path, "unfinished")
+        temporary.mkdir(parents=True)
+        try:
+            result = self.function(number, temporary)
+            files = {each.name: each.stat().st_size for each in temporary.iterdir() if each.is_file()}
+            record = {"result": result, "input": self.inputs[number], "files": files}
+            (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
+            shutil.rmtree(path, ignore_errors=True)  # of a try that was cut
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return result
+
+    def attempts(self, numbers: Sequence[int]) -> Attempts:
+        """Counts how often the tasks of these numbers are begun; a shard is named by its file."""
+        names = [f"Part {number} of the stage '{self.place.name}'" for number in numbers]
+        files = [each[0] if isinstance(each, list) else None for each in (self.inputs[number] for number in numbers)]
+        return Attempts(
+            self.place / ATTEMPTS,
+            [name if file is None else f"{name} ({file})" for name, file in zip(names, files, strict=True)],
+        )
 
 
 def _record(path: Path) -> dict[str, Any] | None:

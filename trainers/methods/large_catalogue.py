@@ -39,6 +39,7 @@ from tokenization_items.collisions import (
 )
 from tokenization_items.files import read_json_object, write_json, write_tensors
 from tokenization_items.sharded_index import id_hashes, write_codes, write_lookup, write_manifest
+from trainers.data.attempts import Attempts
 from trainers.runtime.ray_engine import spread
 
 RANGE_ITEMS = 2**20  # of a range of first codes, and of a table from ids to rows
@@ -115,6 +116,15 @@ class TokenizingTask:
     def codes(self, block: int) -> Path:
         """Codes of a block."""
         return self.folder / "codes" / f"block-{block:05}.parquet"
+
+    def name_of_block(self, block: int) -> str:
+        """What a block is, by its shards."""
+        first = block * self.block_items
+        last = min(first + self.block_items, len(self.shards)) - 1
+        ends = np.cumsum(self.shards.num_items)
+        start, stop = (int(np.searchsorted(ends, item, side="right")) for item in (first, last))
+        files = ", ".join(str(file) for file in self.shards.files[start : stop + 1])
+        return f"Block {block} (items {first:,} to {last:,}, of {files})"
 
     @property
     def every_codes(self) -> list[Path]:
@@ -266,10 +276,15 @@ def _run(
     holds_network, arguments = worker is EncodingWorker, {"task": task, **arguments}
     gpus = workers.gpus if holds_network else 0.0
     tasks = [{"number": number} for number in todo]
-    for said in spread(tasks, worker, arguments, workers.num_workers, workers.cpus, gpus, holds_network):
+    by_blocks = worker in (SurveyWorker, EncodingWorker)
+    names = [task.name_of_block(number) if by_blocks else f"Part {number} of the step '{step}'" for number in todo]
+    attempts = Attempts(task.folder / "begun", names)
+    rest = workers.num_workers, workers.cpus, gpus, holds_network, attempts
+    for said in spread(tasks, worker, arguments, *rest):
         found.append(said)
         done += 1
         show(step, done, total)
+    attempts.forget()
     return found
 
 

@@ -19,8 +19,6 @@ import torch
 from scipy import sparse
 
 from modeling_utgrec.item_memory import (
-    RECENT_ITEMS,
-    RECENT_UNIT,
     ItemMemory,
     MemoryContent,
     MemorySettings,
@@ -32,13 +30,13 @@ from trainers.data.co_occurrence import whole_counts
 from trainers.data.interactions import Interactions
 from trainers.data.neighbour_counts import NeighbourCounts, joined
 from trainers.data.prepared_pairs import PreparedPairs
+from trainers.methods.log_counts import LogCounts, recent_counts
 from trainers.methods.pair_counts import PairCounts
 from trainers.methods.periods import item_periods
 from trainers.methods.similar_items import find_similar_items
 from trainers.rankers.linear import (
     LinearSettings,
     catalogue_content,
-    check_training,
     normalised_rows,
     transition_matrix,
 )
@@ -52,7 +50,7 @@ MOST_PAIRS = 100_000_000  # of neighbours that are kept to be added to, 24 bytes
 
 
 def build_memory(
-    training: Interactions,
+    training: Interactions | LogCounts,
     content: np.ndarray | None = None,
     linear: LinearSettings | None = None,
     settings: MemorySettings | None = None,
@@ -66,7 +64,8 @@ def build_memory(
     Builds a memory, in the order of the interactions' catalogue.
 
     Args:
-        training ([`Interactions`]): what is remembered.
+        training ([`Interactions`] or [`~trainers.methods.log_counts.LogCounts`]): what is remembered; counts alone
+            where the pairs lie in the folder and transitions are by counts.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         linear ([`LinearSettings`], *optional*): how transitions are made; its weights of the content are taken unless
             `settings` are given, and none where there is no content.
@@ -82,7 +81,9 @@ def build_memory(
         ValueError: an empty training part; content of another number of items, or not finite; a weight of the content
             without any; counts in the folder that are no such.
     """
-    check_training(training)
+    log = training if isinstance(training, LogCounts) else LogCounts.of(training)
+    if not log.num_interactions:
+        raise ValueError("The training part has no interactions: there is nothing to count.")
     if min(row_items, similar_items) < 1:
         raise ValueError(f"row_items and similar_items must be at least 1, got {row_items} and {similar_items}.")
     linear = LinearSettings() if linear is None else linear
@@ -95,23 +96,29 @@ def build_memory(
             f"The content's weight is {settings.content_weight}, but there is no content: give embeddings of the "
             "items' texts, or content_weight 0."
         )
-    num_items, way, pairs = training.num_items, linear.way(training.num_items), None
+    num_items, way, pairs = log.num_items, linear.way(log.num_items), None
     rows: Iterable[np.ndarray | sparse.csr_array]
-    keeps_pairs = linear.horizon * len(training.items) <= MOST_PAIRS
+    keeps_pairs = linear.horizon * log.num_interactions <= MOST_PAIRS
     neighbours: NeighbourCounts | PreparedPairs | None = None
     if way == "counts":
-        neighbours = PreparedPairs.find(folder, training, linear.horizon)
+        neighbours = PreparedPairs.find(folder, log.popularity, linear.horizon)
+    if isinstance(training, LogCounts) and neighbours is None:
+        raise ValueError(
+            f"Of the log there are only counts of its items, and {folder} has none of pairs within {linear.horizon} "
+            f"of the same interactions: run `utgrec prepare --pair_horizon {linear.horizon}`, and take transitions by "
+            "counts."
+        )
     if way == "counts" and neighbours is None:
         neighbours = whole_counts(training.owners, training.items, num_items, linear.horizon)
         kept = replace(linear, row_items=None if keeps_pairs else row_items)
-        announcement = kept.announcement(num_items, len(training.items))
+        announcement = kept.announcement(num_items, log.num_interactions)
         if announcement is not None:
             logger.warning(announcement)
     if neighbours is not None and not keeps_pairs:
         logger.warning(
             "item memory: there may be %s million pairs of neighbours, more than the %s million that are kept to be "
             "added to: an update counts all interactions anew",
-            f"{linear.horizon * len(training.items) / 1e6:,.0f}",
+            f"{linear.horizon * log.num_interactions / 1e6:,.0f}",
             f"{MOST_PAIRS / 1e6:,.0f}",
         )
         rows = normalised_rows(neighbours)
@@ -126,21 +133,21 @@ def build_memory(
         alike = None
     elif alike is None:
         alike = content_rows(content, num_items, similar_items)
-    counts = torch.from_numpy(training.popularity.astype(np.int32))
-    recent = torch.from_numpy(recent_counts(training, training.lengths).astype(np.int32))
+    counts = torch.from_numpy(log.popularity.astype(np.int32))
+    recent = torch.from_numpy(log.recent.astype(np.int32))
     periods = item_periods(training) if way == "inverse" else None
     memory = ItemMemory(*_largest(rows, num_items, row_items), counts, settings, alike, recent, periods)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
         facts["regularization"] = linear.regularization
-    facts |= {"interactions": len(training.items), "users": training.num_users}
+    facts |= {"interactions": log.num_interactions, "users": log.num_users}
     return StoredMemory(memory, facts, None if pairs is None else pairs.tensors())
 
 
 def rebuild_memory(
     before: StoredMemory,
-    interactions: Interactions,
+    interactions: Interactions | LogCounts,
     content: np.ndarray | None,
     part: Literal["training", "all"],
     alike: MemoryContent | None = None,
@@ -151,7 +158,7 @@ def rebuild_memory(
 
     Args:
         before ([`StoredMemory`]): whose settings are kept.
-        interactions ([`Interactions`]): what is remembered.
+        interactions ([`Interactions`] or [`~trainers.methods.log_counts.LogCounts`]): what is remembered.
         content (`np.ndarray`, *optional*): float `[n, e]` content embeddings in catalogue order.
         part (`str`): what of the data the interactions are, `"training"` or `"all"`.
         alike ([`MemoryContent`], *optional*): see [`build_memory`].
@@ -206,22 +213,6 @@ def content_rows(content: np.ndarray, num_items: int, kept: int = SIMILAR_ITEMS)
     unit, mean = catalogue_content(content, num_items)
     projection = principal_directions(unit)
     return MemoryContent(find_similar_items(unit, kept), unit @ projection, mean, projection)
-
-
-def recent_counts(interactions: Interactions, lengths: np.ndarray) -> np.ndarray:
-    """
-    The latest interactions by item, as [`ItemMemory`] keeps them: int64 `[n]`.
-
-    Args:
-        interactions ([`Interactions`]): the sequences.
-        lengths (`np.ndarray`): int `[U]`, the first interactions of each user beyond which nothing is known yet.
-    """
-    counts = np.zeros(interactions.num_items, np.int64)
-    for place in range(1, RECENT_ITEMS + 1):
-        long_enough = lengths >= place
-        at = interactions.offsets[:-1][long_enough] + lengths[long_enough] - place
-        counts += np.bincount(interactions.items[at], minlength=len(counts)) * (RECENT_UNIT // place)
-    return counts
 
 
 def _largest(

@@ -1,7 +1,8 @@
 """Ray: started on this machine alone or joined by its address, and tasks that Ray Data spreads over workers.
 
 What tasks work on lies in files that all machines see; through Ray go their names and what is said of the results. A
-worker that dies is replaced and its tasks are done again, so a task must leave its results whole or not at all.
+worker that dies is replaced and its tasks are done again, so a task must leave its results whole or not at all. Ray
+tries for ever; what ends its worker each time is given up here ([`~trainers.data.attempts.Attempts`]).
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from trainers.data.attempts import Attempts, EndedEachTimeError
 
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 128 * 2**20  # for objects, on one machine: only names and counts go through Ray
@@ -26,7 +31,10 @@ QUIET = {
 }
 
 DONE_STAYS = "What is done stays: the same command goes on from there."
-DIED = "If it was for want of memory, give it fewer workers at a time, or less to hold."
+DIED = (
+    "If it was for want of memory, as of a process that the system killed, give it fewer workers at a time, or less "
+    "to hold; or else look at what it reads, and take it out."
+)
 
 Task = dict[str, Any]
 Worker = Callable[[Task], dict[str, Any]]
@@ -41,7 +49,7 @@ def import_ray() -> Any:
     Ray with Ray Data.
 
     Raises:
-        ImportError: it is not installed; says how it is.
+        ImportError: it is not installed, or does not load; says how it is mended.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -50,10 +58,15 @@ def import_ray() -> Any:
             warnings.simplefilter("ignore")
             import ray
             import ray.data
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError(
             f"Ray Data, which spreads work over cores and machines, is not installed ({error}): pip install "
             "'utgrec[scale]'."
+        ) from error
+    except Exception as error:  # of any type, by what is broken in Ray or in what it is built on
+        raise ImportError(
+            f"Ray Data, which spreads work over cores and machines, is installed but does not load ({error!r}): pip "
+            "install --force-reinstall 'utgrec[scale]', and the same version on all machines."
         ) from error
     return ray
 
@@ -111,6 +124,7 @@ def spread(
     cpus: float = 1.0,
     gpus: float = 0.0,
     in_actors: bool = False,
+    attempts: Attempts | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
     Does tasks by Ray Data, a batch each.
@@ -124,34 +138,44 @@ def spread(
         cpus, gpus (`float`, *optional*): of each.
         in_actors (`bool`, *optional*, defaults to `False`): whether a process makes the worker once and keeps it, one
             that holds a network; or else for each task, in processes that later calls take up.
+        attempts ([`~trainers.data.attempts.Attempts`], *optional*): counts how often each task is begun; by default in
+            a temporary folder, so on each machine by itself.
 
     Yields:
         `dict`: the results, in any order.
 
     Raises:
         ValueError: with the message of the error.
-        WorkerError: a worker could not be made, or failed otherwise.
+        WorkerError: a worker could not be made, or failed otherwise, or a task ended its process each time.
     """
     if not tasks:
+        return
+    if attempts is None:
+        with tempfile.TemporaryDirectory(prefix="utgrec-") as folder:
+            counted = Attempts(Path(folder) / "begun", [f"Task {json.dumps(task)}" for task in tasks])
+            yield from spread(tasks, worker, arguments, num_workers, cpus, gpus, in_actors, counted)
         return
     ray = import_ray()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+    numbered = [{"task": json.dumps(task), "number": number} for number, task in enumerate(tasks)]
+    rows = ray.data.from_items(numbered, override_num_blocks=len(tasks))
     size, resources = min(num_workers, len(tasks)), {"batch_size": 1, "num_cpus": cpus, "num_gpus": gpus or None}
     if in_actors:
-        actors, made = ray.data.ActorPoolStrategy(size=size), (worker, dict(arguments))
+        actors, made = ray.data.ActorPoolStrategy(size=size), (worker, dict(arguments), attempts, size)
         done = rows.map_batches(_Actor, compute=actors, fn_constructor_args=made, **resources)
     else:
-        given = {"worker": worker, "arguments": dict(arguments)}
+        given = {"worker": worker, "arguments": dict(arguments), "attempts": attempts, "num_workers": size}
         done = rows.map_batches(_do, compute=ray.data.TaskPoolStrategy(size=size), fn_kwargs=given, **resources)
     try:
         for row in done.iter_rows():
             found = json.loads(row["result"])
             if "error" in found:
                 raise ValueError(found["error"])
+            if "ended" in found:
+                raise WorkerError(f"{found['ended']} {DIED} {DONE_STAYS}")
             if "fault" in found:
                 fault = WorkerError(f"A worker of Ray failed: {found['fault']}. {DONE_STAYS}")
                 fault.add_note(f"In the worker:\n{found['traceback']}")
@@ -162,35 +186,40 @@ def spread(
         raise WorkerError(f"A worker of Ray died, and again when replaced: {first} {DIED} {DONE_STAYS}") from error
 
 
-def _do(batch: dict[str, Any], worker: type, arguments: dict[str, Any]) -> dict[str, list[str]]:
-    return _Actor(worker, arguments)(batch)
+def _do(batch: dict[str, Any], **made: Any) -> dict[str, list[str]]:
+    return _Actor(**made)(batch)
 
 
 class _Actor:
     """Calls a worker with tasks that come as batches of Ray Data."""
 
-    def __init__(self, worker: type, arguments: dict[str, Any]):
+    def __init__(self, worker: type, arguments: dict[str, Any], attempts: Attempts, num_workers: int):
         self.call: Worker | None = None
-        self.failed = ""
+        self.failed, self.attempts = "", attempts
         try:
-            self.call = worker(**arguments)
+            with attempts.making(num_workers):
+                self.call = worker(**arguments)
         except Exception as error:  # Ray would make it again and again
             self.failed = _failure(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"result": [self._answer(json.loads(task)) for task in batch["task"]]}
+        numbered = zip(batch["number"], batch["task"], strict=True)
+        return {"result": [self._answer(int(number), json.loads(task)) for number, task in numbered]}
 
-    def _answer(self, task: Task) -> str:
+    def _answer(self, number: int, task: Task) -> str:
         if self.call is None:
             return self.failed
         try:
-            return json.dumps({"done": self.call(task)})
+            with self.attempts.of(number):
+                return json.dumps({"done": self.call(task)})
         except Exception as error:  # not to be tried again
             return _failure(error)
 
 
 def _failure(error: Exception) -> str:
     """What an error says: of what was given, or with the place of a mistake in the program."""
+    if isinstance(error, EndedEachTimeError):
+        return json.dumps({"ended": str(error)})
     if isinstance(error, ValueError | OSError):
         return json.dumps({"error": str(error)})
     lines = traceback.format_exception_only(error)

@@ -7,20 +7,18 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokenization_items.files import read_json_object, replacing_folder, write_json
 from trainers.data.interaction_files import RECORD_FILE
+from trainers.data.interaction_parts import parts_of_whole_users
 from trainers.data.prepared_folder import INTERACTIONS, ITEMS
 from trainers.data.splits import PARTS, training_positions
 
 CORPUS, ITEM_ROWS, OFFSETS = "corpus.json", "items.bin", "offsets.bin"
-READ_ROWS = 1_000_000  # interactions that are held at once
 LEAST_ITEMS = 2  # of a sequence: a shorter one has no target
 
 
@@ -128,24 +126,14 @@ def write_corpus(output_dir: str | os.PathLike, domains: Mapping[str, str | os.P
 def _training_sequences(file: Path, ids: pl.Series, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Item rows (int32) and lengths (int64) of whole training sequences, a part of the file at a time."""
     names = pl.Enum(ids)
-    held = pl.DataFrame()
     try:
-        parquet = pq.ParquetFile(file)
-        columns = [each for each in ("user_id", "item_id", "split") if each in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(READ_ROWS, columns=columns):
-            part: Any = pl.from_arrow(pa.Table.from_batches([batch]))
-            held = pl.concat([held, part]) if len(held) else part
-            whole = held["user_id"] != held["user_id"][-1]  # the last user may go on in the next part
-            yield from _sequences_of(held.filter(whole), names, name)
-            held = held.filter(~whole)
+        for part in parts_of_whole_users(file, ("user_id", "item_id", "split")):
+            yield from _sequences_of(part, names, name)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"Domain {name!r}: {file} cannot be read: {error} Is it complete?") from error
-    yield from _sequences_of(held, names, name)
 
 
 def _sequences_of(log: pl.DataFrame, names: pl.Enum, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if log.is_empty():
-        return
     rows = log["item_id"].cast(names, strict=False).to_physical()
     if rows.null_count():
         unknown = log["item_id"].filter(rows.is_null())[0]

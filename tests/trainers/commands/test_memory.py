@@ -326,3 +326,40 @@ def test_a_recommender_of_the_hub_is_fetched(tmp_path, data, hub):
 
 def test_arguments_have_their_defaults():
     assert MemoryArguments("a", "b").row_items == 100
+
+
+def test_a_log_that_is_read_in_parts_gives_the_same_memory(tmp_path, data, capsys):
+    """Of all users; of some, the rows are those of all, and fewer are judged."""
+    log = [json.loads(line) for line in (data / "sequences.jsonl").read_text().splitlines()]
+    start, events = 1_600_000_000, []
+    for user in log:
+        events += [f"{user['user_id']},{item},{start + place}" for place, item in enumerate(user["items"])]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *events]) + "\n")
+    given = ["--format", "tabular", "--interactions", tmp_path / "log.csv", "--items", data / "items.jsonl"]
+    given += ["--output_dir", tmp_path / "prepared", "--k_core", 0]
+    run_command("prepare", [*map(str, given)])
+    found = {}
+    for name, flags in {
+        "as it was": [],
+        "all": ["--sample_users", 1000],
+        "some": ["--sample_users", 15, "--seed", 3],
+    }.items():
+        make_recommender(tmp_path / name)
+        usual = ["--recommender", tmp_path / name, "--data", tmp_path / "prepared", "--transitions", "counts", *flags]
+        if flags and not (tmp_path / "prepared" / PAIRS).exists():
+            with pytest.raises(SystemExit, match="prepare it with `utgrec prepare --pair_horizon 10`"):
+                run_command("memory", [*map(str, usual)])
+            run_command("prepare", [*map(str, given), "--pair_horizon", "10", "--overwrite"])
+        run_command("memory", [*map(str, usual)])
+        found[name] = StoredMemory.load(tmp_path / name)
+    assert "15 users, drawn by seed 3, choose and judge" in capsys.readouterr().out
+    judged = found["all"].facts.pop("judged_users")
+    assert judged == 40 and found["some"].facts["judged_users"] == 15
+    assert found["all"].facts == found["as it was"].facts
+    assert found["all"].memory.settings == found["as it was"].memory.settings
+    for name, tensor in found["as it was"].memory.tensors().items():
+        assert torch.equal(found["all"].memory.tensors()[name], tensor)
+        assert name in ("similar_items", "content") or torch.equal(found["some"].memory.tensors()[name], tensor), name
+    for flags, message in ((["--k_core", "3"], "leave out --k_core"), (["--transitions", "auto"], "decayed counts")):
+        with pytest.raises(SystemExit, match=message):
+            run_command("memory", [*map(str, usual), *flags])

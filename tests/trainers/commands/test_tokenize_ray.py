@@ -15,6 +15,8 @@ from tokenization_items.folder_lock import LOCK_NAME, locked_folder
 from tokenization_items.sharded_index import ShardedItemIndex
 from trainers.commands import run_command, says_what_is_wrong
 from trainers.commands import tokenize as module
+from trainers.data.attempts import Attempts
+from trainers.methods import large_catalogue
 from trainers.runtime.ray_engine import WorkerError, import_ray, ray_session, spread
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "version_0_1" / "utgrec_tokenizer_text"
@@ -122,6 +124,67 @@ def test_a_worker_that_dies_is_replaced(session, tmp_path, in_actors):
     assert os.getpid() not in {said["process"] for said in done}
 
 
+@pytest.mark.parametrize("in_actors", [True, False])
+def test_a_task_that_ends_its_worker_each_time_is_given_up_by_name(session, tmp_path, in_actors):
+    class Dies:
+        def __call__(self, task):
+            if task["number"] == 1:
+                with (tmp_path / "tries").open("a") as file:
+                    file.write(".")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return task
+
+    attempts, tasks = Attempts(tmp_path / "begun", ["first", "Block 7"]), [{"number": number} for number in range(2)]
+    with pytest.raises(WorkerError, match="^Block 7 ended its process each of the 4 times that it was begun") as found:
+        [*spread(tasks, Dies, {}, 2, in_actors=in_actors, attempts=attempts)]
+    assert "fewer workers" in str(found.value) and "goes on from there" in str(found.value)
+    assert says_what_is_wrong(found.value) and (tmp_path / "tries").read_text() == "...."
+
+
+def test_a_worker_that_cannot_be_made_without_dying_is_given_up(session):
+    class Dies:
+        def __init__(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerError, match="^What does the work ended its process each of the 4 times"):
+        [*spread([{}], Dies, {}, 1)]
+
+
+def test_a_block_that_ends_its_worker_is_named_and_a_later_run_goes_on(session, place, tmp_path, monkeypatch):
+    folder, expected = place
+    compute = UniversalItemTokenizer.compute_codes
+    wanted = set(pl.read_parquet(folder / "items" / "part-1.parquet")["item_id"])
+
+    def dies(self, catalogue, *args, **kwargs):
+        if wanted & set(catalogue.item_ids):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(self, catalogue, *args, **kwargs)
+
+    class Poisoned(large_catalogue.EncodingWorker):
+        def __init__(self, task):
+            super().__init__(task)
+            UniversalItemTokenizer.compute_codes = dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(large_catalogue, "EncodingWorker", Poisoned)
+        with pytest.raises(SystemExit, match=r"^Block 1 \(items 40 to 79, of \S+part-0.*part-2.parquet\) ended"):
+            tokenize(folder, tmp_path / "made")
+    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("block-*.parquet")}
+    assert "block-00000.parquet" in left and "block-00001.parquet" not in left
+    written = {}
+
+    class Watching(module.StepBars):
+        def __call__(self, step, done, of):
+            if step == "resolve":
+                files = (tmp_path / "made").rglob("block-*.parquet")
+                written.update({path.name: path.stat().st_mtime_ns for path in files})
+
+    monkeypatch.setattr(module, "StepBars", Watching)
+    tokenize(folder, tmp_path / "made", "--index_only")
+    assert left.items() <= written.items()
+    assert semantic_ids(UniversalItemTokenizer.from_pretrained(tmp_path / "made").index) == expected
+
+
 def test_errors_of_workers_come_with_their_message_alone(session):
     class Fails:
         def __init__(self, error):
@@ -185,3 +248,22 @@ def test_what_is_said_before_ray_starts(place, tmp_path, monkeypatch):
         tokenize(folder, made)
     with pytest.raises(ImportError, match="Ray Data"):
         import_ray()
+
+
+@pytest.mark.parametrize(("code", "message"), [
+    ("import pyarrow_that_is_absent", r"is not installed .*pip install 'utgrec\[scale\]'"),
+    ("raise AttributeError('pyarrow has no attribute x')", r"does not load \(AttributeError.*--force-reinstall"),
+])  # fmt: skip
+def test_a_ray_that_does_not_load_is_said_before_the_work(tmp_path, monkeypatch, code, message):
+    """By `utgrec prepare`; what stands in for Ray is found before it."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    log = pl.DataFrame({"user_id": ["a"] * 5, "item_id": [*"vwxyz"], "timestamp": range(1_600_000_000, 1_600_000_005)})
+    log.write_csv(tmp_path / "log.csv")
+    given = ["--format", "tabular", "--interactions", str(tmp_path / "log.csv"), "--engine", "ray"]
+    with pytest.raises(SystemExit, match=message):
+        run_command("prepare", [*given, "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -12,12 +12,14 @@ from safetensors.numpy import load_file, save_file
 from trainers.data import neighbour_counts
 from trainers.data.co_occurrence import whole_counts
 from trainers.data.domains import Domain
+from trainers.data.interaction_files import InteractionError
 from trainers.data.partitioned_folder import prepare_by_partitions
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import PAIRS, PreparedDataError
 from trainers.data.prepared_pairs import PreparedPairs
 from trainers.data.readers import TabularReader
 from trainers.methods import memory as memory_module
+from trainers.methods.log_counts import sample_log
 from trainers.methods.memory import build_memory
 from trainers.rankers.linear import LinearSettings
 
@@ -50,7 +52,7 @@ def test_rows_are_those_of_the_log(folder, interactions, monkeypatch, block):
     monkeypatch.setattr(neighbour_counts, "BLOCK_PAIRS", block)
     training = interactions.training_part()
     expected = whole_counts(training.owners, training.items, training.num_items, HORIZON)
-    found = PreparedPairs.find(folder, training, HORIZON)
+    found = PreparedPairs.find(folder, training.popularity, HORIZON)
     rows = neighbour_counts.joined(found.blocks())
     assert (rows != neighbour_counts.joined(expected.blocks())).nnz == 0 and rows.dtype == np.int64
     assert rows.has_canonical_format and rows.nnz > 100
@@ -75,14 +77,46 @@ def test_the_memory_is_that_of_a_recount_to_the_bit(folder, interactions, monkey
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 10**6])
+def test_a_log_that_is_read_in_parts_is_that_of_the_folder(folder, interactions, rows):
+    training, linear = interactions.training_part(), LinearSettings(transitions="counts", horizon=HORIZON)
+    sample, counts = sample_log(folder, interactions.item_ids, 10**6, rows=rows)
+    for name, value in vars(interactions).items():
+        found = getattr(sample, name)
+        assert np.array_equal(found, value) if isinstance(value, np.ndarray) else found == value
+    some, same = sample_log(folder, interactions.item_ids, 20, seed=1, rows=rows)
+    fewer, _ = sample_log(folder, interactions.item_ids, 10, seed=1, rows=rows)
+    assert some.num_users == 20 and set(fewer.user_ids) < set(some.user_ids) < set(sample.user_ids)
+    rows_of = {user: row for row, user in enumerate(interactions.user_ids)}
+    expected = interactions.select_users(np.array([rows_of[user] for user in some.user_ids]))
+    assert some.items.tolist() == expected.items.tolist() and some.user_ids == expected.user_ids
+    for found in (counts, same):
+        stored, whole = build_memory(found, None, linear, folder=folder), build_memory(training, None, linear)
+        assert stored.facts == whole.facts
+        tensors = whole.memory.tensors()
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in stored.memory.tensors().items())
+    with pytest.raises(ValueError, match="utgrec prepare --pair_horizon 9"):
+        build_memory(counts, None, LinearSettings(transitions="counts", horizon=9), folder=folder)
+    with pytest.raises(InteractionError, match="the catalogue lacks"):
+        sample_log(folder, interactions.item_ids[1:], 5)
+
+
 def test_counts_of_something_else_are_not_taken(folder, interactions, tmp_path):
     training = interactions.training_part()
-    assert PreparedPairs.find(folder, training, HORIZON) is not None
-    assert PreparedPairs.find(folder, training, HORIZON + 1) is None
-    assert PreparedPairs.find(folder, interactions, HORIZON) is None  # more than the training part
-    assert PreparedPairs.find(folder, interactions.sample_training_users(0.5).training_part(), HORIZON) is None
-    assert PreparedPairs.find(folder, Domain.from_folder(folder, 2).interactions.training_part(), HORIZON) is None
-    assert PreparedPairs.find(tmp_path, training, HORIZON) is None and PreparedPairs.find(None, training, 4) is None
+    assert PreparedPairs.find(folder, training.popularity, HORIZON) is not None
+    assert PreparedPairs.find(folder, training.popularity, HORIZON + 1) is None
+    assert PreparedPairs.find(folder, interactions.popularity, HORIZON) is None  # more than the training part
+    assert (
+        PreparedPairs.find(folder, interactions.sample_training_users(0.5).training_part().popularity, HORIZON) is None
+    )
+    assert (
+        PreparedPairs.find(folder, Domain.from_folder(folder, 2).interactions.training_part().popularity, HORIZON)
+        is None
+    )
+    assert (
+        PreparedPairs.find(tmp_path, training.popularity, HORIZON) is None
+        and PreparedPairs.find(None, training.popularity, 4) is None
+    )
 
 
 def test_damaged_counts_are_named(folder, tmp_path):

@@ -15,6 +15,7 @@ from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import memory_selection
+from trainers.methods.log_counts import recent_counts
 from trainers.methods.memory import (
     add_interactions,
     build_memory,
@@ -22,7 +23,6 @@ from trainers.methods.memory import (
     follow_index,
     for_index,
     rebuild_memory,
-    recent_counts,
 )
 from trainers.methods.memory_selection import (
     CAREFULLY,

@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from trainers.data import partitioned_preparation
 from trainers.data.partitioned_folder import prepare_by_partitions
 from trainers.data.prepared_folder import prepare_data_set
 from trainers.data.readers import ReadError, TabularReader
 
 pytest.importorskip("ray")
 
-from trainers.runtime.ray_engine import ray_session
+from trainers.runtime.ray_engine import WorkerError, ray_session
 from trainers.runtime.ray_tasks import tasks_on_ray
 
 LATEST = datetime(2026, 1, 1)
@@ -73,6 +74,34 @@ def test_the_folder_is_that_of_one_machine(ray, shop, tmp_path):
             prepare_by_partitions(source, output, partitions=partitions, map_tasks=map_tasks, **settings) == expected
         )
     assert mark.exists()
+
+
+def test_a_shard_that_ends_its_worker_is_named_and_a_later_run_goes_on(ray, shop, tmp_path, monkeypatch):
+    source = TabularReader(shop / "log", shop / "items.jsonl")
+    read = partitioned_preparation.read_log
+    done = tmp_path / "done"
+
+    def dies(job, number, folder):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with done.open("a") as file:
+            file.write(f"{number}\n")
+        return read(job, number, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitioned_preparation, "read_log", dies)
+        with pytest.raises(WorkerError, match=r"^Part 2 of the stage 'log' \(\S+2.parquet\) ended its process each"):
+            prepare_by_partitions(source, tmp_path / "shop", latest_time=LATEST, map_tasks=tasks_on_ray)
+    assert not (tmp_path / "shop").exists() and sorted(done.read_text().split()) == ["0", "1"]
+    expected = prepare_data_set(source, tmp_path / "one" / "shop", latest_time=LATEST)
+    with monkeypatch.context() as patch:  # what is done is not done again
+        patch.setattr(partitioned_preparation, "read_log", partial(only, read, 2))
+        assert prepare_by_partitions(source, tmp_path / "shop", map_tasks=tasks_on_ray) == expected
+
+
+def only(function, wanted, job, number, folder):
+    assert number == wanted
+    return function(job, number, folder)
 
 
 def test_errors_of_the_source_are_those_of_one_machine(ray, shop, tmp_path):

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from trainers.data import interaction_parts
 from trainers.data.interactions import Interactions
 from trainers.data.preparation import PreparationChoices
 from trainers.data.prepared_folder import prepare_data_set
 from trainers.data.readers import TabularReader
-from trainers.training_data import corpus as corpus_module
 from trainers.training_data.corpus import CorpusError, SequenceCorpus, write_corpus
 
 
@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("read_rows", [1, 7, 10_000])
 def test_the_sequences_are_those_of_the_training_parts(folders, tmp_path, monkeypatch, read_rows):
-    monkeypatch.setattr(corpus_module, "READ_ROWS", read_rows)
+    monkeypatch.setattr(interaction_parts, "READ_ROWS", read_rows)
     corpus = write_corpus(tmp_path / "corpus", folders)
     parts, expected, first = [], [], 0
     for folder in folders.values():
