@@ -186,8 +186,33 @@ class CatalogueShards:
     def read_piece(self, piece: Piece) -> Catalogue:
         """The items of a piece; addresses of images are left aside. Errors as those of `read`."""
         file = self.files[piece.shard]
-        wanted = ["item_id", "title", *([READY_TEXT] if self.is_ready else ["image", *self.text_fields])]
-        table = read_rows(file, wanted, piece.start, piece.stop)
+        return self._items_of(read_rows(file, self._columns, piece.start, piece.stop), file, piece.start)
+
+    def select(self, rows: np.ndarray) -> Catalogue:
+        """
+        Single items, in the order of `rows`. No row group is read twice.
+
+        Args:
+            rows (`np.ndarray`): int, their places among all items.
+
+        Raises:
+            CatalogueError: as `read`.
+        """
+        order, ends = np.argsort(rows, kind="stable"), np.cumsum(self.num_items)
+        shards = np.searchsorted(ends, rows[order], side="right")
+        parts = []
+        for shard in np.unique(shards).tolist():
+            wanted = rows[order][shards == shard] - (int(ends[shard]) - self.num_items[shard])
+            parts.append(self._items_of(take_rows(self.files[shard], self._columns, wanted), self.files[shard], 0))
+        items = parts[0] if len(parts) == 1 else replace(Catalogue.concatenate(parts), name=self.name)
+        return items.select(np.argsort(order, kind="stable"))
+
+    @property
+    def _columns(self) -> list[str]:
+        return ["item_id", "title", *([READY_TEXT] if self.is_ready else ["image", *self.text_fields])]
+
+    def _items_of(self, table: pa.Table, file: Path, start: int) -> Catalogue:
+        """Items of rows of a file, of which `start` is the first."""
         try:
             if self.is_ready:
                 item_ids, titles, texts = (table[name].to_pylist() for name in ("item_id", "title", READY_TEXT))
@@ -195,7 +220,7 @@ class CatalogueShards:
             part = Catalogue.from_records(table, self.text_fields, file.parent, self.name, template=self.template)
             return part if part.images is None else replace(part, images=part.images.without(part.images.addresses()))
         except CatalogueError as error:
-            raise CatalogueError(f"{file}, from row {piece.start:,} on: {error}") from error
+            raise CatalogueError(f"{file}, from row {start:,} on: {error}") from error
 
     def check(self, pieces: Sequence[Piece], images: bool = False) -> list[str]:
         """
@@ -274,6 +299,38 @@ def read_rows(file: Path, columns: Sequence[str], start: int, stop: int) -> pa.T
             present = [column for column in columns if column in opened.schema_arrow.names]
             table = opened.read_row_groups([*range(first, last + 1)], columns=present)
         table = table.slice(start - (int(ends[first]) - sizes[first]), stop - start)
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, IndexError) as error:
+        raise CatalogueError(f"{file} cannot be read: {error}") from error
+
+
+def take_rows(file: Path, columns: Sequence[str], rows: np.ndarray) -> pa.Table:
+    """
+    Single rows of a parquet file; of row groups that hold none of them nothing is read.
+
+    Args:
+        file (`Path`): the file.
+        columns (`Sequence[str]`): columns to read, those that it has.
+        rows (`np.ndarray`): int, ascending.
+
+    Raises:
+        CatalogueError: the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
+            ends = np.cumsum(sizes)
+            groups = np.searchsorted(ends, rows, side="right")
+            present = [column for column in columns if column in opened.schema_arrow.names]
+            parts = []
+            for group in np.unique(groups).tolist():
+                table = opened.read_row_group(group, columns=present)
+                parts.append(table.take(rows[groups == group] - (int(ends[group]) - sizes[group])))
+        table = pa.concat_tables(parts)
         table.validate(full=True)
         return table
     except (pa.ArrowException, OSError, IndexError) as error:

@@ -38,6 +38,16 @@ def test_blocks_are_rows_of_the_whole(tmp_path_factory, counts, block_items):
     assert all(shards.check(block) == part.item_ids for block, part in zip(blocks, read, strict=True))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(sum), st.data())
+def test_single_items_in_any_order(tmp_path_factory, counts, data):
+    folder, ends = tmp_path_factory.mktemp("shards"), np.cumsum([0, *counts]).tolist()
+    write(folder, *([f"i{row}" for row in range(*pair)] for pair in zip(ends[:-1], ends[1:], strict=True)))
+    rows = data.draw(st.lists(st.integers(0, sum(counts) - 1), min_size=1, max_size=12, unique=True))
+    found = CatalogueShards.find(folder).select(np.array(rows))
+    assert found.item_ids == [f"i{row}" for row in rows] and found.texts == [f"title i{row}" for row in rows]
+
+
 def test_a_data_folder_and_what_is_no_folder_of_shards(tmp_path):
     folder = write(tmp_path / "office", ["b", "a"], name="items.parquet")
     (folder / "sequences.parquet").write_bytes(b"")

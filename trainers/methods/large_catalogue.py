@@ -26,7 +26,9 @@ import torch
 from safetensors.numpy import load_file
 
 from hub_cards import replacing
+from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items import AssignmentReport, UniversalItemTokenizer
+from tokenization_items.catalogue_codes import states_of_items
 from tokenization_items.catalogue_shards import CatalogueShards
 from tokenization_items.code_shards import CodedItems, ranges_of, read_range, read_said, write_block
 from tokenization_items.collisions import (
@@ -37,7 +39,9 @@ from tokenization_items.collisions import (
     report_assignment,
     spread_first_codes,
 )
+from tokenization_items.domain_mean import rows_of_mean
 from tokenization_items.files import read_json_object, write_json, write_tensors
+from tokenization_items.processing_items import ItemProcessor
 from tokenization_items.sharded_index import id_hashes, write_codes, write_lookup, write_manifest
 from trainers.data.attempts import Attempts
 from trainers.runtime.ray_engine import spread
@@ -127,6 +131,11 @@ class TokenizingTask:
         return f"Block {block} (items {first:,} to {last:,}, of {files})"
 
     @property
+    def mean(self) -> Path:
+        """What a network with `centre_domains` takes off all items."""
+        return self.folder / "mean.npy"
+
+    @property
     def every_codes(self) -> list[Path]:
         return [self.codes(block) for block in range(self.num_blocks)]
 
@@ -163,7 +172,7 @@ def tokenize_shards(
     Raises:
         CatalogueError: an item cannot be tokenized; its shard is named.
         CapacityError: there are more items than semantic IDs.
-        ValueError: the tokenizer has items, or takes off the mean of all items.
+        ValueError: the tokenizer has items, or takes off the mean of all items' embeddings.
         CollapsedCodesError: the codes tell nearly nothing apart.
         WorkerError: a worker failed, and again after it was replaced.
     """
@@ -171,6 +180,7 @@ def tokenize_shards(
     check_capacity(len(task.shards), 0, task.level_sizes)
     show = progress or (lambda step, done, of: None)
     survey(task, workers, show)
+    set_mean(tokenizer, task)
     totals, usage = encode(task, workers, show)
     report = resolve(tokenizer, task, workers, totals, usage, show)
     report.check_collapse(task.level_sizes, allow_collapsed)
@@ -186,10 +196,11 @@ def check_tokenizer(tokenizer: UniversalItemTokenizer) -> None:
             f"The item tokenizer has {len(tokenizer):,} items already, and --engine ray makes an index from the "
             "beginning: give the folder that training wrote, or tokenize new items without --engine."
         )
-    if getattr(tokenizer.encoding_network.config, "centre_domains", False):
+    config = tokenizer.encoding_network.config
+    if getattr(config, "centre_domains", False) and not isinstance(config, UTGRecTokenizerConfig):
         raise ValueError(
-            "The item tokenizer takes the mean of all items off each (centre_domains), which --engine ray does not: "
-            "tokenize without --engine."
+            "The item tokenizer takes the mean of all items' embeddings off each (centre_domains), which --engine ray "
+            "does not: tokenize without --engine."
         )
 
 
@@ -200,6 +211,22 @@ def survey(task: TokenizingTask, workers: Workers, show: Callable[[str, int, int
     _run("check", task, todo, task.num_blocks, SurveyWorker, workers, show)
     hashes = [np.load(task.hashes(block)) for block in range(task.num_blocks)]
     task.shards.check_distinct(hashes, task.block_items)
+
+
+def set_mean(tokenizer: UniversalItemTokenizer, task: TokenizingTask) -> None:
+    """What a network with `centre_domains` takes off all items, of the items that one machine would read for it."""
+    network, processor = tokenizer.encoding_network, tokenizer.processor
+    if not (isinstance(network, UTGRecTokenizerModel) and isinstance(processor, ItemProcessor)):
+        return
+    if not network.config.centre_domains:
+        return
+    if not task.mean.is_file():
+        sample = task.shards.select(rows_of_mean(len(task.shards)))
+        rest = (task.batch_tokens, task.num_workers, task.feature_cache)
+        mean = tokenizer.mean_of(lambda: states_of_items(network.eval(), processor, sample, *rest), task.shards.name)
+        assert mean is not None
+        save_array(task.mean, mean)
+    tokenizer.domain_mean = np.load(task.mean)
 
 
 def encode(
@@ -321,6 +348,7 @@ class EncodingWorker:
             num_workers=task.num_workers,
             feature_cache=task.feature_cache,
             block_items=task.block_items,
+            domain_mean=np.load(task.mean) if task.mean.is_file() else None,
         )
         items = CodedItems(catalogue.item_ids, catalogue.titles, codes, residuals)
         return {"block": block, **write_block(task.codes(block), items, task.level_sizes)}

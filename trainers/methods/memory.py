@@ -109,6 +109,7 @@ def build_memory(
             "counts."
         )
     if way == "counts" and neighbours is None:
+        assert isinstance(training, Interactions)
         neighbours = whole_counts(training.owners, training.items, num_items, linear.horizon)
         kept = replace(linear, row_items=None if keeps_pairs else row_items)
         announcement = kept.announcement(num_items, log.num_interactions)
@@ -126,6 +127,7 @@ def build_memory(
         pairs = PairCounts(joined(neighbours.blocks()))
         rows = [pairs.transitions()]
     elif transitions is None:
+        assert isinstance(training, Interactions)
         rows = [transition_matrix(training, replace(linear, row_items=None))]
     else:
         rows = [transitions]
@@ -135,7 +137,7 @@ def build_memory(
         alike = content_rows(content, num_items, similar_items)
     counts = torch.from_numpy(log.popularity.astype(np.int32))
     recent = torch.from_numpy(log.recent.astype(np.int32))
-    periods = item_periods(training) if way == "inverse" else None
+    periods = item_periods(training) if way == "inverse" and isinstance(training, Interactions) else None
     memory = ItemMemory(*_largest(rows, num_items, row_items), counts, settings, alike, recent, periods)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items

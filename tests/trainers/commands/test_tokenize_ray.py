@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items import Catalogue, UniversalItemTokenizer, domain_mean
 from tokenization_items.folder_lock import LOCK_NAME, locked_folder
 from tokenization_items.sharded_index import ShardedItemIndex
 from trainers.commands import run_command, says_what_is_wrong
@@ -70,6 +70,23 @@ def test_two_actors_make_what_one_machine_makes(session, place, tmp_path, capsys
     assert json.loads((tmp_path / "made" / "assignment_report.json").read_text())["num_items"] == NUM_ITEMS
     with pytest.raises(SystemExit, match="holds a finished item tokenizer"):
         tokenize(folder, tmp_path / "made")
+
+
+def test_a_domains_mean_is_that_of_one_machine(session, place, tmp_path, monkeypatch):
+    folder, expected = place
+    trained = UniversalItemTokenizer.from_pretrained(CHECKPOINT)
+    trained.network.config.centre_domains = True
+    empty = UniversalItemTokenizer.from_network(trained.network, trained.loaded_processor)
+    empty.save_pretrained(tmp_path / "tokenizer", without_decoders=True)
+    monkeypatch.setattr(domain_mean, "ITEMS_OF_MEAN", 20)
+    items = pl.concat([pl.read_parquet(file) for file in sorted((folder / "items").iterdir())])
+    whole = UniversalItemTokenizer.from_pretrained(tmp_path / "tokenizer")
+    whole.add_items(Catalogue.from_records(items), block_items=BLOCK)
+    (tmp_path / "items").symlink_to(folder / "items")
+    tokenize(tmp_path, tmp_path / "made")
+    made = UniversalItemTokenizer.from_pretrained(tmp_path / "made")
+    np.testing.assert_array_equal(made.domain_mean, whole.domain_mean)
+    assert semantic_ids(made.index) == semantic_ids(whole.index) != expected
 
 
 def test_a_run_that_was_ended_goes_on_with_another_number_of_actors(session, place, tmp_path, monkeypatch):
