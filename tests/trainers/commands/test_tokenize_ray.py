@@ -169,36 +169,30 @@ def test_a_worker_that_cannot_be_made_without_dying_is_given_up(session):
 
 def test_a_block_that_ends_its_worker_is_named_and_a_later_run_goes_on(session, place, tmp_path, monkeypatch):
     folder, expected = place
-    compute = UniversalItemTokenizer.compute_codes
-    wanted = set(pl.read_parquet(folder / "items" / "part-1.parquet")["item_id"])
 
-    def dies(self, catalogue, *args, **kwargs):
-        if wanted & set(catalogue.item_ids):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return compute(self, catalogue, *args, **kwargs)
-
-    class Poisoned(large_catalogue.EncodingWorker):
-        def __init__(self, task):
-            super().__init__(task)
-            UniversalItemTokenizer.compute_codes = dies
+    class Poisoned(large_catalogue.SurveyWorker):
+        def __call__(self, said):
+            if said["number"] == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(said)
 
     with monkeypatch.context() as patch:
-        patch.setattr(large_catalogue, "EncodingWorker", Poisoned)
+        patch.setattr(large_catalogue, "SurveyWorker", Poisoned)
         with pytest.raises(SystemExit, match=r"^Block 1 \(items 40 to 79, of \S+part-0.*part-2.parquet\) ended"):
             tokenize(folder, tmp_path / "made")
-    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("block-*.parquet")}
-    assert "block-00000.parquet" in left and "block-00001.parquet" not in left
+    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("ids-*.npy")}
+    assert "ids-00000.npy" in left and "ids-00001.npy" not in left
     written = {}
 
     class Watching(module.StepBars):
         def __call__(self, step, done, of):
             if step == "resolve":
-                files = (tmp_path / "made").rglob("block-*.parquet")
+                files = (tmp_path / "made").rglob("ids-*.npy")
                 written.update({path.name: path.stat().st_mtime_ns for path in files})
 
     monkeypatch.setattr(module, "StepBars", Watching)
-    tokenize(folder, tmp_path / "made", "--index_only")
-    assert left.items() <= written.items()
+    tokenize(folder, tmp_path / "made", "--num_actors", 1, "--index_only")
+    assert left.items() <= written.items() and len(written) == 4
     assert semantic_ids(UniversalItemTokenizer.from_pretrained(tmp_path / "made").index) == expected
 
 
