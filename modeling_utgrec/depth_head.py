@@ -67,7 +67,8 @@ class DepthHeadPrediction:
     content_mean: Tensor
     content_projection: nn.Linear
     node_scales: nn.Parameter
-    _catalogue: tuple[ItemTrie, list[Tensor]] | None  # with the content of its nodes, for the loss
+    _catalogues: list[tuple[ItemTrie, list[Tensor]]]  # each with the content of its nodes, for the loss
+    _domains: tuple[Tensor, Tensor] | None  # of several: sorted keys of all items, and the catalogue of each
     _searched: tuple[ItemTrie, Tensor, Tensor, list[Tensor]] | None  # see node_vectors
 
     def level_logits(self, prefixes: Tensor, level: int) -> Tensor:
@@ -162,6 +163,14 @@ class DepthHeadPrediction:
         rows = tokens + shifts[: tokens.shape[-1]].to(tokens.device)
         return rows.clamp(0, config.num_rows - 1)  # of padding, any
 
+    def _keys(self, codes: Tensor) -> Tensor:
+        """Semantic IDs `(..., num_levels)` as numbers, in lexicographic order."""
+        assert self.config.level_sizes is not None
+        keys = torch.zeros_like(codes[..., 0])
+        for size, column in zip(self.config.level_sizes, codes.unbind(-1), strict=True):
+            keys = keys * size + column
+        return keys
+
     def _project_unit(self, content: Tensor) -> Tensor:
         """Projection of vectors of [`unit_vectors`] or [`node_content`]: items and nodes share it."""
         return self.content_projection(content.to(self.content_projection.weight.dtype))
@@ -186,13 +195,25 @@ class DepthHeadPrediction:
         return torch.stack(losses) / max(len(labels), 1)
 
     def _node_losses(self, states: Tensor, labels: Tensor) -> Tensor:
-        """As `_level_losses`, over the nodes of the catalogue. Where a prefix goes on in one way, nothing is to be
-        learnt."""
-        assert self._catalogue is not None and self.config.level_offsets is not None
-        trie, contents = self._catalogue
+        """As `_level_losses`, over the nodes of the catalogue, of several that of each label. Where a prefix goes
+        on in one way, nothing is to be learnt."""
+        if self._domains is None:
+            return self._sums_of_losses(0, states, labels) / max(len(labels), 1)
+        keys, owners = (each.to(labels.device) for each in self._domains)
+        codes = labels - torch.tensor(self.config.level_offsets, device=labels.device)
+        places = torch.searchsorted(keys, self._keys(codes)).clamp(max=len(keys) - 1)  # unknown ones: refused below
+        sums = torch.zeros(labels.shape[1], device=labels.device)
+        for number in owners[places].unique().tolist():
+            rows = (owners[places] == number).nonzero().flatten()
+            sums = sums + self._sums_of_losses(number, states[rows], labels[rows])
+        return sums / max(len(labels), 1)
+
+    def _sums_of_losses(self, number: int, states: Tensor, labels: Tensor) -> Tensor:
+        """Each level's losses over the nodes of one of the catalogues, summed over the labels."""
+        trie, contents = self._catalogues[number]
         if trie.device != labels.device:
             trie, contents = trie.to(labels.device), [each.to(labels.device) for each in contents]
-            self._catalogue = trie, contents
+            self._catalogues[number] = trie, contents
         losses, prefixes, nodes = [], states, torch.zeros_like(labels[:, 0])
         for level, (edges_of_level, first) in enumerate(zip(trie.levels, trie.level_offsets, strict=True)):
             edges = edges_of_level.edge(nodes, labels[:, level] - first)
@@ -211,7 +232,7 @@ class DepthHeadPrediction:
             if level < len(trie.levels) - 1:
                 prefixes = prefixes + self.written(labels[:, level], level)
             nodes = edges
-        return torch.stack(losses) / max(len(labels), 1)
+        return torch.stack(losses)
 
     def _node_loss(
         self, prefixes: Tensor, level: int, edges_of_level: TrieLevel, content: Tensor, nodes: Tensor, edges: Tensor

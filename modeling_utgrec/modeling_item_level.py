@@ -6,7 +6,7 @@ the codes of one, and of RQ-Transformer (Lee et al. 2022), whose depth transform
 state and codes so far.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -140,7 +140,8 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         if config.node_content:
             assert config.num_levels is not None
             self.node_scales = nn.Parameter(torch.ones(config.num_levels))
-        self._catalogue = self._searched = None
+        self._catalogues: list[tuple[ItemTrie, list[Tensor]]] = []
+        self._domains = self._searched = None
         self.post_init()
         # semantic IDs have a fixed length and no end-of-sequence
         self.generation_config.eos_token_id = None
@@ -188,7 +189,7 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         self.lm_head = value  # type: ignore[assignment]
 
     @torch.no_grad()
-    def set_catalogue(self, trie: ItemTrie) -> None:
+    def set_catalogue(self, trie: ItemTrie, domains: Sequence[ItemTrie] = ()) -> None:
         """
         Takes from the training catalogue what belongs to the model: the mean of the content vectors, and which items
         have an embedding of their own. To be called before training; with `config.node_content` the loss is over this
@@ -196,12 +197,16 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
 
         Args:
             trie ([`ItemTrie`]): semantic IDs and content of the items.
+            domains (`Sequence[ItemTrie]`, *optional*): of several domains, each one's. With `config.node_content` the
+                loss of a target is over the items of its domain, which are those that there are when the model
+                recommends; of domains that share a semantic ID, the first one's.
 
         Raises:
-            ValueError: if the trie is not of this model's vocabulary, or has no content of the configured width, or
+            ValueError: if a trie is not of this model's vocabulary, or has no content of the configured width, or
                 another number of items than `config.num_item_residuals`.
         """
-        self._check_trie(trie)
+        for each in (trie, *domains):
+            self._check_trie(each)
         config = self.config
         if config.num_item_residuals not in (0, trie.num_items):
             raise ValueError(
@@ -213,15 +218,14 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         if config.num_item_residuals:
             self.residual_keys.copy_(self._keys(trie.codes).sort().values)
         if config.node_content:
-            self._catalogue = trie, node_content(trie, self.content_mean.to(trie.device))
-
-    def _keys(self, codes: Tensor) -> Tensor:
-        """Semantic IDs `(..., num_levels)` as numbers, in lexicographic order."""
-        assert self.config.level_sizes is not None
-        keys = torch.zeros_like(codes[..., 0])
-        for size, column in zip(self.config.level_sizes, codes.unbind(-1), strict=True):
-            keys = keys * size + column
-        return keys
+            tries = list(domains) or [trie]
+            self._catalogues = [(each, node_content(each, self.content_mean.to(each.device))) for each in tries]
+            self._domains = None
+            if len(tries) > 1:
+                keys = [self._keys(each.codes) for each in tries]
+                of_items = torch.cat([torch.full((len(each),), number) for number, each in enumerate(keys)])
+                known, places = torch.cat(keys).sort(stable=True)
+                self._domains = known, of_items[places]
 
     def _residual_numbers(self, tokens: Tensor, real: Tensor) -> Tensor:
         """Rows of `residuals` for items `(batch, items, num_levels)`: 0 for padding and for items without one."""
@@ -282,7 +286,7 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
             expected = *labels.shape, max(config.level_sizes)
             if config.node_content:
-                if self._catalogue is None:
+                if not self._catalogues:
                     raise ValueError(
                         "The loss is over the items of a catalogue, and the model has none: call `set_catalogue` with "
                         "the trie of the training's items. It is not saved with the model."

@@ -112,10 +112,15 @@ PUBLISHED_RECOMMENDER = Published("no paper: an item-level recommender with a de
 
 
 def new_item_level(
-    arguments: ItemLevelArguments, tokenizer: UniversalItemTokenizer, seed: int, trie: ItemTrie | None = None
+    arguments: ItemLevelArguments,
+    tokenizer: UniversalItemTokenizer,
+    seed: int,
+    trie: ItemTrie | None = None,
+    domains: Sequence[ItemTrie] = (),
 ) -> ItemLevelForCausalLM:
     """A recommender with random weights for a tokenizer's semantic IDs; with `arguments.content` it reads the content
-    vectors of the tokenizer's index. Its catalogue is the tokenizer's, or that of `trie`.
+    vectors of the tokenizer's index. Its catalogue is the tokenizer's, or that of `trie` and `domains`, see
+    [`ItemLevelForCausalLM.set_catalogue`].
 
     Raises:
         ValueError: if it is to read content and the index has none.
@@ -139,5 +144,5 @@ def new_item_level(
     )
     set_seed(seed)
     recommender = ItemLevelForCausalLM(config)
-    recommender.set_catalogue(tokenizer.trie if trie is None else trie)
+    recommender.set_catalogue(tokenizer.trie if trie is None else trie, domains)
     return recommender

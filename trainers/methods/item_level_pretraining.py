@@ -3,8 +3,9 @@
 What is learnt there is of no domain: how content vectors are projected and compared, what codes say, how a history is
 read. Left out is what belongs to single items, embeddings of their own, and to a catalogue, the mean of its content:
 every domain's vectors are read without their own mean, in pre-training as in fine-tuning. The domains share the item
-tokenizer, so a code means the same in all of them. Items of two domains may have the same semantic ID, which then
-stands for both: the loss is over the semantic IDs that exist in any domain, the content of one is its items' mean.
+tokenizer, so a code means the same in all of them. The loss of a target is over the items of its domain, which are
+those that there are in recommending: over all domains' items the network learns above all to tell domains apart, and
+of one that it has not seen all items look alike.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def pretrain_item_level(
     own = [tokenizers[domain.name] for domain in domains]
     arguments = replace(arguments, item_residuals=False)
     trie = joint_trie([tokenizer.index for tokenizer in own])
-    recommender = new_item_level(arguments, own[0], training.seed, trie)
+    recommender = new_item_level(arguments, own[0], training.seed, trie, [tokenizer.trie for tokenizer in own])
     return train_recommender(
         recommender,
         domains,
