@@ -42,6 +42,17 @@ def gathered(x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def mean_over_processes(number: torch.Tensor) -> torch.Tensor:
+    """Mean of a number `()` over the processes, float32: what a sum is divided by, so that the mean of what processes
+    make of their rows is that of all rows together."""
+    if world_size() == 1:
+        return number
+    total = number.to(torch.float32, copy=True)
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+@torch.no_grad()
 def joined(x: torch.Tensor, counted: bool = True) -> tuple[torch.Tensor, int]:
     """
     Rows of all processes, one process after the other, without gradient.

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 
 from .loss_cross_entropy import linear_cross_entropy
+from .process_rows import mean_over_processes
 
 ITEMS_AT_A_TIME = 64  # whose states a decoder keeps for the gradient; of a larger batch they are made again
 
@@ -102,9 +103,11 @@ class TextDecoder(MaskedDecoder):
             output_embeddings (`torch.FloatTensor` of shape `(vocabulary, width)`): the backbone's token embeddings.
 
         Returns:
-            Mean negative log-likelihood over the text tokens; 0 when the batch has none.
+            Mean negative log-likelihood over the text tokens, in training those of all processes; 0 when the batch
+            has none.
         """
         valid = labels != -100
+        number = mean_over_processes(valid.sum()) if self.training else valid.sum()
         if not valid.any():
             return no_loss(self, hidden)
         most = self.labels_per_item
@@ -116,7 +119,7 @@ class TextDecoder(MaskedDecoder):
             drawn, lengths = valid.gather(1, places), valid.sum(dim=1, keepdim=True)
             states, targets = self._states(hidden, valid, drawn, places), labels.gather(1, places)[drawn]
             counted = (lengths / lengths.clamp(max=most)).expand_as(drawn)[drawn]
-        return linear_cross_entropy(states, output_embeddings, targets, row_weights=counted) / valid.sum()
+        return linear_cross_entropy(states, output_embeddings, targets, row_weights=counted) / number
 
     def _states(
         self, hidden: torch.Tensor, valid: torch.Tensor, wanted: torch.Tensor, places: torch.Tensor | None = None

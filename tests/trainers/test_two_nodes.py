@@ -90,7 +90,7 @@ def make_sequential_trainer(_: Path, output: Path, batch: int) -> SequentialTrai
 def make_tokenizer_trainer(_: Path, output: Path, batch: int) -> ItemTokenizerTrainer:
     set_seed(0)
     words = ["oak body", "steel string", "drum skin", "violin bow"]
-    titles = [f"{words[row % 4]} number {row} of the {words[row % 4]} kind" for row in range(2 * GLOBAL_BATCH)]
+    titles = [f"{words[row % 4]} number {row}" + " of the kind" * (row % 5) for row in range(2 * GLOBAL_BATCH)]
     catalogue = Catalogue.from_records([{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)])
     backbone, tokenizer, image_processor = tiny_backbone(catalogue.texts, 56 * 56, hidden_size=48, vocab_size=300)
     sizes = dict(root_codebook_size=6, leaf_codebook_size=8, codebook_dim=8, adapter_hidden_size=16)
@@ -98,7 +98,7 @@ def make_tokenizer_trainer(_: Path, output: Path, batch: int) -> ItemTokenizerTr
         backbone_config=backbone.config,
         lora_config={"r": 2, "lora_alpha": 4, "lora_dropout": 0.0},
         **sizes,
-        max_text_tokens=6,  # less than each title has
+        max_text_tokens=24,  # of which the titles have some more and some fewer
         warmup_steps=0,
         adapter_dropout=0.0,
         decoder_dropout=0.0,
