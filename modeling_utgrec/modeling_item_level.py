@@ -166,12 +166,24 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         embeddings = [getattr(self, name, None) for name in ("content_projection", "lm_head")]
         if isinstance(module, nn.Linear) and module not in embeddings:
             init.uniform_(module.weight, -(module.in_features**-0.5), module.in_features**-0.5)
+        if self.config.start_from_content:
+            self._start_from_content(module)
         if module is getattr(self, "residuals", None):  # an item begins as one that is not known
             init.zeros_(module.weight)
         if module is self and not self.config.write_codes:
             init.zeros_(self.code_biases)
         if module is self and self.config.node_content:
             init.ones_(self.node_scales)
+
+    def _start_from_content(self, module: nn.Module) -> None:
+        outers: list[nn.Module] = [each.outer for each in self.modules() if isinstance(each, ResidualLayer)]
+        outers += [block.attention.output for block in self.blocks if isinstance(block, ItemLevelBlock)]
+        if any(module is each for each in outers):
+            assert isinstance(module, nn.Linear)
+            init.zeros_(module.weight)
+        if module is self.content_projection:
+            weight = self.content_projection.weight
+            init.orthogonal_(weight, gain=max(1.0, (weight.shape[1] / weight.shape[0]) ** 0.5))
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens if self.config.read_codes else self.depth_head.codes

@@ -656,6 +656,65 @@ def test_the_order_of_the_catalogue_does_not_matter(assert_same_ranking):
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("width", [8, 64])  # below and above that of the content
+def test_a_network_may_start_as_the_likeness_of_the_last_item(tmp_path, width):
+    def correlation(**config):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": width, "level_sizes": [40], "content_size": 24, "depth_layers": 2}
+        model = ItemLevelForCausalLM(ItemLevelConfig(**sizes, **config)).eval()
+        trie = ItemTrie(torch.arange(40)[:, None], [40], [2], content=torch.randn(40, 24))
+        model.set_catalogue(trie)
+        with torch.no_grad():
+            scores = model.score_items(torch.tensor([[9, 30, 5]]), None, trie, torch.arange(40)[None])[0]
+        unit = torch.nn.functional.normalize(trie.content - trie.content.mean(0), dim=1)
+        return model, torch.corrcoef(torch.stack([scores, unit @ unit[3]]))[0, 1].item()
+
+    model, found = correlation(start_from_content=True)
+    assert found > (0.98 if width == 64 else 0.5) and found > correlation()[1] + 0.2
+    labels = torch.tensor([[30, 5, 7]])
+    model(torch.tensor([[9, 30, 5]]), content=torch.randn(1, 3, 24), labels=labels).loss.backward()
+    outers = [value for name, value in model.named_parameters() if name.endswith(("outer.weight", "output.weight"))]
+    assert len(outers) == 6 and not any(each.any() for each in outers)
+    assert all(each.grad.any() for each in outers), "they start at zero and do not stay there"
+    torch.nn.init.normal_(model.blocks[0].feed_forward.outer.weight)
+    model.save_pretrained(tmp_path)
+    loaded = ItemLevelForCausalLM.from_pretrained(tmp_path)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_starting_from_content_needs_it():
+    with pytest.raises(StrictDataclassClassValidationError, match="`start_from_content` is of nodes' content"):
+        ItemLevelConfig(start_from_content=True)
+
+
+def test_losses_of_several_domains_are_each_over_its_own_items(float32_tolerance):
+    every = make_trie(30, CONTENT)
+    parts = [slice(0, 14), slice(13, 30)]  # an item of both is the first one's
+    tries = [ItemTrie(every.codes[rows], SIZES, [2, 8, 16], content=every.content[rows]) for rows in parts]
+    model = make_model(content_size=CONTENT)
+    batches = [make_batch(trie, [4, 2], seed) for seed, trie in enumerate(tries)]
+    shared = every.codes[13] + torch.tensor(every.level_offsets)
+    is_shared = (batches[1]["labels"].view(-1, 3) == shared).all(1).view(2, -1).repeat_interleave(3, dim=1)
+    batches[1]["labels"].masked_fill_(is_shared, -100)
+    model.set_catalogue(every, tries)
+    mean, total = model.content_mean.clone(), 0.0
+    loss = model(**{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}).level_losses
+    counts = [int((batch["labels"] != -100).sum()) for batch in batches]
+    for trie, batch, count in zip(tries, batches, counts, strict=True):
+        model.set_catalogue(trie)
+        model.content_mean.copy_(mean)
+        model._catalogues = [(trie, node_content(trie, mean))]
+        total = total + model(**batch).level_losses * count
+    torch.testing.assert_close(loss, total / sum(counts), **float32_tolerance(12, loss))
+    model.set_catalogue(every)
+    model.content_mean.copy_(mean)
+    together = model(**{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}).level_losses
+    assert (together > loss + 1e-3).any(), "over the items of all domains there is more to choose from"
+    model.set_catalogue(every, tries)
+    owner = model._domains[1][(model._domains[0] == model._keys(every.codes[13:14])).nonzero()[0, 0]]
+    assert int(owner) == 0
+
+
 def test_content_is_centred_and_of_length_one(float32_tolerance):
     model, trie = everything()
     torch.testing.assert_close(model.content_mean, trie.content.mean(0), **float32_tolerance(4))

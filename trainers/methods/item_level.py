@@ -43,6 +43,10 @@ class ItemLevelArguments:
     write_codes: bool | None = field(
         default=None, metadata={"help": "Predict codes by embeddings, too; default: without node_content."}
     )
+    start_from_content: bool = field(
+        default=False,
+        metadata={"help": "With node_content: begin as the likeness of the last item, not at random."},
+    )
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and predicted."})
     normalize_over: str = field(
         default="items",
