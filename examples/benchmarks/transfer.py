@@ -106,6 +106,9 @@ class TransferArguments:
     centre_domains: bool = field(
         default=False, metadata={"help": "These tokenizers read each domain's embeddings without their mean."}
     )
+    start_from_content: bool = field(
+        default=False, metadata={"help": "New networks begin as the likeness of the last item, not at random."}
+    )
     train_users: list[float] = field(
         default_factory=lambda: [0.01, 0.1, 1.0],
         metadata={"help": "Shares of the target's users that are learnt from."},
@@ -180,6 +183,7 @@ class Case:
         words = [self.name]
         words += ["seen"] if self.arguments.tokenizer_on == "all" else []
         words += ["centred"] if self.arguments.centre_domains else []
+        words += ["start"] if self.arguments.start_from_content else []
         return "-".join(words)
 
     @property
@@ -203,6 +207,7 @@ class Case:
         own |= {"history": self.arguments.max_history, "start": start}
         if start is not None:
             own |= {"codes": self.name, "tokenizer_on": self.arguments.tokenizer_on, "steps": self.arguments.steps}
+            own |= {"start_from_content": self.arguments.start_from_content}
             own |= {"centre_domains": self.arguments.centre_domains, "sources": [each.name for each in self.sources]}
         if start == PRETRAINED:
             own |= {"pretraining_steps": self.arguments.pretraining_steps}
@@ -285,7 +290,10 @@ def run_start(case: Case, domain: Domain, share: float, start_from: str, results
             GIVEN,
             domain,
             items,
-            ItemLevelArguments(early_stopping_patience=case.arguments.patience),
+            ItemLevelArguments(
+                early_stopping_patience=case.arguments.patience,
+                start_from_content=case.arguments.start_from_content,
+            ),
             training,
             pretrained=case.folder / RECOMMENDER if start_from == PRETRAINED else None,
         )
@@ -372,7 +380,8 @@ def prepared(case: Case) -> tuple[TokenizedItems, dict[str, Any]]:
             report_to=[],
         )
         place_training(training, case.folder / "checkpoints", case.seed)
-        trainer = pretrain_item_level(case.sources, tokenizers, ItemLevelArguments(), training)
+        arguments = ItemLevelArguments(start_from_content=case.arguments.start_from_content)
+        trainer = pretrain_item_level(case.sources, tokenizers, arguments, training)
         save_recommender(trainer.model, None, case.folder / RECOMMENDER)
         seconds = since(start)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
