@@ -137,7 +137,10 @@ def check_log(rows: int, newest: int, unit: TimeUnit, report: ReadingReport) -> 
     if not rows:
         raise ReadError(f"No interaction is left of the log.\n{report}")
     if unit != "order" and (time := EPOCH + newest * datetime.resolution) < EARLIEST_END:
-        raise ReadError(f"The newest interaction is of {time}: its unit of time can hardly be {unit!r}.")
+        raise ReadError(
+            f"The newest interaction is of {time}: its unit of time can hardly be "
+            f"{unit!r}: give another --timestamp_unit, or 'order' for numbers that are no times."
+        )
 
 
 def _ids_of(user: str, items: list, file: str) -> list[str | None]:
