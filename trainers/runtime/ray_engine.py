@@ -14,7 +14,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         settings |= {"address": address}
     for tries_left in reversed(range(STARTS if address is None else 1)):
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _on_loopback() if address is None else nullcontext():
                 warnings.simplefilter("ignore")
                 ray.init(**settings)
             break
@@ -114,6 +114,20 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """In the block Ray takes the loopback interface for a machine's own, as it does where clusters are not for use. On
+    Linux it would exchange the address that it is given for the machine's, and its ports were open to the network."""
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def spread(

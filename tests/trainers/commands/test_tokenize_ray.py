@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from tokenization_items import Catalogue, UniversalItemTokenizer, domain_mean
@@ -57,6 +59,17 @@ def tokenize(folder, output_dir, *flags, tokenizer="tokenizer", data="items"):
     usual = ["--engine", "ray", "--use_cpu", "--allow_collapsed_codes", "--block_items", BLOCK, "--num_actors", 2]
     paths = ["--tokenizer", folder / tokenizer, "--data", folder / data, "--output_dir", output_dir]
     run_command("tokenize", [*map(str, [*usual, *paths, *flags])])
+
+
+def test_ray_listens_to_this_machine_alone(session):
+    assert [node["NodeManagerAddress"] for node in session.nodes()] == ["127.0.0.1"]
+    of_process = getattr(psutil.Process, "net_connections", None) or psutil.Process.connections  # before psutil 6
+    sockets = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            sockets += of_process(process, kind="inet")
+    listening = {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
+    assert listening and listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_two_actors_make_what_one_machine_makes(session, place, tmp_path, capsys):
