@@ -199,7 +199,9 @@ class DepthHeadPrediction:
         on in one way, nothing is to be learnt."""
         if self._domains is None:
             return self._sums_of_losses(0, states, labels) / max(len(labels), 1)
-        keys, owners = (each.to(labels.device) for each in self._domains)
+        if self._domains[0].device != labels.device:
+            self._domains = self._domains[0].to(labels.device), self._domains[1].to(labels.device)
+        keys, owners = self._domains
         codes = labels - torch.tensor(self.config.level_offsets, device=labels.device)
         places = torch.searchsorted(keys, self._keys(codes)).clamp(max=len(keys) - 1)  # unknown ones: refused below
         sums = torch.zeros(labels.shape[1], device=labels.device)

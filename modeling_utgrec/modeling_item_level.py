@@ -176,6 +176,7 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
             init.ones_(self.node_scales)
 
     def _start_from_content(self, module: nn.Module) -> None:
+        """Of a module that is about to begin: residual layers add nothing yet, and projections keep likeness."""
         outers: list[nn.Module] = [each.outer for each in self.modules() if isinstance(each, ResidualLayer)]
         outers += [block.attention.output for block in self.blocks if isinstance(block, ItemLevelBlock)]
         if any(module is each for each in outers):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -288,21 +289,11 @@ def read_rows(file: Path, columns: Sequence[str], start: int, stop: int) -> pa.T
     Raises:
         CatalogueError: the file cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as opened:
-            sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
-            ends = np.cumsum(sizes)
-            first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
-            present = [column for column in columns if column in opened.schema_arrow.names]
-            table = opened.read_row_groups([*range(first, last + 1)], columns=present)
-        table = table.slice(start - (int(ends[first]) - sizes[first]), stop - start)
+    with _row_groups(file, columns) as (read, starts):
+        first, last = (np.searchsorted(starts, [start, stop - 1], side="right") - 1).tolist()
+        table = read(range(first, last + 1)).slice(start - int(starts[first]), stop - start)
         table.validate(full=True)
         return table
-    except (pa.ArrowException, OSError, IndexError) as error:
-        raise CatalogueError(f"{file} cannot be read: {error}") from error
 
 
 def take_rows(file: Path, columns: Sequence[str], rows: np.ndarray) -> pa.Table:
@@ -310,29 +301,34 @@ def take_rows(file: Path, columns: Sequence[str], rows: np.ndarray) -> pa.Table:
     Single rows of a parquet file; of row groups that hold none of them nothing is read.
 
     Args:
-        file (`Path`): the file.
-        columns (`Sequence[str]`): columns to read, those that it has.
+        file, columns: as [`read_rows`], whose errors it has.
         rows (`np.ndarray`): int, ascending.
-
-    Raises:
-        CatalogueError: the file cannot be read.
     """
+    import pyarrow as pa
+
+    with _row_groups(file, columns) as (read, starts):
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        parts = [read([group]).take(rows[groups == group] - starts[group]) for group in np.unique(groups).tolist()]
+        table = pa.concat_tables(parts)
+        table.validate(full=True)
+        return table
+
+
+@contextmanager
+def _row_groups(
+    file: Path, columns: Sequence[str]
+) -> Iterator[tuple[Callable[[Sequence[int]], pa.Table], np.ndarray]]:
+    """What reads the columns that there are of some row groups of a parquet file; and the first row of each group,
+    last the number of rows: what lies behind them is of a group that there is not."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file) as opened:
             sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
-            ends = np.cumsum(sizes)
-            groups = np.searchsorted(ends, rows, side="right")
+            starts = np.cumsum([0, *sizes])
             present = [column for column in columns if column in opened.schema_arrow.names]
-            parts = []
-            for group in np.unique(groups).tolist():
-                table = opened.read_row_group(group, columns=present)
-                parts.append(table.take(rows[groups == group] - (int(ends[group]) - sizes[group])))
-        table = pa.concat_tables(parts)
-        table.validate(full=True)
-        return table
+            yield lambda groups: opened.read_row_groups([*groups], columns=present), starts
     except (pa.ArrowException, OSError, IndexError) as error:
         raise CatalogueError(f"{file} cannot be read: {error}") from error
 

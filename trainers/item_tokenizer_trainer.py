@@ -157,6 +157,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
                 "centre_domains takes the mean of each domain's states off them, which is known of a backbone that "
                 "does not learn: set freeze_backbone too, or switch it off."
             )
+        train_dataset.forget_code_states()  # of another network, or of one that has learned since
         # Not a data set that accelerate's loaders would tell their epoch: an evaluation must not redraw the positives.
         items = Subset(train_dataset, np.random.default_rng(args.seed).permutation(len(train_dataset)).tolist())
         super().__init__(
@@ -191,7 +192,7 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
             longest = int(pairs.processor.prompt_lengths(pairs.texts, pairs.catalogue).argmax())
             batch = pairs.collate([(longest, longest)])
             batch = {name: value for name, value in batch.items() if not name.endswith(("_rows", "_items"))}
-            if network.config.centre_domains and "domain_means" not in batch:  # whatever it will be
+            if network.config.centre_domains:  # whatever it will be
                 batch["domain_means"] = torch.zeros(1, 1, network.config.backbone_hidden_size)
             limits = (args.per_device_train_batch_size, prompt_tokens, args.state_gigabytes, dtype)
             memory = StepMemory.measured(network, batch, *limits)
@@ -362,10 +363,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
                     sums[name] += float(value) * len(batch_items)
                 weight += len(batch_items)
             else:
-                anchors = inputs["anchor_rows"]
-                codes = model(**{name: value for name, value in inputs.items() if name not in OF_LOSSES}).codes[
-                    anchors
-                ]
+                encoded = {name: value for name, value in inputs.items() if name not in OF_LOSSES}
+                codes = model(**encoded).codes[inputs["anchor_rows"]]
             gathered = self.accelerator.gather((codes, batch_items))
             parts.append(gathered[0].cpu())
             items.append(gathered[1].cpu())

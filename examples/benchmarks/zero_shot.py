@@ -69,6 +69,7 @@ from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
 from trainers.methods.runs import tokenize
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.generative import GenerativeRanker
+from trainers.rankers.linear import LinearSettings
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.title_likelihood import TitleLikelihood
@@ -80,9 +81,8 @@ BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "nearest-
 SCRATCH = "scratch"
 NEAREST_CODES = "nearest-codes"
 MEMORY = "-with-memory"
-# Of the memory, fixed before any result: w and κ are what the linear ranker's choice on validation was on Office and
-# Beauty, the others are the defaults.
-MEMORY_SETTINGS = MemorySettings(content_weight=0.02, evidence=30.0)
+# The defaults, whatever the domain: a domain that was not trained on has nothing to choose by.
+MEMORY_SETTINGS = MemorySettings(content_weight=LinearSettings().content_weight)
 
 
 @dataclass

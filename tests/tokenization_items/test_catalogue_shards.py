@@ -48,6 +48,15 @@ def test_single_items_in_any_order(tmp_path_factory, counts, data):
     assert found.item_ids == [f"i{row}" for row in rows] and found.texts == [f"title i{row}" for row in rows]
 
 
+def test_a_shard_that_has_lost_rows_since_is_named(tmp_path):
+    shards = CatalogueShards.find(write(tmp_path, [f"i{row}" for row in range(8)]))
+    write(tmp_path, ["i0", "i1", "i2", "i3", "i4"])
+    with pytest.raises(CatalogueError, match="part-00.parquet cannot be read"):
+        shards.read([Piece(0, 3, 8)])
+    with pytest.raises(CatalogueError, match="part-00.parquet cannot be read"):
+        shards.select(np.array([6, 1]))
+
+
 def test_a_data_folder_and_what_is_no_folder_of_shards(tmp_path):
     folder = write(tmp_path / "office", ["b", "a"], name="items.parquet")
     (folder / "sequences.parquet").write_bytes(b"")

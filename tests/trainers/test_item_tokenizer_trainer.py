@@ -351,6 +351,18 @@ def test_a_frozen_backbone_reads_each_item_once(tmp_path, monkeypatch):
             assert evaluated[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
+def test_another_training_reads_the_items_anew(tmp_path):
+    first = make_trainer(tmp_path, config=NO_DROPOUT, freeze_backbone=True, max_steps=1)
+    first.train()
+    pairs, states = first.train_dataset, first.train_dataset.code_states
+    with torch.no_grad():
+        first.model.get_input_embeddings().code_tokens.add_(1.0)
+    again = ItemTokenizerTrainer(first.model, first.args, pairs)
+    assert pairs.code_states is None, "a backbone that learns must be asked again, too"
+    again.train()
+    assert not torch.allclose(pairs.code_states, states, atol=1e-2)
+
+
 def test_a_resumed_frozen_backbone_is_that_of_the_checkpoint(tmp_path):
     """Also where the network was made with other random weights."""
     settings = dict(freeze_backbone=True, max_steps=6, save_strategy="steps", save_steps=3)

@@ -86,6 +86,10 @@ class ItemPairs(Dataset):
             means = [domain_mean(part.numpy(), name) for name, part in parts]
             self.domain_means = torch.from_numpy(np.stack(means)).view(-1, *states.shape[1:])
 
+    def forget_code_states(self) -> None:
+        """Batches have prompts again."""
+        self.code_states = self.domain_means = None
+
     def __len__(self) -> int:
         return len(self.catalogue)
 

@@ -61,6 +61,19 @@ def tokenize(folder, output_dir, *flags, tokenizer="tokenizer", data="items"):
     run_command("tokenize", [*map(str, [*usual, *paths, *flags])])
 
 
+def watched(monkeypatch, folder, pattern) -> dict[str, int]:
+    """Times of the files of a pattern, filled in when the step after them begins."""
+    written: dict[str, int] = {}
+
+    class Watching(module.StepBars):
+        def __call__(self, step, done, of):
+            if step == "resolve":
+                written.update({path.name: path.stat().st_mtime_ns for path in folder.rglob(pattern)})
+
+    monkeypatch.setattr(module, "StepBars", Watching)
+    return written
+
+
 def test_ray_listens_to_this_machine_alone(session):
     assert [node["NodeManagerAddress"] for node in session.nodes()] == ["127.0.0.1"]
     of_process = getattr(psutil.Process, "net_connections", None) or psutil.Process.connections  # before psutil 6
@@ -120,15 +133,7 @@ def test_a_run_that_was_ended_goes_on_with_another_number_of_actors(session, pla
         and not (tmp_path / "made" / "config.json").exists()
         and not (tmp_path / "made" / module.UNFINISHED / LOCK_NAME).exists()
     )
-    written = {}
-
-    class Watching(module.StepBars):
-        def __call__(self, step, done, of):
-            if step == "resolve":
-                files = (tmp_path / "made").rglob("block-*.parquet")
-                written.update({path.name: path.stat().st_mtime_ns for path in files})
-
-    monkeypatch.setattr(module, "StepBars", Watching)
+    written = watched(monkeypatch, tmp_path / "made", "block-*.parquet")
     tokenize(folder, tmp_path / "made", "--num_actors", 1, "--index_only")
     assert left.items() <= written.items() and len(written) == 4  # those that were there are as they were
     made = UniversalItemTokenizer.from_pretrained(tmp_path / "made")
@@ -195,15 +200,7 @@ def test_a_block_that_ends_its_worker_is_named_and_a_later_run_goes_on(session, 
             tokenize(folder, tmp_path / "made")
     left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("ids-*.npy")}
     assert "ids-00000.npy" in left and "ids-00001.npy" not in left
-    written = {}
-
-    class Watching(module.StepBars):
-        def __call__(self, step, done, of):
-            if step == "resolve":
-                files = (tmp_path / "made").rglob("ids-*.npy")
-                written.update({path.name: path.stat().st_mtime_ns for path in files})
-
-    monkeypatch.setattr(module, "StepBars", Watching)
+    written = watched(monkeypatch, tmp_path / "made", "ids-*.npy")
     tokenize(folder, tmp_path / "made", "--num_actors", 1, "--index_only")
     assert left.items() <= written.items() and len(written) == 4
     assert semantic_ids(UniversalItemTokenizer.from_pretrained(tmp_path / "made").index) == expected
