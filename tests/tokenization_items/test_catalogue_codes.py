@@ -154,6 +154,8 @@ def test_the_domains_mean_is_taken_off(centring, catalogue, tmp_path):
 
 
 def test_the_mean_of_a_large_catalogue_is_that_of_some_items(centring, catalogue, monkeypatch, tmp_path):
+    rows = domain_mean.rows_of_mean(10**5)  # of a catalogue that may be sorted, not the first ones
+    assert len(set(rows.tolist())) == 2048 and rows.min() < 1000 and rows.max() > 99_000
     whole = centring.compute_codes(catalogue, **SMALL)
     exact = centring.domain_mean
     monkeypatch.setattr(domain_mean, "ITEMS_OF_MEAN", 5)
