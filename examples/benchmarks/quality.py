@@ -14,6 +14,9 @@ python examples/benchmarks/quality.py --domains data/beauty --max_history 50 \
 python examples/benchmarks/quality.py --domains data/office --models sasrec tiger --minutes 10
 # UTGRec and the seven ablations of its paper, pre-trained on other domains
 python examples/benchmarks/quality.py --domains data/office --ablations --pretraining_domains data/sports data/games
+# a sequential model that was pre-trained on other domains: runs/unisrec is of `utgrec pretrain --model unisrec`
+python examples/benchmarks/quality.py --domains data/office --models unisrec-pretrained \\
+    --pretrained unisrec=runs/unisrec
 # the tables of what was measured so far, with published numbers as reference rows
 python examples/benchmarks/quality.py --table_only
 ```
@@ -62,11 +65,13 @@ from ablations import ABLATIONS, ablation_recipe
 from recipes import (
     COUNTED,
     FLOORS,
+    PRETRAINED_ROW,
     RECIPES,
     RECOMMENDER,
     NotApplicable,
     Setting,
     TrainedRanker,
+    family,
     floor,
     sequential_training,
     with_memory,
@@ -84,8 +89,10 @@ from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, paired_test
 from trainers.evaluation.tables import CASES, SLICES, portable_command
 from trainers.methods.baselines import ItemEmbeddings
 from trainers.methods.sequential import SEQUENTIAL
+from trainers.methods.sequential_pretraining import PRETRAINED
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers import Ranker, load_ranker
+from trainers.runtime.run_file import RUN_FILE
 
 HERE = Path(__file__).parent
 KS = (5, 10, 20)
@@ -131,6 +138,13 @@ class QualityArguments:
         default=None,
         metadata={"help": "Dropout of the sequential models, a row of its own; default: each one's published."},
     )
+    pretrained: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=FOLDER of `utgrec pretrain --model NAME`, for the rows NAME...-pretrained."},
+    )
+    bf16: bool = field(
+        default=False, metadata={"help": "Train sequential models in bfloat16; a line's details say so."}
+    )
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Hub id or folder of the text encoder, or tf-idf."},
@@ -165,6 +179,13 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
         raise SystemExit(
             f"--max_history and --minutes are above 0, got {arguments.max_history} and {arguments.minutes}."
         )
+    for given in arguments.pretrained:
+        name, _, folder = given.partition("=")
+        if name not in PRETRAINED or not (Path(folder) / RUN_FILE).is_file():
+            raise SystemExit(
+                f"--pretrained {given}: give NAME=FOLDER of `utgrec pretrain --model NAME`, NAME of "
+                f"{', '.join(PRETRAINED)}; {RUN_FILE} is in the folder."
+            )
     results = Path(arguments.results)
     if not arguments.table_only:
         if not arguments.domains:
@@ -220,7 +241,9 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
     )
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
-    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, arguments.pretraining_domains)
+    pretrained = dict(each.split("=", 1) for each in arguments.pretrained)
+    more = (arguments.pretraining_domains, pretrained, arguments.bf16)
+    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more)
 
 
 def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
@@ -253,8 +276,8 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
 
 def reads_texts(model: str) -> bool:
     """Whether a row is made from the items' texts."""
-    if model in SEQUENTIAL:
-        return "text" in SEQUENTIAL[model].inputs
+    if model.removesuffix(PRETRAINED_ROW) in SEQUENTIAL:
+        return "text" in SEQUENTIAL[model.removesuffix(PRETRAINED_ROW)].inputs
     return model not in COUNTED and model not in ROWS
 
 
@@ -391,6 +414,12 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     else:
         words += ["--models", model]
     words += ["--seeds", str(run["seed"])]
+    words += (
+        ["--bf16", "true"] if arguments.bf16 and model.removesuffix(PRETRAINED_ROW) in {*SEQUENTIAL, *ROWS} else []
+    )
+    for given in arguments.pretrained if model.endswith(PRETRAINED_ROW) else []:
+        name, _, folder = given.partition("=")
+        words += ["--pretrained", f"{name}={Path(folder).name}"] if name == family(model) else []
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
         if name == "dropout" and not tuned:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from sequential_rows import ROWS, SequentialRow
 
 from modeling_utgrec import UTGRecTokenizerConfig
@@ -44,6 +45,7 @@ from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, TokenizedItems
 from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
+from trainers.methods.sequential_pretraining import PRETRAINED
 from trainers.methods.utgrec import LevelLayout, NetworkArguments, RecommenderArguments, build_network
 from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokenizer
 from trainers.rankers import Ranker
@@ -56,6 +58,7 @@ from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import RecommenderTrainingArguments
+from trainers.runtime.run_file import RUN_FILE
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 
@@ -74,6 +77,8 @@ class Setting:
         network, tokenizer: UTGRec's item tokenizer.
         recommender, training: the T5 of every generative model; all models read the last `training.max_history` items.
         pretraining: folders of domains that UTGRec is pre-trained on in its ablations.
+        pretrained: folders of `utgrec pretrain`, by the names of sequential models.
+        bf16: train sequential models in bfloat16.
     """
 
     domain: Domain
@@ -88,6 +93,8 @@ class Setting:
     recommender: RecommenderArguments
     training: RecommenderTrainingArguments
     pretraining: Sequence[str] = ()
+    pretrained: Mapping[str, str] = field(default_factory=dict)
+    bf16: bool = False
 
 
 @dataclass
@@ -110,8 +117,12 @@ class TrainedRanker:
 
 
 def sequential(name: str, setting: Setting) -> TrainedRanker:
-    """A sequential baseline, of another dropout if one is given, or one of [`sequential_rows.ROWS`]."""
-    row = ROWS.get(name, SequentialRow(name))
+    """A sequential baseline, of another dropout if one is given, pre-trained, or one of [`sequential_rows.ROWS`]."""
+    row = ROWS.get(name, SequentialRow(name.removesuffix(PRETRAINED_ROW)))
+    facts: dict[str, Any] = {"bf16": True} if setting.bf16 else {}
+    start = None
+    if name.endswith(PRETRAINED_ROW):
+        start, facts["pretrained_on"] = pretrained_on(setting, row.method)
     arguments = SequentialArguments(
         hidden_dropout=setting.dropout,
         attention_dropout=setting.dropout,
@@ -119,9 +130,15 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
         early_stopping_patience=setting.patience,
     )
     arguments = dataclasses.replace(arguments, **row.arguments)
-    training = sequential_training(setting.folder, setting.seed, **row.training)
+    training = sequential_training(setting.folder, setting.seed, bf16=setting.bf16, **row.training)
     baseline = train_sequential_baseline(
-        row.method, setting.domain, arguments, training, setting.minutes, embeddings=setting.embeddings
+        row.method,
+        setting.domain,
+        arguments,
+        training,
+        setting.minutes,
+        embeddings=setting.embeddings,
+        pretrained=start,
     )
     model = baseline.model
     description = baseline.description
@@ -129,7 +146,30 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
         description = describe(model, settings_of(model.config, training), row.published)
     model.save_pretrained(setting.folder / RECOMMENDER)
     ranker = SequentialRanker(model, name=model.config.model_type)
-    return TrainedRanker(ranker, model.num_parameters(), training_facts(baseline.trainer), description)
+    return TrainedRanker(ranker, model.num_parameters(), training_facts(baseline.trainer) | facts, description)
+
+
+def family(method: str) -> str:
+    """Which model of `utgrec pretrain` a sequential baseline starts from."""
+    return method.removesuffix(PRETRAINED_ROW).removesuffix("-transductive").removesuffix("-images")
+
+
+def pretrained_on(setting: Setting, method: str) -> tuple[str, list[str]]:
+    """The folder that a sequential baseline starts from, and the domains that it was pre-trained on.
+
+    Raises:
+        NotApplicable: there is none, or it has seen the domain.
+    """
+    folder = setting.pretrained.get(family(method))
+    if folder is None:
+        raise NotApplicable(
+            f"give --pretrained {family(method)}=FOLDER of `utgrec pretrain --model {family(method)} --data ...`."
+        )
+    run = yaml.safe_load((Path(folder) / RUN_FILE).read_text(encoding="utf-8"))
+    domains = [Path(each).name for each in run["data"]]
+    if setting.domain.name in domains:
+        raise NotApplicable(f"{folder} was pre-trained on {setting.domain.name} itself.")
+    return folder, domains
 
 
 def sequential_training(folder: Path, seed: int, **values: Any) -> SequentialTrainingArguments:
@@ -388,6 +428,7 @@ def floor(name: str, setting: Setting) -> TrainedRanker:
 
 
 WITH_CODES = "-codes"  # after the name of an item-level model that reads and predicts codes beside content
+PRETRAINED_ROW = "-pretrained"  # after the name of a sequential model that starts from one of other domains
 PUBLISHED_T5 = "-published-t5"  # after the name of semantic IDs, whatever the T5 of the setting
 RECOMMENDER = "recommender"  # where it is saved, in the folder of its setting
 _made: list[tuple[Interactions, StoredMemory]] = []  # the memory of the last domain, without a network
@@ -403,6 +444,7 @@ RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
     **dict.fromkeys(FLOORS, floor),
     **dict.fromkeys(SEQUENTIAL, sequential),
     **dict.fromkeys(ROWS, sequential),
+    **{f"{name}{PRETRAINED_ROW}": sequential for name in SEQUENTIAL if family(name) in PRETRAINED},
     **dict.fromkeys(SEMANTIC_IDS, generative),
     f"tiger{DECODER}": generative,
     **{f"{name}{PUBLISHED_T5}": generative for name in ("tiger", "letter")},
@@ -415,10 +457,12 @@ RECIPES: dict[str, Callable[[str, Setting], TrainedRanker]] = {
 __all__ = [
     "COUNTED",
     "FLOORS",
+    "PRETRAINED_ROW",
     "RECIPES",
     "RECOMMENDER",
     "NotApplicable",
     "TrainedRanker",
+    "family",
     "Setting",
     "floor",
     "generative_ranker",

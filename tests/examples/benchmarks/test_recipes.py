@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tokenization_items.item_embeddings import save_embeddings
+from trainers.commands import pretrain_sequential
 from trainers.methods.backbones import write_tiny_text_encoder
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
@@ -122,6 +124,41 @@ def test_a_generative_row_with_memory(workplace, quick, monkeypatch, capsys):
     assert "has lines without memory, but is not in" in capsys.readouterr().err
 
 
+def test_a_row_that_was_pretrained_on_other_domains(workplace, quick, monkeypatch, capsys):
+    for name in ("other", "third"):
+        shutil.copytree(workplace / "tiny", workplace / name)
+    flags = [
+        "--model",
+        "unisrec",
+        "--data",
+        workplace / "tiny",
+        workplace / "other",
+        "--output_dir",
+        workplace / "pre",
+    ]
+    flags += ["--text_encoder", workplace / "encoder", "--sequential.max_history", "5", "--sequential.max_steps", "1"]
+    flags += ["--sequential.per_device_train_batch_size", "8", "--sequential.use_cpu", "true"]
+    pretrain_sequential.main(list(map(str, [*flags, "--sequential.save_strategy", "no"])))
+    results, pretrained = workplace / "pretrained.jsonl", ("--pretrained", f"unisrec={workplace / 'pre'}")
+    row = ("--models", "unisrec-transductive-pretrained", "--no_memory", "--bf16", "--seeds", "3")
+    third = ("--work_dir", workplace / "third-work", "--domains", workplace / "third", *row)
+    found = run(monkeypatch, workplace, results, *third, *pretrained)
+    assert [line["model"] for line in found] == [row[1]] * 2
+    assert found[0]["details"]["pretrained_on"] == ["tiny", "other"] and found[0]["details"]["bf16"] is True
+    assert "pretrained_on_other_domains" not in found[0]["differs_from_published"]
+    own = f"--models {row[1]} --seeds 3 --bf16 true --pretrained unisrec=pre"
+    assert found[0]["command"].startswith(f"python examples/benchmarks/quality.py --domains third {own} --")
+    # one that has seen the domain, none, and no such folder
+    tiny = ("--work_dir", workplace / "tiny-work", *row)
+    for given, reason in ((pretrained, "was pre-trained on tiny itself"), ((), "give --pretrained unisrec=FOLDER")):
+        capsys.readouterr()
+        assert run(monkeypatch, workplace, results, *tiny, *given) == found
+        assert reason in capsys.readouterr().out
+    for wrong in (f"unisrec={workplace / 'tiny'}", f"sasrec={workplace / 'pre'}", "pre"):
+        with pytest.raises(SystemExit, match="give NAME=FOLDER"):
+            run(monkeypatch, workplace, results, *tiny, "--pretrained", wrong)
+
+
 # One of each way in which a row is made; the others differ in settings.
 SOME = [
     "popularity",
@@ -159,7 +196,8 @@ def test_every_model_has_a_line_that_says_what_it_is(workplace, recipes, quick, 
     monkeypatch.setattr(baselines, "embed_items", embed)
     flags = ("--work_dir", workplace / "work", "--image_encoder", "images", "--models", *models, "--no_memory")
     lines = run(monkeypatch, workplace, results, *flags)
-    every = list(recipes.RECIPES) if models == ["all"] else models
+    with_folder = recipes.PRETRAINED_ROW  # left out without --pretrained
+    every = [each for each in recipes.RECIPES if not each.endswith(with_folder)] if models == ["all"] else models
     assert [line["model"] for line in lines[::2]] == every, capsys.readouterr().err[-3000:]
     for line in lines:
         if line["model"] in recipes.FLOORS:
