@@ -24,6 +24,10 @@ class MISSRecConfig(ContentConfig):
         fusion (`str`, *optional*, defaults to `"dynamic"`):
             How an item's text and image score together: `"dynamic"`: weighed by a softmax of their cosines times a
             trained number. `"mean"`: alike.
+        history_fusion (`str`, *optional*, defaults to `"add"`):
+            How a history's text and image are read: `"add"`: their sum is an item's token. `"stack"`: each is a token
+            of its own, at the item's position, if it is there, and the state of an item is that of its text, or of
+            its image where it has no text.
         interest_weight (`float`, *optional*, defaults to 0.0001): of the regularization of interests.
         interest_regularization (`str`, *optional*, defaults to `"cosine"`):
             `"cosine"`: mean squared cosine of different encoded interests of a user. `"pooled"`: the authors'
@@ -58,6 +62,7 @@ class MISSRecConfig(ContentConfig):
     num_interests: int = 1
     transductive: bool = False
     fusion: Literal["dynamic", "mean"] = "dynamic"
+    history_fusion: Literal["add", "stack"] = "add"
     interest_weight: float | int = 1e-4
     interest_regularization: Literal["cosine", "pooled"] = "cosine"
     augmentation_weight: float | int = 1e-3

@@ -61,7 +61,11 @@ class ContentItems(nn.Module):
         """Item tokens `(batch, history)` to vectors `(batch, history, hidden_size)`; those of padding mean nothing."""
         rows = [getattr(self, name)[(input_ids - 1).clamp(min=0)] for name in self.tables]
         vectors = self.of_rows(*rows)
-        return vectors if self.ids is None else vectors + self.ids(input_ids)
+        return vectors if self.ids is None else self.with_ids(vectors, self.ids(input_ids))
+
+    def with_ids(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        """What is made of the content, with embeddings of ids `(..., hidden_size)`."""
+        return vectors + ids
 
     def of_all(self, make: Callable[..., Tensor]) -> Tensor:
         """What `make` makes of rows of each of `tables`, of all items. Of a large catalogue nothing is held but this:
@@ -76,7 +80,7 @@ class ContentItems(nn.Module):
     def vectors(self) -> Tensor:
         """`(num_items, hidden_size)`."""
         vectors = self.of_all(self.of_rows)
-        return vectors if self.ids is None else vectors + self.ids.weight[1:]
+        return vectors if self.ids is None else self.with_ids(vectors, self.ids.weight[1:])
 
 
 class ContentModel(SequentialPreTrainedModel):

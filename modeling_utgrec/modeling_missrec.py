@@ -17,7 +17,13 @@ from .loss_contrastive import in_batch_cross_entropy, info_nce, same_targets
 from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, last_labels
 from .modeling_post_norm import PostNormBlock
-from .modeling_sequential import ItemEmbeddings, NextItemOutput, SelfAttention, bidirectional_mask
+from .modeling_sequential import (
+    ItemEmbeddings,
+    NextItemOutput,
+    SelfAttention,
+    bidirectional_mask,
+    rows_of_tokens,
+)
 from .process_rows import gathered
 
 
@@ -84,6 +90,7 @@ class MISSRecItems(ContentItems):
         if config.image_size is not None:
             sizes["image"] = config.image_size
         self.modalities = tuple(sizes)
+        self.stacked = config.history_fusion == "stack"
         self.tables = (*self.modalities, "present")
         self.adapters = nn.ModuleList([nn.Linear(size, config.hidden_size) for size in sizes.values()])
         for name, size in sizes.items():
@@ -113,8 +120,25 @@ class MISSRecItems(ContentItems):
         return torch.stack([adapt(each) for adapt, each in zip(self.adapters, rows, strict=False)], dim=-2)
 
     def of_rows(self, *rows: Tensor) -> Tensor:
-        """What is read of items: the sum of what there is of each."""
-        return (self.adapted(*rows) * rows[-1][..., None]).sum(-2)
+        """What is read of items: the sum of what there is of each `(..., hidden_size)`, or, stacked, each by itself
+        and 1 for what there is, `(..., modalities * (hidden_size + 1))`."""
+        adapted, present = self.adapted(*rows), rows[-1]
+        if not self.stacked:
+            return (adapted * present[..., None]).sum(-2)
+        return torch.cat([adapted.flatten(-2), present.to(adapted.dtype)], dim=-1)
+
+    def with_ids(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        if not self.stacked:
+            return super().with_ids(vectors, ids)
+        number = len(self.modalities)
+        return torch.cat([vectors[..., :-number] + torch.cat([ids] * number, -1), vectors[..., -number:]], dim=-1)
+
+    def unstacked(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Stacked vectors of histories `(batch, history, ...)` by modality, `(batch, modalities, history,
+        hidden_size)`, and bool `(batch, modalities, history)`, which there are."""
+        number = len(self.modalities)
+        each = vectors[..., :-number].unflatten(-1, (number, -1)).transpose(1, 2)
+        return each, vectors[..., -number:].transpose(1, 2) > 0.5
 
     def interest_sets(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct interests of each history: centroids `(batch, most, hidden_size)`, bool `(batch, most)`."""
@@ -208,12 +232,23 @@ class MISSRecModel(ContentModel):
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
         encoded, known = self.encode_interests(input_ids) if interests is None else interests
-        states = self.embeddings(input_ids, attention_mask, item_vectors)
-        mask = bidirectional_mask(attention_mask)
+        items: MISSRecItems = self.embeddings.items  # type: ignore[assignment]
+        if items.stacked:
+            vectors = items(input_ids) if item_vectors is None else rows_of_tokens(input_ids, item_vectors)
+            each, present = items.unstacked(vectors)
+            present = present & attention_mask.bool()[:, None]
+            states = self.embeddings.placed(each, present).flatten(1, 2)
+            mask = bidirectional_mask(present.flatten(1))
+        else:
+            states = self.embeddings(input_ids, attention_mask, item_vectors)
+            mask = bidirectional_mask(attention_mask)
         # before interests are discovered the first place is read: a softmax over nothing has no value
         known = known | (~known.any(1, keepdim=True) & (torch.arange(known.shape[1], device=known.device) == 0))
         for block in self.blocks:
             states = block(states, mask, encoded, known[:, None, None, :])
+        if items.stacked and len(items.modalities) > 1:
+            of_text, of_image = states.unflatten(1, (2, -1)).unbind(1)
+            states = torch.where(present[:, 0, :, None], of_text, of_image)
         return BaseModelOutput(last_hidden_state=self.norm(states))
 
 

@@ -103,9 +103,17 @@ class ItemEmbeddings(nn.Module):
             ValueError: more columns than there are positions.
         """
         vectors = self.items(input_ids) if item_vectors is None else rows_of_tokens(input_ids, item_vectors)
+        return self.placed(vectors, attention_mask)
+
+    def placed(self, vectors: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors of items `(..., history, hidden_size)` at their positions, zero where the mask `(..., history)` is.
+
+        Raises:
+            ValueError: more columns than there are positions.
+        """
         states = vectors * self.scale
         if self.positions is not None:
-            length, longest = input_ids.shape[1], self.positions.num_embeddings
+            length, longest = vectors.shape[-2], self.positions.num_embeddings
             if length > longest:
                 raise ValueError(f"The input has {length} columns, the model reads {longest}: keep the last ones.")
             states = states + self.positions.weight[:length].flip(0)

@@ -74,18 +74,18 @@ def state_by_hand(model, history):
         interests = norm(interests + attend(interests, interests, block.attention), block.attention_norm)
         interests = feed(interests, block)
     interests = norm(interests, network.interest_norm)
-    vectors = []
-    for row in rows:
+    stacked, vectors = model.config.history_fusion == "stack", []
+    for place, row in zip(range(len(rows))[::-1], rows, strict=True):
+        own = 0 if items.ids is None else items.ids.weight[row + 1].double()
         parts = [
             linear(getattr(items, name)[row].double(), adapter)
             for number, (name, adapter) in enumerate(zip(items.modalities, items.adapters, strict=True))
             if items.present[row, number]
         ]
-        if items.ids is not None:
-            parts.append(items.ids.weight[row + 1].double())
-        vectors.append(sum(parts))
-    positions = network.embeddings.positions.weight.double()[: len(rows)].flip(0)
-    states = norm(torch.stack(vectors) + positions, network.embeddings.norm)
+        # a sum is one token; stacked, the text comes last here, so that the last state is that of the text if any
+        tokens = [part + own for part in parts[::-1]] if stacked else [sum(parts) + own]
+        vectors += [token + network.embeddings.positions.weight[place].double() for token in tokens]
+    states = norm(torch.stack(vectors), network.embeddings.norm)
     for block in network.blocks:
         states = norm(states + attend(states, states, block.items.attention), block.items.attention_norm)
         states = norm(states + attend(states, interests, block.reading), block.reading_norm)
@@ -93,10 +93,11 @@ def state_by_hand(model, history):
     return norm(states, network.norm)[-1]
 
 
+@pytest.mark.parametrize("history_fusion", ["add", "stack"])
 @pytest.mark.parametrize("transductive", [False, True])
 @torch.no_grad()
-def test_states_of_padded_batches_against_float64(transductive):
-    model = make_model(transductive=transductive)
+def test_states_of_padded_batches_against_float64(transductive, history_fusion):
+    model = make_model(transductive=transductive, history_fusion=history_fusion)
     found = model.user_states(HISTORIES).double()
     given = model.user_states(HISTORIES, item_vectors=model.item_vectors())
     torch.testing.assert_close(given.double(), found, rtol=1e-4, atol=1e-5)
@@ -252,10 +253,11 @@ def test_evaluation_is_deterministic_and_training_is_not():
     assert not torch.equal(model(HISTORIES, labels=LABELS).loss, model(HISTORIES, labels=LABELS).loss)
 
 
+@pytest.mark.parametrize("history_fusion", ["add", "stack"])
 @pytest.mark.parametrize("kind", [MISSRecForNextItem, MISSRecForPreTraining])
-def test_gradients_reach_every_parameter(kind):
-    transductive = kind is MISSRecForNextItem
-    model = make_model(kind, hidden_dropout=0.0, attention_dropout=0.0, transductive=transductive).train()
+def test_gradients_reach_every_parameter(kind, history_fusion):
+    transductive, none = kind is MISSRecForNextItem, {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    model = make_model(kind, history_fusion=history_fusion, transductive=transductive, **none).train()
     more = {} if transductive else {"augmented_ids": HISTORIES[:, 1:]}
     model(HISTORIES, labels=LABELS, **more).loss.backward()
     for key, parameter in model.named_parameters():
@@ -334,8 +336,15 @@ def test_the_tasks_of_pre_training_against_loops(duplicates):
 
 
 @torch.no_grad()
-def test_items_that_lost_words_keep_their_images_and_interests():
-    model = make_model(MISSRecForPreTraining)
+def test_stacked_texts_alone_are_what_their_sum_is():
+    one, other = (make_model(image_size=None, history_fusion=each) for each in ("add", "stack"))
+    assert torch.equal(one.user_states(HISTORIES), other.user_states(HISTORIES))
+
+
+@pytest.mark.parametrize("history_fusion", ["add", "stack"])
+@torch.no_grad()
+def test_items_that_lost_words_keep_their_images_and_interests(history_fusion):
+    model = make_model(MISSRecForPreTraining, history_fusion=history_fusion)
     other = torch.randn(2, 6)
     augmented = HISTORIES.clone()
     augmented[0, 2], augmented[1, 0] = NUM_ITEMS + 1, NUM_ITEMS + 2  # item 3, which has no image, and item 1

@@ -254,6 +254,8 @@ def run(
     # what it is compared with, and an item-level one, read texts too
     reads_text = has_text(arguments) or (at_item_level and item_level.content)
     embeddings.check(inputs_of(arguments.model) + (("text",) if reads_text else ()))
+    if arguments.model in SEQUENTIAL:
+        sequential.architecture(SEQUENTIAL[arguments.model].config_class)  # what it lacks is known before the work
     trainings = (sequential_training, tokenizer_training, recommender_training, item_level_training)
     check_output(arguments, ["results.json", "recommender"], STAGES, trainings, ("train-baseline", told))
     if arguments.dry_run:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor
 from transformers import AutoConfig, set_seed
 
@@ -327,7 +328,7 @@ class SequentialArguments:
     max_history: int = field(default=20, metadata={"help": "Last items of a history that the model reads."})
     own: list[str] = field(
         default_factory=list,
-        metadata={"help": "What one method alone has, as alpha=0.5 of BSARec's configuration."},
+        metadata={"help": "What one method alone has, as alpha=0.5 of BSARec's or fusion=mean of MISSRec's."},
     )
     freeze_encoder: bool = field(
         default=True, metadata={"help": "Leave the encoder of a pre-trained model and its positions as they are."}
@@ -351,19 +352,30 @@ class SequentialArguments:
         """The arguments of a configuration among these that are given.
 
         Raises:
-            ForeignArgument: `own` names what the configuration has not, or is not `name=number`.
+            ForeignArgument: `own` names what the configuration has not, is not `name=value`, or is of another type.
         """
         known = {each.name for each in fields(config_class)}
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name in known}
         for each in self.own:
             name, _, value = each.partition("=")
             if name not in known:
-                raise ForeignArgument(f"{config_class.__name__} has no {name!r}; give name=number, got {each!r}.")
+                raise ForeignArgument(f"{config_class.__name__} has no {name!r}; give name=value, got {each!r}.")
+            if not value:
+                raise ForeignArgument(f"own: give name=value, as alpha=0.5 or fusion=mean, got {each!r}.")
+            given[name] = _plain(value)
             try:
-                given[name] = int(value) if value.lstrip("-").isdigit() else float(value)
-            except ValueError:
-                raise ForeignArgument(f"own: give name=number, as alpha=0.5, got {each!r}.") from None
+                setattr(config_class(), name, given[name])
+            except StrictDataclassFieldValidationError as error:
+                raise ForeignArgument(f"own: {each} of {config_class.__name__}: {error.__cause__}.") from error
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _plain(value: str) -> int | float | bool | str:
+    """A value of the command line: a number, true or false, else the word."""
+    try:
+        return int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        return {"true": True, "false": False}.get(value, value)
 
 
 def new_sequential(

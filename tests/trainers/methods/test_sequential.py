@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import MISSRecForNextItem
+from modeling_utgrec import MISSRecConfig, MISSRecForNextItem, S3RecConfig
 from trainers.data.interactions import Interactions
 from trainers.data.item_attributes import ItemAttributes
 from trainers.methods.item_tables import Content, ItemTables
@@ -64,9 +64,22 @@ def test_variants_and_arguments():
     arguments = SequentialArguments(hidden_dropout=0.1, own=["alpha=0.25", "num_low_frequencies=3"])
     config = new_sequential("bsarec", 5, arguments, 0).config
     assert (config.hidden_dropout, config.alpha, config.num_low_frequencies) == (0.1, 0.25, 3)
-    for own, said in ((["alpha=0.5"], "SASRecConfig has no 'alpha'"), (["num_layers=two"], "give name=number")):
+    own = SequentialArguments(own=["fusion=mean", "history_fusion=stack", "initializer_range=1e-2"])
+    assert own.architecture(MISSRecConfig) == {
+        "max_history": 20,
+        "fusion": "mean",
+        "history_fusion": "stack",
+        "initializer_range": 0.01,
+    }
+    assert SequentialArguments(own=["two_sigmoids=true"]).architecture(S3RecConfig)["two_sigmoids"] is True
+    for given, said in (
+        ("alpha=0.5", "SASRecConfig has no 'alpha'"),
+        ("num_layers", "give name=value"),
+        ("num_layers=two", "num_layers=two of SASRecConfig: .*expected int"),
+        ("loss=mse", r"loss=mse of SASRecConfig: .*'ce'"),
+    ):
         with pytest.raises(ForeignArgument, match=said):
-            new_sequential("sasrec", 5, SequentialArguments(own=own), 0)
+            new_sequential("sasrec", 5, SequentialArguments(own=[given]), 0)
 
 
 def test_it_learns_from_the_training_part_alone(domains, tmp_path):
