@@ -13,6 +13,7 @@ _RUN = uuid.uuid4().hex[:6]  # a container that starts anew gives its processes 
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 _OWNED = re.compile(
     rf"\.(?P<name>.+)\.(?P<state>[a-z]+)-{_HOST}-(?P<pid>\d+)-(?P<run>[0-9a-f]{{6}})[0-9a-f]{{6}}(\.tmp)?"
+    r"(\.stamping\.tmp)?"  # weights that were about to get their fingerprint, see `stamp_file`
 )
 # What safetensors, polars and torch say, in errors of their own, where the disk is full or broken.
 _OF_THE_DISK = re.compile(r"I/?O error|\(os error \d+\)|iostream error|inline_container|PytorchStreamWriter")

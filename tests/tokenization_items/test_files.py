@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from hub_cards import files as hub_files
 from modeling_utgrec.checkpoint_fingerprint import check_file as files_check
+from modeling_utgrec.checkpoint_fingerprint import stamp_file
 from tokenization_items import files
 from tokenization_items.files import (
     append_lines,
@@ -192,6 +194,14 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path, monkeypatch):
     dead = left_by_a_dead_process(monkeypatch, tmp_path / "out", "unfinished")
     (dead / "deep").mkdir(parents=True)
     left_by_a_dead_process(monkeypatch, tmp_path / "a.json", "unfinished", ".tmp").write_text("half")
+    weights = left_by_a_dead_process(monkeypatch, tmp_path / "b.safetensors", "unfinished", ".tmp")
+    written = []
+    with monkeypatch.context() as patch:  # killed while the fingerprint was written
+        patch.setattr(Path, "unlink", lambda path, **_: written.append(path))
+        patch.setattr(os, "replace", lambda *_: None)
+        save_file({"x": np.zeros(2)}, weights)
+        stamp_file(weights)
+    assert written[0].exists() and written[0].parent == tmp_path
     replaced = left_by_a_dead_process(monkeypatch, tmp_path / "model", "replaced")
     replaced.mkdir()
     (replaced / "a.txt").write_text("the only copy")
