@@ -57,10 +57,10 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
         write_codes (`bool`, *optional*):
             Whether codes are predicted by embeddings, the same after every prefix; with `node_content` the two add up.
             By default as `read_codes`. The depth head reads embeddings of the codes so far either way.
-        start_from_content (`bool`, *optional*, defaults to `False`):
-            With `node_content`, a new network ranks as the likeness of the history's last item: its residual layers
-            start at zero, and what projects content as a rotation onto `hidden_size` dimensions. Otherwise they start
-            at random, and likeness has to be learnt.
+        node_counts (`bool`, *optional*, defaults to `False`):
+            With `node_content`: whether a code's logit begins with the logarithm of the number of items below. The
+            probability of an item is then what its own content makes it, level by level as in one softmax over all
+            items; without, an item among many of its prefix begins as a less likely one.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
             One matrix for codes read and predicted. With two the deeper levels learn faster.
         horizon (`int`, *optional*, defaults to 10):
@@ -117,7 +117,7 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
     node_content: bool | None = None
     read_codes: bool | None = None
     write_codes: bool | None = None
-    start_from_content: bool = False
+    node_counts: bool = False
     tie_word_embeddings: bool = False
     horizon: int = 10
     normalize_over: str | None = None
@@ -192,8 +192,8 @@ class ItemLevelConfig(CodeLevels, CheckedConfig, PreTrainedConfig):
         """Part of `@strict`-powered validation. Checks that items can be read and codes be predicted."""
         if self.node_content and self.content_size is None:
             raise ValueError("`node_content` is of content vectors: set `content_size`, or leave it off.")
-        if self.start_from_content and not self.node_content:
-            raise ValueError("`start_from_content` is of nodes' content: turn `node_content` on, or leave it off.")
+        if self.node_counts and not self.node_content:
+            raise ValueError("`node_counts` are of nodes' content: turn `node_content` on, or leave them off.")
         if self.node_content and self.normalize_over != "items":
             raise ValueError("`node_content` is of nodes that exist: it needs `normalize_over='items'`.")
         if not self.read_codes and self.content_size is None:

@@ -110,6 +110,8 @@ class DepthHeadPrediction:
         else:
             products = child_products(written, vectors, edges, exists.sum(dim=-1))
         products = products * self.node_scales[level]
+        if self._counts_nodes(level):
+            products = products + edges_of_level.log_counts_of(edges)
         size = edges_of_level.size
         logits = products.new_full((*nodes.shape, size + 1), -torch.inf)
         logits = logits.scatter_(-1, codes.masked_fill_(~exists, size), products)[..., :size]
@@ -267,7 +269,15 @@ class DepthHeadPrediction:
         vectors = self._project_unit(content[edges]) * self.node_scales[level]
         if weight is not None:
             vectors = vectors + F.embedding(codes, weight)
-        return vectors, _picked(bias, codes)
+        biases = _picked(bias, codes)
+        if self._counts_nodes(level):
+            biases = biases + edges_of_level.counts[edges].float().log()
+        return vectors, biases
+
+    def _counts_nodes(self, level: int) -> bool:
+        """Whether logits of a level have the logarithm of the nodes' numbers of items; of the last, it is 0."""
+        assert self.config.num_levels is not None
+        return self.config.node_counts and level < self.config.num_levels - 1
 
 
 def _picked(values: Tensor, places: Tensor) -> Tensor:

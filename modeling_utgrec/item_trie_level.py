@@ -188,10 +188,14 @@ class TrieLevel:
             is no child.
         """
         if self.table is None:
-            return taken(self.counts, self.edges_of_children(nodes)).float().log_()
+            return self.log_counts_of(self.edges_of_children(nodes))
         if self._log_counts is None:
             self._log_counts = self.spread(self.counts.float().log_())
         return self.of_nodes(self._log_counts, nodes)
+
+    def log_counts_of(self, edges: Tensor) -> Tensor:
+        """Logarithm of the number of items below edges."""
+        return taken(self.counts, edges).float().log_()
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of the edges `(edges,)` of a dense level as a table `(nodes, K)`, 0 where there is no edge."""

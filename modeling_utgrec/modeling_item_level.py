@@ -166,8 +166,6 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         embeddings = [getattr(self, name, None) for name in ("content_projection", "lm_head")]
         if isinstance(module, nn.Linear) and module not in embeddings:
             init.uniform_(module.weight, -(module.in_features**-0.5), module.in_features**-0.5)
-        if self.config.start_from_content:
-            self._start_from_content(module)
         if module is getattr(self, "residuals", None):  # an item begins as one that is not known
             init.zeros_(module.weight)
         if module is self and not self.config.write_codes:
@@ -175,16 +173,40 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         if module is self and self.config.node_content:
             init.ones_(self.node_scales)
 
-    def _start_from_content(self, module: nn.Module) -> None:
-        """Of a module that is about to begin: residual layers add nothing yet, and projections keep likeness."""
-        outers: list[nn.Module] = [each.outer for each in self.modules() if isinstance(each, ResidualLayer)]
-        outers += [block.attention.output for block in self.blocks if isinstance(block, ItemLevelBlock)]
-        if any(module is each for each in outers):
-            assert isinstance(module, nn.Linear)
-            init.zeros_(module.weight)
-        if module is self.content_projection:
-            weight = self.content_projection.weight
-            init.orthogonal_(weight, gain=max(1.0, (weight.shape[1] / weight.shape[0]) ** 0.5))
+    @torch.no_grad()
+    def start_from_content(self) -> None:
+        """
+        Makes of a new model one that ranks items by their likeness to the history, its last item and the mean of all
+        alike. The projection becomes the principal components of the catalogue's content, the first block's attention
+        the mean, and residual layers add nothing yet. To be called after `set_catalogue`, before training; a model
+        that starts at random has to learn what likeness is.
+
+        Raises:
+            ValueError: without `config.node_content` or a catalogue.
+        """
+        if not self._catalogues:
+            raise ValueError(
+                "A start from content is that of a catalogue: set `node_content` and call `set_catalogue` before."
+            )
+        width = self.config.hidden_size
+        vectors = torch.cat([contents[-1] for _, contents in self._catalogues]).to(self.device)
+        components = torch.linalg.eigh(vectors.double().T @ vectors.double()).eigenvectors[:, -width:].T
+        # turned at random: a layer norm takes all dimensions for alike
+        turn = nn.init.orthogonal_(torch.empty(width, width, device=self.device))[:, : len(components)]
+        weight = turn.double() @ components
+        weight /= (vectors.double() @ weight.T).norm(dim=1).mean()
+        self.content_projection.weight.copy_(weight)
+        for layer in self.modules():
+            if isinstance(layer, ResidualLayer):
+                layer.outer.weight.zero_()
+        for block in self.blocks:
+            assert isinstance(block, ItemLevelBlock)
+            block.attention.output.weight.zero_()
+        attention = self.blocks[0].attention  # type: ignore[union-attr]
+        attention.query.weight.zero_()
+        nn.init.eye_(attention.value.weight)
+        # a layer norm gives vectors of the length sqrt(width)
+        nn.init.eye_(attention.output.weight).mul_(width**-0.5)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens if self.config.read_codes else self.depth_head.codes

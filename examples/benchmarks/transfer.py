@@ -107,7 +107,7 @@ class TransferArguments:
         default=False, metadata={"help": "These tokenizers read each domain's embeddings without their mean."}
     )
     start_from_content: bool = field(
-        default=False, metadata={"help": "New networks begin as the likeness of the last item, not at random."}
+        default=True, metadata={"help": "New networks begin as the likeness to the history, not at random."}
     )
     train_users: list[float] = field(
         default_factory=lambda: [0.01, 0.1, 1.0],

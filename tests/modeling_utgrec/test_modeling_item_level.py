@@ -657,34 +657,75 @@ def test_the_order_of_the_catalogue_does_not_matter(assert_same_ranking):
 
 
 @pytest.mark.parametrize("width", [8, 64])  # below and above that of the content
-def test_a_network_may_start_as_the_likeness_of_the_last_item(tmp_path, width):
-    def correlation(**config):
-        torch.manual_seed(0)
-        sizes = {"hidden_size": width, "level_sizes": [40], "content_size": 24, "depth_layers": 2}
-        model = ItemLevelForCausalLM(ItemLevelConfig(**sizes, **config)).eval()
-        trie = ItemTrie(torch.arange(40)[:, None], [40], [2], content=torch.randn(40, 24))
-        model.set_catalogue(trie)
-        with torch.no_grad():
-            scores = model.score_items(torch.tensor([[9, 30, 5]]), None, trie, torch.arange(40)[None])[0]
-        unit = torch.nn.functional.normalize(trie.content - trie.content.mean(0), dim=1)
-        return model, torch.corrcoef(torch.stack([scores, unit @ unit[3]]))[0, 1].item()
+def test_a_network_may_start_as_the_likeness_to_the_history(tmp_path, width):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "level_sizes": [4, 10], "content_size": 24, "depth_layers": 2, "node_counts": True}
+    model = ItemLevelForCausalLM(ItemLevelConfig(**sizes)).eval()
+    codes = torch.stack([torch.arange(40) // 10, torch.arange(40) % 10], dim=1)
+    trie = ItemTrie(codes, [4, 10], [2, 6], content=torch.randn(40, 24) * torch.arange(1, 25).sqrt() + 1)
+    model.set_catalogue(trie)
+    unit = torch.nn.functional.normalize(trie.content - trie.content.mean(0), dim=1)
+    history = codes[[7, 28, 3]].add(torch.tensor([2, 6])).view(1, -1)
 
-    model, found = correlation(start_from_content=True)
-    assert found > (0.98 if width == 64 else 0.5) and found > correlation()[1] + 0.2
-    labels = torch.tensor([[30, 5, 7]])
-    model(torch.tensor([[9, 30, 5]]), content=torch.randn(1, 3, 24), labels=labels).loss.backward()
-    outers = [value for name, value in model.named_parameters() if name.endswith(("outer.weight", "output.weight"))]
-    assert len(outers) == 6 and not any(each.any() for each in outers)
+    def state():
+        with torch.no_grad():
+            return model(history, content=trie.content[None, [7, 28, 3]]).last_hidden_state[0, -1]
+
+    def correlation():
+        kept = model.content_projection(unit) if width == 8 else unit
+        liked = kept @ (kept[3] / kept[3].norm() + (kept / kept.norm(dim=1, keepdim=True))[[7, 28, 3]].mean(0))
+        return torch.corrcoef(torch.stack([model.content_projection(unit) @ state(), liked]))[0, 1].item()
+
+    before = correlation()
+    model.start_from_content()
+    assert correlation() > 0.97 and correlation() > before + 0.1
+    # no projection onto so many dimensions keeps more of what the items differ by
+    kept = torch.linalg.svdvals(model.content_projection(unit).detach())[:width]
+    most = torch.linalg.svdvals(unit)[:width]
+    torch.testing.assert_close(kept[:24] / kept.norm(), most / most.norm(), rtol=1e-3, atol=1e-4)
+    labels = codes[[28, 3, 9]].add(torch.tensor([2, 6])).view(1, -1)
+    model(history, content=torch.randn(1, 3, 24), labels=labels).loss.backward()
+    outers = [value for name, value in model.named_parameters() if name.endswith("outer.weight")]
+    assert len(outers) == 4 and not any(each.any() for each in outers)
     assert all(each.grad.any() for each in outers), "they start at zero and do not stay there"
+    assert model.blocks[0].attention.query.weight.grad.any()
     torch.nn.init.normal_(model.blocks[0].feed_forward.outer.weight)
     model.save_pretrained(tmp_path)
     loaded = ItemLevelForCausalLM.from_pretrained(tmp_path)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-def test_starting_from_content_needs_it():
-    with pytest.raises(StrictDataclassClassValidationError, match="`start_from_content` is of nodes' content"):
-        ItemLevelConfig(start_from_content=True)
+def test_starting_from_content_needs_a_catalogue():
+    for model in (ItemLevelForCausalLM(ItemLevelConfig(content_size=4)), ItemLevelForCausalLM(ItemLevelConfig())):
+        with pytest.raises(ValueError, match="call `set_catalogue` before"):
+            model.start_from_content()
+    with pytest.raises(StrictDataclassClassValidationError, match="`node_counts` are of nodes' content"):
+        ItemLevelConfig(node_counts=True)
+
+
+@pytest.mark.parametrize("write_codes", [False, True])
+def test_with_node_counts_equal_items_are_equally_likely(write_codes):
+    """Whatever the tree; without, an item alone with its first code is as likely as ten that share theirs."""
+    torch.manual_seed(0)
+    codes = torch.tensor([[0, row] for row in range(10)] + [[1, 0], [2, 1], [2, 2]])
+    trie = ItemTrie(codes, [4, 10], [2, 6], content=torch.randn(1, 5).expand(13, 5))
+    history = torch.tensor([[2, 6, 3, 6]])
+    for counts in (True, False):
+        config = {"hidden_size": 8, "level_sizes": [4, 10], "content_size": 5, "node_counts": counts}
+        model = ItemLevelForCausalLM(ItemLevelConfig(**config, write_codes=write_codes)).eval()
+        if write_codes:
+            torch.nn.init.zeros_(model.lm_head.weight)
+            torch.nn.init.zeros_(model.lm_head.bias)
+        model.set_catalogue(trie)
+        with torch.no_grad():
+            found = model.score_items(history, None, trie, torch.arange(13)[None])[0].exp()
+            labels = trie.codes[[0, 10]].add(torch.tensor([2, 6])).view(1, -1)
+            losses = model(history, content=trie.content[None, :2], labels=labels).level_losses.sum()
+        expected = torch.full((13,), 1 / 13) if counts else torch.tensor([1 / 30] * 10 + [1 / 3] + [1 / 6] * 2)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(losses, -expected[[0, 10]].log().mean())
+        ranked = model.recommend(history, torch.ones_like(history), trie, num_items=13, num_beams=13)
+        torch.testing.assert_close(ranked.scores.exp()[0].sort().values, expected.sort().values)
 
 
 def test_losses_of_several_domains_are_each_over_its_own_items(float32_tolerance):

@@ -43,9 +43,13 @@ class ItemLevelArguments:
     write_codes: bool | None = field(
         default=None, metadata={"help": "Predict codes by embeddings, too; default: without node_content."}
     )
-    start_from_content: bool = field(
-        default=False,
-        metadata={"help": "With node_content: begin as the likeness of the last item, not at random."},
+    node_counts: bool | None = field(
+        default=None,
+        metadata={"help": "Let codes begin as likely as they have items; default: with node_content."},
+    )
+    start_from_content: bool | None = field(
+        default=None,
+        metadata={"help": "Begin as the likeness to the history's items, not at random; default: with node_content."},
     )
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and predicted."})
     normalize_over: str = field(
@@ -59,7 +63,9 @@ class ItemLevelArguments:
 
     def __post_init__(self) -> None:
         """Raises the configuration's error for what no recommender can be, before semantic IDs are made."""
-        ItemLevelConfig(content_size=1 if self.content else None, **architecture(self))
+        config = ItemLevelConfig(content_size=1 if self.content else None, **architecture(self))
+        if self.start_from_content and not config.node_content:
+            raise ValueError("`start_from_content` is of nodes' content: turn `node_content` on, or leave it off.")
 
 
 @dataclass
@@ -91,7 +97,11 @@ ARCHITECTURE = {each.name for each in fields(ItemLevelArguments)} & {each.name f
 
 def architecture(arguments: ItemLevelArguments) -> dict[str, Any]:
     """The configuration's values among the arguments."""
-    return {name: getattr(arguments, name) for name in ARCHITECTURE}
+    values = {name: getattr(arguments, name) for name in ARCHITECTURE}
+    if values["node_counts"] is None:
+        wanted = arguments.content if arguments.node_content is None else arguments.node_content
+        values["node_counts"] = wanted and arguments.normalize_over != "vocabulary"
+    return values
 
 
 def set_item_content(index: ItemIndex, item_ids: Sequence[str], vectors: np.ndarray, encoder: str | None) -> None:
@@ -149,4 +159,6 @@ def new_item_level(
     set_seed(seed)
     recommender = ItemLevelForCausalLM(config)
     recommender.set_catalogue(tokenizer.trie if trie is None else trie, domains)
+    if config.node_content if arguments.start_from_content is None else arguments.start_from_content:
+        recommender.start_from_content()
     return recommender
