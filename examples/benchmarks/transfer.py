@@ -183,7 +183,7 @@ class Case:
         words = [self.name]
         words += ["seen"] if self.arguments.tokenizer_on == "all" else []
         words += ["centred"] if self.arguments.centre_domains else []
-        words += ["start"] if self.arguments.start_from_content else []
+        words += ["likeness"] if self.arguments.start_from_content else []
         return "-".join(words)
 
     @property

@@ -31,7 +31,7 @@ def test_broken_disks_of_an_embedding(killer, data, ways):
 @pytest.mark.parametrize("model", ["sasrec", "tiger", "tiger-item-level"])
 def test_many_broken_disks_of_trainings(killer, data, ways, model):
     flags = () if model == "sasrec" else ("--text_encoder", "tf-idf")
-    assert_survived(killer.try_disks(training(killer, data, model, *flags), DISKS, ways), DISKS // 4)
+    assert_survived(killer.try_disks(training(killer, data, model, *flags), DISKS, ways), max(1, DISKS // 10))
 
 
 @pytest.mark.slow
@@ -45,10 +45,10 @@ def test_many_broken_disks(killer, data, recommender, ways, name):
         "tokenize": lambda: tokenizing(1),
         "quickstart": lambda: quick_start(killer),
     }
-    assert_survived(killer.try_disks(commands[name](), DISKS, ways), DISKS // 4)
+    assert_survived(killer.try_disks(commands[name](), DISKS, ways), max(1, DISKS // 10))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["utgrec", "recbase"])
 def test_many_broken_disks_of_pre_training(killer, data, ways, model):
-    assert_survived(killer.try_disks(pretraining(killer, data, model), DISKS, ways), DISKS // 4)
+    assert_survived(killer.try_disks(pretraining(killer, data, model), DISKS, ways), max(1, DISKS // 10))

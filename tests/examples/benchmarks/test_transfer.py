@@ -61,7 +61,7 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     lines = [json.loads(line) for line in (tmp_path / "transfer.jsonl").read_text().splitlines()]
     kinds = ["linear", "memory"]
     for start in ("from scratch", "pre-trained"):
-        kinds += [f"rq-kmeans-item-level, {start}", f"rq-kmeans-item-level, {start} with memory"]
+        kinds += [f"rq-kmeans-likeness-item-level, {start}{end}" for end in ("", " with memory")]
     found = [(line["train_users"], line["model"]) for line in lines]
     assert found == [(share, kind) for share in (0.2, 1.0) for kind in kinds]
     for line in lines:
@@ -77,7 +77,7 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     assert few[0]["seed"] == 3 and every[0]["seed"] == 0  # which users there are goes by the seed
     assert few[0]["ndcg@10"] != every[0]["ndcg@10"]
     assert "### c, 20% of the users" in shown and "### c, 100% of the users" in shown
-    pre = tmp_path / "work" / "c" / "rq-kmeans-steps-6-seed-3"
+    pre = tmp_path / "work" / "c" / "rq-kmeans-likeness-steps-6-seed-3"
     assert sorted(each.name for each in (pre / "items").iterdir()) == ["a", "b", "c"]
     again = run(monkeypatch, capsys, *flags, "--train_users", 0.2, 1, "--seeds", 3, "--learning_rates", 0.005, 0.001)
     assert "done before" in again and len((tmp_path / "transfer.jsonl").read_text().splitlines()) == len(lines)
@@ -86,7 +86,10 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     run(monkeypatch, capsys, *flags, *more, "--codes", f"theirs={tmp_path}/work/{{target}}/{pre.name}")
     run(monkeypatch, capsys, *flags, *more, "--tokenizer_on", "all", "--centre_domains", "true")
     models = {json.loads(line)["model"] for line in (tmp_path / "transfer.jsonl").read_text().splitlines()}
-    assert {"theirs-item-level, pre-trained", "rq-kmeans-seen-centred-item-level, from scratch"} <= models
+    assert {
+        "theirs-likeness-item-level, pre-trained",
+        "rq-kmeans-seen-centred-likeness-item-level, from scratch",
+    } <= models
 
 
 @pytest.mark.parametrize(
