@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
 
 from hub_cards.values import Evaluation, ModelCardValues
 from trainers.data.interactions import Interactions
@@ -224,6 +225,17 @@ class RankingTrainer(HubTrainer):
             self._tests.append(self.state.log_history[-1])
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
+        """As transformers' method; with `eval_on_start` the weights before the first step may be the best ones, too:
+        a training never ends with worse ones, on validation, than it began with."""
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        starts = self.args.eval_on_start and not self.state.global_step
+        if starts and self.args.load_best_model_at_end and self._determine_best_metric(metrics, trial):
+            self._save_checkpoint(self.model_wrapped, trial)
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-0"
+            self.state.best_model_checkpoint = str(folder)
         return metrics
 
     def _evaluate_domain(self, data: Any, part: Literal["validation", "test"]) -> dict[str, float]:

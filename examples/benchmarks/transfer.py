@@ -25,7 +25,8 @@ Rules, fixed before any test item is looked at:
    without a better NDCG@10, and each of `--learning_rates`, of which the one with the best validation is kept. What
    pre-training took is beside it (`pretraining_processor_seconds`); the one from scratch is given no more in its
    place, since its patience ends it.
-2. The weights that are kept are those with the best validation NDCG@10, seen items kept.
+2. The weights that are kept are those with the best validation NDCG@10, seen items kept, the first step's start among
+   them.
 3. Both read the same codes and the same content, and both give items of the domain embeddings of their own.
 4. Each is judged alone and with a memory of the same users' interactions, chosen walk-forward; beside them the linear
    ranker and the memory alone, of the same users.
@@ -328,7 +329,7 @@ def limits_of(case: Case, setting: Setting, learning_rate: float) -> dict[str, A
     """Steps and validations of a training on the target."""
     arguments = case.arguments
     by_steps = {"eval_strategy": "steps", "save_strategy": "steps"}
-    by_steps |= {"eval_steps": arguments.eval_steps, "save_steps": arguments.eval_steps}
+    by_steps |= {"eval_steps": arguments.eval_steps, "save_steps": arguments.eval_steps, "eval_on_start": True}
     return validation_of(setting) | by_steps | {"max_steps": arguments.steps, "learning_rate": learning_rate}
 
 

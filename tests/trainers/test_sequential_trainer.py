@@ -200,6 +200,30 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     assert_equal(weights(trainer.model), after_epoch[1])
 
 
+def test_weights_before_the_first_step_may_be_the_best(tmp_path):
+    better = make_trainer(tmp_path / "before", max_steps=40)
+    better.train()
+    start = weights(better.model)
+    saving = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, save_total_limit=2)
+    saving |= dict(load_best_model_at_end=True, max_steps=6, learning_rate=1.0)
+    kept = {}
+    for eval_on_start in (True, False):
+        model = make_model()
+        model.load_state_dict(start)
+        folder = tmp_path / f"after-{eval_on_start}"
+        trainer = make_trainer(folder, model, eval_on_start=eval_on_start, **saving)
+        trainer.train()
+        kept[eval_on_start] = trainer.state.best_metric
+        assert (trainer.state.best_global_step == 0) is eval_on_start
+        assert all(torch.equal(model.state_dict()[name], start[name]) for name in start) is eval_on_start
+        assert (folder / "checkpoint-0").is_dir() is eval_on_start and (folder / "checkpoint-6").is_dir()
+        # a run that goes on does not take its weights for the start's
+        trainer = make_trainer(folder, make_model(), eval_on_start=eval_on_start, **(saving | dict(max_steps=8)))
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-6"))
+        assert trainer.state.best_metric == kept[eval_on_start] and trainer.state.global_step == 8
+    assert kept[True] > kept[False]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_of_a_cpu(tmp_path, name):
     model = make_trainer(tmp_path, make_model(name, dropout=0.2), evaluation=False).model
