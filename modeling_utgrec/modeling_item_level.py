@@ -9,6 +9,7 @@ state and codes so far.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from .generation_mixin import ItemRecommendation
 from .item_trie import ItemTrie
 from .modeling_sequential import SelfAttention
 from .node_content import node_content, unit_vectors
+
+# Items whose content is taken in double precision at a time: bounds the memory of a large catalogue.
+ITEMS_AT_A_TIME = 16384
 
 
 @dataclass
@@ -189,20 +193,21 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
                 "A start from content is that of a catalogue: set `node_content` and call `set_catalogue` before."
             )
         width = self.config.hidden_size
-        vectors = torch.cat([contents[-1] for _, contents in self._catalogues]).to(self.device)
-        components = torch.linalg.eigh(vectors.double().T @ vectors.double()).eigenvectors[:, -width:].T
+        parts = [part for _, contents in self._catalogues for part in contents[-1].split(ITEMS_AT_A_TIME)]
+        products: Any = sum(part.double().T @ part.double() for part in parts)
+        components = torch.linalg.eigh(products).eigenvectors[:, -width:].T.to(self.device)
         # turned at random: a layer norm takes all dimensions for alike
         turn = nn.init.orthogonal_(torch.empty(width, width, device=self.device))[:, : len(components)]
         weight = turn.double() @ components
-        weight /= (vectors.double() @ weight.T).norm(dim=1).mean()
+        weight /= torch.cat([(part.to(weight) @ weight.T).norm(dim=1) for part in parts]).mean()
         self.content_projection.weight.copy_(weight)
         for layer in self.modules():
             if isinstance(layer, ResidualLayer):
                 layer.outer.weight.zero_()
-        for block in self.blocks:
-            assert isinstance(block, ItemLevelBlock)
-            block.attention.output.weight.zero_()
-        attention = self.blocks[0].attention  # type: ignore[union-attr]
+        attentions: list[Any] = [block.attention for block in self.blocks]
+        for attention in attentions:
+            attention.output.weight.zero_()
+        attention = attentions[0]
         attention.query.weight.zero_()
         nn.init.eye_(attention.value.weight)
         # a layer norm gives vectors of the length sqrt(width)
