@@ -70,14 +70,15 @@ from trainers.methods.runs import tokenize
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
-from trainers.rankers.nearest_items import NearestItems
+from trainers.rankers.nearest_items import NearestItems, Query
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.title_likelihood import TitleLikelihood
 
 HERE = Path(__file__).resolve().parent
 
-# centred: the mean of the history's embeddings, all without the mean of the domain's
-BASELINES = ("popularity", "nearest-items-last", "nearest-items-mean", "nearest-items-centred", "title-likelihood")
+# centred: the mean of the history's embeddings, all without the mean of the domain's; history: each of its items so
+NEAREST = tuple(f"nearest-items-{kind}" for kind in ("last", "mean", "centred", "history"))
+BASELINES = ("popularity", *NEAREST, "title-likelihood")
 SCRATCH = "scratch"
 NEAREST_CODES = "nearest-codes"
 MEMORY = "-with-memory"
@@ -262,7 +263,8 @@ def baseline(run: Run, arguments: BenchmarkArguments, flags: ZeroShotArguments) 
         embeddings = text_embeddings(run, arguments)
         if run.model == "nearest-items-centred":
             embeddings = embeddings - embeddings.mean(axis=0)
-        found = NearestItems(embeddings, "last" if run.model == "nearest-items-last" else "mean")
+        queries: dict[str, Query] = dict(zip(NEAREST, ("last", "mean", "mean", "history"), strict=True))
+        found = NearestItems(embeddings, queries[run.model])
     return zero_shot_model(found, domain.interactions, flags, batch_size=arguments.batch_size)
 
 

@@ -99,8 +99,9 @@ class EvaluationArguments:
     embeddings: str | None = field(
         default=None, metadata={"help": "Folder of embeddings, for `nearest-items` and `linear`."}
     )
-    query: Literal["last", "mean", "last+mean"] = field(
-        default="last", metadata={"help": "`nearest-items`: near to the last item, the history's mean, or both."}
+    query: Literal["last", "mean", "last+mean", "history"] = field(
+        default="last",
+        metadata={"help": "`nearest-items`: near to the last item, the history's mean, both, or any item of it."},
     )
     intervals: int = field(
         default=BOOTSTRAP_SAMPLES, metadata={"help": "Bootstrap samples of the 95 %% intervals; 0: none."}

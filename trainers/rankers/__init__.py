@@ -43,7 +43,7 @@ def load_ranker(
     embeddings: str | Path | None = None,
     texts: Sequence[str] | None = None,
     linear: LinearSettings | None = None,
-    query: Literal["last", "mean", "last+mean"] = "last",
+    query: Literal["last", "mean", "last+mean", "history"] = "last",
     items: str | Path | None = None,
     num_beams: int = 50,
     batch_size: int = 64,
