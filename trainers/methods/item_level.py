@@ -45,11 +45,16 @@ class ItemLevelArguments:
     )
     node_counts: bool | None = field(
         default=None,
-        metadata={"help": "Let codes begin as likely as they have items; default: with node_content."},
+        metadata={
+            "help": "Let codes begin as likely as they have items; default: where content alone is read and written."
+        },
     )
     start_from_content: bool | None = field(
         default=None,
-        metadata={"help": "Begin as the likeness to the history's items, not at random; default: with node_content."},
+        metadata={
+            "help": "Begin as the likeness to the history's items, not at random; default: where content alone is "
+            "read and written."
+        },
     )
     tie_word_embeddings: bool = field(default=False, metadata={"help": "One matrix for codes read and predicted."})
     normalize_over: str = field(
@@ -99,9 +104,16 @@ def architecture(arguments: ItemLevelArguments) -> dict[str, Any]:
     """The configuration's values among the arguments."""
     values = {name: getattr(arguments, name) for name in ARCHITECTURE}
     if values["node_counts"] is None:
-        wanted = arguments.content if arguments.node_content is None else arguments.node_content
-        values["node_counts"] = wanted and arguments.normalize_over != "vocabulary"
+        values["node_counts"] = False
+        values["node_counts"] = by_content_alone(
+            ItemLevelConfig(content_size=1 if arguments.content else None, **values)
+        )
     return values
+
+
+def by_content_alone(config: ItemLevelConfig) -> bool:
+    """Whether items are read, and codes predicted, by content and not by embeddings of codes."""
+    return bool(config.node_content) and not config.read_codes and not config.write_codes
 
 
 def set_item_content(index: ItemIndex, item_ids: Sequence[str], vectors: np.ndarray, encoder: str | None) -> None:
@@ -159,6 +171,6 @@ def new_item_level(
     set_seed(seed)
     recommender = ItemLevelForCausalLM(config)
     recommender.set_catalogue(tokenizer.trie if trie is None else trie, domains)
-    if config.node_content if arguments.start_from_content is None else arguments.start_from_content:
+    if by_content_alone(config) if arguments.start_from_content is None else arguments.start_from_content:
         recommender.start_from_content()
     return recommender

@@ -138,7 +138,7 @@ def as_pretrained(arguments: ItemLevelArguments, pretrained: str | Path) -> Item
     if not isinstance(config, ItemLevelConfig):
         raise ValueError(f"{pretrained} holds a {config.model_type}, no item-level recommender to start from.")
     values = {name: getattr(config, name) for name in ARCHITECTURE - OF_A_TRAINING}
-    return replace(arguments, content=config.content_size is not None, **values)
+    return replace(arguments, content=config.content_size is not None, start_from_content=False, **values)
 
 
 def start_from(recommender: ItemLevelForCausalLM, pretrained: str | Path) -> None:

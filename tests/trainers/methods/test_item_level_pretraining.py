@@ -123,6 +123,22 @@ def test_a_new_domain_starts_from_it(two, tmp_path, catalogue_of):
     assert not model.residuals.weight.any()
 
 
+def test_content_alone_starts_as_likeness(two):
+    _, tokenizers = two
+
+    def made(**arguments):
+        model = new_item_level(replace(ARGUMENTS, **arguments), tokenizers["a"], seed=0)
+        return model.config.node_counts, not model.blocks[0].feed_forward.outer.weight.any()
+
+    assert made() == (True, True)
+    for with_codes in ({"read_codes": True, "write_codes": True}, {"content": False}, {"node_content": False}):
+        assert made(**with_codes) == (False, False)
+    assert made(start_from_content=False) == (True, False) and made(node_counts=False) == (False, True)
+    assert made(read_codes=True, write_codes=True, start_from_content=True, node_counts=True) == (True, True)
+    with pytest.raises(ValueError, match="`start_from_content` is of nodes' content"):
+        ItemLevelArguments(content=False, start_from_content=True)
+
+
 def test_what_does_not_fit_is_named(two, tmp_path, catalogue_of, caplog):
     domains, tokenizers = two
     trainer = pretrain_item_level(domains, tokenizers, ARGUMENTS, training_in(tmp_path / "training", max_steps=1))
