@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
+from transformers.trainer_utils import speed_metrics
 
 from hub_cards.values import Evaluation, ModelCardValues
 from trainers.data.interactions import Interactions
@@ -234,8 +233,6 @@ class RankingTrainer(HubTrainer):
         starts = self.args.eval_on_start and not self.state.global_step
         if starts and self.args.load_best_model_at_end and self._determine_best_metric(metrics, trial):
             self._save_checkpoint(self.model_wrapped, trial)
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-0"
-            self.state.best_model_checkpoint = str(folder)
         return metrics
 
     def _evaluate_domain(self, data: Any, part: Literal["validation", "test"]) -> dict[str, float]:
