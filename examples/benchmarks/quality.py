@@ -88,7 +88,7 @@ from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, paired_test
 from trainers.evaluation.tables import CASES, SLICES, portable_command
 from trainers.methods.baselines import ItemEmbeddings
-from trainers.methods.sequential import SEQUENTIAL
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.sequential_pretraining import PRETRAINED
 from trainers.methods.utgrec import SECTIONS
 from trainers.rankers import Ranker, load_ranker

@@ -44,7 +44,8 @@ from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, TokenizedItems
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments
+from trainers.methods.sequential import SequentialArguments
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.sequential_pretraining import PRETRAINED
 from trainers.methods.utgrec import LevelLayout, NetworkArguments, RecommenderArguments, build_network
 from trainers.methods.utgrec import train_item_tokenizer as train_utgrec_tokenizer

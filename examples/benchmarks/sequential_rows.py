@@ -16,7 +16,7 @@ class SequentialRow:
     A sequential baseline and what of it is not as usual.
 
     Args:
-        method: of [`trainers.methods.sequential.SEQUENTIAL`].
+        method: of [`trainers.methods.sequential_methods.SEQUENTIAL`].
         arguments: of [`trainers.methods.sequential.SequentialArguments`].
         training: of [`trainers.sequential_trainer.SequentialTrainingArguments`].
         published: whose settings they are; None: the method's authors'.

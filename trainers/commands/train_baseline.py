@@ -70,7 +70,8 @@ from trainers.methods.plans import plan_generative_baseline, plan_item_level, pl
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, pretrained_folder
+from trainers.methods.sequential import SequentialArguments, pretrained_folder
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.shared_semantic_ids import semantic_ids_of_domain
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker

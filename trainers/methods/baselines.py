@@ -32,7 +32,8 @@ from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase import RecBaseArguments, new_recbase
 from trainers.methods.runs import last_checkpoint, place_training, train_recommender
 from trainers.methods.semantic_ids import REPORT_NAME, SEMANTIC_IDS, TokenizedItems, load_tokenized_items
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, train_sequential
+from trainers.methods.sequential import SequentialArguments, train_sequential
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.transition_embeddings import transition_embeddings
 from trainers.methods.utgrec import LevelLayout, RecommenderArguments, new_recommender
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments

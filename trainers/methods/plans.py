@@ -37,7 +37,8 @@ from trainers.methods.item_level import ItemLevelArguments
 from trainers.methods.recbase import RecBaseArguments, RecBaseTokenizerArguments, new_recbase
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, curriculum_passes
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, TokenizedItems
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
+from trainers.methods.sequential import SequentialArguments, new_sequential
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.sequential_pretraining import pretraining_windows
 from trainers.methods.utgrec import (
     NetworkArguments,

@@ -25,7 +25,7 @@ from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer
 from trainers.methods.baselines import semantic_ids_of
 from trainers.methods.semantic_ids import SEMANTIC_IDS, load_raw_codes
-from trainers.methods.sequential import SEQUENTIAL
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.rankers import load_ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker

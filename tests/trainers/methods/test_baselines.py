@@ -22,7 +22,8 @@ from trainers.methods.baselines import (
     make_semantic_ids,
 )
 from trainers.methods.semantic_ids import SEMANTIC_IDS
-from trainers.methods.sequential import SEQUENTIAL, SequentialArguments, new_sequential
+from trainers.methods.sequential import SequentialArguments, new_sequential
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.utgrec import RecommenderArguments
 from trainers.sequential_trainer import SequentialTrainingArguments
 

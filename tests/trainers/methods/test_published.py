@@ -14,7 +14,7 @@ from modeling_utgrec import (
 from trainers.methods import recbase, utgrec
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.semantic_ids import SEMANTIC_IDS
-from trainers.methods.sequential import SEQUENTIAL
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.recommender_trainer import RecommenderTrainingArguments
 
 

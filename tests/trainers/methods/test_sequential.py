@@ -11,13 +11,8 @@ from trainers.data.interactions import Interactions
 from trainers.data.item_attributes import ItemAttributes
 from trainers.methods.item_tables import Content, ItemTables
 from trainers.methods.published import ForeignArgument
-from trainers.methods.sequential import (
-    SEQUENTIAL,
-    SequentialArguments,
-    new_sequential,
-    published_mask_ratio,
-    train_sequential,
-)
+from trainers.methods.sequential import SequentialArguments, new_sequential, published_mask_ratio, train_sequential
+from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
