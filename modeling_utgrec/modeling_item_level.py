@@ -199,8 +199,9 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
         # turned at random: a layer norm takes all dimensions for alike
         turn = nn.init.orthogonal_(torch.empty(width, width, device=self.device))[:, : len(components)]
         weight = turn.double() @ components
-        weight /= torch.cat([(part.to(weight) @ weight.T).norm(dim=1) for part in parts]).mean()
-        self.content_projection.weight.copy_(weight)
+        length = torch.cat([(part.to(weight) @ weight.T).norm(dim=1) for part in parts]).mean()
+        if length > 0:  # else no item has content, or all have the same
+            self.content_projection.weight.copy_(weight / length)
         for layer in self.modules():
             if isinstance(layer, ResidualLayer):
                 layer.outer.weight.zero_()

@@ -695,6 +695,16 @@ def test_a_network_may_start_as_the_likeness_to_the_history(tmp_path, width):
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("content", [torch.zeros(12, 4), torch.ones(12, 4)])
+def test_without_content_a_start_is_finite(content):
+    codes = torch.arange(12)[:, None]
+    model = ItemLevelForCausalLM(ItemLevelConfig(hidden_size=8, level_sizes=[12], content_size=4)).eval()
+    model.set_catalogue(ItemTrie(codes, [12], [2], content=content))
+    model.start_from_content()
+    assert all(each.isfinite().all() for each in model.parameters())
+    assert model(codes[:3].T + 2, content=content[None, :3]).last_hidden_state.isfinite().all()
+
+
 def test_starting_from_content_needs_a_catalogue():
     for model in (ItemLevelForCausalLM(ItemLevelConfig(content_size=4)), ItemLevelForCausalLM(ItemLevelConfig())):
         with pytest.raises(ValueError, match="call `set_catalogue` before"):
