@@ -37,6 +37,7 @@ recommender: {{size: tiny, warm_start: true, hidden_size: 16, intermediate_size:
               num_attention_heads: 2, max_history: 5, per_device_train_batch_size: 32, {SAVING}}}
 """,
 }
+QUALITY = Path(__file__).parents[2] / "examples" / "benchmarks" / "quality.py"
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints" / "version_0_1"
 
 
@@ -51,6 +52,13 @@ def pretraining(killer: Killer, data: Path, model: str) -> Command:
     argv = ["pretrain", "--config", str(config), "--output_dir", "{out}", "--data"]
     argv += [str(data.parent / name) for name in PRETRAINING_DOMAINS]
     return Command(f"pretrain --model {model}", argv, again=["--resume"])
+
+
+def judging(killer: Killer, data: Path) -> Command:
+    """The quality table of two models, whose lines are appended to one file; what has lines is not made again."""
+    argv = [str(QUALITY), "--domains", str(data), "--models", "popularity", "linear", "s3-rec-scratch"]
+    argv += ["--text_encoder", "tf-idf", "--no_memory", "--max_history", "5", "--patience", "1"]
+    return Command("quality", [*argv, "--results", "{out}/quality.jsonl", "--work_dir", "{out}/work"])
 
 
 def preparing(killer: Killer) -> Command:

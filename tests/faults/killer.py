@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -51,7 +52,7 @@ class Command:
 
     Args:
         name (`str`): what it is called in the report.
-        argv (`Sequence[str]`): the command line of `utgrec`; `{out}` stands for the output folder.
+        argv (`Sequence[str]`): the command line of `utgrec`, or of a script; `{out}` stands for the output folder.
         again (`Sequence[str]`): flags of the runs after a kill.
         given (`Path`, *optional*): what the output folder holds before, for commands that change one in place.
         processes (`int`, *optional*, defaults to 1): that run it together, as torchrun starts them.
@@ -299,6 +300,14 @@ def _child(
     os.dup2(file, 2)
     from trainers.__main__ import main  # preloaded
 
+    def run() -> int | None:
+        if not argv[0].endswith(".py"):
+            return main(argv)
+        sys.argv = argv
+        sys.path.insert(0, str(Path(argv[0]).parent))
+        runpy.run_path(argv[0], run_name="__main__")
+        return 0
+
     torch.set_num_threads(1)
     parent = str(Path(output).parent)
 
@@ -321,7 +330,7 @@ def _child(
         disk.start(parent)
     sys.addaudithook(watch)
     try:
-        code = main(argv) or 0
+        code = run() or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1 if end.code else 0
         if end.code and not isinstance(end.code, int):

@@ -11,6 +11,7 @@ from .commands import (
     PRETRAINING,
     daily_update,
     embedding,
+    judging,
     preparing,
     pretraining,
     quick_start,
@@ -62,6 +63,11 @@ def test_many_kills_of_a_preparation(killer):
 @pytest.mark.slow
 def test_many_kills_of_an_embedding(killer, data):
     assert_survived(killer.try_kills(embedding(data), KILLS))
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_quality_table(killer, data):
+    assert_survived(killer.try_kills(judging(killer, data), KILLS))
 
 
 @pytest.mark.slow
