@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCardData
 
+from .edits import CardError
 from .formatting import known, metric_name
 from .schema import size_category
 from .space_files import APP_FILE
@@ -80,7 +81,10 @@ def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
         dataset_type = evaluation.dataset_id or re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-")
         dataset_type = dataset_type or "data"
         # The Hub's client groups results by these three and keeps the first name of a group, whatever the others say.
-        key = (dataset_type, evaluation.dataset_config, protocol.get("part"))
+        part = protocol.get("part")
+        if not isinstance(part, str | None):
+            raise CardError(f"The protocol's part of the evaluation on {evaluation.dataset!r} is no text: {part!r}.")
+        key = (dataset_type, evaluation.dataset_config, part)
         if names.setdefault(key, evaluation.dataset) != evaluation.dataset:
             raise ValueError(
                 f"{names[key]!r} and {evaluation.dataset!r} are both {dataset_type!r} in the card's metadata and "
@@ -92,7 +96,7 @@ def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
                 dataset_type=dataset_type,
                 dataset_name=evaluation.dataset,
                 dataset_config=evaluation.dataset_config,
-                dataset_split=protocol.get("part"),
+                dataset_split=part,
                 metric_type=metric,
                 metric_name=metric_name(metric),
                 metric_value=value,

@@ -35,6 +35,17 @@ def entry(**values):
     return lambda content: json.dumps(json.loads(content) | values).encode()
 
 
+def with_part(part):
+    """Values of a card whose evaluation has another part."""
+
+    def changed(content: bytes) -> bytes:
+        values = json.loads(content)
+        values["evaluations"][0]["protocol"] = {"part": part}
+        return json.dumps(values).encode()
+
+    return changed
+
+
 def bytes_of(content):
     return lambda _: content
 
@@ -73,6 +84,9 @@ CASES = [
     ("configuration", "config.json", entry(num_layers=10**6), "configuration: .*num_layers is 1000000"),
     ("configuration", "config.json", entry(format_version=99), "configuration: .*format version"),
     ("configuration", "generation_config.json", entry(max_new_tokens=-1), "configuration: .*max_new_tokens"),
+    ("card", "card_values.json", with_part(["test"]), "part of the evaluation on .* is no text: .'test'."),
+    ("quick start", "recommender.json", entry(rules={"deny": None}), "deny is a list of item ids, got None"),
+    ("quick start", "recommender.json", entry(rules={"allow": 3}), "recommender.json: .*int"),
     ("sequences", "sequences.jsonl", bytes_of(b"[" * 9999), "sequences.jsonl cannot be read: line 1"),
     ("interactions, jsonl", "interactions.jsonl", bytes_of(b"{" + b"[" * 9999), "interactions.jsonl cannot be read"),
 ]

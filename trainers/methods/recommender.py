@@ -78,7 +78,7 @@ class RecommendationRules:
     def __post_init__(self) -> None:
         for name in ("deny", "allow"):
             value = getattr(self, name)
-            if isinstance(value, str):
+            if isinstance(value, str) or (name == "deny" and value is None):
                 raise TypeError(f"{name} is a list of item ids, got {value!r}.")
             object.__setattr__(self, name, None if value is None else tuple(value))
 
