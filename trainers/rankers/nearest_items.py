@@ -31,11 +31,11 @@ class LikenessScorer:
 
     def encode(self, histories: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows int64 `[B, H]`, the last item first, and the logarithms of their weights, -inf where there is none."""
-        longest = max(1, max(map(len, histories), default=1))
-        rows, weights = torch.zeros(len(histories), longest, dtype=torch.long), torch.zeros(len(histories), longest)
-        for user, history in enumerate(histories):
-            rows[user, : len(history)] = torch.from_numpy(np.asarray(history, np.int64)[::-1].copy())
-            weights[user, : len(history)] = torch.arange(1, len(history) + 1) ** -DECAY
+        newest = [torch.from_numpy(np.array(history[::-1], np.int64)) for history in histories]
+        rows = torch.nn.utils.rnn.pad_sequence([*newest, torch.zeros(1, dtype=torch.long)], batch_first=True)[:-1]
+        places = torch.arange(1, rows.shape[1] + 1)
+        there = places <= torch.tensor([len(history) for history in histories])[:, None]
+        weights = places**-DECAY * there
         return rows, (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)).log()
 
     def scores(self, users: tuple[torch.Tensor, torch.Tensor], items: slice) -> torch.Tensor:
