@@ -143,7 +143,7 @@ class QualityArguments:
         metadata={"help": "NAME=FOLDER of `utgrec pretrain --model NAME`, for the rows NAME...-pretrained."},
     )
     bf16: bool = field(
-        default=False, metadata={"help": "Train sequential models in bfloat16; a line's details say so."}
+        default=False, metadata={"help": "Train recommenders in bfloat16; a line's details say so."}
     )
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
@@ -414,9 +414,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     else:
         words += ["--models", model]
     words += ["--seeds", str(run["seed"])]
-    words += (
-        ["--bf16", "true"] if arguments.bf16 and model.removesuffix(PRETRAINED_ROW) in {*SEQUENTIAL, *ROWS} else []
-    )
+    words += ["--bf16", "true"] if arguments.bf16 and model not in FLOORS else []
     for given in arguments.pretrained if model.endswith(PRETRAINED_ROW) else []:
         name, _, folder = given.partition("=")
         words += ["--pretrained", f"{name}={Path(folder).name}"] if name == family(model) else []

@@ -79,7 +79,7 @@ class Setting:
         recommender, training: the T5 of every generative model; all models read the last `training.max_history` items.
         pretraining: folders of domains that UTGRec is pre-trained on in its ablations.
         pretrained: folders of `utgrec pretrain`, by the names of sequential models.
-        bf16: train sequential models in bfloat16.
+        bf16: train recommenders in bfloat16.
     """
 
     domain: Domain
@@ -120,7 +120,7 @@ class TrainedRanker:
 def sequential(name: str, setting: Setting) -> TrainedRanker:
     """A sequential baseline, of another dropout if one is given, pre-trained, or one of [`sequential_rows.ROWS`]."""
     row = ROWS.get(name, SequentialRow(name.removesuffix(PRETRAINED_ROW)))
-    facts: dict[str, Any] = {"bf16": True} if setting.bf16 else {}
+    facts: dict[str, Any] = {}
     start = None
     if name.endswith(PRETRAINED_ROW):
         start, facts["pretrained_on"] = pretrained_on(setting, row.method)
@@ -230,7 +230,8 @@ def item_level_on(
 
 def recommender_training(setting: Setting) -> tuple[RecommenderTrainingArguments, RecommenderArguments]:
     """The recommender's training, evaluated after each epoch, and its arguments."""
-    training = dataclasses.replace(setting.training, **_evaluated_each_epoch())
+    bf16 = setting.bf16 or setting.training.bf16
+    training = dataclasses.replace(setting.training, **_evaluated_each_epoch(), bf16=bf16)
     place_training(training, setting.folder / "checkpoints", setting.seed)
     return training, dataclasses.replace(setting.recommender, early_stopping_patience=setting.patience)
 
@@ -358,7 +359,7 @@ def generative_ranker(setting, model, tokenizer, trainer, description, raw_codes
 def validation_of(setting: Setting) -> dict[str, Any]:
     """What the trainings of all generative recommenders have in common."""
     of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
-    return {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch()
+    return {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch() | {"bf16": setting.bf16}
 
 
 def _evaluated_each_epoch() -> dict[str, Any]:
@@ -373,7 +374,8 @@ def _evaluated_each_epoch() -> dict[str, Any]:
 
 def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
     """How a training went."""
-    return {
+    precision = {"bf16": True} if trainer.args.bf16 else {}
+    return precision | {
         "epochs": round(trainer.state.epoch or 0, 2),
         "best_validation_ndcg@10": trainer.state.best_metric,
         "learning_rate": trainer.args.learning_rate,
