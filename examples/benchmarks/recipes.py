@@ -359,7 +359,8 @@ def generative_ranker(setting, model, tokenizer, trainer, description, raw_codes
 def validation_of(setting: Setting) -> dict[str, Any]:
     """What the trainings of all generative recommenders have in common."""
     of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
-    return {each: getattr(setting.training, each) for each in of_all} | _evaluated_each_epoch() | {"bf16": setting.bf16}
+    values = {each: getattr(setting.training, each) for each in of_all}
+    return values | _evaluated_each_epoch() | {"bf16": setting.bf16}
 
 
 def _evaluated_each_epoch() -> dict[str, Any]:
