@@ -142,9 +142,7 @@ class QualityArguments:
         default_factory=list,
         metadata={"help": "NAME=FOLDER of `utgrec pretrain --model NAME`, for the rows NAME...-pretrained."},
     )
-    bf16: bool = field(
-        default=False, metadata={"help": "Train recommenders in bfloat16; a line's details say so."}
-    )
+    bf16: bool = field(default=False, metadata={"help": "Train recommenders in bfloat16; a line's details say so."})
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Hub id or folder of the text encoder, or tf-idf."},
