@@ -1,11 +1,11 @@
 """Pre-training of the item-level recommender on several domains, and where one of a new domain starts from it.
 
 What is learnt there is of no domain: how content vectors are projected and compared, what codes say, how a history is
-read. Left out is what belongs to single items, embeddings of their own, and to a catalogue, the mean of its content:
-every domain's vectors are read without their own mean, in pre-training as in fine-tuning. The domains share the item
-tokenizer, so a code means the same in all of them. The loss of a target is over the items of its domain, which are
-those that there are in recommending: over all domains' items the network learns above all to tell domains apart, and
-of one that it has not seen all items look alike.
+read. Left out is what belongs to single items, embeddings of their own, and to a catalogue: how popular its codes are,
+their biases, and the mean of its content, without which every domain's vectors are read, in pre-training as in
+fine-tuning. The domains share the item tokenizer, so a code means the same in all of them. The loss of a target is
+over the items of its domain, which are those that there are in recommending: over all domains' items the network
+learns above all to tell domains apart, and of one that it has not seen all items look alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trainers.recommender_trainer import RecommenderTrainer, RecommenderTraining
 logger = logging.getLogger(__name__)
 
 # Weights and buffers of a domain's items, which a recommender of another one does not take.
-OF_A_DOMAIN = ("content_mean", "residual_keys", "residuals.weight")
+OF_A_DOMAIN = ("content_mean", "residual_keys", "residuals.weight", "code_biases", "lm_head.bias")
 # Settings of a fine-tuning, not of what was pre-trained.
 OF_A_TRAINING = {"hidden_dropout", "attention_dropout", "residual_dropout"}
 MUST_AGREE = ("level_sizes", "level_offsets", "content_size", "max_history")
@@ -143,7 +143,8 @@ def as_pretrained(arguments: ItemLevelArguments, pretrained: str | Path) -> Item
 
 def start_from(recommender: ItemLevelForCausalLM, pretrained: str | Path) -> None:
     """
-    Gives a new recommender the weights of a pre-trained one; embeddings of single items stay as they are.
+    Gives a new recommender the weights of a pre-trained one; embeddings of single items and the codes' biases stay as
+    they are.
 
     Args:
         recommender ([`ItemLevelForCausalLM`]): made with the arguments of [`as_pretrained`], with its catalogue.

@@ -121,6 +121,8 @@ def test_a_new_domain_starts_from_it(two, tmp_path, catalogue_of):
         assert torch.equal(before[name], after[name])
     assert torch.allclose(model.content_mean, tokenizer.trie.content.float().mean(0), atol=1e-3)
     assert not model.residuals.weight.any()
+    # how popular codes are is of a domain
+    assert trainer.model.code_biases.abs().max() > 0 and not model.code_biases.any()
 
 
 def test_content_alone_starts_as_likeness(two):
