@@ -230,8 +230,7 @@ def item_level_on(
 
 def recommender_training(setting: Setting) -> tuple[RecommenderTrainingArguments, RecommenderArguments]:
     """The recommender's training, evaluated after each epoch, and its arguments."""
-    bf16 = setting.bf16 or setting.training.bf16
-    training = dataclasses.replace(setting.training, **_evaluated_each_epoch(), bf16=bf16)
+    training = dataclasses.replace(setting.training, **validation_of(setting))
     place_training(training, setting.folder / "checkpoints", setting.seed)
     return training, dataclasses.replace(setting.recommender, early_stopping_patience=setting.patience)
 
@@ -360,7 +359,7 @@ def validation_of(setting: Setting) -> dict[str, Any]:
     """What the trainings of all generative recommenders have in common."""
     of_all = ("max_history", "num_beams", "max_eval_users", "disable_tqdm")
     values = {each: getattr(setting.training, each) for each in of_all}
-    return values | _evaluated_each_epoch() | {"bf16": setting.bf16}
+    return values | _evaluated_each_epoch() | {"bf16": setting.bf16 or setting.training.bf16}
 
 
 def _evaluated_each_epoch() -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Does it transfer? Item-level recommenders of a domain, from scratch and pre-trained on other domains, with all of
-its users and with few; on codes of an item tokenizer that has not seen the domain. A line of JSON for each run.
+"""Does it transfer? Recommenders of a domain, from scratch and pre-trained on other domains, with all of its users and
+with few; on codes of an item tokenizer that has not seen the domain. A line of JSON for each run.
 
 Copy and paste:
 
@@ -9,13 +9,13 @@ python examples/benchmarks/transfer.py --domains data/office data/beauty data/fi
     --targets office beauty films --codes rq-kmeans tiger letter --seeds 0 1 2
 # UTGRec's codes: a tokenizer pre-trained without the target, whose `utgrec pretrain --stage tokenize` had all domains
 python examples/benchmarks/transfer.py --domains data/office data/beauty data/sports --targets office \
-    --codes utgrec=runs/utgrec-without-{target}
+    --codes utgrec=runs/utgrec-without-{target}    # and with --network t5, the paper's
 # the table of what was measured so far
 python examples/benchmarks/transfer.py --table_only
 ```
 
 For each target, codes and seed the recommender is pre-trained on the training parts of all other domains
-(`--pretraining_steps`), as `utgrec pretrain --model item-level` does it. Then, for each share of the target's users,
+(`--pretraining_steps`), as `utgrec pretrain` does it. Then, for each share of the target's users,
 one from scratch and one that starts from it are trained on the same users, whose training interactions are all that
 either reads of the domain; validation and test are those of all users.
 
@@ -27,7 +27,8 @@ Rules, fixed before any test item is looked at:
    place, since its patience ends it.
 2. The weights that are kept are those with the best validation NDCG@10, seen items kept, the first step's start among
    them.
-3. Both read the same codes and the same content, and both give items of the domain embeddings of their own.
+3. Both read the same codes. Item-level ones read the same content, too, and both give items of the domain embeddings
+   of their own; a T5's sizes and batches are those of `--recommender`, before and after.
 4. Each is judged alone and with a memory of the same users' interactions, chosen walk-forward; beside them the linear
    ranker and the memory alone, of the same users.
 
@@ -73,7 +74,7 @@ from trainers.evaluation.tables import CASES, portable_command
 from trainers.methods.baselines import GIVEN, ItemEmbeddings, train_generative_baseline
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.item_level_pretraining import pretrain_item_level, set_centred_content
-from trainers.methods.runs import place_training, save_recommender
+from trainers.methods.runs import place_training, save_recommender, train_recommender
 from trainers.methods.semantic_ids import TokenizedItems, given_semantic_ids
 from trainers.methods.shared_semantic_ids import (
     SHARED,
@@ -81,7 +82,8 @@ from trainers.methods.shared_semantic_ids import (
     semantic_ids_of_domain,
     shared_semantic_ids,
 )
-from trainers.methods.utgrec import SECTIONS
+from trainers.methods.utgrec import SECTIONS, RecommenderArguments, new_recommender
+from trainers.recommender_trainer import RecommenderTrainingArguments
 
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 FACTS = "pretraining.json"
@@ -104,11 +106,14 @@ class TransferArguments:
     tokenizer_on: Literal["others", "all"] = field(
         default="others", metadata={"help": "Whose texts tokenizers that are made here learn from."}
     )
+    network: Literal["item-level", "t5"] = field(
+        default="item-level", metadata={"help": "Which recommender, the item-level one or UTGRec's T5."}
+    )
     centre_domains: bool = field(
         default=False, metadata={"help": "These tokenizers read each domain's embeddings without their mean."}
     )
     start_from_content: bool = field(
-        default=True, metadata={"help": "New networks begin as the likeness to the history, not at random."}
+        default=True, metadata={"help": "New item-level networks begin as the likeness to the history, not at random."}
     )
     train_users: list[float] = field(
         default_factory=lambda: [0.01, 0.1, 1.0],
@@ -179,17 +184,21 @@ class Case:
         return self.codes.partition("=")[0]
 
     @property
+    def is_item_level(self) -> bool:
+        return self.arguments.network == "item-level"
+
+    @property
     def label(self) -> str:
         """The codes, and what they were made with beside the defaults."""
         words = [self.name]
         words += ["seen"] if self.arguments.tokenizer_on == "all" else []
         words += ["centred"] if self.arguments.centre_domains else []
-        words += ["likeness"] if self.arguments.start_from_content else []
+        words += ["likeness"] if self.is_item_level and self.arguments.start_from_content else []
         return "-".join(words)
 
     @property
     def folder(self) -> Path:
-        words = [self.label]
+        words = [self.label] if self.is_item_level else [self.label, self.arguments.network]
         words += [f"temperature-{self.arguments.domain_temperature:g}"] * (self.arguments.domain_temperature != 1)
         words += [f"steps-{self.arguments.pretraining_steps}", f"seed-{self.seed}"]
         return Path(self.arguments.work_dir) / self.target.name / "-".join(words)
@@ -208,7 +217,7 @@ class Case:
         own |= {"history": self.arguments.max_history, "start": start}
         if start is not None:
             own |= {"codes": self.name, "tokenizer_on": self.arguments.tokenizer_on, "steps": self.arguments.steps}
-            own |= {"start_from_content": self.arguments.start_from_content}
+            own |= {"start_from_content": self.is_item_level and self.arguments.start_from_content}
             own |= {"centre_domains": self.arguments.centre_domains, "sources": [each.name for each in self.sources]}
         if start == PRETRAINED:
             own |= {"pretraining_steps": self.arguments.pretraining_steps}
@@ -273,7 +282,7 @@ def run_case(case: Case, results: Path) -> None:
 
 def run_start(case: Case, domain: Domain, share: float, start_from: str, results: Path) -> None:
     """A recommender on some of the target's users, alone and with a memory."""
-    model = f"{case.label}-item-level, {start_from}"
+    model = f"{case.label}-{case.arguments.network}, {start_from}"
     run = case.key(model, start_from, share)
     remembered = run | {"model": f"{model}{WITH_MEMORY}"}
     if lines_of(run, results) and (lines_of(remembered, results) or not case.arguments.memory):
@@ -285,16 +294,12 @@ def run_start(case: Case, domain: Domain, share: float, start_from: str, results
     for rate in case.arguments.learning_rates:
         folder = case.folder / f"users-{share:g}" / f"{start_from.replace(' ', '-')}-{rate:g}"
         setting = case.setting(domain, folder)
-        training = ItemLevelTrainingArguments(str(folder), **limits_of(case, setting, rate), report_to=[])
-        place_training(training, folder / "checkpoints", case.seed)
+        training = training_of(case, setting, folder, **limits_of(case, setting, rate))
         baseline = train_generative_baseline(
             GIVEN,
             domain,
             items,
-            ItemLevelArguments(
-                early_stopping_patience=case.arguments.patience,
-                start_from_content=case.arguments.start_from_content,
-            ),
+            network_of(case, setting),
             training,
             pretrained=case.folder / RECOMMENDER if start_from == PRETRAINED else None,
         )
@@ -323,6 +328,24 @@ def run_start(case: Case, domain: Domain, share: float, start_from: str, results
     trained = with_memory(setting, trained)
     taken = since(start)
     judged(trained, setting, remembered, (seconds[0] + taken[0], seconds[1] + taken[1]), case, results)
+
+
+def network_of(case: Case, setting: Setting) -> ItemLevelArguments | RecommenderArguments:
+    """What a new recommender is made with."""
+    patience = {"early_stopping_patience": case.arguments.patience}
+    if case.is_item_level:
+        return ItemLevelArguments(**patience, start_from_content=case.arguments.start_from_content)
+    return replace(setting.recommender, **patience)
+
+
+def training_of(case: Case, setting: Setting, folder: Path, **values: Any) -> RecommenderTrainingArguments:
+    """A training's arguments; of a T5 those of its section, where `values` have no others."""
+    if case.is_item_level:
+        training: RecommenderTrainingArguments = ItemLevelTrainingArguments(str(folder), **values, report_to=[])
+    else:
+        training = replace(setting.training, **values)
+    place_training(training, folder / "checkpoints", case.seed)
+    return training
 
 
 def limits_of(case: Case, setting: Setting, learning_rate: float) -> dict[str, Any]:
@@ -361,39 +384,53 @@ def judged(
 def prepared(case: Case) -> tuple[TokenizedItems, dict[str, Any]]:
     """Semantic IDs of the target's items, with their content, and what a pre-training says of itself; made if they are
     not there."""
-    encoder = case.embeddings[case.target.name].text_encoder_fingerprint(fitted=True)
+    embeddings = case.embeddings[case.target.name]
     if not (case.folder / FACTS).is_file():
         start = clocks()
         tokenizers = shared_tokenizers(case)
-        tokenizer_seconds, start = since(start), clocks()
-        content = {each.name: case.embeddings[each.name].text_content for each in case.sources}
-        set_centred_content(case.sources, tokenizers, content, encoder)
-        setting = case.setting(case.target, case.folder)
-        training = ItemLevelTrainingArguments(
-            str(case.folder),
-            max_steps=case.arguments.pretraining_steps,
-            max_history=case.arguments.max_history,
-            domain_temperature=case.arguments.domain_temperature,
-            logging_steps=max(1, case.arguments.pretraining_steps // 20),
-            save_strategy="no",
-            use_cpu=validation_of(setting)["use_cpu"],
-            disable_tqdm=setting.training.disable_tqdm,
-            report_to=[],
-        )
-        place_training(training, case.folder / "checkpoints", case.seed)
-        arguments = ItemLevelArguments(start_from_content=case.arguments.start_from_content)
-        trainer = pretrain_item_level(case.sources, tokenizers, arguments, training)
-        save_recommender(trainer.model, None, case.folder / RECOMMENDER)
-        seconds = since(start)
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        facts = {"tokenizer_processor_seconds": round(tokenizer_seconds[1], 1)}
-        facts |= {"pretraining_processor_seconds": round(seconds[1], 1), "pretraining_loss": losses[-1]}
+        facts = {"tokenizer_processor_seconds": round(since(start)[1], 1)}
+        facts |= pretrain(case, tokenizers, semantic_ids_of_target(case, embeddings))
         write_json(case.folder / FACTS, facts)
-    facts = read_json_object(case.folder / FACTS)
-    embeddings = case.embeddings[case.target.name]
     items = semantic_ids_of_target(case, embeddings)
-    set_item_content(items.tokenizer.index, embeddings.item_ids, embeddings.text, encoder)
-    return items, facts
+    if case.is_item_level:
+        encoder = embeddings.text_encoder_fingerprint(fitted=True)
+        set_item_content(items.tokenizer.index, embeddings.item_ids, embeddings.text, encoder)
+    return items, read_json_object(case.folder / FACTS)
+
+
+def pretrain(case: Case, tokenizers: dict[str, UniversalItemTokenizer], items: TokenizedItems) -> dict[str, Any]:
+    """Pre-trains a recommender on the domains before the target, whose semantic IDs are `items`; what it says of
+    itself."""
+    start, setting = clocks(), case.setting(case.target, case.folder)
+    training = training_of(
+        case,
+        setting,
+        case.folder,
+        max_steps=case.arguments.pretraining_steps,
+        max_history=case.arguments.max_history,
+        domain_temperature=case.arguments.domain_temperature,
+        logging_steps=max(1, case.arguments.pretraining_steps // 20),
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        use_cpu=validation_of(setting)["use_cpu"],
+        disable_tqdm=setting.training.disable_tqdm,
+    )
+    arguments = network_of(case, setting)
+    if isinstance(arguments, ItemLevelArguments):
+        content = {each.name: case.embeddings[each.name].text_content for each in case.sources}
+        encoder = case.embeddings[case.target.name].text_encoder_fingerprint(fitted=True)
+        set_centred_content(case.sources, tokenizers, content, encoder)
+        arguments = replace(arguments, early_stopping_patience=None)
+        trainer = pretrain_item_level(case.sources, tokenizers, arguments, training)
+    else:
+        for tokenizer in (items.tokenizer, *tokenizers.values()):
+            tokenizer.max_history = training.max_history
+        model = new_recommender(arguments, items.tokenizer, items, case.seed)
+        trainer = train_recommender(model, case.sources, tokenizers, training)
+    save_recommender(trainer.model, None, case.folder / RECOMMENDER)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"pretraining_processor_seconds": round(since(start)[1], 1), "pretraining_loss": losses[-1]}
 
 
 def shared_tokenizers(case: Case) -> dict[str, UniversalItemTokenizer]:

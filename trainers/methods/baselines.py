@@ -36,6 +36,7 @@ from trainers.methods.sequential import SequentialArguments, train_sequential
 from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.methods.transition_embeddings import transition_embeddings
 from trainers.methods.utgrec import LevelLayout, RecommenderArguments, new_recommender
+from trainers.rankers.generative import load_model
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
@@ -323,19 +324,21 @@ def train_generative_baseline(
         tokenizer_training (*optional*): how the tokenizer was trained, for the description.
         minutes (`float`, *optional*): most time.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint.
-        pretrained (`str` or `Path`, *optional*): folder of an item-level recommender to start from, whose architecture
-            counts, see [`start_from`].
+        pretrained (`str` or `Path`, *optional*): folder of a recommender of this kind to start from, whose
+            architecture counts; of an item-level one see [`start_from`].
     """
     method = SEMANTIC_IDS.get(semantic_ids_of(name))
     items.tokenizer.max_history = training.max_history
     temperature = 1.0 if method is None else method.loss_temperature
-    if pretrained is not None:
-        assert isinstance(arguments, ItemLevelArguments)
+    if pretrained is None:
+        model = recommender_on(name, items.tokenizer, items, arguments, training.seed, temperature)
+    elif isinstance(arguments, ItemLevelArguments):
         arguments = as_pretrained(arguments, pretrained)
-    model = recommender_on(name, items.tokenizer, items, arguments, training.seed, temperature)
-    if pretrained is not None:
+        model = recommender_on(name, items.tokenizer, items, arguments, training.seed)
         assert isinstance(model, ItemLevelForCausalLM)
         start_from(model, pretrained)
+    else:
+        model = load_model(pretrained)
     trainer = train_recommender(
         model,
         [domain],

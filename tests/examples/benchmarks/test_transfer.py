@@ -85,11 +85,16 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     more = ["--train_users", 0.2, "--seeds", 3]
     run(monkeypatch, capsys, *flags, *more, "--codes", f"theirs={tmp_path}/work/{{target}}/{pre.name}")
     run(monkeypatch, capsys, *flags, *more, "--tokenizer_on", "all", "--centre_domains", "true")
-    models = {json.loads(line)["model"] for line in (tmp_path / "transfer.jsonl").read_text().splitlines()}
+    size = ["--recommender.d_model", 8, "--recommender.d_kv", 4, "--recommender.num_heads", 2, "--no_memory"]
+    run(monkeypatch, capsys, *flags, *more, "--network", "t5", *size)
+    lines = [json.loads(line) for line in (tmp_path / "transfer.jsonl").read_text().splitlines()]
     assert {
         "theirs-likeness-item-level, pre-trained",
         "rq-kmeans-seen-centred-likeness-item-level, from scratch",
-    } <= models
+        "rq-kmeans-t5, from scratch",
+    } <= {line["model"] for line in lines}
+    assert lines[-1]["model"] == "rq-kmeans-t5, pre-trained" and lines[-1]["parameters"] == lines[-2]["parameters"]
+    assert "--network t5" in lines[-1]["command"] and "d_model 8" in lines[-1]["command"]
 
 
 @pytest.mark.parametrize(
