@@ -272,7 +272,7 @@ def test_default_training_is_for_code_embeddings_that_start_small(tmp_path):
     args = ItemLevelTrainingArguments(str(tmp_path))
     assert (args.learning_rate, args.horizon, args.per_device_train_batch_size) == (5e-3, 10, 64)
     assert args.max_grad_norm == 0.33  # of a mean over three levels: 1 of their sum
-    assert json.loads(args.to_json_string())["num_train_epochs"] == 60
+    assert json.loads(args.to_json_string())["num_train_epochs"] == 30
 
 
 @pytest.mark.parametrize(
