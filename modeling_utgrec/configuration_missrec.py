@@ -23,7 +23,8 @@ class MISSRecConfig(ContentConfig):
             Whether items have learned embeddings of their ids beside their content.
         fusion (`str`, *optional*, defaults to `"dynamic"`):
             How an item's text and image score together: `"dynamic"`: weighed by a softmax of their cosines times a
-            trained number. `"mean"`: alike.
+            trained number, φ. `"dynamic_by_item"`: the same with a number for each item, its offset to the common one;
+            a pre-trained model hands on the common one. `"mean"`: alike.
         history_fusion (`str`, *optional*, defaults to `"add"`):
             How a history's text and image are read: `"add"`: their sum is an item's token. `"stack"`: each is a token
             of its own, at the item's position, if it is there, and the state of an item is that of its text, or of
@@ -61,7 +62,7 @@ class MISSRecConfig(ContentConfig):
     image_fingerprint: str | None = None
     num_interests: int = 1
     transductive: bool = False
-    fusion: Literal["dynamic", "mean"] = "dynamic"
+    fusion: Literal["dynamic", "dynamic_by_item", "mean"] = "dynamic"
     history_fusion: Literal["add", "stack"] = "add"
     interest_weight: float | int = 1e-4
     interest_regularization: Literal["cosine", "pooled"] = "cosine"

@@ -36,14 +36,17 @@ class Candidates(NamedTuple):
         vectors (`torch.FloatTensor` of shape `(items, modalities, hidden_size)`): of texts and images, of length 1.
         present (`torch.BoolTensor` of shape `(items, modalities)`): which of them there are.
         ids (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): embeddings of ids, of length 1.
+        offsets (`torch.FloatTensor` of shape `(items,)`, *optional*): what the items' own φ differ from the common
+            one by.
     """
 
     vectors: Tensor
     present: Tensor
     ids: Tensor | None = None
+    offsets: Tensor | None = None
 
     def rows(self, rows: Tensor | slice) -> "Candidates":
-        return Candidates(self.vectors[rows], self.present[rows], None if self.ids is None else self.ids[rows])
+        return Candidates(*(None if each is None else each[rows] for each in self))  # type: ignore[arg-type]
 
 
 def fused_scores(states: Tensor, candidates: Candidates, sharpness: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ def fused_scores(states: Tensor, candidates: Candidates, sharpness: Tensor) -> T
     Args:
         states (`torch.FloatTensor` of shape `(rows, hidden_size)`): of length 1.
         candidates ([`Candidates`]): the items.
-        sharpness (`torch.FloatTensor` of shape `()`): φ; 0 for the mean.
+        sharpness (`torch.FloatTensor` of shape `()`): φ; 0 for the mean. Items may have offsets to it.
 
     Returns:
         `torch.FloatTensor` of shape `(rows, items)`.
@@ -68,8 +71,9 @@ def fused_scores(states: Tensor, candidates: Candidates, sharpness: Tensor) -> T
     if len(cosines) == 1:
         fused = cosines[0]
     else:
+        own = sharpness if candidates.offsets is None else sharpness + candidates.offsets
         weights = [
-            (sharpness * each).masked_fill(~present, -torch.inf)
+            (own * each).masked_fill(~present, -torch.inf)
             for each, present in zip(cosines, candidates.present.unbind(-1), strict=True)
         ]
         shares = torch.stack(weights).softmax(0)
@@ -281,17 +285,20 @@ class MISSRecForNextItem(ContentForNextItem):
     def __init__(self, config: MISSRecConfig):
         super().__init__(config)
         self.sharpness = nn.Parameter(torch.zeros(())) if self._is_weighed else None
+        by_item = self._is_weighed and config.fusion == "dynamic_by_item" and config.num_items
+        self.sharpness_offsets = nn.Parameter(torch.zeros(config.num_items)) if by_item else None
         self.post_init()
 
     @property
     def _is_weighed(self) -> bool:
-        return self.config.fusion == "dynamic" and self.config.image_size is not None
+        return self.config.fusion != "mean" and self.config.image_size is not None
 
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        sharpness = getattr(self, "sharpness", None)
-        if module is self and sharpness is not None:
-            init.zeros_(sharpness)
+        for each in ("sharpness", "sharpness_offsets"):
+            weights = getattr(self, each, None)
+            if module is self and weights is not None:
+                init.zeros_(weights)
 
     @property
     def content_items(self) -> MISSRecItems:
@@ -299,13 +306,15 @@ class MISSRecForNextItem(ContentForNextItem):
 
     def candidates(self, rows: Tensor | None = None) -> Candidates:
         """Items as they are scored, by default all."""
-        items, ids = self.content_items, None
+        items, offsets = self.content_items, self.sharpness_offsets
+        ids: Tensor | None = None
         if items.ids is not None:
             ids = F.normalize(items.ids.weight[1:] if rows is None else items.ids(rows + 1), dim=-1)
         if rows is None:
-            return Candidates(items.of_all(self._unit_vectors), items.present, ids)
+            return Candidates(items.of_all(self._unit_vectors), items.present, ids, offsets)
         tables = [getattr(items, name)[rows] for name in items.tables]
-        return Candidates(self._unit_vectors(*tables), items.present[rows], ids)
+        own = None if offsets is None else offsets[rows]
+        return Candidates(self._unit_vectors(*tables), items.present[rows], ids, own)
 
     def _unit_vectors(self, *rows: Tensor) -> Tensor:
         return F.normalize(self.content_items.adapted(*rows), dim=-1)
@@ -448,7 +457,8 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         targets = last_labels(labels)
         excluded = same_targets(targets) if config.duplicates == "excluded" else None
         own = self.candidates(targets - 1)
-        others = Candidates(gathered(own.vectors), gathered(own.present.to(own.vectors.dtype)) > 0.5)
+        offsets = None if own.offsets is None else gathered(own.offsets)
+        others = Candidates(gathered(own.vectors), gathered(own.present.to(own.vectors.dtype)) > 0.5, None, offsets)
         scores = self.scores(self.scoring_states(states[:, -1]), others).float()
         loss = in_batch_cross_entropy(scores[None], excluded)
         loss = loss + config.interest_weight * self.interest_regularization(*interests)

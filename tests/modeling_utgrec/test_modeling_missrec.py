@@ -128,6 +128,36 @@ def test_the_fused_score_against_loops():
 
 
 @torch.no_grad()
+def test_items_with_a_sharpness_of_their_own():
+    model, common = make_model(fusion="dynamic_by_item"), make_model()
+    fresh = MISSRecForNextItem(MISSRecConfig(**TINY, fusion="dynamic_by_item"))
+    assert not fresh.sharpness_offsets.any() and common.sharpness_offsets is None
+    model.sharpness_offsets.zero_()
+    common.load_state_dict({name: each for name, each in model.state_dict().items() if name != "sharpness_offsets"})
+    states = model.user_states(HISTORIES)
+    assert torch.equal(model.scores(states, model.candidates()), common.scores(states, common.candidates()))
+    model.sharpness_offsets.copy_(torch.linspace(-2, 4, NUM_ITEMS))
+    found = model.scores(states, model.candidates())
+    for row in range(NUM_ITEMS):
+        common.sharpness.copy_(model.sharpness + model.sharpness_offsets[row])
+        expected = common.scores(states, common.candidates())[:, row]
+        torch.testing.assert_close(found[:, row], expected, rtol=1e-5, atol=1e-5)
+    rows = torch.tensor([4, 1])
+    torch.testing.assert_close(model.scores(states, model.candidates(rows)), found[:, rows])
+    torch.testing.assert_close(model.scores(states, model.candidates().rows(rows)), found[:, rows])
+
+
+def test_a_sharpness_of_their_own_is_trained_and_left_behind():
+    model = make_model(fusion="dynamic_by_item")
+    labels = torch.full_like(HISTORIES, -100)
+    labels[:, -1] = torch.arange(1, len(labels) + 1)
+    model(input_ids=HISTORIES, labels=labels).loss.backward()
+    assert model.sharpness_offsets.grad.abs().max() > 0
+    bare = model.without_items()
+    assert bare.sharpness_offsets is None and torch.equal(bare.sharpness, model.sharpness)
+
+
+@torch.no_grad()
 def test_a_missing_image_changes_no_score_of_the_text():
     """The authors' program scores a missing image by the adapter's bias, and adds that to what is read."""
     both = make_model()
@@ -159,7 +189,7 @@ def test_the_mean_is_where_the_sharpness_starts():
 
 @torch.no_grad()
 def test_a_part_of_the_items_at_a_time_gives_what_the_whole_gives(monkeypatch):
-    model = make_model(transductive=True)
+    model = make_model(transductive=True, fusion="dynamic_by_item")
     expected = (model.item_vectors(), *model.candidates(), *model.points())
     monkeypatch.setattr("modeling_utgrec.modeling_content.ITEMS_AT_A_TIME", 7)
     for found, each in zip((model.item_vectors(), *model.candidates(), *model.points()), expected, strict=True):

@@ -177,7 +177,7 @@ def pretrained_sequential(
     assert isinstance(model, SequentialForNextItem)
     # what a catalogue has of its own, and nothing else
     own = (*items.tables, "ids.weight", "present", "centroids", "interests")
-    allowed = {f"model.embeddings.items.{each}" for each in own}
+    allowed = {f"model.embeddings.items.{each}" for each in own} | {"sharpness_offsets"}
     if found["missing_keys"] - allowed:
         raise ForeignArgument(f"--pretrained {folder} lacks {', '.join(sorted(found['missing_keys'] - allowed))}.")
     model.train()
