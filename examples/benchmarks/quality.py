@@ -99,6 +99,7 @@ KS = (5, 10, 20)
 TESTED = ("recall@10", "ndcg@10")  # against the linear ranker
 LINEAR = "linear"
 WITH_MEMORY = " with memory"  # after the name of a trained row
+TUNED = ("dropout", "batch_size")  # flags that make rows of their own of sequential models
 # What makes a run: a row of a table and a seed.
 RUN = ("domain", "model", "seed", "history", "minutes")
 # What every line has, and what those of a network have beside it.
@@ -138,6 +139,12 @@ class QualityArguments:
         default=None,
         metadata={"help": "Dropout of the sequential models, a row of its own; default: each one's published."},
     )
+    batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows a step of the sequential models, a row of its own; default: 128, whatever the method."
+        },
+    )
     pretrained: list[str] = field(
         default_factory=list,
         metadata={"help": "NAME=FOLDER of `utgrec pretrain --model NAME`, for the rows NAME...-pretrained."},
@@ -173,6 +180,8 @@ def main(arguments: QualityArguments, *sections: Any) -> None:
         )
     if arguments.dropout is not None and not 0 <= arguments.dropout < 1:
         raise SystemExit(f"--dropout: at least 0 and below 1, got {arguments.dropout}.")
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise SystemExit(f"--batch_size: at least 1, got {arguments.batch_size}.")
     if arguments.max_history < 1 or (arguments.minutes is not None and arguments.minutes <= 0):
         raise SystemExit(
             f"--max_history and --minutes are above 0, got {arguments.max_history} and {arguments.minutes}."
@@ -211,8 +220,7 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
     """Trains and judges every model of the domain that has no lines yet."""
     for model in ABLATIONS if arguments.ablations else chosen(arguments.models):
         for seed in [0] if model in FLOORS else arguments.seeds:
-            tuned = arguments.dropout is not None and model in SEQUENTIAL
-            name = f"{model}-dropout-{arguments.dropout:g}" if tuned else model
+            name = model + "".join(f"{row_word(each)}{value:g}" for each, value in tuned(model, arguments))
             minutes = None if model in FLOORS else arguments.minutes
             run = dict(zip(RUN, (domain.name, name, seed, arguments.max_history, minutes), strict=True))
             setting = setting_of(domain, run, arguments, sections)
@@ -222,6 +230,19 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
                 print(f"{domain.name} {model}: left out, {reason}")
             except Exception:  # the other models are hours of work: go on with them
                 traceback.print_exc()
+
+
+def tuned(model: str, arguments: QualityArguments) -> list[tuple[str, float]]:
+    """What the flags say of a sequential model that makes it a row of its own."""
+    if model.removesuffix(PRETRAINED_ROW) not in SEQUENTIAL:
+        return []
+    given = [(each, getattr(arguments, each)) for each in TUNED]
+    return [(each, value) for each, value in given if value is not None]
+
+
+def row_word(flag: str) -> str:
+    """What stands before a flag's value in the name of a row."""
+    return f"-{flag.replace('_', '-')}-"
 
 
 def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments, sections: tuple) -> Setting:
@@ -240,7 +261,7 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
     pretrained = dict(each.split("=", 1) for each in arguments.pretrained)
-    more = (arguments.pretraining_domains, pretrained, arguments.bf16)
+    more = (arguments.pretraining_domains, pretrained, arguments.bf16, arguments.batch_size)
     return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more)
 
 
@@ -405,7 +426,10 @@ def versions() -> dict[str, Any]:
 
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
-    model, tuned, _ = run["model"].removesuffix(WITH_MEMORY).partition("-dropout-")
+    model = run["model"].removesuffix(WITH_MEMORY)
+    flags = [each for each in TUNED if row_word(each) in model]
+    for each in flags:
+        model = model.partition(row_word(each))[0]
     words = ["--domains", run["domain"]]
     if model in ABLATIONS:
         words += ["--ablations", "--pretraining_domains", *(Path(each).name for each in arguments.pretraining_domains)]
@@ -418,9 +442,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
         words += ["--pretrained", f"{name}={Path(folder).name}"] if name == family(model) else []
     for name, value in dataclasses.asdict(arguments).items():
         default = QualityArguments.__dataclass_fields__[name]
-        if name == "dropout" and not tuned:
-            continue
-        plain = ("max_history", "minutes", "patience", "dropout", "text_encoder", "image_encoder")
+        plain = ("max_history", "minutes", "patience", "text_encoder", "image_encoder", *flags)
         if name in plain and value != default.default:
             words += [f"--{name}", str(value)]
     of_section = False

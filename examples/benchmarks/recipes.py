@@ -80,6 +80,7 @@ class Setting:
         pretraining: folders of domains that UTGRec is pre-trained on in its ablations.
         pretrained: folders of `utgrec pretrain`, by the names of sequential models.
         bf16: train recommenders in bfloat16.
+        batch_size: rows a step of a sequential model; None: as many as for any.
     """
 
     domain: Domain
@@ -96,6 +97,7 @@ class Setting:
     pretraining: Sequence[str] = ()
     pretrained: Mapping[str, str] = field(default_factory=dict)
     bf16: bool = False
+    batch_size: int | None = None
 
 
 @dataclass
@@ -118,7 +120,8 @@ class TrainedRanker:
 
 
 def sequential(name: str, setting: Setting) -> TrainedRanker:
-    """A sequential baseline, of another dropout if one is given, pre-trained, or one of [`sequential_rows.ROWS`]."""
+    """A sequential baseline, of another dropout or batch if one is given, pre-trained, or one of
+    [`sequential_rows.ROWS`]."""
     row = ROWS.get(name, SequentialRow(name.removesuffix(PRETRAINED_ROW)))
     facts: dict[str, Any] = {}
     start = None
@@ -131,7 +134,8 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
         early_stopping_patience=setting.patience,
     )
     arguments = dataclasses.replace(arguments, **row.arguments)
-    training = sequential_training(setting.folder, setting.seed, bf16=setting.bf16, **row.training)
+    batch = {} if setting.batch_size is None else {"per_device_train_batch_size": setting.batch_size}
+    training = sequential_training(setting.folder, setting.seed, bf16=setting.bf16, **{**batch, **row.training})
     baseline = train_sequential_baseline(
         row.method,
         setting.domain,

@@ -128,17 +128,21 @@ def test_another_dropout_and_another_history_are_other_rows(domain, tmp_path, mo
         models,
         [*models[:3], "item-transitions", *models[3:], "--dropout", "0.25"],
         [*models[:2], "--no_memory", "--max_history", "3"],
+        [*models[:2], "--no_memory", "--dropout", "0.25", "--batch_size", "16"],
     ):
         run(monkeypatch, capsys, *flags, *more)
     lines = read(tmp_path)[::2]
-    names = ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions", "hstu"]
+    names = ["hstu", "popularity", "hstu-dropout-0.25", "item-transitions", "hstu", "hstu-dropout-0.25-batch-size-16"]
     assert [line["model"] for line in lines] == names
     assert lines[2]["architecture"]["hidden_dropout"] == lines[2]["architecture"]["attention_dropout"] == 0.25
     assert lines[2]["command"].endswith("--dropout 0.25 --text_encoder tf-idf")
     assert "dropout" not in lines[0]["command"] + lines[3]["command"] and lines[0]["ndcg@10"] != lines[2]["ndcg@10"]
-    assert [line["history"] for line in lines] == [20] * 4 + [3] and lines[4]["architecture"]["max_history"] == 3
+    assert lines[5]["details"]["batch_size"] == 16 and lines[0]["details"]["batch_size"] == 128
+    assert "--models hstu --seeds" in lines[5]["command"]
+    assert lines[5]["command"].endswith("--dropout 0.25 --batch_size 16 --text_encoder tf-idf")
+    assert [line["history"] for line in lines] == [20] * 4 + [3, 20] and lines[4]["architecture"]["max_history"] == 3
     assert lines[4]["max_history"] == 3 and "--max_history 3 --minutes 0.02" in lines[4]["command"]
-    for flag, value in (("--dropout", "1"), ("--max_history", "0"), ("--minutes", "0")):
+    for flag, value in (("--dropout", "1"), ("--max_history", "0"), ("--minutes", "0"), ("--batch_size", "0")):
         with pytest.raises(SystemExit, match=flag):
             run(monkeypatch, capsys, *flags, flag, value)
 
