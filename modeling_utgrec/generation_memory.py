@@ -39,14 +39,15 @@ class ItemSources(NamedTuple):
 
     The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: what `p_mem`
     has beside the remainder that every item gets, with m taken without trend and period, is given to transitions and
-    content in proportion to their positive terms of `m`, `d_i·a_j·B[j, i]` and `w_u·a_j·cos(j, i)`; the rest is
-    `unknown`.
+    content in proportion to their positive terms of `m`, `d_i·a_j·B[j, i]` and `w_u·a_j·cos(j, i)`, with a common
+    brand's `ζ·r_i·a_j`; the rest is `unknown`.
 
     Args:
         network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
         transitions (`torch.FloatTensor` of shape `(batch_size, num_items, history)`): of what followed each item of
             the history.
-        content (`torch.FloatTensor` of shape `(batch_size, num_items, history)`): of the likeness to each of them.
+        content (`torch.FloatTensor` of shape `(batch_size, num_items, history)`): of the likeness to each of them,
+            in content and brand.
         unknown (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the memory, for no reason.
         history_rows (`torch.LongTensor` of shape `(batch_size, history)`): those items, the latest last; -1 for none.
     """
@@ -138,6 +139,9 @@ class UserMemory:
         if content is not None:
             cosines = _cosines(content.vectors, histories, rows).to(self.dtype)
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
+        if memory.brands is not None and settings.brand_weight:
+            brands = (_brand_terms(memory, histories, rows) * _places(histories)[..., None]).sum(1).to(self.dtype)
+            self.scores += torch.where(known, brands, 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
             self.trends = settings.trend_weight * torch.where(known, taken(memory.trend, rows), 0).to(self.dtype)
@@ -311,6 +315,9 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
         ours, theirs = vectors[rows.clamp(min=0)].float(), vectors[histories.clamp(min=0)].float()
         content = (ours @ theirs.mT).clamp_(min=0) * _places(histories)[:, None]
         content *= content_weights(memory, histories)[:, None, None]
+    if memory.brands is not None and memory.settings.brand_weight:
+        brands = _brand_terms(memory, histories, rows.clamp(min=0)) * _places(histories)[..., None]
+        content += brands.mT
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
     explained = users.values_of(rows, users.scores - users.trends) / users.temperature
     reasoned = remembered * (log_expm1(explained) - log_weights(explained)).exp().float()
@@ -371,6 +378,14 @@ def _period_rates(periods: Tensor, rates: Tensor, last: Tensor, rows: Tensor) ->
     after = taken(periods, rows).long()
     found = rates[before.clamp(min=0), after.clamp(min=0)]
     return found.masked_fill((before < 0) | (after < 0), 0)
+
+
+def _brand_terms(memory: ItemMemory, histories: Tensor, rows: Tensor) -> Tensor:
+    """`ζ·r_i·[b_j = b_i]` of the items of histories `[B, H]` and items `rows` `[B, C]`, float32 `[B, H, C]`."""
+    assert memory.brands is not None and memory.rarity is not None
+    ours = memory.brands[histories.clamp(min=0)].masked_fill_(histories < 0, -1)
+    weights = memory.settings.brand_weight * taken(memory.rarity, rows)  # of an item without a brand 0
+    return (ours[..., None] == taken(memory.brands, rows)[:, None]) * weights[:, None]
 
 
 def _places(histories: Tensor) -> Tensor:

@@ -4,18 +4,19 @@ A generative recommender generalises over semantic IDs; what was seen is remembe
 al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
 linear model, SLIT (Choi et al., WWW 2021) with content,
 
-    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + δ·t_i + ε·R[p_u, p_i]
+    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + ζ·r_i·Σ_j a_j·[b_j = b_i] + δ·t_i + ε·R[p_u, p_i]
 
 over the items `j` of a user's history with weights `a_j` = 1/place from its end, and `w_u` = w·(1 + κ / (count of
 the last item + 1)). `t_i` is the item's trend, the log of its share among the latest interactions of the users to
 its share among all: demand drifts, and what is recommended comes after it. The histories end at different times, and
 each goes on with what is of its time: `p_i` is the item's period, one of [`PERIODS`] that are read from the order of
 the sequences alone, `p_u` that of the history's last item, and `R[p, q]` the log of how much likelier than chance
-period `q` follows period `p`. `d_i` = ((count of i + 1) / c)^-α takes from transitions to items that are popular
+period `q` follows period `p`. `b_i` is the item's brand, and `r_i` = log(n / items of the brand) / log n, for a brand
+that few items have says more. `d_i` = ((count of i + 1) / c)^-α takes from transitions to items that are popular
 with everybody; c is the count of a usual interaction's item, the geometric mean. Bytes an item are kept, whatever
 the size of the catalogue: of B the largest entries of each row, the items nearest in content, and content vectors. A
-user's candidates are the items in the rows of its history; of these the whole of the cosine, the trend and the
-period count, for the rows alone would take the content from all but the nearest. `generation_memory.py` mixes the
+user's candidates are the items in the rows of its history; of these the whole of the cosine, brand, trend and period
+count, for the rows alone would take the content from all but the nearest. `generation_memory.py` mixes the
 memory into the beam search.
 """
 
@@ -59,6 +60,7 @@ class MemorySettings:
         max_history (`int`, *optional*, defaults to 20): latest items of a history that are looked up.
         period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
         discount (`float`, *optional*, defaults to 0.0): α, by which popular items get less of the transitions.
+        brand_weight (`float`, *optional*, defaults to 0.0): ζ, the weight of a brand that the history has.
 
     Raises:
         ValueError: if a value is out of range or no finite number.
@@ -73,9 +75,10 @@ class MemorySettings:
     max_history: int = 20
     period_weight: float = 0.0
     discount: float = 0.0
+    brand_weight: float = 0.0
 
     def __post_init__(self):
-        weights = ("content_weight", "evidence", "trend_weight", "period_weight", "discount")
+        weights = ("content_weight", "evidence", "trend_weight", "period_weight", "discount", "brand_weight")
         for name in (*weights, "temperature", "mixing_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -148,10 +151,11 @@ class ItemMemory:
         recent (`torch.IntTensor` of shape `(num_items,)`, *optional*): latest interactions of the users by item: the
             last one counts 6, the one before 3, the third 2.
         periods ([`MemoryPeriods`], *optional*): the time that the items are of.
+        brands (`torch.LongTensor` of shape `(num_items,)`, *optional*): a number for each brand; -1 for none.
 
     Raises:
-        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content, trend
-            or periods have a weight and there are none.
+        ValueError: if shapes disagree, an item is outside of the catalogue, a number is not finite, or content, trend,
+            periods or brands have a weight and there are none.
     """
 
     def __init__(
@@ -163,6 +167,7 @@ class ItemMemory:
         content: MemoryContent | None = None,
         recent: Tensor | None = None,
         periods: MemoryPeriods | None = None,
+        brands: Tensor | None = None,
     ):
         self.transition_items, self.transition_weights = _checked_rows(transition_items, transition_weights)
         self.content = None if content is None else _checked_content(content, self.num_items)
@@ -171,6 +176,8 @@ class ItemMemory:
         self.trend = self._trend()
         self.usual_count = self._usual_count()
         self.periods = None if periods is None else _checked_periods(periods, self.num_items)
+        self.brands = None if brands is None else _checked_brands(brands, self.num_items)
+        self.rarity = self._rarity()
         self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
 
     def _checked_counts(self, name: str, counts: Tensor) -> Tensor:
@@ -188,6 +195,14 @@ class ItemMemory:
         counts = self.counts.double()
         recent = self.recent.double() * (counts.sum() / self.recent.sum().clamp(min=1))
         return ((recent + TREND_PRIOR) / (counts + TREND_PRIOR)).log().float()
+
+    def _rarity(self) -> Tensor | None:
+        """r of the items, float32 `(num_items,)`: of one without a brand 0."""
+        if self.brands is None:
+            return None
+        _, places, sizes = self.brands.unique(return_inverse=True, return_counts=True)
+        share = (self.num_items / sizes[places].double()).log() / math.log(max(self.num_items, 2))
+        return share.float().masked_fill(self.brands < 0, 0)
 
     def _usual_count(self) -> float:
         """c: of the items of all interactions, the geometric mean of their count and 1."""
@@ -209,6 +224,11 @@ class ItemMemory:
             raise ValueError(
                 f"period_weight is {settings.period_weight}, but the memory does not know the items' periods: build "
                 "it anew, or with period_weight 0."
+            )
+        if settings.brand_weight and self.brands is None:
+            raise ValueError(
+                f"brand_weight is {settings.brand_weight}, but the memory does not know the items' brands: build it "
+                "with them, or with brand_weight 0."
             )
         return settings
 
@@ -238,6 +258,7 @@ class ItemMemory:
             named |= zip(CONTENT_TENSORS, self.content, strict=True)
         if self.periods is not None:
             named |= zip(PERIOD_TENSORS, self.periods, strict=True)
+        named |= {} if self.brands is None else {"brands": self.brands}
         return named if self.recent is None else named | {"recent": self.recent}
 
     def to(self, device: torch.device | str) -> "ItemMemory":
@@ -308,9 +329,12 @@ class ItemMemory:
         selected.trend, selected.usual_count = selected._trend(), selected._usual_count()
         if self.periods is not None:
             selected.periods = self.periods._replace(periods=self.periods.periods[safe].masked_fill(~known, -1))
+        if self.brands is not None:
+            selected.brands = self.brands[safe].masked_fill(~known, -1)
+            selected.rarity = selected._rarity()
         return selected
 
-    def extend(self, num_new: int, content: Tensor | None = None) -> "ItemMemory":
+    def extend(self, num_new: int, content: Tensor | None = None, brands: Tensor | None = None) -> "ItemMemory":
         """
         The memory with further items behind those that there are: nothing followed them yet, they are of the last
         period, and their content makes them neighbours, both ways. What was kept of an item's neighbours gives way to
@@ -321,6 +345,8 @@ class ItemMemory:
             content (`torch.Tensor` of shape `(num_items + num_new, width)`, *optional*): content embeddings of all
                 items, from the encoder of the others; needed if and only if the memory has similar items. Of shape
                 `(num_new, width)`, those of the new items alone: of the others the kept vectors are taken.
+            brands (`torch.LongTensor` of shape `(num_new,)`, *optional*): of the new items, as the memory numbers
+                them; by default they have none. A memory without brands leaves them.
 
         Raises:
             ValueError: if content is missing or unexpected, of another width or not finite, or that of most items is
@@ -340,6 +366,10 @@ class ItemMemory:
             periods, rates = self.periods
             added = periods.new_full((num_new,), len(rates) - 1)
             extended.periods = MemoryPeriods(torch.cat((periods, added)), rates)
+        if self.brands is not None:
+            theirs = self.brands.new_full((num_new,), -1) if brands is None else _checked_brands(brands, num_new)
+            extended.brands = torch.cat((self.brands, theirs.to(self.device)))
+            extended.rarity = extended._rarity()
         if self.content is None:
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")
@@ -452,6 +482,15 @@ def _checked_periods(periods: MemoryPeriods, num_items: int) -> MemoryPeriods:
             f"of shape {tuple(items.shape)}."
         )
     return MemoryPeriods(items.to(torch.int8), rates.float())
+
+
+def _checked_brands(brands: Tensor, num_items: int) -> Tensor:
+    if brands.shape != (num_items,) or brands.is_floating_point() or (brands < -1).any():
+        raise ValueError(
+            f"brands of an item memory must be {num_items} whole numbers of at least -1, got {brands.dtype} of shape "
+            f"{tuple(brands.shape)}."
+        )
+    return brands.to(torch.int64)
 
 
 def _check_encoder(content: MemoryContent, unit: Tensor) -> None:

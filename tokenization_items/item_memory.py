@@ -28,6 +28,7 @@ _REQUIRED = {"transition_items": torch.int32, "transition_weights": torch.float1
 _CONTENT = dict(zip(CONTENT_TENSORS, (torch.int32, torch.float16, torch.float32, torch.float32), strict=True))
 _RECENT = {"recent": torch.int32}
 _PERIODS = dict(zip(PERIOD_TENSORS, (torch.int8, torch.float32), strict=True))
+_BRANDS = {"brands": torch.int64}
 _PAIRS = {"pair_offsets": torch.int64, "pair_items": torch.int32, "pair_counts": torch.int64}
 
 
@@ -122,6 +123,7 @@ class StoredMemory:
                 MemoryContent(*(tensors[name] for name in _CONTENT)) if "content" in tensors else None,
                 tensors.get("recent"),
                 MemoryPeriods(*(tensors[name] for name in _PERIODS)) if "periods" in tensors else None,
+                tensors.get("brands"),
             )
         except (ValueError, TypeError, RecursionError) as error:
             raise ItemMemoryError(f"{path}: {error}") from error
@@ -142,7 +144,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 
 def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], stated: str) -> None:
-    known = _REQUIRED | _CONTENT | _RECENT | _PERIODS | _PAIRS
+    known = _REQUIRED | _CONTENT | _RECENT | _PERIODS | _BRANDS | _PAIRS
     for group in (_CONTENT, _PERIODS, _PAIRS):
         if set(group) & set(tensors) and not set(group) <= set(tensors):
             raise ItemMemoryError(f"{path}: {sorted(group)} go together, found {sorted(tensors)}.")

@@ -99,6 +99,8 @@ KS = (5, 10, 20)
 TESTED = ("recall@10", "ndcg@10")  # against the linear ranker
 LINEAR = "linear"
 WITH_MEMORY = " with memory"  # after the name of a trained row
+MEMORY = "memory"
+AND_BRANDS = " and brands"  # and after that of a memory, where it knows them
 TUNED = ("dropout", "batch_size")  # flags that make rows of their own of sequential models
 # What makes a run: a row of a table and a seed.
 RUN = ("domain", "model", "seed", "history", "minutes")
@@ -131,6 +133,7 @@ class QualityArguments:
         default_factory=list, metadata={"help": "Folders of the domains that --ablations are pre-trained on."}
     )
     memory: bool = field(default=True, metadata={"help": "Judge trained models with a memory, too."})
+    brands: bool = field(default=False, metadata={"help": "Memories know the items' brands, rows of their own."})
     minutes: float | None = field(
         default=None, metadata={"help": "Most time to train a recommender; default: until early stopping ends it."}
     )
@@ -221,6 +224,7 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
     for model in ABLATIONS if arguments.ablations else chosen(arguments.models):
         for seed in [0] if model in FLOORS else arguments.seeds:
             name = model + "".join(f"{row_word(each)}{value:g}" for each, value in tuned(model, arguments))
+            name += AND_BRANDS if arguments.brands and model == MEMORY else ""
             minutes = None if model in FLOORS else arguments.minutes
             run = dict(zip(RUN, (domain.name, name, seed, arguments.max_history, minutes), strict=True))
             setting = setting_of(domain, run, arguments, sections)
@@ -261,14 +265,15 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
     pretrained = dict(each.split("=", 1) for each in arguments.pretrained)
-    more = (arguments.pretraining_domains, pretrained, arguments.bf16, arguments.batch_size)
+    more = (arguments.pretraining_domains, pretrained, arguments.bf16, arguments.batch_size, arguments.brands)
     return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more)
 
 
 def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
     """A model alone and, where it was trained, with a memory; what has lines already is not made again."""
     done = lines_of(run, results)
-    remembered = run | {"model": run["model"] + WITH_MEMORY}
+    with_which = f"{WITH_MEMORY}{AND_BRANDS}" if arguments.brands else WITH_MEMORY
+    remembered = run | {"model": run["model"] + with_which}
     named = f"{run['domain']} {run['model']} seed {run['seed']}"
     if reads_texts(model):
         _ = setting.embeddings.text  # made once for all, before the clock runs
@@ -285,7 +290,7 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         seconds = since(start)
         append(results, judge(trained, setting, run, seconds, arguments, command(run, arguments)))
     if arguments.memory and model not in FLOORS:
-        print(f"{named}{WITH_MEMORY} ...", flush=True)
+        print(f"{named}{with_which} ...", flush=True)
         start = clocks()
         trained = with_memory(setting, trained)
         taken = since(start)
@@ -426,7 +431,7 @@ def versions() -> dict[str, Any]:
 
 def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     """The command that repeats one run; folders by their names alone."""
-    model = run["model"].removesuffix(WITH_MEMORY)
+    model = run["model"].removesuffix(AND_BRANDS).removesuffix(WITH_MEMORY)
     flags = [each for each in TUNED if row_word(each) in model]
     for each in flags:
         model = model.partition(row_word(each))[0]
@@ -436,6 +441,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     else:
         words += ["--models", model]
     words += ["--seeds", str(run["seed"])]
+    words += ["--brands", "true"] if run["model"].endswith(AND_BRANDS) else []
     words += ["--bf16", "true"] if arguments.bf16 and model not in FLOORS else []
     for given in arguments.pretrained if model.endswith(PRETRAINED_ROW) else []:
         name, _, folder = given.partition("=")
@@ -459,7 +465,7 @@ def lacking(line: dict[str, Any]) -> list[str]:
     missing = [name for name in wanted if name not in line]
     if line.get("against_linear") is None and line.get("model") != LINEAR:
         missing.append("against_linear")
-    if str(line.get("model")).endswith(WITH_MEMORY) and not line.get("memory"):
+    if WITH_MEMORY in str(line.get("model")) and not line.get("memory"):
         missing.append("memory")
     return list(dict.fromkeys(missing))
 

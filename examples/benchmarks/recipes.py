@@ -18,6 +18,7 @@ from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
+from trainers.data.item_brands import item_brands
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.codebooks import collision_rate
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
@@ -81,6 +82,7 @@ class Setting:
         pretrained: folders of `utgrec pretrain`, by the names of sequential models.
         bf16: train recommenders in bfloat16.
         batch_size: rows a step of a sequential model; None: as many as for any.
+        brands: memories know the items' brands, of a domain that has any.
     """
 
     domain: Domain
@@ -98,6 +100,7 @@ class Setting:
     pretrained: Mapping[str, str] = field(default_factory=dict)
     bf16: bool = False
     batch_size: int | None = None
+    brands: bool = False
 
 
 @dataclass
@@ -405,9 +408,16 @@ def with_memory(setting: Setting, trained: TrainedRanker) -> TrainedRanker:
 
 def memory_alone(setting: Setting) -> StoredMemory:
     """What every model of a domain is mixed with, made for the first of them."""
-    interactions = setting.domain.interactions
+    interactions, folder = setting.domain.interactions, setting.domain.folder
     if not _made or _made[0][0] is not interactions:
-        _made[:] = [(interactions, choose_memory_alone(interactions, setting.embeddings.text))]
+        brands = None
+        if setting.brands:
+            assert folder is not None
+            try:
+                brands = item_brands(folder, interactions.item_ids)
+            except ValueError as reason:
+                raise NotApplicable(str(reason)) from reason
+        _made[:] = [(interactions, choose_memory_alone(interactions, setting.embeddings.text, brands=brands))]
     return dataclasses.replace(_made[0][1], facts=dict(_made[0][1].facts))
 
 

@@ -58,6 +58,7 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         "trend_weight": 0.03,
         "period_weight": 0.02,
         "discount": 0.15,
+        "brand_weight": 0.04,
         **changes,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
@@ -68,7 +69,8 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
     periods = MemoryPeriods(
         torch.from_numpy(rng.integers(-1, 3, num_items)), torch.from_numpy(rng.normal(size=(3, 3)))
     )
-    return ItemMemory(*transitions, counts, MemorySettings(**values), content, recent, periods)
+    brands = torch.from_numpy(rng.integers(-1, 4, num_items))
+    return ItemMemory(*transitions, counts, MemorySettings(**values), content, recent, periods, brands)
 
 
 def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
@@ -79,6 +81,9 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
     trend = [math.log((now + 5) / (ever + 5)) for now, ever in zip(shares, interactions, strict=True)]
     usual = math.exp(sum(each * math.log(each + 1) for each in interactions) / max(sum(interactions), 1))
     discounts = [((each + 1) / usual) ** -values.discount for each in interactions]
+    brands = memory.brands.tolist()
+    most = math.log(max(len(brands), 2))
+    rarity = [math.log(len(brands) / brands.count(each)) / most if each >= 0 else 0 for each in brands]
     scores = torch.zeros(len(histories), memory.num_items, dtype=torch.float64)
     for user, history in enumerate(histories.tolist()):
         candidates: set[int] = set()
@@ -98,6 +103,8 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
             periods, rates = memory.periods
             if history[-1] >= 0 and periods[history[-1]] >= 0 and periods[item] >= 0:
                 scores[user, item] += values.period_weight * float(rates[periods[history[-1]], periods[item]])
+            same = sum(1 / place for place, row in places if brands[row] == brands[item] >= 0)
+            scores[user, item] += values.brand_weight * rarity[item] * same
             if weight:
                 cosines = memory.content.vectors.double() @ memory.content.vectors[item].double()
                 scores[user, item] += weight * sum(float(cosines[row]) / place for place, row in places)
@@ -480,9 +487,8 @@ def test_sources_sum_to_1_and_say_what_they_are(model, trie):
             item = int(items[user, place])
             for slot, row in enumerate(sources.history_rows[user].tolist()):
                 followed = row >= 0 and bool((memory.transition_items[row] == item).any())
-                alike = (
-                    row >= 0 and float(memory.content.vectors[row].float() @ memory.content.vectors[item].float()) > 0
-                )
+                near = float(memory.content.vectors[row].float() @ memory.content.vectors[item].float()) > 0
+                alike = row >= 0 and (near or bool(memory.brands[row] == memory.brands[item] >= 0))
                 assert followed or sources.transitions[user, place, slot] == 0
                 assert alike or sources.content[user, place, slot] == 0
     with pytest.raises(ValueError, match="needs a memory"):

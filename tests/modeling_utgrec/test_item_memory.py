@@ -31,10 +31,11 @@ def arguments(n: int = N, seed: int = 0) -> dict:
         "transition_items": torch.from_numpy(np.stack([rng.choice(n, K, replace=False) for _ in range(n)])),
         "transition_weights": torch.from_numpy(rng.random((n, K))),
         "counts": torch.from_numpy(rng.integers(0, 9, n)),
-        "settings": MemorySettings(content_weight=0.1, trend_weight=0.02, period_weight=0.01),
+        "settings": MemorySettings(content_weight=0.1, trend_weight=0.02, period_weight=0.01, brand_weight=0.03),
         "content": MemoryContent(nearest_items(unit, unit, K)[0], unit @ projection, mean, projection),
         "recent": torch.from_numpy(rng.integers(0, 30, n)),
         "periods": MemoryPeriods(torch.from_numpy(rng.integers(-1, 3, n)), torch.from_numpy(rng.normal(size=(3, 3)))),
+        "brands": torch.from_numpy(rng.integers(-1, 4, n)),
     }
 
 
@@ -45,7 +46,7 @@ def dense(items: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def test_tensors_are_small():
     memory = ItemMemory(**arguments())
-    assert memory.nbytes == N * (K * (4 + 2) + K * 4 + E * 2 + 2 * 4 + 1) + 4 * E * (1 + E) + 4 * 3 * 3
+    assert memory.nbytes == N * (K * (4 + 2) + K * 4 + E * 2 + 2 * 4 + 1 + 8) + 4 * E * (1 + E) + 4 * 3 * 3
     assert {name: tensor.dtype for name, tensor in memory.tensors().items()} == {
         "transition_items": torch.int32,
         "transition_weights": torch.float16,
@@ -57,6 +58,7 @@ def test_tensors_are_small():
         "recent": torch.int32,
         "periods": torch.int8,
         "period_rates": torch.float32,
+        "brands": torch.int64,
     }
     assert memory.to("cpu") is memory
 
@@ -64,7 +66,7 @@ def test_tensors_are_small():
 def test_a_copy_on_another_device_has_its_trend_there():
     memory = ItemMemory(**arguments())
     moved = memory.to("meta")
-    assert {each.device.type for each in (*moved.tensors().values(), moved.trend)} == {"meta"}
+    assert {each.device.type for each in (*moved.tensors().values(), moved.trend, moved.rarity)} == {"meta"}
     assert memory.trend.device.type == "cpu"
 
 
@@ -163,6 +165,14 @@ def test_selected_items_keep_what_is_among_them():
     assert selected.periods.periods.tolist() == periods
     assert grown.periods.periods.tolist() == [*periods, 2], "what is added is of the last period"
     assert torch.equal(grown.periods.period_rates, memory.periods.period_rates)
+    brands = [int(memory.brands[row]) if row >= 0 else -1 for row in rows.tolist()]
+    assert selected.brands.tolist() == brands and grown.brands.tolist() == [*brands, -1]
+    both = selected.extend(2, torch.cat((embeddings()[rows], embeddings(2, seed=1))), torch.tensor([7, brands[0]]))
+    assert both.brands.tolist() == [*brands, 7, brands[0]]
+    for each in (memory, selected, grown, both):  # how rare a brand is, is of the items that are there
+        listed = each.brands.tolist()
+        rarity = [np.log(len(listed) / listed.count(brand)) / np.log(len(listed)) * (brand >= 0) for brand in listed]
+        assert each.rarity.tolist() == pytest.approx(rarity, abs=1e-6)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     back = memory.select(order).select(order.argsort())
     assert all(torch.equal(tensor, back.tensors()[name]) for name, tensor in memory.tensors().items())
@@ -278,6 +288,10 @@ def test_the_rows_that_are_outside_are_named_alone():
         ({"recent": None}, "does not know the latest interactions"),
         ({"content": None}, "build it with content embeddings"),
         ({"periods": None}, "does not know the items' periods"),
+        ({"brands": None}, "does not know the items' brands"),
+        ({"brands": torch.zeros(N - 1).int()}, "12 whole numbers of at least -1"),
+        ({"brands": torch.full((N,), -2)}, "12 whole numbers of at least -1"),
+        ({"brands": torch.zeros(N)}, "got torch.float32"),
         ({"periods": MemoryPeriods(torch.full((N,), 3), torch.zeros(3, 3))}, "whole numbers from -1 to 2"),
         ({"periods": MemoryPeriods(torch.zeros(N - 1).int(), torch.zeros(3, 3))}, "12 whole numbers"),
         ({"periods": MemoryPeriods(torch.zeros(N), torch.zeros(3, 3))}, "got torch.float32"),
@@ -298,6 +312,7 @@ def test_what_is_no_memory_is_refused(changes, said):
     [
         ({"content_weight": -0.1}, "at least 0"),
         ({"evidence": -1.0}, "at least 0"),
+        ({"brand_weight": -1.0}, "at least 0"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "finite number"),
         ({"mixing_weight": 1.2}, "from 0 to 1"),
@@ -320,11 +335,13 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
-    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0, 0.0), (
+    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0, 0.0, 0.0), (
         "what files without them mean"
     )
-    without = ItemMemory(**arguments() | {"settings": None, "content": None, "recent": None, "periods": None})
+    bare = {"settings": None, "content": None, "recent": None, "periods": None, "brands": None}
+    without = ItemMemory(**arguments() | bare)
     said_of = {"content_weight": "no similar items", "trend_weight": "latest interactions", "period_weight": "periods"}
+    said_of["brand_weight"] = "brands"
     for name, said in said_of.items():
         with pytest.raises(ValueError, match=said):
             without.with_settings(**{name: 0.1})

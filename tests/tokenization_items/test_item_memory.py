@@ -26,7 +26,12 @@ def make_stored(items: int = N) -> StoredMemory:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(-1, items, (items, 3), generator=generator)
     settings = MemorySettings(
-        content_weight=0.1, evidence=3.0, trend_weight=0.02, gate=(0.1, 0.2, 0.3, 0.4), period_weight=0.01
+        content_weight=0.1,
+        evidence=3.0,
+        trend_weight=0.02,
+        gate=(0.1, 0.2, 0.3, 0.4),
+        period_weight=0.01,
+        brand_weight=0.02,
     )
     values = torch.rand(items, 3, generator=generator)
     counts = torch.arange(items)
@@ -34,7 +39,7 @@ def make_stored(items: int = N) -> StoredMemory:
     mean, projection = torch.rand(7, generator=generator), torch.rand(7, 2, generator=generator)
     content = MemoryContent(rows.flip(0), vectors, mean, projection)
     periods = MemoryPeriods(counts % 3 - 1, torch.rand(2, 2, generator=generator))
-    memory = ItemMemory(rows, values, counts, settings, content, counts.flip(0), periods)
+    memory = ItemMemory(rows, values, counts, settings, content, counts.flip(0), periods, counts // 2 - 1)
     pairs = {
         "pair_offsets": torch.tensor([0, 2, *[3] * (items - 1)]),
         "pair_items": torch.tensor([1, 2, 0], dtype=torch.int32),
@@ -107,6 +112,8 @@ def test_what_is_missing_or_truncated_is_named(tmp_path):
         ({}, {"content": None}, "go together"),
         ({}, {"content": torch.full((N, 2), torch.nan).half()}, "content of an item memory must be finite"),
         ({}, {"counts": None}, "expected tensors"),
+        ({}, {"brands": torch.zeros(N, dtype=torch.int32)}, "expected brands as torch.int64"),
+        ({}, {"brands": None}, "does not know the items' brands"),
         ({}, {"recent": torch.zeros(N)}, "expected recent as torch.int32"),
         ({}, {"recent": torch.zeros(N - 1, dtype=torch.int32)}, "recent of an item memory must be 6 whole numbers"),
         ({}, {"recent": None}, "does not know the latest interactions"),

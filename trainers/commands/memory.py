@@ -34,6 +34,7 @@ from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_o
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
+from trainers.data.item_brands import item_brands
 from trainers.data.prepared_folder import PAIRS
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
@@ -57,6 +58,9 @@ class MemoryArguments:
         default=None, metadata={"help": "Folder of text embeddings; default: TF-IDF of the texts."}
     )
     no_content: bool = field(default=False, metadata={"help": "Remember transitions alone."})
+    brands: bool = field(
+        default=False, metadata={"help": "Remember the items' brands, too: one that the history has counts more."}
+    )
     output_dir: str | None = field(
         default=None, metadata={"help": "Where a recommender of the Hub goes; one in a folder stays there."}
     )
@@ -80,6 +84,7 @@ class MemoryArguments:
     trend_weight: float = field(default=0.0, metadata={"help": "Weight of the trend, where it is not chosen."})
     period_weight: float = field(default=0.0, metadata={"help": "Weight of the periods, where it is not chosen."})
     discount: float = field(default=0.0, metadata={"help": "Of popular items, where it is not chosen."})
+    brand_weight: float = field(default=0.0, metadata={"help": "Weight of --brands, where it is not chosen."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
@@ -107,6 +112,10 @@ class MemoryArguments:
                 "--sample_users is 1 or more; pairs are counted of the training part of a log as it was prepared, so "
                 "leave out --k_core and --all_interactions."
             )
+        if self.update and self.brands:
+            raise SystemExit("--update remembers brands where the memory that is there does: leave out --brands.")
+        if self.brand_weight and not self.brands:
+            raise SystemExit("--brand_weight is of --brands.")
         if self.no_content and self.embeddings is not None:
             raise SystemExit("--no_content and --embeddings contradict each other.")
 
@@ -124,6 +133,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     )
     before = StoredMemory.load(folder) if arguments.update else None
     content, content_name, encoder = load_content(arguments, domain)
+    brands = load_brands(domain) if arguments.brands else None
     linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
     kept = arguments.row_items, arguments.similar_items
     if before is not None:
@@ -133,16 +143,17 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
             trend_weight=arguments.trend_weight,
             period_weight=arguments.period_weight,
             discount=arguments.discount,
+            brand_weight=arguments.brand_weight,
             temperature=arguments.temperature,
             mixing_weight=arguments.mixing_weight,
         )
         if content is not None:
             settings = replace(settings, content_weight=arguments.content_weight, evidence=arguments.evidence)
         training = remembered or interactions.training_part()
-        stored = build_memory(training, content, linear, settings, *kept, folder=domain.folder)
+        stored = build_memory(training, content, linear, settings, *kept, folder=domain.folder, brands=brands)
         stored.facts["part"] = "training"
     else:
-        stored = choose_memory(ranker, interactions, content, linear, *kept, folder=domain.folder)
+        stored = choose_memory(ranker, interactions, content, linear, *kept, folder=domain.folder, brands=brands)
         if remembered is not None:
             alike = stored.memory.content
             stored = rebuild_memory(stored, remembered, content, "training", alike, domain.folder)
@@ -247,7 +258,22 @@ def updated(
                 f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
     remembered = counts or (interactions if everything else interactions.training_part())
-    return rebuild_memory(before, remembered, content, "all" if everything else "training", folder=domain.folder)
+    brands = None if before.memory.brands is None else load_brands(domain)
+    part: Literal["training", "all"] = "all" if everything else "training"
+    return rebuild_memory(before, remembered, content, part, folder=domain.folder, brands=brands)
+
+
+def load_brands(domain: Domain) -> np.ndarray:
+    """The items' brands.
+
+    Raises:
+        SystemExit: the data have none.
+    """
+    assert domain.folder is not None
+    try:
+        return item_brands(domain.folder, domain.interactions.item_ids)
+    except ValueError as error:
+        raise SystemExit(f"--brands: {error}") from error
 
 
 def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:

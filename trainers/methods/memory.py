@@ -59,6 +59,7 @@ def build_memory(
     transitions: np.ndarray | sparse.csr_array | None = None,
     alike: MemoryContent | None = None,
     folder: str | os.PathLike | None = None,
+    brands: np.ndarray | None = None,
 ) -> StoredMemory:
     """
     Builds a memory, in the order of the interactions' catalogue.
@@ -76,6 +77,8 @@ def build_memory(
         alike ([`MemoryContent`], *optional*): what [`content_rows`] made of the content, if it did already.
         folder (`str` or `os.PathLike`, *optional*): where the interactions come from. Counts of their pairs that lie
             there are taken, see [`PreparedPairs.find`]; the memory is the same to the last bit.
+        brands (`np.ndarray`, *optional*): int64 `[n]` numbers of the items' brands, see
+            [`~trainers.data.item_brands.item_brands`].
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite; a weight of the content
@@ -138,7 +141,8 @@ def build_memory(
     counts = torch.from_numpy(log.popularity.astype(np.int32))
     recent = torch.from_numpy(log.recent.astype(np.int32))
     periods = item_periods(training) if way == "inverse" and isinstance(training, Interactions) else None
-    memory = ItemMemory(*_largest(rows, num_items, row_items), counts, settings, alike, recent, periods)
+    makers = None if brands is None else torch.from_numpy(np.asarray(brands))
+    memory = ItemMemory(*_largest(rows, num_items, row_items), counts, settings, alike, recent, periods, makers)
     facts: dict[str, Any] = {"transitions": way, "horizon": linear.horizon, "row_items": row_items}
     facts["similar_items"] = similar_items
     if way == "inverse":
@@ -154,6 +158,7 @@ def rebuild_memory(
     part: Literal["training", "all"],
     alike: MemoryContent | None = None,
     folder: str | os.PathLike | None = None,
+    brands: np.ndarray | None = None,
 ) -> StoredMemory:
     """
     A memory of other interactions, built and read as one before; what its facts say beside stays.
@@ -165,10 +170,14 @@ def rebuild_memory(
         part (`str`): what of the data the interactions are, `"training"` or `"all"`.
         alike ([`MemoryContent`], *optional*): see [`build_memory`].
         folder (`str` or `os.PathLike`, *optional*): see [`build_memory`].
+        brands (`np.ndarray`, *optional*): see [`build_memory`]; by default those of the memory before, which is in
+            the same order then.
 
     Raises:
         ValueError: as [`build_memory`].
     """
+    if brands is None and before.memory.brands is not None:
+        brands = before.memory.brands.cpu().numpy()
     facts, settings = before.facts, before.memory.settings
     linear = LinearSettings(
         transitions=facts["transitions"],
@@ -177,7 +186,8 @@ def rebuild_memory(
         max_history=settings.max_history,
     )
     kept = facts["row_items"], facts["similar_items"]
-    stored = build_memory(interactions, content, linear, settings, *kept, alike=alike, folder=folder)
+    given = {"alike": alike, "folder": folder, "brands": brands}
+    stored = build_memory(interactions, content, linear, settings, *kept, **given)  # type: ignore[arg-type]
     stored.facts = facts | stored.facts | {"part": part}
     return stored
 
@@ -277,7 +287,7 @@ def add_interactions(
         change = recent_counts(interactions, interactions.lengths) - recent_counts(interactions, known)
         recent = recent + torch.from_numpy(change.astype(np.int32))
     rows = _largest([pairs.transitions()], memory.num_items, stored.facts["row_items"])
-    grown = ItemMemory(*rows, counts, memory.settings, memory.content, recent)
+    grown = ItemMemory(*rows, counts, memory.settings, memory.content, recent, brands=memory.brands)
     facts = dict(stored.facts)
     facts["interactions"] += int(is_new.sum())
     facts["users"] += int(((known == 0) & (interactions.lengths > 0)).sum())

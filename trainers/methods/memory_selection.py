@@ -1,11 +1,11 @@
 """Choice of how an item memory is read, on validation, by a fixed rule, before any look at the test.
 
 1. λ, w and κ of the memory alone from the linear ranker's grid ([`trainers.rankers.linear_selection`]), then δ of
-   the trend from [`TREND_WEIGHTS`], by NDCG@10; then ε of the periods and α of the discount from [`CAREFULLY`], the
-   smallest that is at most one standard error of the paired difference below the best. Under leave-one-out all this
-   is walk-forward: a memory of all but the users' last three interactions is judged by the validation items. They
-   lie as far behind it as the test items behind the memory of the training part, so what drifts has drifted as far.
-   Under a given split validation is as it is;
+   the trend and, of a memory that knows brands, ζ from [`BY_THE_BEST`], by NDCG@10; then ε of the periods and α of
+   the discount from [`CAREFULLY`], the smallest that is at most one standard error of the paired difference below the
+   best. Under leave-one-out all this is walk-forward: a memory of all but the users' last three interactions is
+   judged by the validation items. They lie as far behind it as the test items behind the memory of the training part,
+   so what drifts has drifted as far. Under a given split validation is as it is;
 2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
    ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
    prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;
@@ -45,6 +45,8 @@ from trainers.rankers.mixture import MixtureRanker
 from trainers.rankers.scoring import ScoringRanker, stable_topk
 
 TREND_WEIGHTS = (0.0, 0.015, 0.03)  # δ
+BRAND_WEIGHTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03)  # ζ
+BY_THE_BEST = {"trend_weight": TREND_WEIGHTS, "brand_weight": BRAND_WEIGHTS}
 # ε and α: settings that gain much on some domains and nothing on others
 CAREFULLY = {"period_weight": (0.0, 0.005, 0.01, 0.015), "discount": (0.0, 0.1, 0.2)}
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08)  # τ
@@ -308,30 +310,35 @@ def walk_forward(interactions: Interactions) -> tuple[Interactions, Literal["val
     return interactions, "validation"
 
 
-def choose_trend(
+def choose_best(
     memory: ItemMemory,
+    setting: str,
     interactions: Interactions,
     part: Literal["validation", "test"] = "validation",
     batch_size: int = 64,
     most_cases: int = MOST_CASES,
-) -> list[dict[str, Any]]:
+) -> tuple[float, list[dict[str, Any]]]:
     """
-    What each of [`TREND_WEIGHTS`] is worth to the memory alone: a row each with `trend_weight`, `recall@10` and
-    `ndcg@10`, seen items kept.
+    A setting of the memory alone from its grid, [`BY_THE_BEST`]: that with the best NDCG@10, seen items kept; of equal
+    ones the first.
 
     Args:
         memory ([`ItemMemory`]): in catalogue order.
+        setting (`str`): of [`MemorySettings`].
         interactions ([`Interactions`]): all interactions.
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
+
+    Returns:
+        The value, and a row for each of the grid with its value, `recall@10` and `ndcg@10`.
     """
     judged, table = judged_users(interactions, part, most_cases), []
-    for weight in TREND_WEIGHTS:
-        ranker = MemoryRanker(memory.with_settings(trend_weight=weight), batch_size)
+    for value in BY_THE_BEST[setting]:
+        ranker = MemoryRanker(memory.with_settings(**{setting: value}), batch_size)
         result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False)
-        table.append({"trend_weight": weight, **_shown(result)})
-    return table
+        table.append({setting: value, **_shown(result)})
+    return max(table, key=lambda row: row[CRITERION])[setting], table
 
 
 def choose_carefully(
@@ -393,6 +400,7 @@ def choose_memory_alone(
     selection: LinearSelection | None = None,
     most_cases: int = MOST_CASES,
     folder: str | os.PathLike | None = None,
+    brands: np.ndarray | None = None,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses what needs no network, the first step of the module's rule.
@@ -405,13 +413,14 @@ def choose_memory_alone(
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         selection ([`LinearSelection`], *optional*): the linear ranker's choice on what [`walk_forward`] gives, if it
             was made already.
-        most_cases (`int`, *optional*, defaults to 5000): cases that trend, periods and discount are judged by.
+        most_cases (`int`, *optional*, defaults to 5000): cases that trend, brands, periods and discount are judged by.
         folder (`str` or `os.PathLike`, *optional*): see [`build_memory`].
+        brands (`np.ndarray`, *optional*): see [`build_memory`].
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection`,
-        `trend_selection`, `discount_selection` and, of a memory with periods, `period_weight_selection`, the tables
-        that were chosen from.
+        `trend_selection`, `discount_selection` and, of a memory with brands or periods, `brand_weight_selection` and
+        `period_weight_selection`, the tables that were chosen from.
 
     Raises:
         ValueError: an empty training part, no validation case, or content that does not fit.
@@ -424,10 +433,14 @@ def choose_memory_alone(
     if content is not None and selection.settings.content_weight:
         alike = content_rows(content, interactions.num_items, similar_items)
     chosen = (content if alike else None, selection.settings, None, row_items, similar_items)
-    stored = build_memory(before.training_part(), *chosen, selection.transitions, alike, folder)
-    trends = choose_trend(stored.memory, before, part, batch_size, most_cases)
-    weights = {"trend_weight": max(trends, key=lambda row: row[CRITERION])["trend_weight"]}  # of equal ones the first
-    tables: dict[str, Any] = {"trend_selection": trends}
+    stored = build_memory(before.training_part(), *chosen, selection.transitions, alike, folder, brands)
+    weights: dict[str, float] = {}
+    weights["trend_weight"], table = choose_best(stored.memory, "trend_weight", before, part, batch_size, most_cases)
+    tables: dict[str, Any] = {"trend_selection": table}
+    if brands is not None:
+        weighted = stored.memory.with_settings(**weights)
+        weights["brand_weight"], table = choose_best(weighted, "brand_weight", before, part, batch_size, most_cases)
+        tables["brand_weight_selection"] = table
     for setting in CAREFULLY:
         if setting == "period_weight" and stored.memory.periods is None:
             continue
@@ -435,7 +448,7 @@ def choose_memory_alone(
         weights[setting], table = choose_carefully(weighted, setting, before, part, batch_size, most_cases)
         tables[f"{setting}_selection"] = table
     if before is not interactions:
-        stored = build_memory(interactions.training_part(), *chosen, None, alike, folder)
+        stored = build_memory(interactions.training_part(), *chosen, None, alike, folder, brands)
     stored.memory = stored.memory.with_settings(**weights)
     stored.facts |= {"part": "training", "linear_selection": selection.table, **tables}
     return stored
@@ -466,6 +479,7 @@ def choose_memory(
     alone: StoredMemory | None = None,
     most_cases: int = MOST_CASES,
     folder: str | os.PathLike | None = None,
+    brands: np.ndarray | None = None,
 ) -> StoredMemory:
     """
     Builds a memory from the training part and chooses how it is read, by the rule of the module.
@@ -480,6 +494,7 @@ def choose_memory(
         alone ([`StoredMemory`], *optional*): what [`choose_memory_alone`] has given, if that was asked already.
         most_cases (`int`, *optional*, defaults to 5000): validation cases that the mixture is judged by.
         folder (`str` or `os.PathLike`, *optional*): see [`build_memory`].
+        brands (`np.ndarray`, *optional*): see [`build_memory`].
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection` and
@@ -491,7 +506,8 @@ def choose_memory(
     stored = alone
     if stored is None:
         kept = row_items, similar_items
-        stored = choose_memory_alone(interactions, content, linear, *kept, ranker.batch_size, folder=folder)
+        given = {"folder": folder, "brands": brands}
+        stored = choose_memory_alone(interactions, content, linear, *kept, ranker.batch_size, **given)  # type: ignore[arg-type]
     cases = mixture_cases(ranker, stored.memory, interactions, most_cases)
     judged = judged_users(interactions, most_cases=most_cases)
     searched: dict[str, dict[str, float]] = {}

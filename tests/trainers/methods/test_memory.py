@@ -25,13 +25,14 @@ from trainers.methods.memory import (
     rebuild_memory,
 )
 from trainers.methods.memory_selection import (
+    BRAND_WEIGHTS,
     CAREFULLY,
     MIXING_WEIGHTS,
     TREND_WEIGHTS,
+    choose_best,
     choose_carefully,
     choose_memory,
     choose_memory_alone,
-    choose_trend,
     fit_gate,
     gates,
     mixture_cases,
@@ -177,7 +178,7 @@ def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
     interactions, content = make_interactions(), make_content()
     ranker = make_ranker(num_beams=N)
     memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    table = choose_trend(memory, interactions)
+    _, table = choose_best(memory, "trend_weight", interactions)
     assert [row["trend_weight"] for row in table] == list(TREND_WEIGHTS)
     for row in table:
         ranker.memory = memory.with_settings(trend_weight=row["trend_weight"], mixing_weight=1.0)
@@ -457,7 +458,7 @@ def test_the_memory_alone_is_chosen_walk_forward():
     kept, chosen = stored.memory.settings, selection.settings
     assert (kept.content_weight, kept.evidence) == (chosen.content_weight, chosen.evidence)
     rehearsed = build_memory(before.training_part(), content, chosen)
-    assert stored.facts["trend_selection"] == choose_trend(rehearsed.memory, before, "test")
+    assert stored.facts["trend_selection"] == choose_best(rehearsed.memory, "trend_weight", before, "test")[1]
     with_trend = rehearsed.memory.with_settings(trend_weight=kept.trend_weight)
     weight, table = choose_carefully(with_trend, "period_weight", before, "test")
     assert stored.facts["period_weight_selection"] == table and kept.period_weight == weight
@@ -468,6 +469,26 @@ def test_the_memory_alone_is_chosen_walk_forward():
     built = build_memory(interactions.training_part(), content, chosen, kept)  # of all that may be learnt from
     for name, tensor in built.memory.tensors().items():
         assert torch.equal(tensor, stored.memory.tensors()[name]), name
+
+
+def test_brands_are_chosen_after_the_trend_and_kept():
+    interactions, content = make_interactions(), make_content()
+    brands = np.where(np.arange(N) % 5, np.arange(N) // 4, -1)
+    stored = choose_memory_alone(interactions, content, brands=brands)
+    kept = stored.memory.settings
+    assert stored.memory.brands.tolist() == brands.tolist()
+    before = interactions.earlier()
+    chosen = select_settings(before, content, part="test").settings
+    rehearsed = build_memory(before.training_part(), content, chosen, brands=brands).memory
+    with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
+    weight, table = choose_best(with_trend, "brand_weight", before, "test")
+    assert [row["brand_weight"] for row in table] == list(BRAND_WEIGHTS)
+    assert stored.facts["brand_weight_selection"] == table and kept.brand_weight == weight
+    assert len({row["ndcg@10"] for row in table}) > 1
+    # an update keeps them, whatever is remembered
+    again = rebuild_memory(stored, interactions, content, "all")
+    assert again.memory.brands.tolist() == brands.tolist() and again.memory.settings == kept
+    assert choose_memory_alone(interactions, content).memory.brands is None
 
 
 def test_without_an_earlier_training_part_validation_judges():
