@@ -295,7 +295,7 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         trained = with_memory(setting, trained)
         taken = since(start)
         both = seconds[0] + taken[0], seconds[1] + taken[1]
-        append(results, judge(trained, setting, remembered, both, arguments, command(run, arguments)))
+        append(results, judge(trained, setting, remembered, both, arguments, command(remembered, arguments)))
 
 
 def reads_texts(model: str) -> bool:

@@ -101,6 +101,25 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     assert "| sasrec | 64 wide, 2 layers, dropout 0.5, loss ce, 0.05 M parameters | 2 |" in table
 
 
+def test_memories_that_know_brands_are_other_rows(domain, tmp_path, monkeypatch, capsys):
+    flags = flags_of(domain, tmp_path)
+    shown = run(monkeypatch, capsys, *flags, "--models", "memory", "--brands")
+    assert "left out" in shown and "no brand of any item" in shown and not (tmp_path / "quality.jsonl").exists()
+    rows = [json.loads(line) for line in (domain / "items.jsonl").read_text().splitlines()]
+    for place, row in enumerate(rows):
+        row["brand"] = f"maker {place % 4}"
+    (domain / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(monkeypatch, capsys, *flags, "--models", "memory", "sasrec")
+    shown = run(monkeypatch, capsys, *flags, "--models", "memory", "sasrec", "--brands")
+    assert shown.count("done before") == 1  # SASRec is not trained again
+    lines = read(tmp_path)[::2]
+    names = ["memory", "sasrec", "sasrec with memory", "memory and brands", "sasrec with memory and brands"]
+    assert [line["model"] for line in lines] == names
+    assert "brand_weight_selection" in lines[3]["memory"] and "brand_weight_selection" not in lines[2]["memory"]
+    assert "--models memory --seeds 0 --brands true" in lines[3]["command"]
+    assert "--models sasrec --seeds 0 --brands true" in lines[4]["command"]
+
+
 def test_the_comparison_with_the_linear_ranker_is_of_the_same_users(domain, tmp_path, monkeypatch, capsys):
     run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--models", "linear", "popularity")
     linear, popularity = (

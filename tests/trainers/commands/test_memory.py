@@ -18,8 +18,10 @@ from trainers.commands.memory import MemoryArguments
 from trainers.commands.recommend import RecommendArguments
 from trainers.commands.recommend import run as recommend
 from trainers.data.interactions import Interactions
+from trainers.data.item_brands import brand_number
 from trainers.data.prepared_folder import PAIRS
 from trainers.methods import memory as memory_module
+from trainers.methods.memory_selection import BRAND_WEIGHTS
 from trainers.rankers import load_ranker
 
 N, LEVELS = 24, [4, 5, 6]
@@ -62,6 +64,46 @@ def make_recommender(folder, kind: str = "T5") -> None:
         model = RecBaseForCausalLM(RecBaseConfig.tiny(level_sizes=LEVELS, **sizes))
     model.save_pretrained(folder)
     UniversalItemTokenizer(index, None).save_pretrained(folder, include_network=False)
+
+
+def give_brands(folder) -> list[str]:
+    """Brands of the items but each third, in the data; their lower case."""
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    for place, row in enumerate(rows):
+        row["brand"] = f"Maker {place % 5}" if place % 3 else None
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [row["brand"] or "" for row in rows]
+
+
+def test_brands_are_remembered_and_kept_by_an_update(tmp_path, data, capsys):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--data", str(data), "--no_test"]
+    before = (folder / "item_index.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="--brands: .*no brand of any item"):
+        run_command("memory", [*flags, "--brands"])
+    for wrong in (["--update", "--brands"], ["--brand_weight", "0.01"]):
+        with pytest.raises(SystemExit, match="--brand"):
+            run_command("memory", [*flags, *wrong])
+    brands = give_brands(data)
+    run_command("memory", [*flags, "--brands"])
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    stored = StoredMemory.load(folder, tokenizer.index)
+    numbers = [brand_number(brand) if brand else -1 for brand in brands]
+    assert stored.memory.brands[tokenizer.index.rows(IDS)].tolist() == numbers
+    assert stored.memory.brands[tokenizer.index.rows(["gone"])].tolist() == [-1]
+    assert [row["brand_weight"] for row in stored.facts["brand_weight_selection"]] == list(BRAND_WEIGHTS)
+    save_card(folder, RecommenderCardValues(name="shop recommender"))
+    give_brands(data)
+    run_command("memory", [*flags, "--update"])
+    again = StoredMemory.load(folder, tokenizer.index)
+    assert torch.equal(again.memory.brands, stored.memory.brands)
+    assert again.memory.settings == stored.memory.settings
+    assert "Weight of the brand" in (folder / "README.md").read_text(encoding="utf-8")
+    fixed = ["--brands", "--brand_weight", "0.25", "--temperature", "0.04", "--mixing_weight", "0.6"]
+    run_command("memory", [*flags, *fixed])
+    assert StoredMemory.load(folder, tokenizer.index).memory.settings.brand_weight == 0.25
+    assert (folder / "item_index.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["T5", "Qwen3"])
