@@ -40,7 +40,7 @@ class ItemSources(NamedTuple):
     The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: what `p_mem`
     has beside the remainder that every item gets, with m taken without trend and period, is given to transitions and
     content in proportion to their positive terms of `m`, `d_i·a_j·B[j, i]` and `w_u·a_j·cos(j, i)`, with a common
-    brand's `ζ·r_i·a_j`; the rest is `unknown`.
+    brand's `ζ_u·r_i·a_j`; the rest is `unknown`.
 
     Args:
         network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
@@ -140,7 +140,7 @@ class UserMemory:
             cosines = _cosines(content.vectors, histories, rows).to(self.dtype)
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         if memory.brands is not None and settings.brand_weight:
-            brands = (_brand_terms(memory, histories, rows) * _places(histories)[..., None]).sum(1).to(self.dtype)
+            brands = _brand_terms(memory, histories, rows, self.dtype).sum(1)
             self.scores += torch.where(known, brands, 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
@@ -316,8 +316,7 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
         content = (ours @ theirs.mT).clamp_(min=0) * _places(histories)[:, None]
         content *= content_weights(memory, histories)[:, None, None]
     if memory.brands is not None and memory.settings.brand_weight:
-        brands = _brand_terms(memory, histories, rows.clamp(min=0)) * _places(histories)[..., None]
-        content += brands.mT
+        content += _brand_terms(memory, histories, rows.clamp(min=0), content.dtype).mT
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
     explained = users.values_of(rows, users.scores - users.trends) / users.temperature
     reasoned = remembered * (log_expm1(explained) - log_weights(explained)).exp().float()
@@ -362,8 +361,12 @@ def log_normalizer(log_known: Tensor, others: Tensor) -> Tensor:
 
 def content_weights(memory: ItemMemory, histories: Tensor) -> Tensor:
     """`w_u` of users `[B]` by the training interactions of their last item."""
-    settings = memory.settings
-    return settings.content_weight * (1 + settings.evidence / (_last_counts(memory, histories) + 1.0))
+    return memory.settings.content_weight * _by_evidence(memory, histories)
+
+
+def _by_evidence(memory: ItemMemory, histories: Tensor) -> Tensor:
+    """What content and brand of users `[B]` count times, who know little of what follows their last item."""
+    return 1 + memory.settings.evidence / (_last_counts(memory, histories) + 1.0)
 
 
 def _last_counts(memory: ItemMemory, histories: Tensor) -> Tensor:
@@ -380,12 +383,15 @@ def _period_rates(periods: Tensor, rates: Tensor, last: Tensor, rows: Tensor) ->
     return found.masked_fill((before < 0) | (after < 0), 0)
 
 
-def _brand_terms(memory: ItemMemory, histories: Tensor, rows: Tensor) -> Tensor:
-    """`ζ·r_i·[b_j = b_i]` of the items of histories `[B, H]` and items `rows` `[B, C]`, float32 `[B, H, C]`."""
-    assert memory.brands is not None and memory.rarity is not None
+def _brand_terms(memory: ItemMemory, histories: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """`ζ_u·r_i·a_j·[b_j = b_i]` of the items of histories `[B, H]` and items `rows` `[B, C]`, `[B, H, C]`."""
+    assert memory.brands is not None and memory.brand_sizes is not None
+    sizes, most = taken(memory.brand_sizes, rows).to(dtype), memory.num_items
+    rarity = (math.log(most) - sizes.clamp(min=1).log()) / math.log(max(most, 2))
+    weights = rarity * (memory.settings.brand_weight * _by_evidence(memory, histories).to(dtype))[:, None]
     ours = memory.brands[histories.clamp(min=0)].masked_fill_(histories < 0, -1)
-    weights = memory.settings.brand_weight * taken(memory.rarity, rows)  # of an item without a brand 0
-    return (ours[..., None] == taken(memory.brands, rows)[:, None]) * weights[:, None]
+    same = (ours[..., None] == taken(memory.brands, rows)[:, None]) & (ours >= 0)[..., None]
+    return same * weights[:, None] * _places(histories).to(dtype)[..., None]
 
 
 def _places(histories: Tensor) -> Tensor:

@@ -4,20 +4,20 @@ A generative recommender generalises over semantic IDs; what was seen is remembe
 al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
 linear model, SLIT (Choi et al., WWW 2021) with content,
 
-    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + ζ·r_i·Σ_j a_j·[b_j = b_i] + δ·t_i + ε·R[p_u, p_i]
+    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + ζ_u·r_i·Σ_j a_j·[b_j = b_i] + δ·t_i + ε·R[p_u, p_i]
 
 over the items `j` of a user's history with weights `a_j` = 1/place from its end, and `w_u` = w·(1 + κ / (count of
-the last item + 1)). `t_i` is the item's trend, the log of its share among the latest interactions of the users to
-its share among all: demand drifts, and what is recommended comes after it. The histories end at different times, and
-each goes on with what is of its time: `p_i` is the item's period, one of [`PERIODS`] that are read from the order of
-the sequences alone, `p_u` that of the history's last item, and `R[p, q]` the log of how much likelier than chance
-period `q` follows period `p`. `b_i` is the item's brand, and `r_i` = log(n / items of the brand) / log n, for a brand
-that few items have says more. `d_i` = ((count of i + 1) / c)^-α takes from transitions to items that are popular
-with everybody; c is the count of a usual interaction's item, the geometric mean. Bytes an item are kept, whatever
-the size of the catalogue: of B the largest entries of each row, the items nearest in content, and content vectors. A
-user's candidates are the items in the rows of its history; of these the whole of the cosine, brand, trend and period
-count, for the rows alone would take the content from all but the nearest. `generation_memory.py` mixes the
-memory into the beam search.
+the last item + 1)), `ζ_u` in the same way. `t_i` is the item's trend, the log of its share among the latest
+interactions of the users to its share among all: demand drifts, and what is recommended comes after it. The
+histories end at different times, and each goes on with what is of its time: `p_i` is the item's period, one of
+[`PERIODS`] that are read from the order of the sequences alone, `p_u` that of the history's last item, and `R[p, q]`
+the log of how much likelier than chance period `q` follows period `p`. `b_i` is the item's brand, and `r_i` = log(n
+/ items of the brand) / log n, for a brand that few items have says more. `d_i` = ((count of i + 1) / c)^-α takes
+from transitions to items that are popular with everybody; c is the count of a usual interaction's item, the
+geometric mean. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries of each row, the
+items nearest in content, and content vectors. A user's candidates are the items in the rows of its history; of these
+the whole of the cosine, brand, trend and period count, for the rows alone would take the content from all but the
+nearest. `generation_memory.py` mixes the memory into the beam search.
 """
 
 import copy
@@ -49,7 +49,7 @@ class MemorySettings:
     Args:
         content_weight (`float`, *optional*, defaults to 0.0): w, the weight of the content's cosine.
         evidence (`float`, *optional*, defaults to 0.0): κ: the fewer training interactions a user's last item has, the
-            more the content weighs; 0: the same for all.
+            more content and brand weigh; 0: the same for all.
         trend_weight (`float`, *optional*, defaults to 0.0): δ, the weight of the items' trend.
         temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem`, which is
             exp(m/τ) - 1 where m is above 0, normalised over the items, see `generation_memory.log_weights`.
@@ -177,7 +177,7 @@ class ItemMemory:
         self.usual_count = self._usual_count()
         self.periods = None if periods is None else _checked_periods(periods, self.num_items)
         self.brands = None if brands is None else _checked_brands(brands, self.num_items)
-        self.rarity = self._rarity()
+        self.brand_sizes = self._brand_sizes()
         self.settings = self._checked_settings(MemorySettings() if settings is None else settings)
 
     def _checked_counts(self, name: str, counts: Tensor) -> Tensor:
@@ -196,13 +196,12 @@ class ItemMemory:
         recent = self.recent.double() * (counts.sum() / self.recent.sum().clamp(min=1))
         return ((recent + TREND_PRIOR) / (counts + TREND_PRIOR)).log().float()
 
-    def _rarity(self) -> Tensor | None:
-        """r of the items, float32 `(num_items,)`: of one without a brand 0."""
+    def _brand_sizes(self) -> Tensor | None:
+        """Items of each item's brand, int32 `(num_items,)`: of one without a brand 0."""
         if self.brands is None:
             return None
         _, places, sizes = self.brands.unique(return_inverse=True, return_counts=True)
-        share = (self.num_items / sizes[places].double()).log() / math.log(max(self.num_items, 2))
-        return share.float().masked_fill(self.brands < 0, 0)
+        return sizes[places].to(torch.int32).masked_fill(self.brands < 0, 0)
 
     def _usual_count(self) -> float:
         """c: of the items of all interactions, the geometric mean of their count and 1."""
@@ -331,7 +330,7 @@ class ItemMemory:
             selected.periods = self.periods._replace(periods=self.periods.periods[safe].masked_fill(~known, -1))
         if self.brands is not None:
             selected.brands = self.brands[safe].masked_fill(~known, -1)
-            selected.rarity = selected._rarity()
+            selected.brand_sizes = selected._brand_sizes()
         return selected
 
     def extend(self, num_new: int, content: Tensor | None = None, brands: Tensor | None = None) -> "ItemMemory":
@@ -369,7 +368,7 @@ class ItemMemory:
         if self.brands is not None:
             theirs = self.brands.new_full((num_new,), -1) if brands is None else _checked_brands(brands, num_new)
             extended.brands = torch.cat((self.brands, theirs.to(self.device)))
-            extended.rarity = extended._rarity()
+            extended.brand_sizes = extended._brand_sizes()
         if self.content is None:
             if content is not None:
                 raise ValueError("The memory has no similar items: it was built without content.")

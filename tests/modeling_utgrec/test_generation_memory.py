@@ -58,7 +58,7 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         "trend_weight": 0.03,
         "period_weight": 0.02,
         "discount": 0.15,
-        "brand_weight": 0.04,
+        "brand_weight": 0.05,
         **changes,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
@@ -104,7 +104,7 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
             if history[-1] >= 0 and periods[history[-1]] >= 0 and periods[item] >= 0:
                 scores[user, item] += values.period_weight * float(rates[periods[history[-1]], periods[item]])
             same = sum(1 / place for place, row in places if brands[row] == brands[item] >= 0)
-            scores[user, item] += values.brand_weight * rarity[item] * same
+            scores[user, item] += values.brand_weight * (1 + values.evidence / (count + 1)) * rarity[item] * same
             if weight:
                 cosines = memory.content.vectors.double() @ memory.content.vectors[item].double()
                 scores[user, item] += weight * sum(float(cosines[row]) / place for place, row in places)
