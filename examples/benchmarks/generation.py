@@ -153,10 +153,11 @@ def make_methods(
     }
     methods = {name: make() for name, make in makers.items() if name in chosen}
     if ITEM_LEVEL in options.methods:
-        search_items = partial(make_item_level(model, options).recommend, **batch, num_items=options.num_items)
         for each in tries:
+            network = make_item_level(model, options)  # one each: it keeps the nodes' vectors of one catalogue
+            search_items = partial(network.recommend, **batch, num_items=options.num_items, num_beams=options.beams)
             name = ITEM_LEVEL if each is trie else f"{ITEM_LEVEL}, {each.num_items:,} items"
-            methods[name] = partial(search_items, trie=each, num_beams=options.beams)
+            methods[name] = partial(search_items, trie=each)
     for each in tries[1:]:
         methods[f"recommend, {each.num_items:,} items"] = partial(search, trie=each)
     if device.type != "cpu":
