@@ -140,8 +140,7 @@ class UserMemory:
             cosines = _cosines(content.vectors, histories, rows).to(self.dtype)
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         if memory.brands is not None and settings.brand_weight:
-            brands = _brand_terms(memory, histories, rows, self.dtype).sum(1)
-            self.scores += torch.where(known, brands, 0)
+            self.scores += torch.where(known, _brand_scores(memory, histories, rows, self.dtype), 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
             self.trends = settings.trend_weight * torch.where(known, taken(memory.trend, rows), 0).to(self.dtype)
@@ -316,7 +315,10 @@ def item_sources(users: UserMemory, rules: ItemRules | None, rows: Tensor, score
         content = (ours @ theirs.mT).clamp_(min=0) * _places(histories)[:, None]
         content *= content_weights(memory, histories)[:, None, None]
     if memory.brands is not None and memory.settings.brand_weight:
-        content += _brand_terms(memory, histories, rows.clamp(min=0), content.dtype).mT
+        brands, places = _brand_places(memory, histories)
+        same = brands[:, None] == memory.brands[rows.clamp(min=0)][..., None]
+        weights = _brand_weights(memory, histories, rows.clamp(min=0), content.dtype)
+        content += same * places[:, None] * weights[..., None]
     total = (transitions.sum(2) + content.sum(2)).clamp(min=1e-30)
     explained = users.values_of(rows, users.scores - users.trends) / users.temperature
     reasoned = remembered * (log_expm1(explained) - log_weights(explained)).exp().float()
@@ -383,15 +385,33 @@ def _period_rates(periods: Tensor, rates: Tensor, last: Tensor, rows: Tensor) ->
     return found.masked_fill((before < 0) | (after < 0), 0)
 
 
-def _brand_terms(memory: ItemMemory, histories: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """`ζ_u·r_i·a_j·[b_j = b_i]` of the items of histories `[B, H]` and items `rows` `[B, C]`, `[B, H, C]`."""
-    assert memory.brands is not None and memory.brand_sizes is not None
-    sizes, most = taken(memory.brand_sizes, rows).to(dtype), memory.num_items
-    rarity = (math.log(most) - sizes.clamp(min=1).log()) / math.log(max(most, 2))
-    weights = rarity * (memory.settings.brand_weight * _by_evidence(memory, histories).to(dtype))[:, None]
-    ours = memory.brands[histories.clamp(min=0)].masked_fill_(histories < 0, -1)
-    same = (ours[..., None] == taken(memory.brands, rows)[:, None]) & (ours >= 0)[..., None]
-    return same * weights[:, None] * _places(histories).to(dtype)[..., None]
+def _brand_places(memory: ItemMemory, histories: Tensor) -> tuple[Tensor, Tensor]:
+    """Brands of the items of histories `[B, H]`, -1 for none, and `a_j` of those that have one."""
+    assert memory.brands is not None
+    brands = memory.brands[histories.clamp(min=0)].masked_fill_(histories < 0, -1)
+    return brands, _places(histories).masked_fill(brands < 0, 0)
+
+
+def _brand_weights(memory: ItemMemory, histories: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """`ζ_u·r_i` of items `rows` `[B, C]`."""
+    assert memory.brand_sizes is not None
+    sizes, most = taken(memory.brand_sizes, rows).clamp(min=1).to(dtype), memory.num_items
+    rarity = (math.log(most) - sizes.log()) / math.log(max(most, 2))
+    return rarity * (memory.settings.brand_weight * _by_evidence(memory, histories).to(dtype))[:, None]
+
+
+def _brand_scores(memory: ItemMemory, histories: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """`ζ_u·r_i·Σ_j a_j·[b_j = b_i]` of items `rows` `[B, C]` to the items of histories `[B, H]`."""
+    assert memory.brands is not None
+    brands, places = _brand_places(memory, histories)
+    sums = ((brands[:, :, None] == brands[:, None]) * places.to(dtype)[:, None]).sum(2)  # of each one's brand
+    known, order = brands.sort(dim=1)
+    theirs = taken(memory.brands, rows)
+    found = torch.searchsorted(known, theirs).clamp_(max=known.shape[1] - 1)
+    same = known.gather(1, found) == theirs
+    return torch.where(same, sums.gather(1, order).gather(1, found), 0) * _brand_weights(
+        memory, histories, rows, dtype
+    )
 
 
 def _places(histories: Tensor) -> Tensor:
