@@ -130,15 +130,16 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
     start = None
     if name.endswith(PRETRAINED_ROW):
         start, facts["pretrained_on"] = pretrained_on(setting, row.method)
+    own = name not in ROWS  # others have settings of their own, whatever the flags say
     arguments = SequentialArguments(
-        hidden_dropout=setting.dropout,
-        attention_dropout=setting.dropout,
+        hidden_dropout=setting.dropout if own else None,
+        attention_dropout=setting.dropout if own else None,
         max_history=setting.training.max_history,
         early_stopping_patience=setting.patience,
     )
     arguments = dataclasses.replace(arguments, **row.arguments)
-    batch = {} if setting.batch_size is None else {"per_device_train_batch_size": setting.batch_size}
-    training = sequential_training(setting.folder, setting.seed, bf16=setting.bf16, **{**batch, **row.training})
+    batch = {"per_device_train_batch_size": setting.batch_size} if own and setting.batch_size else {}
+    training = sequential_training(setting.folder, setting.seed, bf16=setting.bf16, **batch, **row.training)
     baseline = train_sequential_baseline(
         row.method,
         setting.domain,

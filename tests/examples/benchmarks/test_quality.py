@@ -168,7 +168,11 @@ def test_another_dropout_and_another_history_are_other_rows(domain, tmp_path, mo
 
 @pytest.mark.parametrize("name", ["bsarec-recboard", "hstu-recboard", "sasrec-recboard", "sasrec-horizon-10"])
 def test_rows_with_other_settings(domain, tmp_path, monkeypatch, capsys, name):
-    run(monkeypatch, capsys, *flags_of(domain, tmp_path), "--max_history", "50", "--no_memory", "--models", name)
+    flags = ("--max_history", "50", "--no_memory", "--dropout", "0.75", "--batch_size", "7", "--models", name)
+    run(monkeypatch, capsys, *flags_of(domain, tmp_path), *flags)
+    plain = read(tmp_path)[0]
+    assert plain["model"] == name and "--dropout" not in plain["command"] + str(plain["details"]["batch_size"])
+    assert plain["details"]["batch_size"] != 7 and plain["architecture"]["hidden_dropout"] != 0.75
     line = read(tmp_path)[0]
     differences = line["differs_from_published"]
     assert line["architecture"]["max_history"] == 50

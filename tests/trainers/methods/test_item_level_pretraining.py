@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import ItemLevelConfig
+from modeling_utgrec import ItemLevelConfig, UTGRecForConditionalGeneration
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
+from trainers.methods.baselines import GIVEN, train_generative_baseline
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
 from trainers.methods.item_level_pretraining import (
     OF_A_DOMAIN,
@@ -23,6 +24,9 @@ from trainers.methods.item_level_pretraining import (
     without_mean,
 )
 from trainers.methods.item_tables import Content
+from trainers.methods.semantic_ids import TokenizedItems
+from trainers.methods.utgrec import RecommenderArguments, new_recommender
+from trainers.recommender_trainer import RecommenderTrainingArguments
 
 SIZES, WIDTH, ITEMS = [4, 4, 4], 5, 12
 ARGUMENTS = ItemLevelArguments(hidden_size=8, num_layers=1, num_heads=1)
@@ -123,6 +127,35 @@ def test_a_new_domain_starts_from_it(two, tmp_path, catalogue_of):
     assert not model.residuals.weight.any()
     # how popular codes are is of a domain
     assert trainer.model.code_biases.abs().max() > 0 and not model.code_biases.any()
+
+
+def test_biases_of_codes_that_are_embeddings_stay_behind_too(two, tmp_path):
+    domains, tokenizers = two
+    arguments = replace(ARGUMENTS, read_codes=True, write_codes=True)
+    pretrained = pretrain_item_level(domains, tokenizers, arguments, training_in(tmp_path / "training")).model
+    pretrained.save_pretrained(tmp_path / "pre")
+    model = new_item_level(as_pretrained(ItemLevelArguments(), tmp_path / "pre"), tokenizers["a"], seed=3)
+    start_from(model, tmp_path / "pre")
+    assert torch.equal(model.lm_head.weight, pretrained.lm_head.weight)
+    assert pretrained.lm_head.bias.abs().max() > 0 and not model.lm_head.bias.any()
+
+
+def test_a_t5_starts_from_the_one_that_was_pretrained(two, tmp_path):
+    (domain, _), tokenizers = two
+    items = TokenizedItems(tokenizers["a"], np.zeros((ITEMS, len(SIZES)), np.int64), {"collisions": "as given"})
+    arguments = RecommenderArguments(d_model=8, d_ff=12, d_kv=4, num_heads=2, num_layers=1)
+    new_recommender(arguments, tokenizers["a"], items, seed=5).save_pretrained(tmp_path / "pre")
+    source = UTGRecForConditionalGeneration.from_pretrained(tmp_path / "pre").state_dict()
+
+    def trained(**start):
+        training = RecommenderTrainingArguments(
+            str(tmp_path / "run"), learning_rate=0.0, max_steps=1, max_history=5, use_cpu=True, disable_tqdm=True
+        )
+        return train_generative_baseline(GIVEN, domain, items, arguments, training, **start).model.state_dict()
+
+    found = trained(pretrained=tmp_path / "pre")
+    assert all(torch.equal(found[name], each) for name, each in source.items())
+    assert not torch.equal(trained()["shared.weight"], source["shared.weight"])
 
 
 def test_content_alone_starts_as_likeness(two):

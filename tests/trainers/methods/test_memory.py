@@ -141,20 +141,22 @@ def test_updates_of_counts_are_a_rebuild_to_the_last_bit():
     whole = make_interactions().training_part()
     linear = LinearSettings(transitions="counts", content_weight=0.1)
     content = make_content()
-    expected = build_memory(whole, content, linear)
+    brands = np.arange(N) % 4 - 1
+    expected = build_memory(whole, content, linear, brands=brands)
     rng = np.random.default_rng(1)
     known = (whole.lengths * rng.random(whole.num_users)).astype(np.int64)
     known[:5] = 0
     sequences = [[IDS[row] for row in whole.sequence(user)] for user in range(whole.num_users)]
     first = Interactions.from_sequences([each[:cut] for each, cut in zip(sequences, known, strict=True)], IDS)
-    grown = add_interactions(build_memory(first, content, linear), whole, known)
+    grown = add_interactions(build_memory(first, content, linear, brands=brands), whole, known)
     for mine, theirs in ((grown.memory.tensors(), expected.memory.tensors()), (grown.pairs, expected.pairs)):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     assert grown.facts["interactions"] == expected.facts["interactions"]
     # sequences of their own
     half = whole.select_users(np.arange(20)), whole.select_users(np.arange(20, whole.num_users))
-    grown = add_interactions(build_memory(half[0], content, linear), half[1])
+    grown = add_interactions(build_memory(half[0], content, linear, brands=brands), half[1])
+    assert grown.memory.tensors().keys() == expected.memory.tensors().keys()
     assert all(torch.equal(tensor, expected.memory.tensors()[name]) for name, tensor in grown.memory.tensors().items())
     assert grown.facts == expected.facts
 
