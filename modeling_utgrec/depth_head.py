@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .configuration_item_level import ItemLevelConfig
 from .item_trie import ItemTrie
 from .item_trie_level import TrieLevel
+from .loss_child_cross_entropy import child_cross_entropy
 from .loss_cross_entropy import cross_entropy_of_valid, linear_cross_entropy
 from .node_content import child_products, node_content
 
@@ -242,47 +243,28 @@ class DepthHeadPrediction:
         self, prefixes: Tensor, level: int, edges_of_level: TrieLevel, content: Tensor, nodes: Tensor, edges: Tensor
     ) -> Tensor:
         """Sum of the cross-entropies of `edges` `(targets,)` among the children of `nodes`; `content` is that of all
-        nodes of the level, of which those are projected that the loss is about."""
+        edges of the level."""
         if not len(nodes):
             return prefixes.new_zeros(())
         written = self.depth_head(prefixes, torch.tensor(level, device=prefixes.device))
-        if edges_of_level.num_nodes == 1:
-            vectors, biases = self._nodes(level, edges_of_level, content, slice(None))
-            return linear_cross_entropy(written, vectors, edges, biases)
-        _, exists, children = edges_of_level.listed_children(nodes)
-        counts = exists.sum(dim=1)
-        exists, children = exists[:, : int(counts.max())], children[:, : int(counts.max())]
-        listed = torch.zeros(len(content), dtype=torch.bool, device=edges.device)
-        listed[children[exists]] = True
-        places = (listed.cumsum(0) - 1).clamp(min=0)[children]
-        vectors, biases = self._nodes(level, edges_of_level, content, listed.nonzero().flatten())
-        logits = child_products(written, vectors, places, counts) + _picked(biases, places)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~exists, -torch.inf)
-        return F.cross_entropy(logits, edges - edges_of_level.starts[nodes], reduction="sum")
-
-    def _nodes(
-        self, level: int, edges_of_level: TrieLevel, content: Tensor, edges: Tensor | slice
-    ) -> tuple[Tensor, Tensor]:
-        """Vectors `(edges, hidden_size)` and biases `(edges,)` of the nodes that edges of a level lead to."""
-        codes = edges_of_level.keys[edges].long() % edges_of_level.size
         weight, bias = self._output_embeddings(level)
-        vectors = self._project_unit(content[edges]) * self.node_scales[level]
+        if edges_of_level.num_nodes > 1:
+            own = bias.expand(len(nodes), -1) if weight is None else F.linear(written, weight, bias)
+            # written · (W content) = (written W) · content: of the rows there are fewer than of their children
+            queries = F.linear(written * self.node_scales[level], self.content_projection.weight.T)
+            return child_cross_entropy(queries, own, content, edges_of_level, nodes, edges, self._counts_nodes(level))
+        codes = edges_of_level.keys.long()  # of the one node, which is 0
+        vectors, biases = self._project_unit(content) * self.node_scales[level], bias[codes]
         if weight is not None:
-            vectors = vectors + F.embedding(codes, weight)
-        biases = _picked(bias, codes)
+            vectors = vectors + weight[codes]
         if self._counts_nodes(level):
-            biases = biases + edges_of_level.counts[edges].float().log()
-        return vectors, biases
+            biases = biases + edges_of_level.counts.float().log()
+        return linear_cross_entropy(written, vectors, edges, biases)
 
     def _counts_nodes(self, level: int) -> bool:
         """Whether logits of a level have the logarithm of the nodes' numbers of items; of the last, it is 0."""
         assert self.config.num_levels is not None
         return self.config.node_counts and level < self.config.num_levels - 1
-
-
-def _picked(values: Tensor, places: Tensor) -> Tensor:
-    """`values[places]` whose gradients are summed in a fixed order."""
-    return F.embedding(places, values[:, None]).squeeze(-1)
 
 
 __all__ = ["DepthHead", "DepthHeadPrediction", "ResidualLayer"]

@@ -45,36 +45,6 @@ def node_content(trie: ItemTrie, mean: Tensor) -> list[Tensor]:
     return levels
 
 
-class _ChildProducts(torch.autograd.Function):
-    """Products block by block: the vectors of a block are gathered, used and forgotten, in both directions."""
-
-    @staticmethod
-    def forward(ctx, states: Tensor, vectors: Tensor, children: Tensor, counts: Tensor):
-        ctx.save_for_backward(states, vectors, children, counts)
-        products = states.new_zeros(children.shape)
-        for rows, own in _blocks(states, children, counts):
-            gathered, block = F.embedding(own, vectors), states[rows]
-            shared = own.ndim == 1
-            products[rows, : own.shape[-1]] = block @ gathered.T if shared else (gathered @ block[..., None])[..., 0]
-        return products
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        states, vectors, children, counts = ctx.saved_tensors
-        of_states, of_vectors = torch.zeros_like(states), torch.zeros_like(vectors)
-        for rows, own in _blocks(states, children, counts):
-            gathered, block = F.embedding(own, vectors), states[rows]
-            of_block = gradient[rows, : own.shape[-1]]
-            of_block = of_block.masked_fill(torch.arange(own.shape[-1], device=own.device) >= counts[rows, None], 0)
-            if own.ndim == 1:
-                of_states[rows] = of_block @ gathered
-                of_vectors.index_add_(0, own, of_block.T @ block)
-            else:
-                of_states[rows] = (of_block[:, None] @ gathered)[:, 0]
-                of_vectors.index_add_(0, own.flatten(), (of_block[..., None] * block[:, None]).flatten(0, 1))
-        return of_states, of_vectors, None, None
-
-
 def _blocks(states: Tensor, children: Tensor, counts: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
     """Rows to work on together, and their children `(rows, most)`, or `(children,)` where all rows have the same. On a
     CPU there are these, and the rest goes by the number of children."""
@@ -101,10 +71,11 @@ def _blocks(states: Tensor, children: Tensor, counts: Tensor) -> Iterator[tuple[
         first += size
 
 
+@torch.no_grad()
 def child_products(states: Tensor, vectors: Tensor, children: Tensor, counts: Tensor) -> Tensor:
     """
-    Inner products of states with the vectors of their own children. Gradients can be taken once, not twice; under
-    autocast the products are in its precision.
+    Inner products of states with the vectors of their own children, block by block: the vectors of a block are
+    gathered, used and forgotten. Without gradients; under autocast the products are in its precision.
 
     Args:
         states (`torch.FloatTensor` of shape `(..., width)`): the states.
@@ -118,9 +89,14 @@ def child_products(states: Tensor, vectors: Tensor, children: Tensor, counts: Te
     """
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else vectors.dtype
-    rows = states.reshape(-1, states.shape[-1]).to(dtype)
+    rows, vectors = states.reshape(-1, states.shape[-1]).to(dtype), vectors.to(dtype)
+    own, numbers = children.flatten(0, -2), counts.flatten()
+    products = rows.new_zeros(own.shape)
     with torch.autocast(device, enabled=False):
-        products = _ChildProducts.apply(rows, vectors.to(dtype), children.flatten(0, -2), counts.flatten())
+        for block, listed in _blocks(rows, own, numbers):
+            gathered, some = F.embedding(listed, vectors), rows[block]
+            together = some @ gathered.T if listed.ndim == 1 else (gathered @ some[..., None])[..., 0]
+            products[block, : listed.shape[-1]] = together
     return products.view(children.shape)
 
 
