@@ -39,8 +39,8 @@ class ItemSources(NamedTuple):
 
     The network's share is `(1 - g)·P_net / P`, the memory's `g·p_mem / P`. The memory's is split again: what `p_mem`
     has beside the remainder that every item gets, with m taken without trend and period, is given to transitions and
-    content in proportion to their positive terms of `m`, `d_i·a_j·B[j, i]` and `w_u·a_j·cos(j, i)`, with a common
-    brand's `ζ_u·r_i·a_j`; the rest is `unknown`.
+    content in proportion to their positive terms of `m`, `d_i·a_j·B[j, i]` with an item's own `β·a_j`, and
+    `w_u·a_j·cos(j, i)` with a common brand's `ζ_u·r_i·a_j`; the rest is `unknown`.
 
     Args:
         network (`torch.FloatTensor` of shape `(batch_size, num_items)`): of the network.
@@ -118,8 +118,10 @@ class UserMemory:
         self._counts, self._mass = _last_counts(memory, histories), values.sum(1)
         content = memory.content if settings.content_weight else None
         if content is not None:
-            near = _rows_of(content.similar_items, histories)
-            items, values = torch.cat((items, near), dim=1), torch.nn.functional.pad(values, (0, near.shape[1]))
+            items = torch.cat((items, _rows_of(content.similar_items, histories)), dim=1)
+        if settings.repeat_weight:
+            items = torch.cat((items, histories.to(items.dtype)), dim=1)
+        values = torch.nn.functional.pad(values, (0, items.shape[1] - values.shape[1]))
         positions, order = trie.positions_of(items).sort(dim=1)
         values, items = values.gather(1, order), items.gather(1, order)
         is_new = torch.ones_like(positions, dtype=torch.bool)
@@ -141,6 +143,9 @@ class UserMemory:
             self.scores += torch.where(known, cosines * content_weights(memory, histories)[:, None], 0)
         if memory.brands is not None and settings.brand_weight:
             self.scores += torch.where(known, _brand_scores(memory, histories, rows, self.dtype), 0)
+        if settings.repeat_weight:
+            had = _sums_of_same(histories, _places(histories).to(self.dtype), rows)
+            self.scores += torch.where(known, settings.repeat_weight * had, 0)
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
             self.trends = settings.trend_weight * torch.where(known, taken(memory.trend, rows), 0).to(self.dtype)
@@ -404,14 +409,16 @@ def _brand_scores(memory: ItemMemory, histories: Tensor, rows: Tensor, dtype: to
     """`ζ_u·r_i·Σ_j a_j·[b_j = b_i]` of items `rows` `[B, C]` to the items of histories `[B, H]`."""
     assert memory.brands is not None
     brands, places = _brand_places(memory, histories)
-    sums = ((brands[:, :, None] == brands[:, None]) * places.to(dtype)[:, None]).sum(2)  # of each one's brand
-    known, order = brands.sort(dim=1)
-    theirs = taken(memory.brands, rows)
-    found = torch.searchsorted(known, theirs).clamp_(max=known.shape[1] - 1)
-    same = known.gather(1, found) == theirs
-    return torch.where(same, sums.gather(1, order).gather(1, found), 0) * _brand_weights(
-        memory, histories, rows, dtype
-    )
+    same = _sums_of_same(brands, places.to(dtype), taken(memory.brands, rows))
+    return same * _brand_weights(memory, histories, rows, dtype)
+
+
+def _sums_of_same(keys: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
+    """`Σ_j a_j·[key_j = key_i]` of keys `wanted` `[B, C]` among those of histories `[B, H]` with `places` `a_j`."""
+    sums = ((keys[:, :, None] == keys[:, None]) * places[:, None]).sum(2)  # of each one's key
+    known, order = keys.sort(dim=1)
+    found = torch.searchsorted(known, wanted).clamp_(max=known.shape[1] - 1)
+    return torch.where(known.gather(1, found) == wanted, sums.gather(1, order).gather(1, found), 0)
 
 
 def _places(histories: Tensor) -> Tensor:
@@ -466,12 +473,15 @@ def _discounts(memory: ItemMemory, rows: Tensor) -> Tensor:
 
 
 def _transition_terms(memory: ItemMemory, histories: Tensor, rows: Tensor) -> Tensor:
-    """Positive `d_i·a_j·B[j, i]` of items `rows` `[B, K]` and each item of histories `[B, H]`: `[B, K, H]`."""
+    """Positive `a_j·(d_i·B[j, i] + β·[j = i])` of items `rows` `[B, K]` and each item of histories `[B, H]`: `[B, K,
+    H]`."""
     safe = histories.clamp(min=0)
     same = memory.transition_items[safe][:, None] == rows.clamp(min=0)[:, :, None, None]
     terms = torch.where(same, memory.transition_weights[safe][:, None].float(), 0).sum(3).clamp_(min=0)
     if memory.settings.discount:
         terms *= _discounts(memory, rows.clamp(min=0))[..., None]
+    if memory.settings.repeat_weight > 0:
+        terms += memory.settings.repeat_weight * (rows[..., None] == safe[:, None])
     return terms * _places(histories)[:, None]
 
 

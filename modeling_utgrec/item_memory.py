@@ -4,7 +4,8 @@ A generative recommender generalises over semantic IDs; what was seen is remembe
 al., Generalization through Memorization, ICLR 2020; for generative recommendation arXiv 2603.19809). The memory is a
 linear model, SLIT (Choi et al., WWW 2021) with content,
 
-    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + ζ_u·r_i·Σ_j a_j·[b_j = b_i] + δ·t_i + ε·R[p_u, p_i]
+    m_u(i) = d_i·Σ_j a_j·B[j, i] + w_u·Σ_j a_j·cos(j, i) + ζ_u·r_i·Σ_j a_j·[b_j = b_i] + β·Σ_j a_j·[j = i]
+             + δ·t_i + ε·R[p_u, p_i]
 
 over the items `j` of a user's history with weights `a_j` = 1/place from its end, and `w_u` = w·(1 + κ / (count of
 the last item + 1)), `ζ_u` in the same way. `t_i` is the item's trend, the log of its share among the latest
@@ -14,7 +15,8 @@ histories end at different times, and each goes on with what is of its time: `p_
 the log of how much likelier than chance period `q` follows period `p`. `b_i` is the item's brand, and `r_i` = log(n
 / items of the brand) / log n, for a brand that few items have says more. `d_i` = ((count of i + 1) / c)^-α takes
 from transitions to items that are popular with everybody; c is the count of a usual interaction's item, the
-geometric mean. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries of each row, the
+geometric mean. β is how much sooner than others an item is taken again by who has had it, or later: below 0 where
+nobody does. Bytes an item are kept, whatever the size of the catalogue: of B the largest entries of each row, the
 items nearest in content, and content vectors. A user's candidates are the items in the rows of its history; of these
 the whole of the cosine, brand, trend and period count, for the rows alone would take the content from all but the
 nearest. `generation_memory.py` mixes the memory into the beam search.
@@ -61,6 +63,8 @@ class MemorySettings:
         period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
         discount (`float`, *optional*, defaults to 0.0): α, by which popular items get less of the transitions.
         brand_weight (`float`, *optional*, defaults to 0.0): ζ, the weight of a brand that the history has.
+        repeat_weight (`float`, *optional*, defaults to 0.0): β, the weight of an item that the history has; below 0
+            it is taken again later than others, far below 0 not at all.
 
     Raises:
         ValueError: if a value is out of range or no finite number.
@@ -76,10 +80,11 @@ class MemorySettings:
     period_weight: float = 0.0
     discount: float = 0.0
     brand_weight: float = 0.0
+    repeat_weight: float = 0.0
 
     def __post_init__(self):
         weights = ("content_weight", "evidence", "trend_weight", "period_weight", "discount", "brand_weight")
-        for name in (*weights, "temperature", "mixing_weight"):
+        for name in (*weights, "temperature", "mixing_weight", "repeat_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name} of an item memory must be a finite number, got {value!r}.")

@@ -54,7 +54,7 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.item_transitions import ItemTransitions
-from trainers.rankers.linear_selection import linear_ranker
+from trainers.rankers.linear_selection import REPEAT_WEIGHTS, linear_ranker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 from trainers.rankers.sequential import SequentialRanker
@@ -430,9 +430,10 @@ def memory_of(stored: StoredMemory) -> dict[str, Any]:
 def floor(name: str, setting: Setting) -> TrainedRanker:
     """What needs no training."""
     interactions = setting.domain.interactions
-    if name == "linear":
+    if name in ("linear", "linear-repeats"):
         encoder = Path(setting.embeddings.text_encoder or "embeddings").name
-        linear = linear_ranker(interactions, setting.embeddings.text, content_name=encoder)
+        weights = REPEAT_WEIGHTS if name == "linear-repeats" else ()
+        linear = linear_ranker(interactions, setting.embeddings.text, content_name=encoder, repeat_weights=weights)
         return TrainedRanker(linear, description=linear.description)
     description: dict[str, Any] = {"variant": FLOORS[name]}
     if name == "memory":
@@ -455,6 +456,7 @@ FLOORS = {
     "item-transitions": "counted from the training part",
     "nearest-items": "text embeddings nearest to the last item's",
     "linear": "transitions in closed form and the texts' cosine with the history, weights chosen on validation",
+    "linear-repeats": "the same, and whether what a history has is taken again",
     "memory": "sparse transitions, likeness of texts and trend, weights chosen walk-forward: a mixture's with g = 1",
 }
 COUNTED = ("popularity", "item-transitions")  # of the floors, those that read no texts

@@ -59,6 +59,7 @@ def make_memory(num_items: int, seed: int = 0, kept: int = 6, low: float = -0.1,
         "period_weight": 0.02,
         "discount": 0.15,
         "brand_weight": 0.05,
+        "repeat_weight": 0.04,
         **changes,
     }
     counts, recent = (torch.from_numpy(rng.integers(0, most, num_items)) for most in (20, 40))
@@ -98,7 +99,10 @@ def dense_scores(memory: ItemMemory, histories: torch.Tensor) -> torch.Tensor:
                     candidates.add(item)
             if weight:
                 candidates.update(memory.content.similar_items[row].tolist())
+        if values.repeat_weight:
+            candidates.update(row for _, row in places)
         for item in candidates - {-1}:
+            scores[user, item] += values.repeat_weight * sum(1 / place for place, row in places if row == item)
             scores[user, item] += values.trend_weight * trend[item]
             periods, rates = memory.periods
             if history[-1] >= 0 and periods[history[-1]] >= 0 and periods[item] >= 0:
@@ -361,6 +365,21 @@ def test_sources_are_shares_whatever_the_signs_and_the_rounding():
     assert sources.transitions[0, 0, 1].item() == pytest.approx(1, abs=1e-4)
 
 
+def test_what_a_history_has_comes_last_or_first():
+    """Far below 0 items are not taken again, for whatever reason they would be; above 0 the latest are."""
+    trie = make_trie(40)
+    histories = torch.tensor([[3, 7, 3, 20], [-1, -1, 5, 9]])
+    for weight in (-10.0, 0.0, 5.0):
+        memory = make_memory(40, repeat_weight=weight)
+        scores = UserMemory(memory, histories, trie).scores_of(torch.arange(40).expand(2, -1))
+        torch.testing.assert_close(scores, dense_scores(memory, histories))
+        ranked = scores.argsort(1, descending=True)
+        if weight > 0:  # 3 was there twice, at the second and the last place
+            assert ranked[0, :3].tolist() == [20, 3, 7] and ranked[1, :2].tolist() == [9, 5]
+        if weight < 0:
+            assert {*ranked[0, -3:].tolist()} == {20, 3, 7} and {*ranked[1, -2:].tolist()} == {9, 5}
+
+
 def test_a_gate_gives_each_user_its_weight():
     trie = make_trie(50)
     histories = torch.randint(50, (USERS, 4), generator=torch.Generator().manual_seed(1))
@@ -372,6 +391,7 @@ def test_a_gate_gives_each_user_its_weight():
         known = {
             *memory.transition_items[history].flatten().tolist(),
             *memory.content.similar_items[history].flatten().tolist(),
+            *history,
         }
         logits = dense_scores(memory, histories[user, None])[0, sorted(known - {-1})] / memory.settings.temperature
         entropy = -(logits.softmax(0) * logits.log_softmax(0)).sum().item()
@@ -486,7 +506,7 @@ def test_sources_sum_to_1_and_say_what_they_are(model, trie):
         for place in range(60):
             item = int(items[user, place])
             for slot, row in enumerate(sources.history_rows[user].tolist()):
-                followed = row >= 0 and bool((memory.transition_items[row] == item).any())
+                followed = row == item or (row >= 0 and bool((memory.transition_items[row] == item).any()))
                 near = float(memory.content.vectors[row].float() @ memory.content.vectors[item].float()) > 0
                 alike = row >= 0 and (near or bool(memory.brands[row] == memory.brands[item] >= 0))
                 assert followed or sources.transitions[user, place, slot] == 0

@@ -334,7 +334,7 @@ def test_settings_change_and_tensors_are_shared():
     other = memory.with_settings(temperature=0.5)
     assert other.settings.temperature == 0.5 and memory.settings.temperature == 0.03
     assert other.transition_items is memory.transition_items
-    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0, 0.0, 0.0), (
+    assert MemorySettings() == MemorySettings(0.0, 0.0, 0.0, 0.03, 0.7, None, 20, 0.0, 0.0, 0.0, 0.0), (
         "what files without them mean"
     )
     bare = {"settings": None, "content": None, "recent": None, "periods": None, "brands": None}

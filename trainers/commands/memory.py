@@ -85,6 +85,9 @@ class MemoryArguments:
     period_weight: float = field(default=0.0, metadata={"help": "Weight of the periods, where it is not chosen."})
     discount: float = field(default=0.0, metadata={"help": "Of popular items, where it is not chosen."})
     brand_weight: float = field(default=0.0, metadata={"help": "Weight of --brands, where it is not chosen."})
+    repeat_weight: float = field(
+        default=0.0, metadata={"help": "Weight of what a user has had, where it is not chosen; -10: never again."}
+    )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many interactions; 0: all."})
     mask_seen: bool = field(default=False, metadata={"help": "Never recommend items of the history, in the test."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the recommender."})
@@ -144,6 +147,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
             period_weight=arguments.period_weight,
             discount=arguments.discount,
             brand_weight=arguments.brand_weight,
+            repeat_weight=arguments.repeat_weight,
             temperature=arguments.temperature,
             mixing_weight=arguments.mixing_weight,
         )

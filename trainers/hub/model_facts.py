@@ -190,6 +190,7 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
         "Weight of the content": settings.content_weight,
         "Evidence": settings.evidence,
         "Weight of the brand": settings.brand_weight if memory.brands is not None else None,
+        "Weight of what a history has": settings.repeat_weight,
         "Weight of the trend": settings.trend_weight,
         "Weight of the periods": settings.period_weight,
         "Discount of popular items": settings.discount,

@@ -91,7 +91,7 @@ def build_memory(
         raise ValueError(f"row_items and similar_items must be at least 1, got {row_items} and {similar_items}.")
     linear = LinearSettings() if linear is None else linear
     if settings is None:
-        settings = MemorySettings(max_history=linear.max_history)
+        settings = MemorySettings(max_history=linear.max_history, repeat_weight=linear.repeat_weight)
         if content is not None:
             settings = replace(settings, content_weight=linear.content_weight, evidence=linear.evidence)
     if settings.content_weight and content is None:

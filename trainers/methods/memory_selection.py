@@ -1,11 +1,12 @@
 """Choice of how an item memory is read, on validation, by a fixed rule, before any look at the test.
 
-1. λ, w and κ of the memory alone from the linear ranker's grid ([`trainers.rankers.linear_selection`]), then δ of
-   the trend and, of a memory that knows brands, ζ from [`BY_THE_BEST`], by NDCG@10; then ε of the periods and α of
-   the discount from [`CAREFULLY`], the smallest that is at most one standard error of the paired difference below the
-   best. Under leave-one-out all this is walk-forward: a memory of all but the users' last three interactions is
-   judged by the validation items. They lie as far behind it as the test items behind the memory of the training part,
-   so what drifts has drifted as far. Under a given split validation is as it is;
+1. β of what the history has, then λ, w and κ of the memory alone, from the linear ranker's grids
+   ([`trainers.rankers.linear_selection`]), then δ of the trend and, of a memory that knows brands, ζ from
+   [`BY_THE_BEST`], by NDCG@10; then ε of the periods and α of the discount from [`CAREFULLY`], the smallest that is at
+   most one standard error of the paired difference below the best. Under leave-one-out all this is walk-forward: a
+   memory of all but the users' last three interactions is judged by the validation items. They lie as far behind it
+   as the test items behind the memory of the training part, so what drifts has drifted as far. Under a given split
+   validation is as it is;
 2. τ and g together, from [`TEMPERATURES`] × [`MIXING_WEIGHTS`] by NDCG@10 of the mixture, seen items kept; of equal
    ones the first. The best [`SEARCHED`] pairs are judged again by the beam search itself, which may miss an item whose
    prefixes have little mass, and the best of them is chosen. g = 0 and 1, network and memory alone, are in the grid;
@@ -40,7 +41,7 @@ from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, cont
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker, flat_trie, padded_left
 from trainers.rankers.linear import LinearSettings
-from trainers.rankers.linear_selection import CRITERION, CUTOFF, LinearSelection, select_settings
+from trainers.rankers.linear_selection import CRITERION, CUTOFF, REPEAT_WEIGHTS, LinearSelection, select_settings
 from trainers.rankers.mixture import MixtureRanker
 from trainers.rankers.scoring import ScoringRanker, stable_topk
 
@@ -419,14 +420,15 @@ def choose_memory_alone(
 
     Returns:
         [`StoredMemory`], in the order of the interactions' catalogue. Its facts have `linear_selection`,
-        `trend_selection`, `discount_selection` and, of a memory with brands or periods, `brand_weight_selection` and
-        `period_weight_selection`, the tables that were chosen from.
+        `repeat_weight_selection` and so on for each setting of [`BY_THE_BEST`] and [`CAREFULLY`] that was chosen: the
+        tables that they were chosen from.
 
     Raises:
         ValueError: an empty training part, no validation case, or content that does not fit.
     """
     before, part = walk_forward(interactions)
-    selection = select_settings(before, content, linear, part) if selection is None else selection
+    if selection is None:
+        selection = select_settings(before, content, linear, part, repeat_weights=REPEAT_WEIGHTS)
     if not selection.table:
         raise ValueError("The split has no validation case: nothing can be chosen. Give the settings of the memory.")
     alike = None
@@ -435,12 +437,13 @@ def choose_memory_alone(
     chosen = (content if alike else None, selection.settings, None, row_items, similar_items)
     stored = build_memory(before.training_part(), *chosen, selection.transitions, alike, folder, brands)
     weights: dict[str, float] = {}
-    weights["trend_weight"], table = choose_best(stored.memory, "trend_weight", before, part, batch_size, most_cases)
-    tables: dict[str, Any] = {"trend_selection": table}
-    if brands is not None:
+    tables: dict[str, Any] = {}
+    for setting in BY_THE_BEST:
+        if setting == "brand_weight" and brands is None:
+            continue
         weighted = stored.memory.with_settings(**weights)
-        weights["brand_weight"], table = choose_best(weighted, "brand_weight", before, part, batch_size, most_cases)
-        tables["brand_weight_selection"] = table
+        weights[setting], table = choose_best(weighted, setting, before, part, batch_size, most_cases)
+        tables[f"{setting}_selection"] = table
     for setting in CAREFULLY:
         if setting == "period_weight" and stored.memory.periods is None:
             continue
@@ -450,7 +453,8 @@ def choose_memory_alone(
     if before is not interactions:
         stored = build_memory(interactions.training_part(), *chosen, None, alike, folder, brands)
     stored.memory = stored.memory.with_settings(**weights)
-    stored.facts |= {"part": "training", "linear_selection": selection.table, **tables}
+    tables |= {"linear_selection": selection.table, "repeat_weight_selection": selection.repeat_table}
+    stored.facts |= {"part": "training", **tables}
     return stored
 
 

@@ -50,7 +50,13 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_transitions import ItemTransitions
 from trainers.rankers.linear import LinearRanker, LinearSettings, check_training
-from trainers.rankers.linear_selection import CONTENT_WEIGHTS, CRITERION, LinearSelection, select_settings
+from trainers.rankers.linear_selection import (
+    CONTENT_WEIGHTS,
+    CRITERION,
+    REPEAT_WEIGHTS,
+    LinearSelection,
+    select_settings,
+)
 from trainers.rankers.popularity import Popularity
 from trainers.runtime.progress import Progress
 
@@ -140,7 +146,7 @@ def quickstart(
     with progress.step("transitions", f"counting what follows what in {len(interactions.items):,} interactions"):
         weights = CONTENT_WEIGHTS + LIGHT_TEXTS if linear.transitions == "counts" else CONTENT_WEIGHTS
         before, part = walk_forward(interactions)
-        selection = select_settings(before, content, linear, part, MOST_CASES, weights)
+        selection = select_settings(before, content, linear, part, MOST_CASES, weights, REPEAT_WEIGHTS)
     remembered = with_content(selection)
     if remembered is not selection:
         progress.line("texts did not help on validation; they get a little weight, for what was never bought")

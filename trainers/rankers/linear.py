@@ -1,12 +1,13 @@
 """Linear ranker: item transitions in closed form, and the cosine of the items' content.
 
-    scores = U·B + w·(U·E)·Eᵀ        B = (XᵀX + λI)⁻¹ XᵀY
+    scores = U·B + w·(U·E)·Eᵀ + β·U        B = (XᵀX + λI)⁻¹ XᵀY
 
 `U` `[users, n]` holds a history with weight 1/position from its end; `X` the same of every prefix of every training
 sequence, `Y` the items that follow the prefix with weight 1/distance; `E` `[n, e]` are content embeddings without
 their mean, of unit length. It is SLIT (Choi et al., Session-aware Linear Item-Item Models, WWW 2021) with other
 weights, a ridge regression as in EASE (Steck, WWW 2019). Whatever is trained has to beat it.
-[`trainers.rankers.linear_selection`] chooses λ and w, which may depend on how often a user's last item was seen.
+[`trainers.rankers.linear_selection`] chooses λ and w, which may depend on how often a user's last item was seen, and β
+where it is asked to: whether what a user has had is taken again, which is left open otherwise (0).
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class LinearSettings:
         evidence (`float`, *optional*, defaults to 0.0): κ: a user's weight of the content is
             `w·(1 + κ/(count + 1))`, `count` that of the history's last item in the training part; 0: the same for all.
         row_items (`int`, *optional*): transitions of an item that are kept, of the largest magnitude; None: all.
+        repeat_weight (`float`, *optional*, defaults to 0.0): β, the weight of an item that the history has; below 0
+            it is taken again later than others, far below 0 not at all.
         dtype (`str`, *optional*, defaults to `"float32"`): of the solution, `"float64"` for checks.
     """
 
@@ -64,6 +67,7 @@ class LinearSettings:
     content_weight: float = 0.1
     evidence: float = 0.0
     row_items: int | None = None
+    repeat_weight: float = 0.0
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self):
@@ -71,7 +75,7 @@ class LinearSettings:
             raise ValueError(f"transitions must be 'auto', 'inverse' or 'counts', got {self.transitions!r}.")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
-        for name in ("regularization", "content_weight", "evidence"):
+        for name in ("regularization", "content_weight", "evidence", "repeat_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}.")
         if not self.regularization > 0:
@@ -125,16 +129,17 @@ class LinearSettings:
             parts.append(f"w {self.content_weight:g}")
             parts += [f"κ {self.evidence:g}"] if self.evidence and self.content_weight else []
             parts += [content] if self.content_weight else []
+        parts += [f"β {self.repeat_weight:g}"] if self.repeat_weight else []
         return ", ".join(parts)
 
     def sentence(self, num_items: int, content: str | None) -> str:
         """The settings in words, for tables that have a column for what a row is of."""
         inverse = self.way(num_items) == "inverse"
         text = f"transitions in closed form (λ {self.regularization:g})" if inverse else "decayed counts of neighbours"
-        if content is None or not self.content_weight:
-            return text
-        rise = f"·(1 + {self.evidence:g}/(count of the last item + 1))" if self.evidence else ""
-        return f"{text} and {self.content_weight:g}{rise} of the texts' cosine with the history ({content})"
+        if content is not None and self.content_weight:
+            rise = f"·(1 + {self.evidence:g}/(count of the last item + 1))" if self.evidence else ""
+            text = f"{text} and {self.content_weight:g}{rise} of the texts' cosine with the history ({content})"
+        return f"{text}; {self.repeat_weight:g} for what the history has" if self.repeat_weight else text
 
 
 def _operations_per_second(dtype: str) -> float:
@@ -268,11 +273,13 @@ class LinearUsers(NamedTuple):
         transitions (`np.ndarray` or `scipy.sparse.csr_array`): U·B, `[B, n]`.
         content (`np.ndarray`, *optional*): U·E, `[B, e]`.
         counts (`np.ndarray`): int64 `[B]` training interactions of the last item.
+        had (`scipy.sparse.csr_array`): U, `[B, n]`.
     """
 
     transitions: np.ndarray | sparse.csr_array
     content: np.ndarray | None
     counts: np.ndarray
+    had: sparse.csr_array
 
 
 class LinearScorer:
@@ -310,7 +317,7 @@ class LinearScorer:
         last = np.array([history[-1] if len(history) else -1 for history in histories], np.int64)
         counts = np.where(last >= 0, self.counts[last], 0)
         transitions = weights @ self.transitions
-        return LinearUsers(transitions, None if self.content is None else weights @ self.content, counts)
+        return LinearUsers(transitions, None if self.content is None else weights @ self.content, counts, weights)
 
     def scores(self, users: LinearUsers, items: slice) -> torch.Tensor:
         """float `[B, items]`."""
@@ -318,7 +325,7 @@ class LinearScorer:
         if self.content is not None:
             weights = self.settings.content_weights(users.counts)
             scores = scores + weights[:, None].astype(self.settings.dtype) * self.content_scores(users, items)
-        return torch.from_numpy(scores)
+        return torch.from_numpy(with_repeats(scores, users, items, self.settings.repeat_weight))
 
     def transition_scores(self, users: LinearUsers, items: slice) -> np.ndarray:
         """U·B of some items, `[B, items]`."""
@@ -329,6 +336,11 @@ class LinearScorer:
         """(U·E)·Eᵀ of some items, without its weight, `[B, items]`."""
         assert self.content is not None and users.content is not None
         return users.content @ self.content[items].T
+
+
+def with_repeats(scores: np.ndarray, users: LinearUsers, items: slice, weight: float) -> np.ndarray:
+    """Scores of some items, `[B, items]`, and β·U; themselves if β is 0."""
+    return scores + users.had[:, items].toarray() * scores.dtype.type(weight) if weight else scores
 
 
 class LinearRanker(ScoringRanker):

@@ -1,15 +1,16 @@
 """Choice of the linear ranker's settings on validation, by a fixed rule.
 
-The settings of [`grid`] with the best NDCG@10 on the validation items, seen items kept; of equal ones the first. Ranks
-are those of [`~trainers.evaluation.protocol.evaluate`], but users are scored once for all weights of the content: the
-grid costs little more than the inverse of each λ. All is fitted on the training part, and the test is judged with it.
+The settings of [`grid`] with the best NDCG@10 on the validation items, seen items kept; of equal ones the first;
+before them β, where it is to be chosen, at the middle of the grid. Ranks are those of
+[`~trainers.evaluation.protocol.evaluate`], but users are scored once for all weights of the content: the grid costs
+little more than the inverse of each λ. All is fitted on the training part, and the test is judged with it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,14 @@ from scipy import sparse
 
 from trainers.data.interactions import Cases, Interactions
 from trainers.evaluation.metrics import means, metrics_per_case
-from trainers.rankers.linear import LinearRanker, LinearScorer, LinearSettings, check_training, transition_matrix
+from trainers.rankers.linear import (
+    LinearRanker,
+    LinearScorer,
+    LinearSettings,
+    check_training,
+    transition_matrix,
+    with_repeats,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +39,8 @@ CONTENT_WEIGHTS = (  # (w, κ): the same weight for all, then by evidence; witho
     (0.03, 10.0),
     (0.03, 30.0),
 )
+# β: whether what a user has had is taken again. -10 of an item at the last of 20 places is below all others
+REPEAT_WEIGHTS = (0.0, -10.0, 0.05, 0.2, 1.0)
 CUTOFF = 10
 CRITERION = f"ndcg@{CUTOFF}"
 MOST_SCORES = 1e9  # scores of users and items that each setting is judged by; of more, cases at equal distances
@@ -49,12 +59,14 @@ class LinearSelection:
             `content_weight`, `evidence`, and `recall@10` and `ndcg@10` of the part. Empty where the split has no
             validation items: the settings are then those that were given.
         num_cases (`int`): cases that they were judged by.
+        repeat_table (`list[dict]`, *optional*): for each β that there was to choose from, as `table`.
     """
 
     settings: LinearSettings
     transitions: np.ndarray | sparse.csr_array
     table: list[dict[str, Any]]
     num_cases: int
+    repeat_table: list[dict[str, Any]] = field(default_factory=list)
 
 
 def grid(
@@ -79,9 +91,10 @@ def select_settings(
     part: Literal["validation", "test"] = "validation",
     most_cases: int | None = None,
     content_weights: Sequence[tuple[float, float]] = CONTENT_WEIGHTS,
+    repeat_weights: Sequence[float] = (),
 ) -> LinearSelection:
     """
-    Chooses λ and the weight of the content.
+    Chooses λ and the weight of the content and, where it is to be chosen, β before them.
 
     Args:
         interactions ([`Interactions`]): all interactions; fitted is their training part, judged by the cases of
@@ -92,6 +105,8 @@ def select_settings(
             [`Interactions.earlier`] gives.
         most_cases (`int`, *optional*): fewer cases, where time is short.
         content_weights (`Sequence[tuple[float, float]]`, *optional*): other (w, κ) to choose from, 0 among them.
+        repeat_weights (`Sequence[float]`, *optional*): β to choose from, at the middle of the grid, before the rest,
+            which is then judged with it; by default it stays as it is.
 
     Raises:
         ValueError: an empty training part; content of another number of items, or not finite.
@@ -112,11 +127,21 @@ def select_settings(
             scorers[entry.regularization] = LinearScorer(
                 transition_matrix(training, entry), heaviest, None if scorers else content, training.popularity
             )
-    ranks = _ranks(cases, entries, scorers, num_items)
-    rows = [_row(entry, metrics, num_items) for entry, metrics in zip(entries, map(_metrics, ranks), strict=True)]
-    best = max(range(len(rows)), key=lambda number: rows[number][CRITERION])  # the first of equal ones
-    chosen = entries[best]
-    return LinearSelection(chosen, scorers[chosen.regularization].transitions, rows, len(cases))
+
+    def best_of(entries: Sequence[LinearSettings]) -> tuple[LinearSettings, list[dict[str, Any]]]:
+        metrics = map(_metrics, _ranks(cases, entries, scorers, num_items))
+        rows = [_row(entry, each, num_items) for entry, each in zip(entries, metrics, strict=True)]
+        return entries[max(range(len(rows)), key=lambda number: rows[number][CRITERION])], rows  # of equal ones first
+
+    repeats: list[dict[str, Any]] = []
+    if repeat_weights:
+        same = [entry for entry in entries if entry.regularization == entries[0].regularization]
+        middle = same[len(same) // 2]
+        taken, repeats = best_of([replace(middle, repeat_weight=weight) for weight in repeat_weights])
+        repeats = [row | {"repeat_weight": weight} for row, weight in zip(repeats, repeat_weights, strict=True)]
+        entries = [replace(entry, repeat_weight=taken.repeat_weight) for entry in entries]
+    chosen, rows = best_of(entries)
+    return LinearSelection(chosen, scorers[chosen.regularization].transitions, rows, len(cases), repeats)
 
 
 def linear_ranker(
@@ -126,6 +151,7 @@ def linear_ranker(
     settings: LinearSettings | None = None,
     content_name: str = "embeddings",
     batch_size: int = 256,
+    repeat_weights: Sequence[float] = (),
 ) -> LinearRanker:
     """
     The linear ranker of a data set, its settings chosen on validation.
@@ -138,6 +164,7 @@ def linear_ranker(
         settings ([`LinearSettings`], *optional*): fixed ones, of which nothing is chosen.
         content_name (`str`, *optional*, defaults to `"embeddings"`): what the embeddings are, for names.
         batch_size (`int`, *optional*, defaults to 256): users at a time.
+        repeat_weights (`Sequence[float]`, *optional*): see [`select_settings`].
 
     Raises:
         ValueError: an empty training part; content or texts of another number of items, or content that is not finite.
@@ -151,7 +178,7 @@ def linear_ranker(
     training = interactions.training_part()
     if settings is not None:
         return LinearRanker(training, content, settings, content_name=content_name, batch_size=batch_size)
-    selection = select_settings(interactions, content)
+    selection = select_settings(interactions, content, repeat_weights=repeat_weights)
     return LinearRanker(
         training,
         content,
@@ -175,13 +202,14 @@ def _ranks(
         histories, targets = cases.histories(start, stop, first.settings.max_history), cases.targets[start:stop]
         users = {regularization: scorer.encode(histories) for regularization, scorer in scorers.items()}
         own = {each: scorers[each].transition_scores(users[each], everything) for each in scorers}
-        alike, counts = None, users[entries[0].regularization].counts
+        alike, counts = None, users[next(iter(scorers))].counts
         if first.content is not None:
-            alike = first.content_scores(users[entries[0].regularization], everything)
+            alike = first.content_scores(users[next(iter(scorers))], everything)
         for number, entry in enumerate(entries):
             scores = own[entry.regularization]
             if alike is not None and entry.content_weight:
                 scores = scores + entry.content_weights(counts)[:, None].astype(scores.dtype) * alike
+            scores = with_repeats(scores, users[entry.regularization], everything, entry.repeat_weight)
             ranks[number, start:stop] = ranks_of(scores, targets)
     return ranks
 

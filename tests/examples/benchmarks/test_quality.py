@@ -85,8 +85,8 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     lines = read(tmp_path)
     assert len(lines) == 16 and [line["model"] for line in lines[12:]] == ["linear"] * 2 + ["memory"] * 2
     assert lines[12]["against_linear"] is None and lines[14]["memory"]["settings"]["mixing_weight"] == 1.0
-    assert {row["trend_weight"] for row in lines[14]["memory"]["trend_selection"]} == {*TREND_WEIGHTS}
-    assert lines[4]["memory"]["trend_selection"] == lines[14]["memory"]["trend_selection"]
+    assert {row["trend_weight"] for row in lines[14]["memory"]["trend_weight_selection"]} == {*TREND_WEIGHTS}
+    assert lines[4]["memory"]["trend_weight_selection"] == lines[14]["memory"]["trend_weight_selection"]
     results.write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))  # a run that ended between the two
     run(monkeypatch, capsys, *flags, *encoder, "--models", "sasrec")
     timed = {"train_seconds", "processor_seconds"}

@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, pipeline
 from hub_cards import load_values, save_card
 from hub_cards.values import RecommenderCardValues
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
+from modeling_utgrec.item_memory import CONTENT_TENSORS
 from tokenization_items import ItemIndex, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_embeddings import save_embeddings
 from tokenization_items.item_memory import MEMORY_NAME
@@ -401,7 +402,8 @@ def test_a_log_that_is_read_in_parts_gives_the_same_memory(tmp_path, data, capsy
     assert found["all"].memory.settings == found["as it was"].memory.settings
     for name, tensor in found["as it was"].memory.tensors().items():
         assert torch.equal(found["all"].memory.tensors()[name], tensor)
-        assert name in ("similar_items", "content") or torch.equal(found["some"].memory.tensors()[name], tensor), name
+        if name not in CONTENT_TENSORS:  # which depend on what was chosen
+            assert torch.equal(found["some"].memory.tensors()[name], tensor), name
     for flags, message in ((["--k_core", "3"], "leave out --k_core"), (["--transitions", "auto"], "decayed counts")):
         with pytest.raises(SystemExit, match=message):
             run_command("memory", [*map(str, usual), *flags])

@@ -44,7 +44,7 @@ from trainers.methods.pair_counts import PairCounts
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
-from trainers.rankers.linear_selection import select_settings
+from trainers.rankers.linear_selection import REPEAT_WEIGHTS, select_settings
 from trainers.rankers.sequential import SequentialRanker
 
 N, LEVELS = 30, [4, 5, 6]
@@ -440,7 +440,7 @@ def test_nothing_is_chosen_without_validation():
 def test_what_was_chosen_already_is_taken_over():
     interactions, content, ranker = make_interactions(), make_content(), make_ranker(num_beams=N)
     expected = choose_memory(ranker, interactions, content)
-    selection = select_settings(interactions.earlier(), content, part="test")
+    selection = select_settings(interactions.earlier(), content, part="test", repeat_weights=REPEAT_WEIGHTS)
     alone = choose_memory_alone(interactions, content, selection=selection)
     found = choose_memory(ranker, interactions, content, alone=alone)
     assert found.facts == expected.facts and found.memory.settings == expected.memory.settings
@@ -455,13 +455,15 @@ def test_the_memory_alone_is_chosen_walk_forward():
         before.items.tolist()
     )
     stored = choose_memory_alone(interactions, content)
-    selection = select_settings(before, content, part="test")
+    selection = select_settings(before, content, part="test", repeat_weights=REPEAT_WEIGHTS)
     assert stored.facts["linear_selection"] == selection.table
+    assert stored.facts["repeat_weight_selection"] == selection.repeat_table
     kept, chosen = stored.memory.settings, selection.settings
     assert (kept.content_weight, kept.evidence) == (chosen.content_weight, chosen.evidence)
-    rehearsed = build_memory(before.training_part(), content, chosen)
-    assert stored.facts["trend_selection"] == choose_best(rehearsed.memory, "trend_weight", before, "test")[1]
-    with_trend = rehearsed.memory.with_settings(trend_weight=kept.trend_weight)
+    rehearsed = build_memory(before.training_part(), content, chosen).memory
+    assert rehearsed.settings.repeat_weight == kept.repeat_weight == chosen.repeat_weight
+    assert stored.facts["trend_weight_selection"] == choose_best(rehearsed, "trend_weight", before, "test")[1]
+    with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
     weight, table = choose_carefully(with_trend, "period_weight", before, "test")
     assert stored.facts["period_weight_selection"] == table and kept.period_weight == weight
     with_periods = with_trend.with_settings(period_weight=weight)
@@ -480,7 +482,7 @@ def test_brands_are_chosen_after_the_trend_and_kept():
     kept = stored.memory.settings
     assert stored.memory.brands.tolist() == brands.tolist()
     before = interactions.earlier()
-    chosen = select_settings(before, content, part="test").settings
+    chosen = select_settings(before, content, part="test", repeat_weights=REPEAT_WEIGHTS).settings
     rehearsed = build_memory(before.training_part(), content, chosen, brands=brands).memory
     with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
     weight, table = choose_best(with_trend, "brand_weight", before, "test")
@@ -497,7 +499,7 @@ def test_without_an_earlier_training_part_validation_judges():
     short = Interactions.from_sequences([["i0", "i1", "i2"], ["i1", "i2", "i3"]], IDS)
     assert walk_forward(short) == (short, "validation")
     stored = choose_memory_alone(short)
-    assert stored.facts["linear_selection"] == select_settings(short).table
+    assert stored.facts["linear_selection"] == select_settings(short, repeat_weights=REPEAT_WEIGHTS).table
     given = replace(make_interactions(), parts=np.zeros(len(make_interactions().items), np.int8), split="temporal")
     assert walk_forward(given) == (given, "validation")
 
@@ -507,8 +509,16 @@ def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
     alone = choose_memory_alone(interactions, content)
     mixed = choose_memory(make_ranker(num_beams=N), interactions, content)
     assert alone.facts["linear_selection"] == mixed.facts["linear_selection"]
-    assert alone.facts["trend_selection"] == mixed.facts["trend_selection"]
-    values = ("content_weight", "evidence", "trend_weight", "period_weight", "discount", "max_history")
+    assert alone.facts["trend_weight_selection"] == mixed.facts["trend_weight_selection"]
+    values = (
+        "content_weight",
+        "evidence",
+        "repeat_weight",
+        "trend_weight",
+        "period_weight",
+        "discount",
+        "max_history",
+    )
     for name in values:
         assert getattr(alone.memory.settings, name) == getattr(mixed.memory.settings, name)
     ranker = make_ranker(num_beams=N)

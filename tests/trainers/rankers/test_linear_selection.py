@@ -11,7 +11,7 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers import linear_selection, load_ranker
 from trainers.rankers.linear import LinearRanker, LinearSettings, transition_matrix
-from trainers.rankers.linear_selection import grid, linear_ranker, ranks_of, select_settings
+from trainers.rankers.linear_selection import REPEAT_WEIGHTS, grid, linear_ranker, ranks_of, select_settings
 
 N = 40
 IDS = [f"item{row}" for row in range(N)]
@@ -60,6 +60,41 @@ def test_each_entry_is_judged_as_evaluate_judges_its_ranker(interactions, transi
     chosen = transition_matrix(training, selection.settings)
     difference = abs(selection.transitions - chosen)
     assert difference.max() == 0
+
+
+@pytest.mark.parametrize("transitions", ["inverse", "counts"])
+@pytest.mark.parametrize("content", [None, CONTENT], ids=["items", "content"])
+def test_whether_what_a_user_had_is_taken_again_is_chosen_first(interactions, transitions, content):
+    settings = LinearSettings(transitions=transitions)
+    selection = select_settings(interactions, content, settings, repeat_weights=REPEAT_WEIGHTS)
+    middle = grid(settings, N, content is not None)[0 if content is None else 3]
+    training, expected = interactions.training_part(), []
+    for weight, row in zip(REPEAT_WEIGHTS, selection.repeat_table, strict=True):
+        found = evaluate(
+            LinearRanker(training, content, replace(middle, repeat_weight=weight)), interactions, "validation"
+        )
+        expected.append(found["ndcg@10"])
+        assert (row["repeat_weight"], row["ndcg@10"]) == (weight, found["ndcg@10"])
+    assert len(set(expected)) > 2, "all the same: nothing was chosen"
+    best = REPEAT_WEIGHTS[int(np.argmax(expected))]
+    given = select_settings(interactions, content, replace(settings, repeat_weight=best))
+    assert selection.settings == given.settings and selection.table == given.table and not given.repeat_table
+
+
+def test_what_nobody_takes_twice_is_not_recommended_again():
+    rng = np.random.default_rng(0)
+    once = [[IDS[row] for row in rng.permutation(N)[:8]] for _ in range(60)]
+    again = [sequence[:4] + sequence[1:4] + sequence[2:4] for sequence in once]
+    for sequences, sign in ((once, -1), (again, 1)):
+        interactions = Interactions.from_sequences(sequences, IDS)
+        ranker = linear_ranker(interactions, CONTENT, repeat_weights=REPEAT_WEIGHTS)
+        weight = ranker.description["settings"]["repeat_weight"]
+        assert weight * sign > 0 and f"β {weight:g}" in ranker.name
+        histories = interactions.cases("test").histories()
+        assert f"{weight:g} for what the history has" in ranker.description["variant"]
+        first = ranker.rank(histories, 3)
+        had = np.mean([np.isin(row, history).mean() for row, history in zip(first, histories, strict=True)])
+        assert had == 0 if sign < 0 else had > 0.6
 
 
 def test_the_grid_is_the_rule():
