@@ -39,8 +39,10 @@ from .generation_items import ItemLogitsProcessor, RecommendOutput, generate_ite
 from .generation_layers import fast_cpu
 from .generation_memory import ItemSources
 from .generation_rules import ItemRules
-from .item_memory import ItemMemory, MemoryContent, MemorySettings
+from .item_memory import ItemMemory
 from .item_trie import ItemTrie
+from .memory_content import MemoryContent
+from .memory_settings import MemorySettings
 from .modeling_bert4rec import BERT4RecForNextItem, BERT4RecModel
 from .modeling_bsarec import BSARecForNextItem, BSARecModel
 from .modeling_fdsa import FDSAForNextItem, FDSAModel

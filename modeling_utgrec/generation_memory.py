@@ -23,9 +23,10 @@ from torch import Tensor
 
 from .generation_cells import largest, put
 from .generation_rules import ItemRules, RulesOfSearch
-from .item_memory import BLOCK_ENTRIES, ItemMemory
+from .item_memory import ItemMemory
 from .item_trie import ItemTrie
 from .item_trie_level import taken
+from .memory_content import BLOCK_ENTRIES
 
 REMAINDER = 1e-6  # of exp(m/τ), what every item has: with it as many items come back as are asked for
 LOG_REMAINDER = math.log(REMAINDER)

@@ -24,109 +24,29 @@ nearest. `generation_memory.py` mixes the memory into the beam search.
 
 import copy
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .memory_content import (
+    BLOCK_ENTRIES,
+    CONTENT_TENSORS,
+    MemoryContent,
+    check_encoder,
+    check_items,
+    checked_content,
+    nearest_items,
+    unit_content,
+)
+from .memory_settings import MemorySettings
+
 PERIOD_TENSORS = ("periods", "period_rates")  # of [`MemoryPeriods`], in files
-CONTENT_TENSORS = ("similar_items", "content", "content_mean", "content_projection")  # of [`MemoryContent`], in files
-NUM_FEATURES = 3  # of the evidence that a gate reads, see `generation_memory.UserMemory.evidence`
-CONTENT_WIDTH = 128  # principal directions of the content that are kept: 256 bytes an item, whatever the encoder
-NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 RECENT_ITEMS = 3  # latest interactions of a user that count for the trend, weight 1/place from the end
 RECENT_UNIT = 6  # in whole numbers of 1/6, lcm(1, 2, 3): what is added or taken away later is so exactly
 TREND_PRIOR = 5.0  # interactions that every item has beside its own, so that few of them make no trend
 PERIODS = 16  # spans of time of as many interactions each
-SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
-BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """
-    How an [`ItemMemory`] is read.
-
-    Args:
-        content_weight (`float`, *optional*, defaults to 0.0): w, the weight of the content's cosine.
-        evidence (`float`, *optional*, defaults to 0.0): κ: the fewer training interactions a user's last item has, the
-            more content and brand weigh; 0: the same for all.
-        trend_weight (`float`, *optional*, defaults to 0.0): δ, the weight of the items' trend.
-        temperature (`float`, *optional*, defaults to 0.03): τ of `p_mem`, which is
-            exp(m/τ) - 1 where m is above 0, normalised over the items, see `generation_memory.log_weights`.
-        mixing_weight (`float`, *optional*, defaults to 0.7): g of `(1 - g)·P_net + g·p_mem`; 0 is the network alone, 1
-            the memory alone.
-        gate (`tuple[float, ...]`, *optional*): bias and weights of the features of a logistic gate, which then gives
-            each user its g in place of `mixing_weight`.
-        max_history (`int`, *optional*, defaults to 20): latest items of a history that are looked up.
-        period_weight (`float`, *optional*, defaults to 0.0): ε, the weight of the items' period.
-        discount (`float`, *optional*, defaults to 0.0): α, by which popular items get less of the transitions.
-        brand_weight (`float`, *optional*, defaults to 0.0): ζ, the weight of a brand that the history has.
-        repeat_weight (`float`, *optional*, defaults to 0.0): β, the weight of an item that the history has; below 0
-            it is taken again later than others, far below 0 not at all.
-
-    Raises:
-        ValueError: if a value is out of range or no finite number.
-    """
-
-    content_weight: float = 0.0
-    evidence: float = 0.0
-    trend_weight: float = 0.0
-    temperature: float = 0.03
-    mixing_weight: float = 0.7
-    gate: tuple[float, ...] | None = None
-    max_history: int = 20
-    period_weight: float = 0.0
-    discount: float = 0.0
-    brand_weight: float = 0.0
-    repeat_weight: float = 0.0
-
-    def __post_init__(self):
-        weights = ("content_weight", "evidence", "trend_weight", "period_weight", "discount", "brand_weight")
-        for name in (*weights, "temperature", "mixing_weight", "repeat_weight"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name} of an item memory must be a finite number, got {value!r}.")
-        negative = {name: getattr(self, name) for name in weights if getattr(self, name) < 0}
-        if negative:
-            raise ValueError(f"{', '.join(weights)} must be at least 0, got {negative}.")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
-        if not 0 <= self.mixing_weight <= 1:
-            raise ValueError(f"mixing_weight must be from 0 to 1, got {self.mixing_weight}.")
-        if isinstance(self.max_history, bool) or not isinstance(self.max_history, int) or self.max_history < 1:
-            raise ValueError(f"max_history must be a whole number of at least 1, got {self.max_history!r}.")
-        if self.gate is not None:
-            object.__setattr__(self, "gate", tuple(self.gate))
-            odd = [each for each in self.gate if not isinstance(each, int | float) or not math.isfinite(each)]
-            if len(self.gate) != 1 + NUM_FEATURES or odd:
-                raise ValueError(f"gate must be {1 + NUM_FEATURES} finite numbers, got {list(self.gate)}.")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "MemorySettings":
-        """Settings of names and values; names that a later release may have added are left out."""
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
-
-
-class MemoryContent(NamedTuple):
-    """
-    What an [`ItemMemory`] keeps of the items' content.
-
-    Args:
-        similar_items (`torch.IntTensor` of shape `(num_items, k)`): items alike in content, each item among its own;
-            -1 for none.
-        vectors (`torch.Tensor` of shape `(num_items, r)`): content vectors, whose products are the cosines of the
-            content embeddings without their mean; kept in float16.
-        mean (`torch.Tensor` of shape `(width,)`): that mean, for items that are added.
-        projection (`torch.Tensor` of shape `(width, r)`): from embeddings without their mean, of unit length, to
-            content vectors, see [`principal_directions`].
-    """
-
-    similar_items: Tensor
-    vectors: Tensor
-    mean: Tensor
-    projection: Tensor
 
 
 class MemoryPeriods(NamedTuple):
@@ -175,7 +95,7 @@ class ItemMemory:
         brands: Tensor | None = None,
     ):
         self.transition_items, self.transition_weights = _checked_rows(transition_items, transition_weights)
-        self.content = None if content is None else _checked_content(content, self.num_items)
+        self.content = None if content is None else checked_content(content, self.num_items)
         self.counts = self._checked_counts("counts", counts)
         self.recent = None if recent is None else self._checked_counts("recent", recent)
         self.trend = self._trend()
@@ -385,7 +305,7 @@ class ItemMemory:
             unit = torch.cat((known, unit_content(content.to(self.device).float(), num_new, self.content.mean)))
         else:
             unit = unit_content(content.to(self.device), self.num_items + num_new, self.content.mean)
-            _check_encoder(self.content, unit[: self.num_items])
+            check_encoder(self.content, unit[: self.num_items])
         kept, old = self.content.similar_items.shape[1], self.num_items
         ours, _ = nearest_items(unit[old:], unit, kept)
         items = self.content.similar_items.clone()
@@ -409,26 +329,9 @@ class ItemMemory:
         return f"ItemMemory(num_items={self.num_items}, transitions={self.transition_items.shape[1]}{content})"
 
 
-def _check_items(name: str, items: Tensor) -> None:
-    """Whether the items of sparse rows are whole numbers within the catalogue."""
-    if items.ndim != 2 or not len(items) or items.is_floating_point():
-        raise ValueError(
-            f"{name} items of an item memory must be int of shape (num_items, kept), got {items.dtype} "
-            f"{tuple(items.shape)}."
-        )
-    outside = ((items < -1) | (items >= len(items))).any(1)
-    if outside.any():
-        row = int(outside.nonzero()[0])
-        found = items[row][(items[row] < -1) | (items[row] >= len(items))]
-        raise ValueError(
-            f"{name} items of an item memory must be rows of its {len(items)} items or -1, found "
-            f"{found[:10].tolist()} of item {row}."
-        )
-
-
 def _checked_rows(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Transitions in int32 and float16, if they are of one shape, within the catalogue and finite."""
-    _check_items("transition", items)
+    check_items("transition", items)
     if items.shape != weights.shape:
         raise ValueError(
             f"transition items and weights of an item memory must be of one shape, got {tuple(items.shape)} and "
@@ -442,33 +345,6 @@ def _checked_rows(items: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
             f"not, such as of item {int(broken.nonzero()[0])}."
         )
     return items.to(torch.int32), weights.masked_fill(items < 0, 0)
-
-
-def _checked_content(content: MemoryContent, num_items: int) -> MemoryContent:
-    """Content in the dtypes that are kept, if it is of so many items, of shapes that fit, and finite."""
-    _check_items("similar", content.similar_items)
-    if len(content.similar_items) != num_items or len(content.vectors) != num_items:
-        raise ValueError(
-            f"{num_items} items have transitions, {len(content.similar_items)} similar items, "
-            f"{len(content.vectors)} content vectors."
-        )
-    if content.mean.ndim != 1 or content.projection.ndim != 2 or content.vectors.ndim != 2:
-        raise ValueError("content_mean of an item memory is a vector, content and content_projection are matrices.")
-    expected = len(content.mean), content.vectors.shape[1]
-    if content.projection.shape != expected:
-        raise ValueError(
-            f"content_projection of an item memory must have shape {expected}, got {tuple(content.projection.shape)}."
-        )
-    kept = MemoryContent(
-        content.similar_items.to(torch.int32),
-        content.vectors.half(),
-        content.mean.float(),
-        content.projection.float(),
-    )
-    for name, tensor in zip(CONTENT_TENSORS, kept, strict=True):
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} of an item memory must be finite numbers.")
-    return kept
 
 
 def _checked_periods(periods: MemoryPeriods, num_items: int) -> MemoryPeriods:
@@ -497,90 +373,4 @@ def _checked_brands(brands: Tensor, num_items: int) -> Tensor:
     return brands.to(torch.int64)
 
 
-def _check_encoder(content: MemoryContent, unit: Tensor) -> None:
-    """Raises ValueError if most of the items' content embeddings, of [`unit_content`], are not those that are kept."""
-    known = content.vectors.any(dim=1)
-    differ = (unit[known] @ content.projection - content.vectors[known].float()).norm(dim=1) > SAME_CONTENT
-    if differ.sum() > len(differ) / 2:
-        raise ValueError(
-            f"The content embeddings of {int(differ.sum())} of {len(differ)} items are not those that the memory "
-            "was built with: they are of another encoder, or of items in another order."
-        )
-
-
-def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
-    """
-    Content embeddings without their mean, of unit length, float32 `(num_items, width)`, of float64 ones float64; zeros
-    for an item whose embedding is the mean, of which nothing is known.
-
-    Raises:
-        ValueError: if there are not so many, they are of another width than the mean, or not finite.
-    """
-    if content.ndim != 2 or len(content) != num_items:
-        raise ValueError(f"Expected content embeddings of {num_items} items, got shape {tuple(content.shape)}.")
-    if content.shape[1] != len(mean):
-        raise ValueError(
-            f"The memory's content embeddings have {len(mean)} numbers, those given {content.shape[1]}: they are of "
-            "another encoder."
-        )
-    broken = ~content.isfinite().all(1)
-    if broken.any():
-        raise ValueError(
-            f"{int(broken.sum())} items have content embeddings that are not finite, such as row "
-            f"{int(broken.nonzero()[0])}."
-        )
-    content = content if content.dtype == torch.float64 else content.float()
-    usual, centred = content.norm(dim=1).mean(), content - mean
-    lengths = centred.norm(dim=1, keepdim=True)
-    return (centred / (lengths + 1e-9)).masked_fill_(lengths <= NO_CONTENT * usual, 0)
-
-
-def principal_directions(unit: Tensor, width: int = CONTENT_WIDTH) -> Tensor:
-    """
-    The `width` directions in which content vectors differ most: float32 `(e, min(width, e))`, the first one first. As
-    many as there are numbers only turn the vectors: their products stay.
-
-    Args:
-        unit (`torch.Tensor` of shape `(num_items, e)`): vectors.
-        width (`int`, *optional*, defaults to 128): at most so many.
-    """
-    spread = torch.zeros(unit.shape[1], unit.shape[1], dtype=torch.float64, device=unit.device)
-    step = max(1, BLOCK_ENTRIES // max(1, unit.shape[1]))
-    for start in range(0, len(unit), step):
-        block = unit[start : start + step].double()
-        spread += block.T @ block
-    _, directions = torch.linalg.eigh(spread)  # the largest last
-    return directions.flip(1)[:, :width].float().contiguous()
-
-
-def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """
-    The `kept` largest cosines of each query, itself among them if it is there; exact, by blocks.
-
-    Args:
-        queries (`torch.Tensor` of shape `(num_queries, width)`), unit (`torch.Tensor` of shape `(num_items, width)`):
-            vectors of unit length.
-        kept (`int`): at most so many.
-
-    Returns:
-        `tuple[torch.IntTensor, torch.FloatTensor]`: items and cosines, the largest first.
-    """
-    kept = min(kept, len(unit))
-    items = torch.empty(len(queries), kept, dtype=torch.int32, device=unit.device)
-    values = torch.empty(len(queries), kept, device=unit.device)
-    step = max(1, BLOCK_ENTRIES // len(unit))
-    for start in range(0, len(queries), step):
-        best = (queries[start : start + step] @ unit.T).topk(kept, dim=1)
-        items[start : start + step], values[start : start + step] = best.indices.to(torch.int32), best.values
-    return items, values
-
-
-__all__ = [
-    "ItemMemory",
-    "MemoryContent",
-    "MemoryPeriods",
-    "MemorySettings",
-    "nearest_items",
-    "principal_directions",
-    "unit_content",
-]
+__all__ = ["ItemMemory", "MemoryPeriods"]

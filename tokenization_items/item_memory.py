@@ -10,14 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from modeling_utgrec.checkpoint_fingerprint import check_file
-from modeling_utgrec.item_memory import (
-    CONTENT_TENSORS,
-    PERIOD_TENSORS,
-    ItemMemory,
-    MemoryContent,
-    MemoryPeriods,
-    MemorySettings,
-)
+from modeling_utgrec.item_memory import PERIOD_TENSORS, ItemMemory, MemoryPeriods
+from modeling_utgrec.memory_content import CONTENT_TENSORS, MemoryContent
+from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items.files import write_tensors
 from tokenization_items.item_index import ItemIndex
 

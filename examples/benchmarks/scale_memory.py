@@ -20,7 +20,7 @@ import timing
 import torch
 from linear import walks
 
-from modeling_utgrec.item_memory import nearest_items
+from modeling_utgrec.memory_content import nearest_items
 from trainers.methods.memory import build_memory
 from trainers.methods.similar_items import find_similar_items
 from trainers.rankers.linear import LinearSettings

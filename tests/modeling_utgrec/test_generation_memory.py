@@ -20,8 +20,10 @@ from modeling_utgrec.generation_items import constrained_beam_search, generate_i
 from modeling_utgrec.generation_memory import UserMemory, _cosines, history_rows, item_sources
 from modeling_utgrec.generation_mixin import score_candidates
 from modeling_utgrec.generation_rules import ItemRules
-from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemoryPeriods, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory, MemoryPeriods
 from modeling_utgrec.item_trie import ItemTrie
+from modeling_utgrec.memory_content import MemoryContent
+from modeling_utgrec.memory_settings import MemorySettings
 
 SIZES, OFFSETS = [5, 6, 7], [2, 7, 13]
 USERS, HISTORY = 3, 5

@@ -9,7 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_utgrec.checkpoint_fingerprint import stamp_file
-from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemoryPeriods, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory, MemoryPeriods
+from modeling_utgrec.memory_content import MemoryContent
+from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items import ItemIndex, ItemMemoryError, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_memory import MEMORY_NAME
 

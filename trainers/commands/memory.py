@@ -24,7 +24,7 @@ import numpy as np
 
 from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, save_card
 from hub_cards.formatting import markdown_table
-from modeling_utgrec.item_memory import MemorySettings
+from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import check_writable
 from tokenization_items.hub_folders import model_folder

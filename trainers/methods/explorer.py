@@ -16,7 +16,7 @@ import torch
 from PIL.Image import Image
 
 from hub_cards import named
-from modeling_utgrec.item_memory import nearest_items, unit_content
+from modeling_utgrec.memory_content import nearest_items, unit_content
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_images import ImageError

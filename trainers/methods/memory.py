@@ -18,12 +18,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from modeling_utgrec.item_memory import (
-    ItemMemory,
-    MemoryContent,
-    MemorySettings,
-    principal_directions,
-)
+from modeling_utgrec.item_memory import ItemMemory
+from modeling_utgrec.memory_content import MemoryContent, principal_directions
+from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.co_occurrence import whole_counts

@@ -31,7 +31,8 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_utgrec.generation_memory import UserMemory, history_rows, log_normalizer, log_weights
-from modeling_utgrec.item_memory import NUM_FEATURES, ItemMemory
+from modeling_utgrec.item_memory import ItemMemory
+from modeling_utgrec.memory_settings import NUM_FEATURES
 from tokenization_items.histories import encode_histories
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_utgrec.item_memory import nearest_items
+from modeling_utgrec.memory_content import nearest_items
 
 logger = logging.getLogger(__name__)
 

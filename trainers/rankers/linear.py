@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from scipy import linalg, sparse
 
-from modeling_utgrec.item_memory import unit_content
+from modeling_utgrec.memory_content import unit_content
 from trainers.data.interactions import Interactions
 from trainers.data.neighbour_counts import NeighbourCounts, counting_bytes, joined
 from trainers.data.prepared_pairs import PreparedPairs
@@ -249,8 +249,8 @@ def catalogue_content(
     content: np.ndarray, num_items: int, dtype: str = "float32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Content embeddings without their mean, of unit length, see [`modeling_utgrec.item_memory.unit_content`]; and that
-    mean.
+    Content embeddings without their mean, of unit length, see [`modeling_utgrec.memory_content.unit_content`]; and
+    that mean.
 
     Args:
         content (`np.ndarray`): float `[n, e]`.

@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, pipeline
 from hub_cards import load_values, save_card
 from hub_cards.values import RecommenderCardValues
 from modeling_utgrec import RecBaseConfig, RecBaseForCausalLM, UTGRecConfig, UTGRecForConditionalGeneration
-from modeling_utgrec.item_memory import CONTENT_TENSORS
+from modeling_utgrec.memory_content import CONTENT_TENSORS
 from tokenization_items import ItemIndex, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_embeddings import save_embeddings
 from tokenization_items.item_memory import MEMORY_NAME

@@ -8,8 +8,8 @@ import torch
 
 from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRecForConditionalGeneration
 from modeling_utgrec.generation_memory import UserMemory, log_weights
-from modeling_utgrec.item_memory import MemorySettings
 from modeling_utgrec.item_trie import ItemTrie
+from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions

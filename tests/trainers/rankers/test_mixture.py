@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from modeling_utgrec import SASRecConfig, SASRecForNextItem
-from modeling_utgrec.item_memory import ItemMemory, MemoryContent, MemorySettings
+from modeling_utgrec.item_memory import ItemMemory
+from modeling_utgrec.memory_content import MemoryContent
+from modeling_utgrec.memory_settings import MemorySettings
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.mixture import MixtureRanker, MixtureScorer
 from trainers.rankers.scoring import ScoringRanker
