@@ -145,8 +145,8 @@ class UserMemory:
         if memory.brands is not None and settings.brand_weight:
             self.scores += torch.where(known, _brand_scores(memory, histories, rows, self.dtype), 0)
         if settings.repeat_weight:
-            had = _sums_of_same(histories, _places(histories).to(self.dtype), rows)
-            self.scores += torch.where(known, settings.repeat_weight * had, 0)
+            places = torch.searchsorted(self.positions, trie.positions_of(histories)).clamp_(max=known.shape[1] - 1)
+            self.scores.scatter_add_(1, places, (settings.repeat_weight * _places(histories)).to(self.dtype))
         self.trends = torch.zeros_like(self.scores)
         if memory.trend is not None and settings.trend_weight:
             self.trends = settings.trend_weight * torch.where(known, taken(memory.trend, rows), 0).to(self.dtype)
@@ -410,16 +410,14 @@ def _brand_scores(memory: ItemMemory, histories: Tensor, rows: Tensor, dtype: to
     """`ζ_u·r_i·Σ_j a_j·[b_j = b_i]` of items `rows` `[B, C]` to the items of histories `[B, H]`."""
     assert memory.brands is not None
     brands, places = _brand_places(memory, histories)
-    same = _sums_of_same(brands, places.to(dtype), taken(memory.brands, rows))
-    return same * _brand_weights(memory, histories, rows, dtype)
-
-
-def _sums_of_same(keys: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
-    """`Σ_j a_j·[key_j = key_i]` of keys `wanted` `[B, C]` among those of histories `[B, H]` with `places` `a_j`."""
-    sums = ((keys[:, :, None] == keys[:, None]) * places[:, None]).sum(2)  # of each one's key
-    known, order = keys.sort(dim=1)
-    found = torch.searchsorted(known, wanted).clamp_(max=known.shape[1] - 1)
-    return torch.where(known.gather(1, found) == wanted, sums.gather(1, order).gather(1, found), 0)
+    sums = ((brands[:, :, None] == brands[:, None]) * places.to(dtype)[:, None]).sum(2)  # of each one's brand
+    known, order = brands.sort(dim=1)
+    theirs = taken(memory.brands, rows)
+    found = torch.searchsorted(known, theirs).clamp_(max=known.shape[1] - 1)
+    same = known.gather(1, found) == theirs
+    return torch.where(same, sums.gather(1, order).gather(1, found), 0) * _brand_weights(
+        memory, histories, rows, dtype
+    )
 
 
 def _places(histories: Tensor) -> Tensor:
