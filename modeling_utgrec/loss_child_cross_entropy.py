@@ -77,22 +77,22 @@ def _groups(
     doublings = (sizes - 1).float().log2().floor().clamp(min=-1)  # 1; 2; 3, 4; 5 to 8; ... rows
     _, by_fan_out = fan_outs.sort(stable=True)
     by_both = by_fan_out[doublings[by_fan_out].sort(stable=True).indices]
-    of_doublings, of_fan_outs = doublings[by_both].tolist(), fan_outs[by_both].tolist()
+    columns = torch.stack((doublings.long(), sizes, fan_outs))[:, by_both].tolist()
     begin = 0
     while begin < len(by_both):
         end = begin + 1
         while (
             end < len(by_both)
-            and of_doublings[end] == of_doublings[begin]
-            and (end + 1 - begin) * of_fan_outs[end] * width <= most
+            and columns[0][end] == columns[0][begin]
+            and (end + 1 - begin) * columns[2][end] * width <= most
         ):
             end += 1
         own = by_both[begin:end]
-        places = torch.arange(int(sizes[own].max()), device=device)
+        places = torch.arange(max(columns[1][begin:end]), device=device)
         rows = taken(order, (starts[own, None] + places).clamp_(max=len(order) - 1))
-        columns = torch.arange(of_fan_outs[end - 1], device=device)
-        children = (first[own, None] + columns).clamp_(max=edges_of_level.num_edges - 1)
-        yield rows, places < sizes[own, None], first[own], children, columns < fan_outs[own, None]
+        following = torch.arange(columns[2][end - 1], device=device)
+        children = (first[own, None] + following).clamp_(max=edges_of_level.num_edges - 1)
+        yield rows, places < sizes[own, None], first[own], children, following < fan_outs[own, None]
         begin = end
 
 

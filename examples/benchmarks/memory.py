@@ -47,7 +47,7 @@ def random_memory(num_items: int, options: argparse.Namespace, generator: torch.
         return items, torch.rand(num_items, kept, generator=generator).half()
 
     counts = torch.randint(50, (num_items,), generator=generator)
-    settings = MemorySettings(content_weight=0.02, evidence=30.0)
+    settings = MemorySettings(content_weight=0.02, evidence=30.0, repeat_weight=-10.0)
     vectors = torch.randn(num_items, options.content_width, generator=generator).half()
     similar_items, _ = rows(options.similar_items)
     content = MemoryContent(similar_items, vectors, torch.zeros(1), torch.zeros(1, options.content_width))
