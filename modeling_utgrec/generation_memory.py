@@ -30,6 +30,7 @@ from .memory_content import BLOCK_ENTRIES
 
 REMAINDER = 1e-6  # of exp(m/τ), what every item has: with it as many items come back as are asked for
 LOG_REMAINDER = math.log(REMAINDER)
+MORE_CANDIDATES = 8  # times as many as items, from which on a product with all items is less work than to pick
 CACHED_ENTRIES = 2**19  # numbers of picked content vectors that a CPU has at once: 2 MiB, which its cache holds
 
 
@@ -440,7 +441,7 @@ def _transitions(memory: ItemMemory, histories: Tensor, dtype: torch.dtype) -> t
 def _cosines(content: Tensor, histories: Tensor, rows: Tensor) -> Tensor:
     """`Σ_j a_j·cos(j, i)` of items `rows` `[B, C]` to the items of histories `[B, H]`, float32."""
     users = (content[histories.clamp(min=0)].float() * _places(histories)[..., None]).sum(1)
-    every = content.float() if len(content) <= rows.numel() else None  # then a product with all is less than to pick
+    every = content.float() if MORE_CANDIDATES * len(content) <= rows.numel() else None
     size = len(content) if every is not None else rows.shape[1] * content.shape[1]
     most = CACHED_ENTRIES if every is None and rows.device.type == "cpu" else BLOCK_ENTRIES
     step = max(1, most // max(size, 1))

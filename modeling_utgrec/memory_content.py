@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 CONTENT_TENSORS = ("similar_items", "content", "content_mean", "content_projection")  # of [`MemoryContent`], in files
-CONTENT_WIDTH = 128  # principal directions of the content that are kept: 256 bytes an item, whatever the encoder
+CONTENT_WIDTH = 384  # principal directions of the content that are kept: at most 768 bytes an item
+CONTENT_WIDTH_OF_MANY = 128  # of a catalogue of more than
+MANY_ITEMS = 500_000
 NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB
@@ -114,15 +116,17 @@ def unit_content(content: Tensor, num_items: int, mean: Tensor) -> Tensor:
     return (centred / (lengths + 1e-9)).masked_fill_(lengths <= NO_CONTENT * usual, 0)
 
 
-def principal_directions(unit: Tensor, width: int = CONTENT_WIDTH) -> Tensor:
+def principal_directions(unit: Tensor, width: int | None = None) -> Tensor:
     """
     The `width` directions in which content vectors differ most: float32 `(e, min(width, e))`, the first one first. As
     many as there are numbers only turn the vectors: their products stay.
 
     Args:
         unit (`torch.Tensor` of shape `(num_items, e)`): vectors.
-        width (`int`, *optional*, defaults to 128): at most so many.
+        width (`int`, *optional*): at most so many; by default 384, of more than 500,000 items 128.
     """
+    if width is None:
+        width = CONTENT_WIDTH if len(unit) <= MANY_ITEMS else CONTENT_WIDTH_OF_MANY
     spread = torch.zeros(unit.shape[1], unit.shape[1], dtype=torch.float64, device=unit.device)
     step = max(1, BLOCK_ENTRIES // max(1, unit.shape[1]))
     for start in range(0, len(unit), step):

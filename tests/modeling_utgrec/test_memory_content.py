@@ -38,6 +38,10 @@ def test_principal_directions_keep_what_they_can(monkeypatch):
     assert few.shape == (E, 2) and few.dtype == torch.float32
     np.testing.assert_allclose(np.abs(right[:2] @ few.double().numpy()), np.eye(2), atol=1e-5)
     np.testing.assert_allclose((unit @ few).square().sum(0), values[:2] ** 2, rtol=1e-5)
+    monkeypatch.setattr("modeling_utgrec.memory_content.CONTENT_WIDTH_OF_MANY", 3)
+    assert principal_directions(unit).shape == (E, E)
+    monkeypatch.setattr("modeling_utgrec.memory_content.MANY_ITEMS", 39)
+    assert principal_directions(unit).shape == (E, 3), "a large catalogue keeps fewer"
 
 
 def test_an_embedding_that_is_the_mean_is_like_nothing():
