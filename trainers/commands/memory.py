@@ -8,9 +8,9 @@ r"""A memory of transitions and content for a generative recommender, which its 
 The memory is built from the training part: item transitions in closed form (decayed counts for large catalogues, read
 where `utgrec prepare --pair_horizon 10` has counted) and the cosine of the items' texts, by --embeddings of `utgrec
 embed` or else TF-IDF. How much it weighs, and whether what a user has had is taken again, is chosen on the validation
-items by a fixed grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is written as item_memory.safetensors beside the index of the
-recommender, where `recommend`, `evaluate` and the pipeline find it; --no_memory there leaves it out. Then the test
-items are judged with and without it.
+items by a fixed grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is written as
+item_memory.safetensors beside the index of the recommender, where `recommend`, `evaluate` and the pipeline find it;
+--no_memory there leaves it out. Then the test items are judged with and without it.
 """
 
 from __future__ import annotations
