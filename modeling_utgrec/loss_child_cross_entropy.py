@@ -30,7 +30,8 @@ class _ChildCrossEntropy(torch.autograd.Function):
     ):
         wide = torch.promote_types(queries.dtype, torch.float32)
         size, width = edges_of_level.size, content.shape[1]
-        of_queries, of_codes = torch.zeros_like(queries), torch.zeros_like(code_logits, dtype=wide)
+        if differentiate:
+            of_queries, of_codes = torch.zeros_like(queries), torch.zeros_like(code_logits, dtype=wide)
         total = queries.new_zeros((), dtype=wide)
         for rows, real_rows, first, children, real in _groups(edges_of_level, nodes, width):
             vectors = taken(content, children).to(queries.dtype)
@@ -50,8 +51,9 @@ class _ChildCrossEntropy(torch.autograd.Function):
             flat = rows.flatten()  # padding is of rows that are there as well, and adds nothing to them
             of_queries.index_add_(0, flat, torch.bmm(logits.to(queries.dtype), vectors).flatten(0, 1))
             of_codes.index_add_(0, flat, torch.zeros_like(of_group).scatter_add_(2, at, logits).flatten(0, 1))
-        ctx.save_for_backward(of_queries, of_codes)
-        ctx.dtype = code_logits.dtype
+        if differentiate:
+            ctx.save_for_backward(of_queries, of_codes)
+            ctx.dtype = code_logits.dtype
         return total
 
     @staticmethod

@@ -7,8 +7,8 @@ from torch import Tensor
 
 CONTENT_TENSORS = ("similar_items", "content", "content_mean", "content_projection")  # of [`MemoryContent`], in files
 CONTENT_WIDTH = 384  # principal directions of the content that are kept: at most 768 bytes an item
-CONTENT_WIDTH_OF_MANY = 128  # of a catalogue of more than
-MANY_ITEMS = 500_000
+MANY_ITEMS = 500_000  # above which a catalogue keeps fewer
+CONTENT_WIDTH_OF_MANY = 128
 NO_CONTENT = 1e-4  # share of the usual length below which an embedding is the catalogue's mean: it says nothing
 SAME_CONTENT = 0.1  # distance of unit vectors that half precision, or an encoder on another device, do not make
 BLOCK_ENTRIES = 2**25  # of cosines that are there at once: 128 MiB

@@ -513,6 +513,11 @@ def test_sources_sum_to_1_and_say_what_they_are(model, trie):
                 alike = row >= 0 and (near or bool(memory.brands[row] == memory.brands[item] >= 0))
                 assert followed or sources.transitions[user, place, slot] == 0
                 assert alike or sources.content[user, place, slot] == 0
+    # an item that is taken again comes from its own place in the history
+    again = memory.with_settings(repeat_weight=50.0, mixing_weight=1.0)
+    found = model.recommend(input_ids, mask, trie, 1, 60, memory=again, return_sources=True)
+    assert torch.equal(found.item_rows[:, 0], rows[:, -1])
+    assert (found.sources.transitions[:, 0, -1] > 0.9).all()
     with pytest.raises(ValueError, match="needs a memory"):
         model.recommend(input_ids, mask, trie, return_sources=True)
     few = model.recommend(

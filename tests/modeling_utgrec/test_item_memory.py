@@ -270,6 +270,7 @@ def test_what_is_no_memory_is_refused(changes, said):
         ({"brand_weight": -1.0}, "at least 0"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "finite number"),
+        ({"repeat_weight": float("-inf")}, "repeat_weight of an item memory must be a finite number"),
         ({"mixing_weight": 1.2}, "from 0 to 1"),
         ({"mixing_weight": -0.2}, "from 0 to 1"),
         ({"mixing_weight": "much"}, "finite number"),

@@ -1,5 +1,7 @@
 """Cross-entropy among the children of a node against `F.cross_entropy` over each row's own children."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,15 +12,15 @@ from modeling_utgrec import loss_child_cross_entropy as module
 from modeling_utgrec.item_trie import ItemTrie
 from modeling_utgrec.loss_child_cross_entropy import child_cross_entropy
 
-SIZES, WIDTH = [7, 6], 5
+WIDTH = 5
 
 
-def make_inputs(rows: int, items: int = 25, seed: int = 0, dense: bool = True):
+def make_inputs(rows: int, items: int = 25, seed: int = 0, dense: bool = True, sizes: tuple[int, int] = (7, 6)):
     """A trie, nodes of its first level, some of them for many rows, and an edge of each row's node."""
     generator = torch.Generator().manual_seed(seed)
-    flat = torch.randperm(42, generator=generator)[:items]
+    flat = torch.randperm(sizes[0] * sizes[1], generator=generator)[:items]
     codes = torch.stack([flat // 6, flat % 6], dim=1)
-    trie = ItemTrie(codes, SIZES, [2, 9], dense_limit=2**20 if dense else 0)
+    trie = ItemTrie(codes, list(sizes), [2, 2 + sizes[0]], dense_limit=2**20 if dense else 0)
     level = trie.levels[1]
     places = (torch.rand(rows, generator=generator).pow(3) * level.num_nodes).long()
     fan_outs = level.starts[places + 1] - level.starts[places]
@@ -71,9 +73,11 @@ def test_whatever_the_groups(rows, items, seed, most):
     torch.testing.assert_close(given, torch.autograd.grad(expected, (queries, code_logits)), atol=1e-9, rtol=1e-9)
 
 
-def test_few_products_for_many_nodes(monkeypatch):
-    """Rows and nodes of a batch are not gone through one after the other."""
-    level, nodes, edges, *tensors = make_inputs(64)
+@pytest.mark.parametrize("gathered", [60, 10**9])
+def test_few_products_for_many_nodes(monkeypatch, gathered):
+    """Rows and nodes of a batch are not gone through one after the other, nor gathered all at once."""
+    monkeypatch.setattr(module, "MOST_GATHERED", gathered)
+    level, nodes, edges, *tensors = make_inputs(200, items=200, sizes=(40, 6))
     bmm, shapes = torch.bmm, []
 
     def spy(left, right):
@@ -82,9 +86,14 @@ def test_few_products_for_many_nodes(monkeypatch):
 
     monkeypatch.setattr(torch, "bmm", spy)
     child_cross_entropy(*tensors, level, nodes, edges).backward()
-    sizes = torch.unique(nodes, return_counts=True)[1]
-    assert len(sizes) >= 5 and len(shapes) <= 2 * 7, "at most a product and its gradient for each doubling"
-    assert sum(left[0] * left[1] for left, _ in shapes) <= 2 * 2 * len(nodes), "less than half is padding"
+    products = shapes[::2]  # the others are their gradients
+    most = nodes.bincount().max().item()
+    assert len(nodes.unique()) > 30
+    if gathered == 60:
+        assert len(products) > 9 and all(right.numel() <= 60 for _, right in products)
+    else:
+        assert len(products) <= 2 + math.log2(most), "one for each doubling of a node's rows"
+    assert sum(left[0] * left[1] for left, _ in products) <= 2 * len(nodes), "less than half is padding"
 
 
 def test_large_logits_and_half_precision():

@@ -129,7 +129,8 @@ def select_settings(
             )
 
     def best_of(entries: Sequence[LinearSettings]) -> tuple[LinearSettings, list[dict[str, Any]]]:
-        metrics = map(_metrics, _ranks(cases, entries, scorers, num_items))
+        used = {entry.regularization: scorers[entry.regularization] for entry in entries}
+        metrics = map(_metrics, _ranks(cases, entries, used, num_items))
         rows = [_row(entry, each, num_items) for entry, each in zip(entries, metrics, strict=True)]
         return entries[max(range(len(rows)), key=lambda number: rows[number][CRITERION])], rows  # of equal ones first
 

@@ -102,8 +102,9 @@ def test_brands_are_remembered_and_kept_by_an_update(tmp_path, data, capsys):
     assert again.memory.settings == stored.memory.settings
     assert "Weight of the brand" in (folder / "README.md").read_text(encoding="utf-8")
     fixed = ["--brands", "--brand_weight", "0.25", "--temperature", "0.04", "--mixing_weight", "0.6"]
-    run_command("memory", [*flags, *fixed])
-    assert StoredMemory.load(folder, tokenizer.index).memory.settings.brand_weight == 0.25
+    run_command("memory", [*flags, *fixed, "--repeat_weight", "-10"])
+    given = StoredMemory.load(folder, tokenizer.index).memory.settings
+    assert (given.brand_weight, given.repeat_weight) == (0.25, -10)
     assert (folder / "item_index.safetensors").read_bytes() == before
 
 

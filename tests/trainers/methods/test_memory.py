@@ -79,10 +79,10 @@ def make_ranker(**arguments) -> GenerativeRanker:
 
 
 @pytest.mark.parametrize("way", ["inverse", "counts"])
-@pytest.mark.parametrize("evidence", [0.0, 10.0])
-def test_with_weight_1_the_search_ranks_as_the_linear_ranker(way, evidence):
+@pytest.mark.parametrize(("evidence", "repeats"), [(0.0, 0.0), (10.0, 0.3), (10.0, -10.0)])
+def test_with_weight_1_the_search_ranks_as_the_linear_ranker(way, evidence, repeats):
     interactions, content = make_interactions(), make_content()
-    linear = LinearSettings(transitions=way, content_weight=0.1, evidence=evidence)
+    linear = LinearSettings(transitions=way, content_weight=0.1, evidence=evidence, repeat_weight=repeats)
     training = interactions.training_part()
     stored = build_memory(training, content, linear, row_items=N)
     transitions = transition_matrix(training, linear)

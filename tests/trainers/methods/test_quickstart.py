@@ -15,7 +15,7 @@ from trainers.methods import quickstart as module
 from trainers.methods.memory import build_memory
 from trainers.methods.quickstart import content_of, quickstart, repeat_share, with_content
 from trainers.rankers.item_memory import MemoryRanker
-from trainers.rankers.linear_selection import select_settings
+from trainers.rankers.linear_selection import REPEAT_WEIGHTS, select_settings
 from trainers.runtime.progress import Progress
 
 COLOURS = ["red", "blue", "green", "black"]
@@ -46,6 +46,7 @@ def test_the_memory_is_of_all_interactions_with_settings_chosen_before(domain, t
     memory, settings = made.stored.memory, made.stored.memory.settings
     assert settings.mixing_weight == 1 and settings.gate is None and settings.content_weight > 0
     assert made.facts["transitions"] == ("inverse" if inverted else "counts")
+    assert [row["repeat_weight"] for row in made.stored.facts["repeat_weight_selection"]] == list(REPEAT_WEIGHTS)
     assert made.stored.facts["part"] == "all" and made.stored.facts["interactions"] == len(domain.interactions.items)
     linear = module.LinearSettings(
         made.facts["transitions"], regularization=made.stored.facts.get("regularization", 10.0)

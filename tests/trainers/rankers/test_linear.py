@@ -182,6 +182,7 @@ def test_large_catalogues_are_counted_and_long_work_is_announced(caplog, monkeyp
         (lambda: LinearSettings(regularization=float("inf")), "finite number, got inf"),
         (lambda: LinearSettings(content_weight=float("nan")), "content_weight must be a finite number, got nan"),
         (lambda: LinearSettings(evidence=float("inf")), "evidence must be a finite number"),
+        (lambda: LinearSettings(repeat_weight=float("-inf")), "repeat_weight must be a finite number"),
         (lambda: LinearSettings(horizon=0), "at least 1"),
         (lambda: LinearSettings(content_weight=-1), "at least 0"),
         (lambda: LinearSettings(transitions="both"), "got 'both'"),
