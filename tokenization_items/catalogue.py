@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Fields of an item's text, in the order in which they are joined.
 TEXT_FIELDS = ("title", "brand", "features", "categories", "description")
+ITEM_COLUMNS = ("item_id", "title", "brand", "image")  # that are read whatever the text is put together from
 FILE_NAMES = ("items.parquet", "items.jsonl", "items.jsonl.gz", "items.csv")
 # Images that one task of the checking threads opens.
 IMAGES_PER_TASK = 32
@@ -48,6 +49,8 @@ class Catalogue:
         template (`TextTemplate`, *optional*): What the texts were put together with, if not joined by full stops.
         text_fields (`tuple[str, ...]`, *optional*, defaults to `TEXT_FIELDS`): Fields that the texts were put together
             from.
+        brands (`list[str]`, *optional*): Brand of each item, by which an item memory knows items of one maker; may be
+            empty. None: the items were given without such a column.
     """
 
     item_ids: list[str]
@@ -57,11 +60,14 @@ class Catalogue:
     name: str = "catalogue"
     template: TextTemplate | None = None
     text_fields: tuple[str, ...] = TEXT_FIELDS
+    brands: list[str] | None = None
 
     def __post_init__(self):
         lengths = {"texts": len(self.texts), "titles": len(self.titles)}
         if self.images is not None:
             lengths["images"] = len(self.images)
+        if self.brands is not None:
+            lengths["brands"] = len(self.brands)
         if any(length != len(self.item_ids) for length in lengths.values()):
             raise CatalogueError(f"{self.name}: {len(self.item_ids)} item_ids but {lengths}")
 
@@ -79,8 +85,8 @@ class Catalogue:
 
         Args:
             path (`str` or `os.PathLike`):
-                Folder with one of these files. Columns: `item_id`, text fields, and, optionally, `image`: a path
-                relative to the folder and within it, or (parquet) bytes or the `Image` feature of `datasets`.
+                Folder with one of these files. Columns: `item_id`, text fields, and, optionally, `brand` and `image`:
+                a path relative to the folder and within it, or (parquet) bytes or the `Image` feature of `datasets`.
             text_fields (`Sequence[str]`, *optional*, defaults to `TEXT_FIELDS`):
                 Fields of the text, in order. Fields other than the default ones must exist, and one of all.
             name (`str`, *optional*, defaults to the folder's name):
@@ -100,7 +106,7 @@ class Catalogue:
             raise CatalogueError(f"{folder}: expected exactly one of {', '.join(FILE_NAMES)}, found {names or 'none'}")
         file = found[0]
         name = folder.resolve().name if name is None else name
-        records = read_items(file, {"item_id", "title", "image", *text_fields})
+        records = read_items(file, {*ITEM_COLUMNS, *text_fields})
         if not len(records):
             raise CatalogueError(f"{file} holds no items: is the file complete?")
         try:
@@ -136,7 +142,7 @@ class Catalogue:
         Raises:
             CatalogueError: If the item ids, or all text fields and images, are absent, or a value has a wrong type.
         """
-        columns, num_items = _columns(records, ["item_id", "title", "image", *text_fields])
+        columns, num_items = _columns(records, [*ITEM_COLUMNS, *text_fields])
         if "item_id" not in columns and num_items:
             raise CatalogueError(f"no column item_id; found {sorted(columns)}; rename the column that holds the ids")
         absent = [field for field in text_fields if field not in columns]
@@ -153,7 +159,8 @@ class Catalogue:
             images = ImageColumn(columns["image"], image_root, allow_remote_images) if "image" in columns else None
         except ImageError as error:
             raise CatalogueError(f"column image: {error}") from error
-        return cls(item_ids, texts, titles, images, name, template, tuple(text_fields))
+        brands = _texts(columns["brand"], "brand", _brand) if "brand" in columns else None
+        return cls(item_ids, texts, titles, images, name, template, tuple(text_fields), brands)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -297,6 +304,7 @@ class Catalogue:
             name=self.name,
             template=self.template,
             text_fields=self.text_fields,
+            brands=None if self.brands is None else [self.brands[row] for row in picked],
         )
         if self._is_checked and len(np.unique(rows)) == len(rows):
             selected._mark_checked()
@@ -307,6 +315,7 @@ class Catalogue:
         """One catalogue after the other. Item ids stay as they are, so domains may share some."""
         columns = [ImageColumn([None] * len(part)) if part.images is None else part.images for part in catalogues]
         has_images = any(part.images is not None for part in catalogues)
+        has_brands = any(part.brands is not None for part in catalogues)
         return Catalogue(
             item_ids=[item_id for part in catalogues for item_id in part.item_ids],
             texts=[text for part in catalogues for text in part.texts],
@@ -315,6 +324,7 @@ class Catalogue:
             name="+".join(part.name for part in catalogues),
             template=catalogues[0].template if len({part.template for part in catalogues}) == 1 else None,
             text_fields=catalogues[0].text_fields,
+            brands=[brand for part in catalogues for brand in part.brands or [""] * len(part)] if has_brands else None,
         )
 
 
@@ -360,11 +370,18 @@ def _item_id(value: object, row: int) -> str:
     return text if text is not None and text.strip() else ""
 
 
-def _texts(column: "Sequence | pa.ChunkedArray", name: str) -> list[str]:
+def _texts(column: "Sequence | pa.ChunkedArray", name: str, text_of: Callable[[Any], str] | None = None) -> list[str]:
     try:
-        return [_text(value) for value in _values(column)]
+        return [(text_of or _text)(value) for value in _values(column)]
     except RecursionError as error:
         raise CatalogueError(f"column {name}: a value is nested too deeply") from error
+
+
+def _brand(value: Any) -> str:
+    """An item's brand, of several the first."""
+    names = value.tolist() if isinstance(value, np.ndarray) else value
+    names = names if isinstance(names, (list, tuple)) else [names]
+    return next(filter(None, map(_text, names)), "")
 
 
 def _text(value: object) -> str:

@@ -135,7 +135,9 @@ class QualityArguments:
         default_factory=list, metadata={"help": "Folders of the domains that --ablations are pre-trained on."}
     )
     memory: bool = field(default=True, metadata={"help": "Judge trained models with a memory, too."})
-    brands: bool = field(default=False, metadata={"help": "Memories know the items' brands, rows of their own."})
+    brands: bool = field(
+        default=True, metadata={"help": "Memories know the items' brands, where there are any: rows of their own."}
+    )
     minutes: float | None = field(
         default=None, metadata={"help": "Most time to train a recommender; default: until early stopping ends it."}
     )
@@ -226,7 +228,7 @@ def run_domain(domain: Domain, arguments: QualityArguments, sections: tuple, res
     for model in ABLATIONS if arguments.ablations else chosen(arguments.models):
         for seed in [0] if model in FLOORS else arguments.seeds:
             name = model + "".join(f"{row_word(each)}{value:g}" for each, value in tuned(model, arguments))
-            name += AND_BRANDS if arguments.brands and model == MEMORY else ""
+            name += AND_BRANDS if model == MEMORY and knows_brands(domain, arguments) else ""
             minutes = None if model in FLOORS else arguments.minutes
             run = dict(zip(RUN, (domain.name, name, seed, arguments.max_history, minutes), strict=True))
             setting = setting_of(domain, run, arguments, sections)
@@ -267,14 +269,20 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
     pretrained = dict(each.split("=", 1) for each in arguments.pretrained)
-    more = (arguments.pretraining_domains, pretrained, arguments.bf16, arguments.batch_size, arguments.brands)
-    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more)
+    more = (arguments.pretraining_domains, pretrained, arguments.bf16, arguments.batch_size)
+    brands = knows_brands(domain, arguments)
+    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more, brands)
+
+
+def knows_brands(domain: Domain, arguments: QualityArguments) -> bool:
+    """Whether memories of the domain know brands."""
+    return arguments.brands and any(domain.catalogue.brands or ())
 
 
 def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: QualityArguments, results: Path) -> None:
     """A model alone and, where it was trained, with a memory; what has lines already is not made again."""
     done = lines_of(run, results)
-    with_which = f"{WITH_MEMORY}{AND_BRANDS}" if arguments.brands else WITH_MEMORY
+    with_which = f"{WITH_MEMORY}{AND_BRANDS}" if setting.brands else WITH_MEMORY
     remembered = run | {"model": run["model"] + with_which}
     named = f"{run['domain']} {run['model']} seed {run['seed']}"
     if reads_texts(model):
@@ -443,7 +451,7 @@ def command(run: dict[str, Any], arguments: QualityArguments) -> str:
     else:
         words += ["--models", model]
     words += ["--seeds", str(run["seed"])]
-    words += ["--brands", "true"] if run["model"].endswith(AND_BRANDS) else []
+    words += [] if arguments.brands else ["--no_brands"]
     words += ["--bf16", "true"] if arguments.bf16 and model not in FLOORS else []
     for given in arguments.pretrained if model.endswith(PRETRAINED_ROW) else []:
         name, _, folder = given.partition("=")

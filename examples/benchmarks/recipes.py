@@ -409,15 +409,9 @@ def with_memory(setting: Setting, trained: TrainedRanker) -> TrainedRanker:
 
 def memory_alone(setting: Setting) -> StoredMemory:
     """What every model of a domain is mixed with, made for the first of them."""
-    interactions, folder = setting.domain.interactions, setting.domain.folder
+    interactions = setting.domain.interactions
     if not _made or _made[0][0] is not interactions:
-        brands = None
-        if setting.brands:
-            assert folder is not None
-            try:
-                brands = item_brands(folder, interactions.item_ids)
-            except ValueError as reason:
-                raise NotApplicable(str(reason)) from reason
+        brands = item_brands(setting.domain.catalogue) if setting.brands else None
         _made[:] = [(interactions, choose_memory_alone(interactions, setting.embeddings.text, brands=brands))]
     return dataclasses.replace(_made[0][1], facts=dict(_made[0][1].facts))
 

@@ -6,6 +6,7 @@ import json
 import struct
 import types
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -412,6 +413,27 @@ def test_selecting_and_concatenating(folder):
     assert picked.image(4) is None
     assert Catalogue.concatenate([plain, plain]).images is None
     assert len(both.select([])) == 0
+
+
+def test_brands_are_read_and_follow_their_items(tmp_path):
+    records = [
+        {"item_id": "a", "title": "cup", "brand": " Oak\n& Co "},
+        {"item_id": "b", "title": "pan", "brand": ["", "Fernwick", "Oak & Co"]},
+        {"item_id": "c", "title": "pot", "brand": None},
+    ]
+    catalogue = Catalogue.from_records(records, text_fields=["title"])
+    assert catalogue.brands == ["Oak & Co", "Fernwick", ""]
+    assert catalogue.select([2, 0]).brands == ["", "Oak & Co"]
+    bare = Catalogue.from_records([{"item_id": "d", "title": "jug"}])
+    assert bare.brands is None and bare.select([0]).brands is None
+    assert Catalogue.concatenate([bare, catalogue]).brands == ["", "Oak & Co", "Fernwick", ""]
+    assert Catalogue.concatenate([bare, bare]).brands is None
+    pl.DataFrame({"item_id": ["a", "b"], "title": ["cup", "pan"], "brand": ["Oak", None]}).write_parquet(
+        tmp_path / "items.parquet"
+    )
+    assert Catalogue.from_folder(tmp_path, text_fields=["title"]).brands == ["Oak", ""]
+    with pytest.raises(CatalogueError, match="3 item_ids but .*'brands': 2"):
+        replace(catalogue, brands=["a", "b"])
 
 
 def test_columns_of_different_lengths_are_an_error():

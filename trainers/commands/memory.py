@@ -7,7 +7,8 @@ r"""A memory of transitions and content for a generative recommender, which its 
 
 The memory is built from the training part: item transitions in closed form (decayed counts for large catalogues, read
 where `utgrec prepare --pair_horizon 10` has counted) and the cosine of the items' texts, by --embeddings of `utgrec
-embed` or else TF-IDF. How much it weighs, and whether what a user has had is taken again, is chosen on the validation
+embed` or else TF-IDF, and the items' brands if they have any. How much each weighs, and whether what a user has had
+is taken again, is chosen on the validation
 items by a fixed grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is written as
 item_memory.safetensors beside the index of the recommender, where `recommend`, `evaluate` and the pipeline find it;
 --no_memory there leaves it out. Then the test items are judged with and without it.
@@ -58,8 +59,8 @@ class MemoryArguments:
         default=None, metadata={"help": "Folder of text embeddings; default: TF-IDF of the texts."}
     )
     no_content: bool = field(default=False, metadata={"help": "Remember transitions alone."})
-    brands: bool = field(
-        default=False, metadata={"help": "Remember the items' brands, too: one that the history has counts more."}
+    no_brands: bool = field(
+        default=False, metadata={"help": "Leave out the items' brands; else one that the history has may count more."}
     )
     output_dir: str | None = field(
         default=None, metadata={"help": "Where a recommender of the Hub goes; one in a folder stays there."}
@@ -84,7 +85,7 @@ class MemoryArguments:
     trend_weight: float = field(default=0.0, metadata={"help": "Weight of the trend, where it is not chosen."})
     period_weight: float = field(default=0.0, metadata={"help": "Weight of the periods, where it is not chosen."})
     discount: float = field(default=0.0, metadata={"help": "Of popular items, where it is not chosen."})
-    brand_weight: float = field(default=0.0, metadata={"help": "Weight of --brands, where it is not chosen."})
+    brand_weight: float = field(default=0.0, metadata={"help": "Weight of the brands, where it is not chosen."})
     repeat_weight: float = field(
         default=0.0, metadata={"help": "Weight of what a user has had, where it is not chosen; -10: never again."}
     )
@@ -115,10 +116,10 @@ class MemoryArguments:
                 "--sample_users is 1 or more; pairs are counted of the training part of a log as it was prepared, so "
                 "leave out --k_core and --all_interactions."
             )
-        if self.update and self.brands:
-            raise SystemExit("--update remembers brands where the memory that is there does: leave out --brands.")
-        if self.brand_weight and not self.brands:
-            raise SystemExit("--brand_weight is of --brands.")
+        if self.update and self.no_brands:
+            raise SystemExit("--update remembers brands where the memory that is there does: leave out --no_brands.")
+        if self.brand_weight and self.no_brands:
+            raise SystemExit("--brand_weight and --no_brands contradict each other.")
         if self.no_content and self.embeddings is not None:
             raise SystemExit("--no_content and --embeddings contradict each other.")
 
@@ -136,7 +137,9 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     )
     before = StoredMemory.load(folder) if arguments.update else None
     content, content_name, encoder = load_content(arguments, domain)
-    brands = load_brands(domain) if arguments.brands else None
+    brands = None if arguments.no_brands else item_brands(domain.catalogue)
+    if arguments.brand_weight and brands is None:
+        raise SystemExit(f"--brand_weight {arguments.brand_weight:g}: no item of {domain.name} has a brand.")
     linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
     kept = arguments.row_items, arguments.similar_items
     if before is not None:
@@ -262,22 +265,14 @@ def updated(
                 f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
     remembered = counts or (interactions if everything else interactions.training_part())
-    brands = None if before.memory.brands is None else load_brands(domain)
+    brands = None if before.memory.brands is None else item_brands(domain.catalogue)
+    if brands is None and settings.brand_weight:
+        raise SystemExit(
+            f"The memory reads the items' brands, and no item of {domain.name} has one: give the items the column "
+            "brand, or build the memory without --update."
+        )
     part: Literal["training", "all"] = "all" if everything else "training"
     return rebuild_memory(before, remembered, content, part, folder=domain.folder, brands=brands)
-
-
-def load_brands(domain: Domain) -> np.ndarray:
-    """The items' brands.
-
-    Raises:
-        SystemExit: the data have none.
-    """
-    assert domain.folder is not None
-    try:
-        return item_brands(domain.folder, domain.interactions.item_ids)
-    except ValueError as error:
-        raise SystemExit(f"--brands: {error}") from error
 
 
 def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:

@@ -44,6 +44,7 @@ from tokenization_items.files import write_json
 from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain, check_trainable
+from trainers.data.item_brands import item_brands
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
@@ -361,7 +362,8 @@ def remember(
         content, name, encoder = embeddings.text, "embeddings", embeddings.text_encoder_fingerprint()
     else:
         content, name, encoder = content_of_texts(domain.catalogue.texts), TF_IDF, TextStatistics().fingerprint
-    stored = choose_memory(ranker, interactions, content, folder=domain.folder)
+    brands = item_brands(domain.catalogue)
+    stored = choose_memory(ranker, interactions, content, folder=domain.folder, brands=brands)
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": name, "content_encoder": encoder}
     index = baseline.tokenizer.index

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from trainers.data.item_attributes import read_attributes
+from tokenization_items.catalogue import Catalogue
 
-FIELD = "brand"
 NONE = -1
 
 
-def item_brands(folder: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+def item_brands(catalogue: Catalogue) -> np.ndarray | None:
     """
-    Numbers of the brands in `items.*` of a data folder, int64 `[items]`; -1 for an item that has none. Of several
-    brands of an item the first counts.
+    Numbers of the brands of a catalogue's items, int64 `[items]`; -1 for an item that has none. None where no item
+    has a brand.
 
     Args:
-        folder (`str` or `Path`): of a domain.
-        item_ids (`Sequence[str]`): the items wanted, in this order.
-
-    Raises:
-        ValueError: no item has a brand.
+        catalogue ([`Catalogue`]): the items.
     """
-    attributes = read_attributes(folder, item_ids, (FIELD,))
-    numbers = np.array([brand_number(name) for name in attributes.values[FIELD]], np.int64)
-    return np.array([numbers[places[0]] if len(places) else NONE for places in attributes.rows[FIELD]], np.int64)
+    if not any(catalogue.brands or ()):
+        return None
+    numbers = {name: brand_number(name) for name in {*(catalogue.brands or ())} if name}
+    return np.array([numbers.get(name, NONE) for name in catalogue.brands or ()], np.int64)
 
 
 def brand_number(name: str) -> int:

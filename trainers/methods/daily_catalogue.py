@@ -22,6 +22,7 @@ from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
 from trainers.data.column_guesses import ProductColumns
 from trainers.data.interactions import Interactions
+from trainers.data.item_brands import item_brands
 from trainers.data.shop import read_shop
 from trainers.evaluation.new_items import recall_of_new_items
 from trainers.methods.memory import follow_index
@@ -93,12 +94,12 @@ def updated_memory(
         catalogue ([`Catalogue`]): the items that were given.
     """
     embed, kept, vectors = content_of(tokenizer), stored.memory.content, None
+    wanted = {*update.added}
+    added = catalogue.select([row for row, item_id in enumerate(catalogue.item_ids) if item_id in wanted])
     if embed is not None and kept is not None and update.added:
-        wanted = {*update.added}
-        rows = [row for row, item_id in enumerate(catalogue.item_ids) if item_id in wanted]
-        vectors = embed(catalogue.select(rows))  # in the order in which the index has them
+        vectors = embed(added)  # in the order in which the index has them
         vectors = vectors if vectors.shape[1] == len(kept.mean) else None
-    return follow_index(stored, item_ids, tokenizer.index, vectors)
+    return follow_index(stored, item_ids, tokenizer.index, vectors, item_brands(added))
 
 
 def read_orders(orders: Any, columns: Sequence[str], item_ids: Sequence[str]) -> Interactions:

@@ -310,11 +310,16 @@ def for_index(stored: StoredMemory, item_ids: Sequence[str], index: ItemIndex) -
 
 
 def follow_index(
-    stored: StoredMemory, item_ids: Sequence[str], index: ItemIndex, content: np.ndarray | None = None
+    stored: StoredMemory,
+    item_ids: Sequence[str],
+    index: ItemIndex,
+    content: np.ndarray | None = None,
+    brands: np.ndarray | None = None,
 ) -> StoredMemory:
     """
     The memory of an index to which items were added, or from which some were removed, since. Of items that stay it
-    knows what it knew, and of new ones what they are like, if there is content: nothing has followed them yet.
+    knows what it knew, and of new ones what they are like and who makes them, as far as that is given: nothing has
+    followed them yet.
 
     Args:
         stored ([`StoredMemory`]): the memory of the index as it was.
@@ -322,6 +327,8 @@ def follow_index(
         index ([`ItemIndex`]): the index as it is; items that were added are the last.
         content (`np.ndarray`, *optional*): float `[added, e]` content embeddings of the added items, of the encoder of
             the others.
+        brands (`np.ndarray`, *optional*): int64 `[added]` numbers of the added items' brands, see
+            [`~trainers.data.item_brands.item_brands`]; by default they have none.
 
     Raises:
         ValueError: content of another width, or not finite.
@@ -331,7 +338,8 @@ def follow_index(
     is_added, memory = rows < 0, stored.memory
     if is_added.any() and (memory.content is None or content is not None):
         vectors = None if memory.content is None else torch.from_numpy(np.asarray(content, np.float32))
-        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(int(is_added.sum()), vectors)
+        makers = None if brands is None else torch.from_numpy(brands)
+        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(int(is_added.sum()), vectors, makers)
     else:
         memory = memory.select(torch.from_numpy(rows))
     pairs = stored.pairs

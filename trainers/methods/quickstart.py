@@ -5,8 +5,8 @@ The parts are those of the other methods, with settings that a minute has time f
 - semantic IDs by RQ-k-means of the texts' embeddings, TF-IDF unless there is an encoder; of items whose texts say
   nothing, by what follows what;
 - transitions in closed form up to [`MOST_INVERTED`] items, above that decayed counts, which take seconds;
-- λ, w and κ, and the trend, chosen on [`MOST_CASES`] validation cases at equal distances; of texts some weight, or
-  what was never bought would never be recommended;
+- λ, w and κ, the trend and, where items have brands, their weight, chosen on [`MOST_CASES`] validation cases at
+  equal distances; of texts some weight, or what was never bought would never be recommended;
 - with `minutes` an item-level recommender, and how its search mixes the memory in chosen on [`MIXTURE_CASES`].
   Without, a network of random weights stands in its place and g is 1: what is recommended is the memory's alone.
 
@@ -33,6 +33,7 @@ from tokenization_items.text_statistics import TF_IDF, FittedTextStatistics
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
+from trainers.data.item_brands import item_brands
 from trainers.evaluation.comparison import compare
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
 from trainers.methods.memory import add_interactions, build_memory, rebuild_memory
@@ -151,7 +152,8 @@ def quickstart(
     if remembered is not selection:
         progress.line("texts did not help on validation; they get a little weight, for what was never bought")
     with progress.step("memory", "building the memory of transitions and texts, and choosing how it is read"):
-        stored = choose_memory_alone(interactions, content, selection=remembered, most_cases=MOST_CASES)
+        brands = item_brands(domain.catalogue)
+        stored = choose_memory_alone(interactions, content, selection=remembered, most_cases=MOST_CASES, brands=brands)
     model: ItemRecommendation
     if minutes:
         with progress.step("network", f"training the item-level recommender for {minutes:g} minutes"):

@@ -103,21 +103,23 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
 
 def test_memories_that_know_brands_are_other_rows(domain, tmp_path, monkeypatch, capsys):
     flags = flags_of(domain, tmp_path)
-    shown = run(monkeypatch, capsys, *flags, "--models", "memory", "--brands")
-    assert "left out" in shown and "no brand of any item" in shown and not (tmp_path / "quality.jsonl").exists()
+    run(monkeypatch, capsys, *flags, "--models", "memory")
+    assert [line["model"] for line in read(tmp_path)] == ["memory"] * 2, "there are no brands"
+    (tmp_path / "quality.jsonl").unlink()
     rows = [json.loads(line) for line in (domain / "items.jsonl").read_text().splitlines()]
     for place, row in enumerate(rows):
         row["brand"] = f"maker {place % 4}"
     (domain / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(monkeypatch, capsys, *flags, "--models", "memory", "sasrec")
-    shown = run(monkeypatch, capsys, *flags, "--models", "memory", "sasrec", "--brands")
+    run(monkeypatch, capsys, *flags, "--models", "memory", "sasrec", "--no_brands")
+    shown = run(monkeypatch, capsys, *flags, "--models", "memory", "sasrec")
     assert shown.count("done before") == 1  # SASRec is not trained again
     lines = read(tmp_path)[::2]
     names = ["memory", "sasrec", "sasrec with memory", "memory and brands", "sasrec with memory and brands"]
     assert [line["model"] for line in lines] == names
     assert "brand_weight_selection" in lines[3]["memory"] and "brand_weight_selection" not in lines[2]["memory"]
-    assert "--models memory --seeds 0 --brands true" in lines[3]["command"]
-    assert "--models sasrec --seeds 0 --brands true" in lines[4]["command"]
+    for place, words in ((0, "memory --seeds 0 --no_brands"), (2, "sasrec --seeds 0 --no_brands")):
+        assert f"--models {words}" in lines[place]["command"]
+    assert not any("brands" in line["command"] for line in lines[3:])
 
 
 def test_the_comparison_with_the_linear_ranker_is_of_the_same_users(domain, tmp_path, monkeypatch, capsys):

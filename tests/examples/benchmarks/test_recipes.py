@@ -97,7 +97,7 @@ def test_a_generative_row_with_memory(workplace, quick, monkeypatch, capsys):
     flags = ("--work_dir", workplace / "memory", "--models", "rq-kmeans-item-level")
     lines = run(monkeypatch, workplace, results, *flags)
     assert [(line["model"], line["mask_seen"]) for line in lines] == [
-        (f"rq-kmeans-item-level{end}", seen) for end in ("", " with memory") for seen in (False, True)
+        (f"rq-kmeans-item-level{end}", seen) for end in ("", " with memory and brands") for seen in (False, True)
     ]
     alone, memory = lines[0], lines[2]
     assert alone["memory"] is None and memory["variant"] == f"{alone['variant']}, with memory"

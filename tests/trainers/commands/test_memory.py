@@ -81,13 +81,19 @@ def test_brands_are_remembered_and_kept_by_an_update(tmp_path, data, capsys):
     make_recommender(folder)
     flags = ["--recommender", str(folder), "--data", str(data), "--no_test"]
     before = (folder / "item_index.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match="--brands: .*no brand of any item"):
-        run_command("memory", [*flags, "--brands"])
-    for wrong in (["--update", "--brands"], ["--brand_weight", "0.01"]):
-        with pytest.raises(SystemExit, match="--brand"):
+    fixed = ["--brand_weight", "0.25", "--temperature", "0.04", "--mixing_weight", "0.6"]
+    without = (data / "items.jsonl").read_text(encoding="utf-8")
+    for wrong, message in (
+        (["--update", "--no_brands"], "leave out --no_brands"),
+        ([*fixed, "--no_brands"], "contradict"),
+        (fixed, "--brand_weight 0.25: no item of .* has a brand"),
+    ):
+        with pytest.raises(SystemExit, match=message):
             run_command("memory", [*flags, *wrong])
     brands = give_brands(data)
-    run_command("memory", [*flags, "--brands"])
+    run_command("memory", [*flags, "--no_brands"])
+    assert StoredMemory.load(folder).memory.brands is None
+    run_command("memory", flags)
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
     stored = StoredMemory.load(folder, tokenizer.index)
     numbers = [brand_number(brand) if brand else -1 for brand in brands]
@@ -101,10 +107,14 @@ def test_brands_are_remembered_and_kept_by_an_update(tmp_path, data, capsys):
     assert torch.equal(again.memory.brands, stored.memory.brands)
     assert again.memory.settings == stored.memory.settings
     assert "Weight of the brand" in (folder / "README.md").read_text(encoding="utf-8")
-    fixed = ["--brands", "--brand_weight", "0.25", "--temperature", "0.04", "--mixing_weight", "0.6"]
     run_command("memory", [*flags, *fixed, "--repeat_weight", "-10"])
     given = StoredMemory.load(folder, tokenizer.index).memory.settings
     assert (given.brand_weight, given.repeat_weight) == (0.25, -10)
+    kept = (folder / "item_memory.safetensors").read_bytes()
+    (data / "items.jsonl").write_text(without, encoding="utf-8")
+    with pytest.raises(SystemExit, match="reads the items' brands, and no item of .* has one"):
+        run_command("memory", [*flags, "--update"])
+    assert (folder / "item_memory.safetensors").read_bytes() == kept
     assert (folder / "item_index.safetensors").read_bytes() == before
 
 

@@ -236,6 +236,7 @@ def test_a_memory_is_a_second_row(workplace, tmp_path):
     assert rows[1]["ndcg@10"] > rows[0]["ndcg@10"], "what follows what is plain in these data"
     values = load_values(folder)
     assert len(values.evaluations) == 2 and values.memory["Transitions"] == "linear, in closed form"
+    assert "Weight of the brand" in values.memory
     assert "## Memory" in (folder / "README.md").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="--memory is for recommenders that generate"):
         train(workplace, "sasrec", tmp_path / "other", "--memory")

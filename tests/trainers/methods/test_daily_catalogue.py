@@ -14,6 +14,7 @@ from tokenization_items.catalogue_updates import JOURNAL_NAME, read_journal
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.network_reference import NetworkReference
 from trainers import RecommendationRules, Recommender
+from trainers.data.item_brands import brand_number
 from trainers.data.readers.base import ReadError
 from trainers.methods.daily_catalogue import known_columns, newest_items, reference_within
 
@@ -103,6 +104,17 @@ def test_a_week(folder):
     again.save_pretrained(folder)
     recommend = pipeline("item-recommendation", model=str(folder))
     assert recommend(["sku-1"], top_k=3) == Recommender.from_pretrained(folder).recommend(["sku-1"], top_k=3)
+
+
+def test_brands_are_known_of_old_items_and_of_new_ones():
+    def of_makers(rows):
+        return products(rows).with_columns(brand=pl.Series([f"maker {row % 6}" if row % 7 else None for row in rows]))
+
+    recommender = Recommender.from_interactions(orders(), of_makers(range(40)))
+    recommender.add_items(of_makers(range(44)))
+    found = dict(zip(recommender.item_ids, recommender.memory.brands.tolist(), strict=True))
+    expected = {f"sku-{row}": brand_number(f"maker {row % 6}") if row % 7 else -1 for row in range(44)}
+    assert found == expected and recommender.stored.facts["brand_weight_selection"]
 
 
 def test_of_the_old_items_alone_scores_stay_too(folder):

@@ -583,8 +583,13 @@ def test_a_memory_follows_its_index(way, tmp_path):
         # a restart changes nothing
         StoredMemory(followed).save(tmp_path, index)
         read = StoredMemory.load(tmp_path, index).memory
-        assert torch.equal(read.trend, followed.trend)
+        assert torch.equal(read.trend, followed.trend) and read.brands is None
         assert read.usual_count == pytest.approx(followed.usual_count, rel=1e-14)
+    makers = np.arange(N) % 4 - 1
+    known = build_memory(interactions, content, linear, brands=makers)
+    for given, added in ((np.array([2, 7]), [2, 7]), (None, [-1, -1])):
+        found = follow_index(known, IDS, index, new_content, given).memory
+        assert found.brands.tolist() == [*makers[kept].tolist(), *added]
     pairs = follow_index(stored, IDS, index, new_content).pairs
     if way == "counts":
         expected = np.zeros((N, N), np.int64)
