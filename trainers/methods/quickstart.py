@@ -68,7 +68,6 @@ MIXTURE_CASES = 1_000  # of a network, which is asked by a beam search
 LIGHT_TEXTS = ((0.0003, 0.0), (0.001, 0.0), (0.003, 0.0), (0.01, 0.0), (0.001, 10.0), (0.003, 10.0), (0.003, 30.0))
 CODES = 256  # of a level, TIGER's
 ITEMS_PER_CODE = 4  # at least, of small catalogues
-REPEATS = 0.05  # share of validation items that were bought before, from which on seen items are recommended
 STAND_IN_WIDTH = 8  # of the network of random weights where none is trained
 BATCH = 128  # users of a beam search
 
@@ -83,7 +82,8 @@ class Quickstart:
         tokenizer ([`UniversalItemTokenizer`]): items, titles, semantic IDs; and, where texts tell items apart, the
             network with its encoder of texts, for new items.
         stored ([`StoredMemory`]): of all interactions, in the index's order.
-        exclude_seen (`bool`): whether bought items are seldom bought again.
+        exclude_seen (`bool`): whether bought items are seldom bought again: their weight, as chosen on validation, is
+            below 0.
         rows (`list[dict]`): results on validation: what was made first, then what needs no training; empty where the
             data has no validation case.
         facts (`dict`): how it was made, in plain values.
@@ -143,11 +143,11 @@ def quickstart(
         stored = _alone(build_memory(interactions, content, linear))
         facts = _facts(domain, stored, name, progress, 0.0, None)
         return Quickstart(stand_in(tokenizer, seed), tokenizer, stored, True, [], facts)
-    exclude_seen = repeat_share(interactions) < REPEATS
     with progress.step("transitions", f"counting what follows what in {len(interactions.items):,} interactions"):
         weights = CONTENT_WEIGHTS + LIGHT_TEXTS if linear.transitions == "counts" else CONTENT_WEIGHTS
         before, part = walk_forward(interactions)
         selection = select_settings(before, content, linear, part, MOST_CASES, weights, REPEAT_WEIGHTS)
+    exclude_seen = selection.settings.repeat_weight < 0
     remembered = with_content(selection)
     if remembered is not selection:
         progress.line("texts did not help on validation; they get a little weight, for what was never bought")
@@ -293,14 +293,6 @@ def with_content(selection: LinearSelection) -> LinearSelection:
     best = max(same, key=lambda row: row[CRITERION])
     settings = replace(selection.settings, content_weight=best["content_weight"], evidence=best["evidence"])
     return replace(selection, settings=settings)
-
-
-def repeat_share(interactions: Interactions) -> float:
-    """Share of the validation items that their user had before."""
-    cases = interactions.cases("validation").spread(10 * MOST_CASES)
-    return float(
-        np.mean([target in history for history, target in zip(cases.histories(), cases.targets, strict=True)])
-    )
 
 
 def with_everything(stored: StoredMemory, interactions: Interactions, content: np.ndarray | None) -> StoredMemory:

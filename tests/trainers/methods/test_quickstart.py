@@ -13,7 +13,7 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.methods import quickstart as module
 from trainers.methods.memory import build_memory
-from trainers.methods.quickstart import content_of, quickstart, repeat_share, with_content
+from trainers.methods.quickstart import content_of, quickstart, with_content
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear_selection import REPEAT_WEIGHTS, select_settings
 from trainers.runtime.progress import Progress
@@ -118,10 +118,15 @@ def test_too_little_data_are_an_error(tmp_path):
         quickstart(none, tmp_path)
 
 
-def test_customers_who_buy_again():
-    ids = [f"i{row}" for row in range(4)]
-    again = Interactions.from_sequences([["i0", "i1", "i0", "i2"], ["i1", "i2", "i3", "i0"]], ids)
-    assert repeat_share(again) == 0.5
+@pytest.mark.parametrize("again", [True, False])
+def test_customers_who_buy_again(domain, tmp_path, again):
+    rng, ids = np.random.default_rng(0), domain.catalogue.item_ids
+    orders = [[ids[row] for row in rng.permutation(60)[: 3 if again else 6]] for _ in range(120)]
+    interactions = Interactions.from_sequences([each * (2 if again else 1) for each in orders], ids)
+    made = quickstart(replace(domain, interactions=interactions), tmp_path)
+    assert made.exclude_seen == (made.stored.memory.settings.repeat_weight < 0) == (not again)
+    assert made.facts["seen"] == ("kept" if again else "masked")
+    assert (made.rows[0]["recall@10"] > 0.9) == again, "what was had is all that there is to go by"
 
 
 def test_titles_are_the_texts_where_there_are_none(tmp_path):
