@@ -33,10 +33,10 @@ Rules by which all is chosen, before any test item is looked at:
    epochs without a better one, at the method's last epoch, or after `--minutes`.
 3. λ, w and κ of the linear ranker, τ, g and the gate of a mixture are chosen on validation NDCG@10, seen items kept;
    those of a memory alone on the same items, with a memory of all but the users' last three interactions
-   (walk-forward). All are from the fixed grids of `trainers.rankers.linear_selection` and
-   `trainers.methods.memory_selection`; a line has their tables in `selection` and `memory`. Among them is β, whether
-   what a user has had is taken again, which the linear ranker leaves open: `linear-repeats` is the one that does not,
-   and with seen items masked all are alike in it.
+   (walk-forward). All are from the fixed grids of `trainers.rankers.linear_selection`, and of `memory_selection` and
+   `mixture_selection` in `trainers.methods`; a line has their tables in `selection` and `memory`. Among them is β,
+   whether what a user has had is taken again, which the linear ranker leaves open: `linear-repeats` is the one that
+   does not, and with seen items masked all are alike in it.
 4. Of several rows the one that is called best is best by the mean validation NDCG@10 over the seeds, seen items kept.
    Every row within 5 % of it has three seeds.
 5. Both kinds of line, seen items kept and masked, are of the same weights and choices.

@@ -39,8 +39,9 @@ from trainers.methods.baselines import (
 )
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.memory import for_index
-from trainers.methods.memory_selection import choose_memory, choose_memory_alone
-from trainers.methods.memory_selection import with_memory as mixed
+from trainers.methods.memory_selection import choose_memory_alone
+from trainers.methods.mixture_selection import choose_memory
+from trainers.methods.mixture_selection import with_memory as mixed
 from trainers.methods.published import Published, describe, settings_of
 from trainers.methods.recbase_tokenizer import RecBaseTokenizerTrainingArguments, recbase_tokenizer
 from trainers.methods.runs import place_training, save_recommender, tokenize, train_recommender

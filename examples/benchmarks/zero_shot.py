@@ -64,7 +64,7 @@ from trainers.evaluation.zero_shot import (
     zero_shot_model,
 )
 from trainers.methods.memory import build_memory, content_memory
-from trainers.methods.memory_selection import with_memory
+from trainers.methods.mixture_selection import with_memory
 from trainers.methods.recbase import RECBASE_SECTIONS, codebooks_of
 from trainers.methods.runs import tokenize
 from trainers.methods.utgrec import SECTIONS

@@ -45,7 +45,7 @@ from trainers.hub.model_facts import memory_facts
 from trainers.hub.upload import ALLOWED
 from trainers.methods.log_counts import LogCounts, sample_log
 from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_index, rebuild_memory
-from trainers.methods.memory_selection import choose_memory
+from trainers.methods.mixture_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
 

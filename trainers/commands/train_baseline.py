@@ -66,7 +66,7 @@ from trainers.methods.baselines import (
 )
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.memory import for_index
-from trainers.methods.memory_selection import choose_memory
+from trainers.methods.mixture_selection import choose_memory
 from trainers.methods.plans import plan_generative_baseline, plan_item_level, plan_sequential, show_plans
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender

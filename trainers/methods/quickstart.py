@@ -37,13 +37,8 @@ from trainers.data.item_brands import item_brands
 from trainers.evaluation.comparison import compare
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
 from trainers.methods.memory import add_interactions, build_memory, rebuild_memory
-from trainers.methods.memory_selection import (
-    TEMPERATURES,
-    choose_memory,
-    choose_memory_alone,
-    judged_users,
-    walk_forward,
-)
+from trainers.methods.memory_selection import choose_memory_alone, judged_users, walk_forward
+from trainers.methods.mixture_selection import TEMPERATURES, choose_memory
 from trainers.methods.runs import place_training, train_recommender
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.methods.transition_embeddings import transition_embeddings

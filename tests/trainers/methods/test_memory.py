@@ -1,20 +1,13 @@
-"""Item memories: built as the linear ranker's, updated to the last bit, chosen on validation as the search finds."""
-
-from dataclasses import replace
+"""Item memories: built as the linear ranker's, updated to the last bit, extended to new items."""
 
 import numpy as np
 import pytest
 import torch
 
-from modeling_utgrec import SASRecConfig, SASRecForNextItem, UTGRecConfig, UTGRecForConditionalGeneration
-from modeling_utgrec.generation_memory import UserMemory, log_weights
-from modeling_utgrec.item_trie import ItemTrie
 from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
-from trainers.evaluation.protocol import evaluate
-from trainers.methods import memory_selection
 from trainers.methods.log_counts import recent_counts
 from trainers.methods.memory import (
     add_interactions,
@@ -24,58 +17,11 @@ from trainers.methods.memory import (
     for_index,
     rebuild_memory,
 )
-from trainers.methods.memory_selection import (
-    BRAND_WEIGHTS,
-    CAREFULLY,
-    MIXING_WEIGHTS,
-    TREND_WEIGHTS,
-    choose_best,
-    choose_carefully,
-    choose_memory,
-    choose_memory_alone,
-    fit_gate,
-    gates,
-    mixture_cases,
-    select_mixture,
-    walk_forward,
-    with_memory,
-)
 from trainers.methods.pair_counts import PairCounts
-from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.item_memory import MemoryRanker
 from trainers.rankers.linear import LinearRanker, LinearSettings, decayed_counts, transition_matrix
-from trainers.rankers.linear_selection import REPEAT_WEIGHTS, select_settings
-from trainers.rankers.sequential import SequentialRanker
 
-N, LEVELS = 30, [4, 5, 6]
-IDS = [f"i{row}" for row in range(N)]
-
-
-def make_interactions(users: int = 60, seed: int = 0) -> Interactions:
-    """Walks around a circle with detours, so that what follows what can be learnt."""
-    rng = np.random.default_rng(seed)
-    walks = []
-    for _ in range(users):
-        steps = np.where(rng.random(rng.integers(4, 12)) < 0.7, 1, rng.integers(2, N))
-        walks.append([IDS[place] for place in (rng.integers(N) + np.cumsum(steps)) % N])
-    return Interactions.from_sequences(walks, IDS)
-
-
-def make_content(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(N, 8)).astype(np.float32)
-
-
-def make_trie() -> ItemTrie:
-    flat = np.random.default_rng(0).choice(int(np.prod(LEVELS)), size=N, replace=False)
-    return ItemTrie(np.stack(np.unravel_index(flat, LEVELS), axis=1), LEVELS, [2, 6, 11])
-
-
-def make_ranker(**arguments) -> GenerativeRanker:
-    torch.manual_seed(0)
-    sizes = {"d_model": 16, "d_ff": 24, "num_heads": 2, "d_kv": 8, "num_layers": 1, "initializer_factor": 2.0}
-    model = UTGRecForConditionalGeneration(UTGRecConfig(level_sizes=LEVELS, **sizes)).eval()
-    trie = make_trie()
-    return GenerativeRanker(model, trie, (trie.codes + torch.tensor(trie.level_offsets)).numpy(), **arguments)
+from .walks import IDS, LEVELS, N, make_content, make_interactions, make_ranker
 
 
 @pytest.mark.parametrize("way", ["inverse", "counts"])
@@ -175,57 +121,6 @@ def test_latest_interactions_are_counted_from_the_end():
     assert recent_counts(training, np.array([2, 0, 1]))[:5].tolist() == [3, 6, 0, 6, 0]
 
 
-def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
-    """With g = 1 and as many beams as items the search is the memory's order."""
-    interactions, content = make_interactions(), make_content()
-    ranker = make_ranker(num_beams=N)
-    memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    _, table = choose_best(memory, "trend_weight", interactions)
-    assert [row["trend_weight"] for row in table] == list(TREND_WEIGHTS)
-    for row in table:
-        ranker.memory = memory.with_settings(trend_weight=row["trend_weight"], mixing_weight=1.0)
-        judged = evaluate(ranker, interactions, part="validation", ks=[10])
-        assert judged["ndcg@10"] == pytest.approx(row["ndcg@10"], abs=1e-9)
-    assert table[0]["ndcg@10"] != table[1]["ndcg@10"]
-
-
-@pytest.mark.parametrize("setting", CAREFULLY)
-def test_settings_are_judged_as_the_memory_ranks_and_no_chance_is_taken(setting):
-    interactions, content = make_interactions(), make_content()
-    memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    chosen, table = choose_carefully(memory, setting, interactions)
-    assert [row[setting] for row in table] == list(CAREFULLY[setting])
-    cases = []
-    for row in table:
-        ranker = MemoryRanker(memory.with_settings(**{setting: row[setting]}))
-        judged = evaluate(ranker, interactions, part="validation", ks=[10], per_user=True)
-        cases.append(judged["per_user"]["ndcg@10"])
-        assert row["ndcg@10"] == pytest.approx(judged["ndcg@10"], abs=1e-9)
-    best = max(range(len(table)), key=lambda place: table[place]["ndcg@10"])
-    for row, each in zip(table, cases, strict=True):
-        assert row["standard_error"] == pytest.approx((cases[best] - each).std() / len(each) ** 0.5, abs=1e-12)
-    assert any(row["standard_error"] > 0 for row in table)
-    close = [row[setting] for row in table if row["ndcg@10"] >= table[best]["ndcg@10"] - row["standard_error"]]
-    assert chosen == close[0]
-
-
-@pytest.mark.parametrize("shift, chosen", [(0.0, 0.0), (0.02, 0.01), (0.5, 0.015)])
-def test_the_smallest_value_within_one_standard_error_is_taken(monkeypatch, shift, chosen):
-    """What 100 users gain by a value is `shift` times 0, .3, .9 or 1; the noise of the last two differs by .05, an
-    error of .005: .9·.02 is within it of .02, .9·.5 of .5 is not."""
-    interactions = make_interactions()
-    memory = build_memory(interactions).memory
-    gains = iter((0.0, 0.3, 0.9, 1.0))
-    noises = iter(np.r_[np.full(50, sign), np.full(50, -sign)] * 0.05 for sign in (0, 1, 1, 0))
-
-    def judge(*_, **__):
-        each = shift * next(gains) + next(noises)
-        return {"recall@10": 0.0, "ndcg@10": float(each.mean()), "per_user": {"ndcg@10": each}}
-
-    monkeypatch.setattr("trainers.methods.memory_selection.evaluate", judge)
-    assert choose_carefully(memory, "period_weight", interactions)[0] == chosen
-
-
 def test_counted_memories_have_no_periods():
     interactions = make_interactions()
     assert build_memory(interactions, None, LinearSettings(transitions="counts")).memory.periods is None
@@ -308,227 +203,6 @@ def _index(ids: list[str]) -> ItemIndex:
     index = ItemIndex(LEVELS, [2, 6, 11])
     index.assign(ids, np.stack(np.unravel_index(np.arange(len(ids)), LEVELS), axis=1))
     return index
-
-
-def test_cases_are_judged_as_the_search_judges_them(monkeypatch):
-    """Candidates of all items, beams as many: the table has the metrics of the search itself."""
-    monkeypatch.setattr(memory_selection, "CANDIDATES", N)
-    interactions, ranker = make_interactions(), make_ranker(num_beams=N, batch_size=16)
-    stored = build_memory(interactions.training_part(), make_content(), LinearSettings(content_weight=0.05))
-    cases = mixture_cases(ranker, stored.memory, interactions)
-    for temperature, mixing in ((0.03, 0.5), (0.05, 0.85), (0.03, 0.0), (0.02, 1.0)):
-        ranker.memory = stored.memory.with_settings(temperature=temperature, mixing_weight=mixing)
-        wanted = evaluate(ranker, interactions, part="validation", ks=[10], long_tail=False)
-        found = cases.metrics(temperature, mixing)
-        if mixing == 1.0:  # items of which the memory knows nothing are equal
-            assert found["recall@10"] == pytest.approx(wanted["recall@10"], abs=0.1)
-        else:
-            assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-9)
-    every = interactions.cases("validation").histories()
-    tokens = torch.nn.utils.rnn.pad_sequence(
-        [torch.from_numpy(h[-20:].astype(np.int64)).flip(0) for h in every], True, -1
-    ).flip(1)
-    users = UserMemory(stored.memory.with_settings(temperature=0.05), tokens, ranker.trie)
-    torch.testing.assert_close(cases.evidence(0.05).float(), users.evidence, atol=1e-4, rtol=1e-4)
-    targets = torch.from_numpy(interactions.cases("validation").targets)[:, None]
-    total = users.start().log_total
-    expected = log_weights(users.scores_of(targets)[:, 0] / 0.05) - total
-    torch.testing.assert_close(cases.log_memory(0.05)[:, -1], expected)
-
-
-def make_sasrec() -> SequentialRanker:
-    torch.manual_seed(0)
-    config = SASRecConfig(num_items=N, hidden_size=8, max_history=6, initializer_range=0.5)
-    return SequentialRanker(SASRecForNextItem(config), batch_size=16)
-
-
-def test_cases_of_a_model_that_gives_scores_are_judged_as_its_mixture_is(monkeypatch):
-    monkeypatch.setattr(memory_selection, "CANDIDATES", N)
-    interactions, ranker = make_interactions(), make_sasrec()
-    memory = build_memory(interactions.training_part(), make_content(), LinearSettings(content_weight=0.05)).memory
-    cases = mixture_cases(ranker, memory, interactions)
-    for temperature, mixing in ((0.03, 0.5), (0.05, 0.85), (0.03, 0.0)):
-        mixture = with_memory(ranker, memory.with_settings(temperature=temperature, mixing_weight=mixing))
-        wanted = evaluate(mixture, interactions, part="validation", ks=[10], long_tail=False)
-        found = cases.metrics(temperature, mixing)
-        assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-9)
-
-
-def test_a_memory_is_chosen_for_a_model_that_gives_scores():
-    interactions, content = make_interactions(), make_content()
-    ranker = make_sasrec()
-    stored = choose_memory(ranker, interactions, content)
-    assert {row["mixing_weight"] for row in stored.facts["selection"]} >= set(MIXING_WEIGHTS)
-    judged = evaluate(with_memory(ranker, stored.memory), interactions, part="validation", ks=[10])
-    assert stored.facts["validation"]["ndcg@10"] == judged["ndcg@10"]
-    alone = evaluate(ranker, interactions, part="validation", ks=[10])
-    assert judged["ndcg@10"] >= alone["ndcg@10"], "g = 0 is in the grid"
-
-
-def test_a_gate_finds_who_is_whose():
-    """Users of much evidence follow the memory, the others the network."""
-    generator = torch.Generator().manual_seed(0)
-    evidence = torch.randn(2000, 3, dtype=torch.float64, generator=generator) * torch.tensor([2.0, 1.0, 0.5]) + 3
-    mixing = (evidence[:, 0] - 3).sigmoid()
-    of_memory = torch.rand(2000, generator=generator, dtype=torch.float64) < mixing
-    log_memory = torch.where(of_memory, 0.5, 0.001).log().double()
-    log_network = torch.where(of_memory, 0.001, 0.5).log().double()
-    gate = fit_gate(evidence, log_network, log_memory)
-    assert abs(gates(gate, evidence) - mixing).mean() < 0.05
-    assert MemorySettings(gate=gate).gate == gate
-
-
-def test_the_choice_is_the_best_of_a_table_that_has_both_alone():
-    interactions, ranker = make_interactions(), make_ranker(num_beams=N)
-    stored = choose_memory(ranker, interactions, make_content())
-    assert ranker.memory is None, "the ranker is as it was"
-    table, settings = stored.facts["selection"], stored.memory.settings
-    constant = [row for row in table if row["mixing_weight"] != "gate"]
-    assert {row["mixing_weight"] for row in constant} == set(memory_selection.MIXING_WEIGHTS)
-    searched = [row for row in constant if "searched" in row]
-    best = max(searched, key=lambda row: row["searched"])
-    assert (settings.temperature, settings.mixing_weight) == (best["temperature"], best["mixing_weight"])
-    assert len(searched) == memory_selection.SEARCHED
-    assert max(row["ndcg@10"] for row in constant) in [row["ndcg@10"] for row in searched]
-    ranker.memory = stored.memory
-    result = evaluate(ranker, interactions, part="validation", ks=[10], long_tail=False)
-    assert stored.facts["validation"] == {name: result[name] for name in ("recall@10", "ndcg@10")}
-    ranker.memory = None
-    assert stored.facts["linear_selection"] and stored.facts["part"] == "training"
-    again = choose_memory(ranker, interactions, make_content())
-    assert again.facts == stored.facts and again.memory.settings == settings
-
-
-def test_a_gate_is_taken_only_if_it_is_better_on_users_that_it_has_not_seen(monkeypatch):
-    interactions, ranker = make_interactions(), make_ranker(num_beams=N)
-    stored = build_memory(interactions.training_part(), None)
-    cases = mixture_cases(ranker, stored.memory, interactions)
-    network = cases.metrics(0.02, 0.0)["ndcg@10"]
-    asked = []
-
-    def search(values):
-        asked.append(values)
-        return {"ndcg@10": 1.0 if values["gate"] else 0.5}
-
-    monkeypatch.setattr(memory_selection, "fit_gate", lambda *_: (-50.0, 0.0, 0.0, 0.0))  # the network alone
-    chosen, table = select_mixture(cases, search)
-    assert table[-1]["ndcg@10"] == pytest.approx(network) and chosen["gate"] is None
-    assert len(asked) == memory_selection.SEARCHED
-    monkeypatch.setattr(memory_selection, "MIXING_WEIGHTS", (0.0,))  # a gate that gives the memory a say is better
-    monkeypatch.setattr(memory_selection, "fit_gate", lambda *_: (0.5, 0.0, 0.0, 0.0))
-    chosen, table = select_mixture(cases, search)
-    assert chosen["gate"] == (0.5, 0.0, 0.0, 0.0) and table[-1]["searched"] == 1.0
-    assert len(asked) == memory_selection.SEARCHED + 2, "the network alone once, whatever the temperature"
-    chosen, _ = select_mixture(cases, lambda values: {"ndcg@10": 0.0 if values["gate"] else 0.5})
-    assert chosen["gate"] is None, "the search has the last word"
-
-
-def test_no_gate_is_fitted_on_a_handful_of_users():
-    interactions, ranker = make_interactions(users=49), make_ranker(num_beams=N)
-    cases = mixture_cases(ranker, build_memory(interactions.training_part()).memory, interactions)
-    chosen, table = select_mixture(cases, lambda _: {"ndcg@10": 0.5})
-    assert len(cases) == 49 and chosen["gate"] is None
-    assert "gate" not in {row["mixing_weight"] for row in table}
-
-
-def test_nothing_is_chosen_without_validation():
-    short = Interactions.from_sequences([["i0", "i1"]], IDS)
-    with pytest.raises(ValueError, match="no interactions"):
-        choose_memory(make_ranker(), short)
-
-
-def test_what_was_chosen_already_is_taken_over():
-    interactions, content, ranker = make_interactions(), make_content(), make_ranker(num_beams=N)
-    expected = choose_memory(ranker, interactions, content)
-    selection = select_settings(interactions.earlier(), content, part="test", repeat_weights=REPEAT_WEIGHTS)
-    alone = choose_memory_alone(interactions, content, selection=selection)
-    found = choose_memory(ranker, interactions, content, alone=alone)
-    assert found.facts == expected.facts and found.memory.settings == expected.memory.settings
-    few = choose_memory(ranker, interactions, content, most_cases=7)
-    assert few.facts["selection_cases"] == 7
-
-
-def test_the_memory_alone_is_chosen_walk_forward():
-    interactions, content = make_interactions(), make_content()
-    before = interactions.earlier()
-    assert walk_forward(interactions)[1] == "test" and walk_forward(interactions)[0].items.tolist() == (
-        before.items.tolist()
-    )
-    stored = choose_memory_alone(interactions, content)
-    selection = select_settings(before, content, part="test", repeat_weights=REPEAT_WEIGHTS)
-    assert stored.facts["linear_selection"] == selection.table
-    assert stored.facts["repeat_weight_selection"] == selection.repeat_table
-    kept, chosen = stored.memory.settings, selection.settings
-    assert (kept.content_weight, kept.evidence) == (chosen.content_weight, chosen.evidence)
-    rehearsed = build_memory(before.training_part(), content, chosen).memory
-    assert rehearsed.settings.repeat_weight == kept.repeat_weight == chosen.repeat_weight
-    assert stored.facts["trend_weight_selection"] == choose_best(rehearsed, "trend_weight", before, "test")[1]
-    with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
-    weight, table = choose_carefully(with_trend, "period_weight", before, "test")
-    assert stored.facts["period_weight_selection"] == table and kept.period_weight == weight
-    with_periods = with_trend.with_settings(period_weight=weight)
-    assert (kept.discount, stored.facts["discount_selection"]) == choose_carefully(
-        with_periods, "discount", before, "test"
-    )
-    built = build_memory(interactions.training_part(), content, chosen, kept)  # of all that may be learnt from
-    for name, tensor in built.memory.tensors().items():
-        assert torch.equal(tensor, stored.memory.tensors()[name]), name
-
-
-def test_brands_are_chosen_after_the_trend_and_kept():
-    interactions, content = make_interactions(), make_content()
-    brands = np.where(np.arange(N) % 5, np.arange(N) // 4, -1)
-    stored = choose_memory_alone(interactions, content, brands=brands)
-    kept = stored.memory.settings
-    assert stored.memory.brands.tolist() == brands.tolist()
-    before = interactions.earlier()
-    chosen = select_settings(before, content, part="test", repeat_weights=REPEAT_WEIGHTS).settings
-    rehearsed = build_memory(before.training_part(), content, chosen, brands=brands).memory
-    with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
-    weight, table = choose_best(with_trend, "brand_weight", before, "test")
-    assert [row["brand_weight"] for row in table] == list(BRAND_WEIGHTS)
-    assert stored.facts["brand_weight_selection"] == table and kept.brand_weight == weight
-    assert len({row["ndcg@10"] for row in table}) > 1
-    # an update keeps them, whatever is remembered
-    again = rebuild_memory(stored, interactions, content, "all")
-    assert again.memory.brands.tolist() == brands.tolist() and again.memory.settings == kept
-    assert choose_memory_alone(interactions, content).memory.brands is None
-
-
-def test_without_an_earlier_training_part_validation_judges():
-    short = Interactions.from_sequences([["i0", "i1", "i2"], ["i1", "i2", "i3"]], IDS)
-    assert walk_forward(short) == (short, "validation")
-    stored = choose_memory_alone(short)
-    assert stored.facts["linear_selection"] == select_settings(short, repeat_weights=REPEAT_WEIGHTS).table
-    given = replace(make_interactions(), parts=np.zeros(len(make_interactions().items), np.int8), split="temporal")
-    assert walk_forward(given) == (given, "validation")
-
-
-def test_the_memory_alone_is_what_a_search_with_weight_1_ranks_by():
-    interactions, content = make_interactions(), make_content()
-    alone = choose_memory_alone(interactions, content)
-    mixed = choose_memory(make_ranker(num_beams=N), interactions, content)
-    assert alone.facts["linear_selection"] == mixed.facts["linear_selection"]
-    assert alone.facts["trend_weight_selection"] == mixed.facts["trend_weight_selection"]
-    values = (
-        "content_weight",
-        "evidence",
-        "repeat_weight",
-        "trend_weight",
-        "period_weight",
-        "discount",
-        "max_history",
-    )
-    for name in values:
-        assert getattr(alone.memory.settings, name) == getattr(mixed.memory.settings, name)
-    ranker = make_ranker(num_beams=N)
-    ranker.memory = alone.memory.with_settings(mixing_weight=1.0)
-    histories = interactions.cases("test").histories(max_history=20)
-    flat = MemoryRanker(alone.memory)
-    searched = torch.from_numpy(ranker.rank(histories, 8))
-    scores = flat.scorer.encode(histories)
-    # items that the memory says nothing of are equal, in any order
-    torch.testing.assert_close(scores.gather(1, searched), scores.topk(8, dim=1).values, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("way", ["inverse", "counts"])
