@@ -1,7 +1,8 @@
-"""Backbones and autoencoders to train with: pretrained ones by name or folder, or small ones made from the data.
+"""Backbones and autoencoders to train with: pretrained ones by name or folder, or small ones that need no download.
 
-The small ones have random weights and a tokenizer trained on the catalogue's own text. They need no download, so the
-whole method runs on a laptop without the Hub; a pretrained backbone knows far more.
+The small backbone has random weights and a tokenizer trained on the catalogue's own text; in the autoencoder's place
+is a fixed transform of the images. So the whole method runs on a laptop without the Hub; a pretrained backbone knows
+far more.
 """
 
 from pathlib import Path
@@ -29,6 +30,7 @@ from hub_cards.named import named
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.files import tokenizer_errors, updating_folder
 from tokenization_items.processing_items import IMAGE_END, IMAGE_PAD, IMAGE_START
+from trainers.training_data.cosine_encoder import CosineEncoder
 
 if TYPE_CHECKING:
     from diffusers.models import AutoencoderKL
@@ -198,22 +200,10 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
         tokenizer.save_pretrained(working)
 
 
-def load_autoencoder(name_or_path: str, seed: int = 0) -> "AutoencoderKL":
-    """A frozen autoencoder by Hub id or folder, or `"tiny"` for a small one with random weights (stride 8)."""
+def load_autoencoder(name_or_path: str) -> "AutoencoderKL | CosineEncoder":
+    """A frozen autoencoder by Hub id or folder, or for `"tiny"` the encoder that needs no weights."""
     from diffusers.models import AutoencoderKL
 
     if name_or_path == TINY_AUTOENCODER:
-        set_seed(seed)
-        channels = (8, 16, 16, 32)
-        autoencoder = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * len(channels),
-            up_block_types=("UpDecoderBlock2D",) * len(channels),
-            block_out_channels=channels,
-            layers_per_block=1,
-            latent_channels=16,
-            norm_num_groups=4,
-            mid_block_add_attention=False,
-        )
-    else:
-        autoencoder = AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True)
-    return autoencoder.requires_grad_(False).eval()
+        return CosineEncoder()
+    return AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True).requires_grad_(False).eval()

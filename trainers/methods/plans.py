@@ -51,6 +51,7 @@ from trainers.recommender_trainer import RecommenderTrainingArguments, training_
 from trainers.runtime.callbacks import check_warmup
 from trainers.runtime.trainer_arguments import check_last_batch
 from trainers.sequential_trainer import SequentialTrainingArguments
+from trainers.training_data.image_latents import latent_shape
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData
 from trainers.training_data.sequence_windows import SequenceWindows
 
@@ -361,9 +362,8 @@ def unwritten_network(
         config = network_config(with_text_length(arguments, tokenizer, catalogue.texts), backbone, revision)
         has_images = catalogue.images is not None and catalogue.images.present.any()
         if has_images and arguments.autoencoder not in (None, "none", ""):
-            autoencoder = load_autoencoder(arguments.autoencoder).config
-            config.latent_channels = autoencoder["latent_channels"]
-            config.latent_size = arguments.image_size // 2 ** (len(autoencoder["block_out_channels"]) - 1)
+            shape = latent_shape(load_autoencoder(arguments.autoencoder), arguments.image_size)
+            config.latent_channels, config.latent_size = shape
     with torch.device("meta"):
         return UTGRecTokenizerModel(config)
 

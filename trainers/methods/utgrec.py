@@ -50,7 +50,8 @@ class NetworkArguments:
     )
     backbone_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
     autoencoder: str | None = field(
-        default=TINY_AUTOENCODER, metadata={"help": "Hub id or folder of an AutoencoderKL, 'tiny', or 'none'."}
+        default=TINY_AUTOENCODER,
+        metadata={"help": "Hub id or folder of an AutoencoderKL, 'tiny', or 'none'."},
     )
     image_size: int = field(default=32, metadata={"help": "Side of the images that the autoencoder sees (256)."})
     image_pixels: int | None = field(

@@ -13,6 +13,10 @@ from tokenization_items.catalogue import Catalogue
 if TYPE_CHECKING:
     from diffusers.models import AutoencoderKL
 
+    from trainers.training_data.cosine_encoder import CosineEncoder
+
+    Autoencoder = AutoencoderKL | CosineEncoder
+
 
 @dataclass(frozen=True)
 class ImageLatents:
@@ -64,7 +68,7 @@ class ImageLatents:
 
 def encode_images(
     catalogue: Catalogue,
-    autoencoder: "AutoencoderKL",
+    autoencoder: "Autoencoder",
     image_size: int = 256,
     scale: float | None = None,
     batch_size: int = 64,
@@ -76,7 +80,7 @@ def encode_images(
 
     Args:
         catalogue (`Catalogue`): the items.
-        autoencoder (`AutoencoderKL`): frozen.
+        autoencoder (`AutoencoderKL`, or with its `encode`): frozen.
         image_size (`int`, *optional*, defaults to 256): side of the square that the autoencoder sees.
         scale (`float`, *optional*): factor on the latents (0.2325 in the paper); by default what gives them unit
             variance, as the diffusion loss expects.
@@ -122,6 +126,14 @@ def encode_images(
     if spread is not None:
         spread = (spread * scale).astype(np.float16)
     return ImageLatents(latents.astype(np.float16), rows, spread, 2 if flip else 1)
+
+
+@torch.inference_mode()
+def latent_shape(autoencoder: "Autoencoder", image_size: int) -> tuple[int, int]:
+    """Channels and side of the latents of images of a size."""
+    pixels = torch.zeros(1, 3, image_size, image_size, device=autoencoder.device, dtype=autoencoder.dtype)
+    _, channels, side, _ = autoencoder.encode(pixels).latent_dist.mode().shape
+    return channels, side
 
 
 def _pixels(image: Image.Image, size: int) -> np.ndarray:
