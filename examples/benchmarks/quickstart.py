@@ -59,6 +59,7 @@ def generate(folder: Path, num_orders: int, num_products: int, seed: int = 0) ->
         {
             "sku": [f"P{number}" for number in range(num_products)],
             "name": titles,
+            "brand": [f"maker {each}" for each in rng.integers(num_categories, size=num_products)],
             "category": [f"category {each}" for each in category],
             "description": [" ".join(each) for each in own],
             "price": [f"{each:.2f}".replace(".", ",") for each in rng.lognormal(3, 1, num_products)],
