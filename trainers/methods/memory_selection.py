@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from modeling_utgrec.item_memory import ItemMemory
+from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items.item_memory import StoredMemory
 from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
@@ -33,6 +34,7 @@ BY_THE_BEST = {"trend_weight": TREND_WEIGHTS, "brand_weight": BRAND_WEIGHTS}
 # ε and α: settings that gain much on some domains and nothing on others
 CAREFULLY = {"period_weight": (0.0, 0.005, 0.01, 0.015), "discount": (0.0, 0.1, 0.2)}
 MOST_CASES = 5000  # validation cases; of more, some at equal distances
+Judged = dict[MemorySettings, dict[str, Any]]
 
 
 def walk_forward(interactions: Interactions) -> tuple[Interactions, Literal["validation", "test"]]:
@@ -94,17 +96,18 @@ def choose_memory_alone(
     stored = build_memory(before.training_part(), *chosen, selection.transitions, alike, folder, brands)
     weights: dict[str, float] = {}
     tables: dict[str, Any] = {}
+    known: Judged = {}
     for setting in BY_THE_BEST:
         if setting == "brand_weight" and brands is None:
             continue
         weighted = stored.memory.with_settings(**weights)
-        weights[setting], table = choose_best(weighted, setting, before, part, batch_size, most_cases)
+        weights[setting], table = choose_best(weighted, setting, before, part, batch_size, most_cases, known)
         tables[f"{setting}_selection"] = table
     for setting in CAREFULLY:
         if setting == "period_weight" and stored.memory.periods is None:
             continue
         weighted = stored.memory.with_settings(**weights)
-        weights[setting], table = choose_carefully(weighted, setting, before, part, batch_size, most_cases)
+        weights[setting], table = choose_carefully(weighted, setting, before, part, batch_size, most_cases, known)
         tables[f"{setting}_selection"] = table
     if before is not interactions:
         stored = build_memory(interactions.training_part(), *chosen, None, alike, folder, brands)
@@ -121,6 +124,7 @@ def choose_best(
     part: Literal["validation", "test"] = "validation",
     batch_size: int = 64,
     most_cases: int = MOST_CASES,
+    known: Judged | None = None,
 ) -> tuple[float, list[dict[str, Any]]]:
     """
     A setting of the memory alone from its grid, [`BY_THE_BEST`]: that with the best NDCG@10, seen items kept; of equal
@@ -133,14 +137,14 @@ def choose_best(
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
+        known (`dict`, *optional*): results of settings of this memory on these cases; those that are found are added.
 
     Returns:
         The value, and a row for each of the grid with its value, `recall@10` and `ndcg@10`.
     """
     judged, table = judged_users(interactions, part, most_cases), []
     for value in BY_THE_BEST[setting]:
-        ranker = MemoryRanker(memory.with_settings(**{setting: value}), batch_size)
-        result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False)
+        result = _judge(memory.with_settings(**{setting: value}), judged, part, batch_size, known)
         table.append({setting: value, **shown(result)})
     return max(table, key=lambda row: row[CRITERION])[setting], table
 
@@ -152,6 +156,7 @@ def choose_carefully(
     part: Literal["validation", "test"] = "validation",
     batch_size: int = 64,
     most_cases: int = MOST_CASES,
+    known: Judged | None = None,
 ) -> tuple[float, list[dict[str, Any]]]:
     """
     A setting of the memory alone from its grid, [`CAREFULLY`]: the smallest whose NDCG@10, seen items kept, is at most
@@ -164,6 +169,7 @@ def choose_carefully(
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
+        known (`dict`, *optional*): results of settings of this memory on these cases; those that are found are added.
 
     Returns:
         The value, and a row for each of the grid with its value, `recall@10`, `ndcg@10` and `standard_error`.
@@ -172,8 +178,7 @@ def choose_carefully(
     table: list[dict[str, Any]] = []
     cases = []
     for value in CAREFULLY[setting]:
-        ranker = MemoryRanker(memory.with_settings(**{setting: value}), batch_size)
-        result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False, per_user=True)
+        result = _judge(memory.with_settings(**{setting: value}), judged, part, batch_size, known)
         cases.append(result["per_user"][CRITERION])
         table.append({setting: value, **shown(result)})
     best = max(row[CRITERION] for row in table)
@@ -181,6 +186,21 @@ def choose_carefully(
     for row, each in zip(table, cases, strict=True):
         row["standard_error"] = float(np.std(of_best - each) / max(len(each), 1) ** 0.5)
     return min(row[setting] for row in table if row[CRITERION] >= best - row["standard_error"]), table
+
+
+def _judge(
+    memory: ItemMemory,
+    judged: Interactions,
+    part: Literal["validation", "test"],
+    batch_size: int,
+    known: Judged | None,
+) -> dict[str, Any]:
+    """Metrics of a memory alone, which the next setting's first value asks for again."""
+    known = {} if known is None else known
+    if memory.settings not in known:
+        ranker = MemoryRanker(memory, batch_size)
+        known[memory.settings] = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False, per_user=True)
+    return known[memory.settings]
 
 
 def judged_users(

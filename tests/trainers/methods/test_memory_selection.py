@@ -106,6 +106,19 @@ def test_the_memory_alone_is_chosen_walk_forward():
         assert torch.equal(tensor, stored.memory.tensors()[name]), name
 
 
+def test_no_settings_are_judged_twice(monkeypatch):
+    asked = []
+
+    def judge(ranker, *given, **arguments):
+        asked.append(ranker.scorer.memory.settings)
+        return evaluate(ranker, *given, **arguments)
+
+    monkeypatch.setattr("trainers.methods.memory_selection.evaluate", judge)
+    choose_memory_alone(make_interactions(), make_content(), brands=np.arange(N) % 4)
+    values = [*TREND_WEIGHTS, *BRAND_WEIGHTS, *CAREFULLY["period_weight"], *CAREFULLY["discount"]]
+    assert len(asked) == len({*asked}) == len(values) - 3, "a setting's 0 is what was chosen before it"
+
+
 def test_brands_are_chosen_after_the_trend_and_kept():
     interactions, content = make_interactions(), make_content()
     brands = np.where(np.arange(N) % 5, np.arange(N) // 4, -1)
