@@ -370,20 +370,6 @@ def _item_id(value: object, row: int) -> str:
     return text if text is not None and text.strip() else ""
 
 
-def _texts(column: "Sequence | pa.ChunkedArray", name: str, text_of: Callable[[Any], str] | None = None) -> list[str]:
-    try:
-        return [(text_of or _text)(value) for value in _values(column)]
-    except RecursionError as error:
-        raise CatalogueError(f"column {name}: a value is nested too deeply") from error
-
-
-def _brand(value: Any) -> str:
-    """An item's brand, of several the first."""
-    names = value.tolist() if isinstance(value, np.ndarray) else value
-    names = names if isinstance(names, (list, tuple)) else [names]
-    return next(filter(None, map(_text, names)), "")
-
-
 def _text(value: object) -> str:
     """One line of text: lists joined by commas (nested ones flattened), blanks and control characters collapsed."""
     if isinstance(value, np.ndarray):
@@ -395,3 +381,17 @@ def _text(value: object) -> str:
     if is_missing(value):
         return ""
     return _BLANK.sub(" ", str(value)).strip()
+
+
+def _brand(value: Any) -> str:
+    """An item's brand, of several the first."""
+    names = value.tolist() if isinstance(value, np.ndarray) else value
+    names = names if isinstance(names, (list, tuple)) else [names]
+    return next(filter(None, map(_text, names)), "")
+
+
+def _texts(column: "Sequence | pa.ChunkedArray", name: str, text_of: Callable[[Any], str] = _text) -> list[str]:
+    try:
+        return [text_of(value) for value in _values(column)]
+    except RecursionError as error:
+        raise CatalogueError(f"column {name}: a value is nested too deeply") from error

@@ -80,11 +80,10 @@ def image_losses(
     assert network.expand is not None and network.image_decoder is not None
     rows = np.flatnonzero(latents.rows >= 0)
     targets, _ = latents.batch(rows)
-    others = torch.from_numpy(np.roll(np.random.default_rng(arguments.seed).permutation(len(rows)), 1))
-    order = torch.from_numpy(np.random.default_rng(arguments.seed).permutation(len(rows)))
     own = own[rows]
+    order = torch.from_numpy(np.random.default_rng(arguments.seed).permutation(len(rows)))
     another = torch.empty_like(own)
-    another[order] = own[others]
+    another[order] = own[order.roll(1)]  # nobody's own, if there are two
     network.image_decoder.repeats = arguments.draws
     losses = {}
     for name, read in {"own": own, "another item's": another, "mean": own.mean(0).expand_as(own)}.items():

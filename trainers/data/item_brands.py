@@ -19,10 +19,9 @@ def item_brands(catalogue: Catalogue) -> np.ndarray | None:
     Args:
         catalogue ([`Catalogue`]): the items.
     """
-    if not any(catalogue.brands or ()):
-        return None
-    numbers = {name: brand_number(name) for name in {*(catalogue.brands or ())} if name}
-    return np.array([numbers.get(name, NONE) for name in catalogue.brands or ()], np.int64)
+    names = catalogue.brands or []
+    numbers = {name: brand_number(name) for name in {*names} if name}
+    return np.array([numbers.get(name, NONE) for name in names], np.int64) if numbers else None
 
 
 def brand_number(name: str) -> int:

@@ -202,8 +202,8 @@ def write_tiny_text_encoder(texts: list[str], folder: str | Path, seed: int, hid
 
 def load_autoencoder(name_or_path: str) -> "AutoencoderKL | CosineEncoder":
     """A frozen autoencoder by Hub id or folder, or for `"tiny"` the encoder that needs no weights."""
-    from diffusers.models import AutoencoderKL
-
     if name_or_path == TINY_AUTOENCODER:
         return CosineEncoder()
+    from diffusers.models import AutoencoderKL
+
     return AutoencoderKL.from_pretrained(name_or_path, use_safetensors=True).requires_grad_(False).eval()

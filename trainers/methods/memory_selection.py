@@ -97,17 +97,12 @@ def choose_memory_alone(
     weights: dict[str, float] = {}
     tables: dict[str, Any] = {}
     known: Judged = {}
-    for setting in BY_THE_BEST:
-        if setting == "brand_weight" and brands is None:
+    reads = {"brand_weight": brands, "period_weight": stored.memory.periods}
+    for setting in BY_THE_BEST | CAREFULLY:
+        if reads.get(setting, True) is None:
             continue
         weighted = stored.memory.with_settings(**weights)
-        weights[setting], table = choose_best(weighted, setting, before, part, batch_size, most_cases, known)
-        tables[f"{setting}_selection"] = table
-    for setting in CAREFULLY:
-        if setting == "period_weight" and stored.memory.periods is None:
-            continue
-        weighted = stored.memory.with_settings(**weights)
-        weights[setting], table = choose_carefully(weighted, setting, before, part, batch_size, most_cases, known)
+        weights[setting], table = choose_setting(weighted, setting, before, part, batch_size, most_cases, known)
         tables[f"{setting}_selection"] = table
     if before is not interactions:
         stored = build_memory(interactions.training_part(), *chosen, None, alike, folder, brands)
@@ -117,7 +112,7 @@ def choose_memory_alone(
     return stored
 
 
-def choose_best(
+def choose_setting(
     memory: ItemMemory,
     setting: str,
     interactions: Interactions,
@@ -127,8 +122,9 @@ def choose_best(
     known: Judged | None = None,
 ) -> tuple[float, list[dict[str, Any]]]:
     """
-    A setting of the memory alone from its grid, [`BY_THE_BEST`]: that with the best NDCG@10, seen items kept; of equal
-    ones the first.
+    A setting of the memory alone from its grid, by NDCG@10 with seen items kept: of [`BY_THE_BEST`] that with the
+    best, of equal ones the first; of [`CAREFULLY`] the smallest that is at most one standard error of the paired
+    difference below the best.
 
     Args:
         memory ([`ItemMemory`]): in catalogue order.
@@ -137,70 +133,32 @@ def choose_best(
         part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
         batch_size (`int`, *optional*, defaults to 64): users at a time.
         most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
-        known (`dict`, *optional*): results of settings of this memory on these cases; those that are found are added.
+        known (`dict`, *optional*): results of settings of this memory on these cases, which are not asked for again:
+            a setting's 0 is what was chosen before it. Those that are found are added.
 
     Returns:
-        The value, and a row for each of the grid with its value, `recall@10` and `ndcg@10`.
-    """
-    judged, table = judged_users(interactions, part, most_cases), []
-    for value in BY_THE_BEST[setting]:
-        result = _judge(memory.with_settings(**{setting: value}), judged, part, batch_size, known)
-        table.append({setting: value, **shown(result)})
-    return max(table, key=lambda row: row[CRITERION])[setting], table
-
-
-def choose_carefully(
-    memory: ItemMemory,
-    setting: str,
-    interactions: Interactions,
-    part: Literal["validation", "test"] = "validation",
-    batch_size: int = 64,
-    most_cases: int = MOST_CASES,
-    known: Judged | None = None,
-) -> tuple[float, list[dict[str, Any]]]:
-    """
-    A setting of the memory alone from its grid, [`CAREFULLY`]: the smallest whose NDCG@10, seen items kept, is at most
-    one standard error of the paired difference below the best.
-
-    Args:
-        memory ([`ItemMemory`]): in catalogue order.
-        setting (`str`): of [`MemorySettings`].
-        interactions ([`Interactions`]): all interactions.
-        part (`str`, *optional*, defaults to `"validation"`): the cases that judge.
-        batch_size (`int`, *optional*, defaults to 64): users at a time.
-        most_cases (`int`, *optional*, defaults to 5000): see [`judged_users`].
-        known (`dict`, *optional*): results of settings of this memory on these cases; those that are found are added.
-
-    Returns:
-        The value, and a row for each of the grid with its value, `recall@10`, `ndcg@10` and `standard_error`.
+        The value, and a row for each of the grid with its value, `recall@10`, `ndcg@10` and, of [`CAREFULLY`],
+        `standard_error`.
     """
     judged = judged_users(interactions, part, most_cases)
+    known = {} if known is None else known
     table: list[dict[str, Any]] = []
     cases = []
-    for value in CAREFULLY[setting]:
-        result = _judge(memory.with_settings(**{setting: value}), judged, part, batch_size, known)
-        cases.append(result["per_user"][CRITERION])
-        table.append({setting: value, **shown(result)})
-    best = max(row[CRITERION] for row in table)
-    of_best = cases[[row[CRITERION] for row in table].index(best)]
+    for value in (BY_THE_BEST | CAREFULLY)[setting]:
+        read = memory.with_settings(**{setting: value})
+        if read.settings not in known:
+            ranker = MemoryRanker(read, batch_size)
+            result = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False, per_user=True)
+            known[read.settings] = result
+        table.append({setting: value, **shown(known[read.settings])})
+        cases.append(known[read.settings]["per_user"][CRITERION])
+    best = max(table, key=lambda row: row[CRITERION])
+    if setting in BY_THE_BEST:
+        return best[setting], table
+    of_best = cases[table.index(best)]
     for row, each in zip(table, cases, strict=True):
         row["standard_error"] = float(np.std(of_best - each) / max(len(each), 1) ** 0.5)
-    return min(row[setting] for row in table if row[CRITERION] >= best - row["standard_error"]), table
-
-
-def _judge(
-    memory: ItemMemory,
-    judged: Interactions,
-    part: Literal["validation", "test"],
-    batch_size: int,
-    known: Judged | None,
-) -> dict[str, Any]:
-    """Metrics of a memory alone, which the next setting's first value asks for again."""
-    known = {} if known is None else known
-    if memory.settings not in known:
-        ranker = MemoryRanker(memory, batch_size)
-        known[memory.settings] = evaluate(ranker, judged, part=part, ks=[CUTOFF], long_tail=False, per_user=True)
-    return known[memory.settings]
+    return min(row[setting] for row in table if row[CRITERION] >= best[CRITERION] - row["standard_error"]), table
 
 
 def judged_users(

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 STRIDE = 8
-# Luminance, blue and red difference (ITU-R BT.601), with the frequencies that are kept of each, the lowest.
-CHANNELS = (((0.299, 0.587, 0.114), 10), ((-0.169, -0.331, 0.5), 3), ((0.5, -0.419, -0.081), 3))
-# The amplitude of photographs falls with the frequency, and colour has a quarter of the luminance's: so all channels
-# vary about as much.
-COLOUR_GAIN, EDGE_GAIN = 4.0, 2.0
+# Luminance, blue and red difference (ITU-R BT.601), each with how many frequencies are kept, the lowest, and with its
+# gain. Colour has about a quarter of the luminance's amplitude in photographs, and an amplitude falls with the
+# frequency: with the gains all latents vary about as much.
+CHANNELS = (((0.299, 0.587, 0.114), 10, 1.0), ((-0.169, -0.331, 0.5), 3, 4.0), ((0.5, -0.419, -0.081), 3, 4.0))
+FREQUENCY_GAIN = 2.0
 
 
 class CosineEncoder(nn.Module):
@@ -39,11 +39,10 @@ class CosineEncoder(nn.Module):
         frequencies = [(u, v) for u in range(STRIDE) for v in range(STRIDE)]
         frequencies.sort(key=lambda each: (math.hypot(*each), each))
         kernels = []
-        for colour, kept in CHANNELS:
-            gain = 1.0 if kept == CHANNELS[0][1] else COLOUR_GAIN
+        for colour, kept, gain in CHANNELS:
             for u, v in frequencies[:kept]:
                 waves = torch.outer((u * places).cos(), (v * places).cos())
-                scale = gain * max(1.0, EDGE_GAIN * math.hypot(u, v)) / (STRIDE * waves.norm())
+                scale = gain * max(1.0, FREQUENCY_GAIN * math.hypot(u, v)) / (STRIDE * waves.norm())
                 kernels.append(scale * torch.tensor(colour)[:, None, None] * waves)
         self.register_buffer("kernels", torch.stack(kernels), persistent=False)
 

@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from trainers.commands import run_command
+from trainers.training_data.image_latents import ImageLatents
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "examples" / "benchmarks"
 
@@ -60,6 +62,26 @@ def test_all_is_measured_and_again_the_same(films, monkeypatch, capsys):
         assert max(list(each.values())[1:]) <= each["any"] <= 1
     # a network of three steps tells nothing: the noise is the same, so the losses hardly differ
     assert abs(found["image_loss"]["own"] - found["image_loss"]["another item's"]) < 0.01
+
+
+def test_losses_are_of_the_representations_that_they_are_named_for(images):
+    """With decoders whose loss is the distance from what is read to the latents, which items are read as."""
+    latents = np.random.default_rng(0).normal(size=(150, 1, 2, 2)).astype(np.float16)
+    rows = np.where(np.arange(160) % 16, np.arange(160) - np.arange(160) // 16 - 1, -1)  # every 16th has no image
+    read = torch.full((160, 4), torch.nan)
+    read[rows >= 0] = torch.from_numpy(latents[rows[rows >= 0]]).float().flatten(1)
+
+    class Decoder:
+        def loss(self, hidden, targets):
+            return (hidden - targets.flatten(1)).square().mean()
+
+    network = SimpleNamespace(expand=lambda each: each, image_decoder=Decoder())
+    arguments = images.ImageArguments("", "")
+    found = images.image_losses(network, read, ImageLatents(latents, rows), arguments)
+    spread = float(latents.astype(np.float64).var(0).mean())
+    assert found["own"] == 0 and found["mean"] == pytest.approx(spread, rel=1e-4)
+    assert found["another item's"] == pytest.approx(2 * spread, rel=0.2), "independent of the item"
+    assert network.image_decoder.repeats == arguments.draws
 
 
 def test_the_mean_image_is_the_best_that_knows_no_image(images):

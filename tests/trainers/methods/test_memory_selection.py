@@ -16,9 +16,8 @@ from trainers.methods.memory_selection import (
     BRAND_WEIGHTS,
     CAREFULLY,
     TREND_WEIGHTS,
-    choose_best,
-    choose_carefully,
     choose_memory_alone,
+    choose_setting,
     walk_forward,
 )
 from trainers.rankers.item_memory import MemoryRanker
@@ -33,7 +32,7 @@ def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
     interactions, content = make_interactions(), make_content()
     ranker = make_ranker(num_beams=N)
     memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    _, table = choose_best(memory, "trend_weight", interactions)
+    _, table = choose_setting(memory, "trend_weight", interactions)
     assert [row["trend_weight"] for row in table] == list(TREND_WEIGHTS)
     for row in table:
         ranker.memory = memory.with_settings(trend_weight=row["trend_weight"], mixing_weight=1.0)
@@ -46,7 +45,7 @@ def test_the_trend_is_judged_as_the_search_ranks_by_the_memory_alone():
 def test_settings_are_judged_as_the_memory_ranks_and_no_chance_is_taken(setting):
     interactions, content = make_interactions(), make_content()
     memory = build_memory(interactions.training_part(), content, LinearSettings()).memory
-    chosen, table = choose_carefully(memory, setting, interactions)
+    chosen, table = choose_setting(memory, setting, interactions)
     assert [row[setting] for row in table] == list(CAREFULLY[setting])
     cases = []
     for row in table:
@@ -76,7 +75,7 @@ def test_the_smallest_value_within_one_standard_error_is_taken(monkeypatch, shif
         return {"recall@10": 0.0, "ndcg@10": float(each.mean()), "per_user": {"ndcg@10": each}}
 
     monkeypatch.setattr("trainers.methods.memory_selection.evaluate", judge)
-    assert choose_carefully(memory, "period_weight", interactions)[0] == chosen
+    assert choose_setting(memory, "period_weight", interactions)[0] == chosen
 
 
 def test_the_memory_alone_is_chosen_walk_forward():
@@ -93,12 +92,12 @@ def test_the_memory_alone_is_chosen_walk_forward():
     assert (kept.content_weight, kept.evidence) == (chosen.content_weight, chosen.evidence)
     rehearsed = build_memory(before.training_part(), content, chosen).memory
     assert rehearsed.settings.repeat_weight == kept.repeat_weight == chosen.repeat_weight
-    assert stored.facts["trend_weight_selection"] == choose_best(rehearsed, "trend_weight", before, "test")[1]
+    assert stored.facts["trend_weight_selection"] == choose_setting(rehearsed, "trend_weight", before, "test")[1]
     with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
-    weight, table = choose_carefully(with_trend, "period_weight", before, "test")
+    weight, table = choose_setting(with_trend, "period_weight", before, "test")
     assert stored.facts["period_weight_selection"] == table and kept.period_weight == weight
     with_periods = with_trend.with_settings(period_weight=weight)
-    assert (kept.discount, stored.facts["discount_selection"]) == choose_carefully(
+    assert (kept.discount, stored.facts["discount_selection"]) == choose_setting(
         with_periods, "discount", before, "test"
     )
     built = build_memory(interactions.training_part(), content, chosen, kept)  # of all that may be learnt from
@@ -129,7 +128,7 @@ def test_brands_are_chosen_after_the_trend_and_kept():
     chosen = select_settings(before, content, part="test", repeat_weights=REPEAT_WEIGHTS).settings
     rehearsed = build_memory(before.training_part(), content, chosen, brands=brands).memory
     with_trend = rehearsed.with_settings(trend_weight=kept.trend_weight)
-    weight, table = choose_best(with_trend, "brand_weight", before, "test")
+    weight, table = choose_setting(with_trend, "brand_weight", before, "test")
     assert [row["brand_weight"] for row in table] == list(BRAND_WEIGHTS)
     assert stored.facts["brand_weight_selection"] == table and kept.brand_weight == weight
     assert len({row["ndcg@10"] for row in table}) > 1

@@ -20,7 +20,7 @@ def test_each_latent_is_a_coefficient_of_a_block():
     assert found.shape == (16, 2, 3)
     frequencies = sorted(((u, v) for u in range(8) for v in range(8)), key=lambda each: (np.hypot(*each), each))
     expected = []
-    for weights, kept in CHANNELS:
+    for weights, kept, _ in CHANNELS:
         plane = np.einsum("c,chw->hw", weights, pixels[0].numpy())
         blocks = plane.reshape(2, 8, 3, 8).transpose(0, 2, 1, 3)
         coefficients = dctn(blocks, axes=(2, 3), norm="ortho")
