@@ -78,6 +78,19 @@ def test_the_smallest_value_within_one_standard_error_is_taken(monkeypatch, shif
     assert choose_setting(memory, "period_weight", interactions)[0] == chosen
 
 
+def test_of_trend_and_brands_the_best_value_is_taken_whatever_chance_may_explain(monkeypatch):
+    interactions, gains = make_interactions(), iter((0.0, 0.002, 0.001))
+    noise = np.random.default_rng(0).normal(size=(3, 100))
+
+    def judge(*_, **__):
+        gain = next(gains)
+        return {"recall@10": 0.0, "ndcg@10": gain, "per_user": {"ndcg@10": gain + noise[int(1000 * gain)]}}
+
+    monkeypatch.setattr("trainers.methods.memory_selection.evaluate", judge)
+    chosen, table = choose_setting(build_memory(interactions).memory, "trend_weight", interactions)
+    assert chosen == TREND_WEIGHTS[1] and not any("standard_error" in row for row in table)
+
+
 def test_the_memory_alone_is_chosen_walk_forward():
     interactions, content = make_interactions(), make_content()
     before = interactions.earlier()

@@ -40,6 +40,18 @@ def test_a_plain_image_is_its_colour():
     assert latents_of(grey)[0, 0].tolist() == [[pytest.approx(0.5, abs=1e-5)] * 4] * 4, "the luminance"
 
 
+def test_of_photographs_all_latents_vary_about_as_much():
+    """Of images whose amplitude falls with the frequency, with a quarter of it in the colours."""
+    rng, size = np.random.default_rng(0), 64
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)) + 1 / size
+    planes = np.fft.ifft2(np.fft.fft2(rng.normal(size=(50, 3, size, size))) / frequency).real
+    planes /= planes.std()
+    light, blue, red = planes[:, 0], planes[:, 1] / 4, planes[:, 2] / 4
+    pixels = np.stack([light + 1.402 * red, light - 0.344 * blue - 0.714 * red, light + 1.772 * blue], axis=1)
+    spread = latents_of(torch.from_numpy(pixels).float()).std((0, 2, 3))
+    assert spread.max() / spread.min() < 3
+
+
 def test_it_is_the_same_each_time_and_has_no_spread():
     encoder = CosineEncoder()
     posterior = encoder.encode(torch.rand(2, 3, 32, 32)).latent_dist
