@@ -334,6 +334,11 @@ class HubTrainer(Trainer):
         return output
 
     @property
+    def seconds_before(self) -> float:
+        """Seconds of the training that this one went on from; 0 if it began anew."""
+        return self._seconds_before or 0.0
+
+    @property
     def _allows_partial(self) -> bool:
         return getattr(self.args, "allow_partial_resume", False)
 

@@ -77,7 +77,8 @@ def ablation_recipe(name: str, setting: Setting) -> TrainedRanker:
             new_recommender=ablation.new_recommender and source is not None,
             text_fields=list(domain.catalogue.text_fields),
             allow_collapsed_codes=True,  # how many collide is told
-            overwrite=True,  # of a run that was stopped: its line is not there
+            resume=setting.resume,
+            overwrite=not setting.resume,  # what a run that was stopped left: its line is not there
             seed=setting.seed,
             name=name,
         ),
@@ -107,7 +108,8 @@ def pretrained_folder(ablation: Ablation, setting: Setting, sections: tuple[Any,
                 output_dir=str(folder),
                 text_fields=list(setting.domain.catalogue.text_fields),
                 allow_collapsed_codes=True,
-                overwrite=True,
+                resume=setting.resume,
+                overwrite=not setting.resume,
                 seed=setting.seed,
             ),
             *copy.deepcopy(sections),

@@ -10,6 +10,8 @@ python examples/benchmarks/quality.py --domains data/office data/beauty --models
 # settings that others reached their figures with, which they give for histories of 50 items
 python examples/benchmarks/quality.py --domains data/beauty --max_history 50 \
     --models bsarec-recboard hstu-recboard sasrec-recboard
+# a run that was stopped goes on from its last epoch
+python examples/benchmarks/quality.py --domains data/office --models tiger-published-t5 --resume
 # what 10 minutes of a training give: a table of its own
 python examples/benchmarks/quality.py --domains data/office --models sasrec tiger --minutes 10
 # UTGRec and the seven ablations of its paper, pre-trained on other domains
@@ -44,8 +46,9 @@ Rules by which all is chosen, before any test item is looked at:
 The T5 of the generative models is that of `--config` for all alike, and smaller than the published one, which rows
 named for it have. A line says in `variant` what it is of, in `architecture`, `losses`, `codebooks` and `training` its
 settings, in `differs_from_published` each one that is another one than the authors', and in `processor_seconds` what
-it took: seconds of all cores, embeddings of texts left out. Where each user's target was ranked is in the folder
-`ranks` of `--work_dir`.
+it took: seconds of all cores, embeddings of texts left out. Of a training that was resumed they are those of the last
+sitting, `train_seconds` are of all, and `details` say when it was resumed. Where each user's target was ranked is in
+the folder `ranks` of `--work_dir`.
 """
 
 import dataclasses
@@ -157,6 +160,10 @@ class QualityArguments:
         metadata={"help": "NAME=FOLDER of `utgrec pretrain --model NAME`, for the rows NAME...-pretrained."},
     )
     bf16: bool = field(default=False, metadata={"help": "Train recommenders in bfloat16; a line's details say so."})
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the last epoch of a run that was stopped; --work_dir has its checkpoints."},
+    )
     text_encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Hub id or folder of the text encoder, or tf-idf."},
@@ -265,13 +272,14 @@ def setting_of(domain: Domain, run: dict[str, Any], arguments: QualityArguments,
         collaborative_training=sequential_training(shared, run["seed"]),
         patience=arguments.patience,
         minutes=run["minutes"],
+        resume=arguments.resume,
     )
     folder = shared / f"{run['model']}-history-{run['history']}-seed-{run['seed']}"
     limits = (run["minutes"], arguments.patience, arguments.dropout)
     pretrained = dict(each.split("=", 1) for each in arguments.pretrained)
     more = (arguments.pretraining_domains, pretrained, arguments.bf16, arguments.batch_size)
     brands = knows_brands(domain, arguments)
-    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more, brands)
+    return Setting(domain, run["seed"], folder, embeddings, *limits, *sections, *more, brands, arguments.resume)
 
 
 def knows_brands(domain: Domain, arguments: QualityArguments) -> bool:
@@ -297,7 +305,8 @@ def run_model(model: str, run: dict[str, Any], setting: Setting, arguments: Qual
         print(f"{named} ...", flush=True)
         start = clocks()
         trained = (ablation_recipe if model in ABLATIONS else RECIPES[model])(model, setting)
-        seconds = since(start)
+        wall, processor = since(start)
+        seconds = wall + trained.details.get("resumed_after_seconds", 0.0), processor
         append(results, judge(trained, setting, run, seconds, arguments, command(run, arguments)))
     if arguments.memory and model not in FLOORS:
         print(f"{named}{with_which} ...", flush=True)

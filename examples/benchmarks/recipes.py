@@ -84,6 +84,7 @@ class Setting:
         bf16: train recommenders in bfloat16.
         batch_size: rows a step of a sequential model; None: as many as for any.
         brands: memories know the items' brands, of a domain that has any.
+        resume: take what a run that was stopped has finished, and go on from the last epoch of its training.
     """
 
     domain: Domain
@@ -102,6 +103,7 @@ class Setting:
     bf16: bool = False
     batch_size: int | None = None
     brands: bool = False
+    resume: bool = False
 
 
 @dataclass
@@ -147,6 +149,7 @@ def sequential(name: str, setting: Setting) -> TrainedRanker:
         arguments,
         training,
         setting.minutes,
+        setting.resume,
         embeddings=setting.embeddings,
         pretrained=start,
     )
@@ -195,10 +198,10 @@ def generative(name: str, setting: Setting) -> TrainedRanker:
     name = name.removesuffix(PUBLISHED_T5)
     made_by = EmbeddingTokenizerTrainingArguments()
     folder = setting.folder / "tokenizer"
-    items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
+    items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed, setting.resume)
     training, arguments = published_training(setting) if published else recommender_training(setting)
     baseline = train_generative_baseline(
-        name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
+        name, setting.domain, items, arguments, training, made_by, setting.minutes, setting.resume
     )
     return generative_ranker(
         setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes
@@ -211,7 +214,7 @@ def item_level(name: str, setting: Setting) -> TrainedRanker:
     name = name.removesuffix(WITH_CODES)
     made_by = EmbeddingTokenizerTrainingArguments()
     folder = setting.folder / "tokenizer"
-    items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed)
+    items = make_semantic_ids(semantic_ids_of(name), setting.embeddings, folder, made_by, setting.seed, setting.resume)
     return item_level_on(name, setting, items, made_by, codes)
 
 
@@ -230,7 +233,7 @@ def item_level_on(
     place_training(training, setting.folder / "checkpoints", setting.seed)
     arguments = ItemLevelArguments(early_stopping_patience=setting.patience, read_codes=codes, write_codes=codes)
     baseline = train_generative_baseline(
-        name, setting.domain, items, arguments, training, made_by, minutes=setting.minutes
+        name, setting.domain, items, arguments, training, made_by, setting.minutes, setting.resume
     )
     return generative_ranker(
         setting, baseline.model, items.tokenizer, baseline.trainer, baseline.description, items.raw_codes, **facts
@@ -263,6 +266,7 @@ def recbase_recipe(name: str, setting: Setting) -> TrainedRanker:
         setting.folder / "tokenizer",
         training,
         setting.seed,
+        setting.resume,
         max_history=setting.training.max_history,
         **sizes,
     )
@@ -300,7 +304,7 @@ def utgrec_items(setting: Setting) -> tuple[TokenizedItems, UTGRecTokenizerConfi
     training = dataclasses.replace(setting.tokenizer)
     place_training(training, setting.folder / "checkpoints-tokenizer", setting.seed)
     model, processor = build_network(network, setting.domain.catalogue, None, setting.seed)
-    trainer = train_utgrec_tokenizer(model, processor, [setting.domain], None, training)
+    trainer = train_utgrec_tokenizer(model, processor, [setting.domain], None, training, setting.resume)
     health = trainer.evaluate()
     tokenizer = UniversalItemTokenizer.from_network(model, processor, setting.training.max_history)
     tokenizer, report = tokenize(tokenizer, setting.domain.catalogue)
@@ -343,6 +347,7 @@ def with_recommender(
         {setting.domain.name: tokenizer},
         training,
         early_stopping_patience=arguments.early_stopping_patience,
+        resume=setting.resume,
         minutes=setting.minutes,
         method=name,
     )
@@ -383,8 +388,10 @@ def _evaluated_each_epoch() -> dict[str, Any]:
 
 def training_facts(trainer: RankingTrainer) -> dict[str, Any]:
     """How a training went."""
-    precision = {"bf16": True} if trainer.args.bf16 else {}
-    return precision | {
+    facts: dict[str, Any] = {"bf16": True} if trainer.args.bf16 else {}
+    if trainer.seconds_before:
+        facts["resumed_after_seconds"] = trainer.seconds_before
+    return facts | {
         "epochs": round(trainer.state.epoch or 0, 2),
         "best_validation_ndcg@10": trainer.state.best_metric,
         "learning_rate": trainer.args.learning_rate,

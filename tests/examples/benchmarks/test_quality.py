@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
 from trainers.arguments import parse_sections
+from trainers.methods import runs, sequential
 from trainers.methods.memory_selection import TREND_WEIGHTS
 from trainers.methods.utgrec import SECTIONS
 
@@ -99,6 +101,41 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     assert "### tiny, last 20 items, at most 0.02 minutes of training" in table and table.count("###") == 1
     assert "| item-transitions | counted from the training part | 1 |" in table
     assert "| sasrec | 64 wide, 2 layers, dropout 0.5, loss ce, 0.05 M parameters | 2 |" in table
+
+
+def test_a_run_that_was_stopped_goes_on(domain, tmp_path, monkeypatch, capsys):
+    class Kill(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **_):
+            if state.epoch >= 2:
+                raise KeyboardInterrupt
+
+    rng = np.random.default_rng(0)  # more items than a level has codes, of texts that differ
+    words = [f"{first}{second}a" for first in "bdfgklmn" for second in "aeiou"]
+    titles = (" ".join(rng.choice(words, 3)) for _ in range(300))
+    items = [{"item_id": f"i{row}", "title": title} for row, title in enumerate(titles)]
+    users = [{"user_id": f"u{user}", "items": [f"i{each}" for each in rng.choice(300, 6)]} for user in range(50)]
+    for name, rows in (("items", items), ("sequences", users)):
+        (domain / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = {}
+    for kind in ("whole", "stopped"):
+        (tmp_path / kind).mkdir()
+        flags = ["--domains", domain, "--results", tmp_path / kind / "quality.jsonl", "--work_dir", tmp_path / kind]
+        flags += ["--text_encoder", "tf-idf", "--patience", "2", "--models", "sasrec", "rq-kmeans"]
+        flags += ["--recommender.num_train_epochs", "3"]
+        if kind == "stopped":
+            for module in (sequential, runs):
+                with monkeypatch.context() as patched:
+                    stopping = runs.stopping
+                    patched.setattr(module, "stopping", lambda *given, _of=stopping: [*_of(*given), Kill()])
+                    with pytest.raises(KeyboardInterrupt):
+                        run(monkeypatch, capsys, *flags, "--resume")
+        run(monkeypatch, capsys, *flags, "--resume")
+        lines[kind] = read(tmp_path / kind)
+    for before, after in zip(lines["whole"], lines["stopped"], strict=True):
+        assert after["train_seconds"] > after["details"].pop("resumed_after_seconds") > 0
+        assert "resumed_after_seconds" not in before["details"] and "--resume" not in after["command"]
+        timed = {"train_seconds", "processor_seconds"}
+        assert all(before[name] == after[name] for name in before.keys() - timed)
 
 
 def test_memories_that_know_brands_are_other_rows(domain, tmp_path, monkeypatch, capsys):
