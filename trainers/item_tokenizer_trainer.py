@@ -22,6 +22,7 @@ from trainers.codebook_trainer import CodebookLoggingTrainer, check_items, loss_
 from trainers.evaluation.codebooks import codebook_health
 from trainers.hub_trainer import HubTrainingArguments
 from trainers.runtime.callbacks import EpochCallback, WarmupCallback
+from trainers.runtime.cpu_attention import use_cpu_attention
 from trainers.runtime.cpu_training import use_cpu_dropout
 from trainers.runtime.principal_adapter import set_principal_components
 from trainers.runtime.step_memory import StepMemory
@@ -171,6 +172,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         model.set_trainable(args.freeze_codes, args.freeze_backbone)
         if args.device.type == "cpu":
             use_cpu_dropout(model)
+            if args.bf16:
+                use_cpu_attention(model.backbone)
         if args.codebook_warmup_steps is not None and not int(model.training_passes):
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
         self._bound_memory()

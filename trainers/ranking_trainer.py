@@ -18,6 +18,7 @@ from trainers.evaluation.metrics import is_rank_metric
 from trainers.evaluation.protocol import evaluate
 from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 from trainers.rankers import Ranker
+from trainers.runtime.cpu_attention import use_cpu_attention
 from trainers.runtime.cpu_training import use_cpu_dropout
 from trainers.training_data.domain_sampling import check_temperature
 from trainers.training_data.streamed_elements import BUFFER_TARGETS, StreamedElements
@@ -109,6 +110,8 @@ class RankingTrainer(HubTrainer):
         super().__init__(*args, **kwargs)
         if self.args.device.type == "cpu":
             use_cpu_dropout(self.model)
+            if self.args.bf16:
+                use_cpu_attention(self.model)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """As the Trainer's; a corpus is read in its own order, which is random already."""
