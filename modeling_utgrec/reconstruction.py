@@ -157,6 +157,14 @@ class ImageDecoder(MaskedDecoder):
         self.repeats = repeats
         self.diffusion = DiffusionLoss(latent_channels, width, denoiser_width, denoiser_depth, num_steps)
 
+    def reset_parameters(self) -> None:
+        """As of the other decoder, but that what it reads counts for nothing at first. Before the denoiser has learned
+        what all images have in common, an item's representation is noise that hides the positions: the layer would
+        soon look away from it, and its softmax never come back."""
+        super().reset_parameters()
+        init.zeros_(self.layer.self_attn.out_proj.weight)
+        init.zeros_(self.layer.self_attn.out_proj.bias)
+
     def loss(self, hidden: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """
         Args:

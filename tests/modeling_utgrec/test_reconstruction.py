@@ -355,6 +355,42 @@ def test_image_loss_reaches_every_parameter():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+def test_what_is_read_counts_for_nothing_at_first():
+    decoder, hidden = image_decoder(trained=False), torch.randn(2, LEVELS, WIDTH)
+    there = torch.ones(2, 9, dtype=torch.bool)
+    assert torch.equal(*decoder(hidden, there)) and decoder(hidden, there)[0].std(dim=0).min() > 0  # places differ
+    decoder.diffusion.denoiser.output.linear.weight.data.normal_()
+    decoder.diffusion.denoiser.output.modulation.weight.data.normal_()
+    loss = decoder.diffusion(decoder(hidden, there).flatten(0, 1), torch.randn(18, 4))
+    loss.backward()
+    assert decoder.layer.self_attn.out_proj.weight.grad.any()  # and for something after the first steps
+
+
+def test_an_image_decoder_learns_to_read():
+    """A quarter of the latents' variance is what the first level says. A layer that counts it from the start has
+    looked away by the time that the denoiser could use it: 300 steps then gain .001, not .025."""
+    torch.manual_seed(0)
+    decoder = ImageDecoder(32, 2, 0.0, 4, 4, LEVELS, denoiser_width=32, denoiser_depth=2, num_steps=100, repeats=4)
+    torch.nn.init.normal_(decoder.positions.weight, std=0.02)
+    torch.nn.init.normal_(decoder.levels.weight, std=0.02)
+    told, noise = torch.randn(400, 32), torch.randn(400, 4, 4, 4)
+    hidden = torch.cat([told[:, None], torch.randn(400, LEVELS - 1, 32)], dim=1)
+    told = (told @ torch.randn(32, 64) / 32**0.5).view(400, 4, 4, 4)
+    latents = torch.randn(4, 4, 4) + 0.5 * told + 0.75**0.5 * noise
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=2e-3)
+    for _ in range(300):
+        rows = torch.randint(400, (64,))
+        optimizer.zero_grad()
+        decoder.loss(hidden[rows], latents[rows]).backward()
+        optimizer.step()
+    losses = []
+    with torch.no_grad():
+        for read in (hidden, hidden.roll(1, 0)):
+            torch.manual_seed(1)
+            losses.append(float(decoder.loss(read, latents)))
+    assert losses[0] < losses[1] - 0.01
+
+
 def test_no_image_at_all():
     decoder, hidden = image_decoder(), torch.randn(2, LEVELS, WIDTH, requires_grad=True)
     loss = decoder.loss(hidden[:0], torch.zeros(0, 4, 3, 3))
