@@ -24,6 +24,8 @@ class MaskedDecoder(nn.Module):
     positions. Without the embeddings of the levels the layer could not tell them apart, and would read an item's
     codes as a set."""
 
+    reads_masks = True  # or the representations alone
+
     def __init__(self, width: int, num_heads: int, max_positions: int, num_levels: int, dropout: float):
         super().__init__()
         self.levels = nn.Embedding(num_levels, width)
@@ -58,15 +60,17 @@ class MaskedDecoder(nn.Module):
         hidden = hidden + self.levels.weight.to(hidden.dtype)
         # Mask vectors are the same for every item: their queries, keys and values are computed once.
         of_masks = F.linear(layer.norm1(masks), attention.in_proj_weight, attention.in_proj_bias)
-        own = F.linear(layer.norm1(hidden), attention.in_proj_weight[width:], attention.in_proj_bias[width:])
-        shared = of_masks[:, width:].expand(len(hidden), -1, -1)
-        keys, values = torch.cat([own, shared], dim=1).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        read = F.linear(layer.norm1(hidden), attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+        there = None
+        if self.reads_masks:
+            read = torch.cat([read, of_masks[:, width:].expand(len(hidden), -1, -1)], dim=1)
+            there = torch.cat([valid.new_ones(hidden.shape[:2]), valid], dim=1)[:, None, None]
+        keys, values = read.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         queries = of_masks[:, :width]
         if places is None:
             states, queries = (each.expand(len(hidden), -1, -1) for each in (masks, queries))
         else:
             states, queries = (F.embedding(places, each) for each in (masks, queries))
-        there = torch.cat([valid.new_ones(hidden.shape[:2]), valid], dim=1)[:, None, None]
         attended = F.scaled_dot_product_attention(
             queries.unflatten(-1, (heads, -1)).transpose(1, 2),
             keys,
@@ -138,7 +142,15 @@ class TextDecoder(MaskedDecoder):
 
 
 class ImageDecoder(MaskedDecoder):
-    """Diffusion loss on the latents of a frozen autoencoder, one token for each latent position (Eq. 9)."""
+    """Diffusion loss on the latents of a frozen autoencoder, one token for each latent position (Eq. 9).
+
+    Its layer attends to the representations alone. What the mask vectors would add is the same for every item, a
+    function of the place, which the layer has anyway; and beside them an item's representation is noise until the
+    denoiser has learned what all images have in common: the layer would look away from it by then, and its softmax
+    never come back.
+    """
+
+    reads_masks = False
 
     def __init__(
         self,
@@ -156,14 +168,6 @@ class ImageDecoder(MaskedDecoder):
         super().__init__(width, num_heads, latent_size**2, num_levels, dropout)
         self.repeats = repeats
         self.diffusion = DiffusionLoss(latent_channels, width, denoiser_width, denoiser_depth, num_steps)
-
-    def reset_parameters(self) -> None:
-        """As of the other decoder, but that what it reads counts for nothing at first. Before the denoiser has learned
-        what all images have in common, an item's representation is noise that hides the positions: the layer would
-        soon look away from it, and its softmax never come back."""
-        super().reset_parameters()
-        init.zeros_(self.layer.self_attn.out_proj.weight)
-        init.zeros_(self.layer.self_attn.out_proj.bias)
 
     def loss(self, hidden: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """

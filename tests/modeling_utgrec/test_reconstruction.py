@@ -355,20 +355,22 @@ def test_image_loss_reaches_every_parameter():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_what_is_read_counts_for_nothing_at_first():
-    decoder, hidden = image_decoder(trained=False), torch.randn(2, LEVELS, WIDTH)
-    there = torch.ones(2, 9, dtype=torch.bool)
-    assert torch.equal(*decoder(hidden, there)) and decoder(hidden, there)[0].std(dim=0).min() > 0  # places differ
-    decoder.diffusion.denoiser.output.linear.weight.data.normal_()
-    decoder.diffusion.denoiser.output.modulation.weight.data.normal_()
-    loss = decoder.diffusion(decoder(hidden, there).flatten(0, 1), torch.randn(18, 4))
-    loss.backward()
-    assert decoder.layer.self_attn.out_proj.weight.grad.any()  # and for something after the first steps
+def test_an_image_decoder_attends_to_representations_alone():
+    decoder, hidden = image_decoder(), torch.randn(2, LEVELS, WIDTH)
+    layer, states = decoder.layer, decoder(hidden, torch.ones(2, 9, dtype=torch.bool))
+    for image in range(2):
+        for place in range(9):
+            mask = (decoder.mask + decoder.positions.weight[place])[None]
+            told = layer.norm1(hidden[image] + decoder.levels.weight)
+            attended, _ = layer.self_attn(layer.norm1(mask), told, told, need_weights=False)
+            state = mask + attended
+            state = state + layer.linear2(torch.nn.functional.gelu(layer.linear1(layer.norm2(state))))
+            torch.testing.assert_close(states[image, place], decoder.norm(state)[0])
 
 
 def test_an_image_decoder_learns_to_read():
-    """A quarter of the latents' variance is what the first level says. A layer that counts it from the start has
-    looked away by the time that the denoiser could use it: 300 steps then gain .001, not .025."""
+    """A quarter of the latents' variance is what the first level says. A layer that may attend to the mask vectors too
+    has looked away by the time that the denoiser could use it: 300 steps then gain .001, not .04."""
     torch.manual_seed(0)
     decoder = ImageDecoder(32, 2, 0.0, 4, 4, LEVELS, denoiser_width=32, denoiser_depth=2, num_steps=100, repeats=4)
     torch.nn.init.normal_(decoder.positions.weight, std=0.02)
@@ -388,7 +390,7 @@ def test_an_image_decoder_learns_to_read():
         for read in (hidden, hidden.roll(1, 0)):
             torch.manual_seed(1)
             losses.append(float(decoder.loss(read, latents)))
-    assert losses[0] < losses[1] - 0.01
+    assert losses[0] < losses[1] - 0.02
 
 
 def test_no_image_at_all():
