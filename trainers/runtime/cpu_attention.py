@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 NAME = "utgrec_cpu"  # of the implementation, as transformers knows it
 CACHED_SCORES = 2**19  # of a thread at once: 1 MiB, and twice that in float32
 UNLIKE = ("cache", "position_bias", "softcap")  # what `sdpa` takes beside and is not here
+MOST_SCORES = 2**24  # of an item; longer ones are torch's, which has no matrix at any time
 HIDDEN = -1e9  # added to the scores of what is not to be seen
 
 
@@ -113,14 +114,15 @@ def cpu_attention_forward(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls: [`cpu_attention`] of a training in bfloat16 without dropout of attention weights, in
-    all other cases what `sdpa` is."""
+    """What transformers calls: [`cpu_attention`] of a training in bfloat16 without dropout of attention weights and of
+    items that are not too long, in all other cases what `sdpa` is."""
     is_autocast = torch.is_autocast_enabled("cpu")  # in which `sdpa` takes states of any dtype in that of autocast
     dtype = torch.get_autocast_dtype("cpu") if is_autocast else query.dtype
     trains = torch.is_grad_enabled() and dtype == torch.bfloat16 and query.device.type == "cpu"
     for_heads = attention_mask is not None and attention_mask.shape[1] != 1
     unlike = for_heads or query.shape != key.shape or any(kwargs.get(name) is not None for name in UNLIKE)
-    if not trains or dropout or unlike:
+    is_long = query.shape[1] * query.shape[2] ** 2 > MOST_SCORES
+    if not trains or dropout or unlike or is_long:
         given = query, key, value, attention_mask, dropout, scaling, is_causal
         return sdpa_attention_forward(module, *given, **kwargs)
     if attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal):

@@ -122,6 +122,16 @@ def test_all_else_is_torchs(monkeypatch):
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("most, calls", [(3 * 11**2, 1), (3 * 11**2 - 1, 0)])
+def test_long_items_are_torchs(most, calls, monkeypatch):
+    model, used, own = bert().train(), [], module.cpu_attention
+    monkeypatch.setattr(module, "MOST_SCORES", most)
+    monkeypatch.setattr(module, "cpu_attention", lambda *given: used.append(1) or own(*given))
+    use_cpu_attention(model)
+    gradients(model)
+    assert len(used) == calls * model.config.num_hidden_layers
+
+
 def test_nothing_of_it_is_saved(tmp_path):
     model = bert()
     use_cpu_attention(model)
