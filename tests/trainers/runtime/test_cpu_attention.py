@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertModel, Qwen3Config, Qwen3Model
 
+from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration
 from trainers.runtime import cpu_attention as module
-from trainers.runtime.cpu_attention import NAME, cpu_attention, use_cpu_attention
+from trainers.runtime.cpu_attention import NAME, cpu_attention, cpu_attention_forward, use_cpu_attention
 
 ITEMS, HEADS, LENGTH, WIDTH = 5, 3, 17, 8
 
@@ -120,6 +121,36 @@ def test_all_else_is_torchs(monkeypatch):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found.append(each(ids).last_hidden_state)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["mask of each head", "position_bias"])
+def test_what_only_torch_takes_is_torchs(name, monkeypatch):
+    monkeypatch.setattr(module, "cpu_attention", None)
+    inputs = [each.requires_grad_() for each in states()[:3]]
+    added = torch.randn(ITEMS, HEADS, LENGTH, LENGTH).bfloat16()
+    given = {"attention_mask": added} if name == "mask of each head" else {"attention_mask": None, name: added}
+    found, _ = cpu_attention_forward(torch.nn.Identity(), *inputs, is_causal=False, **given)
+    wanted = F.scaled_dot_product_attention(*inputs, attn_mask=added)
+    torch.testing.assert_close(found, wanted.transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    "of_call, of_module, causal", [(None, None, True), (None, False, False), (False, True, False)]
+)
+def test_the_call_and_then_the_module_say_whether_it_is_causal(of_call, of_module, causal):
+    inputs = [each.requires_grad_() for each in states()[:3]]
+    layer = torch.nn.Identity()
+    if of_module is not None:
+        layer.is_causal = of_module
+    found, _ = cpu_attention_forward(layer, *inputs, None, is_causal=of_call)
+    wanted = cpu_attention(*inputs, masks()["causal"] if causal else None, WIDTH**-0.5)
+    assert torch.equal(found, wanted.transpose(1, 2))
+
+
+def test_a_model_with_an_attention_of_its_own_keeps_it():
+    model = UTGRecForConditionalGeneration(UTGRecConfig(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1))
+    use_cpu_attention(model)
+    assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("most, calls", [(3 * 11**2, 1), (3 * 11**2 - 1, 0)])
