@@ -64,6 +64,9 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
         max_text_tokens (`int`, *optional*, defaults to 1024): longest item text, in backbone tokens.
         latent_channels (`int`, *optional*): channels of the autoencoder's latents; `None` for no image decoder.
         latent_size (`int`, *optional*, defaults to 16): side of the square of latents.
+        image_attends_masks (`bool`, *optional*, defaults to `True`):
+            whether the image decoder's layer attends to its mask vectors beside the item's representations, as the
+            paper's does, or to these alone, see [`~reconstruction.ImageDecoder`].
         denoiser_width (`int`, *optional*, defaults to 1024): width of the diffusion loss' denoiser.
         denoiser_depth (`int`, *optional*, defaults to 3): residual blocks of the denoiser.
         diffusion_steps (`int`, *optional*, defaults to 1000): length of the noise schedule.
@@ -105,6 +108,7 @@ class UTGRecTokenizerConfig(CheckedConfig, PreTrainedConfig):
     max_text_tokens: int = 1024
     latent_channels: int | None = None
     latent_size: int = 16
+    image_attends_masks: bool = True
     denoiser_width: int = 1024
     denoiser_depth: int = 3
     diffusion_steps: int = 1000

@@ -198,6 +198,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
                 denoiser_depth=config.denoiser_depth,
                 num_steps=config.diffusion_steps,
                 repeats=config.diffusion_repeats,
+                attends_masks=config.image_attends_masks,
             )
 
     def _adapt_backbone(self) -> None:

@@ -24,10 +24,17 @@ class MaskedDecoder(nn.Module):
     positions. Without the embeddings of the levels the layer could not tell them apart, and would read an item's
     codes as a set."""
 
-    reads_masks = True  # or the representations alone
-
-    def __init__(self, width: int, num_heads: int, max_positions: int, num_levels: int, dropout: float):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        max_positions: int,
+        num_levels: int,
+        dropout: float,
+        attends_masks: bool = True,
+    ):
         super().__init__()
+        self.attends_masks = attends_masks
         self.levels = nn.Embedding(num_levels, width)
         self.mask = nn.Parameter(torch.empty(width))
         self.positions = nn.Embedding(max_positions, width)
@@ -62,7 +69,7 @@ class MaskedDecoder(nn.Module):
         of_masks = F.linear(layer.norm1(masks), attention.in_proj_weight, attention.in_proj_bias)
         read = F.linear(layer.norm1(hidden), attention.in_proj_weight[width:], attention.in_proj_bias[width:])
         there = None
-        if self.reads_masks:
+        if self.attends_masks:
             read = torch.cat([read, of_masks[:, width:].expand(len(hidden), -1, -1)], dim=1)
             there = torch.cat([valid.new_ones(hidden.shape[:2]), valid], dim=1)[:, None, None]
         keys, values = read.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
@@ -144,13 +151,11 @@ class TextDecoder(MaskedDecoder):
 class ImageDecoder(MaskedDecoder):
     """Diffusion loss on the latents of a frozen autoencoder, one token for each latent position (Eq. 9).
 
-    Its layer attends to the representations alone. What the mask vectors would add is the same for every item, a
-    function of the place, which the layer has anyway; and beside them an item's representation is noise until the
-    denoiser has learned what all images have in common: the layer would look away from it by then, and its softmax
-    never come back.
+    Beside the mask vectors an item's representation is noise until the denoiser has learned what all images have in
+    common: with a high learning rate the layer has looked away from it by then, and its softmax never comes back.
+    Without `attends_masks` it cannot. What the mask vectors add is the same for every item, a function of the place,
+    which the layer has anyway.
     """
-
-    reads_masks = False
 
     def __init__(
         self,
@@ -164,8 +169,9 @@ class ImageDecoder(MaskedDecoder):
         denoiser_depth: int,
         num_steps: int,
         repeats: int,
+        attends_masks: bool = True,
     ):
-        super().__init__(width, num_heads, latent_size**2, num_levels, dropout)
+        super().__init__(width, num_heads, latent_size**2, num_levels, dropout, attends_masks)
         self.repeats = repeats
         self.diffusion = DiffusionLoss(latent_channels, width, denoiser_width, denoiser_depth, num_steps)
 

@@ -46,9 +46,9 @@ Rules by which all is chosen, before any test item is looked at:
 The T5 of the generative models is that of `--config` for all alike, and smaller than the published one, which rows
 named for it have. A line says in `variant` what it is of, in `architecture`, `losses`, `codebooks` and `training` its
 settings, in `differs_from_published` each one that is another one than the authors', and in `processor_seconds` what
-it took: seconds of all cores, embeddings of texts left out. Of a training that was resumed they are those of the last
-sitting, `train_seconds` are of all, and `details` say when it was resumed. Where each user's target was ranked is in
-the folder `ranks` of `--work_dir`.
+it took: seconds of all cores, embeddings of texts left out. With `--resume` they are those of the last sitting, and
+`details` say after how many seconds the recommender's training was resumed, which `train_seconds` count. Where each
+user's target was ranked is in the folder `ranks` of `--work_dir`.
 """
 
 import dataclasses

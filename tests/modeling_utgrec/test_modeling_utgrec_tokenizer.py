@@ -201,6 +201,7 @@ def test_parts_take_the_rows_of_anchors_and_positives(make_network, make_batch, 
         ({"codebook_structure": "residual"}, set()),
         ({"codebook_structure": "residual", "shared_representation": True}, set()),
         ({"latent_channels": None}, set()),
+        ({"image_attends_masks": False}, set()),
         ({"num_levels": 1}, set()),
     ],
 )
@@ -215,6 +216,8 @@ def test_ablations(change, dropped, make_network, make_batch, tiny_qwen2_vl, tin
         assert [len(v) for v in network.quantizer.level_vectors()] == [7, 9, 9]
         network.set_trainable(freeze_codes=True)
         assert not any(parameter.requires_grad for parameter in network.quantizer.parameters())
+    if "image_attends_masks" in change:
+        assert not network.image_decoder.attends_masks
     if "latent_channels" in change:
         assert network.image_decoder is None and o.image_loss.item() == o.co_image_loss.item() == 0
     network.save_pretrained(tmp_path)

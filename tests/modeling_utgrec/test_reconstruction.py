@@ -33,7 +33,9 @@ def text_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return hidden, labels, torch.randn(VOCABULARY, WIDTH, generator=generator)
 
 
-def image_decoder(repeats: int = 3, num_steps: int = 40, trained: bool = True) -> ImageDecoder:
+def image_decoder(
+    repeats: int = 3, num_steps: int = 40, trained: bool = True, attends_masks: bool = True
+) -> ImageDecoder:
     torch.manual_seed(0)
     decoder = ImageDecoder(
         WIDTH,
@@ -46,6 +48,7 @@ def image_decoder(repeats: int = 3, num_steps: int = 40, trained: bool = True) -
         denoiser_depth=2,
         num_steps=num_steps,
         repeats=repeats,
+        attends_masks=attends_masks,
     )
     if trained:
         with torch.no_grad():
@@ -355,13 +358,16 @@ def test_image_loss_reaches_every_parameter():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_an_image_decoder_attends_to_representations_alone():
-    decoder, hidden = image_decoder(), torch.randn(2, LEVELS, WIDTH)
+@pytest.mark.parametrize("attends_masks", [True, False])
+def test_what_an_image_decoder_attends_to(attends_masks):
+    decoder, hidden = image_decoder(attends_masks=attends_masks), torch.randn(2, LEVELS, WIDTH)
     layer, states = decoder.layer, decoder(hidden, torch.ones(2, 9, dtype=torch.bool))
     for image in range(2):
         for place in range(9):
             mask = (decoder.mask + decoder.positions.weight[place])[None]
             told = layer.norm1(hidden[image] + decoder.levels.weight)
+            if attends_masks:
+                told = torch.cat([told, layer.norm1(decoder.mask + decoder.positions.weight[:9])])
             attended, _ = layer.self_attn(layer.norm1(mask), told, told, need_weights=False)
             state = mask + attended
             state = state + layer.linear2(torch.nn.functional.gelu(layer.linear1(layer.norm2(state))))
@@ -372,7 +378,9 @@ def test_an_image_decoder_learns_to_read():
     """A quarter of the latents' variance is what the first level says. A layer that may attend to the mask vectors too
     has looked away by the time that the denoiser could use it: 300 steps then gain .001, not .04."""
     torch.manual_seed(0)
-    decoder = ImageDecoder(32, 2, 0.0, 4, 4, LEVELS, denoiser_width=32, denoiser_depth=2, num_steps=100, repeats=4)
+    decoder = ImageDecoder(
+        32, 2, 0.0, 4, 4, LEVELS, denoiser_width=32, denoiser_depth=2, num_steps=100, repeats=4, attends_masks=False
+    )
     torch.nn.init.normal_(decoder.positions.weight, std=0.02)
     torch.nn.init.normal_(decoder.levels.weight, std=0.02)
     told, noise = torch.randn(400, 32), torch.randn(400, 4, 4, 4)

@@ -102,6 +102,10 @@ class NetworkArguments:
     max_text_tokens: int = field(
         default=1024, metadata={"help": "Longest item text, in tokens; 0: as long as 95 % of the texts are."}
     )
+    image_attends_masks: bool = field(
+        default=True,
+        metadata={"help": "The image decoder attends to its mask vectors too; false: it cannot look away from codes."},
+    )
     denoiser_width: int = field(default=1024, metadata={"help": "Width of the diffusion loss' denoiser."})
     quantization_weight: float = field(default=200.0, metadata={"help": "Weight of the codebook loss."})
     commitment_weight: float = field(
@@ -242,6 +246,7 @@ PUBLISHED_TOKENIZER = Published(
         "tokenizer.adapter_init": "normal",
         "tokenizer.shared_representation": False,
         "tokenizer.centre_domains": False,
+        "tokenizer.image_attends_masks": True,
         "tokenizer.codebook_dim": 128,
         "tokenizer.codebook_init": "normal",
         "tokenizer.adapter_hidden_size": 768,

@@ -80,9 +80,9 @@ class _Softmax:
 
     def __init__(self, query: Tensor):
         items, heads, length, _ = query.shape
-        self.step = max(1, CACHED_SCORES * torch.get_num_threads() // (heads * length * length))
-        self.parts = [slice(start, min(start + self.step, items)) for start in range(0, items, self.step)]
-        size = min(self.step, items) * heads, length, length
+        step = max(1, CACHED_SCORES * torch.get_num_threads() // (heads * length * length))
+        self.parts = [slice(start, min(start + step, items)) for start in range(0, items, step)]
+        size = min(step, items) * heads, length, length
         self.scores, self.probabilities = (torch.empty(size, dtype=torch.float32) for _ in range(2))
 
     def __call__(self, query: Tensor, key: Tensor, mask: Tensor | None, rows: slice, scale: float) -> Tensor:
