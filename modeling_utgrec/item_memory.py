@@ -31,13 +31,12 @@ import torch
 from torch import Tensor
 
 from .memory_content import (
-    BLOCK_ENTRIES,
     CONTENT_TENSORS,
     MemoryContent,
     check_encoder,
     check_items,
     checked_content,
-    nearest_items,
+    place_neighbours,
     unit_content,
 )
 from .memory_settings import MemorySettings
@@ -306,23 +305,45 @@ class ItemMemory:
         else:
             unit = unit_content(content.to(self.device), self.num_items + num_new, self.content.mean)
             check_encoder(self.content, unit[: self.num_items])
-        kept, old = self.content.similar_items.shape[1], self.num_items
-        ours, _ = nearest_items(unit[old:], unit, kept)
-        items = self.content.similar_items.clone()
-        step = BLOCK_ENTRIES // max(num_new, kept * unit.shape[1], 1) + 1
-        for start in range(0, old if num_new else 0, step):
-            block = slice(start, min(start + step, old))
-            near, found = nearest_items(unit[block], unit[old:], min(kept, num_new))
-            before = torch.einsum("bke,be->bk", unit[items[block].clamp(min=0).long()], unit[block])
-            both = torch.cat((before.masked_fill_(items[block] < 0, -torch.inf), found), dim=1)
-            every = torch.cat((items[block], near + old), dim=1)
-            items[block] = every.gather(1, both.topk(kept, dim=1).indices)
-        padded = torch.nn.functional.pad(ours, (0, kept - ours.shape[1]), value=-1)
-        added = (unit[old:] @ self.content.projection).half()
+        rows = torch.arange(self.num_items, len(unit), device=self.device)
+        items = torch.nn.functional.pad(self.content.similar_items, (0, 0, 0, num_new), value=-1)
+        added = (unit[rows] @ self.content.projection).half()
         extended.content = self.content._replace(
-            similar_items=torch.cat((items, padded)), vectors=torch.cat((self.content.vectors, added))
+            similar_items=place_neighbours(items, unit, rows), vectors=torch.cat((self.content.vectors, added))
         )
         return extended
+
+    def renew(self, rows: Tensor, content: Tensor | None = None, brands: Tensor | None = None) -> "ItemMemory":
+        """
+        The memory after some items have become others: their content makes other neighbours, both ways, and their
+        brand is another. What followed them still does.
+
+        Args:
+            rows (`torch.LongTensor` of shape `(num_renewed,)`): the items, each once.
+            content (`torch.Tensor` of shape `(num_renewed, width)`, *optional*): their content embeddings, from the
+                encoder of the others; by default they keep theirs.
+            brands (`torch.LongTensor` of shape `(num_renewed,)`, *optional*): theirs, as the memory numbers them; by
+                default they keep them. A memory without brands leaves them.
+
+        Raises:
+            ValueError: if content is unexpected, of another width or not finite.
+        """
+        rows, renewed = rows.to(self.device), copy.copy(self)
+        if self.brands is not None and brands is not None:
+            theirs = _checked_brands(brands, len(rows)).to(self.device)
+            renewed.brands = self.brands.index_copy(0, rows, theirs)
+            renewed.brand_sizes = renewed._brand_sizes()
+        if content is None:
+            return renewed
+        if self.content is None:
+            raise ValueError("The memory has no similar items: it was built without content.")
+        theirs = unit_content(content.to(self.device).float(), len(rows), self.content.mean)
+        unit = (self.content.vectors.float() @ self.content.projection.T).index_copy_(0, rows, theirs)
+        items = self.content.similar_items
+        items = place_neighbours(items.masked_fill(torch.isin(items, rows), -1), unit, rows)
+        vectors = self.content.vectors.index_copy(0, rows, (theirs @ self.content.projection).half())
+        renewed.content = self.content._replace(similar_items=items, vectors=vectors)
+        return renewed
 
     def __repr__(self) -> str:
         content = "" if self.content is None else f", similar_items={self.content.similar_items.shape[1]}"

@@ -158,12 +158,39 @@ def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Ten
     return items, values
 
 
+def place_neighbours(similar_items: Tensor, unit: Tensor, rows: Tensor) -> Tensor:
+    """
+    Similar items with some items in their places, both ways: what is alike to each of these, and in the lists of the
+    others in place of what is less so.
+
+    Args:
+        similar_items (`torch.IntTensor` of shape `(num_items, k)`): before; the items are in no list, and the lists at
+            `rows` say nothing.
+        unit (`torch.Tensor` of shape `(num_items, width)`): vectors of all items, of unit length.
+        rows (`torch.LongTensor` of shape `(num_placed,)`): the items to place.
+    """
+    kept, placed = similar_items.shape[1], unit[rows]
+    items = similar_items.clone()
+    step = BLOCK_ENTRIES // max(len(rows), kept * unit.shape[1], 1) + 1
+    for start in range(0, len(unit) if len(rows) else 0, step):
+        block = slice(start, start + step)
+        near, found = nearest_items(unit[block], placed, min(kept, len(rows)))
+        before = torch.einsum("bke,be->bk", unit[items[block].clamp(min=0).long()], unit[block])
+        both = torch.cat((before.masked_fill_(items[block] < 0, -torch.inf), found), dim=1)
+        every = torch.cat((items[block], rows[near.long()].to(items.dtype)), dim=1)
+        items[block] = every.gather(1, both.topk(kept, dim=1).indices)
+    theirs, _ = nearest_items(placed, unit, kept)
+    items[rows] = torch.nn.functional.pad(theirs, (0, kept - theirs.shape[1]), value=-1)
+    return items
+
+
 __all__ = [
     "MemoryContent",
     "check_encoder",
     "check_items",
     "checked_content",
     "nearest_items",
+    "place_neighbours",
     "principal_directions",
     "unit_content",
 ]

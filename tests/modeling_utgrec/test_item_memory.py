@@ -133,7 +133,7 @@ def test_selected_items_keep_what_is_among_them():
 
 
 def test_added_items_are_neighbours_both_ways(monkeypatch):
-    monkeypatch.setattr("modeling_utgrec.item_memory.BLOCK_ENTRIES", 20)
+    monkeypatch.setattr("modeling_utgrec.memory_content.BLOCK_ENTRIES", 20)
     monkeypatch.setattr("modeling_utgrec.memory_content.BLOCK_ENTRIES", 20)
     memory, content = ItemMemory(**arguments()), torch.cat((embeddings(), embeddings(3, seed=1)))
     grown = memory.extend(3, content)
@@ -208,6 +208,52 @@ def test_rows_that_are_no_items_are_not_selected(rows, said):
     with pytest.raises(ValueError, match=said):
         memory.select(rows)
     assert memory.select(torch.tensor([-1, 0, -1])).num_items == 3, "what is unknown may be many times"
+
+
+@pytest.mark.parametrize("kept", [K, N])
+@pytest.mark.parametrize("rows", [[7], [2, 11, 0], list(range(N))])
+def test_items_that_became_others_are_where_they_belong(kept, rows, monkeypatch):
+    monkeypatch.setattr("modeling_utgrec.memory_content.BLOCK_ENTRIES", 20)
+    values = arguments()
+    unit = unit_content(embeddings(), N, values["content"].mean)
+    before = nearest_items(unit, unit, kept)[0]
+    memory = ItemMemory(**values | {"content": values["content"]._replace(similar_items=before)})
+    at, others = torch.tensor(rows), embeddings(len(rows), seed=3)
+    renewed = memory.renew(at, others, torch.arange(len(rows)) - 1)
+    now = unit.clone()
+    now[at] = unit_content(others, len(rows), memory.content.mean)
+    cosines = now @ now.T
+    for row in range(N):
+        # the exact neighbours of those that changed; of the others among what they had and what changed
+        candidates = range(N) if row in rows else {*before[row].tolist(), *rows}
+        nearest = sorted(candidates, key=lambda item: -cosines[row, item].item())[:kept]  # noqa: B023
+        assert {*renewed.content.similar_items[row].tolist()} - {-1} == {*nearest}
+    torch.testing.assert_close(renewed.content.vectors.float(), now @ memory.content.projection, atol=1e-3, rtol=0)
+    stays = [row for row in range(N) if row not in rows]
+    assert torch.equal(renewed.content.vectors[stays], memory.content.vectors[stays])
+    expected = memory.brands.clone()
+    expected[at] = torch.arange(len(rows)) - 1
+    listed = expected.tolist()
+    assert renewed.brands.tolist() == listed
+    assert renewed.brand_sizes.tolist() == [listed.count(brand) * (brand >= 0) for brand in listed]
+    for name, tensor in memory.tensors().items():  # what followed what is as it was, and so is the memory before
+        if name not in ("similar_items", "content", "brands"):
+            assert torch.equal(renewed.tensors()[name], tensor), name
+    assert torch.equal(memory.content.similar_items, before.int()) and not torch.equal(memory.brands, expected)
+    alone = memory.renew(at, brands=torch.arange(len(rows)) - 1)
+    assert alone.content is memory.content and torch.equal(alone.brands, expected)
+    assert torch.equal(memory.renew(at, others).brands, memory.brands)
+
+
+def test_items_do_not_become_what_the_memory_cannot_read():
+    memory = ItemMemory(**arguments())
+    with pytest.raises(ValueError, match="have 5 numbers, those given 3"):
+        memory.renew(torch.tensor([1]), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        memory.renew(torch.tensor([1]), torch.full((1, E), torch.nan))
+    bare = ItemMemory(**arguments() | {"content": None, "settings": MemorySettings()})
+    with pytest.raises(ValueError, match="built without content"):
+        bare.renew(torch.tensor([1]), torch.ones(1, E))
 
 
 def test_items_are_not_taken_away_by_adding():

@@ -84,7 +84,7 @@ def updated_memory(
     catalogue: Catalogue,
 ) -> StoredMemory:
     """
-    The memory of an index after an update of its items.
+    The memory of an index after an update of its items: what is new in it, and what was tokenized again as it is now.
 
     Args:
         stored ([`StoredMemory`]): as it was before.
@@ -94,12 +94,15 @@ def updated_memory(
         catalogue ([`Catalogue`]): the items that were given.
     """
     embed, kept, vectors = content_of(tokenizer), stored.memory.content, None
-    wanted = {*update.added}
-    added = catalogue.select([row for row, item_id in enumerate(catalogue.item_ids) if item_id in wanted])
-    if embed is not None and kept is not None and update.added:
-        vectors = embed(added)  # in the order in which the index has them
+    row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
+    # what was added is in the order in which the index has it
+    rows = [row_of[item_id] for item_id in (*update.added, *update.retokenized)]
+    if embed is not None and kept is not None and rows:
+        vectors = embed(catalogue.select(rows))
         vectors = vectors if vectors.shape[1] == len(kept.mean) else None
-    return follow_index(stored, item_ids, tokenizer.index, vectors, item_brands(added))
+    brands = item_brands(catalogue)
+    theirs = None if brands is None else brands[rows]
+    return follow_index(stored, item_ids, tokenizer.index, vectors, theirs, update.retokenized)
 
 
 def read_orders(orders: Any, columns: Sequence[str], item_ids: Sequence[str]) -> Interactions:

@@ -315,6 +315,7 @@ def follow_index(
     index: ItemIndex,
     content: np.ndarray | None = None,
     brands: np.ndarray | None = None,
+    renewed: Sequence[str] = (),
 ) -> StoredMemory:
     """
     The memory of an index to which items were added, or from which some were removed, since. Of items that stay it
@@ -325,10 +326,11 @@ def follow_index(
         stored ([`StoredMemory`]): the memory of the index as it was.
         item_ids (`Sequence[str]`): the items of the index as it was.
         index ([`ItemIndex`]): the index as it is; items that were added are the last.
-        content (`np.ndarray`, *optional*): float `[added, e]` content embeddings of the added items, of the encoder of
-            the others.
-        brands (`np.ndarray`, *optional*): int64 `[added]` numbers of the added items' brands, see
-            [`~trainers.data.item_brands.item_brands`]; by default they have none.
+        content (`np.ndarray`, *optional*): float `[added + renewed, e]` content embeddings of the added items, then of
+            the renewed, of the encoder of the others.
+        brands (`np.ndarray`, *optional*): int64 `[added + renewed]` numbers of these items' brands, see
+            [`~trainers.data.item_brands.item_brands`]; by default the added have none.
+        renewed (`Sequence[str]`, *optional*): items that were there before and whose content and brand are others now.
 
     Raises:
         ValueError: content of another width, or not finite.
@@ -336,12 +338,19 @@ def follow_index(
     row_of = dict(zip(item_ids, range(len(item_ids)), strict=True))
     rows = np.array([row_of.get(item_id, -1) for item_id in index.item_ids], np.int64)
     is_added, memory = rows < 0, stored.memory
-    if is_added.any() and (memory.content is None or content is not None):
-        vectors = None if memory.content is None else torch.from_numpy(np.asarray(content, np.float32))
-        makers = None if brands is None else torch.from_numpy(brands)
-        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(int(is_added.sum()), vectors, makers)
+    num_added = int(is_added.sum())
+    vectors = None if memory.content is None or content is None else torch.from_numpy(np.asarray(content, np.float32))
+    makers = None if brands is None else torch.from_numpy(brands)
+    new, other = (
+        [None if each is None else each[part] for each in (vectors, makers)]
+        for part in (slice(num_added), slice(num_added, None))
+    )
+    if num_added and (memory.content is None or vectors is not None):
+        memory = memory.select(torch.from_numpy(rows[~is_added])).extend(num_added, *new)
     else:
         memory = memory.select(torch.from_numpy(rows))
+    if renewed:
+        memory = memory.renew(torch.from_numpy(index.rows(renewed)), *other)
     pairs = stored.pairs
     if pairs is not None:
         kept = rows[~is_added]

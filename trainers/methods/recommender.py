@@ -309,7 +309,8 @@ class Recommender:
             products: a row for each item, as in [`~Recommender.from_interactions`], or a data set of the Hub.
             columns (`Sequence[str]` or `Mapping[str, str]`, *optional*): what columns mean; by default what they
                 meant the last time.
-            retokenize (`bool`, *optional*, defaults to `False`): whether changed items get new semantic IDs.
+            retokenize (`bool`, *optional*, defaults to `False`): whether changed items get new semantic IDs, and the
+                memory their content and brand of now.
             remove_missing (`bool`, *optional*, defaults to `False`): whether items that are not among the products are
                 removed.
 

@@ -10,13 +10,15 @@ import torch
 from transformers import pipeline
 
 import tokenization_items  # noqa: F401  # registers the pipeline
+from modeling_utgrec.memory_content import unit_content
 from tokenization_items.catalogue_updates import JOURNAL_NAME, read_journal
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.network_reference import NetworkReference
 from trainers import RecommendationRules, Recommender
 from trainers.data.item_brands import brand_number
+from trainers.data.item_sources import read_items
 from trainers.data.readers.base import ReadError
-from trainers.methods.daily_catalogue import known_columns, newest_items, reference_within
+from trainers.methods.daily_catalogue import content_of, known_columns, newest_items, reference_within
 
 COLOURS, THINGS = ["red", "blue", "green", "black"], ["pen", "ink", "cup", "map", "lamp"]
 
@@ -61,6 +63,17 @@ def ranked(recommender, only=None) -> list[list[str]]:
     return [[each["item_id"] for each in one if only is None or each["item_id"] in only] for one in found]
 
 
+def assert_content_is_of_now(recommender, table):
+    """Whether the memory knows the items by these products' texts, to half precision."""
+    known = known_columns(recommender.journal, recommender.facts)
+    catalogue, _ = read_items(table, None, known, recommender.tokenizer.text_fields)
+    vectors = content_of(recommender.tokenizer)(catalogue)
+    kept = recommender.memory.content
+    unit = unit_content(torch.from_numpy(vectors).float(), len(catalogue), kept.mean)
+    rows = torch.from_numpy(recommender.tokenizer.index.rows(catalogue.item_ids))
+    torch.testing.assert_close(kept.vectors[rows].float(), unit @ kept.projection, atol=2e-3, rtol=0)
+
+
 def test_a_week(folder):
     first = Recommender.from_pretrained(folder)
     old = {item_id: first.tokenizer.encode(item_id) for item_id in first.item_ids}
@@ -99,6 +112,7 @@ def test_a_week(folder):
     stay = {item_id: codes for item_id, codes in ids.items() if item_id in again.item_ids}
     moved = {item_id for item_id, codes in stay.items() if again.tokenizer.encode(item_id) != codes}
     assert moved == {*update.reassigned} <= {f"sku-{row}" for row in range(6)}
+    assert_content_is_of_now(again, products(kept, changed=range(6)))
     with pytest.raises(UnknownItemError, match="'sku-30'"):
         again.recommend(["sku-30"])
     again.save_pretrained(folder)
@@ -115,6 +129,15 @@ def test_brands_are_known_of_old_items_and_of_new_ones():
     found = dict(zip(recommender.item_ids, recommender.memory.brands.tolist(), strict=True))
     expected = {f"sku-{row}": brand_number(f"maker {row % 6}") if row % 7 else -1 for row in range(44)}
     assert found == expected and recommender.stored.facts["brand_weight_selection"]
+    # another maker, and none any more: as the memory had them, until they are tokenized again
+    table = products(range(4), changed=[3]).with_columns(brand=pl.Series([None, None, "another", "maker 3"]))
+    for retokenize in (False, True):
+        update = recommender.add_items(table, retokenize=retokenize)
+        if retokenize:
+            assert sorted(update.retokenized) == ["sku-1", "sku-2", "sku-3"]
+            expected |= {"sku-1": -1, "sku-2": brand_number("another"), "sku-3": brand_number("maker 3")}
+        found = dict(zip(recommender.item_ids, recommender.memory.brands.tolist(), strict=True))
+        assert found == expected
 
 
 def test_of_the_old_items_alone_scores_stay_too(folder):

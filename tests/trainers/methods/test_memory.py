@@ -264,6 +264,18 @@ def test_a_memory_follows_its_index(way, tmp_path):
     for given, added in ((np.array([2, 7]), [2, 7]), (None, [-1, -1])):
         found = follow_index(known, IDS, index, new_content, given).memory
         assert found.brands.tolist() == [*makers[kept].tolist(), *added]
+    # what became another, beside what was added and what went; i0 has the content of i5 now, and the brand of i1
+    both = np.concatenate([new_content, content[[5]]])
+    found = follow_index(known, IDS, index, both, np.array([2, 7, makers[1]]), ["i0"]).memory
+    assert found.brands.tolist() == [makers[1], *makers[kept][1:].tolist(), 2, 7]
+    places = dict(zip(index.item_ids, range(N), strict=True))
+    torch.testing.assert_close(found.content.vectors[places["i0"]], found.content.vectors[places["i5"]])
+    assert {places["i0"], places["i5"]} <= {*found.content.similar_items[places["i0"]].tolist()}
+    plain = follow_index(known, IDS, index, new_content, np.array([2, 7])).memory
+    assert torch.equal(found.content.vectors[1:], plain.content.vectors[1:])
+    assert torch.equal(found.transition_items, plain.transition_items)
+    untold = follow_index(known, IDS, index, None, None, ["i0"]).memory  # nothing is known of it but what was
+    assert torch.equal(untold.content.vectors[0], known.memory.content.vectors[0]) and untold.brands[0] == makers[0]
     pairs = follow_index(stored, IDS, index, new_content).pairs
     if way == "counts":
         expected = np.zeros((N, N), np.int64)
