@@ -97,7 +97,7 @@ class TokenizeArguments:
     only_new: bool = field(default=False, metadata={"help": "Leave out items that the index has already."})
     retokenize: bool = field(
         default=False,
-        metadata={"help": "Items whose text or image has changed get new semantic IDs, and the memory knows them so."},
+        metadata={"help": "Items whose text or image has changed get new semantic IDs and memory."},
     )
     remove_missing: bool = field(default=False, metadata={"help": "Remove items that the data lacks."})
     orders: str | None = field(
