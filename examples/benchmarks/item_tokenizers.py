@@ -57,8 +57,8 @@ from trainers.methods.recbase_tokenizer import (
     content_report,
     curriculum_passes,
 )
+from trainers.methods.residual_kmeans import principal_components, rq_kmeans
 from trainers.methods.runs import place_training, tokenize
-from trainers.methods.semantic_ids import principal_components, rq_kmeans
 
 HERE = Path(__file__).parent
 KL_WEIGHT = 0.01  # which no one has published

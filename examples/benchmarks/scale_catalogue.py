@@ -27,7 +27,7 @@ from tokenization_items.catalogue_shards import CatalogueShards
 from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.text_statistics import FittedTextStatistics
 from trainers.methods.large_catalogue import TokenizingTask, Workers, tokenize_shards
-from trainers.methods.semantic_ids import linear_network, principal_axes, projected, rq_kmeans
+from trainers.methods.residual_kmeans import linear_network, principal_axes, projected, rq_kmeans
 from trainers.runtime.ray_engine import ray_session
 
 WORDS, WORDS_OF_TITLE = 5000, 8
