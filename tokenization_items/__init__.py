@@ -6,7 +6,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from modeling_utgrec import ItemLevelConfig, RecBaseConfig, UTGRecConfig, UTGRecTokenizerConfig
 from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.catalogue_updates import CatalogueUpdate
-from tokenization_items.collisions import AssignmentReport, CapacityError
+from tokenization_items.collision_report import AssignmentReport
+from tokenization_items.collisions import CapacityError
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex, ItemIndexError, UnknownItemError
 from tokenization_items.item_memory import ItemMemoryError, StoredMemory

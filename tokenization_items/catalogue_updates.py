@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenization_items.collisions import AssignmentReport, group_sizes
+from tokenization_items.collision_report import AssignmentReport, group_sizes
 from tokenization_items.files import append_lines, read_lines
 from tokenization_items.item_files import CatalogueError
 from tokenization_items.item_index import ItemIndex

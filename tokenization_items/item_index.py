@@ -14,18 +14,15 @@ from transformers.utils import logging
 from hub_cards import named
 from hub_cards.item_ids import IdError, id_text
 from modeling_utgrec.item_trie import ItemTrie
+from tokenization_items.collision_report import COLLAPSED, FEWEST_JUDGED, AssignmentReport, report_assignment
 from tokenization_items.collisions import (
-    COLLAPSED,
-    FEWEST_JUDGED,
     NUM_DIGITS,
-    AssignmentReport,
     CapacityError,
     Collisions,
     append_digits,
     assign_least_distance,
     assign_nearest_first,
     check_way,
-    report_assignment,
 )
 from tokenization_items.item_index_files import (
     CODES_NAME,

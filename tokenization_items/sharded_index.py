@@ -27,7 +27,7 @@ import numpy as np
 
 from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.item_trie import ItemTrie
-from tokenization_items.collisions import AssignmentReport
+from tokenization_items.collision_report import AssignmentReport
 from tokenization_items.files import map_arrays, read_settings, write_json, write_tensors
 from tokenization_items.item_index import ItemIndex, ItemIndexError
 from tokenization_items.item_index_files import (

@@ -30,7 +30,8 @@ from tokenization_items.catalogue_updates import (
     updated_provenance,
     updated_titles,
 )
-from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way, report_assignment
+from tokenization_items.collision_report import AssignmentReport, report_assignment
+from tokenization_items.collisions import Collisions, check_capacity, check_way
 from tokenization_items.domain_mean import domain_mean
 from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import tokenization_items.item_index as item_index
-from tokenization_items.collisions import CollapsedCodesError
+from tokenization_items.collision_report import CollapsedCodesError
 from tokenization_items.item_index import (
     CODES_NAME,
     CONTENT_NAME,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from modeling_utgrec import code_usage
-from tokenization_items.collisions import group_sizes
+from tokenization_items.collision_report import group_sizes
 
 
 def collision_rate(codes: torch.Tensor) -> float:

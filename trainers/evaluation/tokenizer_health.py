@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from modeling_utgrec.quantization import TreeCodebooks
-from tokenization_items.collisions import group_sizes
+from tokenization_items.collision_report import group_sizes
 from tokenization_items.network_reference import Network
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import draw_rows, score_in_batches

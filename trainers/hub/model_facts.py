@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 
 from hub_cards import METHODS
 from hub_cards.formatting import metric_name, plain
-from tokenization_items.collisions import AssignmentReport
+from tokenization_items.collision_report import AssignmentReport
 from tokenization_items.item_memory import StoredMemory
 
 PACKAGES = (

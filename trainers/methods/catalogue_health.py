@@ -9,7 +9,7 @@ from typing import Any
 
 from hub_cards import ModelCardValues, load_values, save_card
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.collisions import AssignmentReport
+from tokenization_items.collision_report import AssignmentReport
 from tokenization_items.network_reference import Network
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions

@@ -31,12 +31,11 @@ from tokenization_items import AssignmentReport, UniversalItemTokenizer
 from tokenization_items.catalogue_codes import states_of_items
 from tokenization_items.catalogue_shards import CatalogueShards
 from tokenization_items.code_shards import CodedItems, ranges_of, read_range, read_said, write_block
+from tokenization_items.collision_report import group_sizes, report_assignment
 from tokenization_items.collisions import (
     assign_least_distance,
     check_capacity,
     crowded_first_codes,
-    group_sizes,
-    report_assignment,
     spread_first_codes,
 )
 from tokenization_items.domain_mean import rows_of_mean

@@ -22,7 +22,8 @@ from transformers import set_seed
 from hub_cards import MAX_NAMED
 from modeling_utgrec import RecBaseTokenizerConfig, RecBaseTokenizerModel
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
-from tokenization_items.collisions import AssignmentReport, CapacityError
+from tokenization_items.collision_report import AssignmentReport
+from tokenization_items.collisions import CapacityError
 from tokenization_items.domain_mean import domain_mean
 from tokenization_items.files import updating_folder, write_json
 from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError, embed_items, load_content

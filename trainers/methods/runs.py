@@ -22,7 +22,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hub_cards import method_named
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.collisions import AssignmentReport, group_sizes
+from tokenization_items.collision_report import AssignmentReport, group_sizes
 from tokenization_items.files import check_writable, updating_folder
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import MEMORY_NAME

@@ -26,7 +26,8 @@ from transformers import set_seed
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.checkpoint_fingerprint import check_file
 from modeling_utgrec.checkpoint_safety import SAFELY
-from tokenization_items.collisions import AssignmentReport, Collisions, check_capacity, check_way
+from tokenization_items.collision_report import AssignmentReport
+from tokenization_items.collisions import Collisions, check_capacity, check_way
 from tokenization_items.files import read_json_object, updating_folder, write_json, write_tensors
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import ItemIndex

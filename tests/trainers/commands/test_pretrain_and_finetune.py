@@ -18,7 +18,7 @@ from hub_cards import load_values
 from modeling_utgrec import UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.collisions import CollapsedCodesError
+from tokenization_items.collision_report import CollapsedCodesError
 from trainers.commands.pretraining import write_semantic_ids
 from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all

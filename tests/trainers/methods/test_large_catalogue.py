@@ -12,7 +12,7 @@ import torch
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from tokenization_items import CapacityError, CatalogueError, UniversalItemTokenizer
 from tokenization_items.catalogue_shards import CatalogueShards
-from tokenization_items.collisions import CollapsedCodesError
+from tokenization_items.collision_report import CollapsedCodesError
 from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.sharded_index import ShardedItemIndex
 from tokenization_items.text_statistics import FittedTextStatistics

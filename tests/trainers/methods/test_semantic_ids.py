@@ -10,7 +10,8 @@ from transformers import AutoModel
 
 from modeling_utgrec import RQVAEConfig
 from tokenization_items import CatalogueError, ContentEmbeddings, EncoderMismatchError, UniversalItemTokenizer
-from tokenization_items.collisions import CapacityError, CollapsedCodesError
+from tokenization_items.collision_report import CollapsedCodesError
+from tokenization_items.collisions import CapacityError
 from tokenization_items.processing_content import codes_of_embeddings
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.methods import semantic_ids
