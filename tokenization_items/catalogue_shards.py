@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 READY_TEXT = "utgrec_text"  # column of texts that are put together already
 MOST_NAMED = 10
+MOST_COMPARED = 1000  # pairs of ids of the same hash that are read at a time
 _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<after>\D.*)?")
 
 
@@ -259,22 +260,21 @@ class CatalogueShards:
         every = np.concatenate(hashes)
         order = np.argsort(every, kind="stable")
         ranked = every[order]
-        is_same = ranked[1:] == ranked[:-1]
-        if not is_same.any():
-            return
-        rows = np.unique(np.concatenate([order[:-1][is_same], order[1:][is_same]])[: 100 * MOST_NAMED])
-        ends, places = np.cumsum(self.num_items), dict[str, list[str]]()
-        for row in rows.tolist():
-            shard = int(np.searchsorted(ends, row, side="right"))
-            at = row - int(ends[shard]) + self.num_items[shard]
-            item_id = self.read_piece(Piece(shard, at, at + 1)).item_ids[0]
-            places.setdefault(item_id, []).append(f"{self.files[shard].name}, row {at:,}")
-        problems = [f"item {item_id!r}: {'; '.join(at)}" for item_id, at in places.items() if len(at) > 1]
-        if problems:
-            raise CatalogueError(
-                f"{self.name}: {int(is_same.sum()):,} items occur more than once; leave one row of each:\n  "
-                f"{listed(problems[:MOST_NAMED])}"
-            )
+        same = np.flatnonzero(ranked[1:] == ranked[:-1])
+        ends = np.cumsum(self.num_items)
+        for begin in range(0, len(same), MOST_COMPARED):  # only where ids of the same hash differ, more than the first
+            pairs, places = same[begin : begin + MOST_COMPARED], dict[str, list[str]]()
+            for row in np.unique(np.concatenate([order[pairs], order[pairs + 1]])).tolist():
+                shard = int(np.searchsorted(ends, row, side="right"))
+                at = row - int(ends[shard]) + self.num_items[shard]
+                item_id = self.read_piece(Piece(shard, at, at + 1)).item_ids[0]
+                places.setdefault(item_id, []).append(f"{self.files[shard].name}, row {at:,}")
+            problems = [f"item {item_id!r}: {'; '.join(at)}" for item_id, at in places.items() if len(at) > 1]
+            if problems:
+                raise CatalogueError(
+                    f"{self.name}: {len(same):,} items occur more than once; leave one row of each:\n  "
+                    f"{listed(problems[:MOST_NAMED])}"
+                )
 
 
 def read_rows(file: Path, columns: Sequence[str], start: int, stop: int) -> pa.Table:

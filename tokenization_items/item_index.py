@@ -189,7 +189,8 @@ class ItemIndex:
         self.check_new(item_ids, replace)
         was_empty, content = not len(self), self._content_with(item_ids, content, content_encoder)
         codes = np.asarray(codes)
-        sizes, has_digits = self._levels_of_codes(codes, collisions)
+        has_digits = codes.ndim == 2 and self.check_collisions(codes.shape[1], collisions)
+        sizes = self.level_sizes[:-1] if has_digits else self.level_sizes
         before = self.find(item_ids)
         is_new, stays = before < 0, np.ones(len(self), dtype=bool)
         stays[before[~is_new]] = False
@@ -320,20 +321,29 @@ class ItemIndex:
                 "leave them out, or remove() them first"
             )
 
-    def _levels_of_codes(self, codes: np.ndarray, collisions: Collisions) -> tuple[list[int], bool]:
-        """Sizes of the levels that the tokenizer gives codes of, and whether the index has one of digits beside."""
-        has_digits = codes.shape[1:] == (self.num_levels - 1,)
+    def check_collisions(self, num_codes: int, collisions: Collisions) -> bool:
+        """
+        Whether the index has a level of digits behind the codes that a tokenizer gives.
+
+        Args:
+            num_codes (`int`): codes that it gives to an item.
+            collisions (`str`): how items with the same codes are to be told apart.
+
+        Raises:
+            ValueError: that is no way for the items of this index.
+        """
+        has_digits = num_codes == self.num_levels - 1
         if has_digits and collisions != "digit":
             raise ValueError(
-                f"codes must have shape ({len(codes)}, {self.num_levels}), got {codes.shape}; if the last level of "
-                "the index is one of digits, add items with collisions='digit'"
+                f"the tokenizer gives an item {num_codes} codes, the index has {self.num_levels} levels: if the last "
+                "one is of digits, add items with collisions='digit'"
             )
         if collisions == "digit" and not has_digits and len(self):
             raise ValueError(
                 f"the {len(self)} items of the index have no level of digits: add items with "
                 "collisions='least_distance' or 'nearest_first', or make an index of all items at once"
             )
-        return self.level_sizes[:-1] if has_digits else self.level_sizes, has_digits
+        return has_digits
 
     def _add_level(self, size: int) -> None:
         """A further level of an empty index, with tokens of its own behind those of the others."""
@@ -352,7 +362,10 @@ class ItemIndex:
 
         Raises:
             UnknownItemError: If an item is not in the index (up to 10 are named).
+            TypeError: One id in place of several.
         """
+        if isinstance(item_ids, str):  # whose letters may be ids, too
+            raise TypeError(f"item_ids are several ids, such as [{item_ids!r}], got {item_ids!r}.")
         item_ids = list(item_ids)
         try:
             return np.fromiter(map(self._row_of.__getitem__, item_ids), dtype=np.int64, count=len(item_ids))

@@ -18,7 +18,7 @@ from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
-from tokenization_items.item_memory import StoredMemory
+from tokenization_items.item_memory import ItemMemoryError, StoredMemory
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 
 NETWORK_FOLDER = "item_tokenizer"
@@ -85,11 +85,30 @@ class ItemRecommendationPipeline(Pipeline):
             raise TypeError(f"Expected a generative recommender, got {type(model).__name__}.")
         tokenizer.check_recommender(model)
         self._trie: ItemTrie | None = None
-        self.memory = memory if isinstance(memory, ItemMemory) else None if memory is False else tokenizer.memory
-        self._memory_is_given = isinstance(memory, ItemMemory)
-        if memory is True and self.memory is None:
+        self._memory_is_given, self._has_memory = isinstance(memory, ItemMemory), memory is not False
+        self._memory = memory if isinstance(memory, ItemMemory) else tokenizer.memory if self._has_memory else None
+        self._memory_index = tokenizer.index.checksum
+        if memory is True and self._memory is None:
             raise ValueError("There is no memory beside the item index: build one with `utgrec memory`.")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)  # type: ignore[arg-type]
+
+    @property
+    def memory(self) -> ItemMemory | None:
+        """The memory that it recommends by, None for none. After items were added or removed it is the tokenizer's of
+        then.
+
+        Raises:
+            ItemMemoryError: after such a change, of one that was given, or that has not followed the tokenizer.
+        """
+        checksum = self.tokenizer.index.checksum
+        if checksum != self._memory_index:
+            if self._memory_is_given:
+                raise ItemMemoryError(
+                    "Items were added or removed since the pipeline was given its memory: make it anew, with the "
+                    "memory of the items as they are."
+                )
+            self._memory, self._memory_index = self.tokenizer.memory if self._has_memory else None, checksum
+        return self._memory
 
     def __call__(  # type: ignore[override]  # nothing but the histories goes by place
         self, inputs: History | Sequence[History], **kwargs
@@ -133,6 +152,7 @@ class ItemRecommendationPipeline(Pipeline):
         """Saves the recommender with an index-only copy of the tokenizer, the memory that it recommends by, and its
         card. A network that is nowhere else is saved in the folder `item_tokenizer` within."""
         folder, tokenizer = Path(save_directory), self.tokenizer
+        memory = self.memory if self._memory_is_given else None
         self.model.save_pretrained(folder)
         card = Path(self.model.name_or_path or "") / CARD_FILE
         if card.is_file() and not (folder / CARD_FILE).exists():
@@ -142,8 +162,8 @@ class ItemRecommendationPipeline(Pipeline):
         if tokenizer.has_network and tokenizer.network_reference is None:
             tokenizer.save_pretrained(folder / NETWORK_FOLDER)
         tokenizer.save_pretrained(folder, include_network=False)
-        if self.memory is not None and self._memory_is_given:
-            StoredMemory(self.memory.to("cpu"), {}).save(folder, tokenizer.index)
+        if memory is not None:
+            StoredMemory(memory.to("cpu"), {}).save(folder, tokenizer.index)
 
     def _sanitize_parameters(  # type: ignore[override]  # by name, so that others are refused
         self,
@@ -260,8 +280,9 @@ class ItemRecommendationPipeline(Pipeline):
             self.tokenizer.encoding_network.to(self.device)  # type: ignore[arg-type]
             processor = self.tokenizer.processor  # which came with the network
             assert processor is not None
-            records = [{**item, "item_id": str(at)} for at, item in new.items()]
-            catalogue = Catalogue.from_records(records, name="history", template=processor.template)
+            fields = self.tokenizer.text_fields
+            records = [{**dict.fromkeys(fields, ""), **item, "item_id": str(at)} for at, item in new.items()]
+            catalogue = Catalogue.from_records(records, fields, name="history", template=processor.template)
             catalogue.check(images=False)
             codes, _ = self.tokenizer.compute_codes(catalogue, progress=False)
             # Where items with the same codes have digits it is as the first of them.
@@ -284,15 +305,16 @@ class ItemRecommendationPipeline(Pipeline):
         found: dict[str, Any] = {"item_rows": torch.full((len(reasons), num_items), -1, device=exclude.device)}
         found["scores"] = torch.zeros(found["item_rows"].shape, device=exclude.device)
         if fine.any():
-            if self.memory is not None:
-                self.memory = self.memory.to(self.model.device)
+            memory = self.memory
+            if memory is not None:
+                self._memory = memory = memory.to(self.model.device)
             output = self.model.recommend(
                 model_inputs["input_ids"][fine],
                 model_inputs["attention_mask"][fine],
                 self.trie,
                 num_items=num_items,
                 exclude=exclude[fine],
-                memory=self.memory,
+                memory=memory,
                 **arguments,
             )
             assert output.item_rows is not None and output.scores is not None

@@ -248,7 +248,7 @@ class UniversalItemTokenizer(PushToHubMixin):
     def add_items(
         self,
         catalogue: Catalogue | ContentEmbeddings | Any,
-        collisions: Collisions = "least_distance",
+        collisions: Collisions | None = None,
         content: np.ndarray | None = None,
         content_encoder: str | None = None,
         keep_residuals: bool = False,
@@ -262,9 +262,10 @@ class UniversalItemTokenizer(PushToHubMixin):
                 network a catalogue must have been made with a template ([`TextTemplate`]); other records get the
                 processor's, and `text_fields` of this tokenizer. Networks that read embeddings take
                 [`ContentEmbeddings`], and an RQ-VAE nothing else.
-            collisions (`str`, *optional*, defaults to `"least_distance"`): how items to which the network gives the
-                same codes are told apart, see [`~tokenization_items.collisions`]: `"least_distance"`,
-                `"nearest_first"` (UTGRec's order) or `"digit"` (TIGER's further level, for all items of an index).
+            collisions (`str`, *optional*): how items to which the network gives the same codes are told apart, see
+                [`~tokenization_items.collisions`]: `"least_distance"`, `"nearest_first"` (UTGRec's order) or `"digit"`
+                (TIGER's further level, for all items of an index); by default the first, or the last if the index has
+                such a level.
             content (`np.ndarray`, *optional*): content vectors of the items `[items, width]`, where the index has
                 those of its items for a recommender that reads them, see [`ItemIndex.set_content`].
             content_encoder (`str`, *optional*): fingerprint of the encoder that made them, if it is known.
@@ -279,7 +280,11 @@ class UniversalItemTokenizer(PushToHubMixin):
             CapacityError: if there are more items than semantic IDs.
             ValueError: if an item is in the index already, or `collisions` is no way, or not the index's.
         """
+        num_codes = len(self.encoding_network.config.level_sizes)
+        if collisions is None:
+            collisions = "digit" if num_codes < self.index.num_levels else "least_distance"
         check_way(collisions)
+        self.index.check_collisions(num_codes, collisions)
         titles = None
         if not isinstance(catalogue, ContentEmbeddings):
             catalogue = self._as_catalogue(catalogue)
@@ -436,7 +441,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             UnknownItemError: one of them is not in the index; none is removed then.
         """
         index, checksum = self.index, self.index.checksum
-        removed = [index.item_ids[row] for row in index.rows(item_ids)]
+        removed = [index.item_ids[row] for row in np.unique(index.rows(item_ids)).tolist()]
         index.remove(removed)
         none = index.codes[:0].astype(np.int64)
         return CatalogueUpdate(

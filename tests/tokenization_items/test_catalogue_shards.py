@@ -165,6 +165,23 @@ def test_an_item_of_two_shards_is_named(tmp_path):
     distinct.check_distinct(same, 2)
 
 
+@pytest.mark.parametrize("number", [999, 1000, 1001])
+def test_many_items_of_two_shards_are_found(tmp_path, number):
+    ids = [f"i{row}" for row in range(number)]
+    shards = CatalogueShards.find(write(tmp_path / "items", ids, ids[::-1]))
+    hashes = [id_hashes(ids), id_hashes(ids[::-1])]
+    with pytest.raises(CatalogueError, match=f"{number:,} items occur more than once"):
+        shards.check_distinct(hashes, number)
+
+
+def test_behind_many_hashes_that_are_equal_by_chance_an_item_of_two_shards_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenization_items.catalogue_shards.MOST_COMPARED", 2)
+    shards = CatalogueShards.find(write(tmp_path / "items", ["a", "b", "c"], ["d", "e"], ["f", "c"]))
+    hashes = [np.array(each, np.uint64) for each in ([1, 2, 9], [1, 2], [3, 9])]
+    with pytest.raises(CatalogueError, match="item 'c': part-00.parquet, row 2; part-02.parquet, row 1"):
+        shards.check_distinct(hashes, 3)
+
+
 def test_a_catalogue_in_memory_becomes_shards(tmp_path):
     catalogue = Catalogue.from_records([{"item_id": row, "title": f"t{row}", "brand": "b"} for row in range(5)])
     shards = CatalogueShards.write(catalogue, tmp_path / "work", block_items=2)

@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline, set_see
 from modeling_utgrec import ItemMemory, MemorySettings, UTGRecConfig, UTGRecForConditionalGeneration
 from tokenization_items import ItemRecommendationPipeline, UniversalItemTokenizer, UnknownItemError
 from tokenization_items.catalogue import Catalogue
+from tokenization_items.item_memory import MEMORY_NAME, ItemMemoryError, StoredMemory
 from tokenization_items.tokenization_items import TokenizerMismatchError
 
 HISTORIES = [["item-1"], ["item-3", "item-5", "item-7", "item-2"], ["item-0", "item-4"]]
@@ -232,6 +233,50 @@ def test_dtype(run, expected, dtype):
     wanted = {entry["item_id"]: entry["score"] for entry in expected(HISTORIES[1], 12)}
     for entry in low(HISTORIES[1], top_k=9):
         assert entry["score"] == pytest.approx(wanted[entry["item_id"]], abs=0.1)
+
+
+def some_memory(size):
+    ones = torch.ones(size, 1)
+    return ItemMemory(torch.zeros(size, 1).int(), ones.half(), torch.arange(size).int(), MemorySettings())
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_memory_of_other_items_is_not_used(run, given, tmp_path):
+    tokenizer = UniversalItemTokenizer.from_pretrained(run / "tokenizer")
+    model = AutoModelForSeq2SeqLM.from_pretrained(run / "recommender")
+    memory = some_memory(len(tokenizer))
+    if not given:
+        tokenizer.stored_memory = StoredMemory(memory)
+    made = pipeline("item-recommendation", model=model, tokenizer=tokenizer, memory=memory if given else None)
+    assert made.popular(1)[0]["item_id"] == "item-11"
+    tokenizer.remove_items(["item-0"])
+    tokenizer.add_items([{"item_id": "late", "title": "New arrival"}])  # as many as before
+    uses = [lambda: made(["item-1"]), made.popular]
+    for use in [*uses, lambda: made.save_pretrained(tmp_path / "saved")] if given else uses:
+        with pytest.raises(ItemMemoryError, match="tems were added or removed since"):
+            use()
+    assert not (tmp_path / "saved").exists()
+    if not given:  # it is not saved, and what has followed is used
+        made.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved" / MEMORY_NAME).exists()
+        followed = some_memory(12)
+        followed.counts = followed.counts.roll(1)
+        tokenizer.stored_memory = StoredMemory(followed)
+        assert made.popular(1)[0]["item_id"] == "item-1" and len(made(["item-1"], top_k=20)) == 11
+
+
+def test_raw_items_are_read_by_the_fields_of_the_tokenizer(run, monkeypatch):
+    made = pipeline("item-recommendation", model=str(run / "recommender"))
+    made.tokenizer.text_fields = ("title", "genre")
+    read = []
+    compute = UniversalItemTokenizer.compute_codes
+    monkeypatch.setattr(
+        UniversalItemTokenizer,
+        "compute_codes",
+        lambda self, catalogue, **given: read.extend(catalogue.texts) or compute(self, catalogue, **given),
+    )
+    made([{"title": "thing", "genre": "kind", "description": "not read"}, {"genre": "kind alone"}])
+    assert read == ["thing. kind", "kind alone"]
 
 
 def test_items_added_later_are_recommended(run):

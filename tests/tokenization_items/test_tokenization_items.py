@@ -157,6 +157,9 @@ def test_other_ways_with_collisions(collisions, tokenizer, records, tmp_path):
     more = loaded.add_items([{**records[0], "item_id": "third"}], collisions=collisions, progress=False)
     assert more.items_sharing_codes == 1 and more.largest_group == (3 if collisions == "digit" else 2)
     assert loaded.decode(loaded.encode("third")) == "third" and loaded.has_network
+    if collisions == "digit":
+        loaded.add_items([{**records[0], "item_id": "fourth"}], progress=False)  # by what the index has
+        loaded.remove_items(["fourth"])
     given = loaded.encode("third")
     removal = loaded.remove_items([records[0]["item_id"]])
     assert removal.removed == [records[0]["item_id"]] and removal.assignment.num_items == 0
@@ -170,6 +173,19 @@ def test_too_many_items_and_unknown_ways_are_refused_before_the_network_runs(tok
         tokenizer.add_items([{**records[0], "item_id": str(row)} for row in range(capacity + 1)])
     with pytest.raises(ValueError, match="collisions must be one of least_distance, nearest_first, digit"):
         tokenizer.add_items(records, collisions="sinkhorn")
+    monkeypatch.undo()
+    tokenizer.add_items(records, progress=False)
+    monkeypatch.setattr(UniversalItemTokenizer, "compute_codes", None)
+    with pytest.raises(ValueError, match="items of the index have no level of digits"):
+        tokenizer.add_items([{**records[0], "item_id": "new"}], collisions="digit")
+
+
+def test_one_id_is_no_list_of_ids(tokenizer, records):
+    tokenizer.add_items([{**records[0], "item_id": each} for each in ("1", "2", "12")], progress=False)
+    for remove in (tokenizer.remove_items, tokenizer.index.remove):
+        with pytest.raises(TypeError, match=r"several ids, such as \['12'\], got '12'"):
+            remove("12")
+    assert len(tokenizer) == 3 and tokenizer.remove_items(["2", "1", "2"]).removed == ["1", "2"]
 
 
 def test_a_catalogue_is_checked_once(tokenizer, records, monkeypatch):
