@@ -149,19 +149,62 @@ def map_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return arrays
 
 
-def check_writable(folder: str | os.PathLike) -> None:
+def check_writable(folder: str | os.PathLike, replaced: bool = False) -> None:
     """
     Raises an `OSError` that names a folder if no files can be written to it: known before the work whose results go
     there. One that is not there is not made either; the nearest one above it must then take files.
+
+    Args:
+        folder (`str` or `os.PathLike`): the folder.
+        replaced (`bool`, *optional*, defaults to `False`): whether it is to be written by [`replacing_folder`] or
+            [`updating_folder`], which make another one beside it.
     """
-    there = Path(folder).absolute()
+    there = Path(folder).resolve()
+    if replaced and there.is_dir():
+        _check_replaceable(there)
+        there = there.parent
     try:
         while not there.exists():
             there = there.parent
         with tempfile.TemporaryFile(dir=str(there)):
             pass
     except OSError as error:
-        raise OSError(f"No files can be written to {folder} ({error.strerror}): give another folder.") from error
+        where = f"{there}, in which {folder} is replaced as a whole," if replaced else folder
+        raise OSError(f"No files can be written to {where} ({error.strerror}): give another folder.") from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises an `OSError` for a folder that no other one can take the place of."""
+    if folder.is_dir() and os.path.ismount(folder):
+        raise OSError(
+            errno.EBUSY,
+            f"a disk is mounted there, and results are written beside a folder, then take its place: give a folder "
+            f"within it, such as {folder / 'run'}",
+            str(folder),
+        )
+
+
+@contextmanager
+def temporary_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a hidden folder within `folder` for files that are to be moved to it in the block, when all of them are
+    there; what is left of it at the end goes.
+
+    Args:
+        folder (`str` or `os.PathLike`): made if need be.
+
+    Yields:
+        `Path`: the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    made = unfinished_path(folder / "files", "unfinished")
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager
@@ -169,7 +212,7 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
     """
     Gives a new folder beside `path`, to be filled in the block; at its end it becomes `path`. After an error nothing
     of it is left and a folder that was there is as it was; after a kill, a hidden `.<name>.unfinished-...` may be,
-    which the next process that makes a folder there removes.
+    which the next process that makes a folder there removes. Of a link its target is replaced.
 
     Args:
         path (`str` or `os.PathLike`): the folder to make.
@@ -181,8 +224,11 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
 
     Raises:
         FileExistsError: `path` is a file, or a folder that is not empty and may not be replaced.
+        OSError: no folder can be made beside `path`, or a disk is mounted there; or at the end the new folder cannot
+            take its place, and stays beside it, where the error says.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
+    _check_replaceable(path)
     sweep(path.parent)
     if path.is_file():
         raise FileExistsError(f"{path} is a file; give a folder.")
@@ -200,12 +246,21 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
         for file in temporary.rglob("*.safetensors"):
             if file.stat().st_mode & 0o777 == 0o600:  # as safetensors makes them
                 file.chmod(mode)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
         if path.exists():
             _exchange(temporary, path)
         else:
             temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if not temporary.exists():
+            raise
+        # what was made may be hours of work
+        kept = temporary.rename(path.with_name(f"{path.name}.new-{temporary.name[-12:]}"))
+        raise OSError(error.errno, f"{error.strerror}; what was to take its place is in {kept}", str(path)) from error
+    shutil.rmtree(temporary, ignore_errors=True)  # the old one
 
 
 @contextmanager
@@ -224,7 +279,7 @@ def updating_folder(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: there is no room for the copy, or it may not be written.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
     with replacing_folder(path, overwrite=True) as temporary:
         if path.is_dir():
             try:

@@ -33,7 +33,7 @@ from tokenization_items.catalogue_updates import (
 from tokenization_items.collision_report import AssignmentReport, report_assignment
 from tokenization_items.collisions import Collisions, check_capacity, check_way
 from tokenization_items.domain_mean import domain_mean
-from tokenization_items.files import read_json_object, read_numbers, read_settings, write_json
+from tokenization_items.files import read_json_object, read_numbers, read_settings, temporary_folder, write_json
 from tokenization_items.histories import PAD_TOKEN_ID, encode_histories
 from tokenization_items.item_embeddings import ContentEmbeddings
 from tokenization_items.item_index import CODES_NAME, ItemIndex
@@ -128,6 +128,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self._memory: StoredMemory | None = None
         self._memory_file: Path | None = None  # from which it is read when it is first asked for
         self._memory_index: str | None = None  # checksum of the index that it is of, which may have changed since
+        self._has_no_memory = False  # as was said
 
     @classmethod
     def from_network(cls, network: Network, processor: Processor, max_history: int = 20) -> "UniversalItemTokenizer":
@@ -192,7 +193,7 @@ class UniversalItemTokenizer(PushToHubMixin):
     @property
     def stored_memory(self) -> StoredMemory | None:
         """That memory with what its file says, read when it is first asked for and saved with the tokenizer; errors as
-        those of `memory`. What is set is that of the items as they are."""
+        those of `memory`. What is set is that of the items as they are; None, and none is saved."""
         if self._memory is None and self._memory_file is None:
             return None
         if self._memory is None or self.index.checksum != self._memory_index:
@@ -206,6 +207,7 @@ class UniversalItemTokenizer(PushToHubMixin):
     @stored_memory.setter
     def stored_memory(self, stored: StoredMemory | None) -> None:
         self._memory, self._memory_file, self._memory_index = stored, None, self.index.checksum
+        self._has_no_memory = stored is None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -595,9 +597,6 @@ class UniversalItemTokenizer(PushToHubMixin):
             self.processor.save_pretrained(folder)
             self.network_reference, place = NetworkReference(str(folder.absolute())), None
         memory = self.stored_memory if self.index.checksum == self._memory_index else None
-        self.index.save(folder)
-        if memory is not None:
-            memory.save(folder, self.index)
         values: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
@@ -609,7 +608,16 @@ class UniversalItemTokenizer(PushToHubMixin):
             values["domain_mean"] = self.domain_mean.tolist()
         if self.text_fields != TEXT_FIELDS:
             values["text_fields"] = list(self.text_fields)
-        write_json(folder / TOKENIZER_FILE, values)
+        with temporary_folder(folder) as made:  # before the index, which without them would fit to nothing
+            write_json(made / TOKENIZER_FILE, values)
+            if memory is not None:
+                memory.save(made, self.index)
+            self.index.save(folder)
+            if memory is not None:
+                os.replace(made / MEMORY_NAME, folder / MEMORY_NAME)
+            elif self._has_no_memory:
+                (folder / MEMORY_NAME).unlink(missing_ok=True)
+            os.replace(made / TOKENIZER_FILE, folder / TOKENIZER_FILE)
         if push_to_hub:
             name = kwargs.pop("repo_id", folder.absolute().name)
             self.push_to_hub(name, include_network, save_backbone, without_decoders, **kwargs)

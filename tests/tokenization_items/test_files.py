@@ -1,5 +1,6 @@
 """JSON, tensors and folders that are there whole or not at all."""
 
+import contextlib
 import json
 import os
 import stat
@@ -127,6 +128,50 @@ def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # who runs this may write anywhere
     with pytest.raises(OSError, match=r"deep \(Permission denied\): give another folder"):
         check_writable(tmp_path / "deep")
+
+
+def test_a_link_leads_to_the_folder_that_is_replaced(tmp_path):
+    make(tmp_path / "disk" / "out", "old")
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    make(tmp_path / "out", "new", overwrite=True)
+    with updating_folder(tmp_path / "out") as working:
+        (working / "b.txt").write_text("more")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "out" / "a.txt").read_text() == "new"
+    assert (tmp_path / "out" / "b.txt").read_text() == "more"
+    assert len(list(tmp_path.iterdir())) == 2 and len(list((tmp_path / "disk").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_replaced_is_known_before_the_work(tmp_path, monkeypatch):
+    make(tmp_path / "out", "old")
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "out")
+    check_writable(tmp_path / "out")
+    for use in (lambda: check_writable(tmp_path / "out", replaced=True), lambda: make(tmp_path / "out", "new", True)):
+        with pytest.raises(OSError, match=rf"a disk is mounted there.* such as {tmp_path / 'out' / 'run'}"):
+            use()
+    make(tmp_path / "out" / "run", "within it")
+    monkeypatch.undo()
+
+    def refuse(dir):
+        if dir == str(tmp_path):
+            raise PermissionError(13, "Permission denied")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    check_writable(tmp_path / "out")
+    with pytest.raises(OSError, match=rf"written to {tmp_path}, in which .*out is replaced .*Permission denied"):
+        check_writable(tmp_path / "out", replaced=True)
+
+
+def test_what_cannot_take_its_place_is_kept(tmp_path, monkeypatch):
+    def busy(*_):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("tokenization_items.files._exchange", busy)
+    make(tmp_path / "out", "old")
+    with pytest.raises(OSError, match="Device or resource busy; what was to take its place is in ") as error:
+        make(tmp_path / "out", "hours of work", overwrite=True)
+    kept = Path(str(error.value).split(" is in ")[1].split(":")[0])
+    assert (kept / "a.txt").read_text() == "hours of work" and (tmp_path / "out" / "a.txt").read_text() == "old"
 
 
 def test_a_folder_changes_in_one_step(tmp_path):

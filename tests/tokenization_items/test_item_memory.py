@@ -171,3 +171,26 @@ def test_a_memory_that_is_set_is_of_the_items_as_they_are(tmp_path):
     assert not (tmp_path / "b" / MEMORY_NAME).exists()
     tokenizer.stored_memory = None
     assert tokenizer.memory is None
+    tokenizer.save_pretrained(tmp_path / "a")
+    assert UniversalItemTokenizer.from_pretrained(tmp_path / "a").memory is None
+
+
+def test_a_full_disk_leaves_the_tokenizer_that_was_there(tmp_path, monkeypatch):
+    tokenizer = UniversalItemTokenizer(make_index(), None)
+    tokenizer.stored_memory = make_stored()
+    tokenizer.save_pretrained(tmp_path / "a")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    tokenizer.remove_items(["i0"])
+    tokenizer.stored_memory = StoredMemory(make_stored().memory.select(torch.arange(1, N)))
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tokenization_items.item_memory.write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save_pretrained(tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == files
+    monkeypatch.undo()
+    tokenizer.save_pretrained(tmp_path / "a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {*files}
+    assert UniversalItemTokenizer.from_pretrained(tmp_path / "a").memory.num_items == N - 1

@@ -53,7 +53,7 @@ def run(arguments: ConvertQwen3Arguments) -> None:
         raise SystemExit(f"{output} is there already: give another --output_dir, or --overwrite to replace it.")
     if output.is_dir() and any(output.iterdir()) and not (output / TOKENIZER_FILE).is_file():
         raise SystemExit(f"{output} holds no recommender that could be replaced: give another --output_dir.")
-    check_writable(output)
+    check_writable(output, replaced=True)
     there = find_model(arguments.model, arguments.revision)
     beside = there.folder
     if there.revision is not None:

@@ -48,7 +48,7 @@ def run(arguments: ExportArguments) -> list[str]:
         raise SystemExit(f"--format {kind}: expected {', '.join(FORMATS)}.")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not arguments.overwrite):
         raise SystemExit(f"{output} is there already: give another --output_dir, or --overwrite to replace it.")
-    check_writable(output)
+    check_writable(output, replaced=True)
     if kind == "custom_generate":
         if arguments.model is not None:
             raise SystemExit(f"--format custom_generate is of no model: leave {arguments.model} out.")

@@ -170,7 +170,7 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
     # What is saved to another folder has decoders too.
     network = tokenizer.encoding_network if in_place or arguments.index_only else tokenizer.network
     network.to(state.device)
-    check_writable(output_dir)
+    check_writable(output_dir, replaced=in_place)
     if in_place:
         load_values(output_dir)  # a broken card would be an error after all the work
     elif state.is_main_process:
