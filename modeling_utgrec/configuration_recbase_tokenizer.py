@@ -49,6 +49,7 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
             items share: codes then say in what items of a domain differ, and domains have codes in common. Not in the
             paper; `UniversalItemTokenizer` takes the mean off and keeps it.
         text_encoder (`str`, *optional*): Hub id or folder of the text encoder whose embeddings the network reads.
+        text_encoder_revision (`str`, *optional*): commit of the Hub that it is loaded from.
         text_encoder_fingerprint (`str`, *optional*): digest of the encoder's files.
         text_encoder_settings (`dict`, *optional*): how the encoder makes a vector of a text.
         introduction (`str`, *optional*, defaults to `"Describe an item:"`): how the texts of items begin, see
@@ -74,6 +75,7 @@ class RecBaseTokenizerConfig(CheckedConfig, PreTrainedConfig):
     restart_passes: int = 20
     centre_domains: bool = False
     text_encoder: str | None = None
+    text_encoder_revision: str | None = None
     text_encoder_fingerprint: str | None = None
     text_encoder_settings: dict | None = None
     introduction: str = "Describe an item:"

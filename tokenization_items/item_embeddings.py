@@ -165,6 +165,7 @@ def load_content(folder: str | os.PathLike) -> ContentEmbeddings:
         )
     settings = {field.name: record[field.name] for field in fields(TextSettings) if field.name in record}
     encoder = {"name": record["encoder"], "fingerprint": record["encoder_fingerprint"], "settings": settings}
+    encoder["revision"] = record.get("encoder_revision")
     return ContentEmbeddings(item_ids, embeddings, encoder, record["items_without_text"], folder.name)
 
 
@@ -224,6 +225,8 @@ def embed_items(
         OSError: if no files can be written to the folder.
     """
     record = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, **encoder.settings}
+    if getattr(encoder, "revision", None) is not None:
+        record["encoder_revision"] = encoder.revision  # type: ignore[union-attr]
     if isinstance(encoder, TextEncoder | TextStatistics):
         rows: Sequence[int] = range(len(catalogue))
         inputs = catalogue.texts
@@ -287,7 +290,7 @@ def _holds(folder: Path, record: dict[str, Any]) -> bool:
     try:
         stored = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
         # Not by the encoder's name or the fields' names: the digests of encoder and inputs say what they stand for.
-        decisive = record.keys() - {"encoder", "text_fields", "template", "items_without_text"}
+        decisive = record.keys() - {"encoder", "encoder_revision", "text_fields", "template", "items_without_text"}
         if any(stored.get(name) != record[name] for name in decisive):
             return False
         _read(folder)

@@ -25,7 +25,12 @@ from tokenization_items.text_statistics import STATISTICS_NAME, FittedTextStatis
 from tokenization_items.text_template import TextTemplate
 
 ENCODER_NAME = "text_encoder.json"
-ENCODER_SETTINGS: dict[str, tuple[type, ...]] = {"name": (str,), "fingerprint": (str,), "settings": (dict,)}
+ENCODER_SETTINGS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "fingerprint": (str,),
+    "settings": (dict,),
+    "revision": (str, type(None)),
+}
 # Items of one forward pass of the network, which is small beside the text encoder.
 ROWS_AT_A_TIME = 4096
 # Tokens of one batch of the text encoder.
@@ -73,7 +78,7 @@ class EmbeddingProcessor:
         """
         if self._encoder is None and self._saved is not None:
             settings = {name: value for name, value in self._saved["settings"].items() if name != "lower_case"}
-            encoder = TextEncoder.from_pretrained(self._saved["name"], **settings)
+            encoder = TextEncoder.from_pretrained(self._saved["name"], revision=self._saved["revision"], **settings)
             if encoder.fingerprint != self._saved["fingerprint"]:
                 raise EncoderMismatchError(
                     f"The network was made for the text encoder {self._saved['name']} with files "
@@ -190,8 +195,8 @@ class EmbeddingProcessor:
         if isinstance(self._encoder, FittedTextStatistics):
             self._encoder.save(folder)
         elif self._encoder is not None:
-            settings = {"name": self._encoder.name, "fingerprint": self._encoder.fingerprint}
-            write_json(Path(folder) / ENCODER_NAME, settings | {"settings": self._encoder.settings})
+            own = {name: getattr(self._encoder, name) for name in ENCODER_SETTINGS}
+            write_json(Path(folder) / ENCODER_NAME, own)
         elif self._saved is not None:  # it is not loaded for this
             write_json(Path(folder) / ENCODER_NAME, self._saved)
 
@@ -250,7 +255,8 @@ class ContentProcessor(EmbeddingProcessor):
                 )
             settings = dict(self.config.text_encoder_settings or {})
             settings.pop("lower_case", None)  # the encoder's own files say so
-            self._encoder = check_encoder_of(self.config, TextEncoder.from_pretrained(name, **settings))
+            encoder = TextEncoder.from_pretrained(name, revision=self.config.text_encoder_revision, **settings)
+            self._encoder = check_encoder_of(self.config, encoder)
         return self._encoder  # type: ignore[return-value]  # statistics are no encoder of this processor
 
     def embeddings_of(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import (
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    BatchEncoding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -40,6 +42,8 @@ Pooling = Literal["mean", "cls", "last"]
 POOLINGS = ("mean", "cls", "last")
 # Weights, configurations and vocabularies; neither other frameworks' copies of the weights nor pickles.
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+# A fast tokenizer's padding and truncation are of the tokenizer, and each call sets its own: one call at a time.
+_TOKENIZING = threading.Lock()
 UNLIMITED = 512  # tokens of a text if neither the tokenizer nor the model says how many it takes
 
 
@@ -76,6 +80,7 @@ class TextEncoder:
         dense (`nn.Module`, *optional*): layers after the pooling.
         name (`str`): where the encoder came from.
         fingerprint (`str`): digest of its files.
+        revision (`str`, *optional*): commit of the Hub that these are of.
 
     Example:
 
@@ -94,6 +99,7 @@ class TextEncoder:
         dense: nn.Module | None = None,
         name: str = "",
         fingerprint: str = "",
+        revision: str | None = None,
     ):
         if settings.pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {settings.pooling!r}.")
@@ -105,7 +111,7 @@ class TextEncoder:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.text_settings = settings
         self.dense = (dense or nn.Identity()).eval()
-        self.name, self.fingerprint = name, fingerprint
+        self.name, self.fingerprint, self.revision = name, fingerprint, revision
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -156,7 +162,9 @@ class TextEncoder:
             lower_case=said.lower_case,
             dtype=dtype,
         )
-        return cls(model, tokenizer, settings, said.dense.to(device), str(name_or_path), files_fingerprint(folder))
+        commit = None if Path(name_or_path).is_dir() else folder.name
+        said_dense = said.dense.to(device)
+        return cls(model, tokenizer, settings, said_dense, str(name_or_path), files_fingerprint(folder), commit)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_tokens: int = 16384, progress: bool | None = None) -> np.ndarray:
@@ -181,7 +189,7 @@ class TextEncoder:
             return vectors[[place_of[text] for text in texts]]
         texts = [settings.prefix + (text.lower() if settings.lower_case else text) for text in texts]
         cut = {"truncation": True, "max_length": settings.max_length}
-        tokenized = self.tokenizer(texts, **cut)["input_ids"] if texts else []
+        tokenized = self._tokenized(texts, **cut)["input_ids"] if texts else []
         lengths = np.array([len(tokens) for tokens in tokenized], dtype=np.int64)
         readable = np.flatnonzero(lengths)
         result = None
@@ -191,13 +199,17 @@ class TextEncoder:
         with bar:
             for batch in length_batches(torch.from_numpy(lengths[readable]), batch_tokens):
                 rows = readable[batch.numpy()]
-                inputs = self.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
+                inputs = self._tokenized([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
                 vectors = self._forward(inputs.to(self.model.device)).cpu().numpy()
                 if result is None:
                     result = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
                 result[rows] = vectors
                 bar.update(len(rows))
         return np.zeros((len(texts), 0), dtype=np.float32) if result is None else result
+
+    def _tokenized(self, texts: Sequence[str], **settings: Any) -> BatchEncoding:
+        with _TOKENIZING:
+            return self.tokenizer(list(texts), **settings)
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         states = self.model(**inputs).last_hidden_state.float()

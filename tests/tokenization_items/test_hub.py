@@ -17,6 +17,7 @@ from modeling_utgrec import (
     ItemLevelForCausalLM,
     RecBaseTokenizerConfig,
     RecBaseTokenizerModel,
+    RQVAEConfig,
     UTGRecConfig,
     UTGRecForConditionalGeneration,
     UTGRecTokenizerModel,
@@ -24,6 +25,8 @@ from modeling_utgrec import (
 from tokenization_items import ContentProcessor, ItemProcessor, TextEncoder, TextTemplate, UniversalItemTokenizer
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.hub_folders import HubError
+from tokenization_items.item_embeddings import embed_items, load_content
+from tokenization_items.processing_content import EmbeddingProcessor
 
 pytestmark = pytest.mark.hub
 # What two processes do at the same time, with an empty cache.
@@ -326,7 +329,7 @@ def test_two_processes_at_once(hub, tokenizer, tmp_path):
     assert list(map(json.loads, pulls.stdout.splitlines())) == [tokenizer.encode("late")] * 2
 
 
-def test_recbase_names_its_text_encoder_by_repo_id(hub, tiny_bert, records):
+def test_recbase_names_its_text_encoder_by_repo_id_and_commit(hub, tiny_bert, records, tmp_path):
     backbone, text_tokenizer, _ = tiny_bert
     backbone.push_to_hub(encoder_id := hub.new_repo("encoder"))
     text_tokenizer.push_to_hub(encoder_id)
@@ -341,6 +344,7 @@ def test_recbase_names_its_text_encoder_by_repo_id(hub, tiny_bert, records):
         codebook_dim=4,
         codebook_size=4,
         text_encoder=encoder_id,
+        text_encoder_revision=encoder.revision,
         text_encoder_fingerprint=encoder.fingerprint,
         text_encoder_settings=encoder.settings,
     )
@@ -353,10 +357,20 @@ def test_recbase_names_its_text_encoder_by_repo_id(hub, tiny_bert, records):
     tokenizer.push_to_hub(items_id := hub.new_repo("recbase-items"), include_network=False)
     assert type(AutoModel.from_pretrained(repo_id)) is RecBaseTokenizerModel
     assert "model.safetensors" not in files_of(items_id)
+    with torch.no_grad():  # the encoder has other weights from now on
+        backbone.embeddings.word_embeddings.weight.mul_(1.5)
+    backbone.push_to_hub(encoder_id)
+    backbone.embeddings.word_embeddings.weight.data.div_(1.5)
+    assert TextEncoder.from_pretrained(encoder_id).fingerprint != encoder.fingerprint
     late = [{"item_id": "late", "title": "red steel"}]
     for pulled in map(UniversalItemTokenizer.from_pretrained, (repo_id, items_id)):
         np.testing.assert_array_equal(pulled.index.codes, tokenizer.index.codes)
         assert pulled.fingerprint == tokenizer.fingerprint
         pulled.add_items(late)  # network and encoder come from their repositories
         assert pulled.decode(pulled.encode("late")) == "late"
-        assert pulled.processor.encoder.name == encoder_id
+        assert pulled.processor.encoder.name == encoder_id and pulled.processor.encoder.revision == encoder.revision
+    embed_items(catalogue, encoder, tmp_path / "embeddings")
+    assert load_content(tmp_path / "embeddings").encoder["revision"] == encoder.revision
+    EmbeddingProcessor(RQVAEConfig(input_dim=embeddings.shape[1]), encoder).save_pretrained(tmp_path)
+    again = EmbeddingProcessor.from_pretrained(tmp_path, RQVAEConfig(input_dim=embeddings.shape[1]))
+    assert again.encoder.fingerprint == encoder.fingerprint

@@ -1,6 +1,8 @@
 """Frozen text encoders: pooling by hand, sentence-transformers folders, batches."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,21 @@ def test_equal_texts_have_equal_vectors_and_are_read_once(plain_folder, float32_
     np.testing.assert_array_equal(vectors[[2, 4]], vectors[[0, 0]])
     allowed = float32_tolerance(5, np.abs(vectors).max())
     np.testing.assert_allclose(vectors[1], encoder.embed(["red guitar"])[0], **allowed)
+
+
+def test_threads_take_turns_at_the_tokenizer(plain_folder):
+    encoder = TextEncoder.from_pretrained(plain_folder)
+    own, at_once, most = encoder.tokenizer, [], []
+
+    def tokenizer(*given, **settings):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        found = own(*given, **settings)
+        at_once.pop()
+        return found
+
+    encoder.tokenizer = tokenizer
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(encoder.embed, [[f"text {number}"] for number in range(8)]))
+    assert len(most) == 16 and max(most) == 1 and all(each.shape == found[0].shape for each in found)

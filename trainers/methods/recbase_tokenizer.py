@@ -167,7 +167,7 @@ def recbase_tokenizer(
     values = {"input_dim": embeddings.shape[1], "curriculum_passes": curriculum_passes(training, len(embeddings))}
     if encoder is not None:
         values |= {f"text_encoder_{key}": encoder[key] for key in ("fingerprint", "settings")}
-        values["text_encoder"] = encoder["name"]
+        values |= {"text_encoder": encoder["name"], "text_encoder_revision": encoder.get("revision")}
     network_config = RecBaseTokenizerConfig(**values | config)
     check_room(network_config, {name: len(content.item_ids) for name, content in contents.items()})
     place_training(training, Path(output_dir) / "checkpoints" / TOKENIZER_FOLDER, seed)

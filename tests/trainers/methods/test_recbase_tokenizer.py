@@ -199,6 +199,7 @@ def test_content_of_a_folder(tmp_path, tiny_bert):
         "name": encoder.name,
         "fingerprint": encoder.fingerprint,
         "settings": encoder.settings,
+        "revision": None,
     }
     with pytest.raises(EmbeddingError, match="none of the 1 items has a text"):
         embed_items(Catalogue.from_records(records[1:], template=TextTemplate()), encoder, tmp_path / "none")
