@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -211,7 +211,7 @@ class TextEncoder:
         with _TOKENIZING:
             return self.tokenizer(list(texts), **settings)
 
-    def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         states = self.model(**inputs).last_hidden_state.float()
         pooled = self.dense(pool(states, inputs["attention_mask"], self.text_settings.pooling))
         return F.normalize(pooled, dim=-1) if self.text_settings.normalize else pooled
