@@ -7,7 +7,10 @@ import polars as pl
 from trainers.data.readers.timestamps import TimeUnit, iso_dates
 
 # Day before month first: of a date that may be either, and of which no other tells, it is the usual one.
-DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d %b %Y", "%b %d, %Y")
+DATES = (
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d %b %Y", "%b %d, %Y"),
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y"),
+)
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p", ", %H:%M:%S", ", %H:%M")
 ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?$"
 COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"  # 20240501
@@ -94,8 +97,10 @@ def date_format(known: pl.Series) -> tuple[str, bool]:
 
 def _parsed(text: pl.Series, form: str) -> pl.Series:
     if "%H" in form or "%I" in form:
-        return text.str.to_datetime(form, strict=False, time_unit="us")
-    return text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        times = text.str.to_datetime(form, strict=False, time_unit="us")
+    else:
+        times = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+    return times.set(times.dt.year() < 1000, None) if "%Y" in form else times  # "24" is no year of four digits
 
 
 def _known(column: pl.Series) -> pl.Series:
