@@ -10,9 +10,10 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
-from hub_cards.csv_rows import check_rows
+from hub_cards.csv_rows import check_rows, table_rows
 
 SEPARATORS = (",", ";", "\t", "|")
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|"}  # as flags say them
@@ -138,24 +139,34 @@ def file_is_escaped(path: Path, layout: CsvLayout, name: str | None = None) -> b
 def quotes_are_escaped(lines: Callable[[], Iterable[str]], separator: str, name: str) -> bool:
     """
     Whether a backslash before a quote in a csv text makes the quote a character, as Spark and MySQL write it, or is
-    itself one (`"C:\\"`). What all rows can be read by is meant; where both can, what gives more whole rows.
+    itself one (`"C:\\"`). What all rows can be read by is meant; where both can, what leaves fewer fields out.
 
     Args:
         lines (`Callable`): gives the lines of a text that holds a backslash before a quote.
         separator (`str`), name (`str`): of the file.
 
     Raises:
-        CsvError: the rows can be read by neither; the first line that cannot is named.
+        CsvError: the rows can be read by neither, or by both and differ; the first line that tells so is named.
     """
     escaped_wrong, escaped_whole = check_rows(lines(), separator, escaped=True)
     wrong, whole = check_rows(lines(), separator)
     if escaped_wrong is None and (wrong is not None or escaped_whole > whole):
         return True
+    advice = 'put a text with a separator or a quote in it in quotes, and double each quote in it: "a ""b"" c".'
     if wrong is not None:
         raise CsvError(
-            f"{name} cannot be read: {wrong} With a quote after a backslash as one of the text: {escaped_wrong} Put a "
-            'text with a separator or a quote in it in quotes, and double each quote in it: "a ""b"" c".'
+            f"{name} cannot be read: {wrong} With a quote after a backslash as one of the text: {escaped_wrong} To be "
+            f"clear, {advice}"
         )
+    if escaped_wrong is None and escaped_whole == whole:
+        rows, line = table_rows(lines(), separator, '"'), 1
+        for row, other in zip_longest(rows, table_rows(lines(), separator, '"', escaped=True)):
+            if "".join(row or "").replace("\\", "") != "".join(other or "").replace("\\", ""):
+                raise CsvError(
+                    f"{name}: of the row that starts on line {line} it cannot be told whether a backslash before a "
+                    f"quote is one of the text: {advice}"
+                )
+            line = rows.line_num + 1
     return False
 
 

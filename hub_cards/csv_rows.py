@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import polars as pl
 
+# As long as the HTML of a page; it is one for the whole process.
+csv.field_size_limit(max(csv.field_size_limit(), 2**24))
+
 _BACKSLASH = re.compile(r'\\(["\\])|\\')
 
 
@@ -23,7 +26,7 @@ def bad_row(lines: Iterable[str], separator: str = ",", quote: str | None = '"',
 def check_rows(
     lines: Iterable[str], separator: str = ",", quote: str | None = '"', escaped: bool = False
 ) -> tuple[str | None, int]:
-    """What [`bad_row`] says, and how many rows before have all fields."""
+    """What [`bad_row`] says, and how many more rows before it have all fields than lack some; empty ones are none."""
     number, width, whole = 0, None, 0  # number: of the line on which the last row ended
     rows = table_rows(lines, separator, quote, escaped)
     try:
@@ -31,7 +34,7 @@ def check_rows(
             width = width or len(row)
             if len(row) > width:
                 return f"line {number + 1} has {len(row)} fields, the first line has {width}: {row}.", whole
-            whole += len(row) == width
+            whole += (len(row) == width) - (0 < len(row) < width)
             number = rows.line_num
     except csv.Error as error:
         return f"the row that starts on line {number + 1}: {error}.", whole

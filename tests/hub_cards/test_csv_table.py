@@ -80,6 +80,7 @@ def test_what_is_no_table_is_named_with_its_line(data, said):
         (r'1,"a \" b"|2,x|3,"c \" d"|', [("1", 'a " b'), ("2", "x"), ("3", 'c " d')]),
         (r'1,"say \"hi\" now"|', [("1", 'say "hi" now')]),  # polars would read: say \hi\ now
         (r'1,"12\""|2,"14\", b"|', [("1", '12"'), ("2", '14", b')]),  # before an end and a separator
+        (r'1,"\",|x"|2,b|', [("1", '",\nx'), ("2", "b")]),  # no row is short
         (r'1,"C:\new \"x\" \\"|2|"3",""|', [("1", r'C:\new "x" ' + "\\"), ("2", None), ("3", None)]),
     ],
 )
@@ -97,6 +98,7 @@ def test_quotes_after_a_backslash(text, rows, encoding):
         (r'1,"C:\"|2,b|3,"D:\"|', [("1", "C:\\"), ("2", "b"), ("3", "D:\\")]),
         (r'1,"{""k"": ""a \""b\"" c""}"|', [("1", r'{"k": "a \"b\" c"}')]),  # JSON in csv
         (r"1,5\" pipe|", [("1", r"5\" pipe")]),  # within an unquoted text
+        (r'1,"C:\"|2,' + "x" * 200_000 + "|", [("1", "C:\\"), ("2", "x" * 200_000)]),
     ],
 )
 def test_backslashes_before_quotes_that_are_doubled(text, rows):
@@ -109,6 +111,8 @@ def test_backslashes_whose_meaning_cannot_be_told():
         CsvError, match="t.csv cannot be read: the row that starts on line 3: .* starts on line 2: .* double"
     ):
         read_csv(b'id,title\n1,"C:\\"\n2,"a \\" b"\n', "t.csv")
+    with pytest.raises(CsvError, match="t.csv: of the row that starts on line 3 it cannot be told"):
+        read_csv(b'id,title\n1,b\n"12\\"",", x"\n', "t.csv")
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
