@@ -8,9 +8,12 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
+
+from hub_cards.csv_rows import check_rows, table_rows
 
 SEPARATORS = (",", ";", "\t", "|")
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|"}  # as flags say them
@@ -35,21 +38,24 @@ class CsvLayout:
         line_end (`str`, *optional*, defaults to `"\\n"`): also of lines that end in `"\\r\\n"`; `"\\r"` on old
             Macintoshes.
         mark (`int`, *optional*, defaults to 0): bytes of the byte order mark.
+        escaped (`bool`, *optional*, defaults to `False`): a quote in a quoted text has a backslash before it, as Spark
+            and MySQL write it, in place of a second quote.
     """
 
     separator: str
     encoding: str
     line_end: str = "\n"
     mark: int = 0
+    escaped: bool = False
 
     def __str__(self) -> str:
         shown = {"\t": "tab"}.get(self.separator, f"'{self.separator}'")
-        return f"separator {shown}, {self.encoding}"
+        return f"separator {shown}, {self.encoding}" + (", quotes after a backslash" if self.escaped else "")
 
     @property
     def is_usual(self) -> bool:
-        """Whether it is what nobody needs to be told: commas and UTF-8."""
-        return self.separator == "," and self.encoding == "utf-8"
+        """Whether it is what nobody needs to be told: commas, UTF-8, quotes that are doubled."""
+        return self.separator == "," and self.encoding == "utf-8" and not self.escaped
 
     @property
     def is_plain(self) -> bool:
@@ -68,7 +74,8 @@ def csv_layout(path: Path, separator: str | None = None, encoding: str | None = 
         encoding (`str`, *optional*): by default as [`encoding_of`] tells.
 
     Raises:
-        CsvError: the file cannot be read, its separator cannot be told, or what is given is none.
+        CsvError: the file cannot be read, its separator or the meaning of its backslashes cannot be told, or what is
+            given is none.
     """
     if separator is not None:
         separator = SEPARATOR_NAMES.get(separator, separator)
@@ -94,7 +101,73 @@ def csv_layout(path: Path, separator: str | None = None, encoding: str | None = 
     if separator is None:
         text = text if len(start) < SNIFFED_BYTES else text[: text.rfind(line_end) + 1] or text
         separator = separator_of(text.replace("\r", "\n") if line_end == "\r" else text, path.name)
-    return CsvLayout(separator, encoding, line_end, mark)
+    layout = CsvLayout(separator, encoding, line_end, mark)
+    return replace(layout, escaped=file_is_escaped(path, layout))
+
+
+def file_is_escaped(path: Path, layout: CsvLayout, name: str | None = None) -> bool:
+    """
+    Whether quotes in the texts of a csv file, gzipped or not, have backslashes before them: [`quotes_are_escaped`].
+
+    Args:
+        path (`Path`): the file.
+        layout ([`CsvLayout`]): what else is known of it.
+        name (`str`, *optional*): of the file, for messages; the path by default.
+
+    Raises:
+        CsvError: the file cannot be read, or it cannot be told.
+    """
+    wanted, before = '\\"'.encode(layout.encoding), b""
+
+    def lines() -> Iterator[str]:
+        file = opened(path)
+        file.read(layout.mark)
+        with io.TextIOWrapper(file, layout.encoding, "replace", newline=layout.line_end) as text:  # type: ignore[arg-type]
+            yield from text
+
+    try:
+        with opened(path) as file:
+            while part := file.read(CHUNK_BYTES):
+                if wanted in before + part:
+                    return quotes_are_escaped(lines, layout.separator, name or str(path))
+                before = part[1 - len(wanted) :]
+    except (EOFError, OSError, zlib.error) as error:
+        raise CsvError(f"{name or path} cannot be read: {error}. Is the file complete?") from error
+    return False
+
+
+def quotes_are_escaped(lines: Callable[[], Iterable[str]], separator: str, name: str) -> bool:
+    """
+    Whether a backslash before a quote in a csv text makes the quote a character, as Spark and MySQL write it, or is
+    itself one (`"C:\\"`). What all rows can be read by is meant; where both can, what leaves fewer fields out.
+
+    Args:
+        lines (`Callable`): gives the lines of a text that holds a backslash before a quote.
+        separator (`str`), name (`str`): of the file.
+
+    Raises:
+        CsvError: the rows can be read by neither, or by both and differ; the first line that tells so is named.
+    """
+    escaped_wrong, escaped_whole = check_rows(lines(), separator, escaped=True)
+    wrong, whole = check_rows(lines(), separator)
+    if escaped_wrong is None and (wrong is not None or escaped_whole > whole):
+        return True
+    advice = 'put a text with a separator or a quote in it in quotes, and double each quote in it: "a ""b"" c".'
+    if wrong is not None:
+        raise CsvError(
+            f"{name} cannot be read: {wrong} With a quote after a backslash as one of the text: {escaped_wrong} To be "
+            f"clear, {advice}"
+        )
+    if escaped_wrong is None and escaped_whole == whole:
+        rows, line = table_rows(lines(), separator, '"'), 1
+        for row, other in zip_longest(rows, table_rows(lines(), separator, '"', escaped=True)):
+            if "".join(row or "").replace("\\", "") != "".join(other or "").replace("\\", ""):
+                raise CsvError(
+                    f"{name}: of the row that starts on line {line} it cannot be told whether a backslash before a "
+                    f"quote is one of the text: {advice}"
+                )
+            line = rows.line_num + 1
+    return False
 
 
 def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from hub_cards.csv_layout import CHUNK_BYTES, SNIFFED_BYTES, CsvError, CsvLayout, encoding_of, separator_of
-from hub_cards.csv_rows import bad_row, repeated_columns
+from hub_cards.csv_layout import (
+    CHUNK_BYTES,
+    SNIFFED_BYTES,
+    CsvError,
+    CsvLayout,
+    encoding_of,
+    quotes_are_escaped,
+    separator_of,
+)
+from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, table_frames, table_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
+PART_ROWS = 500_000  # rows that are held as lists at once
 DECIMAL_COMMA = r"^([-+]?\d+),(\d+)$"  # of a number; "$1.$2" has a point
 
 
@@ -27,8 +36,8 @@ def read_csv(data: bytes, name: str) -> tuple[pl.DataFrame, CsvLayout]:
         The rows, all values strings and null for an empty one, and how they were written.
 
     Raises:
-        CsvError: the bytes are no text or none of its encoding, there is one column or two have one name, or a row has
-            more fields than the first. The line is named.
+        CsvError: the bytes are no text or none of its encoding, there is one column or two have one name, a row has
+            more fields than the first, or what backslashes before quotes mean cannot be told. The line is named.
     """
     import polars as pl
 
@@ -50,21 +59,45 @@ def read_csv(data: bytes, name: str) -> tuple[pl.DataFrame, CsvLayout]:
     if len(sample) < len(data):
         sample = sample[: sample.rfind(b"\n") + 1] or sample
     separator = separator_of(sample.decode("utf-8", "replace"), name)
-    if twice := repeated_columns(_lines(data), separator):
+    escaped = b'\\"' in data and quotes_are_escaped(lambda: _lines(data), separator, name)
+    if twice := repeated_columns(_lines(data), separator, escaped=escaped):
         raise CsvError(f"{name}: the columns {twice} occur twice: rename one of each.")
     try:
-        frame = pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False)
+        frame = _read_rows(data, separator, name, True) if escaped else _read_polars(data, separator)
     except pl.exceptions.PolarsError as error:
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as broken:
-            line = _line(data, broken.start)
-            raise CsvError(f"{name}, line {line} is not UTF-8, as the others are: {broken}.") from error
-        wrong = bad_row(_lines(data), separator)
-        advice = " A text with a separator or a quote in it must be quoted." if wrong else ""
-        raise CsvError(f"{name} cannot be read: {wrong or error}{advice}") from error
+        _check_utf8(data, name)
+        if wrong := bad_row(_lines(data), separator):
+            advice = "A text with a separator or a quote in it must be quoted."
+            raise CsvError(f"{name} cannot be read: {wrong} {advice}") from error
+        frame = _read_rows(data, separator, name)  # a quote within an unquoted text, which polars stumbles over
     frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
-    return frame.filter(~pl.all_horizontal(pl.all().is_null())), CsvLayout(separator, encoding, line_end, mark)
+    layout = CsvLayout(separator, encoding, line_end, mark, escaped)
+    return frame.filter(~pl.all_horizontal(pl.all().is_null())), layout
+
+
+def _read_polars(data: bytes, separator: str) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False)
+
+
+def _read_rows(data: bytes, separator: str, name: str, escaped: bool = False) -> pl.DataFrame:
+    """The table, read row by row."""
+    import polars as pl
+
+    _check_utf8(data, name)
+    rows = table_rows(_lines(data), separator, '"', escaped)
+    names = polars_names(next(row for row in rows if row))
+    parts = [*table_frames(rows, names, PART_ROWS)]
+    return pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+
+
+def _check_utf8(data: bytes, name: str) -> None:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as broken:
+        line = _line(data, broken.start)
+        raise CsvError(f"{name}, line {line} is not UTF-8, as the others are: {broken}.") from broken
 
 
 def _line(data: bytes, place: int) -> int:
@@ -73,4 +106,4 @@ def _line(data: bytes, place: int) -> int:
 
 def _lines(data: bytes) -> io.TextIOWrapper:
     """The lines, decoded as they are read."""
-    return io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="")
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="\n")

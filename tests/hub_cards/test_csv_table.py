@@ -74,6 +74,57 @@ def test_what_is_no_table_is_named_with_its_line(data, said):
         read_csv(data, "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (r'1,"a \" b"|2,x|3,"c \" d"|', [("1", 'a " b'), ("2", "x"), ("3", 'c " d')]),
+        (r'1,"say \"hi\" now"|', [("1", 'say "hi" now')]),  # polars would read: say \hi\ now
+        (r'1,"12\""|2,"14\", b"|', [("1", '12"'), ("2", '14", b')]),  # before an end and a separator
+        (r'1,"\",|x"|2,b|', [("1", '",\nx'), ("2", "b")]),  # no row is short
+        (r'1,"C:\new \"x\" \\"|2|"3",""|', [("1", r'C:\new "x" ' + "\\"), ("2", None), ("3", None)]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_quotes_after_a_backslash(text, rows, encoding):
+    """As Spark and MySQL write them; no row is lost between two of them."""
+    frame, layout = read_csv(("id,title|" + text).replace("|", "\n").encode(encoding), "t.csv")
+    assert frame.rows() == rows and frame.columns == ["id", "title"]
+    assert str(layout).endswith(", quotes after a backslash") and not layout.is_usual
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (r'1,"C:\"|2,b|3,"D:\"|', [("1", "C:\\"), ("2", "b"), ("3", "D:\\")]),
+        (r'1,"{""k"": ""a \""b\"" c""}"|', [("1", r'{"k": "a \"b\" c"}')]),  # JSON in csv
+        (r"1,5\" pipe|", [("1", r"5\" pipe")]),  # within an unquoted text
+        (r'1,"C:\"|2,' + "x" * 200_000 + "|", [("1", "C:\\"), ("2", "x" * 200_000)]),
+    ],
+)
+def test_backslashes_before_quotes_that_are_doubled(text, rows):
+    frame, layout = read_csv(("id,title|" + text).replace("|", "\n").encode(), "t.csv")
+    assert frame.rows() == rows and layout.is_usual
+
+
+def test_backslashes_whose_meaning_cannot_be_told():
+    with pytest.raises(
+        CsvError, match="t.csv cannot be read: the row that starts on line 3: .* starts on line 2: .* double"
+    ):
+        read_csv(b'id,title\n1,"C:\\"\n2,"a \\" b"\n', "t.csv")
+    with pytest.raises(CsvError, match="t.csv: of the row that starts on line 3 it cannot be told"):
+        read_csv(b'id,title\n1,b\n"12\\"",", x"\n', "t.csv")
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("rows", [['TV 32" LCD', "b"], ['TV 32"', "b", '40" x', 'a 5" x 7"', ""]])
+def test_quotes_within_unquoted_texts(rows, separator):
+    text = "".join(
+        f"{separator.join(row)}\n" for row in [("id", "title", "n"), *((str(n), t, "1") for n, t in enumerate(rows))]
+    )
+    frame, _ = read_csv(text.encode(), "t.csv")
+    assert frame["title"].to_list() == [each or None for each in rows] and frame["n"].to_list() == ["1"] * len(rows)
+
+
 def test_a_mark_between_rows_is_a_text():
     frame, layout = read_csv("a|b\n\ufeffc|d,e\n".encode(), "t.csv")
     assert frame.equals(pl.DataFrame({"a": ["\ufeffc"], "b": ["d,e"]})) and str(layout) == "separator '|', utf-8"

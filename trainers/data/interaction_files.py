@@ -24,6 +24,7 @@ from hub_cards.csv_table import DECIMAL_COMMA, read_csv
 from trainers.data.readers.base import id_column
 from trainers.data.readers.text_lines import bad_json_line
 from trainers.data.splits import PARTS
+from trainers.data.time_formats import iso_times
 
 logger = logging.getLogger(__name__)
 
@@ -292,18 +293,22 @@ def _as_time(times: pl.Series, file: Path) -> pl.Series:
     """Timestamps that sort: integers stay exact, other numbers become floats, text must be ISO dates."""
     if times.dtype == pl.String:
         stripped = times.str.strip_chars().str.replace(DECIMAL_COMMA, "$1.$2")
-        for parse in (
-            lambda: stripped.cast(pl.Int64),
-            lambda: stripped.cast(pl.Float64),
-            lambda: stripped.str.to_datetime(),
-        ):
+        for kind in (pl.Int64, pl.Float64):
             try:
-                times = parse()
+                times = stripped.cast(kind)
                 break
             except pl.exceptions.PolarsError:
                 continue
         else:
-            raise InteractionError(f"{file}: timestamps are neither all numbers nor all ISO dates, as {times[0]!r}.")
+            dates = iso_times(stripped)
+            bad = dates.is_null() & (stripped != "").fill_null(False)
+            if bad.any():
+                rows = named_as("row", (bad.arg_true() + 1).to_list())
+                raise InteractionError(
+                    f"{file}: timestamps are neither all numbers nor all ISO dates, as {times.filter(bad)[0]!r} in "
+                    f"{rows}; write 2024-05-31 or 2024-05-31T18:30:00."
+                )
+            times = dates
     bad = times.is_null() | times.is_nan() if times.dtype.is_float() else times.is_null()
     if bad.any():
         rows = named_as("row", (bad.arg_true() + 1).to_list())

@@ -271,7 +271,7 @@ class _Preparation:
             texts = [text for _, text in named[:MAX_EXAMPLES]]
             self.report.drop("interactions", reason, dropped.get(reason, 0), texts)
         self.job = replace(job, has_rating=any(result["has_rating"] for result in placed))
-        self.stages.release("log")
+        self.stages.release("log", "placed")
 
     def _order_users(self) -> list[dict]:
         results = self._run("users", tasks.order_users, self.job.partitions)
@@ -279,7 +279,7 @@ class _Preparation:
         for reason in (SAME_TIME, SAME_ITEM):
             self.report.drop("interactions", reason, dropped.get(reason, 0))
         self.counts |= _summed(result["counts"] for result in results)
-        self.stages.release("placed")
+        self.stages.release("placed", "users")
         return results
 
     def _k_core(self, ordered: list[dict]) -> np.ndarray:

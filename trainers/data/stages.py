@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class Stages:
     def __init__(self, folder: Path, map_tasks: MapTasks = in_turn):
         self.folder, self.map_tasks = folder, map_tasks
         self._begun: set[str] = set()
+        self._released: dict[str, tuple[str | None, Callable[[], list[dict]]]] = {}  # their readers; does them again
 
     def run(
         self, stage: str, function: Callable[[int, Path], dict], count: int, inputs: Sequence[Any] | None = None
@@ -112,6 +114,7 @@ class Stages:
         if kept.is_file():
             results = json.loads(kept.read_text(encoding="utf-8"))
             if results["inputs"] == inputs:
+                self._released[stage] = results.get("reader"), partial(self.run, stage, function, count, inputs)
                 return results["results"]
             kept.unlink()
         place.mkdir(exist_ok=True)
@@ -121,7 +124,10 @@ class Stages:
         found = {number: record["result"] for number, record in enumerate(records) if record is not None}
         if todo:
             self._forget_later()
+            read_last = self._redo_released(stage)
             found |= dict(self.map_tasks(StageTask(function, place, inputs), todo))
+            for each in read_last:
+                self.release(each, stage)
         return [found[number] for number in range(count)]
 
     def _forget_later(self) -> None:
@@ -129,13 +135,31 @@ class Stages:
             if path.name.removesuffix(".json") not in self._begun and path.name not in (PLAN, LOCK_NAME, SHARED):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def release(self, stage: str) -> None:
-        """Gives up the files of a stage, once what is made of them is complete; what its tasks returned stays."""
+    def _redo_released(self, stage: str) -> list[str]:
+        """Does the stages again whose files are gone and were read by this one, or by one that was forgotten. Returns
+        those that this one reads last."""
+        needed = {
+            name: self._released.pop(name)
+            for name, (reader, _) in [*self._released.items()]
+            if reader == stage or reader not in self._begun
+        }
+        for name, (_, again) in needed.items():
+            (self.folder / f"{name}.json").unlink()
+            again()
+        return [name for name, (reader, _) in needed.items() if reader == stage]
+
+    def release(self, stage: str, reader: str) -> None:
+        """Gives up the files of a stage, once what is made of them is complete; what its tasks returned stays.
+
+        Args:
+            stage (`str`): the stage.
+            reader (`str`): the stage that reads the files last. If that has to be done again, so has this one.
+        """
         records = [_record(path) for path in sorted((self.folder / stage).glob("[0-9]*"))]
         if records:
             whole = [record for record in records if record is not None]
             kept = {name: [record[name[:-1]] for record in whole] for name in ("results", "inputs")}
-            write_text(self.folder / f"{stage}.json", json.dumps(kept))
+            write_text(self.folder / f"{stage}.json", json.dumps(kept | {"reader": reader}))
         shutil.rmtree(self.folder / stage, ignore_errors=True)
 
     def files(self, stage: str, name: str) -> list[Path]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 
-from trainers.data.readers.timestamps import TimeUnit
+from trainers.data.readers.timestamps import TimeUnit, iso_dates
 
 # Day before month first: of a date that may be either, and of which no other tells, it is the usual one.
-DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d %b %Y", "%b %d, %Y")
+DATES = (
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d %b %Y", "%b %d, %Y"),
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y"),
+)
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p", ", %H:%M:%S", ", %H:%M")
 ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?$"
 COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"  # 20240501
@@ -50,10 +53,7 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
     text = column.cast(pl.String, strict=False).str.strip_chars()
     known = _known(text)
     if not len(known) or _share(known, ISO) >= 0.5:
-        # "2024-05-01 12:00 UTC" is "...+00:00"; a blank before a zone is none
-        text = text.str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"(\d) ([+-]\d\d:?\d\d)$", "$1$2")
-        text = text.str.replace(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d)([+-])", "$1:00$2")
-        return text, "iso", "ISO dates"
+        return _usual_zones(text), "iso", "ISO dates"
     if _share(known, COMPACT) >= SHARE:
         return text.str.to_datetime("%Y%m%d", strict=False, time_unit="us"), "iso", "dates as YYYYMMDD"
     if _share(known, NUMBER) >= 0.5:
@@ -65,6 +65,18 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
         return text, "iso", "no dates that are known"
     said = f"dates as {found}" + (", or month first: no value tells" if ambiguous else "")
     return _parsed(text, found), "iso", said
+
+
+def iso_times(text: pl.Series) -> pl.Series:
+    """Datetimes in UTC; null for what is no ISO date with a year of four digits, or has blanks around it."""
+    usual = _usual_zones(text.set(~text.str.contains(r"^\d{4}-").fill_null(False), None))
+    return usual.to_frame().select(iso_dates(pl.col(text.name))).to_series()
+
+
+def _usual_zones(text: pl.Series) -> pl.Series:
+    # "2024-05-01 12:00 UTC" is "...+00:00"; a blank before a zone is none
+    text = text.str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"(\d) ([+-]\d\d:?\d\d)$", "$1$2")
+    return text.str.replace(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d)([+-])", "$1:00$2")
 
 
 def date_format(known: pl.Series) -> tuple[str, bool]:
@@ -85,8 +97,10 @@ def date_format(known: pl.Series) -> tuple[str, bool]:
 
 def _parsed(text: pl.Series, form: str) -> pl.Series:
     if "%H" in form or "%I" in form:
-        return text.str.to_datetime(form, strict=False, time_unit="us")
-    return text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        times = text.str.to_datetime(form, strict=False, time_unit="us")
+    else:
+        times = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+    return times.set(times.dt.year() < 1000, None) if "%Y" in form else times  # "24" is no year of four digits
 
 
 def _known(column: pl.Series) -> pl.Series:

@@ -3,8 +3,12 @@
 import time
 from collections.abc import Callable
 
+import torch
+from accelerate.utils import broadcast
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl
+
+from trainers.hub.model_facts import last_entry
 
 
 class EpochCallback(TrainerCallback):
@@ -69,6 +73,9 @@ class TimeLimitCallback(TrainerCallback):
     The learning rate's schedule follows the time where that is further than the steps, so that it ends with the
     training: a model that the limit stops in the middle of a cosine is worse than one that had a whole, shorter one.
 
+    The seconds of a training that is resumed count, as far as its log tells them (`train_seconds`). Of several
+    processes the first one's clock holds: each by its own would take other steps and leave the others waiting.
+
     Args:
         seconds (`float`): the limit.
     """
@@ -76,21 +83,28 @@ class TimeLimitCallback(TrainerCallback):
     def __init__(self, seconds: float):
         self.seconds = seconds
         self.start = 0.0  # set when the training begins
+        self.spent = 0.0  # seconds until the step that was made last
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
-        self.start = time.monotonic()
+        earlier = last_entry(state.log_history, "train_seconds")
+        self.spent = earlier["train_seconds"] if earlier else 0.0
+        self.start = time.monotonic() - self.spent
         if isinstance(lr_scheduler, LambdaLR):
             lr_scheduler.lr_lambdas = [self._in_time(f, state.max_steps) for f in lr_scheduler.lr_lambdas]
 
     def _in_time(self, schedule: Callable[[int], float], max_steps: int) -> Callable[[int], float]:
         def factor(step: int) -> float:
-            spent = (time.monotonic() - self.start) / self.seconds
-            return schedule(max(step, int(min(spent, 1.0) * max_steps)))
+            return schedule(max(step, int(min(self.spent / self.seconds, 1.0) * max_steps)))
 
         return factor
 
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.spent = time.monotonic() - self.start
+        if args.world_size > 1:
+            self.spent = broadcast(torch.tensor(self.spent, device=args.device)).item()
+
     def on_step_end(self, args, state, control, **kwargs):
-        if time.monotonic() - self.start > self.seconds:
+        if self.spent > self.seconds:
             control.should_training_stop = True
             control.should_evaluate = args.eval_strategy != "no"
             control.should_save = args.save_strategy != "no"

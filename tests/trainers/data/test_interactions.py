@@ -117,11 +117,26 @@ def test_users_keep_file_order_even_if_later_in_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "times", [("2020-01-10", "2020-01-09"), ("1e3", "999.5"), ("1546300800000000001", "1546300800000000000")]
+    "times",
+    [
+        ("2020-01-10", "2020-01-09"),
+        ("2020-01-10 09:30 UTC", "2020-01-10T10:00:00.5+02:00"),
+        ("1e3", "999.5"),
+        ("1546300800000000001", "1546300800000000000"),
+    ],
 )
 def test_dates_floats_and_large_integers_sort(tmp_path, times):
     write(tmp_path, "interactions.csv", f"user_id,item_id,timestamp\nu,a,{times[0]}\nu,b,{times[1]}\n")
     assert as_ids(Interactions.from_folder(tmp_path, IDS)) == [["b", "a"]]
+
+
+@pytest.mark.parametrize(
+    "times", [("01/12/2024", "02/01/2024"), ("2024-01-02", "2.1.2024"), ("24-01-02", "2024-01-01")]
+)
+def test_dates_whose_order_would_be_a_guess_are_refused(tmp_path, times):
+    write(tmp_path, "interactions.csv", f"user_id,item_id,timestamp\nu,a,{times[0]}\nu,b,{times[1]}\n")
+    with pytest.raises(InteractionError, match="nor all ISO dates, as .* in rows? [12]"):
+        Interactions.from_folder(tmp_path, IDS)
 
 
 def test_numeric_ids_become_strings_and_leading_zeros_stay(tmp_path):

@@ -2,6 +2,7 @@
 when a run ends early."""
 
 import json
+import os
 import shutil
 from datetime import datetime
 from functools import partial
@@ -165,6 +166,37 @@ def test_a_shard_that_was_mended_is_read_again(tmp_path):
     assert names[:6] == [0, 1, 1, 2, 3, 0]  # the first shard once, the second twice, then those of the items
     expected = prepare_data_set(reader(shop), tmp_path / "one" / "shop", latest_time=LATEST)
     assert json.loads((tmp_path / "shop" / "prepared.json").read_text()) == expected
+
+
+@pytest.mark.parametrize("damaged", ["items", "users", "core-1"])
+def test_what_was_read_and_given_up_is_read_again_if_need_be(tmp_path, monkeypatch, damaged):
+    """Files of `log` and `placed` are gone when the k-core begins; what is made of them may have to be made anew."""
+    shop = make_shop(tmp_path / "source")
+    prepare = partial(prepare_by_partitions, latest_time=LATEST, partitions=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.data.partitioned_folder._Preparation._split", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(reader(shop), tmp_path / "shop")
+    work = tmp_path / ".shop.partitions"
+    assert not (work / "log").exists() and not (work / "placed").exists()
+    if damaged == "items":
+        os.utime(reader(shop).item_shards()[0], (1, 1))
+    else:
+        next((work / damaged / "00001").glob("*.arrow")).unlink()
+    names: list[int] = []
+    with monkeypatch.context() as patch:  # once more, to see what is there then
+        patch.setattr("trainers.data.partitioned_folder._Preparation._split", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(reader(shop), tmp_path / "shop", map_tasks=counting(names))
+    assert not (work / "log").exists() and not (work / "placed").exists()
+    assert (work / "log.json").is_file() and (work / "placed.json").is_file()
+    assert (names == [1, 0, 1, 2]) == (damaged == "core-1")  # that part, and the next round
+    found = prepare(reader(shop), tmp_path / "shop")
+    assert found == prepare_data_set(reader(shop), tmp_path / "one" / "shop", latest_time=LATEST)
+
+
+def stop(*_):
+    raise KeyboardInterrupt
 
 
 def test_two_runs_into_one_folder(shop, tmp_path):

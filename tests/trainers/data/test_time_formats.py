@@ -27,6 +27,9 @@ LATEST = 2**62
         "%d.%m.%Y, %H:%M",
         "%Y/%m/%d %H:%M",
         "%d %b %Y %H:%M",
+        "%d.%m.%y %H:%M",
+        "%d/%m/%y %H:%M",
+        "%m/%d/%y %I:%M %p",
     ],
 )
 def test_dates_are_read(form):
@@ -61,6 +64,16 @@ def test_a_late_day_above_12_decides_the_order_of_day_and_month():
     assert as_times(pl.Series("t", [*many, "02/13/2024"]))[2] == "dates as %m/%d/%Y"
     assert as_times(pl.Series("t", [*many, "13/02/2024"]))[2] == "dates as %d/%m/%Y"
     assert "month first: no value tells" in as_times(pl.Series("t", many))[2]
+
+
+def test_years_of_two_digits():
+    few = ["01/02/24"] * 20
+    for added, form in (("02/13/24", "%m/%d/%y"), ("13/02/24", "%d/%m/%y")):
+        times, _, said = as_times(pl.Series("t", [*few, added]))
+        assert said == f"dates as {form}" and times[-1] == datetime(2024, 2, 13)
+    assert as_times(pl.Series("t", few))[2] == "dates as %d/%m/%y, or month first: no value tells"
+    times, _, said = as_times(pl.Series("t", ["01.02.24", "13.02.24", "13.02.99", "13.02.2024"]))
+    assert said == "dates as %d.%m.%y" and [each and each.year for each in times] == [2024, 2024, 1999, None]
 
 
 def test_what_is_no_time():

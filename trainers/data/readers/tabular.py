@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hub_cards.csv_layout import CsvError, CsvLayout, csv_layout, write_utf8
+from hub_cards.csv_rows import polars_names, table_rows
 from hub_cards.csv_table import DECIMAL_COMMA
 from trainers.data.readers.base import ITEM_SCHEMA, LOG_SCHEMA, RawData, ReadError, ReadingReport
 from trainers.data.readers.item_writer import PART_ROWS, ItemWriter
@@ -25,6 +26,7 @@ from trainers.data.readers.text_lines import (
     line_chunks,
     require_files,
     table_batches,
+    text_lines,
 )
 from trainers.data.readers.timestamps import TimeUnit
 
@@ -187,13 +189,15 @@ class TabularReader:
                 readable = write_utf8(path, layout, scratch / f"{kind}.csv")
             except CsvError as error:
                 raise ReadError(str(error)) from error
-        found = {name.strip(): name for name in _header(readable, layout.separator, path)}
+        found = {name.strip(): name for name in _header(readable, layout, path)}
         try:
             names = _present(path, ours, given, needed, [*found])
         except ReadError as error:
             raise ReadError(f"{error} It was read with {layout}.") from error
         columns = {found[theirs]: name for theirs, name in names.items()}
-        yield from table_batches(readable, columns, report, kind, layout.separator, source=path)
+        yield from table_batches(
+            readable, columns, report, kind, layout.separator, source=path, escaped=layout.escaped
+        )
 
     def _placed(self, path: Path, line: int, fields: dict) -> tuple[str, Mapping]:
         image = fields.get("image")
@@ -229,10 +233,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
-def _header(path: Path, separator: str, source: Path) -> list[str]:
+def _header(path: Path, layout: CsvLayout, source: Path) -> list[str]:
     try:
-        return pl.scan_csv(path, separator=separator, infer_schema=False).collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
+        if layout.escaped:
+            rows = table_rows(text_lines(path), layout.separator, '"', escaped=True)
+            return polars_names(next(row for row in rows if row))
+        return pl.scan_csv(path, separator=layout.separator, infer_schema=False).collect_schema().names()
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         raise ReadError(f"{source} cannot be read: {error}. Is the file complete?") from error
 
 

@@ -7,18 +7,17 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import polars as pl
 from tqdm.auto import tqdm
 
-from hub_cards.csv_rows import bad_row, repeated_columns
+from hub_cards.csv_layout import CsvError, CsvLayout, file_is_escaped, opened
+from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, table_frames, table_rows
 from hub_cards.item_ids import IdError, id_text
 from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
-
-T = TypeVar("T")
 
 CHUNK_BYTES = 32 * 2**20  # of text that is held at once
 MAX_LINE_BYTES = 256 * 2**20
@@ -223,6 +222,7 @@ def table_batches(
     quote: str | None = '"',
     header: bool = True,
     source: Path | None = None,
+    escaped: bool | None = None,
 ) -> Iterator[pl.DataFrame]:
     """
     Rows of a table as strings, `TABLE_ROWS` at a time, with the number of each `line` (not counting line breaks within
@@ -234,28 +234,32 @@ def table_batches(
         separator (`str`, *optional*, defaults to `","`): one character; "::" is read as ":" with empty columns
             between.
         source (`Path`, *optional*): the file that `path` is a copy of, for messages.
+        escaped (`bool`, *optional*): whether quotes in texts have backslashes before them; by default as
+            [`~hub_cards.csv_layout.file_is_escaped`] tells.
 
     Raises:
         ReadError: if a column is missing, two have one name, a line has more fields than the first, whichever columns
-            are read, or the file is cut or not UTF-8.
+            are read, or the file is cut or not UTF-8; or what backslashes before quotes mean cannot be told.
     """
     shown = path if source is None else source
+    if escaped is None:
+        try:
+            escaped = quote is not None and file_is_escaped(path, CsvLayout(separator, "utf-8"), str(shown))
+        except CsvError as error:
+            raise ReadError(str(error)) from error
     try:
-        twice = _of_text(path, lambda lines: repeated_columns(lines, separator, quote)) if header else []
+        twice = repeated_columns(text_lines(path), separator, quote, escaped) if header else []
     except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
-        raise ReadError(f"{shown} cannot be read: {_bad_line(path, separator, quote) or error}") from error
+        raise ReadError(f"{shown} cannot be read: {_bad_line(path, separator, quote, escaped) or error}") from error
     if twice:
         raise ReadError(f"{shown}: the columns {twice} occur twice; rename one of each.")
-    frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
     try:
-        found = frame.collect_schema().names()
+        found, batches = _table(path, separator, quote, header, escaped)
         known = found if header else range(len(found))
         if missing := [name for name in columns if name not in known]:
             raise ReadError(f"{shown} lacks the columns {missing}; it has {list(known)}.")
         names = {each if isinstance(each, str) else found[each]: ours for each, ours in columns.items()}
-        frame = frame.with_row_index(_LINE, offset=2 if header else 1)
-        # all columns: of a line with too many fields polars would take the first ones, unless it reads the last
-        for batch in frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True):
+        for batch in batches:
             batch = batch.select(
                 pl.col(_LINE).cast(pl.Int64).alias("line"),
                 *(pl.col(theirs).alias(ours) for theirs, ours in names.items()),
@@ -265,35 +269,70 @@ def table_batches(
             examples = [f"{shown.name}, line {line}" for line in batch["line"].filter(empty).head(MAX_EXAMPLES)]
             report.drop(kind, "the line is empty", empty.sum(), examples)
             yield batch.filter(~empty)
-    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        raise ReadError(f"{shown} cannot be read: {_bad_line(path, separator, quote) or error}") from error
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        raise ReadError(f"{shown} cannot be read: {_bad_line(path, separator, quote, escaped) or error}") from error
 
 
-def _bad_line(path: Path, separator: str, quote: str | None) -> str | None:
+def _table(
+    path: Path, separator: str, quote: str | None, header: bool, escaped: bool
+) -> tuple[list[str], Iterator[pl.DataFrame]]:
+    """The columns of a table and its rows with their `_LINE`, read by polars unless a quote misleads it."""
+    first_line = 2 if header else 1
+    if not escaped:
+        frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
+        try:
+            if quote is not None and _holds(path, quote.encode()):
+                # a quote within an unquoted text: polars leaves out rows before it says that it was misled
+                for _ in frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=False):
+                    pass
+            found = frame.collect_schema().names()
+            frame = frame.with_row_index(_LINE, offset=first_line)
+            # all columns: of a line with too many fields polars would take the first ones, unless it reads the last
+            return found, frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True)
+        except pl.exceptions.PolarsError:
+            if quote is None or _bad_line(path, separator, quote):
+                raise
+    rows = table_rows(text_lines(path), separator, quote, escaped)
+    first: list[str] = next((row for row in rows if row), [])
+    found = polars_names(first) if header else [f"column_{number}" for number in range(1, len(first) + 1)]
+    return found, _numbered(table_frames(rows if header else chain([first], rows), found, TABLE_ROWS), first_line)
+
+
+def _numbered(frames: Iterable[pl.DataFrame], first_line: int) -> Iterator[pl.DataFrame]:
+    for frame in frames:
+        yield frame.with_row_index(_LINE, offset=first_line)
+        first_line += frame.height
+
+
+def _holds(path: Path, wanted: bytes) -> bool:
+    """Whether a byte is in a file, gzipped or not."""
+    with opened(path) as file:
+        return any(wanted in part for part in iter(lambda: file.read(CHUNK_BYTES), b""))
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, gzipped or not; a byte order mark is left out."""
+    with opened(path) as lines:
+        for line in lines:
+            yield line.decode("utf-8").removeprefix("\ufeff")
+
+
+def _bad_line(path: Path, separator: str, quote: str | None, escaped: bool = False) -> str | None:
     """Names the first line of a table that cannot be read (slow; runs after a failure only)."""
     number = 0
 
-    def first_bad(lines: Iterable[str]) -> str | None:
-        def counted() -> Iterator[str]:
-            nonlocal number
-            for line in lines:
-                number += 1
-                yield line
-
-        return bad_row(counted(), separator, quote)
+    def counted() -> Iterator[str]:
+        nonlocal number
+        for line in text_lines(path):
+            number += 1
+            yield line
 
     try:
-        return _of_text(path, first_bad)
+        return bad_row(counted(), separator, quote, escaped)
     except UnicodeDecodeError as error:
         return f"line {number + 1} is not UTF-8: {error}."
     except (EOFError, OSError, zlib.error) as error:
         return f"after line {number}: {error}. Is the file complete?"
-
-
-def _of_text(path: Path, read: Callable[[Iterable[str]], T]) -> T:
-    """What a function finds in the lines of a text file, gzipped or not; a byte order mark is left out."""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
-        return read(line.decode("utf-8").removeprefix("\ufeff") for line in lines)
 
 
 def bad_json_line(lines: Iterable[str | bytes]) -> str | None:

@@ -39,7 +39,7 @@ def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
         frame = frame.with_columns(value=pl.col("time").cast(pl.Float64))
         wrong = "timestamp is no date"
     elif unit == "iso":
-        frame = frame.with_columns(time=_dates(pl.col("given").cast(pl.String)).to_physical())
+        frame = frame.with_columns(time=iso_dates(pl.col("given").cast(pl.String)).to_physical())
         frame = frame.with_columns(value=pl.col("time").cast(pl.Float64))
         wrong = "timestamp is no ISO date"
     else:
@@ -79,7 +79,7 @@ def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
     return frame.select("time", problem.alias("problem"))
 
 
-def _dates(text: pl.Expr) -> pl.Expr:
+def iso_dates(text: pl.Expr) -> pl.Expr:
     """Datetimes in UTC; null for what is no ISO date."""
     plain = [text.str.to_datetime(form, time_unit="us", strict=False) for form in _DATES]
     days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))

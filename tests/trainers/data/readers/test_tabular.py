@@ -314,3 +314,34 @@ def test_layout_of_a_file_in_parts(read, write, monkeypatch):
     for encoding in ("utf-8", "cp1252", "utf-16"):
         log = read(TabularReader(write("l.csv", text.encode(encoding))))[0]
         assert [row[:2] for row in log] == [(f"ü{row}", "é") for row in range(9)], encoding
+
+
+def written(rows, places, text):
+    header = "user_id,item_id,timestamp,review\n"
+    return header + "".join(f"u{n},i,{1600000000 + n},{text if n in places else 'fine'}\n" for n in range(rows))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("name", ["l.csv", "l.csv.gz"])
+def test_no_row_is_lost_between_quotes_after_a_backslash(read, write, monkeypatch, name, encoding):
+    monkeypatch.setattr("hub_cards.csv_layout.CHUNK_BYTES", 1001)
+    reader = TabularReader(write(name, written(1000, (100, 700), r'"so \"good"').encode(encoding)))
+    log, _, report = read(reader)
+    assert [row[0] for row in log] == [f"u{n}" for n in range(1000)] and not report.dropped("interactions")
+    assert next(iter(reader.settings()["layouts"].values())).endswith(", quotes after a backslash")
+
+
+def test_backslashes_whose_meaning_cannot_be_told_are_named(read, write):
+    text = written(5, (1,), r'"so \"good"') + 'u,i,1600000000,"C:\\"\n'
+    with pytest.raises(ReadError, match="l.csv cannot be read: the row that starts on line 3"):
+        read(TabularReader(write("l.csv", text)))
+
+
+@pytest.mark.parametrize("places", [(3,), (3, 70_000), (60_000, 130_000)])
+def test_quotes_within_unquoted_texts(read, write, monkeypatch, places):
+    """In batches and parts of batches; polars would leave out rows, then end with an error."""
+    monkeypatch.setattr("trainers.data.readers.text_lines.TABLE_ROWS", 20_000)
+    text = written(150_000, places, 'TV 32" LCD') + "u,,1600000000\n"
+    log, _, report = read(TabularReader(write("l.csv", text), write("i.tsv", 'item_id\ttitle\ni\tTV 32" LCD\nj\tb\n')))
+    assert [row[0] for row in log] == [f"u{n}" for n in range(150_000)]
+    assert report.dropped("interactions") == 1 and "line 150002" in str(report.to_dict())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data.readers.base import ReadError, ReadingReport
-from trainers.data.readers.text_lines import json_columns, json_records, line_chunks, load_json
+from trainers.data.readers.text_lines import json_columns, json_records, line_chunks, load_json, table_batches
 
 
 @settings(max_examples=50, deadline=None)
@@ -85,3 +85,14 @@ def test_load_json(write):
     assert load_json(write("a.json", '{"a": [1]}')) == {"a": [1]}
     with pytest.raises(ReadError, match="'b' occurs twice"):
         load_json(write("a.json", '{"a": {"b": 1, "b": 2}}'))
+
+
+def test_tables_without_a_header_whose_quotes_are_odd(write):
+    for text, title in ((r'1::"a \"b"', 'a "b'), ('1::TV 32" LCD', 'TV 32" LCD')):
+        path, report = write("t.dat", f"{text}\n\n2\n"), ReadingReport()
+        frames = list(table_batches(path, {0: "id", 2: "title"}, report, separator=":", header=False))
+        assert [row for frame in frames for row in frame.rows()] == [(1, "1", title), (3, "2", None)]
+        assert report.dropped("interactions") == 1
+    write("t.csv", b'id,title\n1,"a \\"b"\n2,"\xfc"\n')
+    with pytest.raises(ReadError, match="line 3 is not UTF-8"):
+        list(table_batches(path.with_name("t.csv"), {"id": "id"}, ReadingReport()))
