@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import polars as pl
 
-# As long as the HTML of a page; it is one for the whole process.
-csv.field_size_limit(max(csv.field_size_limit(), 2**24))
+LONGEST_FIELD = 2**24  # characters: as the HTML of a page
 
 _BACKSLASH = re.compile(r'\\(["\\])|\\')
 
@@ -69,6 +68,7 @@ def table_rows(lines: Iterable[str], separator: str, quote: str | None, escaped:
     if escaped:  # the csv module would take the backslash away from every character
         lines = (_BACKSLASH.sub(_kept, line) if "\\" in line else line for line in lines)
     escape = "\\" if escaped else None
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))  # it is one for the whole process
     return csv.reader(lines, delimiter=separator, quoting=quoting, escapechar=escape, strict=True)
 
 
