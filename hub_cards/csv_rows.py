@@ -17,6 +17,12 @@ LONGEST_FIELD = 2**24  # characters: as the HTML of a page
 _BACKSLASH = re.compile(r'\\(["\\])|\\')
 
 
+def stray_quotes(separator: str) -> re.Pattern[bytes]:
+    """What finds a quote with a text on both sides: one that is not doubled in a quoted text, between two of which
+    polars takes all rows for one text, or one of an unquoted text."""
+    return re.compile(rb'[^"\r\n%b]"[^"\r\n%b]' % ((re.escape(separator.encode()),) * 2))
+
+
 def bad_row(lines: Iterable[str], separator: str = ",", quote: str | None = '"', escaped: bool = False) -> str | None:
     """Names the first row of a csv table that is longer than the header, or is not closed; see [`table_rows`]."""
     return check_rows(lines, separator, quote, escaped)[0]

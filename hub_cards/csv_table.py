@@ -14,7 +14,7 @@ from hub_cards.csv_layout import (
     quotes_are_escaped,
     separator_of,
 )
-from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, table_frames, table_rows
+from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, stray_quotes, table_frames, table_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,13 +63,15 @@ def read_csv(data: bytes, name: str) -> tuple[pl.DataFrame, CsvLayout]:
     if twice := repeated_columns(_lines(data), separator, escaped=escaped):
         raise CsvError(f"{name}: the columns {twice} occur twice: rename one of each.")
     try:
-        frame = _read_rows(data, separator, name, True) if escaped else _read_polars(data, separator)
-    except pl.exceptions.PolarsError as error:
+        frame = None if escaped or stray_quotes(separator).search(data) else _read_polars(data, separator)
+    except pl.exceptions.PolarsError:
+        frame = None
+    if frame is None:  # a row that is none, or quotes that mislead polars
         _check_utf8(data, name)
-        if wrong := bad_row(_lines(data), separator):
-            advice = "A text with a separator or a quote in it must be quoted."
-            raise CsvError(f"{name} cannot be read: {wrong} {advice}") from error
-        frame = _read_rows(data, separator, name)  # a quote within an unquoted text, which polars stumbles over
+        if wrong := bad_row(_lines(data), separator, escaped=escaped):
+            advice = "A text with a separator or a quote in it must be quoted, and each quote in it doubled."
+            raise CsvError(f"{name} cannot be read: {wrong} {advice}")
+        frame = _read_rows(data, separator, escaped)
     frame = frame.rename(dict(zip(frame.columns, (each.strip() for each in frame.columns), strict=True)))
     layout = CsvLayout(separator, encoding, line_end, mark, escaped)
     return frame.filter(~pl.all_horizontal(pl.all().is_null())), layout
@@ -81,11 +83,10 @@ def _read_polars(data: bytes, separator: str) -> pl.DataFrame:
     return pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False)
 
 
-def _read_rows(data: bytes, separator: str, name: str, escaped: bool = False) -> pl.DataFrame:
+def _read_rows(data: bytes, separator: str, escaped: bool) -> pl.DataFrame:
     """The table, read row by row."""
     import polars as pl
 
-    _check_utf8(data, name)
     rows = table_rows(_lines(data), separator, '"', escaped)
     names = polars_names(next(row for row in rows if row))
     parts = [*table_frames(rows, names, PART_ROWS)]

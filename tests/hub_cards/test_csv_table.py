@@ -125,6 +125,14 @@ def test_quotes_within_unquoted_texts(rows, separator):
     assert frame["title"].to_list() == [each or None for each in rows] and frame["n"].to_list() == ["1"] * len(rows)
 
 
+@pytest.mark.parametrize("places", [(1, 3), (2,), (1, 2, 3)])
+def test_quotes_that_are_not_doubled_lose_no_row(places):
+    """Between two of them polars would take all rows for one text."""
+    rows = "".join(f'{row},"15 " screen {row}"\n' if row in places else f"{row},plain\n" for row in range(5))
+    with pytest.raises(CsvError, match=rf"the row that starts on line {places[0] + 2}: .*each quote in it doubled"):
+        read_csv(f"id,title\n{rows}".encode(), "items.csv")
+
+
 def test_a_mark_between_rows_is_a_text():
     frame, layout = read_csv("a|b\n\ufeffc|d,e\n".encode(), "t.csv")
     assert frame.equals(pl.DataFrame({"a": ["\ufeffc"], "b": ["d,e"]})) and str(layout) == "separator '|', utf-8"

@@ -6,6 +6,7 @@ import ast
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -15,7 +16,7 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from hub_cards.csv_layout import CsvError, CsvLayout, file_is_escaped, opened
-from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, table_frames, table_rows
+from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, stray_quotes, table_frames, table_rows
 from hub_cards.item_ids import IdError, id_text
 from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
 
@@ -281,7 +282,9 @@ def _table(
     if not escaped:
         frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
         try:
-            if quote is not None and _holds(path, quote.encode()):
+            if quote is not None and _holds(path, stray_quotes(separator)):
+                raise pl.exceptions.ComputeError("a quote within a text")
+            if quote is not None and _holds(path, re.compile(re.escape(quote.encode()))):
                 # a quote within an unquoted text: polars leaves out rows before it says that it was misled
                 for _ in frame.collect_batches(chunk_size=TABLE_ROWS, maintain_order=False):
                     pass
@@ -304,10 +307,15 @@ def _numbered(frames: Iterable[pl.DataFrame], first_line: int) -> Iterator[pl.Da
         first_line += frame.height
 
 
-def _holds(path: Path, wanted: bytes) -> bool:
-    """Whether a byte is in a file, gzipped or not."""
+def _holds(path: Path, wanted: re.Pattern[bytes]) -> bool:
+    """Whether something of at most three bytes is in a file, gzipped or not."""
+    end = b""
     with opened(path) as file:
-        return any(wanted in part for part in iter(lambda: file.read(CHUNK_BYTES), b""))
+        while part := file.read(CHUNK_BYTES):
+            if wanted.search(end + part):
+                return True
+            end = part[-2:]
+    return False
 
 
 def text_lines(path: Path) -> Iterator[str]:

@@ -337,6 +337,13 @@ def test_backslashes_whose_meaning_cannot_be_told_are_named(read, write):
         read(TabularReader(write("l.csv", text)))
 
 
+@pytest.mark.parametrize("chunk", [7, 2**20])
+def test_no_row_is_lost_between_quotes_that_are_not_doubled(read, write, monkeypatch, chunk):
+    monkeypatch.setattr("trainers.data.readers.text_lines.CHUNK_BYTES", chunk)
+    with pytest.raises(ReadError, match="l.csv cannot be read: the row that starts on line 102"):
+        read(TabularReader(write("l.csv", written(1000, (100, 700), '"so " good"'))))
+
+
 @pytest.mark.parametrize("places", [(3,), (3, 70_000), (60_000, 130_000)])
 def test_quotes_within_unquoted_texts(read, write, monkeypatch, places):
     """In batches and parts of batches; polars would leave out rows, then end with an error."""
