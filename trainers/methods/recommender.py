@@ -477,13 +477,7 @@ class Recommender:
             )
         tokenizer = UniversalItemTokenizer.from_pretrained(folder)
         stored = tokenizer.stored_memory
-        given, facts = read_recommender(folder)
-        try:
-            rules = RecommendationRules(
-                **{each.name: given[each.name] for each in fields(RecommendationRules) if each.name in given}
-            )
-        except TypeError as error:
-            raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
+        rules, facts = saved_rules(folder), read_recommender(folder)[1]
         try:
             return cls(load_model(folder).eval(), tokenizer, stored, rules, facts, journal=read_journal(folder))
         except UnknownItemError as error:
@@ -515,9 +509,24 @@ class Recommender:
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
 
 
+def saved_rules(folder: Path) -> RecommendationRules:
+    """
+    The rules of a [`Recommender`]'s folder; the defaults where there are none.
+
+    Raises:
+        ValueError: the file is broken, or one of another format version.
+    """
+    given, _ = read_recommender(folder)
+    names = [each.name for each in fields(RecommendationRules) if each.name in given]
+    try:
+        return RecommendationRules(**{name: given[name] for name in names})
+    except TypeError as error:
+        raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
+
+
 def is_within(place: NetworkReference) -> bool:
     """Whether the network of the items is in a folder within a recommender's, and travels with it."""
     return Path(place.name_or_path).name == NETWORK_FOLDER and Path(place.name_or_path).is_dir()
 
 
-__all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules"]
+__all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules", "saved_rules"]
