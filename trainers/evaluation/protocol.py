@@ -139,13 +139,10 @@ def evaluate(
         "num_cases": len(cases),
         "num_short": interactions.num_users - num_users,
         "num_without_history": interactions.num_held_out(part) - len(cases),
-        "split": interactions.split,
-        "part": part,
-        "seen": "masked" if mask_seen else "kept",
+        **protocol_of(interactions, part, mask_seen),
         "max_history": limit,
         "ties": getattr(ranker, "ties", "ranker's order"),
         "num_beams": getattr(ranker, "num_beams", None),
-        "candidates": f"all {num_items} items",
     }
     if mask_seen:
         result["num_unreachable"] = num_unreachable
@@ -164,6 +161,18 @@ def evaluate(
     if per_user:
         result["per_user"] = {"users": cases.users, "targets": cases.targets, "ranks": ranks, **per_case}
     return result
+
+
+def protocol_of(
+    interactions: Interactions, part: Literal["validation", "test"] = "test", mask_seen: bool = False
+) -> dict[str, str]:
+    """What two results must share to be compared, as [`evaluate`] states it."""
+    return {
+        "split": interactions.split,
+        "part": part,
+        "seen": "masked" if mask_seen else "kept",
+        "candidates": f"all {interactions.num_items} items",
+    }
 
 
 def transition_counts(training: Interactions, items: np.ndarray, followers: np.ndarray) -> np.ndarray:
