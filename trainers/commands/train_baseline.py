@@ -84,6 +84,7 @@ from trainers.sequential_trainer import SequentialTrainingArguments
 
 STAGES = [
     "checkpoints/recommender",
+    "checkpoints/recommender-pretraining",  # S3-Rec's
     "tokenizer/training",
     "collaborative-embeddings-seed-*/sasrec/checkpoints",
     "collaborative-embeddings-seed-*",

@@ -1,6 +1,7 @@
 """Every baseline from the command line in small: trained, saved, loaded again, resumed, pushed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,20 @@ def test_a_memory_is_a_second_row(workplace, tmp_path):
         train(workplace, "rq-kmeans", tmp_path / "run")
     train(workplace, "rq-kmeans", tmp_path / "run", "--overwrite")
     assert load_ranker(folder, domain.interactions).memory is None
+
+
+def test_what_s3_rec_was_pre_trained_to_goes_with_an_earlier_run(workplace, tmp_path):
+    """No later --resume takes it; and a run that was stopped there is not begun anew without a word."""
+    train(workplace, "s3-rec", tmp_path)
+    folder = tmp_path / "checkpoints" / "recommender-pretraining"
+    (checkpoint,) = folder.glob("checkpoint-*")
+    checkpoint.rename(folder / "checkpoint-999")
+    train(workplace, "s3-rec", tmp_path, "--overwrite")
+    assert list(folder.iterdir()) == [checkpoint]
+    for path in (tmp_path / "results.json", tmp_path / "recommender", tmp_path / "checkpoints" / "recommender"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(SystemExit, match="recommender-pretraining holds checkpoints of a run that was stopped"):
+        train(workplace, "s3-rec", tmp_path)
 
 
 def test_letters_variants(workplace, tmp_path):
