@@ -38,7 +38,7 @@ from trainers.data.domains import Domain
 from trainers.data.item_brands import item_brands
 from trainers.data.prepared_folder import PAIRS
 from trainers.evaluation.metrics import TABLE_METRICS
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.protocol import check_cases, evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.download import find_model
 from trainers.hub.model_facts import memory_facts
@@ -131,6 +131,9 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     domain, remembered = read_data(arguments)
     print(domain)
     interactions = domain.interactions
+    judges = not arguments.no_test and not arguments.all_interactions
+    if judges:
+        check_cases(interactions)  # known before the memory is built
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
     ranker = GenerativeRanker.from_pretrained(
         folder, interactions.item_ids, arguments.num_beams, arguments.batch_size, memory=False
@@ -170,7 +173,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         stored.facts |= {"content": content_name, "content_encoder": encoder}
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
     rows: list[dict[str, Any]] = []
-    if not arguments.no_test and not arguments.all_interactions:
+    if judges:
         for name, memory in (("with memory", stored.memory), ("network alone", None)):
             ranker.memory = memory
             result = evaluate(

@@ -102,8 +102,7 @@ def evaluate(
         raise ValueError(f"Expected semantic IDs of all {num_items} items of the catalogue, got {len(groups)}.")
     cases = interactions.cases(part)
     num_users = len(np.unique(cases.users))
-    if not len(cases):
-        raise ValueError(_no_case(interactions, part))
+    check_cases(interactions, part)
     name = getattr(ranker, "name", type(ranker).__name__)
 
     ranks, group_ranks = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
@@ -194,10 +193,18 @@ def transition_counts(training: Interactions, items: np.ndarray, followers: np.n
     return result
 
 
-def _no_case(interactions: Interactions, part: str) -> str:
+def check_cases(interactions: Interactions, part: Literal["validation", "test"] = "test") -> None:
+    """
+    For what evaluates after other work: known before it.
+
+    Raises:
+        ValueError: the part has no case.
+    """
+    if len(interactions.cases(part)):
+        return
     if interactions.parts is None:
-        return f"No user has three interactions or more ({interactions.num_short} users are shorter)."
-    return f"The split has no interaction in {part!r} that follows another one of its user."
+        raise ValueError(f"No user has three interactions or more ({interactions.num_short} users are shorter).")
+    raise ValueError(f"The split has no interaction in {part!r} that follows another one of its user.")
 
 
 def _check_ranking(

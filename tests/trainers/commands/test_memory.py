@@ -67,6 +67,18 @@ def make_recommender(folder, kind: str = "T5") -> None:
     UniversalItemTokenizer(index, None).save_pretrained(folder, include_network=False)
 
 
+def test_a_split_without_test_items_is_known_before_the_memory_is_built(tmp_path, data, monkeypatch):
+    make_recommender(tmp_path / "recommender")
+    (data / "sequences.jsonl").unlink()
+    rows = [f"u,{IDS[row]},{row},{part}" for row, part in enumerate(["train"] * 5 + ["validation"] * 3)]
+    (data / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp,split", *rows]))
+    flags = ["--recommender", str(tmp_path / "recommender"), "--data", str(data)]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="The split has no interaction in 'test'"):
+        patch.setattr("trainers.commands.memory.choose_memory", None)
+        run_command("memory", flags)
+    run_command("memory", [*flags, "--no_test"])
+
+
 def give_brands(folder) -> list[str]:
     """Brands of the items but each third, in the data; their lower case."""
     rows = [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -407,6 +407,7 @@ def test_an_encoder_that_is_not_there_is_known_before_a_training(workplace, tmp_
     ("interactions", "said"),
     [
         ("split\nu,i0,0,train\nu,i1,1,train\nu,i2,2,test", "--memory is chosen on validation items"),
+        ("split\nu,i0,0,train\nu,i1,1,train\nu,i2,2,validation", "The split has no interaction in 'test' that"),
         ("rating\nu,i0,0,1\nu,i1,1,1", "nothing to train on"),  # a validation and a test item
     ],
 )
@@ -417,6 +418,15 @@ def test_parts_that_are_empty_are_named_before_the_training(workplace, tmp_path,
     flags = ["--model", "rq-kmeans", "--memory", "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=said):
         run_command("train-baseline", flags)
+
+
+def test_fine_tuning_knows_before_a_training_that_there_is_no_test_item(workplace, tmp_path):
+    (tmp_path / "items.jsonl").write_bytes((workplace / "tiny" / "items.jsonl").read_bytes())
+    rows = "u,i0,0,train\nu,i1,1,train\nu,i2,2,validation\n"
+    (tmp_path / "interactions.csv").write_text(f"user_id,item_id,timestamp,split\n{rows}")
+    with pytest.raises(SystemExit, match="The split has no interaction in 'test' that follows another one"):
+        run_command("finetune", ["--data", str(tmp_path), "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_texts_that_say_nothing_are_named(workplace, tmp_path):
