@@ -220,6 +220,9 @@ def test_item_level_on_semantic_ids_that_are_there(workplace, tmp_path):
     np.testing.assert_allclose(tokenizer.index.content[:-1], vectors[::-1], atol=1e-2)
     assert not tokenizer.index.content[-1].any(), "nothing is known of it"
     assert rows[0]["model"] == "item-level"
+    report = json.loads((tmp_path / "run" / "tokenizer" / "tokenizer_report.json").read_text())
+    assert report["settings"] == {"semantic_ids": f"{tmp_path.name}/ids"}, "no path of this machine"
+    assert str(tmp_path) not in (tmp_path / "run" / "results.json").read_text()
     with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level"):
         train(workplace, "item-level", tmp_path / "none")
     with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level"):
