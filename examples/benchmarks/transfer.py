@@ -32,6 +32,9 @@ Rules, fixed before any test item is looked at:
 4. Each is judged alone and with a memory of the same users' interactions, chosen walk-forward; beside them the linear
    ranker and the memory alone, of the same users.
 
+A pre-training is kept in --work_dir with what it was made with, and taken again by the next run; one that was made
+with something else (other domains, codes, texts, settings) is refused. Codes from two folders need two names.
+
 `against_scratch` is the paired test of a pre-trained one against the one from scratch on the same users and seed.
 `--tokenizer_on all` shows the tokenizer the target's texts, too.
 """
@@ -39,6 +42,7 @@ Rules, fixed before any test item is looked at:
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -64,13 +68,14 @@ from quality import (
 )
 from recipes import RECOMMENDER, Setting, TrainedRanker, floor, generative_ranker, validation_of, with_memory
 
-from hub_cards.formatting import markdown_table
+from hub_cards.formatting import markdown_table, plain
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.files import read_json_object, read_lines, write_json
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain, domain_folders
 from trainers.evaluation.significance import paired_test
 from trainers.evaluation.tables import CASES, portable_command
+from trainers.hub.model_facts import NOT_LEARNING
 from trainers.methods.baselines import GIVEN, ItemEmbeddings, train_generative_baseline
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, set_item_content
 from trainers.methods.item_level_pretraining import pretrain_item_level, set_centred_content
@@ -87,6 +92,7 @@ from trainers.recommender_trainer import RecommenderTrainingArguments
 
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 FACTS = "pretraining.json"
+MADE_WITH = "made_with"  # in it
 FLOORS = (LINEAR, "memory")
 
 
@@ -156,6 +162,11 @@ class TransferArguments:
         if unknown := {each for each in self.codes if "=" not in each} - set(SHARED):
             raise SystemExit(
                 f"--codes: {', '.join(sorted(unknown))} is neither NAME=FOLDER nor of {', '.join(SHARED)}."
+            )
+        given = [each.partition("=")[0] for each in dict.fromkeys(self.codes)]
+        if twice := sorted({name for name in given if given.count(name) > 1}):
+            raise SystemExit(
+                f"--codes: {', '.join(twice)} stands for codes from two places: give each a name of its own."
             )
         if self.tokenizer_on == "all" and "letter" in self.codes:
             raise SystemExit(
@@ -228,7 +239,10 @@ class Case:
 def main(arguments: TransferArguments, *sections: Any) -> None:
     results = Path(arguments.results)
     if not arguments.table_only:
-        for case in cases_of(arguments, sections):
+        cases = list(cases_of(arguments, sections))
+        for case in cases:
+            check_pretraining(case)
+        for case in cases:
             try:
                 run_case(case, results)
             except Exception:  # the other cases are hours of work: go on with them
@@ -390,33 +404,63 @@ def prepared(case: Case) -> tuple[TokenizedItems, dict[str, Any]]:
         tokenizers = shared_tokenizers(case)
         facts = {"tokenizer_processor_seconds": round(since(start)[1], 1)}
         facts |= pretrain(case, tokenizers, semantic_ids_of_target(case, embeddings))
-        write_json(case.folder / FACTS, facts)
+        write_json(case.folder / FACTS, facts | {MADE_WITH: made_with(case)})
     items = semantic_ids_of_target(case, embeddings)
     if case.is_item_level:
         encoder = embeddings.text_encoder_fingerprint(fitted=True)
         set_item_content(items.tokenizer.index, embeddings.item_ids, embeddings.text, encoder)
-    return items, read_json_object(case.folder / FACTS)
+    facts = read_json_object(case.folder / FACTS)
+    facts.pop(MADE_WITH)  # which names folders
+    return items, facts
+
+
+def made_with(case: Case) -> dict[str, Any]:
+    """What a pre-training depends on beside what its folder's name says, as JSON has it."""
+    arguments = case.arguments
+    read = [*case.sources, *([case.target] if arguments.tokenizer_on == "all" else [])]
+    texts = arguments.text_encoder
+    network, training = pretraining_arguments(case)
+    if arguments.embeddings:
+        texts = [str(Path(str(case.embeddings[each.name].text_folder)).resolve()) for each in (*read, case.target)]
+    told = {
+        "domains": {each.name: [each.interactions.num_items, len(each.interactions.items)] for each in read},
+        "codes": case.name if "=" not in case.codes else str(given_folder(case).resolve()),
+        "texts": texts,
+        "recommender": dataclasses.asdict(network),
+        "training": {
+            each.name: plain(getattr(training, each.name))
+            for each in dataclasses.fields(training)
+            if each.name not in NOT_LEARNING and each.name != "num_beams"
+        },
+    }
+    told["recommender"].pop("early_stopping_patience", None)  # nothing is validated
+    return json.loads(json.dumps(told))
+
+
+def check_pretraining(case: Case) -> None:
+    """
+    Looks at the pre-training that is there, if there is one, before any work.
+
+    Raises:
+        SystemExit: it was made with something else than this run has, or does not say with what.
+    """
+    if not (case.folder / FACTS).is_file():
+        return
+    found, wanted = read_json_object(case.folder / FACTS).get(MADE_WITH), made_with(case)
+    way = f"delete {case.folder}, or give another --work_dir."
+    if not isinstance(found, dict):
+        raise SystemExit(f"{case.folder / FACTS} does not say what the pre-training was made with: {way}")
+    if unlike := [
+        f"{name} {found.get(name)!r}, not {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]
+    ]:
+        raise SystemExit(f"{case.folder} was pre-trained with {'; '.join(unlike)}: {way}")
 
 
 def pretrain(case: Case, tokenizers: dict[str, UniversalItemTokenizer], items: TokenizedItems) -> dict[str, Any]:
     """Pre-trains a recommender on the domains before the target, whose semantic IDs are `items`; what it says of
     itself."""
-    start, setting = clocks(), case.setting(case.target, case.folder)
-    training = training_of(
-        case,
-        setting,
-        case.folder,
-        max_steps=case.arguments.pretraining_steps,
-        max_history=case.arguments.max_history,
-        domain_temperature=case.arguments.domain_temperature,
-        logging_steps=max(1, case.arguments.pretraining_steps // 20),
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        use_cpu=validation_of(setting)["use_cpu"],
-        disable_tqdm=setting.training.disable_tqdm,
-    )
-    arguments = network_of(case, setting)
+    start = clocks()
+    arguments, training = pretraining_arguments(case)
     if isinstance(arguments, ItemLevelArguments):
         content = {each.name: case.embeddings[each.name].text_content for each in case.sources}
         encoder = case.embeddings[case.target.name].text_encoder_fingerprint(fitted=True)
@@ -431,6 +475,28 @@ def pretrain(case: Case, tokenizers: dict[str, UniversalItemTokenizer], items: T
     save_recommender(trainer.model, None, case.folder / RECOMMENDER)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"pretraining_processor_seconds": round(since(start)[1], 1), "pretraining_loss": losses[-1]}
+
+
+def pretraining_arguments(
+    case: Case,
+) -> tuple[ItemLevelArguments | RecommenderArguments, RecommenderTrainingArguments]:
+    """What the recommender of a pre-training is made and trained with."""
+    setting = case.setting(case.target, case.folder)
+    training = training_of(
+        case,
+        setting,
+        case.folder,
+        max_steps=case.arguments.pretraining_steps,
+        max_history=case.arguments.max_history,
+        domain_temperature=case.arguments.domain_temperature,
+        logging_steps=max(1, case.arguments.pretraining_steps // 20),
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        use_cpu=validation_of(setting)["use_cpu"],
+        disable_tqdm=setting.training.disable_tqdm,
+    )
+    return network_of(case, setting), training
 
 
 def shared_tokenizers(case: Case) -> dict[str, UniversalItemTokenizer]:

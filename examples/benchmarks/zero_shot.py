@@ -24,18 +24,21 @@ python examples/benchmarks/zero_shot.py --table_only
 ```
 
 A line of JSON for each run: GAUC on the same rows for every model of a domain, and Recall and NDCG over the whole
-catalogue (leave-one-out, seen items kept). What has a line already is not run again. Domains of the pre-training are
+catalogue (leave-one-out, seen items kept). What has a line already is not run again. A pre-trained recommender goes by
+its folder's name: another one of that name, by its weights, is refused. Domains of the pre-training are
 told apart by the model's card, or by `--pretrained_on`. A recommender's semantic IDs of a domain are looked for in
 `items/<domain>` of its folder; where there are none, its item tokenizer makes them.
 """
 
 import copy
+import hashlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +85,7 @@ BASELINES = ("popularity", *NEAREST, "title-likelihood")
 SCRATCH = "scratch"
 NEAREST_CODES = "nearest-codes"
 MEMORY = "-with-memory"
+WEIGHTS = "pretrained_weights"  # their digest, in a line
 # The defaults, whatever the domain: a domain that was not trained on has nothing to choose by.
 MEMORY_SETTINGS = MemorySettings(content_weight=LinearSettings().content_weight)
 
@@ -155,7 +159,9 @@ class Run:
 def main(arguments: BenchmarkArguments, choices: RowChoices, flags: ZeroShotArguments, *sections: Any) -> None:
     results = Path(arguments.results)
     if not arguments.table_only:
-        for run in list(planned(arguments, choices)):  # every domain is read and drawn from before the first run
+        runs = list(planned(arguments, choices))  # every domain is read and drawn from before the first run
+        check_names(runs, results)
+        for run in runs:
             key = run.key()
             name = " ".join(str(value) for value in list(key.values())[:4])
             if any(all(line.get(k) == value for k, value in key.items()) for line in read_lines(results)):
@@ -172,6 +178,34 @@ def main(arguments: BenchmarkArguments, choices: RowChoices, flags: ZeroShotArgu
     lines = read_lines(results)
     if lines:
         print(render_zero_shot(lines))
+
+
+def check_names(runs: list[Run], results: Path) -> None:
+    """
+    Looks whether the pre-trained recommenders are those that earlier lines of their names are of, where these say so.
+
+    Raises:
+        SystemExit: there is another one of the same name.
+    """
+    known = {line["model"]: line[WEIGHTS] for line in read_lines(results) if line.get(WEIGHTS)}
+    for run in runs:
+        if run.pretrained is None or run.name not in known:
+            continue
+        if known[run.name] != weights_of(run.pretrained):
+            raise SystemExit(
+                f"{results} has lines of {run.name}, of other weights than those of {run.pretrained}: rename the "
+                "folder, or give other --results and --work_dir."
+            )
+
+
+@cache
+def weights_of(pretrained: Path) -> str:
+    """Digest of a pre-trained recommender's weights."""
+    digest = hashlib.sha256()
+    for path in sorted((pretrained / "recommender").glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]:
@@ -196,6 +230,11 @@ def planned(arguments: BenchmarkArguments, choices: RowChoices) -> Iterator[Run]
             raise SystemExit(
                 f"--pretrained {folder}: no folder recommender in it; make one with examples/pretrain.py."
             )
+    names = [Path(folder).resolve().name for folder in dict.fromkeys(arguments.pretrained)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SystemExit(
+            f"--pretrained: {', '.join(twice)} is the name of two folders, by which lines go: rename one."
+        )
     for share in arguments.train_users:
         if not 0 <= share <= 1:
             raise SystemExit(f"--train_users: shares between 0 and 1, got {share}.")
@@ -244,6 +283,7 @@ def judge(
     return {
         **line,
         **run.key(),
+        **({} if run.pretrained is None else {WEIGHTS: weights_of(run.pretrained)}),
         "train_seconds": round(seconds, 1) if run.train_users else 0.0,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
         "command": command(run, arguments, flags),
@@ -340,7 +380,17 @@ def made_items(run: Run, arguments: BenchmarkArguments) -> Path | None:
         return items_folder(run.pretrained / "recommender", run.domain.name)
     except FileNotFoundError:
         folder = run.folder(arguments) / "items"
-        if not folder.is_dir():
+        if folder.is_dir():
+            made, wanted = (
+                UniversalItemTokenizer.from_pretrained(each, index_only=True).fingerprint
+                for each in (folder, run.pretrained / "tokenizer")
+            )
+            if made != wanted:
+                raise ValueError(
+                    f"{folder} has semantic IDs of another item tokenizer than {run.pretrained}'s: delete it, or give "
+                    "another --work_dir."
+                ) from None
+        else:
             tokenizer = UniversalItemTokenizer.from_pretrained(run.pretrained / "tokenizer")
             catalogue, template = run.domain.catalogue, tokenizer.encoding_network and tokenizer.processor.template
             fields = tuple(arguments.text_fields) or tokenizer.text_fields

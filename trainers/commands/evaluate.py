@@ -13,7 +13,7 @@ has one, is the split. Results are tables, or lines of JSON.
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +28,14 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
 from trainers.evaluation.comparison import described
 from trainers.evaluation.level_scores import ZeroShotArguments
-from trainers.evaluation.protocol import evaluate
-from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, over_seeds, paired_test
+from trainers.evaluation.metrics import metric_names
+from trainers.evaluation.protocol import evaluate, protocol_of
+from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, check_same_cases, over_seeds, paired_test
 from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
 from trainers.hub.download import ModelPlace, find_model
 from trainers.rankers import RANKERS, Ranker, is_generative, load_ranker
 
 TITLES = "title-likelihood"
-PROTOCOL = ("split", "part", "seen", "candidates")  # what two results to compare must share
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
@@ -125,6 +125,10 @@ class EvaluationArguments:
                 raise SystemExit(f"--{name} is at least {value}, got {getattr(self, name)}.")
         if min(self.ks, default=0) < 1:
             raise SystemExit(f"--ks are cut-offs of at least 1, got {self.ks}.")
+        if self.zero_shot and self.part != "test":
+            raise SystemExit("--zero_shot judges the test part, or any interaction by --targets: leave out --part.")
+        if self.zero_shot and self.per_user:
+            raise SystemExit("--per_user keeps ranks, which --zero_shot compares within one run: leave it out.")
 
 
 def load_interactions(arguments: EvaluationArguments) -> Interactions:
@@ -286,7 +290,26 @@ def load_other(
     other = load_result(name)
     if "per_user" not in other:
         raise SystemExit(f"{name} has no users' ranks: evaluate it again with --per_user.")
+    check_alike(other, arguments, interactions)
     return other
+
+
+def check_alike(other: dict[str, Any], arguments: EvaluationArguments, interactions: Interactions) -> None:
+    """
+    Looks whether a result can be compared with what is to be evaluated.
+
+    Raises:
+        SystemExit: it is of another protocol or has other cut-offs.
+        ValueError: it is of other cases.
+    """
+    asked = protocol_of(interactions, arguments.part, arguments.mask_seen)
+    unlike = [f"{name} is {each!r} and {other.get(name)!r}" for name, each in asked.items() if each != other.get(name)]
+    if unlike:
+        raise SystemExit(f"This evaluation and that of {other['name']} are not alike: {', '.join(unlike)}.")
+    if not set(metric_names(arguments.ks)) & other.keys():
+        raise SystemExit(f"--ks {arguments.ks}: the result of {other['name']} has none of these cut-offs.")
+    cases = interactions.cases(arguments.part)
+    check_same_cases({"users": cases.users, "targets": cases.targets}, other["per_user"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -295,6 +318,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, choices, zero_shot = parse_sections(
         (EvaluationArguments, RowChoices, ZeroShotArguments), {}, __doc__, argv, SHOWN
     )
+    if not arguments.zero_shot:
+        check_not_zero_shot(choices, zero_shot)
     if arguments.json is not None and arguments.json != "-":
         if Path(arguments.json).is_dir():
             raise SystemExit(f"--json {arguments.json} is a folder: give a file.")
@@ -313,6 +338,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*map(to_json, written), sep="\n")
     else:
         save_results(written, arguments.json)
+
+
+def check_not_zero_shot(*choices: RowChoices | ZeroShotArguments) -> None:
+    """Raises SystemExit for flags that a zero-shot evaluation alone reads."""
+    given = [f"--{each.name}" for of in choices for each in fields(of) if getattr(of, each.name) != each.default]
+    if given:
+        raise SystemExit(f"{', '.join(given)}: for --zero_shot alone, which is not given.")
 
 
 def render(results: list[dict[str, Any]]) -> str:
@@ -345,10 +377,6 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
     results = [result]
     if other is not None:
         other = other if isinstance(other, dict) else evaluate_all([other], arguments, interactions)
-        unlike = [flag for flag in PROTOCOL if result.get(flag) != other.get(flag)]
-        if unlike:
-            said = ", ".join(f"{flag} is {result.get(flag)!r} and {other.get(flag)!r}" for flag in unlike)
-            raise SystemExit(f"{result['name']} and {other['name']} were not evaluated alike: {said}.")
         tests = paired_test(result["per_user"], other["per_user"])
         result["comparison"] = {"with": other["name"], "metrics": tests}
         results.append(other)

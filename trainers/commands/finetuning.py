@@ -16,6 +16,7 @@ from tokenization_items.text_template import TextTemplate
 from trainers.data.domains import Domain, check_trainable, load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.protocol import check_cases
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.download import ModelPlace, find_part
 from trainers.methods.runs import finish_model, gathered_weights, save_recommender, train_recommender
@@ -92,6 +93,7 @@ def load_domain(arguments: FinetuningArguments, templates: dict[str, TextTemplat
     PartialState().print(domain)
     if arguments.train_users:
         check_trainable([domain])
+    check_cases(domain.interactions)  # known before a training
     return domain
 
 

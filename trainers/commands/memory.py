@@ -17,7 +17,7 @@ item_memory.safetensors beside the index of the recommender, where `recommend`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import check_writable
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_embeddings import encoder_fingerprint, load_embeddings
-from tokenization_items.item_memory import StoredMemory
+from tokenization_items.item_index import ItemIndex
+from tokenization_items.item_memory import ItemMemoryError, StoredMemory
 from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
@@ -38,7 +39,7 @@ from trainers.data.domains import Domain
 from trainers.data.item_brands import item_brands
 from trainers.data.prepared_folder import PAIRS
 from trainers.evaluation.metrics import TABLE_METRICS
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.protocol import check_cases, evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.download import find_model
 from trainers.hub.model_facts import memory_facts
@@ -48,6 +49,12 @@ from trainers.methods.memory import ROW_ITEMS, SIMILAR_ITEMS, build_memory, for_
 from trainers.methods.mixture_selection import choose_memory
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.linear import LinearSettings
+
+# What an update takes from the memory that is there.
+KEPT = frozenset(
+    "row_items similar_items transitions regularization temperature mixing_weight content_weight evidence "
+    "trend_weight period_weight discount brand_weight repeat_weight".split()
+)
 
 
 @dataclass
@@ -103,8 +110,10 @@ class MemoryArguments:
     def __post_init__(self) -> None:
         if (self.temperature is None) != (self.mixing_weight is None):
             raise SystemExit("--temperature and --mixing_weight go together.")
-        if self.update and self.temperature is not None:
-            raise SystemExit("--update keeps the settings: leave out --temperature and --mixing_weight.")
+        if self.update:
+            given = [f"--{each.name}" for each in fields(self) if each.name in KEPT and self.changes(each)]
+            if given:
+                raise SystemExit(f"--update keeps how the memory was built and is read: leave out {', '.join(given)}.")
         if self.all_interactions and not self.update:
             raise SystemExit("--all_interactions is for --update: a choice on validation must not remember it.")
         if min(self.row_items, self.similar_items) < 1:
@@ -123,19 +132,26 @@ class MemoryArguments:
         if self.no_content and self.embeddings is not None:
             raise SystemExit("--no_content and --embeddings contradict each other.")
 
+    def changes(self, flag: Field) -> bool:
+        """Whether a flag has another value than its default."""
+        return getattr(self, flag.name) != flag.default
+
 
 def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     """Builds, saves and judges; returns the test results with and without the memory."""
     folder = local_folder(arguments)
     check_writable(folder)
-    domain, remembered = read_data(arguments)
+    before = StoredMemory.load(folder) if arguments.update else None
+    domain, remembered = read_data(arguments, None if before is None else before.facts["transitions"])
     print(domain)
     interactions = domain.interactions
+    judges = not arguments.no_test and not arguments.all_interactions
+    if judges:
+        check_cases(interactions)  # known before the memory is built
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
     ranker = GenerativeRanker.from_pretrained(
         folder, interactions.item_ids, arguments.num_beams, arguments.batch_size, memory=False
     )
-    before = StoredMemory.load(folder) if arguments.update else None
     content, content_name, encoder = load_content(arguments, domain)
     brands = None if arguments.no_brands else item_brands(domain.catalogue)
     if arguments.brand_weight and brands is None:
@@ -143,7 +159,8 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     linear = LinearSettings(transitions=arguments.transitions, regularization=arguments.regularization)
     kept = arguments.row_items, arguments.similar_items
     if before is not None:
-        stored = updated(before, domain, content, encoder, arguments.all_interactions, remembered)
+        brands = updated_brands(before, domain, folder, tokenizer.index)
+        stored = updated(before, domain, content, encoder, arguments.all_interactions, brands, remembered)
     elif arguments.temperature is not None and arguments.mixing_weight is not None:
         settings = MemorySettings(
             trend_weight=arguments.trend_weight,
@@ -170,7 +187,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         stored.facts |= {"content": content_name, "content_encoder": encoder}
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
     rows: list[dict[str, Any]] = []
-    if not arguments.no_test and not arguments.all_interactions:
+    if judges:
         for name, memory in (("with memory", stored.memory), ("network alone", None)):
             ranker.memory = memory
             result = evaluate(
@@ -183,14 +200,20 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     return rows
 
 
-def read_data(arguments: MemoryArguments) -> tuple[Domain, LogCounts | None]:
-    """The data; with --sample_users some of the users, and the counts of the training part of all."""
+def read_data(arguments: MemoryArguments, kept: str | None = None) -> tuple[Domain, LogCounts | None]:
+    """The data; with --sample_users some of the users, and the counts of the training part of all. `kept` are the
+    transitions of a memory that is updated."""
     if arguments.sample_users is None:
         return Domain.from_folder(arguments.data, arguments.k_core, check_images=False), None
     catalogue = Catalogue.from_folder(arguments.data)
     catalogue.check(images=False)
     horizon, ways = LinearSettings().horizon, LinearSettings(transitions=arguments.transitions)
-    if ways.way(len(catalogue)) != "counts":
+    if kept == "inverse":
+        raise SystemExit(
+            "--sample_users needs decayed counts, and the memory is in closed form: build one without --update, by "
+            "--transitions counts."
+        )
+    if kept is None and ways.way(len(catalogue)) != "counts":
         raise SystemExit("--sample_users needs decayed counts, which are updated pair by pair: --transitions counts.")
     if not (Path(arguments.data) / PAIRS).is_file():
         raise SystemExit(
@@ -245,6 +268,7 @@ def updated(
     content: np.ndarray | None,
     encoder: str | None,
     everything: bool,
+    brands: np.ndarray | None,
     counts: LogCounts | None = None,
 ) -> StoredMemory:
     """The memory of the data as it is now, read as the one before."""
@@ -265,14 +289,34 @@ def updated(
                 f"The memory's texts were embedded in {len(kept.mean)} numbers, these in {content.shape[1]}: {advice}"
             )
     remembered = counts or (interactions if everything else interactions.training_part())
-    brands = None if before.memory.brands is None else item_brands(domain.catalogue)
-    if brands is None and settings.brand_weight:
+    part: Literal["training", "all"] = "all" if everything else "training"
+    return rebuild_memory(before, remembered, content, part, folder=domain.folder, brands=brands)
+
+
+def updated_brands(before: StoredMemory, domain: Domain, folder: str | Path, index: ItemIndex) -> np.ndarray | None:
+    """Numbers of the items' brands in catalogue order, where the memory before has any: those of the data, or else the
+    memory's own. The latter are of an index; where that has changed since, none is known.
+
+    Raises:
+        SystemExit: the memory reads brands, and the data have none.
+    """
+    if before.memory.brands is None:
+        return None
+    brands = item_brands(domain.catalogue)
+    if brands is not None:
+        return brands
+    if before.memory.settings.brand_weight:
         raise SystemExit(
             f"The memory reads the items' brands, and no item of {domain.name} has one: give the items the column "
             "brand, or build the memory without --update."
         )
-    part: Literal["training", "all"] = "all" if everything else "training"
-    return rebuild_memory(before, remembered, content, part, folder=domain.folder, brands=brands)
+    item_ids = domain.interactions.item_ids
+    try:
+        StoredMemory.load(folder, index)
+    except ItemMemoryError:
+        print(f"No item of {domain.name} has a brand, and the index is another than the memory's: none is kept.")
+        return np.full(len(item_ids), -1, np.int64)
+    return before.memory.brands.cpu().numpy()[index.rows(item_ids)]
 
 
 def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:

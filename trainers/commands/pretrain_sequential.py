@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
+from transformers.trainer_utils import HubStrategy
 
 from tokenization_items.item_embeddings import embed_items, load_embeddings
 from tokenization_items.text_encoders import TextEncoder
@@ -80,6 +81,10 @@ def run(
 ) -> None:
     output = Path(arguments.output_dir)
     told = run_values(arguments, sequential=(sequential, training))
+    if arguments.push_to_hub:
+        training.push_to_hub = True
+        training.hub_model_id = arguments.hub_model_id or output.absolute().name
+        training.hub_strategy = HubStrategy.END  # checkpoints have the items of all domains
     place_training(training, output / "checkpoints", arguments.seed)
     domains = load_text_domains(arguments)
     if arguments.image_embeddings and len(arguments.image_embeddings) != len(domains):
@@ -109,9 +114,6 @@ def run(
     if weights is not None:
         trainer.model.load_state_dict(weights)
     save_recommender(trainer.model.without_items(), None, output / "recommender")  # type: ignore[operator]
-    if arguments.push_to_hub:
-        training.push_to_hub = True
-        trainer.hub_model_id = arguments.hub_model_id or output.absolute().name
     finish_model(trainer, output / "recommender", {"license": arguments.license})
 
 

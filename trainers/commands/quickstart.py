@@ -62,6 +62,8 @@ def run(arguments: QuickstartArguments) -> None:
     """Makes, saves and shows."""
     output = Path(arguments.output_dir)
     say("loading the program, which takes a few seconds")
+    from tokenization_items.files import check_writable
+    from trainers.hub.upload import check_text_encoder
     from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
     from trainers.runtime.progress import lines_alone
     from trainers.runtime.run_file import run_values, write_run_file
@@ -73,6 +75,9 @@ def run(arguments: QuickstartArguments) -> None:
             raise SystemExit(
                 f"{output} holds no {RECOMMENDER_FILE}, so this did not make it: give another --output_dir."
             )
+    if arguments.push_to_hub is not None:
+        check_text_encoder(arguments.text_encoder)
+    check_writable(output.absolute().parent if output.exists() else output)  # it is made beside what is there
     with lines_alone("trainers.rankers"):  # what takes long is said here
         recommender = Recommender.from_interactions(
             arguments.orders,

@@ -2,6 +2,8 @@
 
 utgrec recommend --recommender runs/office/recommender --history office-00017 office-00303
 utgrec recommend --recommender runs/office/recommender --data data/builtin/office --users 3
+
+The rules that are saved with a `Recommender`, items to deny and to choose from among them, hold here, too.
 """
 
 from collections.abc import Sequence
@@ -12,10 +14,14 @@ import torch
 
 from hub_cards import listed, named
 from modeling_utgrec.generation_memory import ItemSources
+from modeling_utgrec.generation_rules import ItemRules
 from tokenization_items import Catalogue, UniversalItemTokenizer
+from tokenization_items.hub_folders import model_folder
+from tokenization_items.item_index import UnknownItemError
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.hub.download import find_model
+from trainers.methods.recommender import RECOMMENDER_FILE, RecommendationRules, saved_rules
 from trainers.rankers.generative import load_model
 
 
@@ -34,7 +40,10 @@ class RecommendArguments:
     sources: bool = field(
         default=False, metadata={"help": "Say how much of each item is of the network and of the memory."}
     )
-    keep_seen: bool = field(default=False, metadata={"help": "Recommend items of the history too."})
+    keep_seen: bool | None = field(
+        default=None,
+        metadata={"help": "Recommend items of the history too; default: as the saved rules say, else not."},
+    )
 
 
 def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
@@ -49,24 +58,27 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     if arguments.sources and memory is None:
         raise SystemExit("--sources: there is no memory; without one every item is the network's.")
 
-    titles: dict[str, str] = {}
+    rules = saved_rules(model_folder(there.name, (RECOMMENDER_FILE,), there.revision))
+    titles = dict(zip(tokenizer.index.item_ids, tokenizer.index.titles, strict=True))
     histories = [arguments.history] if arguments.history else []
     if arguments.data:
         catalogue = Catalogue.from_folder(Path(arguments.data))
-        titles = dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
+        titles |= dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
         if not histories:
             interactions = Interactions.from_folder(arguments.data, catalogue.item_ids)
             histories = histories_of(interactions, tokenizer, arguments.users)
     if not histories:
         raise SystemExit("Nothing to recommend for: give --history or --data.")
 
-    seen = None if arguments.keep_seen else padded_rows([tokenizer.index.rows(history) for history in histories])
+    keep_seen = not rules.exclude_seen if arguments.keep_seen is None else arguments.keep_seen
+    seen = None if keep_seen else padded_rows([tokenizer.index.rows(history) for history in histories])
     output = recommender.recommend(
         **tokenizer(histories, return_tensors="pt").to(recommender.device),
         trie=tokenizer.trie.to(recommender.device),
         num_items=arguments.num_items,
         num_beams=arguments.num_beams,
         exclude=seen,
+        rules=item_rules(rules, tokenizer, f"{arguments.recommender}, {RECOMMENDER_FILE}"),
         memory=memory,
         return_sources=arguments.sources,
     )
@@ -81,6 +93,23 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
                 print(f"{'':15}{described(output.sources, user, place - 1, tokenizer.index.item_ids)}")
         results.append(list(zip(item_ids, scores, strict=False)))
     return results
+
+
+def item_rules(rules: RecommendationRules, tokenizer: UniversalItemTokenizer, place: str) -> ItemRules | None:
+    """What saved rules allow, None for everything; `place` is where they are.
+
+    Raises:
+        UnknownItemError: a rule names an item that is not there.
+    """
+    if not rules.deny and rules.allow is None:
+        return None
+    allowed = torch.full((len(tokenizer),), rules.allow is None)
+    try:
+        allowed[tokenizer.index.rows(rules.allow or ())] = True
+        allowed[tokenizer.index.rows(rules.deny)] = False
+    except UnknownItemError as error:
+        raise UnknownItemError(f"{place}, rules: {error}") from None
+    return ItemRules(tokenizer.trie, allow=allowed)
 
 
 def histories_of(interactions: Interactions, tokenizer: UniversalItemTokenizer, users: int) -> list[list[str]]:

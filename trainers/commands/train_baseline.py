@@ -47,6 +47,7 @@ from trainers.data.domains import Domain, check_trainable
 from trainers.data.item_brands import item_brands
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.protocol import check_cases
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.download import find_model
 from trainers.hub.model_facts import memory_facts
@@ -84,6 +85,7 @@ from trainers.sequential_trainer import SequentialTrainingArguments
 
 STAGES = [
     "checkpoints/recommender",
+    "checkpoints/recommender-pretraining",  # S3-Rec's
     "tokenizer/training",
     "collaborative-embeddings-seed-*/sasrec/checkpoints",
     "collaborative-embeddings-seed-*",
@@ -339,9 +341,10 @@ def run(
 
 
 def check_parts(domain: Domain, memory: bool) -> None:
-    """Stops what would come to nothing after a training: there is nothing to train on, or no validation item by which
-    a memory is chosen."""
+    """Stops what would come to nothing after a training: there is nothing to train on, no test item, or no validation
+    item by which a memory is chosen."""
     check_trainable([domain])
+    check_cases(domain.interactions)
     if memory and not len(domain.interactions.cases("validation")):
         raise SystemExit(f"{domain.name}: --memory is chosen on validation items, and the split has none.")
 

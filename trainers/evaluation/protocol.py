@@ -102,8 +102,7 @@ def evaluate(
         raise ValueError(f"Expected semantic IDs of all {num_items} items of the catalogue, got {len(groups)}.")
     cases = interactions.cases(part)
     num_users = len(np.unique(cases.users))
-    if not len(cases):
-        raise ValueError(_no_case(interactions, part))
+    check_cases(interactions, part)
     name = getattr(ranker, "name", type(ranker).__name__)
 
     ranks, group_ranks = np.empty(len(cases), np.int64), np.empty(len(cases), np.int64)
@@ -139,13 +138,10 @@ def evaluate(
         "num_cases": len(cases),
         "num_short": interactions.num_users - num_users,
         "num_without_history": interactions.num_held_out(part) - len(cases),
-        "split": interactions.split,
-        "part": part,
-        "seen": "masked" if mask_seen else "kept",
+        **protocol_of(interactions, part, mask_seen),
         "max_history": limit,
         "ties": getattr(ranker, "ties", "ranker's order"),
         "num_beams": getattr(ranker, "num_beams", None),
-        "candidates": f"all {num_items} items",
     }
     if mask_seen:
         result["num_unreachable"] = num_unreachable
@@ -164,6 +160,18 @@ def evaluate(
     if per_user:
         result["per_user"] = {"users": cases.users, "targets": cases.targets, "ranks": ranks, **per_case}
     return result
+
+
+def protocol_of(
+    interactions: Interactions, part: Literal["validation", "test"] = "test", mask_seen: bool = False
+) -> dict[str, str]:
+    """What two results must share to be compared, as [`evaluate`] states it."""
+    return {
+        "split": interactions.split,
+        "part": part,
+        "seen": "masked" if mask_seen else "kept",
+        "candidates": f"all {interactions.num_items} items",
+    }
 
 
 def transition_counts(training: Interactions, items: np.ndarray, followers: np.ndarray) -> np.ndarray:
@@ -185,10 +193,18 @@ def transition_counts(training: Interactions, items: np.ndarray, followers: np.n
     return result
 
 
-def _no_case(interactions: Interactions, part: str) -> str:
+def check_cases(interactions: Interactions, part: Literal["validation", "test"] = "test") -> None:
+    """
+    For what evaluates after other work: known before it.
+
+    Raises:
+        ValueError: the part has no case.
+    """
+    if len(interactions.cases(part)):
+        return
     if interactions.parts is None:
-        return f"No user has three interactions or more ({interactions.num_short} users are shorter)."
-    return f"The split has no interaction in {part!r} that follows another one of its user."
+        raise ValueError(f"No user has three interactions or more ({interactions.num_short} users are shorter).")
+    raise ValueError(f"The split has no interaction in {part!r} that follows another one of its user.")
 
 
 def _check_ranking(

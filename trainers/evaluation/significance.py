@@ -72,7 +72,7 @@ def paired_test(
     Raises:
         ValueError: not the same users with the same targets, no metric in common, or a setting out of range.
     """
-    _check_same_cases(per_user_a, per_user_b)
+    check_same_cases(per_user_a, per_user_b)
     shared = [name for name in per_user_a if is_metric(name) and name in per_user_b]
     if not shared:
         raise ValueError("The two results have no metric in common: evaluate both with the same cut-offs.")
@@ -140,7 +140,7 @@ def _plain(names: Sequence[str], values: np.ndarray) -> dict[str, float | None]:
 
 def _mean_per_case(per_user: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     for other in per_user[1:]:
-        _check_same_cases(per_user[0], other)
+        check_same_cases(per_user[0], other)
     means = {
         name: np.mean([cases[name] for cases in per_user], axis=0)
         for name in per_user[0]
@@ -149,7 +149,7 @@ def _mean_per_case(per_user: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np
     return {"users": per_user[0]["users"], "targets": per_user[0]["targets"], **means}
 
 
-def _check_same_cases(per_user_a: Mapping[str, np.ndarray], per_user_b: Mapping[str, np.ndarray]) -> None:
+def check_same_cases(per_user_a: Mapping[str, np.ndarray], per_user_b: Mapping[str, np.ndarray]) -> None:
     for name in ("users", "targets"):
         if not np.array_equal(per_user_a[name], per_user_b[name]):
             raise ValueError(

@@ -54,6 +54,14 @@ TOLD_ELSEWHERE = frozenset(
 METHOD_OF_TYPE = {"utgrec_tokenizer": "utgrec", "recbase_tokenizer": "recbase"}
 
 
+def place_name(name: str | os.PathLike, parts: int = 1) -> str:
+    """A Hub id as it is; of a folder of this machine the last `parts` of its path alone, for what others read."""
+    path = Path(name)
+    if path.is_dir():
+        path = path.resolve()
+    return "/".join(path.parts[-parts:]) if path.is_absolute() else str(name)
+
+
 def method_of(config: PreTrainedConfig) -> str | None:
     """The method in [`hub_cards.METHODS`] that a model's configuration tells, `None` if it is one of several: a T5
     recommends by the codes of any item tokenizer (TIGER's, LETTER's, ...), and an RQ-VAE is TIGER's or LETTER's."""
@@ -186,7 +194,7 @@ def memory_facts(stored: StoredMemory) -> dict[str, Any]:
         "Similar items kept of each": facts["similar_items"] if memory.content is not None else None,
         "Interactions remembered": facts["interactions"],
         "Part": facts.get("part"),
-        "Content": facts.get("content"),
+        "Content": None if facts.get("content") is None else place_name(facts["content"]),
         "Weight of the content": settings.content_weight,
         "Evidence": settings.evidence,
         "Weight of the brand": settings.brand_weight if memory.brands is not None else None,

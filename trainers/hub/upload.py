@@ -11,9 +11,11 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.utils import filter_repo_objects
+from transformers.utils import CONFIG_NAME
 
 from hub_cards.named import listed, named
 from tokenization_items.files import read_json_object
+from tokenization_items.processing_content import ENCODER_NAME
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.hub.endpoint import write_endpoint
 
@@ -123,7 +125,8 @@ def plan_folder(folder: str | os.PathLike) -> Plan:
 
     Raises:
         PublishingError: for a folder without files, pickles, files of a kind that is not published, links that leave
-            the folder, and texts that hold an access token (which is not shown).
+            the folder, texts that hold an access token (which is not shown), and an item tokenizer whose text encoder
+            is on this machine alone.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -141,6 +144,12 @@ def plan_folder(folder: str | os.PathLike) -> Plan:
 
 def _problems(folder: Path, names: list[str]) -> Iterator[str]:
     root, token = folder.resolve(), get_token()
+    for name, encoder in text_encoders_of(folder):
+        try:
+            if name in names:
+                check_text_encoder(encoder)
+        except PublishingError as error:
+            yield f"{name}: {error}"
     for name in names:
         path = folder / name
         if not path.resolve().is_relative_to(root):
@@ -151,6 +160,38 @@ def _problems(folder: Path, names: list[str]) -> Iterator[str]:
             yield f"{name} is of a kind that is not published: remove it"
         elif name.lower().endswith(TEXTS) and _holds_token(path, token):
             yield f"{name} holds an access token: remove the token, and revoke it if the file was ever shared"
+
+
+def text_encoders_of(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """The files within a folder that name the text encoder of an item tokenizer, with its name."""
+    for path in sorted(Path(folder).rglob("*.json")):
+        key = {ENCODER_NAME: "name", CONFIG_NAME: "text_encoder"}.get(path.name)
+        if key is None:
+            continue
+        try:
+            name = read_json_object(path).get(key)
+        except ValueError:  # broken, which is not for here
+            continue
+        if isinstance(name, str):
+            yield path.relative_to(folder).as_posix(), name
+
+
+def check_text_encoder(name: str, is_here: bool = False) -> None:
+    """
+    For a text encoder that an item tokenizer on the Hub names: by it others give new items their semantic IDs.
+
+    Args:
+        name (`str`): Hub id or folder.
+        is_here (`bool`, *optional*, defaults to `False`): whether it is known to be on this machine alone.
+
+    Raises:
+        PublishingError: it is a folder of this machine.
+    """
+    if is_here or Path(name).is_dir() or Path(name).is_absolute() or name.startswith((".", "~")):
+        raise PublishingError(
+            f"An item tokenizer on the Hub names its text encoder, and {name!r} is on this machine alone, so that "
+            "others could add no items: give a Hub id as text_encoder, or do not push."
+        )
 
 
 def _holds_token(path: Path, token: str | None) -> bool:

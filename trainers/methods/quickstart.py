@@ -35,6 +35,7 @@ from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.data.item_brands import item_brands
 from trainers.evaluation.comparison import compare
+from trainers.hub.model_facts import place_name
 from trainers.methods.item_level import ItemLevelArguments, ItemLevelTrainingArguments, new_item_level
 from trainers.methods.memory import add_interactions, build_memory, rebuild_memory
 from trainers.methods.memory_selection import choose_memory_alone, judged_users, walk_forward
@@ -121,7 +122,7 @@ def quickstart(
             f"{domain.name} has {num_items} items, and no user with two interactions or more: there is nothing to "
             "learn from what follows what."
         )
-    name = "TF-IDF" if text_encoder == TF_IDF else text_encoder
+    name = "TF-IDF" if text_encoder == TF_IDF else place_name(text_encoder)
     with progress.step("texts", f"reading the texts of {num_items:,} items by {name}"):
         content, encoder = content_of(domain, text_encoder)
     with progress.step("semantic IDs", f"giving {num_items:,} items their semantic IDs by RQ-k-means"):

@@ -18,6 +18,7 @@ from tokenization_items.text_encoders import TextEncoder
 from tokenization_items.text_template import MAX_FIELD_CHARACTERS, TextTemplate
 from tokenization_items.tokenization_items import TokenizerMismatchError, UniversalItemTokenizer
 from trainers.hub.download import find_part
+from trainers.hub.upload import check_text_encoder
 from trainers.methods.backbones import write_tiny_text_encoder
 from trainers.methods.published import Published
 from trainers.methods.recbase_tokenizer import (
@@ -188,15 +189,12 @@ def train_recbase_tokenizer(
         allow_collapsed (`bool`, *optional*, defaults to `False`): see [`recbase_tokenizer`].
 
     Raises:
-        ValueError: if the tokenizer is to be pushed, and its text encoder is a folder of this machine.
+        PublishingError: if the tokenizer is to be pushed, and its text encoder is a folder of this machine.
         EmbeddingError, CapacityError, ValueError: as [`recbase_tokenizer`].
     """
     name = arguments.text_encoder
-    if training.push_to_hub and (name == TINY_TEXT_ENCODER or Path(name).is_dir()):
-        raise ValueError(
-            f"A tokenizer on the Hub names its text encoder, and {name!r} is on this machine alone: give a Hub id as "
-            "text_encoder, or do not push."
-        )
+    if training.push_to_hub:
+        check_text_encoder(name, is_here=name == TINY_TEXT_ENCODER)
     if name == TINY_TEXT_ENCODER:
         name = str(output / ENCODER_FOLDER)
         with PartialState().main_process_first():

@@ -37,8 +37,8 @@ from trainers.data.item_sources import read_items
 from trainers.data.shop import read_shop
 from trainers.evaluation.comparison import short_table
 from trainers.hub.endpoint import write_endpoint
-from trainers.hub.model_facts import memory_facts
-from trainers.hub.upload import ALLOWED
+from trainers.hub.model_facts import memory_facts, place_name
+from trainers.hub.upload import ALLOWED, check_text_encoder, text_encoders_of
 from trainers.methods.daily_catalogue import (
     RECOMMENDER_FILE,
     content_of,
@@ -436,12 +436,16 @@ class Recommender:
         Args:
             repo_id (`str`): the repository, such as `"org/shop"`; made if need be.
             kwargs: `private`, `token`, `commit_message`, `revision`, `create_pr` and the like, as in transformers.
+
+        Raises:
+            PublishingError: the text encoder that new items need is a folder of this machine.
         """
 
         def save(folder: str) -> None:
             self.save_pretrained(folder, repo_id=repo_id)
             write_endpoint(folder)
 
+        self._check_text_encoder()
         upload = Upload(save)
         place = self.tokenizer.network_reference
         if place is not None and Path(place.name_or_path).is_dir() and not is_within(place):
@@ -450,6 +454,20 @@ class Recommender:
             return upload.push_to_hub(repo_id, **{"commit_message": "Upload recommender", **kwargs})
         finally:
             self.tokenizer.network_reference = place
+
+    def _check_text_encoder(self) -> None:
+        """Raises [`PublishingError`] if the item tokenizer that is sent names a text encoder of this machine."""
+        tokenizer, place = self.tokenizer, self.tokenizer.network_reference
+        with tempfile.TemporaryDirectory(prefix="utgrec-") as scratch:
+            folder = scratch
+            if place is not None and is_within(place):
+                folder = place.name_or_path
+            elif place is None and tokenizer.has_network:
+                assert tokenizer.processor is not None
+                tokenizer.network.config.save_pretrained(folder)
+                tokenizer.processor.save_pretrained(folder)
+            for _, name in text_encoders_of(folder):
+                check_text_encoder(name)
 
     @classmethod
     def from_pretrained(
@@ -477,13 +495,7 @@ class Recommender:
             )
         tokenizer = UniversalItemTokenizer.from_pretrained(folder)
         stored = tokenizer.stored_memory
-        given, facts = read_recommender(folder)
-        try:
-            rules = RecommendationRules(
-                **{each.name: given[each.name] for each in fields(RecommendationRules) if each.name in given}
-            )
-        except TypeError as error:
-            raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
+        rules, facts = saved_rules(folder), read_recommender(folder)[1]
         try:
             return cls(load_model(folder).eval(), tokenizer, stored, rules, facts, journal=read_journal(folder))
         except UnknownItemError as error:
@@ -491,7 +503,9 @@ class Recommender:
 
     def _card(self, name: str) -> RecommenderCardValues:
         """What was measured, for the card."""
-        told, config = self.facts, self.model.config
+        told, config = dict(self.facts), self.model.config
+        if "content" in told:
+            told["content"] = place_name(told["content"])
         values: dict[str, Any] = {
             "name": name.rpartition("/")[2],
             "repo_id": name if "/" in name else None,
@@ -515,9 +529,24 @@ class Recommender:
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
 
 
+def saved_rules(folder: Path) -> RecommendationRules:
+    """
+    The rules of a [`Recommender`]'s folder; the defaults where there are none.
+
+    Raises:
+        ValueError: the file is broken, or one of another format version.
+    """
+    given, _ = read_recommender(folder)
+    names = [each.name for each in fields(RecommendationRules) if each.name in given]
+    try:
+        return RecommendationRules(**{name: given[name] for name in names})
+    except TypeError as error:
+        raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
+
+
 def is_within(place: NetworkReference) -> bool:
     """Whether the network of the items is in a folder within a recommender's, and travels with it."""
     return Path(place.name_or_path).name == NETWORK_FOLDER and Path(place.name_or_path).is_dir()
 
 
-__all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules"]
+__all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules", "saved_rules"]

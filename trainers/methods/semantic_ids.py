@@ -39,6 +39,7 @@ from trainers.embedding_tokenizer_trainer import (
     EmbeddingTokenizerTrainer,
     EmbeddingTokenizerTrainingArguments,
 )
+from trainers.hub.model_facts import place_name
 from trainers.methods.published import ForeignArgument, Published
 from trainers.methods.residual_kmeans import linear_network, principal_axes, principal_components, projected, rq_kmeans
 from trainers.methods.runs import changed_settings, place_training
@@ -292,7 +293,7 @@ def given_semantic_ids(
     """
     tokenizer = UniversalItemTokenizer.from_pretrained(source, index_only=True, revision=revision)
     tokenizer.index.rows(item_ids)
-    settings = {"semantic_ids": str(source)} | ({"revision": revision} if revision else {})
+    settings = {"semantic_ids": place_name(source, parts=2)} | ({"revision": revision} if revision else {})
     report = {"method": "given", "settings": settings, "collisions": "as given"}
     return _saved(TokenizedItems(tokenizer, tokenizer.index.codes, report), output_dir)
 

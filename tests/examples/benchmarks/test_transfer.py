@@ -81,9 +81,29 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     assert sorted(each.name for each in (pre / "items").iterdir()) == ["a", "b", "c"]
     again = run(monkeypatch, capsys, *flags, "--train_users", 0.2, 1, "--seeds", 3, "--learning_rates", 0.005, 0.001)
     assert "done before" in again and len((tmp_path / "transfer.jsonl").read_text().splitlines()) == len(lines)
+    # what is there is taken by a run that has its lines elsewhere
+    before = (pre / "recommender" / "model.safetensors").stat().st_mtime_ns
+    other = [*flags, "--results", tmp_path / "other.jsonl", "--no_memory", "--train_users", 0.2, "--seeds", 3]
+    run(monkeypatch, capsys, *other)
+    assert len((tmp_path / "other.jsonl").read_text().splitlines()) == 3
+    assert (pre / "recommender" / "model.safetensors").stat().st_mtime_ns == before
+    # and not by one that has other domains or settings
+    few = ["--domains", tmp_path / "a", tmp_path / "c", "--embeddings", tmp_path / "a-texts", tmp_path / "c-texts"]
+    texts = ["--embeddings", tmp_path / "b-texts", tmp_path / "b-texts", tmp_path / "c-texts"]
+    for changed, said in ((few, "with domains"), (["--max_history", 7], "with training"), (texts, "with texts")):
+        with pytest.raises(SystemExit, match=f"{pre.name} was pre-trained {said}.*: delete"):
+            run(monkeypatch, capsys, *other, *changed)
+    facts = json.loads((pre / "pretraining.json").read_text())
+    (pre / "pretraining.json").write_text(json.dumps({**facts, "made_with": None}))
+    with pytest.raises(SystemExit, match="does not say what the pre-training was made with: delete"):
+        run(monkeypatch, capsys, *other)
+    (pre / "pretraining.json").write_text(json.dumps(facts))
     # semantic IDs that are there, and a tokenizer that has seen the target
     more = ["--train_users", 0.2, "--seeds", 3]
     run(monkeypatch, capsys, *flags, *more, "--codes", f"theirs={tmp_path}/work/{{target}}/{pre.name}")
+    (tmp_path / "copied").mkdir()
+    with pytest.raises(SystemExit, match="theirs-.* was pre-trained with codes"):
+        run(monkeypatch, capsys, *flags, *more, "--codes", f"theirs={tmp_path}/copied")
     run(monkeypatch, capsys, *flags, *more, "--tokenizer_on", "all", "--centre_domains", "true")
     size = ["--recommender.d_model", 8, "--recommender.d_kv", 4, "--recommender.num_heads", 2, "--no_memory"]
     run(monkeypatch, capsys, *flags, *more, "--network", "t5", *size)
@@ -102,6 +122,7 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     [
         (["--targets", "d"], "--targets: d is none of the domains a, b, c"),
         (["--codes", "tigre"], "--codes: tigre is neither"),
+        (["--codes", "utgrec=a", "utgrec=b"], "--codes: utgrec stands for codes from two places"),
         (["--train_users", "0"], "--train_users: shares above 0"),
         (["--codes", "letter", "--tokenizer_on", "all"], "would learn from interactions"),
     ],

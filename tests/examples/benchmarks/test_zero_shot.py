@@ -99,6 +99,12 @@ def test_refuses(domain, tmp_path, monkeypatch, capsys):
         run(monkeypatch, capsys, *flags[2:])
     with pytest.raises(SystemExit, match="nearest-codes: say whose codes, by --pretrained"):
         run(monkeypatch, capsys, *flags, "--models", "nearest-codes")
+    for place, weights in (("here", b"1"), ("there", b"2")):
+        (tmp_path / place / "pre" / "recommender").mkdir(parents=True)
+        (tmp_path / place / "pre" / "recommender" / "model.safetensors").write_bytes(weights)
+    folders = [tmp_path / place / "pre" for place in ("here", "there")]
+    with pytest.raises(SystemExit, match="--pretrained: pre is the name of two folders"):
+        run(monkeypatch, capsys, *flags, "--pretrained", *folders)
     with pytest.raises(SystemExit, match="shares between 0 and 1, got 2"):
         run(monkeypatch, capsys, *flags, "--train_users", 2)
     with pytest.raises(ValueError, match="The data has no ratings"):

@@ -106,7 +106,7 @@ def test_nearest_items(run, data, tmp_path):
     assert json.loads(run("--recommender", "nearest-items", *flags, "--json", "-")) == expected
 
 
-def test_comparison_with_a_recommender_and_with_a_file(run, data, tmp_path):
+def test_comparison_with_a_recommender_and_with_a_file(run, data, tmp_path, monkeypatch):
     file = str(tmp_path / "floor.json")
     run("--recommender", "popularity", "--per_user", "--json", file)
     result = json.loads(run("--recommender", "item-transitions", "--compare_with", "popularity", "--json", "-"))
@@ -118,8 +118,20 @@ def test_comparison_with_a_recommender_and_with_a_file(run, data, tmp_path):
     assert result["comparison"]["metrics"]["ndcg@10"]["difference"] == pytest.approx(a["ndcg@10"] - b["ndcg@10"])
     table = run("--recommender", "item-transitions", "--compare_with", file)
     assert "item transitions against popularity" in table and "| p_value |" in table
-    with pytest.raises(SystemExit, match="seen is 'masked' and 'kept'"):
-        run("--recommender", "item-transitions", "--mask-seen", "--compare_with", file)
+    monkeypatch.setattr("trainers.commands.evaluate.evaluate", None)  # what is unlike is known before the work
+    for flags, said in [
+        (["--mask-seen"], "seen is 'masked' and 'kept'"),
+        (["--part", "validation"], "part is 'validation' and 'test'"),
+        (["--ks", "7"], "has none of these cut-offs"),
+    ]:
+        with pytest.raises(SystemExit, match=said):
+            run("--recommender", "item-transitions", *flags, "--compare_with", file)
+    result = json.loads((tmp_path / "floor.json").read_text())
+    result["per_user"]["targets"][0] += 1
+    (tmp_path / "other.json").write_text(json.dumps(result))
+    with pytest.raises(SystemExit, match="not of the same cases: their targets differ"):
+        run("--recommender", "item-transitions", "--compare_with", str(tmp_path / "other.json"))
+    monkeypatch.undo()
     run("--recommender", "popularity", "--json", file)
     with pytest.raises(SystemExit, match="--per_user"):
         run("--recommender", "item-transitions", "--compare_with", file)
@@ -236,6 +248,10 @@ def test_a_result_that_cannot_be_written_is_known_before_the_work(run, tmp_path,
         (["--num_beams", "0"], "--num_beams is at least 1"),
         (["--batch_size", "0"], "--batch_size is at least 1, got 0"),
         (["--ks", "5", "0"], r"--ks are cut-offs of at least 1, got \[5, 0\]"),
+        (["--zero_shot", "--part", "validation"], "--zero_shot judges the test part.*: leave out --part"),
+        (["--zero_shot", "--per_user"], "--per_user keeps ranks.*: leave it out"),
+        (["--items", "there", "--score", "mean"], "--score, --items: for --zero_shot alone"),
+        (["--language_model", "some", "--labels", "sampled"], "--labels, --language_model: for --zero_shot alone"),
         (["--compare_with", "nowhere.json"], "--compare_with nowhere.json is none of"),
         (["--revision", "v1"], "--revision is of a --recommender on the Hub: there is none"),
         (["--revision", "v1", "--zero_shot"], "--revision is of a --recommender on the Hub: there is none"),

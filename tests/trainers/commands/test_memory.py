@@ -67,6 +67,18 @@ def make_recommender(folder, kind: str = "T5") -> None:
     UniversalItemTokenizer(index, None).save_pretrained(folder, include_network=False)
 
 
+def test_a_split_without_test_items_is_known_before_the_memory_is_built(tmp_path, data, monkeypatch):
+    make_recommender(tmp_path / "recommender")
+    (data / "sequences.jsonl").unlink()
+    rows = [f"u,{IDS[row]},{row},{part}" for row, part in enumerate(["train"] * 5 + ["validation"] * 3)]
+    (data / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp,split", *rows]))
+    flags = ["--recommender", str(tmp_path / "recommender"), "--data", str(data)]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="The split has no interaction in 'test'"):
+        patch.setattr("trainers.commands.memory.choose_memory", None)
+        run_command("memory", flags)
+    run_command("memory", [*flags, "--no_test"])
+
+
 def give_brands(folder) -> list[str]:
     """Brands of the items but each third, in the data; their lower case."""
     rows = [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -116,6 +128,38 @@ def test_brands_are_remembered_and_kept_by_an_update(tmp_path, data, capsys):
         run_command("memory", [*flags, "--update"])
     assert (folder / "item_memory.safetensors").read_bytes() == kept
     assert (folder / "item_index.safetensors").read_bytes() == before
+
+
+def test_brands_of_a_memory_stay_with_their_items_where_the_data_have_none(tmp_path, data, capsys):
+    """The data have their own order and lack an item of the index."""
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--data", str(data), "--no_test"]
+    without = (data / "items.jsonl").read_text(encoding="utf-8")
+    give_brands(data)
+    run_command("memory", [*flags, "--temperature", "0.04", "--mixing_weight", "0.6"])
+    brands = StoredMemory.load(folder).memory.brands
+    assert (brands >= 0).any()
+    (data / "items.jsonl").write_text(without, encoding="utf-8")
+    run_command("memory", [*flags, "--update"])
+    assert torch.equal(StoredMemory.load(folder).memory.brands, brands)
+    # of as many items as the catalogue, in another order
+    tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
+    tokenizer.remove_items(["gone"])
+    tokenizer.save_pretrained(folder, include_network=False)
+    stored = StoredMemory.load(folder)
+    stored.memory = stored.memory.select(torch.arange(1, N + 1))
+    stored.save(folder, tokenizer.index)
+    run_command("memory", [*flags, "--update"])
+    assert torch.equal(StoredMemory.load(folder).memory.brands, brands[1:])
+    # whose items have changed since: which brand was whose is not known
+    tokenizer.remove_items([IDS[0]])
+    tokenizer.save_pretrained(folder, include_network=False)
+    lines = [json.dumps({"item_id": each, "title": "case of steel"}) + "\n" for each in IDS[1:]]
+    (data / "items.jsonl").write_text("".join(lines), encoding="utf-8")
+    (data / "sequences.jsonl").write_text(json.dumps({"user_id": "u", "items": IDS[1:9]}), encoding="utf-8")
+    run_command("memory", [*flags, "--update"])
+    assert (StoredMemory.load(folder).memory.brands == -1).all() and "none is kept" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["T5", "Qwen3"])
@@ -199,8 +243,8 @@ def test_pairs_that_prepare_has_counted_are_read(tmp_path, data, monkeypatch, ch
     folder, counted = tmp_path / "recommender", []
     make_recommender(folder)
     flags = ["--recommender", str(folder), "--data", str(tmp_path / "prepared"), "--no_test"]
-    flags += ["--transitions", "counts"]
-    settings = [] if chosen else ["--temperature", "0.04", "--mixing_weight", "0.6"]
+    settings = ["--transitions", "counts"]
+    settings += [] if chosen else ["--temperature", "0.04", "--mixing_weight", "0.6"]
     training = len(Interactions.from_folder(tmp_path / "prepared", IDS).training_part().items)
     count = memory_module.whole_counts
     monkeypatch.setattr(memory_module, "whole_counts", lambda *given: counted.append(len(given[1])) or count(*given))
@@ -241,6 +285,10 @@ def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
     ("flags", "said"),
     [
         (["--update"], "item_memory.safetensors is missing"),
+        (["--update", "--row_items", "5", "--similar_items", "5"], "leave out --row_items, --similar_items"),
+        (["--update", "--transitions", "counts", "--regularization", "3"], "out --transitions, --regularization"),
+        (["--update", "--trend_weight", "0.1", "--repeat_weight", "-1"], "leave out --trend_weight, --repeat_weight"),
+        (["--update", "--temperature", "1", "--mixing_weight", "1"], "leave out --temperature, --mixing_weight"),
         (["--temperature", "0.1"], "go together"),
         (["--temperature", "0", "--mixing_weight", "0.5"], "temperature must be above 0"),
         (["--temperature", "0.1", "--mixing_weight", "2"], "mixing_weight must be from 0 to 1"),

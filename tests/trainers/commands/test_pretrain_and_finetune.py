@@ -353,6 +353,25 @@ def test_zero_shot_benchmark(workplace, pretrained, tmp_path, capsys):
     assert load_values(folders[2][0]).training_data[0]["Training users"] == 12  # of 60
     again = script(capsys, "benchmarks/zero_shot.py", *flags, *argv)
     assert again.count("done before") == 3 and lines_of(results) == lines
+    # another recommender of the same name: neither its lines nor its items are taken for these
+    other = shutil.copytree(pretrained[0], tmp_path / "other" / pretrained[0].name)
+    argv[argv.index(pretrained[0])] = other
+    with open(other / "recommender" / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(SystemExit, match="has lines of pretrained, of other weights than those of .*: rename"):
+        script(capsys, "benchmarks/zero_shot.py", *flags, *argv)
+    shutil.copyfile(pretrained[0] / "recommender" / "model.safetensors", other / "recommender" / "model.safetensors")
+    settings = other / "tokenizer" / "item_tokenizer_config.json"
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps(values | {"fingerprint": "0" * len(values["fingerprint"])}))
+    once = [*flags, "--results", tmp_path / "once.jsonl", "--models", "none", "--pretrained"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("traceback.print_exc", lambda: said.append(str(sys.exception())))
+        said = []
+        script(capsys, "benchmarks/zero_shot.py", *once, other)
+    assert "semantic IDs of another item tokenizer" in said[0]
+    script(capsys, "benchmarks/zero_shot.py", *once, pretrained[0])  # what was made is taken
+    assert lines_of(tmp_path / "once.jsonl")[0]["ndcg@10"] == lines[1]["ndcg@10"]
 
     script(capsys, "benchmarks/zero_shot.py", *flags, "--models", "scratch", "--train_users", 0, 1, "--seeds", 0)
     line = lines_of(results)[3]

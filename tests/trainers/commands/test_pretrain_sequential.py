@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -91,6 +92,18 @@ def test_what_pre_training_leaves_has_nothing_of_a_domain(pretrained, name):
     assert not any(tensor.shape[0] in (2 * NUM_ITEMS, 2 * NUM_ITEMS + 1) for tensor in stored.values())
     values = load_values(folder)
     assert values.method == config["model_type"] and [row["Domain"] for row in values.training_data] == ["a", "b"]
+
+
+@pytest.mark.hub
+def test_push_to_a_repository_that_is_not_there_yet(hub, workplace, tmp_path):
+    name = hub.new_repo("pretrained")
+    flags = ["--push_to_hub", "--hub_model_id", name, "--sequential.save_strategy", "epoch"]
+    pretrain(workplace, tmp_path / "run", *flags)
+    assert {"README.md", "config.json", "model.safetensors"} <= set(HfApi().list_repo_files(name))
+    model = AutoModelForCausalLM.from_pretrained(name)
+    assert model.config.num_items == 0
+    # nothing but the end is sent: checkpoints have the items of the domains
+    assert not [each.title for each in HfApi().list_repo_commits(name) if "in progress" in each.title]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

@@ -99,3 +99,16 @@ def test_errors_say_what_and_how(files, flags, message, monkeypatch):
         run_command("quickstart", flags)
     assert message in str(error.value)
     assert not (files / "runs").exists()
+
+
+def test_a_folder_that_takes_no_files_is_known_before_the_work(files, monkeypatch):
+    monkeypatch.setattr(Recommender, "from_interactions", None)
+    with pytest.raises(SystemExit, match="No files can be written to .*out"):
+        run_command("quickstart", [str(files / "verkauf.csv"), "--output_dir", str(files / "verkauf.csv" / "out")])
+
+
+def test_an_encoder_that_cannot_be_published_is_known_before_the_work(files, monkeypatch):
+    monkeypatch.setattr(Recommender, "from_interactions", None)
+    flags = ["--text_encoder", str(files), "--push_to_hub", "org/shop", "--output_dir", str(files / "out")]
+    with pytest.raises(SystemExit, match="is on this machine alone"):
+        run_command("quickstart", [str(files / "verkauf.csv"), *flags])

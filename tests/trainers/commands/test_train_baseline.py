@@ -1,6 +1,7 @@
 """Every baseline from the command line in small: trained, saved, loaded again, resumed, pushed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,9 @@ def test_item_level_on_semantic_ids_that_are_there(workplace, tmp_path):
     np.testing.assert_allclose(tokenizer.index.content[:-1], vectors[::-1], atol=1e-2)
     assert not tokenizer.index.content[-1].any(), "nothing is known of it"
     assert rows[0]["model"] == "item-level"
+    report = json.loads((tmp_path / "run" / "tokenizer" / "tokenizer_report.json").read_text())
+    assert report["settings"] == {"semantic_ids": f"{tmp_path.name}/ids"}, "no path of this machine"
+    assert str(tmp_path) not in (tmp_path / "run" / "results.json").read_text()
     with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level"):
         train(workplace, "item-level", tmp_path / "none")
     with pytest.raises(SystemExit, match="--semantic_ids is what --model item-level"):
@@ -245,6 +249,20 @@ def test_a_memory_is_a_second_row(workplace, tmp_path):
         train(workplace, "rq-kmeans", tmp_path / "run")
     train(workplace, "rq-kmeans", tmp_path / "run", "--overwrite")
     assert load_ranker(folder, domain.interactions).memory is None
+
+
+def test_what_s3_rec_was_pre_trained_to_goes_with_an_earlier_run(workplace, tmp_path):
+    """No later --resume takes it; and a run that was stopped there is not begun anew without a word."""
+    train(workplace, "s3-rec", tmp_path)
+    folder = tmp_path / "checkpoints" / "recommender-pretraining"
+    (checkpoint,) = folder.glob("checkpoint-*")
+    checkpoint.rename(folder / "checkpoint-999")
+    train(workplace, "s3-rec", tmp_path, "--overwrite")
+    assert list(folder.iterdir()) == [checkpoint]
+    for path in (tmp_path / "results.json", tmp_path / "recommender", tmp_path / "checkpoints" / "recommender"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(SystemExit, match="recommender-pretraining holds checkpoints of a run that was stopped"):
+        train(workplace, "s3-rec", tmp_path)
 
 
 def test_letters_variants(workplace, tmp_path):
@@ -392,6 +410,7 @@ def test_an_encoder_that_is_not_there_is_known_before_a_training(workplace, tmp_
     ("interactions", "said"),
     [
         ("split\nu,i0,0,train\nu,i1,1,train\nu,i2,2,test", "--memory is chosen on validation items"),
+        ("split\nu,i0,0,train\nu,i1,1,train\nu,i2,2,validation", "The split has no interaction in 'test' that"),
         ("rating\nu,i0,0,1\nu,i1,1,1", "nothing to train on"),  # a validation and a test item
     ],
 )
@@ -402,6 +421,15 @@ def test_parts_that_are_empty_are_named_before_the_training(workplace, tmp_path,
     flags = ["--model", "rq-kmeans", "--memory", "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=said):
         run_command("train-baseline", flags)
+
+
+def test_fine_tuning_knows_before_a_training_that_there_is_no_test_item(workplace, tmp_path):
+    (tmp_path / "items.jsonl").write_bytes((workplace / "tiny" / "items.jsonl").read_bytes())
+    rows = "u,i0,0,train\nu,i1,1,train\nu,i2,2,validation\n"
+    (tmp_path / "interactions.csv").write_text(f"user_id,item_id,timestamp,split\n{rows}")
+    with pytest.raises(SystemExit, match="The split has no interaction in 'test' that follows another one"):
+        run_command("finetune", ["--data", str(tmp_path), "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_texts_that_say_nothing_are_named(workplace, tmp_path):

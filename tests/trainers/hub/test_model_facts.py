@@ -4,7 +4,7 @@ import pytest
 
 import modeling_utgrec
 from hub_cards import METHODS
-from trainers.hub.model_facts import method_of
+from trainers.hub.model_facts import method_of, place_name
 
 OF_ONE_METHOD = {
     "UTGRecTokenizerConfig": "UTGRec",
@@ -39,3 +39,12 @@ def test_a_network_of_one_method(name):
 @pytest.mark.parametrize("name", sorted(OF_SEVERAL))
 def test_a_network_of_several_methods(name):
     assert method_of(getattr(modeling_utgrec, name)) is None
+
+
+def test_of_a_folder_its_name_is_told_and_of_a_repository_its_id(tmp_path, monkeypatch):
+    (tmp_path / "office" / "tokenizer").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "office")
+    for name in (str(tmp_path / "office" / "tokenizer"), "tokenizer", "../office/tokenizer"):
+        assert (place_name(name), place_name(name, 2)) == ("tokenizer", "office/tokenizer")
+    assert place_name("/gone/far/away") == "away" and place_name("org/encoder") == "org/encoder"
+    assert place_name(".", 2).endswith("/office")

@@ -6,12 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import pipeline
 
 import tokenization_items  # noqa: F401  # registers the pipeline
 from tokenization_items.item_index import UnknownItemError
 from trainers import Recommender
+from trainers.commands import run_command
+from trainers.hub.upload import PublishingError
 from trainers.methods.recommender import RECOMMENDER_FILE, RecommendationRules
 
 COLOURS = ["red", "blue", "green", "black"]
@@ -192,3 +195,27 @@ def test_the_same_from_the_hub(recommender, hub):
     loaded = Recommender.from_pretrained(repository)
     assert loaded.recommend(["sku-1", "sku-5"]) == recommender.recommend(["sku-1", "sku-5"])
     assert loaded.rules == recommender.rules
+
+
+@pytest.mark.hub
+def test_a_text_encoder_of_this_machine_is_neither_shown_nor_published(hub, tmp_path, tiny_bert):
+    for part in tiny_bert[:2]:
+        part.save_pretrained(tmp_path / "encoder")
+    orders, products = tables(12, 20)
+    made = Recommender.from_interactions(orders, products, text_encoder=str(tmp_path / "encoder"))
+    made.save_pretrained(tmp_path / "shop")
+    for name in ("README.md", "card_values.json", "recommender.json"):
+        text = (tmp_path / "shop" / name).read_text(encoding="utf-8")
+        assert str(tmp_path) not in text and "encoder" in text, name
+    repository = hub.new_repo("shop")
+    for each in (made, Recommender.from_pretrained(tmp_path / "shop")):
+        with pytest.raises(PublishingError, match="is on this machine alone, so that others could add no items"):
+            each.push_to_hub(repository)
+    with pytest.raises(SystemExit, match="item_tokenizer/text_encoder.json: .* is on this machine alone"):
+        run_command("publish", ["--recommender", str(tmp_path / "shop"), "--name", repository, "--push"])
+    assert not HfApi().repo_exists(repository) and not HfApi().repo_exists(f"{repository}-recommender")
+    # the network that new items need is elsewhere, and is not sent
+    (tmp_path / "shop" / "item_tokenizer").rename(tmp_path / "network")
+    alone = Recommender.from_pretrained(tmp_path / "shop")
+    alone.push_to_hub(repository)
+    assert not [name for name in HfApi().list_repo_files(repository) if name.startswith("item_tokenizer/")]
