@@ -77,7 +77,7 @@ def run(arguments: QuickstartArguments) -> None:
             )
     if arguments.push_to_hub is not None:
         check_text_encoder(arguments.text_encoder)
-    check_writable(output.absolute().parent if output.exists() else output)  # it is made beside what is there
+    check_writable(output, replaced=True)
     with lines_alone("trainers.rankers"):  # what takes long is said here
         recommender = Recommender.from_interactions(
             arguments.orders,

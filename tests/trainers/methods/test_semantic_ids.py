@@ -155,7 +155,7 @@ def test_new_items_are_added_by_their_embeddings(made, name):
     if name == "tiger":
         np.testing.assert_array_equal(loaded.index.codes[NUM_ITEMS:, :3], items.raw_codes[[0, 6]])
         with pytest.raises(ValueError, match="collisions='digit'"):
-            loaded.add_items(ContentEmbeddings(["new-2"], embeddings()[:1]))
+            loaded.add_items(ContentEmbeddings(["new-2"], embeddings()[:1]), "least_distance")
     with pytest.raises(EncoderMismatchError, match="have width 5, the network reads 7"):
         loaded.add_items(ContentEmbeddings(["new-2"], np.ones((1, 5))), collisions)
     with pytest.raises(CatalogueError, match="the network reads embeddings"):
