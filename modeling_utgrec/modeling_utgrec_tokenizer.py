@@ -440,7 +440,9 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         has_image: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Losses of representations against the texts and images of items (Eq. 8, 9).
+        Losses of representations against the texts and images of items (Eq. 8, 9). In training they are means over
+        the tokens and images of all processes' batches; batches whose gradients are accumulated weigh the same,
+        however many of them they have.
 
         Args:
             hidden (`torch.FloatTensor` of shape `(batch, num_levels, backbone_hidden_size)`):
