@@ -13,7 +13,7 @@ from transformers.utils import can_return_tuple
 
 from .checkpoint_format import CheckedLoading
 from .configuration_recbase import RecBaseConfig
-from .generation_histories import check_whole_items
+from .generation_histories import whole_items
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .generation_qwen3 import DecoderBeamStep, FusedDecoder
@@ -234,8 +234,8 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         mask = torch.cat((torch.ones_like(first), real, torch.ones_like(last)), dim=1)
         return torch.cat((first, items.flatten(1), last), dim=1), mask
 
-    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        check_whole_items(self.config, input_ids, attention_mask)
+    def _readable_histories(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return whole_items(self.config, input_ids, attention_mask)
 
 
 __all__ = ["RecBaseForCausalLM"]

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5Stack
 from .attention_masks import as_scores, causal_item_mask, target_masks
 from .checkpoint_format import CheckedLoading
 from .configuration_utgrec import UTGRecConfig
-from .generation_histories import check_whole_items
+from .generation_histories import whole_items
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .generation_t5 import FusedT5, T5BeamStep
@@ -229,8 +229,8 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         assert valid_codes is not None
         return self._loss_over_items(logits, labels, valid_codes[labelled].unflatten(0, (-1, config.num_levels)))
 
-    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        check_whole_items(self.config, input_ids, attention_mask)
+    def _readable_histories(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return whole_items(self.config, input_ids, attention_mask)
 
     def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
         return partial(T5BeamStep, FusedT5(self))

@@ -476,6 +476,16 @@ def test_batching_and_padding_do_not_matter(side, float32_tolerance):
         torch.testing.assert_close(own, scores[user], **float32_tolerance(12, scores))
 
 
+@pytest.mark.parametrize("padding", [(1, 2), (2, 0), (0, 1)])
+def test_padding_that_is_no_whole_items_changes_nothing(padding, float32_tolerance):
+    model, trie = everything()
+    batch = make_batch(trie, [4, 2, 1])
+    batch = batch["input_ids"], batch["attention_mask"]
+    wanted = model.recommend(*batch, trie, num_items=5).scores
+    scores = model.recommend(*(torch.nn.functional.pad(each, padding) for each in batch), trie, num_items=5).scores
+    torch.testing.assert_close(scores, wanted, **float32_tolerance(12, wanted))
+
+
 def test_no_item_reads_later_ones(float32_tolerance):
     model, trie = everything(max_history=4)
     model.positions.weight.data[:] = model.positions.weight[0]  # which are counted from the end
