@@ -391,6 +391,17 @@ def test_without_labels_the_loss_is_nothing(kind):
     batch["labels"].fill_(-100)
     output = model(**batch, valid_codes=torch.zeros(2, 6, max(SIZES), dtype=torch.bool))
     assert output.loss.item() == 0 and output.level_losses.tolist() == [0] * 3
+    assert not any(gradient.any() for gradient in gradients(model, output.loss).values())
+
+
+@pytest.mark.parametrize("domains", [False, True])
+def test_where_every_prefix_goes_on_in_one_way_there_is_nothing_to_learn(domains):
+    model, trie = everything(1)
+    if domains:
+        model.set_catalogue(trie, [trie, trie])
+    output = model.train()(**make_batch(trie, [2, 1]))
+    assert output.level_losses.tolist() == [0] * 3
+    assert not any(gradient.any() for gradient in gradients(model, output.loss).values())
 
 
 def test_packed_rows_are_as_a_row_for_each_user(float32_tolerance):
