@@ -13,7 +13,8 @@ def causal_item_mask(attention_mask: Tensor, num_levels: int) -> Tensor:
 
     Args:
         attention_mask (`torch.Tensor` of shape `(batch, length)`):
-            0 on padding (on the right). Where a row packs several sequences, the number of a token's sequence, from 1.
+            0 on padding; an item is `num_levels` columns, and so is padding before it. Where a row packs several
+            sequences, the number of a token's sequence, from 1.
         num_levels (`int`): tokens of an item.
 
     Returns:

@@ -3,11 +3,12 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checkpoint_format import FORMAT_VERSION, CheckedConfig
 from .configuration_utgrec import UTGRecConfig
 
 
 @strict
-class RQVAEConfig(PreTrainedConfig):
+class RQVAEConfig(CheckedConfig, PreTrainedConfig):
     """
     Configuration of [`RQVAEModel`]. The defaults are TIGER's (Rajput et al. 2023).
 
@@ -39,6 +40,7 @@ class RQVAEConfig(PreTrainedConfig):
             of the entropy, see [`balanced_codes`] (LETTER's program: 0.003); 0 for the nearest codes.
         centre_domains (`bool`, *optional*, defaults to `False`):
             whether the embeddings of each catalogue are read without their mean, so that domains share codes.
+        format_version (`int`, *optional*): of the checkpoint, see `checkpoint_format`.
     """
 
     model_type = "rqvae"
@@ -58,6 +60,7 @@ class RQVAEConfig(PreTrainedConfig):
     cluster_refresh_passes: int = 100
     sinkhorn_epsilon: float | int = 0.0
     centre_domains: bool = False
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
         if self.hidden_sizes is None:

@@ -5,11 +5,13 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checkpoint_format import FORMAT_VERSION, CheckedConfig
+
 PAD_TOKEN_ID = 0  # item row r is token r + 1
 
 
 @strict
-class SequentialConfig(PreTrainedConfig):
+class SequentialConfig(CheckedConfig, PreTrainedConfig):
     r"""
     Base of the configurations of [`SequentialForNextItem`] models.
 
@@ -34,6 +36,7 @@ class SequentialConfig(PreTrainedConfig):
             Whether `"sampled"` takes log(num_negatives · q) from a negative's score, q its probability of being drawn
             (Yi et al. 2019), here 1 / num_items: the softmax over all items is then what is estimated. Without it, as
             HSTU's authors have it, negatives weigh less by num_negatives / num_items.
+        format_version (`int`, *optional*): of the checkpoint, see `checkpoint_format`.
 
     Raises:
         ValueError: a size below 1, heads that do not divide the width, or a dropout outside of [0, 1).
@@ -55,6 +58,7 @@ class SequentialConfig(PreTrainedConfig):
     num_negatives: int = 512
     log_q_correction: bool = True
     pad_token_id: int = PAD_TOKEN_ID
+    format_version: int = FORMAT_VERSION
 
     @property
     def vocab_size(self) -> int:

@@ -200,8 +200,16 @@ class DepthHeadPrediction:
     def _node_losses(self, states: Tensor, labels: Tensor) -> Tensor:
         """As `_level_losses`, over the nodes of the catalogue, of several that of each label. Where a prefix goes
         on in one way, nothing is to be learnt."""
+        sums = self._sums_over_nodes(states, labels)
+        if torch.is_grad_enabled() and not sums.requires_grad:
+            # Zero with a gradient: training takes one of every batch, distributed training for every parameter.
+            assert isinstance(self, nn.Module)
+            sums = sums + sum(parameter.sum() * 0.0 for parameter in self.parameters())
+        return sums / max(len(labels), 1)
+
+    def _sums_over_nodes(self, states: Tensor, labels: Tensor) -> Tensor:
         if self._domains is None:
-            return self._sums_of_losses(0, states, labels) / max(len(labels), 1)
+            return self._sums_of_losses(0, states, labels)
         if self._domains[0].device != labels.device:
             self._domains = self._domains[0].to(labels.device), self._domains[1].to(labels.device)
         keys, owners = self._domains
@@ -211,7 +219,7 @@ class DepthHeadPrediction:
         for number in owners[places].unique().tolist():
             rows = (owners[places] == number).nonzero().flatten()
             sums = sums + self._sums_of_losses(number, states[rows], labels[rows])
-        return sums / max(len(labels), 1)
+        return sums
 
     def _sums_of_losses(self, number: int, states: Tensor, labels: Tensor) -> Tensor:
         """Each level's losses over the nodes of one of the catalogues, summed over the labels."""

@@ -48,4 +48,28 @@ def check_whole_items(config: PreTrainedConfig, input_ids: Tensor, attention_mas
         )
 
 
-__all__ = ["check_whole_items"]
+def whole_items(config: PreTrainedConfig, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Histories in which every `num_levels` columns are an item or padding, as networks read them that take items by
+    their columns.
+
+    Args:
+        config, input_ids, attention_mask: as [`check_whole_items`].
+
+    Returns:
+        `input_ids` and `attention_mask` as they are, if every row is so, else with the padding on the right.
+
+    Raises:
+        ValueError: as [`check_whole_items`].
+    """
+    check_whole_items(config, input_ids, attention_mask)
+    real, levels = attention_mask != 0, config.num_levels
+    whole = input_ids.shape[1] // levels * levels
+    items = real[:, :whole].unflatten(1, (-1, levels))
+    if whole == input_ids.shape[1] and bool((items == items[..., :1]).all()):
+        return input_ids, attention_mask
+    order = (~real).to(torch.uint8).argsort(dim=1, stable=True)[:, :whole]
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+__all__ = ["check_whole_items", "whole_items"]

@@ -51,7 +51,7 @@ class ItemRecommendation(PreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-                0 on padding; by default every token but the padding token is read.
+                0 on padding, on whichever side; by default every token but the padding token is read.
             trie ([`ItemTrie`]): semantic IDs of the catalogue. Moved to the model's device if it is elsewhere: keep it
                 there to save the copy.
             num_items (`int`, *optional*, defaults to 10): items to return per user.
@@ -217,11 +217,13 @@ class ItemRecommendation(PreTrainedModel):
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}."
             )
-        self._check_histories(input_ids, attention_mask)
+        input_ids, attention_mask = self._readable_histories(input_ids, attention_mask)
         return input_ids.to(self.device), attention_mask.to(self.device)
 
-    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """Raises ValueError for a history that the network cannot read, where some cannot be read."""
+    def _readable_histories(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories and mask as the network reads them. Raises ValueError for a history that it cannot read, where
+        some cannot be read."""
+        return input_ids, attention_mask
 
     @contextmanager
     def _without_dropout(self) -> Iterator[None]:

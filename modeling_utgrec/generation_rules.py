@@ -63,8 +63,11 @@ class ItemRules:
             deny = self._checked("deny", deny)
             if deny.dtype != torch.bool:
                 self._denied = deny
+            elif mask is None:
+                mask = ~deny
             else:
-                mask = ~deny if mask is None else mask & ~deny
+                _common([len(mask), len(deny)])
+                mask = mask & ~deny
         self._masks = None if mask is None else _Masks(trie, mask)
         self._users: Tensor | None = None  # row of `_masks` of each user
         self.num_users = self._common_length()
@@ -90,10 +93,7 @@ class ItemRules:
             lengths.append(len(self._users))
         elif self._masks is not None:
             lengths.append(self._masks.num_rows)
-        lengths = sorted({length for length in lengths if length != 1})
-        if len(lengths) > 1:
-            raise ValueError(f"the rules are for {lengths[0]} users and for {lengths[1]}.")
-        return lengths[0] if lengths else 1
+        return _common(lengths)
 
     def select(self, users: Tensor) -> "ItemRules":
         """
@@ -105,7 +105,10 @@ class ItemRules:
         users = users.to(self.trie.device)
         selected = copy.copy(self)
         if self._masks is not None and self._masks.num_rows > 1:
-            selected._users = users if self._users is None else self._users[users]
+            if self._users is None:
+                selected._users = users
+            elif len(self._users) > 1:  # else that row holds for everybody
+                selected._users = self._users[users]
         selected._allowed, selected._denied = (
             each if each is None or len(each) == 1 else each[users] for each in (self._allowed, self._denied)
         )
@@ -157,6 +160,14 @@ class ItemRules:
                 f"the rules are for {self.num_users} users, the batch has {batch_size}; `select` a row for each user."
             )
         return RulesOfSearch(self.trie, self._masks, self._users, self._allowed, self._denied, batch_size)
+
+
+def _common(lengths: list[int]) -> int:
+    """The number of users that rules of these numbers of rows are for; one row is for any number."""
+    several = sorted({length for length in lengths if length != 1})
+    if len(several) > 1:
+        raise ValueError(f"the rules are for {several[0]} users and for {several[1]}.")
+    return several[0] if several else 1
 
 
 class _Masks:
@@ -233,7 +244,7 @@ class RulesOfSearch:
         if masks is not None:
             if users is None:
                 users = torch.arange(batch_size, device=trie.device).clamp(max=masks.num_rows - 1)
-            self.mask_rows = users
+            self.mask_rows = users.expand(batch_size)
         without = None if denied is None else self._sorted_path(denied)
         self.allowed = None if allowed is None else self._sorted_path(allowed, without)
         self.denied = without if allowed is None else None  # else they are off the allow-list already

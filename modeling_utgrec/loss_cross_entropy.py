@@ -150,7 +150,7 @@ def cross_entropy_of_valid(logits: Tensor, codes: Tensor, valid_codes: Tensor) -
 
     Args:
         logits (`torch.Tensor` of shape `(rows, codes of the level)`): of the level, in any precision.
-        codes (`torch.LongTensor` of shape `(rows,)`): the codes to predict.
+        codes (`torch.LongTensor` of shape `(rows,)`): the codes to predict; -100 is left out.
         valid_codes (`torch.BoolTensor` of shape `(rows, at least the codes of the level)`):
             which codes some item has after the row's prefix; the row's own is one of them.
 

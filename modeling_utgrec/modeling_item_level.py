@@ -22,7 +22,7 @@ from .attention_masks import causal_item_mask
 from .checkpoint_format import CheckedLoading
 from .configuration_item_level import ItemLevelConfig
 from .depth_head import DepthHead, DepthHeadPrediction, ResidualLayer
-from .generation_histories import check_whole_items
+from .generation_histories import whole_items
 from .generation_item_level import DepthHeadBeamStep
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
@@ -410,8 +410,8 @@ class ItemLevelForCausalLM(DepthHeadPrediction, CheckedLoading, ItemRecommendati
     def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
         return partial(DepthHeadBeamStep, self, trie)
 
-    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        check_whole_items(self.config, input_ids, attention_mask)
+    def _readable_histories(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return whole_items(self.config, input_ids, attention_mask)
 
     def _check_trie(self, trie: ItemTrie) -> None:
         super()._check_trie(trie)

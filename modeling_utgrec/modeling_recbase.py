@@ -13,7 +13,7 @@ from transformers.utils import can_return_tuple
 
 from .checkpoint_format import CheckedLoading
 from .configuration_recbase import RecBaseConfig
-from .generation_histories import check_whole_items
+from .generation_histories import whole_items
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .generation_qwen3 import DecoderBeamStep, FusedDecoder
@@ -81,7 +81,8 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
                 token's sequence, from 1. A sequence reads nothing of another and its positions start at 0.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, in the places of `input_ids` as for any causal language model (the shift is made here);
-                -100 is left out of the loss, and so is the first token of every sequence, which nothing precedes.
+                -100 is left out of the loss, and so is the first token of every sequence, which nothing precedes. The
+                loss is 0 if nothing is left.
             valid_codes (`torch.BoolTensor` of the shape of `labels` and `max(config.level_sizes)`, *optional*):
                 Which codes an item of the catalogue has after the label's prefix; needed with labels when
                 `config.normalize_over` is `"items"`.
@@ -138,7 +139,7 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         states = states[:, :-1][predicted[:, 1:]]
         labels, weight = labels[predicted], self.lm_head.weight
         if config.normalize_over == "vocabulary":
-            return linear_cross_entropy(states, weight, labels) / len(labels)
+            return linear_cross_entropy(states, weight, labels) / max(len(labels), 1)
         assert valid_codes is not None and config.level_sizes is not None and config.num_levels is not None
         levels, valid_codes = positions[predicted] % config.num_levels, valid_codes[predicted]
         total = states.new_zeros((), dtype=torch.float32)
@@ -146,7 +147,7 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
             of_level = levels == level
             logits = F.linear(states[of_level], weight[first : first + size])
             total = total + cross_entropy_of_valid(logits, labels[of_level] - first, valid_codes[of_level])
-        return total / len(labels)
+        return total / max(len(labels), 1)
 
     def _not_padding(self, input_ids: Tensor) -> Tensor:
         assert self.config.pad_token_id is not None
@@ -234,8 +235,8 @@ class RecBaseForCausalLM(ItemRecommendation, CheckedLoading, Qwen3ForCausalLM):
         mask = torch.cat((torch.ones_like(first), real, torch.ones_like(last)), dim=1)
         return torch.cat((first, items.flatten(1), last), dim=1), mask
 
-    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        check_whole_items(self.config, input_ids, attention_mask)
+    def _readable_histories(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return whole_items(self.config, input_ids, attention_mask)
 
 
 __all__ = ["RecBaseForCausalLM"]

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5Stack
 from .attention_masks import as_scores, causal_item_mask, target_masks
 from .checkpoint_format import CheckedLoading
 from .configuration_utgrec import UTGRecConfig
-from .generation_histories import check_whole_items
+from .generation_histories import whole_items
 from .generation_items import BeamStep
 from .generation_mixin import ItemRecommendation
 from .generation_t5 import FusedT5, T5BeamStep
@@ -121,10 +121,11 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): codes of the history as token ids.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`): 0 on padding.
             labels (`torch.LongTensor` of shape `(batch_size, num_levels)` or `(batch_size, sequence_length)`):
-                Token ids of the next item's codes; -100 is left out of the loss. With `config.causal_encoder` also the
-                codes of the items that follow each item of `input_ids`: the loss is then the mean over all of them, as
-                if each were a row of its own, and a row may pack several sequences (`attention_mask` then holds the
-                number of each token's sequence, from 1). Nothing but the loss is returned.
+                Token ids of the next item's codes; -100 is left out of the loss, which is 0 if nothing is left. With
+                `config.causal_encoder` also the codes of the items that follow each item of `input_ids`: the loss is
+                then the mean over all of them, as if each were a row of its own, and a row may pack several sequences
+                (`attention_mask` then holds the number of each token's sequence, from 1). Nothing but the loss is
+                returned.
             valid_codes (`torch.BoolTensor` of the shape of `labels` and `max(config.level_sizes)`, *optional*):
                 Which codes an item of the catalogue has after the label's prefix; needed with labels when
                 `config.normalize_over` is `"items"`.
@@ -163,14 +164,16 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
             use_cache=use_cache,
             **kwargs,
         )
-        if labels is None or (self.config.loss_temperature == 1 and self.config.normalize_over == "vocabulary"):
+        if labels is None:
             return output
-        logits = output[1]
+        loss, logits = output[:2]
         if self.config.normalize_over == "items":
             columns = [logits[:, level, codes] for level, codes in enumerate(self._columns)]
             loss = self._loss_over_items(columns, labels, cast(Tensor, valid_codes))  # checked above
         else:
-            loss = F.cross_entropy(logits.flatten(0, 1) / self.config.loss_temperature, labels.flatten())
+            if self.config.loss_temperature != 1:
+                loss = F.cross_entropy(logits.flatten(0, 1) / self.config.loss_temperature, labels.flatten())
+            loss = torch.where((labels != -100).any(), loss, 0.0)  # a mean over no labels is NaN
         if isinstance(output, tuple):
             return (loss, *output[1:])
         output.loss = loss
@@ -187,12 +190,16 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
 
     def _loss_over_items(self, logits: list[Tensor], labels: Tensor, valid_codes: Tensor) -> Tensor:
         """Mean negative log-likelihood of `labels` `(targets, L)` among the codes that exist after their prefixes,
-        `valid_codes` `(targets, L, codes)`, of each level's `logits` `(targets, codes of the level)`."""
-        total = logits[0].new_zeros((), dtype=torch.float32)
+        `valid_codes` `(targets, L, codes)`, of each level's `logits` `(targets, codes of the level)`. 0 if all
+        labels are -100."""
+        total, missing = logits[0].new_zeros((), dtype=torch.float32), labels == -100
         for level, (columns, of_level) in enumerate(zip(self._columns, logits, strict=True)):
             of_level = of_level.float() / self.config.loss_temperature
-            total = total + cross_entropy_of_valid(of_level, labels[:, level] - columns.start, valid_codes[:, level])
-        return total / labels.numel()
+            codes = (labels[:, level] - columns.start).masked_fill(missing[:, level], -100)
+            total = total + cross_entropy_of_valid(of_level, codes, valid_codes[:, level])
+        places, known = torch.ones_like(labels).sum(), (~missing).sum()
+        # not divided by `known` alone: with all labels the number stays what it was, to the last bit
+        return total / max(labels.numel(), 1) * (places / known.clamp(min=1))
 
     def _loss_of_all_targets(
         self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, valid_codes: Tensor | None
@@ -223,14 +230,14 @@ class UTGRecForConditionalGeneration(ItemRecommendation, CheckedLoading, T5ForCo
         labelled = labels != -100
         states, labels, weight = states[labelled], labels[labelled], self.lm_head.weight
         if config.normalize_over == "vocabulary":
-            return linear_cross_entropy(states / config.loss_temperature, weight, labels) / len(labels)
+            return linear_cross_entropy(states / config.loss_temperature, weight, labels) / max(len(labels), 1)
         states, labels = states.unflatten(0, (-1, config.num_levels)), labels.view(-1, config.num_levels)
         logits = [F.linear(states[:, level], weight[codes]) for level, codes in enumerate(self._columns)]
         assert valid_codes is not None
         return self._loss_over_items(logits, labels, valid_codes[labelled].unflatten(0, (-1, config.num_levels)))
 
-    def _check_histories(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        check_whole_items(self.config, input_ids, attention_mask)
+    def _readable_histories(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return whole_items(self.config, input_ids, attention_mask)
 
     def _search_step(self, trie: ItemTrie) -> Callable[[Tensor, Tensor], BeamStep]:
         return partial(T5BeamStep, FusedT5(self))

@@ -90,6 +90,7 @@ class UTGRecTokenizerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     accepts_loss_kwargs = False  # the losses are means over the batch, not sums over tokens
+    _keep_in_fp32_modules_strict = ["running_mean.mean"]
     # starts at zero; new in networks of version 0.1, whose codes do not hang on it
     _keys_to_ignore_on_load_missing = ["training_passes", r"(text|image)_decoder\.levels\.weight"]
 
@@ -217,13 +218,17 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         trained weights."""
         yield from self.quantizer.parameters()
         if self.running_mean is not None:
-            yield self.running_mean.mean
+            yield self.running_mean.mean.to(self.adapter_dtype)  # as it is taken off
         yield from self.adapter.parameters()
         # With LoRA the backbone's own weights are large and identical to the published ones.
         adapted = self.config.lora_config is not None
         for name, parameter in self.backbone.named_parameters():
             if not adapted or is_adaptation(name):
                 yield parameter
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        return next(self.adapter.parameters()).dtype
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -301,7 +306,8 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         from their mean by."""
         if self.running_mean is None:
             return self.quantizer(representations)
-        mean = self.running_mean(representations)
+        # Quantized are representations in their own precision, under autocast in that of the weights.
+        mean = self.running_mean(representations).to(torch.promote_types(representations.dtype, self.adapter_dtype))
         output: QuantizerOutput = self.quantizer(representations - mean)
         assert output.quantized is not None
         output.quantized = output.quantized + mean
@@ -331,7 +337,7 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             )
         if domain_means is not None:
             states = states - domain_means
-        states = states.to(next(self.adapter.parameters()).dtype)
+        states = states.to(self.adapter_dtype)
         return self.adapter(states).expand(-1, self.config.num_levels, -1)
 
     def forward(
@@ -440,7 +446,9 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
         has_image: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Losses of representations against the texts and images of items (Eq. 8, 9).
+        Losses of representations against the texts and images of items (Eq. 8, 9). In training they are means over
+        the tokens and images of all processes' batches; batches whose gradients are accumulated weigh the same,
+        however many of them they have.
 
         Args:
             hidden (`torch.FloatTensor` of shape `(batch, num_levels, backbone_hidden_size)`):

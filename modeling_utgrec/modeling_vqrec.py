@@ -151,6 +151,16 @@ class VQRecForNextItem(ContentForNextItem):
         if table.is_floating_point() or (table.numel() and not 0 <= table.min() <= table.max() < size):
             raise ValueError(f"{name}: codes are whole numbers from 0 to {size - 1}.")
 
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """As [`~transformers.PreTrainedModel.save_pretrained`].
+
+        Raises:
+            ValueError: while a map of codes is learned, which a loaded model would lack without a word.
+        """
+        if self.content_items.code_map is not None:
+            raise ValueError("A map of codes is being learned, and is not saved: call finish_code_map before.")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def codes_of(self, content: Tensor) -> Tensor:
         """Codes int64 `(n, num_groups)` of content `(n, content_size)` by the model's quantizer."""
         return product_codes(content, *(getattr(self.content_items, name) for name in QUANTIZER))

@@ -185,19 +185,19 @@ class ResidualCodebooks(nn.Module):
         counted: bool = True,
     ) -> QuantizerOutput:
         """Quantizes representations `[B, L, D]`, or the first `num_levels` of them, by as many levels. With an epsilon
-        the codes of the last level are [`balanced_codes`] of all processes' batches, those that are `counted`."""
+        the codes of the last level are [`balanced_codes`] of all processes' batches, those that are `counted`; others
+        get the nearest."""
         last = len(self.codebooks[:num_levels]) - 1
         codes, residuals, quantized, losses = [], [], [], []
         above = torch.zeros_like(representations[:, 0])
         for level, codebook in enumerate(self.each(num_levels)):
             residual = representations[:, level] - above
+            code = codebook.nearest(residual, codebook.vectors)
             if sinkhorn_epsilon and level == last:
                 own = codebook.distances(residual, codebook.vectors)
-                every, first = joined(own, counted)
-                codes_of_all = balanced_codes(every, sinkhorn_epsilon)
-                code = codes_of_all[first : first + len(own)]
-            else:
-                code = codebook.nearest(residual, codebook.vectors)
+                every, first = joined(own, counted)  # also where none counts: the others wait
+                if counted:
+                    code = balanced_codes(every, sinkhorn_epsilon)[first : first + len(own)]
             chosen = F.embedding(code, codebook.vectors)
             losses.append(codebook_loss(residual, chosen, self.commitment_weight))
             quantized.append(above + residual + (chosen - residual).detach())

@@ -182,16 +182,20 @@ class ImageDecoder(MaskedDecoder):
             latents (`torch.FloatTensor` of shape `(images, channels, size, size)`): scaled latents of their images.
 
         Returns:
-            Mean squared error of the predicted noise; 0 when there is no image.
+            Mean squared error of the predicted noise, in training over the images of all processes; 0 when there is
+            none.
         """
+        own = torch.tensor(len(latents), device=latents.device)
+        number = mean_over_processes(own) if self.training else own  # also where there is no image: others wait
         if len(latents) == 0:
             return no_loss(self, hidden)
         targets = latents.flatten(2).transpose(1, 2)
         valid = torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
         states = self(hidden, valid)
-        return self.diffusion(
+        error = self.diffusion(
             states.flatten(0, 1).repeat(self.repeats, 1), targets.flatten(0, 1).repeat(self.repeats, 1)
         )
+        return error * (own / number)
 
 
 class DiffusionLoss(nn.Module):

@@ -24,14 +24,15 @@ class RunningMean(nn.Module):
 
     def __init__(self, num_levels: int, dim: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(num_levels, dim))
+        # In float32 whatever the weights: a mean that is rounded to bfloat16 soon moves no more.
+        self.register_buffer("mean", torch.zeros(num_levels, dim, dtype=torch.float32))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def forward(self, representations: torch.Tensor) -> torch.Tensor:
         """The mean of representations `[B, L, D]`, float32 `[L, D]`."""
         if not self.training:
-            return self.mean
+            return self.mean.float()
         total = representations.float().sum(dim=0)
         count = torch.full((), len(representations), dtype=torch.float32, device=total.device)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -39,5 +40,5 @@ class RunningMean(nn.Module):
             dist.all_reduce(count)
         mean = total / count
         self.batches += 1
-        self.mean.lerp_(mean, max(MOMENTUM, 1 / int(self.batches)))
+        self.mean.lerp_(mean.to(self.mean.dtype), max(MOMENTUM, 1 / int(self.batches)))
         return mean

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from modeling_utgrec import UTGRecConfig, UTGRecTokenizerConfig, UTGRecTokenizerModel
+import modeling_utgrec
+from modeling_utgrec import UTGRecConfig, UTGRecTokenizerModel
 from modeling_utgrec.checkpoint_backbone import fingerprint_weights, is_adaptation
 
 KINDS = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "bert"]
@@ -293,8 +294,22 @@ def test_another_kind_of_checkpoint(network, tmp_path):
         UTGRecConfig.from_pretrained(tmp_path)
 
 
+CONFIGURATIONS = [
+    each
+    for name in sorted(modeling_utgrec.__all__)
+    if name.endswith("Config") and (each := getattr(modeling_utgrec, name)).model_type
+]
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS, ids=lambda kind: kind.model_type)
+def test_a_configuration_of_another_kind(kind):
+    other = "sasrec" if kind.model_type != "sasrec" else "hstu"
+    with pytest.raises(ValueError, match=f"Expected a configuration of model type '{kind.model_type}', found"):
+        kind.from_dict(kind().to_dict() | {"model_type": other})
+
+
 @pytest.mark.parametrize(("version", "advice"), [(2, "newer release"), (0, "save it anew"), ("1", "save it anew")])
-@pytest.mark.parametrize("kind", [UTGRecTokenizerConfig, UTGRecConfig])
+@pytest.mark.parametrize("kind", CONFIGURATIONS, ids=lambda kind: kind.model_type)
 def test_another_format_version(kind, version, advice):
     values = kind().to_dict()
     assert values["format_version"] == 1

@@ -290,6 +290,22 @@ def test_histories_that_are_no_items_are_refused(score):
             ask(ids, mask, trie)
 
 
+@pytest.mark.parametrize("padding", [(1, 0), (1, 2), (2, 1), (4, 0), (0, 2)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_that_is_no_whole_items_changes_nothing(causal, padding, float32_tolerance):
+    model = make_model(root_codebook_size=6, leaf_codebook_size=8, causal_encoder=causal)
+    trie = make_trie(model.config, 20)
+    batch = make_batch(trie, [3, 2, 1])
+    candidates = torch.arange(20).expand(3, -1)
+    wanted = model.score_items(*batch, trie, candidates)
+    input_ids, mask = (torch.nn.functional.pad(each, padding) for each in batch)
+    input_ids[mask == 0] = 9  # never read
+    scores = model.score_items(input_ids, mask, trie, candidates)
+    torch.testing.assert_close(scores, wanted, **float32_tolerance(12, wanted))
+    best = model.recommend(input_ids, mask, trie, num_items=20, num_beams=48).scores
+    torch.testing.assert_close(best, wanted.sort(descending=True).values, **float32_tolerance(12, wanted))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_beam_search_accepts_any_step(prefix_step, dtype, assert_same_ranking):
     """The search knows nothing of T5, and sums in float32 whatever the logits."""

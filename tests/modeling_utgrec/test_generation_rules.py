@@ -162,6 +162,18 @@ def test_one_row_holds_for_any_number_of_users(prefix_step):
         assert rows[0].shape == (1, 4) and rows[1].shape == (USERS, 4)
 
 
+@pytest.mark.parametrize("form", ["masks", "lists"])
+def test_one_selected_row_holds_for_any_number_of_users(prefix_step, form):
+    trie, rng = make_trie(60), np.random.default_rng(0)
+    kinds = torch.from_numpy(rng.random((4, 60)) < 0.4)
+    rules = ItemRules(trie, allow=kinds if form == "masks" else padded(kinds, rng)).select(torch.tensor([2]))
+    step = prefix_step(USERS, 20)
+    wanted, _ = constrained_beam_search(step, trie, 4, 8, ItemRules(trie, allow=kinds[2]))
+    assert rules.num_users == 1
+    for each in (rules, rules.select(torch.tensor([1, 2, 0])), rules.excluding(torch.full((USERS, 1), -1))):
+        assert torch.equal(constrained_beam_search(step, trie, 4, 8, each)[0], wanted)
+
+
 def test_empty_lists(prefix_step):
     trie = make_trie(30)
     step = prefix_step(USERS, 20)
@@ -218,6 +230,7 @@ def test_a_search_waits_for_nothing(prefix_step):
         ({"deny": torch.tensor([[-2]])}, r"deny\[0, 0\] is -2"),
         ({"allow": torch.tensor([[0], [1]]), "deny": torch.tensor([[0]] * 3)}, "for 2 users and for 3"),
         ({"allow": torch.ones(4, 20, dtype=torch.bool), "deny": torch.tensor([[0]] * 3)}, "for 3 users and for 4"),
+        ({name: torch.ones(rows, 20) > 0 for name, rows in (("allow", 3), ("deny", 2))}, "for 2 users and for 3"),
     ],
 )
 def test_bad_rules_are_named(rules, message):

@@ -391,6 +391,17 @@ def test_without_labels_the_loss_is_nothing(kind):
     batch["labels"].fill_(-100)
     output = model(**batch, valid_codes=torch.zeros(2, 6, max(SIZES), dtype=torch.bool))
     assert output.loss.item() == 0 and output.level_losses.tolist() == [0] * 3
+    assert not any(gradient.any() for gradient in gradients(model, output.loss).values())
+
+
+@pytest.mark.parametrize("domains", [False, True])
+def test_where_every_prefix_goes_on_in_one_way_there_is_nothing_to_learn(domains):
+    model, trie = everything(1)
+    if domains:
+        model.set_catalogue(trie, [trie, trie])
+    output = model.train()(**make_batch(trie, [2, 1]))
+    assert output.level_losses.tolist() == [0] * 3
+    assert not any(gradient.any() for gradient in gradients(model, output.loss).values())
 
 
 def test_packed_rows_are_as_a_row_for_each_user(float32_tolerance):
@@ -474,6 +485,16 @@ def test_batching_and_padding_do_not_matter(side, float32_tolerance):
         torch.testing.assert_close(alone[0], together[user, items], **float32_tolerance(8, together))
         own = model.recommend(history, None, trie, num_items=5).scores[0]
         torch.testing.assert_close(own, scores[user], **float32_tolerance(12, scores))
+
+
+@pytest.mark.parametrize("padding", [(1, 2), (2, 0), (0, 1)])
+def test_padding_that_is_no_whole_items_changes_nothing(padding, float32_tolerance):
+    model, trie = everything()
+    batch = make_batch(trie, [4, 2, 1])
+    batch = batch["input_ids"], batch["attention_mask"]
+    wanted = model.recommend(*batch, trie, num_items=5).scores
+    scores = model.recommend(*(torch.nn.functional.pad(each, padding) for each in batch), trie, num_items=5).scores
+    torch.testing.assert_close(scores, wanted, **float32_tolerance(12, wanted))
 
 
 def test_no_item_reads_later_ones(float32_tolerance):

@@ -247,6 +247,17 @@ def test_loss_normalised_over_items(packed):
         model(**batch)
 
 
+@pytest.mark.parametrize("normalize_over", ["items", "vocabulary"])
+def test_a_batch_without_labels_changes_nothing(normalize_over):
+    model = make_model(normalize_over=normalize_over)
+    batch = make_batch(model.config, [4, 2])
+    batch["labels"].fill_(-100)
+    loss = model(**batch, valid_codes=torch.zeros(2, 12, 8, dtype=torch.bool)).loss
+    assert loss.item() == 0
+    found = gradients(model, loss)
+    assert len(found) == len([*model.parameters()]) and not any(gradient.any() for gradient in found.values())
+
+
 def test_every_parameter_gets_a_gradient(ordered_sums):
     model = make_model().train()
     loss = model(**make_batch(model.config, [4, 2])).loss

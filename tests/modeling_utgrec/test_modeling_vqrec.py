@@ -147,6 +147,18 @@ def test_the_map_is_without_noise_once_it_is_finished():
     assert torch.equal(rows[1], before[1][found[2][1].argmax(-1)])
 
 
+def test_a_map_that_is_being_learned_is_not_lost_in_a_file(tmp_path):
+    model = make_model()
+    model.start_code_map(make_quantizer(5))
+    with pytest.raises(ValueError, match="call finish_code_map before"):
+        model.save_pretrained(tmp_path / "unfinished")
+    assert not (tmp_path / "unfinished").exists()
+    model.finish_code_map()
+    model.save_pretrained(tmp_path / "finished")
+    loaded = VQRecForNextItem.from_pretrained(tmp_path / "finished")
+    assert torch.equal(loaded.item_vectors(), model.item_vectors())
+
+
 @pytest.mark.parametrize("duplicates", ["excluded", "zero"])
 def test_contrastive_task_against_loops(duplicates, monkeypatch):
     model = make_model(VQRecForPreTraining, duplicates=duplicates)

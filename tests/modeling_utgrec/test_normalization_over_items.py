@@ -102,6 +102,52 @@ def test_loss(causal):
         model(**batch)
 
 
+def labelled_batch(model: UTGRecForConditionalGeneration, causal: bool) -> dict[str, torch.Tensor]:
+    """Two users, whose targets are the next item or all items after the first."""
+    table = torch.from_numpy(tokens_of(model.config))
+    valid = ValidCodes(table.numpy(), model.config.level_sizes, model.config.level_offsets)
+    rows = np.array([[1, 2, 4], [6, 0, 3]])
+    targets = rows[:, 1:] if causal else rows[:, 2:]
+    return {
+        "input_ids": table[rows[:, :2]].flatten(1),
+        "labels": table[targets].flatten(1),
+        "valid_codes": torch.from_numpy(valid(targets.ravel())).view(2, targets.shape[1] * 3, 6),
+    }
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_missing_labels_are_left_out(causal, float32_tolerance):
+    """A user without labels is as one who is not there, in the loss and its gradient."""
+    model = make_model(causal)
+    batch = labelled_batch(model, causal)
+    found = []
+    for rows in ([0, 1], [0]):
+        part = {name: value[rows].clone() for name, value in batch.items()}
+        part["labels"][1:], part["valid_codes"][1:] = -100, False
+        model.zero_grad()
+        loss = model(**part).loss
+        loss.backward()
+        found.append((loss.detach(), model.shared.weight.grad.clone()))
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, **float32_tolerance(12, wanted))
+
+
+@pytest.mark.parametrize("normalize_over", ["items", "vocabulary"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_batch_without_labels_changes_nothing(causal, normalize_over):
+    model = make_model(causal)
+    model.config.normalize_over = normalize_over
+    batch = labelled_batch(model, causal)
+    batch["labels"].fill_(-100)
+    for temperature in (1, 2):
+        model.config.loss_temperature = temperature
+        loss = model(**batch).loss
+        loss.backward()
+        assert loss.item() == 0
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and not parameter.grad.any(), name
+
+
 def test_temperature_applies():
     cold, warm = make_model(False), make_model(False, loss_temperature=2.0)
     table = tokens_of(cold.config)

@@ -1,10 +1,12 @@
 """Codebooks against brute force in float64."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -282,3 +284,27 @@ def test_balanced_codes_are_evenly_used_and_near():
     apart = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert balanced_codes(apart, 0.003).tolist() == [0, 1]
     assert balanced_codes(torch.ones(3, 4), 0.003).shape == (3,)
+
+
+@pytest.mark.distributed
+def test_rows_that_do_not_count_get_the_nearest_codes(run_two_processes, tmp_path):
+    """Also where there are more of them than those of all processes that count."""
+    run_two_processes(__file__, tmp_path)
+    counted, others = (torch.load(tmp_path / f"codes{rank}.pt") for rank in (0, 1))
+    quantizer, z = residual_codebooks(), representations(2)
+    assert torch.equal(counted, quantizer(z[:3], sinkhorn_epsilon=0.05).codes)
+    assert torch.equal(others, quantizer(z[3:]).codes)
+
+
+def residual_codebooks() -> ResidualCodebooks:
+    torch.manual_seed(0)
+    return ResidualCodebooks(SIZES[2], DIM, 0.25)
+
+
+def run_worker(folder: str) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    rows = representations(2)[3:] if rank else representations(2)[:3]
+    codes = residual_codebooks()(rows, sinkhorn_epsilon=0.05, counted=rank == 0).codes
+    torch.save(codes, Path(folder) / f"codes{rank}.pt")
+    dist.barrier()

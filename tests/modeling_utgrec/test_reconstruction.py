@@ -1,12 +1,15 @@
 """Text and image decoder against explicit computations."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from modeling_utgrec import loss_cross_entropy, reconstruction
+from modeling_utgrec import UTGRecTokenizerModel, loss_cross_entropy, reconstruction
 from modeling_utgrec.reconstruction import AdaLNBlock, DiffusionLoss, ImageDecoder, TextDecoder
 
 WIDTH, VOCABULARY, LEVELS, MOST = 16, 23, 3, 9
@@ -424,3 +427,44 @@ def test_denoiser_learns_the_noise_of_known_targets():
         optimizer.step()
         losses.append(loss.item())
     assert losses[0] > 0.8 and np.mean(losses[-10:]) < 0.35
+
+
+# processes
+
+IMAGES_OF_THE_FIRST = (4, 3, 2)  # of four
+
+
+def image_loss_of(images: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of some of four images, none of them given as a batch without images, and its gradient. The errors are
+    no random ones, as those of each process would be others."""
+    decoder = image_decoder().train()
+    generator = torch.Generator().manual_seed(2)
+    hidden, latents = torch.randn(4, LEVELS, WIDTH, generator=generator), torch.randn(4, 4, 3, 3, generator=generator)
+    decoder.diffusion.forward = lambda condition, targets: (condition[:, :4] - targets).square().mean()
+    rows = torch.arange(4)[images]
+    given = (latents, torch.ones(4, dtype=torch.bool)) if len(rows) else (None, None)
+    network = SimpleNamespace(image_decoder=decoder, config=SimpleNamespace(latent_channels=4))
+    loss = UTGRecTokenizerModel._image_loss(network, hidden[images], rows, *given)
+    return loss.detach(), *gradients(loss, decoder.mask)
+
+
+@pytest.mark.distributed
+def test_images_weigh_the_same_on_whichever_process(run_two_processes, tmp_path, float32_tolerance):
+    """Means over two processes are those of one with all images, however many of them each process has."""
+    run_two_processes(__file__, tmp_path)
+    results = [torch.load(tmp_path / f"result{rank}.pt") for rank in (0, 1)]
+    loss, gradient = image_loss_of(slice(4))
+    for first, (one, one_gradient), (other, other_gradient) in zip(IMAGES_OF_THE_FIRST, *results, strict=True):
+        assert one > other or first == 2
+        torch.testing.assert_close((one + other) / 2, loss, **float32_tolerance(4))
+        torch.testing.assert_close(
+            (one_gradient + other_gradient) / 2, gradient, **float32_tolerance(4, gradient), msg=str(first)
+        )
+
+
+def run_worker(folder: str) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    found = [image_loss_of(slice(first, 4) if rank else slice(first)) for first in IMAGES_OF_THE_FIRST]
+    torch.save(found, Path(folder) / f"result{rank}.pt")
+    dist.barrier()

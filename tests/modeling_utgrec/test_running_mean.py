@@ -62,6 +62,34 @@ def test_the_mean_is_saved(make_network, make_batch, tiny_bert, tiny_items, tmp_
     assert plain.running_mean is None and not any("running_mean" in name for name in plain.state_dict())
 
 
+def test_the_mean_of_half_precision_moves(make_network, make_batch, tiny_bert, tiny_items, tmp_path):
+    """The mean is kept in float32, the rest is of the precision of the weights."""
+    network, processor = make_network(tiny_bert, codebook_centering=True)
+    batch = make_batch(processor, network, tiny_items[:6])
+    network.train()(**batch)
+    network.running_mean.batches.fill_(20)
+    network.save_pretrained(tmp_path)
+    half = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.running_mean.mean.dtype == torch.float32 and half.adapter_dtype == torch.bfloat16
+    assert torch.equal(half.running_mean.mean, network.running_mean.mean)
+
+    z = half.encode(batch["input_ids"], batch["attention_mask"])
+    plain = half.quantizer(z - half.running_mean.mean.bfloat16())
+    found = half.quantize(z)
+    assert torch.equal(found.codes, plain.codes) and torch.equal(found.residuals, plain.residuals)
+    assert found.quantized.dtype == torch.bfloat16
+
+    before = half.running_mean.mean.clone()
+    output = half.train()(**batch)
+    output.loss.backward()
+    mean = output.representations.detach().float().mean(0)
+    assert output.residuals.dtype == torch.bfloat16
+    torch.testing.assert_close(half.running_mean.mean, before + 0.1 * (mean - before))
+    cast = network.to(torch.bfloat16)
+    cast(**batch).loss.backward()
+    assert cast.running_mean.mean.dtype == torch.bfloat16 and int(cast.running_mean.batches) == 21
+
+
 def test_the_mean_is_among_what_codes_depend_on(make_network, tiny_bert):
     """So that a network with another mean is not taken for the one that gave the codes."""
     network, processor = make_network(tiny_bert, codebook_centering=True)
