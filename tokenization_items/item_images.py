@@ -146,6 +146,8 @@ def is_address(text: str) -> bool:
 
 
 def _is_missing(value: object) -> bool:
+    if isinstance(value, Image.Image):  # compared with itself, as NaN is, it would be decoded
+        return False
     if is_missing(value):
         return True
     if isinstance(value, dict):
@@ -246,7 +248,10 @@ def _source(value: object, root: Path | None, allow_remote: bool) -> tuple[Path 
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
-        return value.copy(), "PIL image"
+        try:
+            return value.copy(), "PIL image"
+        except Exception as error:  # of one that was opened, and is read now: as in `open_image`
+            raise ImageError(f"broken, truncated or closed image: {error} (PIL image)") from error
     if isinstance(value, (str, os.PathLike)):
         shown = str(value)
         source: Path | io.BytesIO

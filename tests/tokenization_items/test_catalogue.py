@@ -330,6 +330,22 @@ def test_a_given_picture_is_not_changed():
     assert opened(original).size == (1024, 512) and original.size == (2048, 1024)
 
 
+def test_given_pictures_are_decoded_when_they_are_asked_for(tmp_path):
+    content = encoded(picture(), "JPEG")
+    (tmp_path / "fine.jpg").write_bytes(content)
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "fine.jpg") as fine, Image.open(tmp_path / "cut.jpg") as cut:
+        records = [{"item_id": "fine", "title": "t", "image": fine}, {"item_id": "cut", "title": "t", "image": cut}]
+        fine.load = None  # whatever reads its pixels fails
+        catalogue = Catalogue.from_records(records)
+        del fine.load
+        with pytest.raises(CatalogueError, match=r"item 'cut' \(row 1\): broken, truncated or closed"):
+            catalogue.check()
+        with pytest.raises(CatalogueError, match="item 'cut': broken, truncated or closed image"):
+            catalogue.image_digest(1)
+        assert catalogue.image(0).size == (40, 30)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("content", "message"),
