@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tokenization_items.catalogue import Catalogue, CatalogueError
 
@@ -310,6 +310,26 @@ def test_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90°
     assert opened(encoded(picture((40, 20)), "JPEG", exif=exif)).size == (20, 40)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_each_orientation_is_that_of_pillow(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture((40, 20)), kind, exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = ImageOps.exif_transpose(image)
+    assert np.array_equal(opened(content), expected)
+
+
+def test_odd_exif_does_not_make_an_image_broken():
+    # an orientation, and 72 dots per inch as a text, which Pillow reads and cannot write
+    entries = struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHL4s", 0x011A, 2, 3, b"72")
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + bytes(4)
+    assert opened(encoded(picture((40, 20)), "JPEG", exif=exif)).size == (20, 40)
+    for kind in ("PNG", "WEBP"):
+        assert opened(encoded(picture((40, 20)), kind, exif=b"no EXIF at all")).size == (40, 20)
 
 
 @pytest.mark.parametrize(
