@@ -183,6 +183,22 @@ def test_field_values_of_any_type():
     ]
 
 
+def test_bytes_are_texts_in_utf_8(folder):
+    """As Spark and Impala write texts, whose files do not say that they are."""
+    pq.write_table(pa.table({"item_id": [3], "title": pa.array(["Grüner Hut".encode()])}), folder / "items.parquet")
+    assert Catalogue.from_folder(folder).texts == ["Grüner Hut"] == Catalogue.from_folder(folder).titles
+    assert texts_of({"title": [b"a", "b"]}, {"title": np.array([b"a"])}) == ["a, b", "a"]
+    with pytest.raises(CatalogueError, match=r"column title: b'Gr\\xfcn' is no text in UTF-8"):
+        texts_of({"title": "Grün".encode("latin-1")})
+
+
+def test_the_order_of_a_set_is_the_same_in_each_process():
+    assert texts_of({"title": {"red", "blue", "green"}}, {"title": frozenset({2, 10})}) == [
+        "blue, green, red",
+        "10, 2",
+    ]
+
+
 def test_integer_ids_become_strings():
     records = [{"item_id": 3, "title": "a"}, {"item_id": np.int64(4), "title": "b"}]
     assert Catalogue.from_records(records).item_ids == ["3", "4"]
