@@ -371,9 +371,14 @@ def _item_id(value: object, row: int) -> str:
 
 
 def _text(value: object) -> str:
-    """One line of text: lists joined by commas (nested ones flattened), blanks and control characters collapsed."""
+    """One line of text: lists joined by commas (nested ones flattened), blanks and control characters collapsed; bytes
+    are UTF-8, as in parquet files of Spark and Impala that do not say that they hold texts."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, (set, frozenset)):  # whose order is another in each process
+        value = sorted(map(_text, value))
     if isinstance(value, (list, tuple)):
         return ", ".join(filter(None, map(_text, value)))
     if isinstance(value, dict):
@@ -395,3 +400,5 @@ def _texts(column: "Sequence | pa.ChunkedArray", name: str, text_of: Callable[[A
         return [text_of(value) for value in _values(column)]
     except RecursionError as error:
         raise CatalogueError(f"column {name}: a value is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise CatalogueError(f"column {name}: {error.object[:40]!r} is no text in UTF-8: {error}") from error

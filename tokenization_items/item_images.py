@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hub_cards.item_ids import is_missing
 from tokenization_items.remote_images import RemoteImageError, fetch_image
@@ -25,6 +25,16 @@ MAX_PIXELS = 1024**3 // 4 // 3
 MAX_FILE_BYTES = 2**29
 # Formats of pictures. Pillow knows more, and hands some of them, such as EPS, to other programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# What puts an image upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
@@ -146,6 +156,8 @@ def is_address(text: str) -> bool:
 
 
 def _is_missing(value: object) -> bool:
+    if isinstance(value, Image.Image):  # compared with itself, as NaN is, it would be decoded
+        return False
     if is_missing(value):
         return True
     if isinstance(value, dict):
@@ -246,7 +258,10 @@ def _source(value: object, root: Path | None, allow_remote: bool) -> tuple[Path 
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
-        return value.copy(), "PIL image"
+        try:
+            return value.copy(), "PIL image"
+        except Exception as error:  # of one that was opened, and is read now: as in `open_image`
+            raise ImageError(f"broken, truncated or closed image: {error} (PIL image)") from error
     if isinstance(value, (str, os.PathLike)):
         shown = str(value)
         source: Path | io.BytesIO
@@ -310,7 +325,7 @@ def _decode(image: Image.Image) -> Image.Image:
         raise ImageError(f"huge image of {width}×{height} pixels, more than {MAX_PIXELS}; make it smaller")
     image.draft(None, (2 * MAX_SIDE, 2 * MAX_SIDE))  # large JPEGs decode at a fraction of their size
     image.load()  # the whole file: verify() does not notice truncation
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _as_8_bits(image)
     if image.mode == "La":  # of which Pillow knows one way
@@ -322,6 +337,16 @@ def _decode(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image by its EXIF orientation. `ImageOps.exif_transpose` writes the other tags anew, which fails where a
+    camera or a program wrote one in a way of its own, though the pixels are whole."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # no EXIF, whatever it is called: the orientation is not known
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _as_8_bits(image: Image.Image) -> Image.Image:

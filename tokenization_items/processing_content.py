@@ -190,15 +190,19 @@ class EmbeddingProcessor:
         return embeddings
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes what tells the encoder, if there is one; all else that is needed is in the network's
-        configuration."""
+        """Writes what tells the encoder, if there is one, and removes what told that of another network that was in
+        the folder; all else that is needed is in the network's configuration."""
         if isinstance(self._encoder, FittedTextStatistics):
-            self._encoder.save(folder)
+            kept = self._encoder.save(folder).name
         elif self._encoder is not None:
             own = {name: getattr(self._encoder, name) for name in ENCODER_SETTINGS}
-            write_json(Path(folder) / ENCODER_NAME, own)
+            kept = write_json(Path(folder) / ENCODER_NAME, own).name
         elif self._saved is not None:  # it is not loaded for this
-            write_json(Path(folder) / ENCODER_NAME, self._saved)
+            kept = write_json(Path(folder) / ENCODER_NAME, self._saved).name
+        else:
+            kept = ""
+        for name in {STATISTICS_NAME, ENCODER_NAME} - {kept}:
+            (Path(folder) / name).unlink(missing_ok=True)
 
     def prompt_key(self) -> str:
         """What the semantic IDs depend on besides the network: goes into the fingerprint."""

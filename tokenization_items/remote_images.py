@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -25,6 +26,7 @@ LONGEST = 120.0  # seconds for one image in all: bytes that drip in one by one e
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BLOCK = 1 << 16
+_NOT_SENT = re.compile(rb"[^!-~]")  # blanks and what is no ASCII
 # IPv6 addresses that carry an IPv4 address to which gateways pass them on (RFC 6052).
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 # Of special purpose (IANA), which older releases of Python take for global.
@@ -147,7 +149,7 @@ def _request(address: str, timeout: float, ends: float) -> tuple[bytes | None, s
         watchdog.daemon = True
         watchdog.start()
         try:
-            connection.request("GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/", None, headers)
+            connection.request("GET", _target(parts), None, headers)
             with connection.getresponse() as response:
                 found = _read(response, address)
             if time.monotonic() >= ends:  # what was read may be cut off
@@ -162,13 +164,14 @@ def _request(address: str, timeout: float, ends: float) -> tuple[bytes | None, s
         if time.monotonic() >= ends:
             raise RemoteImageError(f"no answer: it takes longer than {LONGEST:g} seconds") from error
         raise RemoteImageError(f"no answer: {error!r}", passing=True) from error
-    except (ValueError, UnicodeError) as error:  # blanks or line breaks in the address
+    except (ValueError, UnicodeError) as error:  # half a character in the address
         raise RemoteImageError(f"no address: {error}") from error
 
 
 def _read(response: http.client.HTTPResponse, address: str) -> tuple[bytes | None, str]:
     if response.status in _REDIRECTS and response.headers.get("Location"):
-        return None, urljoin(address, response.headers["Location"])
+        sent = response.headers["Location"].encode("latin-1")  # as which http.client reads all headers
+        return None, urljoin(address, _escaped(sent))
     if response.status != 200:
         wait = response.headers.get("Retry-After", "")
         raise RemoteImageError(
@@ -188,9 +191,19 @@ def _read(response: http.client.HTTPResponse, address: str) -> tuple[bytes | Non
     return bytes(content), address
 
 
+def _target(parts: SplitResult) -> str:
+    """What is asked of the host."""
+    return _escaped(((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode())
+
+
+def _escaped(address: bytes) -> str:
+    """An address as it is sent: shops write blanks and letters of all kinds into theirs, as browsers take them."""
+    return _NOT_SENT.sub(lambda found: b"%%%02X" % found[0][0], address).decode()
+
+
 def _split(address: str) -> SplitResult:
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(address.strip())
         parts.port  # noqa: B018 (raises if it is no number)
     except ValueError as error:
         raise RemoteImageError(f"no address: {error}") from error

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tokenization_items.catalogue import Catalogue, CatalogueError
 
@@ -183,6 +183,22 @@ def test_field_values_of_any_type():
     ]
 
 
+def test_bytes_are_texts_in_utf_8(folder):
+    """As Spark and Impala write texts, whose files do not say that they are."""
+    pq.write_table(pa.table({"item_id": [3], "title": pa.array(["Grüner Hut".encode()])}), folder / "items.parquet")
+    assert Catalogue.from_folder(folder).texts == ["Grüner Hut"] == Catalogue.from_folder(folder).titles
+    assert texts_of({"title": [b"a", "b"]}, {"title": np.array([b"a"])}) == ["a, b", "a"]
+    with pytest.raises(CatalogueError, match=r"column title: b'Gr\\xfcn' is no text in UTF-8"):
+        texts_of({"title": "Grün".encode("latin-1")})
+
+
+def test_the_order_of_a_set_is_the_same_in_each_process():
+    assert texts_of({"title": {"red", "blue", "green"}}, {"title": frozenset({2, 10})}) == [
+        "blue, green, red",
+        "10, 2",
+    ]
+
+
 def test_integer_ids_become_strings():
     records = [{"item_id": 3, "title": "a"}, {"item_id": np.int64(4), "title": "b"}]
     assert Catalogue.from_records(records).item_ids == ["3", "4"]
@@ -312,6 +328,26 @@ def test_orientation_is_applied():
     assert opened(encoded(picture((40, 20)), "JPEG", exif=exif)).size == (20, 40)
 
 
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_each_orientation_is_that_of_pillow(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture((40, 20)), kind, exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = ImageOps.exif_transpose(image)
+    assert np.array_equal(opened(content), expected)
+
+
+def test_odd_exif_does_not_make_an_image_broken():
+    # an orientation, and 72 dots per inch as a text, which Pillow reads and cannot write
+    entries = struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHL4s", 0x011A, 2, 3, b"72")
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + bytes(4)
+    assert opened(encoded(picture((40, 20)), "JPEG", exif=exif)).size == (20, 40)
+    for kind in ("PNG", "WEBP"):
+        assert opened(encoded(picture((40, 20)), kind, exif=b"no EXIF at all")).size == (40, 20)
+
+
 @pytest.mark.parametrize(
     ("size", "kind", "expected"),
     [
@@ -328,6 +364,22 @@ def test_large_images_are_made_smaller(size, kind, expected):
 def test_a_given_picture_is_not_changed():
     original = Image.new("RGB", (2048, 1024), "green")
     assert opened(original).size == (1024, 512) and original.size == (2048, 1024)
+
+
+def test_given_pictures_are_decoded_when_they_are_asked_for(tmp_path):
+    content = encoded(picture(), "JPEG")
+    (tmp_path / "fine.jpg").write_bytes(content)
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "fine.jpg") as fine, Image.open(tmp_path / "cut.jpg") as cut:
+        records = [{"item_id": "fine", "title": "t", "image": fine}, {"item_id": "cut", "title": "t", "image": cut}]
+        fine.load = None  # whatever reads its pixels fails
+        catalogue = Catalogue.from_records(records)
+        del fine.load
+        with pytest.raises(CatalogueError, match=r"item 'cut' \(row 1\): broken, truncated or closed"):
+            catalogue.check()
+        with pytest.raises(CatalogueError, match="item 'cut': broken, truncated or closed image"):
+            catalogue.image_digest(1)
+        assert catalogue.image(0).size == (40, 30)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -28,6 +28,7 @@ from tokenization_items import (
     UniversalItemTokenizer,
 )
 from tokenization_items.processing_content import ENCODER_NAME
+from tokenization_items.text_statistics import STATISTICS_NAME, FittedTextStatistics
 
 WORDS = ["red", "blue", "oak", "steel", "guitar", "drum", "violin", "amp", "string", "bow", "case", "strap"]
 
@@ -246,3 +247,21 @@ def test_an_encoder_that_is_not_loaded_is_saved_by_its_name(encoder_folder, tmp_
     shutil.rmtree(encoder_folder)  # it is not needed for this
     processor.save_pretrained(second)
     assert (second / ENCODER_NAME).read_bytes() == (first / ENCODER_NAME).read_bytes()
+
+
+def test_a_network_that_is_saved_over_another_one_leaves_it_no_encoder(encoder_folder, tmp_path):
+    """New items got codes of the vectors of another encoder than the network reads, if these had as many numbers."""
+    vectors, statistics = FittedTextStatistics.fit([" ".join(WORDS[row : row + 3]) for row in range(10)] * 2)
+    config = RQVAEConfig(input_dim=vectors.shape[1], hidden_sizes=[], codebook_dim=4, num_levels=2, codebook_size=4)
+    encoder = TextEncoder.from_pretrained(encoder_folder)
+    for made, kept in (
+        (EmbeddingProcessor(config, statistics), STATISTICS_NAME),
+        (EmbeddingProcessor(config, encoder), ENCODER_NAME),
+        (EmbeddingProcessor(config, statistics), STATISTICS_NAME),
+        (EmbeddingProcessor(config), None),
+    ):
+        made.save_pretrained(tmp_path / "network")
+        loaded = EmbeddingProcessor.from_pretrained(tmp_path / "network", config)
+        assert loaded.reads_texts == made.reads_texts
+        assert [path.name for path in (tmp_path / "network").iterdir()] == ([] if kept is None else [kept])
+    assert loaded.encoder is None

@@ -47,6 +47,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer_moved(self):
         self.send(302, Location="/image")
 
+    def answer_renamed(self):
+        self.send(302, Location="/schöner Hut.png".encode().decode("latin-1"))  # sent as UTF-8
+
     def answer_inside(self):
         self.send(302, Location="http://secret.example/admin")
 
@@ -110,6 +113,21 @@ def test_an_image_arrives(server):
     assert fetch_image(f"{server}/image?size=3#top") == png() and Handler.paths == ["/image?size=3"]
     assert fetch_image(f"{server}/moved") == png()
     assert fetch_image(server) == png()
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/Grüner Hut.png", "/Gr%C3%BCner%20Hut.png"),
+        ("/%C3%BC%20.png?größe=1 2", "/%C3%BC%20.png?gr%C3%B6%C3%9Fe=1%202"),
+        ("/帽子|[1].png ", "/%E5%B8%BD%E5%AD%90|[1].png"),
+        ("/100%.png", "/100%.png"),
+        ("?hat=1", "/?hat=1"),
+        ("/renamed", "/sch%C3%B6ner%20Hut.png"),
+    ],
+)
+def test_addresses_are_sent_as_browsers_send_them(server, path, asked):
+    assert fetch_image(server + path) == png() and Handler.paths[-1] == asked
 
 
 @pytest.mark.parametrize(
