@@ -45,7 +45,7 @@ def split_metadata(card: str) -> tuple[dict[str, Any], str]:
     Raises:
         CardError: if the metadata are not YAML with keys and values.
     """
-    card = card.replace("\r\n", "\n")
+    card = card.removeprefix("\ufeff").replace("\r\n", "\n")  # a mark, as editors of Windows write it
     found = _FRONT.match(card)
     if found is None:
         return {}, card

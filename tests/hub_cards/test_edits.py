@@ -18,6 +18,15 @@ def test_an_unchanged_card_is_written_anew():
     assert render_card(values(2.5), old=old) == render_card(values(2.5))
 
 
+def test_a_card_that_an_editor_of_windows_has_saved():
+    old = render_card(values())
+    mine = "\ufeff" + old.replace("---\n", "---\nlicense: mit\n", 1).replace("\n", "\r\n")
+    new = render_card(values(2.5), old=mine)
+    metadata, body = split_metadata(new)
+    assert metadata["license"] == "mit" and "license: mit" not in body and body.count("\n---\n") == 0
+    assert render_card(values(2.5), old=new) == new
+
+
 def test_text_between_sections_stays_and_a_changed_section_too():
     old = render_card(values(), old=None)
     old = old.replace("\n## Usage", "\n## Usage, by hand", 1)
