@@ -21,7 +21,7 @@ import polars as pl
 from hub_cards import named
 from hub_cards.csv_layout import CsvError
 from hub_cards.csv_table import DECIMAL_COMMA, read_csv
-from trainers.data.readers.base import id_column
+from trainers.data.readers.base import id_column, plain_column
 from trainers.data.readers.text_lines import bad_json_line
 from trainers.data.splits import PARTS
 from trainers.data.time_formats import iso_times
@@ -259,6 +259,9 @@ def _as_part(split: pl.Series, file: Path) -> pl.Series:
 
 def _as_rating(ratings: pl.Series, file: Path) -> pl.Series:
     """Numbers, null or NaN for an event without a rating; Float32."""
+    ratings = plain_column(ratings)
+    if not (ratings.dtype.is_numeric() or ratings.dtype in (pl.String, pl.Boolean, pl.Null)):
+        raise InteractionError(f"{file}: ratings must be numbers, got values of type {ratings.dtype}.")
     if ratings.dtype == pl.String:
         ratings = ratings.str.strip_chars().replace("", None).str.replace(DECIMAL_COMMA, "$1.$2")
     numbers = ratings.cast(pl.Float32, strict=False)
@@ -291,6 +294,12 @@ def _check_ratings(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
 
 def _as_time(times: pl.Series, file: Path) -> pl.Series:
     """Timestamps that sort: integers stay exact, other numbers become floats, text must be ISO dates."""
+    times = plain_column(times)  # of categories the letters would be sorted, "10" before "9"
+    is_time = times.dtype.is_numeric() or (times.dtype.is_temporal() and times.dtype != pl.Time)
+    if not (is_time or times.dtype in (pl.String, pl.Null)):
+        raise InteractionError(
+            f"{file}: timestamps must be numbers, dates or ISO dates as text, got values of type {times.dtype}."
+        )
     if times.dtype == pl.String:
         stripped = times.str.strip_chars().str.replace(DECIMAL_COMMA, "$1.$2")
         for kind in (pl.Int64, pl.Float64):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hub_cards.item_ids import id_text, is_missing
 from tokenization_items.catalogue import FILE_NAMES
 from tokenization_items.item_files import read_items
 
@@ -36,7 +37,8 @@ class ItemAttributes:
 
 def read_attributes(folder: str | Path, item_ids: Sequence[str], fields: Sequence[str] = FIELDS) -> ItemAttributes:
     """
-    Reads fields of `items.*` in a data folder.
+    Reads fields of `items.*` in a data folder. An item that the file lacks has no values: a folder's items may have
+    been read by columns of other names.
 
     Args:
         folder (`str` or `Path`): of a domain.
@@ -51,9 +53,9 @@ def read_attributes(folder: str | Path, item_ids: Sequence[str], fields: Sequenc
     records: Any = read_items(file, {"item_id", *fields})
     records = records.to_pylist() if hasattr(records, "to_pylist") else records
     records = records.to_dicts() if hasattr(records, "to_dicts") else records
-    of_item = {str(record["item_id"]): record for record in records}
+    of_item = {id_text(record.get("item_id")): record for record in records}
     found: dict[str, list[list[str]]] = {
-        field: [_values(of_item[item].get(field), field) for item in item_ids] for field in fields
+        field: [_values(of_item.get(item, {}).get(field), field) for item in item_ids] for field in fields
     }
     found = {field: rows for field, rows in found.items() if any(rows)}
     if not found:
@@ -72,8 +74,8 @@ def read_attributes(folder: str | Path, item_ids: Sequence[str], fields: Sequenc
 
 def _values(value: Any, field: str) -> list[str]:
     """The values of a field, each once, in their order."""
-    if value is None:
+    if is_missing(value):
         return []
     parts = value if isinstance(value, list | tuple) else str(value).split(",") if field in LISTED else [value]
-    stripped = [str(part).strip() for part in parts if part is not None]
+    stripped = [str(part).strip() for part in parts if not is_missing(part)]
     return list(dict.fromkeys(part for part in stripped if part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 PRICE_STEPS = (1, 2, 5)  # limits of the ranges, times powers of ten
@@ -26,7 +27,7 @@ def price_range(value: Any) -> str | None:
 
 def as_number(value: Any) -> float | None:
     """A number, or a text of one, in either way to write it: `"1.299,00 €"`, `"$1,299.00"`, `"12,5"`."""
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):  # the point of a decimal separates no thousands, as a text's may
         return float(value) if math.isfinite(value) else None
     text = "".join(each for each in str(value) if each.isdigit() or each in ".,-")
     last = max(text.rfind("."), text.rfind(","))

@@ -17,7 +17,7 @@ import polars as pl
 from hub_cards import named
 from hub_cards.csv_layout import CsvError, encoding_of
 from hub_cards.csv_table import read_csv
-from trainers.data.readers.base import ReadError, id_column
+from trainers.data.readers.base import ReadError, id_column, plain_column
 from trainers.data.readers.text_lines import bad_json_line
 
 SHOWN = 24  # characters of an example
@@ -146,7 +146,7 @@ def _frame_of(source: Any, name: str) -> pl.DataFrame:
 def _checked(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     if frame.is_empty():
         raise ReadError(f"{name} has no rows.")
-    return frame
+    return frame.with_columns(plain_column(column) for column in frame)
 
 
 def describe_table(

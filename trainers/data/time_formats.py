@@ -26,7 +26,7 @@ def looks_like_times(column: pl.Series) -> bool:
     if column.dtype.is_temporal():
         return True
     if column.dtype.is_numeric():
-        return column.dtype.is_integer() or column.dtype.is_float()
+        return column.dtype.is_integer() or column.dtype.is_float() or column.dtype.is_decimal()
     if column.dtype != pl.String:
         return False
     known = _known(column)
@@ -49,7 +49,7 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
         return column, "iso", "dates"
     if column.dtype.is_numeric():
         unit = _unit(column.cast(pl.Float64, strict=False))
-        return column, unit, _said(unit)
+        return (_places(column) if unit == "order" else column), unit, _said(unit)
     text = column.cast(pl.String, strict=False).str.strip_chars()
     known = _known(text)
     if not len(known) or _share(known, ISO) >= 0.5:
@@ -59,7 +59,7 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
     if _share(known, NUMBER) >= 0.5:
         numbers = text.str.replace(",", ".", literal=True)
         unit = _unit(numbers.cast(pl.Float64, strict=False))
-        return numbers, unit, _said(unit)
+        return (_places(numbers) if unit == "order" else numbers), unit, _said(unit)
     found, ambiguous = date_format(known)
     if not found:
         return text, "iso", "no dates that are known"
@@ -116,6 +116,17 @@ def _unit(numbers: pl.Series) -> TimeUnit:
     median = numbers.drop_nulls().drop_nans().median()
     size = float(median) if isinstance(median, int | float) else 0.0
     return next((unit for limit, unit in UNITS if size < limit), "ns")
+
+
+def _places(numbers: pl.Series) -> pl.Series:
+    """Numbers of an order, which is of whole ones: where some have fractions, as a spreadsheet's days have, the places
+    that they take in it, as strings."""
+    values = numbers.cast(pl.Float64, strict=False)
+    known = values.is_finite().fill_null(False)
+    if (values.filter(known) % 1 == 0).all():
+        return numbers
+    places = values.set(~known, None).rank("dense").cast(pl.String)
+    return places.zip_with(known, numbers.cast(pl.String))
 
 
 def _said(unit: TimeUnit) -> str:

@@ -4,8 +4,10 @@ import gzip
 import json
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import replace
+from datetime import time as clock
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,37 @@ def test_users_keep_file_order_even_if_later_in_time(tmp_path):
 def test_dates_floats_and_large_integers_sort(tmp_path, times):
     write(tmp_path, "interactions.csv", f"user_id,item_id,timestamp\nu,a,{times[0]}\nu,b,{times[1]}\n")
     assert as_ids(Interactions.from_folder(tmp_path, IDS)) == [["b", "a"]]
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["8", "9", "10"])])
+def test_categories_sort_by_time_and_not_by_their_letters(tmp_path, kind):
+    events = {"user_id": ["u"] * 3, "item_id": list("abc"), "timestamp": pl.Series(["10", "9", "8"], dtype=kind)}
+    ratings = {"rating": pl.Series(["1", "2.5", None], dtype=pl.Categorical)}
+    pl.DataFrame(events | ratings).write_parquet(tmp_path / "interactions.parquet")
+    found = Interactions.from_folder(tmp_path, IDS)
+    assert as_ids(found) == [["c", "b", "a"]]
+    np.testing.assert_array_equal(found.ratings, np.array([np.nan, 2.5, 1], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        (
+            "timestamp",
+            [b"10", b"9"],
+            "timestamps must be numbers, dates or ISO dates as text, got values of type Binary",
+        ),
+        ("timestamp", [True, False], "got values of type Boolean"),
+        ("timestamp", [clock(3), clock(2)], "got values of type Time"),
+        ("timestamp", [{"$date": "2024-05-01"}, {"$date": "2024-05-02"}], "got values of type Struct"),
+        ("rating", [[1], [2]], "ratings must be numbers, got values of type List"),
+    ],
+)
+def test_types_that_are_no_times_and_no_ratings(tmp_path, column, values, words):
+    events = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2]} | {column: values}
+    pl.DataFrame(events).write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(InteractionError, match=re.escape(words)):
+        Interactions.from_folder(tmp_path, IDS)
 
 
 @pytest.mark.parametrize(

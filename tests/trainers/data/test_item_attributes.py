@@ -2,8 +2,10 @@
 
 import json
 
+import polars as pl
 import pytest
 
+from tokenization_items.catalogue import Catalogue
 from trainers.data.item_attributes import read_attributes
 
 ITEMS = [
@@ -42,3 +44,26 @@ def test_no_attribute_at_all_is_an_error(tmp_path):
     items = [{"item_id": "a", "title": "A"}]
     with pytest.raises(ValueError, match="no categories and no brand of any item: attributes are missing"):
         read_attributes(write(tmp_path, items), ["a"])
+
+
+@pytest.mark.parametrize("name", ["items.jsonl", "items.parquet"])
+def test_ids_are_those_of_the_catalogue(tmp_path, name):
+    """Floating-point ids are whole numbers, and NaN is no brand."""
+    brands = ["x", "y", float("nan")]
+    items = [{"item_id": float(n), "title": "T", "brand": brand} for n, brand in enumerate(brands, 1)]
+    if name.endswith("parquet"):
+        items[2]["brand"] = None
+        pl.DataFrame(items).write_parquet(tmp_path / name)
+    else:
+        write(tmp_path, items)
+    item_ids = Catalogue.from_folder(tmp_path).item_ids
+    assert item_ids == ["1", "2", "3"]
+    found = read_attributes(tmp_path, item_ids)
+    assert [row.tolist() for row in found.rows["brand"]] == [[0], [1], []]
+
+
+@pytest.mark.parametrize("column", ["sku", "item_id"])
+def test_items_that_were_read_by_other_columns_have_none(tmp_path, column):
+    write(tmp_path, [{column: "1", "number": "a", "brand": "x"}])
+    with pytest.raises(ValueError, match="attributes are missing"):
+        read_attributes(tmp_path, ["a"])

@@ -1,5 +1,7 @@
 """Prices: numbers in several ways to write them, and the ranges that they are told in."""
 
+from decimal import Decimal
+
 import pytest
 
 from trainers.data.prices import as_number, price_range
@@ -15,6 +17,8 @@ from trainers.data.prices import as_number, price_range
         ("1.000.000", 1e6),
         ("5", 5.0),
         (7, 7.0),
+        (Decimal("12.990"), 12.99),
+        (Decimal("NaN"), None),
         (float("nan"), None),
         ("free", None),
         ("", None),

@@ -1,5 +1,7 @@
 """A shop's tables as a domain: order of rows, duplicates, missing values and times; everything left out is counted."""
 
+from decimal import Decimal
+
 import numpy as np
 import polars as pl
 import pytest
@@ -105,3 +107,39 @@ def test_numbers_of_data_frames_are_ids_and_prices():
     assert shop.domain.interactions.items.tolist() == [0, 1, 2] * 4
     with pytest.raises(ReadError, match="'price' holds values of type Float64, which are no ids"):
         read_shop(bought, goods, {"id": "price"})
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([45002.5, 45001.75, 45001.25, 45001.25], "numbers, as an order"),  # a spreadsheet's days
+        (["45002,5", "45001,75", "45001,25", "45001,25"], "numbers, as an order"),
+        ([Decimal(f"1700000000.{each}") for each in ("9", "5", "1", "1")], "seconds since 1970"),
+        (pl.Series([f"0{each}.05.2024" for each in (4, 3, 2, 2)], dtype=pl.Categorical), "dates as %d.%m.%Y"),
+    ],
+)
+def test_times_of_other_types_are_times_and_lose_no_order(times, said):
+    orders = pl.DataFrame({"customer": ["u"] * 4, "item": list("dcab"), "bought": times})
+    shop = read_shop(orders)
+    assert shop.columns.time == "bought" and shop.notes["time"].startswith(said)
+    assert shop.report.dropped("interactions") == 0
+    bought = shop.domain.interactions
+    assert [bought.item_ids[row] for row in bought.sequence(0)] == list("abcd")
+
+
+def test_what_is_no_number_of_an_order_is_left_out_by_line():
+    times = ["45002.5", "soon", None, "45001.25"]
+    orders = pl.DataFrame({"customer": ["u"] * 4, "item": list("dcba"), "bought": times})
+    shop = read_shop(orders, columns={"time": "bought"})
+    dropped = shop.report.to_dict()["dropped"]["interactions"]
+    assert {reason: entry["count"] for reason, entry in dropped.items()} == {
+        "timestamp is no number": 1,
+        "timestamp is missing": 1,
+    }
+    assert "line 3: timestamp 'soon'" in dropped["timestamp is no number"]["examples"][0]
+
+
+def test_decimals_are_prices():
+    products = pl.DataFrame({"item": ["a", "b"], "title": ["A", "B"], "price": [Decimal("12.990"), Decimal("5.000")]})
+    orders = pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"]})
+    assert read_shop(orders, products).domain.catalogue.texts == ["A. price 10 to 20", "B. price 5 to 10"]

@@ -62,6 +62,11 @@ def id_column(column: pl.Series) -> tuple[pl.Series, pl.Series]:
     return ids.cast(pl.String), there & ids.is_null()
 
 
+def plain_column(column: pl.Series) -> pl.Series:
+    """A column of texts that a table holds by their numbers (categories) as the texts; others as they are."""
+    return column.cast(pl.String) if column.dtype in (pl.Categorical, pl.Enum) else column
+
+
 class ReadingReport:
     """
     Counts of what was read and of what was dropped on the way, with the first few rows of each reason.

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from hub_cards.item_ids import IdError, id_text
-from trainers.data.readers.base import LOG_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport, id_column
+from trainers.data.readers.base import LOG_SCHEMA, MAX_EXAMPLES, ReadError, ReadingReport, id_column, plain_column
 from trainers.data.readers.timestamps import EPOCH, PER_SECOND, TimeUnit, parse_times, to_microseconds
 
 # A log that ends before this is in another unit: 2020 in seconds, read as milliseconds, is in January 1970.
@@ -59,6 +59,9 @@ class LogWriter:
                 parsed. Without `line`, messages name the user and the timestamp, which then is the place in the user's
                 sequence.
             file (`str`): the source's name in messages.
+
+        Raises:
+            ReadError: a column is of a type that holds no ids, times or ratings.
         """
         odd = {}
         for name in ("user_id", "item_id"):
@@ -69,6 +72,11 @@ class LogWriter:
             part = part.with_columns(pl.when(odd[name]).then(shown).otherwise(ids).alias(name))
         if "rating" not in part.columns:
             part = part.with_columns(rating=pl.lit(None, pl.String))
+        part = part.with_columns(plain_column(part[name]) for name in ("timestamp", "rating"))
+        for name, kind in (("timestamp", part.schema["timestamp"]), ("rating", part.schema["rating"])):
+            is_time = name == "timestamp" and kind in (pl.Date, pl.Datetime)
+            if not (is_time or kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Null)):
+                raise ReadError(f"{file}: {name} holds values of type {kind}; make them numbers or text.")
         part = part.with_columns(_filled(pl.col(name)) for name, kind in part.schema.items() if kind == pl.String)
         rating = pl.col("rating").cast(pl.Float64, strict=False).fill_nan(None)
         parsed = part.hstack(parse_times(part["timestamp"], self.unit, self.latest)).with_columns(

@@ -5,6 +5,7 @@ Also the variant with parts, `<name>.{train,valid,test}.inter`, whose rows hold 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +35,8 @@ _ITEM_NAMES = {
     "description": ("description",),
 }
 _LISTS = ("features", "categories")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_QUOTED_LIST = re.compile(rf"(?:{_QUOTED.pattern})(?:(?:\s*,\s*|\s+)(?:{_QUOTED.pattern}))*")
 
 
 @dataclass
@@ -145,9 +148,12 @@ def _names(path: Path, usual: Mapping[str, tuple[str, ...]], given: Mapping[str,
 
 
 def _tokens(text: str | None) -> list[str]:
-    """Entries of a list: split at commas, where there are any ("Drama, Romance"), or else at blanks."""
-    if not text:
-        return []
-    if "," not in text:
+    """Entries of a list: what quotes hold ("'Hair Care', 'Bags, Cases'"); without quotes split at commas, where there
+    are any ("Drama, Romance"), or else at blanks."""
+    text = (text or "").strip().removeprefix("[").removesuffix("]").strip()
+    if _QUOTED_LIST.fullmatch(text):
+        return [re.sub(r"\\(.)", r"\1", entry[1:-1]) for entry in _QUOTED.findall(text)]
+    # 'Men's Shoes': the quote within has no backslash, but those around still make one entry
+    if "," not in text and not (len(text) > 1 and text[0] == text[-1] == "'"):
         return text.split()
-    return [entry.strip().strip("'") for entry in text.strip("[]").split(",")]
+    return [entry.strip().strip("'") for entry in text.split(",")]

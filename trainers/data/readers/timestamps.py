@@ -25,7 +25,7 @@ def to_microseconds(time: datetime) -> int:
 def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
     """
     Args:
-        given (`pl.Series`): integers, floats, dates, or strings of these; a zone is converted to UTC, no zone is UTC.
+        given (`pl.Series`): numbers, dates, or strings of these; a zone is converted to UTC, no zone is UTC.
         unit (`TimeUnit`): of numbers; "iso" for dates as text; "order" for integers that are no time.
         latest (`int`): microseconds; later times are a problem, times up to 1970-01-01 always are. Neither counts in
             an order.
@@ -33,6 +33,8 @@ def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
     Returns:
         `pl.DataFrame`: `time` (int64: microseconds, or the integers of an order) and `problem` (null: none).
     """
+    if isinstance(given.dtype, pl.Decimal) and given.dtype.scale:  # an integer has nothing after the point
+        given = given.cast(pl.Float64)
     frame = given.alias("given").to_frame()
     if given.dtype.is_temporal():
         frame = frame.with_columns(time=pl.col("given").cast(pl.Datetime("us")).to_physical())

@@ -39,6 +39,28 @@ def test_amazon_and_lists_with_commas(read, write, tmp_path):
     assert items["B"]["categories"] == ["Sports & Outdoors", "Cycling"]
 
 
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("'Sports & Outdoors'", ["Sports & Outdoors"]),
+        ("['Hair Care']", ["Hair Care"]),
+        ("'Bags, Cases & Sleeves', 'Laptop'", ["Bags, Cases & Sleeves", "Laptop"]),
+        ("['Women\\'s, Girls\\'', \"Men's\"]", ["Women's, Girls'", "Men's"]),
+        ("'Men's Shoes'", ["Men's Shoes"]),
+        ("'Men's', 'Shoes'", ["Men's", "Shoes"]),
+        ("[]", []),
+        ("[Drama, Film Noir]", ["Drama", "Film Noir"]),
+        ("Animation Children's Comedy", ["Animation", "Children's", "Comedy"]),
+        ("'Til Dawn", ["'Til", "Dawn"]),
+        ("'A' 'B'", ["A", "B"]),
+    ],
+)
+def test_lists_of_quoted_entries(read, write, tmp_path, text, entries):
+    write("x.inter", "user_id:token\titem_id:token\nu\tB\n")
+    write("x.item", f"item_id:token\ttitle:token\tcategories:token_seq\nB\tx\t{text}\n")
+    assert read(RecBoleReader(tmp_path))[1]["B"]["categories"] == entries
+
+
 def test_without_times_the_file_is_in_order(read, write, tmp_path):
     write("x.inter", "item_id:token\tuser_id:token\nb\tu\na\tv\na\tu\n")
     reader = RecBoleReader(tmp_path)

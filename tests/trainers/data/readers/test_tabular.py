@@ -3,6 +3,8 @@
 import gzip
 import json
 from datetime import datetime
+from datetime import time as clock
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -105,6 +107,45 @@ def test_dates_in_parquet(read, tmp_path):
     log, _, report = read(TabularReader(tmp_path / "l.parquet"))
     assert log == [("1", "3", 1_600_000_000 * SECOND, None)]
     assert report.count("interactions", "timestamp is missing") == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "expected"),
+    [
+        ("s", ["1600000000.75", "1600000000.25"], [1_600_000_000_750_000, 1_600_000_000_250_000]),
+        ("ms", ["1600000000000.5", "1600000000000.0"], [1_600_000_000_000_500, 1_600_000_000_000_000]),
+        ("us", ["1600000000000001", "1600000000000000"], [1_600_000_000_000_001, 1_600_000_000_000_000]),
+    ],
+)
+def test_decimal_times_keep_what_is_after_the_point(read, tmp_path, unit, values, expected):
+    times = [Decimal(each) for each in values]
+    log = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["b", "a"], "timestamp": times})
+    log.write_parquet(tmp_path / "l.parquet")
+    assert [row[2] for row in read(TabularReader(tmp_path / "l.parquet", timestamp_unit=unit))[0]] == expected
+
+
+def test_an_order_in_decimals_is_of_whole_numbers(read, tmp_path, examples_of):
+    places = [Decimal("3.5"), Decimal("4.0")]
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["b", "a"], "timestamp": places})
+    frame.write_parquet(tmp_path / "l.parquet")
+    log, _, report = read(TabularReader(tmp_path / "l.parquet", timestamp_unit="order"))
+    assert [row[1:3] for row in log] == [("a", 4)]
+    assert "l.parquet, line 1: timestamp" in examples_of(report, "interactions", "timestamp is no integer")
+
+
+def test_categories_in_parquet(read, tmp_path):
+    LOG.with_columns(pl.all().cast(pl.String).cast(pl.Categorical)).write_parquet(tmp_path / "l.parquet")
+    assert read(TabularReader(tmp_path / "l.parquet"))[0] == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [("timestamp", [clock(1), clock(2)], "Time"), ("timestamp", [[1], [2]], "List"), ("rating", [[1], [2]], "List")],
+)
+def test_types_that_are_no_times_and_no_ratings(read, tmp_path, column, values, kind):
+    pl.DataFrame(LOG.head(2).to_dict() | {column: values}).write_parquet(tmp_path / "l.parquet")
+    with pytest.raises(ReadError, match=f"l.parquet: {column} holds values of type {kind}.*make them numbers or text"):
+        read(TabularReader(tmp_path / "l.parquet"))
 
 
 def test_a_log_with_every_fault(read, write, examples_of):
