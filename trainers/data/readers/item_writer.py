@@ -41,8 +41,8 @@ class ItemWriter:
         Args:
             items (`Iterable[tuple[str, Mapping]]`): where each stands in its source (for messages, such as
                 "meta.json.gz, line 7") and its fields: `item_id` and any of `title`, `brand`, `features`,
-                `categories`, `description`, `image`, `image_url`. Values may be strings, numbers, `None`, or lists of
-                these, however nested.
+                `categories`, `description`, `image`, `image_url`. Values may be strings, also as bytes of UTF-8,
+                numbers, `None`, or lists of these, however nested.
         """
         for place, fields in items:
             try:
@@ -122,6 +122,8 @@ def strings(value: object) -> list[str]:
         return [text for entry in value for text in strings(entry)]
     if isinstance(value, Mapping):
         return [f"{key}: {text}" for key, entry in value.items() for text in strings(entry)]
+    if isinstance(value, bytes):  # some programs write the texts of parquet files without saying that they are some
+        return [value.decode("utf-8", "replace")]
     return [plain_text(str(value))]
 
 

@@ -235,6 +235,14 @@ def test_types_that_are_no_ids_and_no_paths(read, tmp_path):
         read(TabularReader(tmp_path / "l.parquet", timestamp_unit="weeks"))
 
 
+def test_texts_that_parquet_holds_as_bytes(read, write, tmp_path):
+    texts = {"title": ["Käse &amp; Brot".encode(), None], "categories": [[b"A", b"B"], []], "brand": [b"\xff", b""]}
+    pl.DataFrame({"item_id": ["a", "b"]} | texts).write_parquet(tmp_path / "i.parquet")
+    _, items, _ = read(TabularReader(write("l.csv", LOG.head(2).write_csv()), tmp_path / "i.parquet"))
+    assert items["a"]["title"] == "Käse & Brot" and items["a"]["categories"] == ["A", "B"]
+    assert items["a"]["brand"] == "\ufffd" and items["b"]["title"] == items["b"]["brand"] == ""
+
+
 def test_addresses_of_images_are_no_paths(read, tmp_path):
     LOG.write_csv(tmp_path / "l.csv")
     images = ["https://cdn.example.com/a.jpg", "b.jpg", "//cdn.example.com/c.jpg"]
