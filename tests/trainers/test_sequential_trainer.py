@@ -250,6 +250,44 @@ def test_persistent_workers_would_repeat_the_masks(tmp_path):
     make_trainer(tmp_path, make_model("SASRec"), **workers)
 
 
+ROWS = 16  # of both processes' batches: of an epoch's last one the second has none
+
+
+def one_target_a_row(folder, name, processes):
+    if name == "MISSRec":
+        model = make_model(name)
+    else:
+        set_seed(0)
+        sizes = dict(hidden_size=16, num_layers=1, max_history=5, hidden_dropout=0.0, attention_dropout=0.0)
+        config = modeling_utgrec.S3RecConfig(num_items=NUM_ITEMS, num_attributes=3, **sizes)
+        model = modeling_utgrec.S3RecForPreTraining(config).set_items(torch.arange(NUM_ITEMS)[:, None] % 3 + 1)
+    steps = dict(per_device_train_batch_size=ROWS // processes, num_train_epochs=2, optim="sgd", learning_rate=0.01)
+    return make_trainer(folder, model, evaluation=False, **steps)
+
+
+@pytest.mark.distributed
+def test_two_processes_of_which_one_has_no_row_left(run_two_processes, tmp_path):
+    run_two_processes(__file__, tmp_path)
+    for name in ("MISSRec", "S3Rec"):
+        single = one_target_a_row(tmp_path / "single", name, processes=1)
+        assert 0 < len(single.train_dataset) % ROWS <= ROWS // 2
+        ranks = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in (0, 1)]
+        assert_equal(*ranks)
+        if name == "S3Rec":  # what is masked is drawn by batch
+            continue
+        single.train()
+        for key, weight in single.model.state_dict().items():
+            torch.testing.assert_close(ranks[0][key], weight, rtol=1e-4, atol=1e-6)
+
+
+def run_worker(folder):
+    for name in ("MISSRec", "S3Rec"):
+        trainer = one_target_a_row(Path(folder) / name, name, processes=2)
+        trainer.train()
+        torch.save(weights(trainer.model), Path(folder) / f"{name}{trainer.accelerator.process_index}.pt")
+    torch.distributed.barrier()
+
+
 @pytest.mark.slow
 def test_sasrec_finds_more_than_item_transitions_on_real_data(tmp_path):
     """Default settings on Amazon Office 2014, where counting transitions has Recall@10 .0862 (seen items kept)."""
