@@ -224,6 +224,20 @@ def test_weights_before_the_first_step_may_be_the_best(tmp_path):
     assert kept[True] > kept[False]
 
 
+def test_a_training_that_goes_on_has_no_start_to_evaluate(tmp_path):
+    """Or early stopping would end it an evaluation sooner, and its log tell of one more."""
+    saving = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_eval_users=8)
+    saving |= dict(load_best_model_at_end=True, eval_on_start=True, max_steps=20, learning_rate=0.0)
+
+    def run(checkpoint=None):
+        trainer = make_trainer(tmp_path, make_model(), [EarlyStoppingCallback(3)], **saving)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(tmp_path / checkpoint))
+        return [entry["step"] for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
+
+    assert run() == [0, 2, 4, 6]
+    assert run("checkpoint-2") == [0, 2, 4, 6] and run("checkpoint-0") == [0, 2, 4, 6]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_of_a_cpu(tmp_path, name):
     model = make_trainer(tmp_path, make_model(name, dropout=0.2), evaluation=False).model
