@@ -125,9 +125,9 @@ class SequentialTrainer(RankingTrainer):
             check_catalogue(model, train_dataset.num_items)
             windows = training_windows(model, train_dataset, args)
             if model.training_batches == "augmented":
-                collator = AugmentedCollator(windows, model.config, args.seed, fewer_words)
+                collator = AugmentedCollator(windows, model.config, args.seed, fewer_words, args.horizon)
             elif model.training_batches == "masked":
-                collator = MaskedSegmentsCollator(windows, model.config, args.seed)
+                collator = MaskedSegmentsCollator(windows, model.config, args.seed, args.horizon)
             else:
                 collator = SequenceCollator(windows, model.config, args.seed, args.horizon)
             drawn = model.training_targets == "cloze" or model.training_batches != "plain" or args.horizon > 1

@@ -238,6 +238,12 @@ def test_a_training_that_goes_on_has_no_start_to_evaluate(tmp_path):
     assert run("checkpoint-2") == [0, 2, 4, 6] and run("checkpoint-0") == [0, 2, 4, 6]
 
 
+def test_contrastive_pre_training_has_the_horizon_of_its_arguments(tmp_path):
+    sizes = dict(num_items=NUM_ITEMS, content_size=16, hidden_size=16, num_layers=1, max_history=5)
+    model = modeling_utgrec.UniSRecForPreTraining(modeling_utgrec.UniSRecConfig(**sizes))
+    assert make_trainer(tmp_path, model, evaluation=False, horizon=3).data_collator.horizon == 3
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_of_a_cpu(tmp_path, name):
     model = make_trainer(tmp_path, make_model(name, dropout=0.2), evaluation=False).model
