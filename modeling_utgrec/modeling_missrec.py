@@ -351,18 +351,20 @@ class MISSRecForNextItem(ContentForNextItem):
             [`NextItemOutput`]; the loss is cross-entropy over all items and the regularization of interests.
 
         Raises:
-            ValueError: the input is longer than the model reads, or a row has no label in its last column alone.
+            ValueError: the input is longer than the model reads, or rows have no label in their last column alone.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
         interests = self.model.encode_interests(input_ids)
         states = self.model(input_ids, attention_mask, interests=interests).last_hidden_state
         loss = None
         if labels is not None:
-            targets = last_labels(labels)
-            loss = self._cross_entropy(self.scoring_states(states[:, -1]), targets - 1) / len(targets)
+            # without any label: of a process whose rows are all another's, and the loss is 0
+            rows = len(labels) if labels.ne(-100).any() else 0
+            targets = last_labels(labels[:rows])
+            loss = self._cross_entropy(self.scoring_states(states[:rows, -1]), targets - 1) / max(rows, 1)
             loss = loss + self.config.interest_weight * self.interest_regularization(*interests)
-            if num_items_in_batch is not None:
-                loss = loss * len(targets) / num_items_in_batch
+            if num_items_in_batch is not None or not rows:
+                loss = loss * rows / (1 if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
     def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:

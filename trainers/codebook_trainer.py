@@ -13,7 +13,8 @@ from trainers.hub_trainer import HubTrainer
 class CodebookLoggingTrainer(HubTrainer):
     """
     A [`HubTrainer`] of a model with codes: logs the mean of every part of the loss and the codebooks' usage
-    and perplexity since the last entry; a part that is not finite ends the training with its name. The model's
+    and perplexity since the last entry; a part that is not finite ends the training with its name. The best weights
+    (`load_best_model_at_end`, early stopping) are chosen from those after the warm-up of the codebooks. The model's
     outputs, handed to `track`, have `codes` and parts named `<part>_loss`; its configuration has `level_sizes`.
     """
 
@@ -42,6 +43,17 @@ class CodebookLoggingTrainer(HubTrainer):
 
     def _broken_parts(self) -> list[str]:
         return [name for name, part in sorted(self._part_sums.items()) if not torch.isfinite(part)] or ["the loss"]
+
+    @property
+    def _is_warming_up(self) -> bool:
+        """Whether the decoders see unquantized vectors, or those of some of the levels alone."""
+        model, levels = self.model, self.model.config.num_levels
+        return bool(getattr(model, "in_warmup", False) or getattr(model, "num_active_levels", levels) < levels)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As transformers' method; weights within the warm-up are not the best ones, however small their loss is:
+        their codes are of codebooks that have learned nothing."""
+        return not self._is_warming_up and super()._determine_best_metric(metrics, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if {"loss", "train_loss"} & logs.keys() and self._part_steps:  # train_loss: what came after the last entry

@@ -396,6 +396,13 @@ class HubTrainer(Trainer):
             self._determine_best_metric(self._evaluate(None, None), None)
         return self.control
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
+        """As transformers' method, but for `eval_on_start` of a training that goes on: early stopping would count one
+        more evaluation without a better one."""
+        if skip_scheduler and self._resumed_from:  # transformers says so at the start alone
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
     def _load_callback_state(self) -> None:
         """As transformers' method; the evaluations without a better one that early stopping has counted go on, too,
         and the best checkpoint is known where the folder is now."""

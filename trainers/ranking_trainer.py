@@ -230,10 +230,10 @@ class RankingTrainer(HubTrainer):
         return metrics
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
-        """As transformers' method; with `eval_on_start` the weights before the first step may be the best ones, too:
-        a training never ends with worse ones, on validation, than it began with."""
+        """As [`HubTrainer`]'s; with `eval_on_start` the weights before the first step may be the best ones, too: a
+        training never ends with worse ones, on validation, than it began with."""
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        starts = self.args.eval_on_start and not self.state.global_step
+        starts = bool(metrics) and self.args.eval_on_start and not self.state.global_step
         if starts and self.args.load_best_model_at_end and self._determine_best_metric(metrics, trial):
             self._save_checkpoint(self.model_wrapped, trial)
         return metrics

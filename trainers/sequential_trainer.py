@@ -17,7 +17,7 @@ from trainers.rankers.sequential import SequentialRanker, check_catalogue
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
-from trainers.runtime.processes import without_repeated
+from trainers.runtime.processes import weighed, without_repeated
 from trainers.runtime.trainer_arguments import CHECKPOINTING, DEBUG
 from trainers.training_data.augmented_sequences import AugmentedCollator
 from trainers.training_data.corpus import SequenceCorpus
@@ -125,9 +125,9 @@ class SequentialTrainer(RankingTrainer):
             check_catalogue(model, train_dataset.num_items)
             windows = training_windows(model, train_dataset, args)
             if model.training_batches == "augmented":
-                collator = AugmentedCollator(windows, model.config, args.seed, fewer_words)
+                collator = AugmentedCollator(windows, model.config, args.seed, fewer_words, args.horizon)
             elif model.training_batches == "masked":
-                collator = MaskedSegmentsCollator(windows, model.config, args.seed)
+                collator = MaskedSegmentsCollator(windows, model.config, args.seed, args.horizon)
             else:
                 collator = SequenceCollator(windows, model.config, args.seed, args.horizon)
             drawn = model.training_targets == "cloze" or model.training_batches != "plain" or args.horizon > 1
@@ -152,9 +152,17 @@ class SequentialTrainer(RankingTrainer):
             self._check_validation()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's, without examples that another process has."""
-        batches = (without_repeated(self.accelerator, batch, self.epoch_examples) for batch in epoch_iterator)
+        """As the Trainer's, without examples that another process has; of batches without labels, by which the loss
+        would weigh them, each has its weight."""
+        share = weighed if self.model.training_batches == "masked" else without_repeated  # type: ignore[union-attr]
+        batches = (share(self.accelerator, batch, self.epoch_examples) for batch in epoch_iterator)
         return super().get_batch_samples(batches, num_batches, device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weight = inputs.pop("weight", None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = loss if weight is None else loss * weight
+        return (loss, outputs) if return_outputs else loss
 
     def _ranker(self, data: Interactions) -> SequentialRanker:
         model = self.accelerator.unwrap_model(self.model)

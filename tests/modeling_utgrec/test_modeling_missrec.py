@@ -314,6 +314,10 @@ def test_loss_of_fine_tuning_and_parts_of_it_against_loops(monkeypatch):
     assert model(HISTORIES, labels=LABELS).loss.item() == pytest.approx(expected, rel=1e-4)
     halved = model(HISTORIES, labels=LABELS, num_items_in_batch=10).loss.item()
     assert halved == pytest.approx(expected / 2, rel=1e-4)
+    nothing = torch.full_like(LABELS, -100)  # of a process that has no rows left
+    assert model(HISTORIES, labels=nothing).loss == model(HISTORIES, labels=nothing, num_items_in_batch=10).loss == 0
+    with pytest.raises(ValueError, match="one target each"):
+        model(HISTORIES, labels=torch.cat([LABELS[:1], nothing[1:]]))
 
 
 def test_rows_at_a_time_have_the_gradient_of_the_whole(monkeypatch):

@@ -102,6 +102,15 @@ def test_evaluation_covers_all_items_and_changes_nothing(tmp_path):
     assert metrics["eval_restarts"] == int(model.restarts)
 
 
+def test_the_best_weights_have_all_levels(tmp_path):
+    steps = dict(max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+    trainer = make_trainer(tmp_path, model="recbase", load_best_model_at_end=True, learning_rate=0.0, **steps)
+    trainer.train()  # each level in use adds its own part to the loss
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert losses[0] < min(losses[1:]) and trainer.state.best_metric == min(losses[1:])
+    assert trainer.model.num_active_levels == 2
+
+
 def test_evaluation_of_several_domains(tmp_path):
     embeddings = make_items().columns["embeddings"].numpy().copy()
     embeddings[45:] = embeddings[:5]  # items of the second domain like some of the first

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from modeling_utgrec import UTGRecTokenizerConfig, UTGRecTokenizerModel
 from tokenization_items.catalogue import Catalogue
@@ -787,6 +787,18 @@ def test_best_checkpoint_by_evaluation(tmp_path):
     )
     trainer.train()
     assert trainer.state.best_metric == min(logged(trainer, "eval_collision_rate"))
+
+
+def test_the_best_weights_are_none_of_the_warm_up(tmp_path):
+    """Their loss has no part of the codebooks, which the others' is mostly of."""
+    steps = dict(max_steps=8, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+    config = {"warmup_steps": 4, "quantization_weight": 200.0}
+    trainer = make_trainer(tmp_path, config=config, load_best_model_at_end=True, **steps)
+    trainer.add_callback(EarlyStoppingCallback(1))
+    trainer.train()
+    losses = logged(trainer, "eval_loss")
+    assert len(losses) == 4 and losses[0] == min(losses)
+    assert trainer.state.best_metric == min(losses[1:]) and not trainer.model.in_warmup
 
 
 def free_port():

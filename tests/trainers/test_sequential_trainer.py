@@ -224,6 +224,26 @@ def test_weights_before_the_first_step_may_be_the_best(tmp_path):
     assert kept[True] > kept[False]
 
 
+def test_a_training_that_goes_on_has_no_start_to_evaluate(tmp_path):
+    """Or early stopping would end it an evaluation sooner, and its log tell of one more."""
+    saving = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_eval_users=8)
+    saving |= dict(load_best_model_at_end=True, eval_on_start=True, max_steps=20, learning_rate=0.0)
+
+    def run(checkpoint=None):
+        trainer = make_trainer(tmp_path, make_model(), [EarlyStoppingCallback(3)], **saving)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(tmp_path / checkpoint))
+        return [entry["step"] for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
+
+    assert run() == [0, 2, 4, 6]
+    assert run("checkpoint-2") == [0, 2, 4, 6] and run("checkpoint-0") == [0, 2, 4, 6]
+
+
+def test_contrastive_pre_training_has_the_horizon_of_its_arguments(tmp_path):
+    sizes = dict(num_items=NUM_ITEMS, content_size=16, hidden_size=16, num_layers=1, max_history=5)
+    model = modeling_utgrec.UniSRecForPreTraining(modeling_utgrec.UniSRecConfig(**sizes))
+    assert make_trainer(tmp_path, model, evaluation=False, horizon=3).data_collator.horizon == 3
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_of_a_cpu(tmp_path, name):
     model = make_trainer(tmp_path, make_model(name, dropout=0.2), evaluation=False).model
@@ -248,6 +268,44 @@ def test_persistent_workers_would_repeat_the_masks(tmp_path):
     with pytest.raises(ValueError, match="Persistent"):
         make_trainer(tmp_path, make_model("BERT4Rec"), **workers)
     make_trainer(tmp_path, make_model("SASRec"), **workers)
+
+
+ROWS = 16  # of both processes' batches: of an epoch's last one the second has none
+
+
+def one_target_a_row(folder, name, processes):
+    if name == "MISSRec":
+        model = make_model(name)
+    else:
+        set_seed(0)
+        sizes = dict(hidden_size=16, num_layers=1, max_history=5, hidden_dropout=0.0, attention_dropout=0.0)
+        config = modeling_utgrec.S3RecConfig(num_items=NUM_ITEMS, num_attributes=3, **sizes)
+        model = modeling_utgrec.S3RecForPreTraining(config).set_items(torch.arange(NUM_ITEMS)[:, None] % 3 + 1)
+    steps = dict(per_device_train_batch_size=ROWS // processes, num_train_epochs=2, optim="sgd", learning_rate=0.01)
+    return make_trainer(folder, model, evaluation=False, **steps)
+
+
+@pytest.mark.distributed
+def test_two_processes_of_which_one_has_no_row_left(run_two_processes, tmp_path):
+    run_two_processes(__file__, tmp_path)
+    for name in ("MISSRec", "S3Rec"):
+        single = one_target_a_row(tmp_path / "single", name, processes=1)
+        assert 0 < len(single.train_dataset) % ROWS <= ROWS // 2
+        ranks = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in (0, 1)]
+        assert_equal(*ranks)
+        if name == "S3Rec":  # what is masked is drawn by batch
+            continue
+        single.train()
+        for key, weight in single.model.state_dict().items():
+            torch.testing.assert_close(ranks[0][key], weight, rtol=1e-4, atol=1e-6)
+
+
+def run_worker(folder):
+    for name in ("MISSRec", "S3Rec"):
+        trainer = one_target_a_row(Path(folder) / name, name, processes=2)
+        trainer.train()
+        torch.save(weights(trainer.model), Path(folder) / f"{name}{trainer.accelerator.process_index}.pt")
+    torch.distributed.barrier()
 
 
 @pytest.mark.slow

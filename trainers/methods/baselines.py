@@ -293,7 +293,8 @@ def make_semantic_ids(
         training = EmbeddingTokenizerTrainingArguments() if training is None else training
         training = replace(training)
         place_training(training, folder / "training", seed)
-        training.resume_from_checkpoint = last_checkpoint(training) if resume else None
+        if resume:
+            training.resume_from_checkpoint = last_checkpoint(training) or training.resume_from_checkpoint
         config["training"] = training
     return method.function(*(made[each] for each in method.inputs), embeddings.item_ids, folder, seed=seed, **config)
 

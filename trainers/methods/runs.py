@@ -3,8 +3,9 @@
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ from trainers.runtime.run_file import write_run_file
 from trainers.training_data.next_item_windows import TrainingData
 
 logger = logging.getLogger(__name__)
+Training = TypeVar("Training", bound=TrainingArguments)
 
 
 class ResumeArguments(Protocol):
@@ -141,6 +143,23 @@ def place_training(training: TrainingArguments, folder: Path, seed: int) -> None
     training.output_dir = str(folder)
     training.seed = seed
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
+
+
+def stage_before(training: Training, name: str, epochs: float, **changes: Any) -> Training:
+    """
+    Arguments of a training that goes before another one, with its optimizer and batch.
+
+    Args:
+        training (`TrainingArguments`): of the one that follows. How long that is, how it is validated, where it is
+            pushed and what checkpoint it goes on from is of that one alone.
+        name (`str`): behind the name of its folder.
+        epochs (`float`): passes over the data.
+        changes: further arguments, or others.
+    """
+    own: dict[str, Any] = {"output_dir": f"{training.output_dir}-{name}", "num_train_epochs": epochs, "max_steps": -1}
+    own |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
+    own |= {"push_to_hub": False, "resume_from_checkpoint": None}
+    return replace(training, **own | changes)
 
 
 def last_checkpoint(training: TrainingArguments) -> str | None:

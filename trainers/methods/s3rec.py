@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from modeling_utgrec import S3RecConfig, S3RecForNextItem, S3RecForPreTraining
 from trainers.data.interactions import Interactions
 from trainers.data.item_attributes import ItemAttributes
 from trainers.methods.item_tables import digest
-from trainers.methods.runs import last_checkpoint, stopping
+from trainers.methods.runs import last_checkpoint, stage_before, stopping
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -58,15 +57,7 @@ def pretrain_s3rec(
     }
     set_seed(training.seed)
     pretraining = S3RecForPreTraining(S3RecConfig(**values)).set_items(torch.from_numpy(table))
-    own = replace(
-        training,
-        output_dir=f"{training.output_dir}-pretraining",
-        num_train_epochs=epochs,
-        eval_strategy="no",
-        load_best_model_at_end=False,
-        push_to_hub=False,
-        horizon=1,
-    )
+    own = stage_before(training, "pretraining", epochs, horizon=1)
     trainer = SequentialTrainer(pretraining, own, part, callbacks=stopping(own, None, minutes))
     trainer.train(resume_from_checkpoint=last_checkpoint(own) if resume else None)
     # the heads and the attributes' embeddings are of no further use

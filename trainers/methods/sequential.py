@@ -28,7 +28,7 @@ from trainers.hub.download import find_model
 from trainers.methods.item_tables import ItemTables
 from trainers.methods.product_quantizer import stored_quantizer
 from trainers.methods.published import ForeignArgument
-from trainers.methods.runs import data_facts, last_checkpoint, stopping
+from trainers.methods.runs import data_facts, last_checkpoint, stage_before, stopping
 from trainers.methods.sequential_methods import SEQUENTIAL
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
 
@@ -218,15 +218,7 @@ def learn_code_map(
     """
     model.start_code_map(earlier)
     if not random:
-        own = replace(
-            training,
-            output_dir=f"{training.output_dir}-code-map",
-            num_train_epochs=CODE_MAP_EPOCHS,
-            eval_strategy="no",
-            load_best_model_at_end=False,
-            save_strategy="no",
-            push_to_hub=False,
-        )
+        own = stage_before(training, "code-map", CODE_MAP_EPOCHS, save_strategy="no")
         SequentialTrainer(model, own, part, callbacks=stopping(own, None, minutes)).train()
     model.finish_code_map(random)
 
@@ -268,6 +260,7 @@ def train_sequential(
     part = interactions.training_part()
     source = None if pretrained is None else pretrained_folder(pretrained)
     checkpoint = last_checkpoint(training) if resume else None
+    begins = checkpoint is None and not training.resume_from_checkpoint  # a checkpoint has what comes of stages before
     if method.tables is not None:
         values = {**method.variant, **arguments.architecture(method.config_class)}
         inputs = dict(inputs or {})
@@ -281,11 +274,11 @@ def train_sequential(
         model = new_sequential(name, interactions.num_items, arguments, training.seed, items)
     else:
         model = pretrained_sequential(name, source, interactions.num_items, arguments, training.seed, items)
-        if isinstance(model, VQRecForNextItem) and arguments.code_map != "reuse" and checkpoint is None:
+        if isinstance(model, VQRecForNextItem) and arguments.code_map != "reuse" and begins:
             learn_code_map(model, stored_quantizer(source), training, part, arguments.code_map == "random", minutes)
         if arguments.freeze_encoder and isinstance(model, ContentForNextItem):
             model.freeze_encoder()
-    if method.pretraining is not None and checkpoint is None:  # which has the weights that come of it
+    if method.pretraining is not None and begins:
         method.pretraining(model, part, inputs, training, arguments.pretraining_epochs, minutes, resume)
     callbacks = stopping(training, arguments.early_stopping_patience, minutes)
     trainer = SequentialTrainer(model, training, part, interactions, callbacks=callbacks)

@@ -39,7 +39,8 @@ class AugmentedCollator(SequenceCollator):
     What is drawn depends on the seed, the epoch and the batch's windows alone.
 
     Args:
-        windows, config, seed: see [`SequenceCollator`]; the configuration has `item_drop_share` and `drop_ratio`.
+        windows, config, seed, horizon: see [`SequenceCollator`]; the configuration has `item_drop_share` and
+            `drop_ratio`.
         fewer_words (`np.ndarray`, *optional*): float `[items, width]` embeddings of the items' texts without some of
             their words. Without them every batch loses items.
 
@@ -49,9 +50,14 @@ class AugmentedCollator(SequenceCollator):
     """
 
     def __init__(
-        self, windows: SequenceWindows, config: SequentialConfig, seed: int = 0, fewer_words: np.ndarray | None = None
+        self,
+        windows: SequenceWindows,
+        config: SequentialConfig,
+        seed: int = 0,
+        fewer_words: np.ndarray | None = None,
+        horizon: int = 1,
     ):
-        super().__init__(windows, config, seed)
+        super().__init__(windows, config, seed, horizon)
         self.fewer_words = fewer_words
 
     def __call__(self, bounds: Sequence[np.ndarray] | np.ndarray) -> dict[str, torch.Tensor]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainers.training_data.sequence_windows import SequenceCollator
+from modeling_utgrec import SequentialConfig
+from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
 
 MASKING = 2  # tells these random numbers from those of targets
 
@@ -24,11 +25,20 @@ class MaskedSegmentsCollator(SequenceCollator):
     Args:
         windows, config, seed: see [`SequenceCollator`]; the windows are of one target each, the configuration has
             `mask_token_id` and `mask_ratio`.
+        horizon (`int`, *optional*, defaults to 1): 1 alone, as of `"cloze"` windows.
+
+    Raises:
+        ValueError: another horizon.
 
     Returns:
         `dict` of int64 tensors `(B, H)`, padded on the left: `input_ids`, `attention_mask`, `original_ids`,
         `segment_ids`, `positive_ids` and `negative_ids`, see [`S3RecForPreTraining`].
     """
+
+    def __init__(self, windows: SequenceWindows, config: SequentialConfig, seed: int = 0, horizon: int = 1):
+        if horizon != 1:
+            raise ValueError(f"What predicts masked items has no horizon of targets: leave it at 1, got {horizon}.")
+        super().__init__(windows, config, seed)
 
     def __call__(self, bounds: Sequence[np.ndarray] | np.ndarray) -> dict[str, torch.Tensor]:
         starts, ends = np.asarray(bounds, np.int64).T

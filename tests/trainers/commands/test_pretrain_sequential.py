@@ -125,6 +125,15 @@ def test_fine_tuning_keeps_the_encoder_and_ranks_items_without_interactions(work
     assert np.isfinite(scores).all()
 
 
+def test_the_map_of_codes_is_learned_where_the_fine_tuning_is_validated_from_its_start(
+    workplace, pretrained, tmp_path
+):
+    validated = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": "true"}
+    flags = [word for name, value in validated.items() for word in (f"--sequential.{name}", value)]
+    flags += ["--sequential.eval_on_start", "true", "--pretrained", pretrained["vq-rec"]]
+    assert finetune(workplace, tmp_path, *flags, model="vq-rec")[0]["model"] == "vq-rec"
+
+
 def test_the_encoder_may_be_trained_too(workplace, pretrained, tmp_path):
     flags = ["--pretrained", pretrained["unisrec"] / "recommender", "--sequential.freeze_encoder", "false"]
     finetune(workplace, tmp_path, *flags, model="unisrec-transductive")

@@ -65,6 +65,10 @@ def test_semantic_ids_get_what_their_method_reads(monkeypatch, tmp_path):
     own = config["training"]
     assert (own.seed, own.max_steps, own.output_dir) == (3, 7, str(tmp_path / "ids" / "training"))
     assert training.output_dir == str(tmp_path), "what was given stays as it is"
+    training.resume_from_checkpoint = "elsewhere"
+    for resume in (False, True):  # there is none in the folder
+        make_semantic_ids("letter", embeddings, tmp_path / "ids", training, resume=resume)
+        assert calls[-1][1]["training"].resume_from_checkpoint == "elsewhere"
 
 
 def test_the_sasrec_of_the_collaborative_embeddings_stays_here(monkeypatch, domains, tmp_path):

@@ -127,3 +127,24 @@ def test_its_time_is_limited(domains, tmp_path):
     assert [each.seconds for each in trainer.callback_handler.callbacks if isinstance(each, TimeLimitCallback)] == [
         120
     ]
+
+
+def test_a_stage_before_is_a_training_of_its_own(domains, tmp_path):
+    """Of what the fine-tuning is given, S3-Rec's pre-training has neither length nor validation nor checkpoint."""
+    domain = domains[0]
+    brands = [np.array([row % 3]) for row in range(domain.interactions.num_items)]
+    inputs = {"attributes": ItemAttributes({"brand": ["x", "y", "z"]}, {"brand": brands})}
+    arguments = SequentialArguments(hidden_size=8, num_layers=1, pretraining_epochs=2)
+
+    def train(folder, **changes):
+        values = dict(max_steps=4, eval_strategy="steps", save_strategy="steps", eval_steps=2, save_steps=2)
+        values |= dict(load_best_model_at_end=True, eval_on_start=True, use_cpu=True, report_to=[], disable_tqdm=True)
+        training = SequentialTrainingArguments(str(tmp_path / folder), **values, **changes)
+        trainer = train_sequential("s3-rec", domain, arguments, training, inputs=inputs)
+        return trainer.model.state_dict()
+
+    whole = train("whole")
+    assert [path.name for path in (tmp_path / "whole-pretraining").glob("checkpoint-*")] == ["checkpoint-2"]  # epochs
+    resumed = train("resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert not (tmp_path / "resumed-pretraining").exists()
+    assert all(torch.equal(resumed[name], weights) for name, weights in whole.items())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modeling_utgrec import UniSRecConfig
 from trainers.data.interactions import Interactions
 from trainers.training_data.augmented_sequences import AugmentedCollator, drop_items
-from trainers.training_data.sequence_windows import SequenceWindows
+from trainers.training_data.sequence_windows import SequenceCollator, SequenceWindows
 
 NUM_ITEMS = 30
 
@@ -55,6 +55,15 @@ def test_items_are_dropped_at_their_rate_and_never_the_first():
             read, left = read + len(items) - 1, left + len(rest) - 1
         assert "augmented_content" not in batch
     assert 1 - left / read == pytest.approx(0.3, abs=0.02)
+
+
+def test_targets_of_a_longer_horizon_are_those_of_plain_batches():
+    windows, collate = make_collator(seed=3)
+    rows, config = windows.__getitems__(range(len(windows))), collate.config
+    further = AugmentedCollator(windows, config, 3, horizon=4)(rows)
+    assert torch.equal(further["labels"], SequenceCollator(windows, config, 3, 4)(rows)["labels"])
+    assert not torch.equal(further["labels"], collate(rows)["labels"])
+    assert torch.equal(further["augmented_ids"], collate(rows)["augmented_ids"])
 
 
 def test_items_that_lose_words_have_tokens_of_their_own():

@@ -38,6 +38,12 @@ def test_every_prefix_of_two_items_is_a_row(batches):
     assert sorted(rows) == sorted(prefixes)
 
 
+def test_there_is_no_horizon(batches):
+    _, windows, collate, _ = batches
+    with pytest.raises(ValueError, match="no horizon of targets: leave it at 1, got 3"):
+        MaskedSegmentsCollator(windows, collate.config, horizon=3)
+
+
 def test_masks(batches):
     read = hidden = 0
     for _, batch in batches[3]:
