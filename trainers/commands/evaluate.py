@@ -175,7 +175,7 @@ def ranker_of(
     if name == "linear" and arguments.embeddings is None:
         texts = catalogue_of(arguments, interactions).texts
     try:
-        return load_ranker(
+        ranker = load_ranker(
             name,
             interactions,
             embeddings=arguments.embeddings,
@@ -189,6 +189,13 @@ def ranker_of(
         )
     except ValueError as error:
         raise ValueError(f"{flag} {name}: {error}") from error
+    if getattr(ranker, "remembers", None) == "all":
+        print(
+            f"{flag} {name}: its memory counts all interactions that it was made of, as one for serving does. If they "
+            "are of this data, what is to be found is among them, and the result is far too good: --no_memory, or a "
+            "memory of the training part (`utgrec memory --update`)."
+        )
+    return ranker
 
 
 def judge_zero_shot(
@@ -273,7 +280,8 @@ def evaluate_all(
             intervals=arguments.intervals,
             per_user=arguments.per_user or arguments.compare_with is not None,
         )
-        results.append({**result, **described(ranker)})
+        remembers = {"remembers": "all"} if getattr(ranker, "remembers", None) == "all" else {}
+        results.append({**result, **described(ranker), **remembers})
     if len(results) == 1:
         return results[0]
     mean = over_seeds(results)

@@ -7,9 +7,9 @@ r"""A memory of transitions and content for a generative recommender, which its 
 
 The memory is built from the training part: item transitions in closed form (decayed counts for large catalogues, read
 where `utgrec prepare --pair_horizon 10` has counted) and the cosine of the items' texts, by --embeddings of `utgrec
-embed` or else TF-IDF, and the items' brands if they have any. How much each weighs, and whether what a user has had
-is taken again, is chosen on the validation
-items by a fixed grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is written as
+embed` or else TF-IDF (of a quick start its own, by which new items are read), and the items' brands if they have any.
+How much each weighs, and whether what a user has had is taken again, is chosen on the validation items by a fixed
+grid, which goes into the card; --temperature with --mixing_weight chooses nothing. It is written as
 item_memory.safetensors beside the index of the recommender, where `recommend`, `evaluate` and the pipeline find it;
 --no_memory there leaves it out. Then the test items are judged with and without it.
 """
@@ -32,7 +32,13 @@ from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_embeddings import encoder_fingerprint, load_embeddings
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import ItemMemoryError, StoredMemory
-from tokenization_items.text_statistics import TF_IDF, TextStatistics, content_of_texts
+from tokenization_items.text_statistics import (
+    STATISTICS_NAME,
+    TF_IDF,
+    FittedTextStatistics,
+    TextStatistics,
+    content_of_texts,
+)
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
@@ -152,7 +158,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     ranker = GenerativeRanker.from_pretrained(
         folder, interactions.item_ids, arguments.num_beams, arguments.batch_size, memory=False
     )
-    content, content_name, encoder = load_content(arguments, domain)
+    content, content_name, encoder = load_content(arguments, domain, folder)
     brands = None if arguments.no_brands else item_brands(domain.catalogue)
     if arguments.brand_weight and brands is None:
         raise SystemExit(f"--brand_weight {arguments.brand_weight:g}: no item of {domain.name} has a brand.")
@@ -247,19 +253,32 @@ def local_folder(arguments: MemoryArguments) -> Path:
     return model_folder(there.name, ALLOWED, there.revision, local_dir=output)
 
 
-def load_content(arguments: MemoryArguments, domain: Domain) -> tuple[np.ndarray | None, str | None, str | None]:
+def load_content(
+    arguments: MemoryArguments, domain: Domain, folder: Path
+) -> tuple[np.ndarray | None, str | None, str | None]:
     """Embeddings of the items' texts, what they are, and the fingerprint of what made them if it is known; none where
-    no word is shared by two items."""
+    no word is shared by two items. TF-IDF is the one that the recommender's folder keeps, if it does: new items are
+    embedded by it, and vectors of two fits are not comparable."""
     if arguments.no_content:
         return None, None, None
     if arguments.embeddings is not None:
         embeddings = load_embeddings(arguments.embeddings, domain.interactions.item_ids)
         return embeddings, "embeddings of the texts", encoder_fingerprint(arguments.embeddings)
-    vectors = content_of_texts(domain.catalogue.texts)
+    kept = kept_statistics(folder)
+    texts = domain.catalogue.texts
+    vectors = content_of_texts(texts) if kept is None else kept.embed(texts)
     if vectors is None:
         print(f"No word is in the texts of two items of {domain.name}: transitions alone are remembered.")
         return None, None, None
     return vectors, TF_IDF, TextStatistics().fingerprint
+
+
+def kept_statistics(folder: Path) -> FittedTextStatistics | None:
+    """TF-IDF as it was fitted for the items of a recommender, where its item tokenizer keeps it, as a quick start's
+    does."""
+    place = UniversalItemTokenizer.from_pretrained(folder).network_reference
+    file = None if place is None else Path(place.name_or_path) / place.subfolder / STATISTICS_NAME
+    return None if file is None or not file.is_file() else FittedTextStatistics.load(file)
 
 
 def updated(

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME
+
 from hub_cards import (
     Card,
     DatasetCardValues,
@@ -31,13 +33,16 @@ from hub_cards import (
     write_text,
 )
 from tokenization_items.hub_folders import model_folder
-from tokenization_items.tokenization_items import UniversalItemTokenizer
+from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.hub.data_facts import dataset_card_values
 from trainers.hub.download import find_model
 from trainers.hub.model_facts import versions
 from trainers.hub.publish import Publication, publish
 from trainers.hub.upload import ALLOWED, PublishingError
+
+# Of the files that a model of each kind has, at least one.
+SETTINGS = {"tokenizer": (TOKENIZER_FILE, CONFIG_NAME), "recommender": (CONFIG_NAME,)}
 
 
 @dataclass
@@ -112,6 +117,8 @@ def plan(arguments: PublishArguments) -> list[Publication]:
         raise PublishingError("Nothing to publish: give --tokenizer, --recommender or --data.")
     if arguments.space and not arguments.recommender:
         raise PublishingError("--space shows a recommender: give --recommender, too.")
+    for kind in SETTINGS:
+        check_kind(kind, getattr(arguments, kind))
     check_pair(arguments)
     domains: dict[str, str] = {}
     facts: dict[str, Any] = {"license": arguments.license, "language": arguments.language}
@@ -175,6 +182,16 @@ def plan_space(arguments: PublishArguments, others: Sequence[Publication], folde
     for name, text in space_files(values).items():
         write_text(folder / name, text)
     return Publication(str(folder), repo_id, values)
+
+
+def check_kind(kind: str, folder: str | None) -> None:
+    """Raises [`PublishingError`] if a folder is of data, or of a run with models within: all in it would be sent under
+    a model's name, whatever it says of customers."""
+    if folder is None or any((Path(folder) / file).is_file() for file in SETTINGS[kind]):
+        return
+    within = Path(folder) / kind
+    fix = f"give {within}." if within.is_dir() else "give the folder of one."
+    raise PublishingError(f"--{kind} {folder} holds no {kind}: {' or '.join(SETTINGS[kind])} is missing; {fix}")
 
 
 def check_pair(arguments: PublishArguments) -> None:

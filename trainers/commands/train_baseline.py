@@ -30,7 +30,7 @@ gets a memory of transitions and content, see `utgrec memory`, and is judged wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.runtime.run_file import run_values
+from trainers.runtime.run_file import read_run_file, run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 STAGES = [
@@ -118,6 +118,9 @@ SHOWN = (
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
 )
+
+# What makes a run another one, beside --data; values of its sections may change, as for more epochs.
+OF_THE_RUN = ("model", "seed", "train_users", "k_core")
 
 
 @dataclass
@@ -216,6 +219,8 @@ def run(
         recommender=(recommender, recommender_training),
         item_level=(item_level, item_level_training),
     )
+    if arguments.resume:
+        check_same_run(read_run_file(output), told)
     at_item_level = arguments.model.endswith((ITEM_LEVEL, GIVEN))
     generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
     generative_training = item_level_training if at_item_level else recommender_training
@@ -338,6 +343,22 @@ def run(
     finish_model(baseline.trainer, output / "recommender", facts)
     print(markdown_table(shown))
     return rows
+
+
+def check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Raises SystemExit if a run that is to go on was told otherwise what is trained, and on what: checkpoints of
+    another one would be taken for its own. Folders count by their last part, as they may have moved."""
+    if not {"data", *OF_THE_RUN} <= before.keys():  # an early release wrote none
+        return
+    pairs = [(f"--{name}", before[name], told[name]) for name in OF_THE_RUN]
+    old_data, new_data = (Path(str(each["data"])).resolve().name for each in (before, told))
+    pairs.append(("--data", old_data, new_data))
+    other = [f"{flag} was {old}, is {new}" for flag, old, new in pairs if old != new]
+    if other:
+        raise SystemExit(
+            f"--resume goes on with the run that is there, which was another one: {'; '.join(other)}. Give what it "
+            "was given, or another --output_dir; --overwrite starts anew."
+        )
 
 
 def check_parts(domain: Domain, memory: bool) -> None:

@@ -231,9 +231,16 @@ class Recommender:
 
         Raises:
             UnknownItemError: an item that is not there.
+            TypeError: one id in place of a list of them.
+            ValueError: fewer than one item asked for.
         """
         if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
             raise TypeError(f"A history is a list of item ids, got {history!r}.")
+        for name, ids in (("allow", allow), ("deny", deny)):
+            if isinstance(ids, str):  # which is a sequence, too: "12" would be the items "1" and "2"
+                raise TypeError(f"{name} is a list of item ids, got {ids!r}.")
+        if top_k < 1:
+            raise ValueError(f"top_k is at least 1, got {top_k}.")
         is_one = not history or isinstance(history[0], Mapping) or is_id(history[0])
         histories: list[Any] = [history] if is_one else [*history]
         rules = self.rules

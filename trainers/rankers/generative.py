@@ -71,6 +71,10 @@ class GenerativeRanker:
         name (`str`, *optional*, defaults to `"utgrec"`): name in result tables.
         memory ([`ItemMemory`], *optional*): transitions and content of the same items in the same order.
 
+    Attributes:
+        remembers (`str`, *optional*): what of its data the memory that was loaded counts, `"training"` or `"all"`; of
+            the latter's own data no evaluation tells how well it recommends.
+
     Raises:
         ValueError: the trie is not of the model's vocabulary, or trie, table and memory differ in size.
 
@@ -83,6 +87,7 @@ class GenerativeRanker:
     """
 
     ties = "beam search: by score, order of equal scores undefined"
+    remembers: str | None = None
 
     def __init__(
         self,
@@ -165,13 +170,15 @@ class GenerativeRanker:
             tokenizer = UniversalItemTokenizer.from_pretrained(items, index_only=True)
         tokenizer.check_config(AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False))
         trie, token_table = item_space(tokenizer.index, item_ids)
-        stored = tokenizer.memory if memory else None
+        stored, kept = tokenizer.stored_memory if memory else None, None
         if stored is not None:
-            stored = stored.select(torch.from_numpy(tokenizer.index.rows(item_ids)))
+            kept = stored.memory.select(torch.from_numpy(tokenizer.index.rows(item_ids)))
         model = load_model(folder, revision)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         name = Path(folder).name
-        return cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name, stored)
+        ranker = cls(model, trie, token_table, num_beams, batch_size, model.config.max_history, name, kept)
+        ranker.remembers = None if stored is None else stored.facts.get("part")
+        return ranker
 
     def rank(self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
         """The best `k` items of each user.

@@ -49,6 +49,15 @@ def write_run_file(folder: str | Path, command: str, values: dict[str, Any]) -> 
     write_text(Path(folder) / RUN_FILE, head + text)
 
 
+def read_run_file(folder: str | Path) -> dict[str, Any]:
+    """What [`write_run_file`] has written to a folder; nothing where there is no such file, or a broken one."""
+    try:
+        values = yaml.safe_load((Path(folder) / RUN_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def _plain_fields(arguments: Any) -> dict[str, Any]:
     from transformers import TrainingArguments
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tokenization_items.item_embeddings import save_embeddings
+from trainers import Recommender
 from trainers.commands import run_command
 from trainers.data.interactions import Interactions
 from trainers.evaluation.candidate_rows import RowChoices, draw_rows
@@ -147,6 +148,33 @@ def test_seeds(run):
     assert " ± " in table and "against popularity" in table
     with pytest.raises(SystemExit, match="one by one"):
         run("--recommender", "popularity", "item-transitions", "--per_user")
+
+
+def test_a_memory_of_all_interactions_is_said_to_know_what_is_to_be_found(data, tmp_path, capsys):
+    sequences = [json.loads(line) for line in (data / "sequences.jsonl").read_text().splitlines()]
+    orders = [
+        {"user": row["user_id"], "item": item, "time": time}
+        for row in sequences
+        for time, item in enumerate(row["items"])
+    ]
+    products = [{"item": item, "title": f"{'red' if row % 2 else 'blue'} pen"} for row, item in enumerate(IDS)]
+    shop = str(tmp_path / "shop")
+    Recommender.from_interactions(orders, products).save_pretrained(shop)
+
+    def judged(*flags: str) -> tuple[dict, str]:
+        capsys.readouterr()
+        chosen = ["--data", str(data), "--recommender", shop, "--intervals", "0", "--json", "-"]
+        run_command("evaluate", [*chosen, *flags])
+        said = capsys.readouterr()
+        return json.loads(said.out), said.err
+
+    result, said = judged()
+    assert result["remembers"] == "all" and f"--recommender {shop}: its memory counts all interactions" in said
+    result, said = judged("--no_memory")
+    assert "remembers" not in result and "counts all" not in said
+    run_command("memory", ["--recommender", shop, "--data", str(data), "--update", "--no_test"])
+    result, said = judged()
+    assert "remembers" not in result and "counts all" not in said
 
 
 def test_table_and_file(run, tmp_path):

@@ -14,6 +14,7 @@ from modeling_utgrec.memory_content import CONTENT_TENSORS
 from tokenization_items import ItemIndex, StoredMemory, UniversalItemTokenizer
 from tokenization_items.item_embeddings import save_embeddings
 from tokenization_items.item_memory import MEMORY_NAME
+from trainers import Recommender
 from trainers.commands import run_command
 from trainers.commands.memory import MemoryArguments
 from trainers.commands.recommend import RecommendArguments
@@ -466,3 +467,27 @@ def test_a_log_that_is_read_in_parts_gives_the_same_memory(tmp_path, data, capsy
     for flags, message in ((["--k_core", "3"], "leave out --k_core"), (["--transitions", "auto"], "decayed counts")):
         with pytest.raises(SystemExit, match=message):
             run_command("memory", [*map(str, usual), *flags])
+
+
+def test_a_quick_start_keeps_its_own_tf_idf(tmp_path, data):
+    """By which new items are embedded: of another fit they would be beside items that they are not like."""
+    rows = [json.loads(line) for line in (data / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = [json.loads(line) for line in (data / "sequences.jsonl").read_text(encoding="utf-8").splitlines()]
+    orders = [
+        {"user": row["user_id"], "item": item, "time": time} for row in log for time, item in enumerate(row["items"])
+    ]
+    made = Recommender.from_interactions(orders, rows)
+    for row in rows:  # today there are other words, and a fit of other vectors of the same width
+        row["title"] = row["title"].replace("case", "box").replace("steel", "brass")
+    rows += [{"item_id": f"new-{row}", "title": f"{colour} case"} for row, colour in enumerate(COLOURS)]
+    made.add_items(rows)
+    made.save_pretrained(tmp_path / "recommender")
+    (data / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flags = ["--recommender", str(tmp_path / "recommender"), "--data", str(data), "--no_test"]
+    for more in (["--update", "--all_interactions"], ["--temperature", "0.04", "--mixing_weight", "1"]):
+        run_command("memory", [*flags, *more])
+        updated = Recommender.from_pretrained(tmp_path / "recommender")
+        assert updated.memory.content.vectors.shape == made.memory.content.vectors.shape
+        updated.add_items([{"item_id": "latest", "title": rows[1]["title"]}])
+        best = updated.similar("latest", 3)
+        assert best[0]["score"] > 0.99 and "blue" in best[0]["title"]

@@ -115,8 +115,15 @@ def test_parts_of_two_trainings_are_refused(publish, folders):
 
 
 def test_a_folder_without_item_tokenizer_is_none(publish, folders):
-    with pytest.raises(ValueError, match="data holds no item tokenizer"):
+    with pytest.raises(ValueError, match="data holds no tokenizer"):
         publish(name="o/office", **folders | {"tokenizer": folders["data"]})
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "recommender"])
+def test_a_folder_of_data_or_of_a_run_is_not_sent_as_a_model(publish, folders, kind):
+    for folder, fix in ((folders["data"], "the folder of one"), (Path(folders["data"]).parent, f".*/{kind}")):
+        with pytest.raises(ValueError, match=f"--{kind} .* holds no {kind}: .* is missing; give {fix}"):
+            publish(name="o/office", **{kind: str(folder)})
 
 
 def test_a_pickle_stops_everything(publish, folders):

@@ -21,6 +21,7 @@ tokenizer:
   root_codebook_size: 8
   leaf_codebook_size: 8
   codebook_dim: 8
+  codebook_warmup_steps: 1
   adapter_hidden_size: 16
   max_text_tokens: 12
   num_train_epochs: 1

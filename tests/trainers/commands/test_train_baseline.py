@@ -330,6 +330,26 @@ def test_after_a_kill_it_goes_on(workplace, tmp_path, monkeypatch, name, section
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_another_run_is_not_gone_on_with(workplace, tmp_path):
+    """Of the same sizes its weights would be taken without a word, and results saved under the other's name."""
+    run = tmp_path / "run"
+    train(workplace, "sasrec", run)
+    kept = (run / "run.yaml").read_bytes(), (run / "results.json").read_bytes()
+    other = shutil.copytree(workplace / "tiny", tmp_path / "other")
+    for name, flags, said in (
+        ("sasrec-bce", [], "--model was sasrec, is sasrec-bce"),
+        ("sasrec", ["--seed", "5"], "--seed was 0, is 5"),
+        ("sasrec", ["--data", other], "--data was tiny, is other"),
+    ):
+        with pytest.raises(SystemExit, match=f"--resume goes on .* another one: {said}"):
+            train(workplace, name, run, *flags, "--resume")
+    assert kept == ((run / "run.yaml").read_bytes(), (run / "results.json").read_bytes())
+    moved = shutil.copytree(workplace / "tiny", tmp_path / "elsewhere" / "tiny")
+    train(workplace, "sasrec", run, "--data", moved, "--sequential.num_train_epochs", "2", "--resume")
+    (run / "run.yaml").write_text("broken: [")
+    train(workplace, "sasrec", run, "--resume")
+
+
 def test_a_killed_tokenizer_goes_on(workplace, tmp_path, monkeypatch):
     class Kill(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):

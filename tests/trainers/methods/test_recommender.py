@@ -62,6 +62,19 @@ def test_what_was_never_bought_is_recommended_by_its_text(recommender):
     assert ids(both) == ["sku-38", "sku-39"]  # the green one first
 
 
+@pytest.mark.parametrize("history", [["1"], []])
+def test_one_id_is_no_list_of_rules(history):
+    orders = [{"user": user, "item": (user + step) % 13, "time": step} for user in range(20) for step in range(4)]
+    by_numbers = Recommender.from_interactions(orders, [{"item": item, "title": f"pen {item}"} for item in range(13)])
+    for name in ("allow", "deny"):
+        with pytest.raises(TypeError, match=f"{name} is a list of item ids, got '12'"):
+            by_numbers.recommend(history, **{name: "12"})
+    assert "12" not in ids(by_numbers.recommend(history, deny=["12"], top_k=13))
+    for number in (0, -2):
+        with pytest.raises(ValueError, match=f"top_k is at least 1, got {number}"):
+            by_numbers.recommend(history, top_k=number)
+
+
 def test_rules(recommender):
     best = ids(recommender.recommend(["sku-1"], top_k=4))
     denied = Recommender(
