@@ -16,9 +16,11 @@ from modeling_utgrec import ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory
+from modeling_utgrec.memory_content import unit_content
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import ItemMemoryError, StoredMemory
+from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 
 NETWORK_FOLDER = "item_tokenizer"
@@ -287,8 +289,27 @@ class ItemRecommendationPipeline(Pipeline):
             codes, _ = self.tokenizer.compute_codes(catalogue, progress=False)
             # Where items with the same codes have digits it is as the first of them.
             codes = np.pad(codes, ((0, 0), (0, index.num_levels - codes.shape[1])))
-            tokens[list(new)] = codes + np.asarray(index.level_offsets)
+            tokens[list(new)] = self._of_known_items(codes, catalogue) + np.asarray(index.level_offsets)
         return torch.from_numpy(tokens.reshape(1, -1))
+
+    def _of_known_items(self, codes: np.ndarray, catalogue: Catalogue) -> np.ndarray:
+        """Codes `[items, levels]` of new items; of one with codes of no item, of which a memory knows nothing, those
+        of the item whose content is most like its own, where the memory has content of the same encoder of texts."""
+        memory, processor = self.memory, self.tokenizer.processor
+        if memory is None or memory.content is None:
+            return codes
+        if type(processor) is not EmbeddingProcessor or not processor.reads_texts:
+            return codes
+        unknown = self.tokenizer.trie.find(torch.from_numpy(codes)) < 0
+        vectors = torch.from_numpy(processor.embeddings_of(catalogue, progress=False))
+        content = memory.content
+        if not unknown.any() or vectors.shape[1] != len(content.mean):
+            return codes
+        unit = unit_content(vectors, len(vectors), content.mean.cpu()) @ content.projection.cpu()
+        unknown &= unit.any(dim=1)  # of texts without a known word nothing is known
+        nearest = (unit[unknown] @ content.vectors.cpu().float().T).argmax(dim=1)
+        codes[unknown.numpy()] = self.tokenizer.index.codes[nearest.numpy()]
+        return codes
 
     def _forward(  # type: ignore[override]
         self,

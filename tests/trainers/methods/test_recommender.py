@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import tokenization_items  # noqa: F401  # registers the pipeline
+from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
 from trainers import Recommender
 from trainers.commands import run_command
@@ -32,6 +33,10 @@ def tables(num_items: int = 40, users: int = 80) -> tuple[pl.DataFrame, pl.DataF
     )
     titles = [f"{COLOURS[row % 4]} pen number {row // 4} with {COLOURS[row % 4]} ink" for row in range(num_items)]
     return orders, pl.DataFrame({"sku": [f"sku-{row}" for row in range(num_items)], "name": titles})
+
+
+def as_items(texts) -> list[dict]:
+    return [{"item_id": str(row), "title": text} for row, text in enumerate(texts)]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,28 @@ def test_what_was_never_bought_is_recommended_by_its_text(recommender):
     assert sum("green" in entry["title"] for entry in found) >= 5
     both = recommender.recommend(["sku-2", "sku-6"], top_k=2, allow=["sku-38", "sku-39"])
     assert ids(both) == ["sku-38", "sku-39"]  # the green one first
+
+
+def test_a_raw_item_of_unknown_codes_is_read_as_the_item_most_like_it(recommender, monkeypatch):
+    made, index = recommender._pipeline, recommender.tokenizer.index
+    levels = len(recommender.tokenizer.network.config.level_sizes)
+    taken = {tuple(codes) for codes in index.codes[:, :levels].tolist()}
+    free = next(codes for codes in np.ndindex(*index.level_sizes[:levels]) if codes not in taken)
+    monkeypatch.setattr(
+        "tokenization_items.tokenization_items.UniversalItemTokenizer.compute_codes",
+        lambda self, catalogue, **_: (np.tile(np.array(free), (len(catalogue), 1)), None),
+    )
+    texts = ["pen number 7 with green ink: green", "words that nobody has written"]
+    vectors = recommender.tokenizer.processor.embeddings_of(Catalogue.from_records(as_items(texts)))
+    content = recommender.memory.content
+    cosines = (
+        (vectors - content.mean.numpy()) @ content.projection.numpy() @ content.vectors.numpy().T.astype(np.float32)
+    )
+    tokens = made._tokens([{"title": text} for text in texts]).view(2, -1).tolist()
+    assert tokens[0] == index.encode(index.item_ids[cosines[0].argmax()])
+    assert tokens[1] == [*(np.array([*free, 0]) + index.level_offsets)]  # nothing is known of it
+    found = recommender.recommend([{"title": texts[0]}], top_k=6)
+    assert "green" in found[0]["title"] and found[0]["score"] > found[5]["score"]
 
 
 @pytest.mark.parametrize("history", [["1"], []])
