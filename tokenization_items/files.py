@@ -260,7 +260,8 @@ def replacing_folder(path: str | os.PathLike, overwrite: bool = False, mark: str
         # what was made may be hours of work
         kept = temporary.rename(path.with_name(f"{path.name}.new-{temporary.name[-12:]}"))
         raise OSError(error.errno, f"{error.strerror}; what was to take its place is in {kept}", str(path)) from error
-    shutil.rmtree(temporary, ignore_errors=True)  # the old one
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # the old one, or the new one of a process that is to end
 
 
 @contextmanager

@@ -30,7 +30,7 @@ gets a memory of transitions and content, see `utgrec memory`, and is judged wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,14 @@ from trainers.methods.memory import for_index
 from trainers.methods.mixture_selection import choose_memory
 from trainers.methods.plans import plan_generative_baseline, plan_item_level, plan_sequential, show_plans
 from trainers.methods.published import ForeignArgument
-from trainers.methods.runs import check_output, finish_model, gathered_weights, place_training, save_recommender
+from trainers.methods.runs import (
+    check_output,
+    check_same_run,
+    finish_model,
+    gathered_weights,
+    place_training,
+    save_recommender,
+)
 from trainers.methods.semantic_ids import SEMANTIC_IDS, SemanticIDArguments, given_semantic_ids
 from trainers.methods.sequential import SequentialArguments, pretrained_folder
 from trainers.methods.sequential_methods import SEQUENTIAL
@@ -118,9 +125,6 @@ SHOWN = (
     "recommender.causal_encoder",
     "recommender.num_train_epochs",
 )
-
-# What makes a run another one, beside --data; values of its sections may change, as for more epochs.
-OF_THE_RUN = ("model", "seed", "train_users", "k_core")
 
 
 @dataclass
@@ -343,22 +347,6 @@ def run(
     finish_model(baseline.trainer, output / "recommender", facts)
     print(markdown_table(shown))
     return rows
-
-
-def check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """Raises SystemExit if a run that is to go on was told otherwise what is trained, and on what: checkpoints of
-    another one would be taken for its own. Folders count by their last part, as they may have moved."""
-    if not {"data", *OF_THE_RUN} <= before.keys():  # an early release wrote none
-        return
-    pairs = [(f"--{name}", before[name], told[name]) for name in OF_THE_RUN]
-    old_data, new_data = (Path(str(each["data"])).resolve().name for each in (before, told))
-    pairs.append(("--data", old_data, new_data))
-    other = [f"{flag} was {old}, is {new}" for flag, old, new in pairs if old != new]
-    if other:
-        raise SystemExit(
-            f"--resume goes on with the run that is there, which was another one: {'; '.join(other)}. Give what it "
-            "was given, or another --output_dir; --overwrite starts anew."
-        )
 
 
 def check_parts(domain: Domain, memory: bool) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -52,6 +52,27 @@ class ResumeArguments(Protocol):
     allow_partial_resume: bool
     overwrite: bool
     dry_run: bool
+
+
+# What makes a run another one, beside --data; values of its sections may change, as for more epochs.
+OF_THE_RUN = ("model", "seed", "train_users", "k_core")
+
+
+def check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Raises SystemExit if a run that is to go on was told otherwise what is trained, and on what: checkpoints of
+    another one would be taken for its own. Folders count by their last part, as they may have moved."""
+    if "data" not in before:  # an early release wrote none
+        return
+    pairs = [(f"--{name}", before[name], told[name]) for name in OF_THE_RUN if name in before and name in told]
+    folders = ([each["data"]] if isinstance(each["data"], str) else each["data"] for each in (before, told))
+    old_data, new_data = (" ".join(Path(folder).resolve().name for folder in each) for each in folders)
+    pairs.append(("--data", old_data, new_data))
+    other = [f"{flag} was {old}, is {new}" for flag, old, new in pairs if old != new]
+    if other:
+        raise SystemExit(
+            f"--resume goes on with the run that is there, which was another one: {'; '.join(other)}. Give what it "
+            "was given, or another --output_dir; --overwrite starts anew."
+        )
 
 
 def check_output(

@@ -269,6 +269,8 @@ def test_from_scratch_with_validation_and_resume(run, workplace, tmp_path):
     assert row["seed"] == 3 and row["num_users"] <= 60
     recommender = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "recommender")
     assert recommender.config.level_sizes == [16, 24, 24] and recommender.config.level_offsets == [2, 18, 42]
+    with pytest.raises(SystemExit, match="another one: --seed was 3, is 4"):
+        run("finetune.py", *(4 if each == 3 else each for each in argv), "--resume")
     # All stages are finished: going on changes nothing.
     again = run("finetune.py", *argv, "--resume")
     for part in ("tokenizer", "recommender"):
