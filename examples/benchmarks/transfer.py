@@ -93,6 +93,7 @@ from trainers.recommender_trainer import RecommenderTrainingArguments
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 FACTS = "pretraining.json"
 MADE_WITH = "made_with"  # in it
+SIZES = ("num_levels", "codebook_size")
 FLOORS = (LINEAR, "memory")
 
 
@@ -112,6 +113,10 @@ class TransferArguments:
     tokenizer_on: Literal["others", "all"] = field(
         default="others", metadata={"help": "Whose texts tokenizers that are made here learn from."}
     )
+    num_levels: int | None = field(
+        default=None, metadata={"help": "Codes of an item, of tokenizers that are made here; default: the method's."}
+    )
+    codebook_size: int | None = field(default=None, metadata={"help": "Codes of each of their levels."})
     network: Literal["item-level", "t5"] = field(
         default="item-level", metadata={"help": "Which recommender, the item-level one or UTGRec's T5."}
     )
@@ -199,9 +204,16 @@ class Case:
         return self.arguments.network == "item-level"
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What is given of the sizes of codes that are made here."""
+        given = {name: getattr(self.arguments, name) for name in SIZES}
+        return {} if "=" in self.codes else {name: value for name, value in given.items() if value is not None}
+
+    @property
     def label(self) -> str:
         """The codes, and what they were made with beside the defaults."""
         words = [self.name]
+        words += ["x".join(str(self.sizes.get(each, "")) for each in SIZES)] * bool(self.sizes)
         words += ["seen"] if self.arguments.tokenizer_on == "all" else []
         words += ["centred"] if self.arguments.centre_domains else []
         words += ["likeness"] if self.is_item_level and self.arguments.start_from_content else []
@@ -520,6 +532,7 @@ def shared_tokenizers(case: Case) -> dict[str, UniversalItemTokenizer]:
         seed=case.seed,
         centre_domains=case.arguments.centre_domains,
         collaborative_training=collaborative_training(case.folder, case.seed, use_cpu=cpu),
+        **case.sizes,
     )
     return {domain.name: tokenizers[domain.name] for domain in case.sources}
 

@@ -106,6 +106,9 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
         run(monkeypatch, capsys, *flags, *more, "--codes", f"theirs={tmp_path}/copied")
     run(monkeypatch, capsys, *flags, *more, "--tokenizer_on", "all", "--centre_domains", "true")
     size = ["--recommender.d_model", 8, "--recommender.d_kv", 4, "--recommender.num_heads", 2, "--no_memory"]
+    run(monkeypatch, capsys, *flags, *more, "--network", "t5", *size, "--num_levels", 2, "--codebook_size", 13)
+    line = json.loads((tmp_path / "transfer.jsonl").read_text().splitlines()[-1])
+    assert line["model"] == "rq-kmeans-2x13-t5, pre-trained" and "codes 13+13" in line["variant"]
     run(monkeypatch, capsys, *flags, *more, "--network", "t5", *size)
     lines = [json.loads(line) for line in (tmp_path / "transfer.jsonl").read_text().splitlines()]
     assert {
