@@ -158,6 +158,35 @@ def nearest_items(queries: Tensor, unit: Tensor, kept: int) -> tuple[Tensor, Ten
     return items, values
 
 
+def most_alike(content: MemoryContent, embeddings: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """
+    The items whose content is most like that of others.
+
+    Args:
+        content ([`MemoryContent`]): of the items; of many only some are there in full precision at a time.
+        embeddings (`torch.Tensor` of shape `(n, width)`): content embeddings, of the encoder of the items'.
+        kept (`int`): at most so many items.
+
+    Returns:
+        `tuple[torch.IntTensor, torch.FloatTensor]`: items and cosines `(n, kept)`, the largest first; -1 and 0 for an
+        embedding that says nothing.
+
+    Raises:
+        ValueError: if embeddings are of another width or not finite.
+    """
+    unit = unit_content(embeddings.to(content.mean), len(embeddings), content.mean) @ content.projection
+    items = torch.zeros(len(unit), 0, dtype=torch.int32, device=unit.device)
+    cosines = torch.zeros(len(unit), 0, device=unit.device)
+    step = max(1, BLOCK_ENTRIES // content.vectors.shape[1])
+    for start in range(0, len(content.vectors), step):
+        near, found = nearest_items(unit, content.vectors[start : start + step].float(), kept)
+        items, cosines = torch.cat((items, near + start), dim=1), torch.cat((cosines, found), dim=1)
+        best = cosines.topk(min(kept, cosines.shape[1]), dim=1)
+        items, cosines = items.gather(1, best.indices), best.values
+    says_nothing = ~unit.any(dim=1, keepdim=True)
+    return items.masked_fill_(says_nothing, -1), cosines.masked_fill_(says_nothing, 0)
+
+
 def place_neighbours(similar_items: Tensor, unit: Tensor, rows: Tensor) -> Tensor:
     """
     Similar items with some items in their places, both ways: what is alike to each of these, and in the lists of the
@@ -189,6 +218,7 @@ __all__ = [
     "check_encoder",
     "check_items",
     "checked_content",
+    "most_alike",
     "nearest_items",
     "place_neighbours",
     "principal_directions",

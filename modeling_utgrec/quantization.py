@@ -192,12 +192,13 @@ class ResidualCodebooks(nn.Module):
         above = torch.zeros_like(representations[:, 0])
         for level, codebook in enumerate(self.each(num_levels)):
             residual = representations[:, level] - above
-            code = codebook.nearest(residual, codebook.vectors)
-            if sinkhorn_epsilon and level == last:
-                own = codebook.distances(residual, codebook.vectors)
-                every, first = joined(own, counted)  # also where none counts: the others wait
-                if counted:
-                    code = balanced_codes(every, sinkhorn_epsilon)[first : first + len(own)]
+            balanced = sinkhorn_epsilon and level == last
+            if balanced:  # also where no row counts: the others wait
+                every, first = joined(codebook.distances(residual, codebook.vectors), counted)
+            if balanced and counted:
+                code = balanced_codes(every, sinkhorn_epsilon)[first : first + len(residual)]
+            else:
+                code = codebook.nearest(residual, codebook.vectors)
             chosen = F.embedding(code, codebook.vectors)
             losses.append(codebook_loss(residual, chosen, self.commitment_weight))
             quantized.append(above + residual + (chosen - residual).detach())

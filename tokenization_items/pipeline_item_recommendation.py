@@ -16,7 +16,7 @@ from modeling_utgrec import ItemTrie
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.generation_rules import ItemRules
 from modeling_utgrec.item_memory import ItemMemory
-from modeling_utgrec.memory_content import unit_content
+from modeling_utgrec.memory_content import most_alike
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import ItemMemoryError, StoredMemory
@@ -194,9 +194,7 @@ class ItemRecommendationPipeline(Pipeline):
 
     def _allowed(self, allow: Sequence[str] | None, deny: Sequence[str] | None) -> torch.Tensor:
         """Which items rules allow, bool `[items]`."""
-        chosen, denied = self._mask("allow", allow), self._mask("deny", deny)
-        allowed = torch.ones(len(self.tokenizer), dtype=torch.bool) if chosen is None else chosen
-        return allowed if denied is None else allowed & ~denied
+        return allowed_items(self.tokenizer, allow, deny)
 
     def popular(
         self, top_k: int = 10, allow: Sequence[str] | None = None, deny: Sequence[str] | None = None
@@ -227,18 +225,6 @@ class ItemRecommendationPipeline(Pipeline):
         best = scores.sort(descending=True, stable=True)
         most = min(num_items, int(allowed.sum()))
         return best.indices[:most], best.values[:most]
-
-    def _mask(self, name: str, item_ids: Sequence[str] | None) -> torch.Tensor | None:
-        if item_ids is None:
-            return None
-        if isinstance(item_ids, str):
-            raise TypeError(f"{name} is a list of item ids, got {item_ids!r}")
-        mask = torch.zeros(len(self.tokenizer), dtype=torch.bool)
-        try:
-            mask[torch.from_numpy(self.tokenizer.index.rows(item_ids))] = True
-        except UnknownItemError as error:
-            raise UnknownItemError(f"{name}: {error}") from None
-        return mask
 
     @property
     def trie(self) -> ItemTrie:
@@ -300,15 +286,15 @@ class ItemRecommendationPipeline(Pipeline):
             return codes
         if type(processor) is not EmbeddingProcessor or not processor.reads_texts:
             return codes
-        unknown = self.tokenizer.trie.find(torch.from_numpy(codes)) < 0
-        vectors = torch.from_numpy(processor.embeddings_of(catalogue, progress=False))
-        content = memory.content
-        if not unknown.any() or vectors.shape[1] != len(content.mean):
+        unknown = (self.tokenizer.trie.find(torch.from_numpy(codes)) < 0).nonzero().flatten()
+        if not len(unknown):
             return codes
-        unit = unit_content(vectors, len(vectors), content.mean.cpu()) @ content.projection.cpu()
-        unknown &= unit.any(dim=1)  # of texts without a known word nothing is known
-        nearest = (unit[unknown] @ content.vectors.cpu().float().T).argmax(dim=1)
-        codes[unknown.numpy()] = self.tokenizer.index.codes[nearest.numpy()]
+        vectors = torch.from_numpy(processor.embeddings_of(catalogue.select(unknown.numpy()), progress=False))
+        if vectors.shape[1] != len(memory.content.mean):
+            return codes
+        nearest = most_alike(memory.content, vectors, 1)[0][:, 0].cpu()
+        known = nearest >= 0  # of texts without a known word nothing is known
+        codes[unknown[known].numpy()] = self.tokenizer.index.codes[nearest[known].numpy()]
         return codes
 
     def _forward(  # type: ignore[override]
@@ -381,6 +367,34 @@ class ItemRecommendationPipeline(Pipeline):
                     sources[name] = shares
                 entry["sources"] = sources | {"unknown": model_outputs["unknown"][0, place].item()}
         return recommended
+
+
+def allowed_items(
+    tokenizer: UniversalItemTokenizer, allow: Sequence[str] | None = None, deny: Sequence[str] | None = None
+) -> torch.Tensor:
+    """
+    Which items rules leave, bool `(num_items,)`.
+
+    Args:
+        tokenizer ([`UniversalItemTokenizer`]): the items.
+        allow (`Sequence[str]`, *optional*): ids of the items to choose from; by default all.
+        deny (`Sequence[str]`, *optional*): ids of items that are none.
+
+    Raises:
+        UnknownItemError: a rule, which is named, has an item that is not there.
+        TypeError: a rule is one id in place of several.
+    """
+    allowed = torch.full((len(tokenizer),), allow is None)
+    for name, item_ids in (("allow", allow), ("deny", deny)):
+        if item_ids is None:
+            continue
+        if isinstance(item_ids, str):
+            raise TypeError(f"{name} is a list of item ids, got {item_ids!r}")
+        try:
+            allowed[torch.from_numpy(tokenizer.index.rows(item_ids))] = name == "allow"
+        except UnknownItemError as error:
+            raise UnknownItemError(f"{name}: {error}") from None
+    return allowed
 
 
 def _given_id(item: Any) -> Any:

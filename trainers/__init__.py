@@ -17,7 +17,7 @@ _MODULES = {
     "ItemTransitions": "rankers.item_transitions",
     "NearestItems": "rankers.nearest_items",
     "Popularity": "rankers.popularity",
-    "RecommendationRules": "methods.recommender",
+    "RecommendationRules": "methods.recommendation_rules",
     "Recommender": "methods.recommender",
     "RecommenderTrainer": "recommender_trainer",
     "RecommenderTrainingArguments": "recommender_trainer",

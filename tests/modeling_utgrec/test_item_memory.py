@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from modeling_utgrec.item_memory import ItemMemory, MemoryPeriods
-from modeling_utgrec.memory_content import MemoryContent, nearest_items, principal_directions, unit_content
+from modeling_utgrec.memory_content import (
+    MemoryContent,
+    most_alike,
+    nearest_items,
+    principal_directions,
+    unit_content,
+)
 from modeling_utgrec.memory_settings import MemorySettings
 
 N, K, E = 12, 4, 5
@@ -243,6 +249,23 @@ def test_items_that_became_others_are_where_they_belong(kept, rows, monkeypatch)
     alone = memory.renew(at, brands=torch.arange(len(rows)) - 1)
     assert alone.content is memory.content and torch.equal(alone.brands, expected)
     assert torch.equal(memory.renew(at, others).brands, memory.brands)
+
+
+@pytest.mark.parametrize("kept", [1, 4, N + 2])
+@pytest.mark.parametrize("entries", [1, 12, 2**20])
+def test_most_alike_are_those_of_the_largest_cosine(kept, entries, monkeypatch):
+    monkeypatch.setattr("modeling_utgrec.memory_content.BLOCK_ENTRIES", entries)  # one item at a time, some, all
+    content = ItemMemory(**arguments()).content
+    given = torch.cat((embeddings(3, seed=4), content.mean[None]))
+    items, cosines = most_alike(content, given, kept)
+    unit = unit_content(given, 4, content.mean)
+    wanted = (unit @ content.projection @ content.vectors.float().T).sort(dim=1, descending=True)
+    assert items.shape == cosines.shape == (4, min(kept, N))
+    assert torch.equal(items[:3].long(), wanted.indices[:3, :kept])
+    torch.testing.assert_close(cosines[:3], wanted.values[:3, :kept])
+    assert (items[3] == -1).all() and not cosines[3].any()  # of the mean nothing is known
+    with pytest.raises(ValueError, match="those given 3"):
+        most_alike(content, torch.ones(1, 3), 1)
 
 
 def test_items_do_not_become_what_the_memory_cannot_read():

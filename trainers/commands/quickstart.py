@@ -64,7 +64,8 @@ def run(arguments: QuickstartArguments) -> None:
     say("loading the program, which takes a few seconds")
     from tokenization_items.files import check_writable
     from trainers.hub.upload import check_text_encoder
-    from trainers.methods.recommender import RECOMMENDER_FILE, Recommender
+    from trainers.methods.recommendation_rules import RECOMMENDER_FILE
+    from trainers.methods.recommender import Recommender
     from trainers.runtime.progress import lines_alone
     from trainers.runtime.run_file import run_values, write_run_file
 

@@ -18,10 +18,11 @@ from modeling_utgrec.generation_rules import ItemRules
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import UnknownItemError
+from tokenization_items.pipeline_item_recommendation import allowed_items
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
 from trainers.hub.download import find_model
-from trainers.methods.recommender import RECOMMENDER_FILE, RecommendationRules, saved_rules
+from trainers.methods.recommendation_rules import RECOMMENDER_FILE, RecommendationRules, saved_rules
 from trainers.rankers.generative import load_model
 
 
@@ -103,13 +104,10 @@ def item_rules(rules: RecommendationRules, tokenizer: UniversalItemTokenizer, pl
     """
     if not rules.deny and rules.allow is None:
         return None
-    allowed = torch.full((len(tokenizer),), rules.allow is None)
     try:
-        allowed[tokenizer.index.rows(rules.allow or ())] = True
-        allowed[tokenizer.index.rows(rules.deny)] = False
+        return ItemRules(tokenizer.trie, allow=allowed_items(tokenizer, rules.allow, rules.deny))
     except UnknownItemError as error:
         raise UnknownItemError(f"{place}, rules: {error}") from None
-    return ItemRules(tokenizer.trie, allow=allowed)
 
 
 def histories_of(interactions: Interactions, tokenizer: UniversalItemTokenizer, users: int) -> list[list[str]]:

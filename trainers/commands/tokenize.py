@@ -56,13 +56,13 @@ from trainers.methods.daily_catalogue import (
     known_columns,
     newest_items,
     read_orders,
-    read_recommender,
     recall_of_folder,
     updated_folder,
     updated_memory,
     with_titles,
 )
 from trainers.methods.large_catalogue import TokenizingTask, Workers, check_tokenizer, tokenize_shards
+from trainers.methods.recommendation_rules import read_recommender
 from trainers.runtime.ray_engine import import_ray, ray_session
 from trainers.runtime.run_file import run_values, write_run_file
 

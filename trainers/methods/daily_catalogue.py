@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from hub_cards import RecommenderCardValues, load_values, save_card
-from modeling_utgrec.checkpoint_format import check_format_version
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_updates import CatalogueUpdate
-from tokenization_items.files import read_json_object, read_settings, updating_folder, write_json
+from tokenization_items.files import read_json_object, updating_folder, write_json
 from tokenization_items.item_index import ItemIndex
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.network_reference import NetworkReference
@@ -27,25 +26,8 @@ from trainers.data.shop import read_shop
 from trainers.evaluation.new_items import recall_of_new_items
 from trainers.methods.memory import follow_index
 from trainers.methods.quickstart import shown_titles
+from trainers.methods.recommendation_rules import RECOMMENDER_FILE, read_recommender
 from trainers.rankers.generative import GenerativeRanker
-
-RECOMMENDER_FILE = "recommender.json"  # of [`Recommender`]
-SETTINGS: dict[str, tuple[type, ...]] = {"rules": (dict, type(None)), "facts": (dict, type(None))}
-
-
-def read_recommender(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """
-    Rules and facts of a [`Recommender`]'s folder; empty where there are none.
-
-    Raises:
-        ValueError: the file is broken, or one of another format version.
-    """
-    file = folder / RECOMMENDER_FILE
-    if not file.is_file():
-        return {}, {}
-    check_format_version(read_json_object(file).get("format_version"), str(file))
-    values = read_settings(file, SETTINGS)
-    return values["rules"] or {}, values["facts"] or {}
 
 
 def known_columns(journal: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> ProductColumns | None:
@@ -200,13 +182,11 @@ def keep_facts(folder: Path, tokenizer: UniversalItemTokenizer) -> None:
 
 
 __all__ = [
-    "RECOMMENDER_FILE",
     "content_of",
     "keep_facts",
     "known_columns",
     "newest_items",
     "read_orders",
-    "read_recommender",
     "recall_of_folder",
     "reference_within",
     "updated_folder",

@@ -16,7 +16,7 @@ import torch
 from PIL.Image import Image
 
 from hub_cards import named
-from modeling_utgrec.memory_content import nearest_items, unit_content
+from modeling_utgrec.memory_content import most_alike
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_images import ImageError
@@ -333,10 +333,9 @@ class Explorer:
         vectors = None if embed is None else torch.from_numpy(embed(catalogue))
         if content is None or vectors is None or vectors.shape[1] != len(content.mean):
             return []
-        query = unit_content(vectors, len(vectors), content.mean.cpu()) @ content.projection.cpu()
-        if not query.any():  # not a word that the texts of the items have
+        rows, cosines = most_alike(content, vectors, MOST_ALIKE)
+        if rows[0, 0] < 0:  # not a word that the texts of the items have
             return []
-        rows, cosines = nearest_items(query, content.vectors.cpu().float(), MOST_ALIKE)
         return list(zip(self.items(rows[0].tolist()), cosines[0].tolist(), strict=True))
 
     def health(self) -> CodeHealth:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,47 +40,25 @@ from trainers.hub.endpoint import write_endpoint
 from trainers.hub.model_facts import memory_facts, place_name
 from trainers.hub.upload import ALLOWED, check_text_encoder, text_encoders_of
 from trainers.methods.daily_catalogue import (
-    RECOMMENDER_FILE,
     content_of,
     known_columns,
-    read_recommender,
     updated_memory,
     with_titles,
 )
 from trainers.methods.memory import follow_index
 from trainers.methods.quickstart import quickstart
+from trainers.methods.recommendation_rules import (
+    RECOMMENDER_FILE,
+    RecommendationRules,
+    read_recommender,
+    saved_rules,
+)
 from trainers.methods.runs import save_recommender
 from trainers.rankers.generative import load_model
 from trainers.runtime.progress import Progress
 
 FORMAT_VERSION = 1
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
-
-
-@dataclass(frozen=True)
-class RecommendationRules:
-    """
-    What is recommended, whatever network and memory say; a call of [`~Recommender.recommend`] may say otherwise.
-
-    Args:
-        exclude_seen (`bool`, *optional*, defaults to `True`): never an item of the history.
-        deny (`tuple[str, ...]`, *optional*): items never to recommend, such as those out of stock.
-        allow (`tuple[str, ...]`, *optional*): the items to choose from; None: all.
-
-    Raises:
-        TypeError: deny or allow is one text in place of several ids.
-    """
-
-    exclude_seen: bool = True
-    deny: tuple[str, ...] = ()
-    allow: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("deny", "allow"):
-            value = getattr(self, name)
-            if isinstance(value, str) or (name == "deny" and value is None):
-                raise TypeError(f"{name} is a list of item ids, got {value!r}.")
-            object.__setattr__(self, name, None if value is None else tuple(value))
 
 
 @dataclass(eq=False)
@@ -536,24 +514,9 @@ class Recommender:
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
 
 
-def saved_rules(folder: Path) -> RecommendationRules:
-    """
-    The rules of a [`Recommender`]'s folder; the defaults where there are none.
-
-    Raises:
-        ValueError: the file is broken, or one of another format version.
-    """
-    given, _ = read_recommender(folder)
-    names = [each.name for each in fields(RecommendationRules) if each.name in given]
-    try:
-        return RecommendationRules(**{name: given[name] for name in names})
-    except TypeError as error:
-        raise ValueError(f"{folder / RECOMMENDER_FILE}: {error}") from error
-
-
 def is_within(place: NetworkReference) -> bool:
     """Whether the network of the items is in a folder within a recommender's, and travels with it."""
     return Path(place.name_or_path).name == NETWORK_FOLDER and Path(place.name_or_path).is_dir()
 
 
-__all__ = ["RECOMMENDER_FILE", "Recommender", "RecommendationRules", "saved_rules"]
+__all__ = ["Recommender"]

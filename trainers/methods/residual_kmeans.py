@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 from hub_cards import named
 from modeling_utgrec import RQVAEConfig, RQVAEModel
 from modeling_utgrec.quantization_kmeans import kmeans
+from trainers.runtime.faiss_clusters import faiss_clusters
 
 
 def principal_components(points: np.ndarray, num_components: int, whiten: bool = False) -> np.ndarray:
@@ -98,22 +99,10 @@ def rq_kmeans(
 def _centroids(points: np.ndarray, count: int, iterations: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Centroids of points, float32 `(count, dim)`, and the nearest of each point, int64 `(points,)`."""
     try:
-        import faiss
+        return faiss_clusters(points, count, iterations, seed)
     except ImportError:
         found = kmeans(torch.from_numpy(points), count, torch.Generator().manual_seed(seed)).numpy()
         return found, cKDTree(found).query(points)[1].astype(np.int64)
-    # All points take part; the bounds only make faiss draw a sample, or warn.
-    clustering = faiss.Kmeans(
-        points.shape[1],
-        count,
-        niter=iterations,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    clustering.train(points)
-    assert clustering.centroids is not None
-    return clustering.centroids.copy(), clustering.index.search(points, 1)[1][:, 0]
 
 
 def linear_network(mean: np.ndarray, projection: np.ndarray, codebooks: Sequence[np.ndarray]) -> RQVAEModel:

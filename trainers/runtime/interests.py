@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from modeling_utgrec import MISSRecForNextItem
+from trainers.runtime.faiss_clusters import faiss_clusters
 
 ROUNDS = 5  # of k-means, as in the authors' program
 
@@ -39,22 +40,12 @@ def discover_interests(model: MISSRecForNextItem, seed: int = 0, rounds: int = R
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        kmeans = faiss.Kmeans(
-            values.shape[1],
-            number,
-            niter=rounds,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(values),
-        )
-        kmeans.train(values)
-        found = kmeans.index.search(values, 1)[1][:, 0]
-        assert kmeans.centroids is not None
+        centroids, found = faiss_clusters(values, number, rounds, seed)
     finally:
         faiss.omp_set_num_threads(threads)
     lookup = torch.full_like(model.content_items.interests, -1)
     lookup[places[:, 0], places[:, 1]] = torch.from_numpy(found).to(lookup.device)
-    model.set_interests(torch.from_numpy(kmeans.centroids.copy()).to(points), lookup)
+    model.set_interests(torch.from_numpy(centroids).to(points), lookup)
 
 
 class InterestsCallback(TrainerCallback):

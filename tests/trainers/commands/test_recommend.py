@@ -8,7 +8,7 @@ from trainers import Recommender
 from trainers.commands import run_command
 from trainers.commands.recommend import histories_of, main
 from trainers.data.interactions import Interactions
-from trainers.methods.recommender import RecommendationRules
+from trainers.methods.recommendation_rules import RecommendationRules
 
 INTERACTIONS = Interactions.from_sequences(
     [["a", "b"], [], ["a", "odd", "new"], ["b"], ["a"]], ["a", "b", "odd", "new"]

@@ -20,7 +20,7 @@ from trainers import Interactions, Recommender
 from trainers.commands import run_command
 from trainers.commands import tokenize as module
 from trainers.methods.memory import build_memory, for_index
-from trainers.methods.recommender import RECOMMENDER_FILE
+from trainers.methods.recommendation_rules import RECOMMENDER_FILE
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints" / "version_0_1"
 ITEMS = [json.loads(line) for line in (CHECKPOINTS / "items" / "items.jsonl").read_text().splitlines()]
