@@ -1,6 +1,7 @@
 """Ids of items and users as text: one rule for whatever a file, a table or Python gives."""
 
 import numbers
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def is_missing(value: Any) -> bool:
 def id_text(value: Any) -> str | None:
     """
     An id as text: strings as they are, whole numbers by their digits, also those that a table made floating-point
-    ones of (`7.0` is `"7"`), numpy's as Python's.
+    ones of (`7.0` is `"7"`) or decimals, numpy's as Python's.
 
     Returns:
         `str` or `None`: the text; `None` for a missing id (`None`, NaN, pandas' NA).
@@ -39,6 +40,8 @@ def id_text(value: Any) -> str | None:
         return None
     if not isinstance(value, bool | np.bool_):
         if isinstance(value, numbers.Integral):
+            return str(int(value))
+        if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
             return str(int(value))
         if isinstance(value, numbers.Real) and float(value).is_integer() and abs(float(value)) < 2**53:
             return str(int(float(value)))

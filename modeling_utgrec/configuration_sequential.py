@@ -36,6 +36,8 @@ class SequentialConfig(CheckedConfig, PreTrainedConfig):
             Whether `"sampled"` takes log(num_negatives · q) from a negative's score, q its probability of being drawn
             (Yi et al. 2019), here 1 / num_items: the softmax over all items is then what is estimated. Without it, as
             HSTU's authors have it, negatives weigh less by num_negatives / num_items.
+        item_ids_fingerprint (`str`, *optional*):
+            Digest of the ids of the catalogue's items in the order of their rows, which the trainer sets.
         format_version (`int`, *optional*): of the checkpoint, see `checkpoint_format`.
 
     Raises:
@@ -58,6 +60,7 @@ class SequentialConfig(CheckedConfig, PreTrainedConfig):
     num_negatives: int = 512
     log_q_correction: bool = True
     pad_token_id: int = PAD_TOKEN_ID
+    item_ids_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
     @property

@@ -229,7 +229,8 @@ class ContentForNextItem(ReadsContent):
 
     def without_items(self, **config: Any) -> Self:
         """A copy that has nothing of the catalogue, as pre-training leaves it; `config` are further changes."""
-        values = self.config.to_dict() | {"num_items": 0, "items_fingerprint": None, **config}
+        none = {"num_items": 0, "items_fingerprint": None, "item_ids_fingerprint": None}
+        values = self.config.to_dict() | none | config
         model = type(self)(type(self.config)(**values))
         kept = {name: tensor for name, tensor in self.state_dict().items() if name in model.state_dict()}
         model.load_state_dict(kept)

@@ -381,6 +381,23 @@ def tokenizer_errors(folder: str | os.PathLike) -> Iterator[None]:
         raise
 
 
+def read_strings(file: Path) -> list[str]:
+    """
+    Reads a JSON file that holds a list of strings.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it holds something else.
+    """
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is truncated or not JSON: {error}") from error
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{file}: expected a list of strings, found {str(values)[:60]!r}")
+    return values
+
+
 def read_json_object(file: Path) -> dict[str, Any]:
     """
     Reads a JSON file that holds an object.

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
 from tokenization_items.catalogue import Catalogue
-from tokenization_items.files import check_writable, read_json_object
+from tokenization_items.files import check_writable, read_json_object, read_strings
 from tokenization_items.image_encoders import ImageEncoder
 from tokenization_items.text_encoders import TextEncoder, TextSettings
 from tokenization_items.text_statistics import TF_IDF, TextStatistics
@@ -314,12 +314,9 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
             f"{folder / EMBEDDINGS_NAME} is truncated or has no tensor 'embeddings': {error}"
         ) from error
     try:
-        item_ids = json.loads((folder / IDS_NAME).read_text(encoding="utf-8"))
-        record = read_json_object(folder / RECORD_NAME)
-    except (ValueError, RecursionError) as error:
-        raise EmbeddingError(f"{folder}: {IDS_NAME} or {RECORD_NAME} is truncated or not JSON: {error}") from error
-    if not isinstance(item_ids, list) or not all(isinstance(item_id, str) for item_id in item_ids):
-        raise EmbeddingError(f"{folder / IDS_NAME}: expected a list of ids, found {str(item_ids)[:60]!r}")
+        item_ids, record = read_strings(folder / IDS_NAME), read_json_object(folder / RECORD_NAME)
+    except ValueError as error:
+        raise EmbeddingError(f"{error}") from error
     if record.get("format_version") != FORMAT_VERSION:
         raise EmbeddingError(
             f"{folder / RECORD_NAME}: format version {FORMAT_VERSION} expected, found {record.get('format_version')}"

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
 from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
+from tokenization_items.files import read_strings
 from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance
 
 CODES_NAME = "item_index.safetensors"
@@ -92,7 +93,7 @@ class IndexParts(NamedTuple):
             if not (folder / name).is_file():
                 raise ItemIndexError(f"{folder / name} is missing; an item index is {CODES_NAME} and {IDS_NAME}")
         metadata, codes = _read_codes(folder / CODES_NAME)
-        item_ids = _read_list(folder / IDS_NAME)
+        item_ids = _strings(folder / IDS_NAME)
         try:
             sizes, offsets = json.loads(metadata["level_sizes"]), json.loads(metadata["level_offsets"])
             wanted = (int(metadata["num_items"]), len(offsets))  # as many as sizes, which the index checks
@@ -106,7 +107,7 @@ class IndexParts(NamedTuple):
             raise ItemIndexError(f"{folder / IDS_NAME}: expected {len(codes)} item ids, found {len(item_ids)}")
         titles = [""] * len(item_ids)
         if "titles_sha256" in metadata:
-            titles = _read_list(folder / TITLES_NAME)
+            titles = _strings(folder / TITLES_NAME)
             if len(titles) != len(item_ids) or _digest(titles) != metadata["titles_sha256"]:
                 raise ItemIndexError(
                     f"{folder}: {TITLES_NAME} does not belong to {CODES_NAME}: expected {len(item_ids)} titles with "
@@ -126,16 +127,13 @@ def _digest(values: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
 
 
-def _read_list(file: Path) -> list[str]:
+def _strings(file: Path) -> list[str]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return read_strings(file)
     except FileNotFoundError as error:
         raise ItemIndexError(f"{file} is missing, which {CODES_NAME} names") from error
-    except (ValueError, RecursionError) as error:
-        raise ItemIndexError(f"{file} is truncated or not JSON: {error}") from error
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ItemIndexError(f"{file}: expected a list of strings")
-    return values
+    except ValueError as error:
+        raise ItemIndexError(f"{error}") from error
 
 
 def _read_content(folder: Path, index: dict[str, str]) -> tuple[np.ndarray, str | None]:

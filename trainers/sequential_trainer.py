@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,8 @@ from transformers import TrainerCallback
 from hub_cards.values import SequentialCardValues
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.data.interactions import Interactions
-from trainers.rankers.sequential import SequentialRanker, check_catalogue
+from trainers.rankers.item_rows import check_catalogue, fingerprint_of, save_item_ids
+from trainers.rankers.sequential import SequentialRanker
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
@@ -94,7 +96,7 @@ class SequentialTrainer(RankingTrainer):
         fewer_words (`np.ndarray`, *optional*): for contrastive pre-training, see [`AugmentedCollator`].
 
     Raises:
-        ValueError: model and interactions differ in the number of items, no sequence has two items, data loader
+        ValueError: model, interactions and validation differ in their items, no sequence has two items, data loader
             workers would persist while epochs differ, a temperature of domains is given and the interactions are in
             memory, as one domain, or validation is asked for with sharded weights (FSDP, ZeRO-3).
 
@@ -121,8 +123,10 @@ class SequentialTrainer(RankingTrainer):
     ):
         windows: SequenceWindows | None = None
         collator: SequenceCollator | None = None
+        self._item_ids: Sequence[str] | None = None
+        for data in (train_dataset, evaluation):
+            self._know_items(model, data)
         if train_dataset is not None:
-            check_catalogue(model, train_dataset.num_items)
             windows = training_windows(model, train_dataset, args)
             if model.training_batches == "augmented":
                 collator = AugmentedCollator(windows, model.config, args.seed, fewer_words, args.horizon)
@@ -151,6 +155,22 @@ class SequentialTrainer(RankingTrainer):
         if evaluation is not None:
             self._check_validation()
 
+    def _know_items(self, model: SequentialForNextItem, data: Interactions | SequenceCorpus | None) -> None:
+        """Looks whether data have the model's items, which are known from the first that name them."""
+        if data is None:
+            return
+        item_ids = data.item_ids if isinstance(data, Interactions) else None
+        check_catalogue(model.config, data.num_items, item_ids, self._item_ids)
+        if item_ids is not None:
+            self._item_ids, model.config.item_ids_fingerprint = item_ids, fingerprint_of(item_ids)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save and self._item_ids is not None:
+            folder = Path(output_dir or self.output_folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_item_ids(folder, self._item_ids)
+        super()._save(output_dir, state_dict)
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's, without examples that another process has; of batches without labels, by which the loss
         would weigh them, each has its weight."""
@@ -166,7 +186,7 @@ class SequentialTrainer(RankingTrainer):
 
     def _ranker(self, data: Interactions) -> SequentialRanker:
         model = self.accelerator.unwrap_model(self.model)
-        check_catalogue(model, data.num_items)
+        check_catalogue(model.config, data.num_items, data.item_ids, self._item_ids)
         return SequentialRanker(model, self.args.per_device_eval_batch_size)
 
     def _interactions(self, data: Interactions) -> Interactions:

@@ -64,8 +64,8 @@ def test_what_is_saved_has_the_permissions_of_new_files(tmp_path):
 
 
 CASES = [
-    ("embeddings", "item_ids.json", bytes_of(b"Infinity"), "item_ids.json: expected a list of ids, found 'inf'"),
-    ("embeddings", "item_ids.json", bytes_of(b"[1, 2]"), "item_ids.json: expected a list of ids"),
+    ("embeddings", "item_ids.json", bytes_of(b"Infinity"), "item_ids.json: expected a list of strings, found 'inf'"),
+    ("embeddings", "item_ids.json", bytes_of(b"[1, 2]"), "item_ids.json: expected a list of strings"),
     ("embeddings", "embeddings.json", bytes_of(b"[]"), "embeddings.json"),
     ("embeddings", "embeddings.json", bytes_of(b"[" * 9999), "embeddings.json"),
     (

@@ -238,7 +238,6 @@ def test_the_usage_snippet_runs_as_it_stands(cls, monkeypatch):
     known = "modeling_utgrec tokenization_items tokenization_items.catalogue transformers huggingface_hub trainers"
     for name in [*known.split(), "trainers.rankers.sequential", "trainers.data.interactions"]:
         monkeypatch.setitem(sys.modules, name, MagicMock())
-    sys.modules["transformers"].AutoConfig.from_pretrained.return_value.num_items = 3
     sys.modules["huggingface_hub"].snapshot_download.return_value = "folder"
     values = DatasetCardValues(name="d", repo_id="o/d") if cls is DatasetCardValues else full_values(cls)
     code = snippet(render_card(values))

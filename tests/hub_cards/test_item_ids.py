@@ -1,5 +1,7 @@
 """The rule for ids, on every path by which they come."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,10 @@ from tokenization_items import Catalogue, CatalogueError, ItemIndex, UnknownItem
         (7.0, "7"),
         (-0.0, "0"),
         (np.float32(7), "7"),
+        (Decimal("7"), "7"),
+        (Decimal("-7.00"), "-7"),
+        (Decimal(2**100), str(2**100)),
+        (Decimal("NaN"), None),
         (None, None),
         (float("nan"), None),
         (pd.NA, None),
@@ -30,7 +36,8 @@ def test_ids(value, text):
 
 
 @pytest.mark.parametrize(
-    "value", [True, np.True_, 7.5, 1e300, float("inf"), [7], {"a": 1}, b"a", np.array([7]), np.array([1, 2]), 1j]
+    "value",
+    [True, np.True_, 7.5, Decimal("7.5"), Decimal("inf"), 1e300, [7], {"a": 1}, b"a", np.array([7]), 1j],
 )
 def test_what_is_no_id(value):
     with pytest.raises(IdError, match="is no id; make it a string or a whole number"):

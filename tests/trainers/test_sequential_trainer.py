@@ -123,6 +123,13 @@ def test_every_model_learns_successors(tmp_path, name):
     np.testing.assert_array_equal(loaded.rank(histories, NUM_ITEMS), in_memory.rank(histories, NUM_ITEMS))
     with pytest.raises(ValueError, match=f"{NUM_ITEMS} items, the catalogue {NUM_ITEMS - 1}"):
         SequentialRanker.from_pretrained(tmp_path, ids[:-1])
+    assert json.loads((tmp_path / "item_ids.json").read_text()) == ids
+    mistaken = Interactions.from_sequences([ids[:5]], ids[::-1])
+    with pytest.raises(ValueError, match="in their order: their rows would be mistaken"):
+        trainer.evaluate(mistaken)
+    for given in ((mistaken,), (None, mistaken)):
+        with pytest.raises(ValueError, match="in their order: their rows would be mistaken"):
+            SequentialTrainer(trainer.model, trainer.args, *given)
 
 
 def test_learns_with_sampled_negatives(tmp_path):

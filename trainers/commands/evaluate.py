@@ -289,6 +289,17 @@ def evaluate_all(
     return mean
 
 
+def check_seeds(names: Sequence[str], rankers: Sequence[Ranker]) -> None:
+    """Raises SystemExit if recommenders that are averaged are no seeds of one model."""
+    kinds = [type(getattr(ranker, "model", ranker)).__name__ for ranker in rankers]
+    other = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        raise SystemExit(
+            f"Several --recommender are seeds of one model, of which the mean is taken: {names[0]} is {kinds[0]}, "
+            f"{names[other]} is {kinds[other]}. Evaluate each alone; --compare_with tests the one against the other."
+        )
+
+
 def load_other(
     name: str, arguments: EvaluationArguments, interactions: Interactions, there: ModelPlace | None
 ) -> Ranker | dict[str, Any]:
@@ -380,6 +391,7 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
         ranker_of(name, arguments, interactions, there)
         for name, there in zip(arguments.recommender, places, strict=True)
     ]
+    check_seeds(arguments.recommender, rankers)
     other = None if compared is None else load_other(compared, arguments, interactions, other_place)
     result = evaluate_all(rankers, arguments, interactions)
     results = [result]

@@ -32,7 +32,7 @@ from trainers.hub.model_facts import assignment_facts, health_facts
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainer, ItemTokenizerTrainingArguments
 from trainers.methods.catalogue_health import health_of_domains
 from trainers.methods.plans import check_utgrec_warmup, plan_utgrec, show_plans
-from trainers.methods.runs import check_output, check_same_run, finish_model, place_training, save_tokenizer, tokenize
+from trainers.methods.runs import check_output, finish_model, place_training, save_tokenizer, tokenize
 from trainers.methods.utgrec import (
     FINETUNING_SECTIONS,
     NetworkArguments,
@@ -44,7 +44,7 @@ from trainers.methods.utgrec import (
     train_item_tokenizer,
 )
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.runtime.run_file import read_run_file, run_values
+from trainers.runtime.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
@@ -112,8 +112,6 @@ def run(
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = [load_domain(arguments)]
     start = pretrained_recommender(arguments)
-    if arguments.resume:
-        check_same_run(read_run_file(arguments.output_dir), told)
     check_output(arguments, *MADE, (tokenizer_training, recommender_training), ("finetune", told))
     if arguments.dry_run:
         found, frozen = None, False

@@ -39,9 +39,9 @@ from trainers.methods.recbase import (
     train_recbase_tokenizer,
 )
 from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
-from trainers.methods.runs import check_output, check_same_run, place_training, save_tokenizer, tokenize
+from trainers.methods.runs import check_output, place_training, save_tokenizer, tokenize
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.runtime.run_file import read_run_file, run_values
+from trainers.runtime.run_file import run_values
 
 # What --help shows; --help-all shows the rest.
 SHOWN = (
@@ -103,8 +103,6 @@ def run(
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
     start = pretrained_recommender(arguments)
-    if arguments.resume:
-        check_same_run(read_run_file(arguments.output_dir), told)
     check_output(arguments, *MADE, (tokenizer_training, training), ("finetune", told))
     if arguments.dry_run:
         sections = tokenizer_arguments, tokenizer_training, recommender_arguments, training

@@ -72,7 +72,6 @@ from trainers.methods.plans import plan_generative_baseline, plan_item_level, pl
 from trainers.methods.published import ForeignArgument
 from trainers.methods.runs import (
     check_output,
-    check_same_run,
     finish_model,
     gathered_weights,
     place_training,
@@ -87,7 +86,7 @@ from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainingArguments
-from trainers.runtime.run_file import read_run_file, run_values
+from trainers.runtime.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
 
 STAGES = [
@@ -223,8 +222,6 @@ def run(
         recommender=(recommender, recommender_training),
         item_level=(item_level, item_level_training),
     )
-    if arguments.resume:
-        check_same_run(read_run_file(output), told)
     at_item_level = arguments.model.endswith((ITEM_LEVEL, GIVEN))
     generative: RecommenderArguments | ItemLevelArguments = item_level if at_item_level else recommender
     generative_training = item_level_training if at_item_level else recommender_training
@@ -332,7 +329,8 @@ def run(
     weights = gathered_weights(baseline.trainer)
     if not state.is_main_process:
         return None
-    save_recommender(baseline.model, baseline.tokenizer, output / "recommender", weights)
+    own_ids = domain.interactions.item_ids if baseline.tokenizer is None else None
+    save_recommender(baseline.model, baseline.tokenizer, output / "recommender", weights, own_ids)
     facts: dict[str, Any] = {"license": arguments.license}
     if arguments.memory:
         facts |= remember(baseline, domain, embeddings, arguments, generative_training.num_beams)

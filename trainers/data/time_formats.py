@@ -53,7 +53,7 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
     text = column.cast(pl.String, strict=False).str.strip_chars()
     known = _known(text)
     if not len(known) or _share(known, ISO) >= 0.5:
-        return _usual_zones(text), "iso", "ISO dates"
+        return text, "iso", "ISO dates"
     if _share(known, COMPACT) >= SHARE:
         return text.str.to_datetime("%Y%m%d", strict=False, time_unit="us"), "iso", "dates as YYYYMMDD"
     if _share(known, NUMBER) >= 0.5:
@@ -69,14 +69,8 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
 
 def iso_times(text: pl.Series) -> pl.Series:
     """Datetimes in UTC; null for what is no ISO date with a year of four digits, or has blanks around it."""
-    usual = _usual_zones(text.set(~text.str.contains(r"^\d{4}-").fill_null(False), None))
-    return usual.to_frame().select(iso_dates(pl.col(text.name))).to_series()
-
-
-def _usual_zones(text: pl.Series) -> pl.Series:
-    # "2024-05-01 12:00 UTC" is "...+00:00"; a blank before a zone is none
-    text = text.str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"(\d) ([+-]\d\d:?\d\d)$", "$1$2")
-    return text.str.replace(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d)([+-])", "$1:00$2")
+    dated = text.set(~text.str.contains(r"^\d{4}-").fill_null(False), None)
+    return dated.to_frame().select(iso_dates(pl.col(text.name))).to_series()
 
 
 def date_format(known: pl.Series) -> tuple[str, bool]:

@@ -33,11 +33,12 @@ from trainers.data.domains import Domain
 from trainers.hub.data_facts import sizes
 from trainers.hub.model_facts import method_of
 from trainers.hub_trainer import HubTrainer
+from trainers.rankers.item_rows import save_item_ids
 from trainers.ranking_trainer import RankingTrainer
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
 from trainers.runtime.callbacks import TimeLimitCallback
 from trainers.runtime.checkpoints import CheckpointError, hub_checkpoint, newest_checkpoint
-from trainers.runtime.run_file import write_run_file
+from trainers.runtime.run_file import read_run_file, write_run_file
 from trainers.training_data.next_item_windows import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class ResumeArguments(Protocol):
 OF_THE_RUN = ("model", "seed", "train_users", "k_core")
 
 
-def check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+def _check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     """Raises SystemExit if a run that is to go on was told otherwise what is trained, and on what: checkpoints of
     another one would be taken for its own. Folders count by their last part, as they may have moved."""
     if "data" not in before:  # an early release wrote none
@@ -95,7 +96,7 @@ def check_output(
 
     Raises:
         SystemExit: if the folder holds a finished model and neither `--overwrite` nor `--resume` is given, or an
-            unfinished training.
+            unfinished training; or if `--resume` is given for a run of other data, or of another seed.
     """
     for training in trainings:
         if hasattr(training, "allow_partial_resume"):
@@ -105,6 +106,8 @@ def check_output(
     if arguments.allow_partial_resume and not arguments.resume:
         raise SystemExit("--allow_partial_resume is for --resume.")
     output, state = Path(arguments.output_dir), PartialState()
+    if arguments.resume and told is not None:
+        _check_same_run(read_run_file(output), told[1])
     if arguments.overwrite:
         # a later --resume must not take these checkpoints for its own
         if state.is_main_process and not arguments.dry_run:
@@ -299,16 +302,19 @@ def save_recommender(
     tokenizer: UniversalItemTokenizer | None,
     folder: str | Path,
     weights: dict[str, torch.Tensor] | None = None,
+    item_ids: Sequence[str] | None = None,
 ) -> None:
-    """Saves a recommender, and the index of its items beside it so that recommending needs no network. What was there
-    is replaced in one step; a memory of it, which was chosen for another recommender, is removed. `weights` are those
-    of [`gathered_weights`]."""
+    """Saves a recommender, and the index of its items beside it so that recommending needs no network; of a sequential
+    one, which has none, its `item_ids`. What was there is replaced in one step; a memory of it, which was chosen for
+    another recommender, is removed. `weights` are those of [`gathered_weights`]."""
     with updating_folder(folder) as working:
         (working / MEMORY_NAME).unlink(missing_ok=True)
         recommender.save_pretrained(working, state_dict=weights)
         if tokenizer is not None:
             tokenizer.check_recommender(recommender)
             tokenizer.save_pretrained(working, include_network=False)
+        if item_ids is not None:
+            save_item_ids(working, item_ids)
 
 
 def save_tokenizer(tokenizer: UniversalItemTokenizer, folder: str | Path, include_network: bool = True) -> None:

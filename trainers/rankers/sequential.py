@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from modeling_utgrec.checkpoint_safety import SAFELY
+from tokenization_items.hub_folders import model_folder
+from trainers.rankers.item_rows import IDS_NAME, check_catalogue, load_item_ids
 from trainers.rankers.scoring import CandidateScorer, DotProductScorer, ScoringRanker
 from trainers.training_data.sequence_windows import encode_left_padded
 
@@ -64,17 +66,26 @@ class SequentialRanker(ScoringRanker):
         model (`SequentialForNextItem`): the model, whose catalogue is the one to rank; stays where it is.
         batch_size (`int`, *optional*, defaults to 256): users at a time.
         name (`str`, *optional*): name in result tables, by default the model type.
+        item_ids (`Sequence[str]`, *optional*): ids of the items in the order of their rows.
 
     Example:
 
     ```python
-    >>> ranker = SequentialRanker.from_pretrained("beauty-sasrec", interactions.item_ids)
-    >>> evaluate(ranker, interactions, part="test")["ndcg@10"]
+    >>> ranker = SequentialRanker.from_pretrained("beauty-sasrec")
+    >>> rows = ranker.rank([np.array([ranker.item_ids.index("B0000YUXI0")])], k=10)
+    >>> [ranker.item_ids[row] for row in rows[0]]
     ```
     """
 
-    def __init__(self, model: SequentialForNextItem, batch_size: int = 256, name: str | None = None):
+    def __init__(
+        self,
+        model: SequentialForNextItem,
+        batch_size: int = 256,
+        name: str | None = None,
+        item_ids: Sequence[str] | None = None,
+    ):
         self.model = model
+        self.item_ids = item_ids
         with torch.no_grad(), _without_dropout(model):
             vectors = model.item_vectors()  # once for all users
             self._given = {} if vectors is None else {"item_vectors": vectors}
@@ -89,7 +100,7 @@ class SequentialRanker(ScoringRanker):
     def from_pretrained(
         cls,
         folder: str | Path,
-        item_ids: Sequence[str],
+        item_ids: Sequence[str] | None = None,
         batch_size: int = 256,
         device: str | torch.device | None = None,
         revision: str | None = None,
@@ -98,18 +109,25 @@ class SequentialRanker(ScoringRanker):
 
         Args:
             folder (`str` or `Path`): folder or Hub id of a model, as [`SequentialTrainer`] saves it.
-            item_ids (`Sequence[str]`): the catalogue, in the order of the training.
+            item_ids (`Sequence[str]`, *optional*): the catalogue, in the order of the training; by default as it was
+                saved beside the model.
             batch_size (`int`, *optional*, defaults to 256): users at a time.
             device (`str` or `torch.device`, *optional*): where to run; by default the GPU if there is one.
             revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
 
         Raises:
-            ValueError: catalogue and model differ in size.
+            ValueError: catalogue and model differ, or no ids are given nor beside the model, as an earlier release
+                saved it.
         """
         model = cast(SequentialForNextItem, AutoModelForCausalLM.from_pretrained(folder, revision=revision, **SAFELY))
-        check_catalogue(model, len(item_ids))
+        known = load_item_ids(model_folder(folder, [IDS_NAME], revision), model.config)
+        if item_ids is None and known is None:
+            raise ValueError(f"{folder} has no {IDS_NAME}: give item_ids, in the order of the training.")
+        item_ids = known if item_ids is None else item_ids
+        assert item_ids is not None
+        check_catalogue(model.config, len(item_ids), item_ids, known)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-        return cls(model, batch_size, Path(folder).name)
+        return cls(model, batch_size, Path(folder).name, item_ids)
 
     def _user_states(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
         config = self.model.config
@@ -117,12 +135,3 @@ class SequentialRanker(ScoringRanker):
         inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         with _without_dropout(self.model):  # whatever the model's mode
             return self.model.user_states(**inputs, **self._given)
-
-
-def check_catalogue(model: SequentialForNextItem, num_items: int) -> None:
-    """Raises ValueError unless the model was made for as many items."""
-    if model.config.num_items != num_items:
-        raise ValueError(
-            f"The model has {model.config.num_items} items, the catalogue {num_items}: a model of item ids works for "
-            "the catalogue that it was trained on, in the same order."
-        )

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from modeling_utgrec import SASRecConfig, SASRecForNextItem
 from tokenization_items.item_embeddings import save_embeddings
 from trainers import Recommender
 from trainers.commands import run_command
@@ -138,16 +140,25 @@ def test_comparison_with_a_recommender_and_with_a_file(run, data, tmp_path, monk
         run("--recommender", "item-transitions", "--compare_with", file)
 
 
-def test_seeds(run):
-    result = json.loads(run("--recommender", "popularity", "item-transitions", "--json", "-"))
+def test_seeds(run, tmp_path):
+    seeds = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        config = SASRecConfig(num_items=len(IDS), hidden_size=8, num_heads=1, max_history=4)
+        seeds.append(str(tmp_path / f"seed-{seed}"))
+        SASRecForNextItem(config).save_pretrained(seeds[-1])
+    result = json.loads(run("--recommender", *seeds, "--json", "-"))
     first, second = result["seeds"]
-    assert result["name"] == "popularity, item transitions" and result["num_seeds"] == 2
+    assert result["name"] == "seed-1, seed-2" and result["num_seeds"] == 2
     assert result["recall@10"] == pytest.approx((first["recall@10"] + second["recall@10"]) / 2)
     assert result["sd"]["recall@10"] == pytest.approx(abs(first["recall@10"] - second["recall@10"]) / 2**0.5)
-    table = run("--recommender", "popularity", "item-transitions", "--compare_with", "popularity")
+    table = run("--recommender", *seeds, "--compare_with", "popularity")
     assert " ± " in table and "against popularity" in table
     with pytest.raises(SystemExit, match="one by one"):
-        run("--recommender", "popularity", "item-transitions", "--per_user")
+        run("--recommender", *seeds, "--per_user")
+    for other in ("popularity", "item-transitions"):
+        with pytest.raises(SystemExit, match=f"seeds of one model.* {seeds[0]} is SASRecForNextItem, {other} is"):
+            run("--recommender", *seeds, other)
 
 
 def test_a_memory_of_all_interactions_is_said_to_know_what_is_to_be_found(data, tmp_path, capsys):

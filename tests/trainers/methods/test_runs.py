@@ -14,6 +14,7 @@ from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.item_tokenizer_trainer import ItemTokenizerTrainingArguments
 from trainers.methods import runs
 from trainers.methods.runs import (
+    check_output,
     finish_model,
     last_checkpoint,
     place_training,
@@ -48,6 +49,27 @@ def test_last_checkpoint_of_a_new_machine_is_the_repositorys(tmp_path, monkeypat
     assert last_checkpoint(training) == "o/m-dev-t-1-False/last-checkpoint"
     (tmp_path / "none" / "checkpoint-3").mkdir(parents=True)
     assert last_checkpoint(training) == str(tmp_path / "none" / "checkpoint-3"), "what is here is later"
+
+
+def test_a_run_of_other_data_or_seed_is_not_gone_on_with(tmp_path):
+    """Its checkpoints fit: their weights would be taken without a word."""
+    flags = {"output_dir": str(tmp_path), "allow_partial_resume": False, "overwrite": False, "dry_run": False}
+    told = {"model": "utgrec", "data": ["x/a", "y/b"], "seed": 1}
+
+    def check(resume: bool, **changes) -> None:
+        check_output(SimpleNamespace(**flags, resume=resume), (), (), (), ("pretrain", told | changes))
+
+    check(False)
+    check(True, data=["moved/a", "b/"], recommender={"num_train_epochs": 3})
+    for changes, said in (
+        ({"seed": 2}, "--seed was 1, is 2"),
+        ({"data": ["x/a"]}, "--data was a b, is a"),
+        ({"model": "recbase"}, "--model was utgrec, is recbase"),
+    ):
+        kept = (tmp_path / "run.yaml").read_bytes()
+        with pytest.raises(SystemExit, match=f"another one: {said}[.] Give what it was given"):
+            check(True, **changes)
+        assert (tmp_path / "run.yaml").read_bytes() == kept
 
 
 def test_shared_semantic_ids_are_counted_over_domains(tiny_network, domains):

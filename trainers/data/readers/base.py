@@ -40,7 +40,7 @@ class ReadError(ValueError):
 def id_column(column: pl.Series) -> tuple[pl.Series, pl.Series]:
     """
     Ids of a column as strings, by the rule of [`~hub_cards.item_ids.id_text`]: whole numbers that a table
-    made floating-point ones of are whole again.
+    made floating-point ones of are whole again, and so are decimals without a fraction, as databases export ids.
 
     Args:
         column (`pl.Series`): of any type.
@@ -55,6 +55,8 @@ def id_column(column: pl.Series) -> tuple[pl.Series, pl.Series]:
         there = known.is_not_null()
         is_whole = ((known == known.floor()) & (known.abs() < 2**53)).fill_null(False)
         ids = known.set(~is_whole, None).cast(pl.Int64)
+    elif kind.is_decimal():
+        ids = column.set((column != column.floor()).fill_null(False), None).cast(pl.Int128)
     elif kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         ids = column
     else:

@@ -66,8 +66,9 @@ class LogWriter:
         odd = {}
         for name in ("user_id", "item_id"):
             ids, odd[name] = id_column(part[name])
-            if odd[name].any() and not part.schema[name].is_float():
-                raise ReadError(f"{file}: {name} holds values of type {part.schema[name]}; make them strings.")
+            kind = part.schema[name]
+            if odd[name].any() and not (kind.is_float() or kind.is_decimal()):
+                raise ReadError(f"{file}: {name} holds values of type {kind}; make them strings.")
             shown = part[name].cast(pl.String) if odd[name].any() else ids
             part = part.with_columns(pl.when(odd[name]).then(shown).otherwise(ids).alias(name))
         if "rating" not in part.columns:

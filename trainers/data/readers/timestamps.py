@@ -82,7 +82,10 @@ def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
 
 
 def iso_dates(text: pl.Expr) -> pl.Expr:
-    """Datetimes in UTC; null for what is no ISO date."""
+    """Datetimes in UTC; null for what is no ISO date. A zone may be named UTC, or stand after a blank, or after hours
+    and minutes alone."""
+    text = text.str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"(\d) ([+-]\d\d:?\d\d)$", "$1$2")
+    text = text.str.replace(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d)([+-])", "$1:00$2")
     plain = [text.str.to_datetime(form, time_unit="us", strict=False) for form in _DATES]
     days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
     zoned = [

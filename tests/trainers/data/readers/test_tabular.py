@@ -93,6 +93,12 @@ def test_items_in_csv(read, write, examples_of):
         ("us", ["1600000000123456", "1"], [1_600_000_000_123_456, 1]),
         ("ns", ["1600000000123456789", "1600000000000000000"], [1_600_000_000_123_456, 1_600_000_000_000_000]),
         ("iso", ["2020-09-13T12:26:40Z", "2020-09-13"], [1_600_000_000_000_000, 1_599_955_200_000_000]),
+        (
+            "iso",
+            ["2020-09-13 12:26:40 UTC", "2020-09-13 12:26:40.5 UTC"],
+            [1_600_000_000_000_000, 1_600_000_000_500_000],
+        ),
+        ("iso", ["2020-09-13 14:26 +02:00", "2020-09-13T12:26Z"], [1_599_999_960_000_000] * 2),
         ("order", ["7", "-2"], [7, -2]),
     ],
 )
@@ -107,6 +113,19 @@ def test_dates_in_parquet(read, tmp_path):
     log, _, report = read(TabularReader(tmp_path / "l.parquet"))
     assert log == [("1", "3", 1_600_000_000 * SECOND, None)]
     assert report.count("interactions", "timestamp is missing") == 1
+
+
+def test_ids_that_a_database_exports_as_decimals(read, tmp_path):
+    users = [Decimal("7"), Decimal("12345678901234567890123456789012345678"), None]
+    log = pl.DataFrame(
+        {"user_id": users, "item_id": [Decimal("1.50"), Decimal("2.00"), Decimal("3.00")], "timestamp": [10**9] * 3},
+        schema_overrides={"user_id": pl.Decimal(38, 0), "item_id": pl.Decimal(10, 2)},
+    )
+    log.write_parquet(tmp_path / "l.parquet")
+    rows, _, report = read(TabularReader(tmp_path / "l.parquet"))
+    assert [row[:2] for row in rows] == [("12345678901234567890123456789012345678", "2")]
+    assert report.count("interactions", "item_id is no string or whole number") == 1
+    assert report.count("interactions", "user_id is missing") == 1
 
 
 @pytest.mark.parametrize(
