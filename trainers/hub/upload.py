@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,18 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import CONFIG_NAME
 
 from hub_cards.named import listed, named
+from modeling_utgrec.checkpoint_safety import SHARDS
 from tokenization_items.files import read_json_object
+from tokenization_items.item_index_files import (
+    CODES_NAME,
+    CONTENT_NAME,
+    IDS_NAME,
+    MANIFEST_NAME,
+    SHARDED_NAME,
+    TITLES_NAME,
+)
+from tokenization_items.item_memory import MEMORY_NAME
+from tokenization_items.item_provenance import PROVENANCE_NAME
 from tokenization_items.processing_content import ENCODER_NAME
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.hub.endpoint import write_endpoint
@@ -77,6 +88,11 @@ PUBLISHED = (
 )
 NAMES = ("LICENSE", "NOTICE", "CITATION.cff")
 ALLOWED = [*(f"*{suffix}" for suffix in PUBLISHED), *NAMES]
+# Files of one part of a model. Those of an earlier push that a folder with the part lacks would be taken for its own:
+# weights in shards beside others, the memory of another recommender, codes in shards, rules.
+WEIGHTS = ("model.safetensors", SHARDS, "model-*-of-*.safetensors")
+INDEX = (CODES_NAME, IDS_NAME, TITLES_NAME, CONTENT_NAME, PROVENANCE_NAME, f"{SHARDED_NAME}/*")
+OF_A_RECOMMENDER = (MEMORY_NAME, "recommender.json", "catalogue_journal.jsonl")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 _BLOCK = 1 << 20
 _OVERLAP = 256  # bytes of a block looked at again with the next one: a token may lie across
@@ -228,7 +244,8 @@ def send_folder(
 ) -> CommitInfo:
     """
     Sends what a folder has to publish to a repository that is there; a recommender's gets what serves it, see
-    [`write_endpoint`]. After an interruption it goes on with what has not arrived.
+    [`write_endpoint`]. After an interruption it goes on with what has not arrived. What an earlier push has left there
+    of a model's parts, and the folder has not, is deleted in the same commit.
 
     Args:
         folder (`str` or `os.PathLike`): the folder, which is looked through first.
@@ -244,7 +261,7 @@ def send_folder(
     """
     folder = Path(folder)
     write_endpoint(folder)
-    plan_folder(folder)
+    plan = plan_folder(folder)
     api = HfApi(token=token)
     settings = _settings_for_others(folder / TOKENIZER_FILE, network)
     if settings is not None:
@@ -264,7 +281,16 @@ def send_folder(
         commit_message=message,
         allow_patterns=ALLOWED,
         ignore_patterns=[*LEFT_OUT, *([TOKENIZER_FILE] if settings is not None else [])],
+        delete_patterns=_outdated(name for name, _ in plan.files) or None,
     )
+
+
+def _outdated(names: Iterable[str]) -> list[str]:
+    """Patterns of what a repository must not keep beside these files of a folder, each of which is sent."""
+    there = {*names}
+    has_weights, has_index = bool(there & {*WEIGHTS}), bool(there & {CODES_NAME, f"{SHARDED_NAME}/{MANIFEST_NAME}"})
+    parts = ((has_weights, WEIGHTS), (has_index, INDEX), (has_weights and has_index, OF_A_RECOMMENDER))
+    return [pattern for is_there, patterns in parts if is_there for pattern in patterns]
 
 
 def _settings_for_others(file: Path, network: Mapping[str, str] | None) -> bytes | None:

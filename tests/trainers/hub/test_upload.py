@@ -170,6 +170,36 @@ def test_folders_of_this_machine_are_not_named(hub, folder, network):
 
 
 @pytest.mark.hub
+def test_nothing_of_an_earlier_push_is_taken_for_what_is_sent(hub, folder):
+    """Weights in one file would be loaded in place of those in shards, and an earlier recommender's memory with them."""
+    repo_id = hub.new_repo("again")
+    HfApi().create_repo(repo_id)
+    index = ["item_index.safetensors", "item_ids.json", "item_titles.json", "item_content.safetensors"]
+    beside = ["item_memory.safetensors", "recommender.json", "own/item_memory.safetensors", "notes.json"]
+    for name in index + beside:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    send_folder(folder, repo_id, "m")
+    assert {*index, *beside, "model.safetensors"} <= files_of(repo_id)
+
+    weights = ["model-00001-of-00001.safetensors", "model.safetensors.index.json"]
+    shards = ["item_index/index.json", "item_index/codes-00000.safetensors"]
+    for name in ["model.safetensors", *index, *beside]:
+        (folder / name).unlink()
+    for name in weights + shards:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    send_folder(folder, repo_id, "m")
+    kept = {"own/item_memory.safetensors", "notes.json"}  # no loader's, or not at the place of one
+    assert files_of(repo_id) - {"handler.py", "requirements.txt"} == {"config.json", *weights, *shards, *kept}
+
+    for name in weights + shards:
+        (folder / name).unlink()
+    send_folder(folder, repo_id, "m")  # a card alone, say
+    assert {*weights, *shards} <= files_of(repo_id)
+
+
+@pytest.mark.hub
 def test_an_upload_without_write_access_is_an_error(hub_server, hub, folder, monkeypatch):
     publication = Publication(str(folder), hub.new_repo("theirs"), VALUES)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
