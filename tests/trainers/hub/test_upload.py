@@ -171,7 +171,7 @@ def test_folders_of_this_machine_are_not_named(hub, folder, network):
 
 @pytest.mark.hub
 def test_nothing_of_an_earlier_push_is_taken_for_what_is_sent(hub, folder):
-    """Weights in one file would be loaded in place of those in shards, and an earlier recommender's memory with them."""
+    """Weights in one file would be loaded in place of those in shards, and an earlier memory with them."""
     repo_id = hub.new_repo("again")
     HfApi().create_repo(repo_id)
     index = ["item_index.safetensors", "item_ids.json", "item_titles.json", "item_content.safetensors"]
