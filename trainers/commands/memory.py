@@ -184,6 +184,11 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
         stored.facts["part"] = "training"
     else:
         stored = choose_memory(ranker, interactions, content, linear, *kept, folder=domain.folder, brands=brands)
+        if content is not None and not stored.memory.settings.content_weight:
+            print(
+                "Validation, whose items have interactions, gave the texts no weight: items that come later will not "
+                "be known to the memory. To give them one, give --temperature, --mixing_weight and --content_weight."
+            )
         if remembered is not None:
             alike = stored.memory.content
             stored = rebuild_memory(stored, remembered, content, "training", alike, domain.folder)

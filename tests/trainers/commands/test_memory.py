@@ -230,6 +230,18 @@ def test_texts_without_an_encoder_and_fixed_settings(tmp_path, data):
     assert stored.memory.content is None and stored.memory.settings.content_weight == 0
 
 
+@pytest.mark.parametrize("helps", [True, False])
+def test_that_later_items_will_not_be_known_is_said(tmp_path, data, capsys, helps):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    if helps:  # an item's follower has the same word twice in three times
+        items = [{"item_id": item_id, "title": f"{COLOURS[row // 3 % 4]} case"} for row, item_id in enumerate(IDS)]
+        (data / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    run_command("memory", ["--recommender", str(folder), "--data", str(data), "--no_test"])
+    weight = StoredMemory.load(folder).memory.settings.content_weight
+    assert (weight > 0) is helps and ("not be known to the memory" in capsys.readouterr().out) is not helps
+
+
 @pytest.mark.parametrize("chosen", [True, False])
 def test_pairs_that_prepare_has_counted_are_read(tmp_path, data, monkeypatch, chosen):
     """Of the training part nothing is counted, and the memory is the same to the last bit, built and updated."""
