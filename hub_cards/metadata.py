@@ -78,7 +78,7 @@ def _eval_results(evaluations: Iterable[Evaluation]) -> list[EvalResult]:
     names: dict[tuple[str, str | None, str | None], str] = {}
     for evaluation in evaluations:
         protocol = protocol_of(evaluation)
-        dataset_type = evaluation.dataset_id or re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-")
+        dataset_type = evaluation.dataset_id or re.sub(r"[\W_]+", "-", evaluation.dataset.lower()).strip("-")
         dataset_type = dataset_type or "data"
         # The Hub's client groups results by these three and keeps the first name of a group, whatever the others say.
         part = protocol.get("part")

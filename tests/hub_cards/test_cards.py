@@ -133,6 +133,16 @@ def test_every_given_value_is_in_the_text(cls):
     assert missing == []
 
 
+def test_data_sets_of_any_script_have_a_name_of_their_own():
+    evaluations = [Evaluation(dataset=name, metrics={"recall@10": 0.1}) for name in ("美妆", "办公 用品", "Übung_2")]
+    data = ModelCard(render_card(RecommenderCardValues(name="m", evaluations=evaluations))).data
+    assert [(each.dataset_type, each.dataset_name) for each in data.eval_results] == [
+        ("美妆", "美妆"),
+        ("办公-用品", "办公 用品"),
+        ("übung-2", "Übung_2"),
+    ]
+
+
 def test_eval_results_round_trip_with_their_protocol():
     evaluation = Evaluation.from_result("Musical Instruments", RESULT, dataset_id="some-org/amazon-2023")
     assert evaluation.metrics == {"recall@10": 0.0412, "ndcg@10": 0.0213, "coverage@10": 0.625}
