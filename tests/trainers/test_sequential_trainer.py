@@ -132,6 +132,13 @@ def test_every_model_learns_successors(tmp_path, name):
             SequentialTrainer(trainer.model, trainer.args, *given)
 
 
+def test_items_are_known_from_the_validation_where_training_is_streamed(tmp_path):
+    """A corpus has rows and no ids."""
+    arguments = SequentialTrainingArguments(str(tmp_path), use_cpu=True)
+    SequentialTrainer(make_model(), arguments, None, make_interactions()).save_model()
+    assert SequentialRanker.from_pretrained(tmp_path).item_ids == make_interactions().item_ids
+
+
 def test_learns_with_sampled_negatives(tmp_path):
     """Items of a window are never its negatives (Kang & McAuley 2018), so only the others are told from the target."""
     model = make_model(loss="bce")
