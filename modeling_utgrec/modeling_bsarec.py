@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_bsarec import BSARecConfig
-from .modeling_fmlprec import FeedForward, from_frequencies, to_frequencies, whole_window
+from .modeling_fmlprec import LAST, WHOLE, FeedForward, from_frequencies, to_frequencies, whole_window
 from .modeling_sequential import (
     ItemEmbeddings,
     SelfAttention,
@@ -30,13 +30,18 @@ class FrequencyRescaler(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def low_pass(self, states: Tensor) -> Tensor:
-        """What the low frequencies make of `(batch, length, hidden_size)`, in the same shape."""
-        frequencies = to_frequencies(states)[:, : self.num_low]  # the inverse takes those that are missing as zeros
-        return from_frequencies(frequencies, states.shape[1], states.dtype)
+    def low_pass(self, states: Tensor, columns: slice = WHOLE) -> Tensor:
+        """What the low frequencies make of `(batch, length, hidden_size)`, at these columns. They are a projection of
+        the columns, in one matrix product: for windows of usual length a transform and its inverse take longer."""
+        dtype, length = torch.promote_types(states.dtype, torch.float32), states.shape[1]
+        frequencies = to_frequencies(torch.eye(length, dtype=dtype, device=states.device)[None])[:, : self.num_low]
+        # the inverse takes those that are missing as zeros; and the projection is symmetric
+        projection = from_frequencies(frequencies, length, dtype)[0, columns]
+        with torch.autocast(states.device.type, enabled=False):
+            return (projection @ states.to(dtype)).to(states.dtype)
 
-    def forward(self, states: Tensor) -> Tensor:
-        low = self.low_pass(states)
+    def forward(self, states: Tensor, columns: slice = WHOLE) -> Tensor:
+        low, states = self.low_pass(states, columns), states[:, columns]
         rescaled = low + self.sqrt_beta.square() * (states - low)
         return self.norm(states + self.dropout(rescaled))
 
@@ -53,15 +58,17 @@ class BSARecBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(config.hidden_size)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, columns: slice = WHOLE) -> Tensor:
         """
         Args:
             states (`torch.FloatTensor` of shape `(batch, max_history, hidden_size)`): the block's input.
             mask (`torch.BoolTensor` of shape `(batch, 1, max_history, max_history)`):
                 true where a row may read a column.
+            columns (`slice`, *optional*): those whose states are made, by default all.
         """
-        attended = self.attention_norm(states + self.dropout(self.attention(states, mask)))
-        return self.feed_forward(self.alpha * self.rescaler(states) + (1 - self.alpha) * attended)
+        chosen = states[:, columns]
+        attended = self.attention_norm(chosen + self.dropout(self.attention(chosen, mask[:, :, columns], states)))
+        return self.feed_forward(self.alpha * self.rescaler(states, columns) + (1 - self.alpha) * attended)
 
 
 class BSARecModel(SequentialPreTrainedModel):
@@ -87,11 +94,14 @@ class BSARecModel(SequentialPreTrainedModel):
             init.normal_(module.sqrt_beta)  # factors around one, as in the authors' program
 
     @can_return_tuple
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, last_only: bool = False
+    ) -> BaseModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
             attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+            last_only (`bool`, *optional*, defaults to `False`): make the last position's state alone.
 
         Raises:
             ValueError: more than `max_history` columns.
@@ -106,7 +116,7 @@ class BSARecModel(SequentialPreTrainedModel):
             present = torch.ones_like(attention_mask)
         states = self.embeddings(input_ids, present)
         for block in self.blocks:
-            states = block(states, mask)
+            states = block(states, mask, LAST if last_only and block is self.blocks[-1] else WHOLE)
         return BaseModelOutput(last_hidden_state=states[:, -history:])
 
 
@@ -130,6 +140,7 @@ class BSARecForNextItem(SequentialForNextItem):
     config: BSARecConfig
     encoder_class = BSARecModel
     training_targets = "last"
+    ends_at_last = True
 
 
 __all__ = ["BSARecForNextItem", "BSARecModel"]

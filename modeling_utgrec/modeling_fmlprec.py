@@ -12,6 +12,8 @@ from .configuration_fmlprec import FMLPRecConfig
 from .configuration_sequential import SequentialConfig
 from .modeling_sequential import ItemEmbeddings, SequentialForNextItem, SequentialPreTrainedModel
 
+WHOLE, LAST = slice(None), slice(-1, None)  # columns of a window
+
 
 def whole_window(input_ids: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Pads histories on the left to `length` columns, of which a Fourier transform's frequencies are fractions: the
@@ -49,11 +51,20 @@ class FilterLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def filtered(self, states: Tensor) -> Tensor:
+        """The circular convolution of `(batch, length, hidden_size)`, in the same shape."""
         frequencies = to_frequencies(states)
         weights = torch.view_as_complex(self.filter.to(frequencies.real.dtype))
-        filtered = from_frequencies(frequencies * weights, self.length, states.dtype)
-        return self.norm(states + self.dropout(filtered))
+        return from_frequencies(frequencies * weights, self.length, states.dtype)
+
+    def forward(self, states: Tensor, last_only: bool = False) -> Tensor:
+        if not last_only:
+            return self.norm(states + self.dropout(self.filtered(states)))
+        # the last column of a convolution is one sum: of each column times what a one in it would leave there
+        first = states.new_zeros(1, *states.shape[1:])
+        first[:, 0] = 1
+        last = (states * self.filtered(first).flip(1)).sum(dim=1, keepdim=True)
+        return self.norm(states[:, -1:] + self.dropout(last))
 
 
 class FeedForward(nn.Module):
@@ -96,11 +107,14 @@ class FMLPRecModel(SequentialPreTrainedModel):
             init.normal_(module.filter, std=self.config.initializer_range)
 
     @can_return_tuple
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, last_only: bool = False
+    ) -> BaseModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, history)`): item tokens, padded on the left with 0.
             attention_mask (`torch.Tensor` of shape `(batch_size, history)`, *optional*): 0 on padding.
+            last_only (`bool`, *optional*, defaults to `False`): make the last position's state alone.
 
         Raises:
             ValueError: more than `max_history` columns.
@@ -111,7 +125,7 @@ class FMLPRecModel(SequentialPreTrainedModel):
         present = torch.ones_like(attention_mask) if self.config.padding == "positions" else attention_mask
         states = self.embeddings(input_ids, present)
         for block in self.blocks:
-            states = block(states)
+            states = block[1](block[0](states, last_only and block is self.blocks[-1]))  # type: ignore[index]
         return BaseModelOutput(last_hidden_state=states[:, -history:])
 
 
@@ -135,6 +149,7 @@ class FMLPRecForNextItem(SequentialForNextItem):
     config: FMLPRecConfig
     encoder_class = FMLPRecModel
     training_targets = "last"
+    ends_at_last = True
 
 
 __all__ = ["FMLPRecForNextItem", "FMLPRecModel"]

@@ -30,7 +30,8 @@ class NextItemOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
             Mean loss over the labelled positions.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, history, hidden_size)`):
-            State of every position. Those of padding mean nothing.
+            State of every position. Those of padding mean nothing. Where the last position alone predicts, a model
+            that is given labels makes its state alone, if it can.
     """
 
     loss: torch.Tensor | None = None
@@ -212,6 +213,8 @@ class SequentialForNextItem(SequentialPreTrainedModel):
     training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
     # what a batch has beside them: "augmented" sequences, or "masked" ones with segments
     training_batches: ClassVar[Literal["plain", "augmented", "masked"]] = "plain"
+    # whether `encoder_class.forward` takes `last_only`, and then makes the state of the last position alone
+    ends_at_last: ClassVar[bool] = False
     # the Trainer gives the number of labels in all batches of a step, and the loss below divides by it
     accepts_loss_kwargs = True
 
@@ -243,18 +246,24 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             [`NextItemOutput`].
 
         Raises:
-            ValueError: `labels` and `input_ids` differ in shape, or the input is longer than the model reads.
+            ValueError: `labels` and `input_ids` differ in shape, an encoder in which the last position alone predicts
+                has labels elsewhere, or the input is longer than the model reads.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
         vectors = None if labels is None else self.training_vectors()
-        given = {} if vectors is None else {"item_vectors": vectors}
-        states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
-        loss = None
+        given: dict[str, Any] = {} if vectors is None else {"item_vectors": vectors}
         if labels is not None:
             if labels.shape != input_ids.shape:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
             labelled = labels != -100
-            predicting = self.scoring_states(states[labelled])
+            if self.ends_at_last:
+                if labelled[:, :-1].any():
+                    raise ValueError("Earlier positions know later items here: only the last one can have a label.")
+                given["last_only"] = True
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
+        loss = None
+        if labels is not None:
+            predicting = self.scoring_states(states[labelled[:, -states.shape[1] :]])
             items = self.candidate_embeddings(vectors)
             if self.config.loss == "ce":
                 loss = linear_cross_entropy(predicting, items, labels[labelled] - 1, self.item_bias)
@@ -302,7 +311,8 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, hidden_size)`.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
-        return self.scoring_states(self.model(input_ids, attention_mask).last_hidden_state[:, -1])
+        given = {"last_only": True} if self.ends_at_last else {}
+        return self.scoring_states(self.model(input_ids, attention_mask, **given).last_hidden_state[:, -1])
 
     @property
     def item_embeddings(self) -> Tensor:

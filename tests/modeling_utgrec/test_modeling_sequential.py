@@ -71,6 +71,11 @@ def make_batch(model: SequentialForNextItem) -> dict[str, torch.Tensor]:
     return {**batch, "labels": labels}
 
 
+def state_at(output, batch: dict[str, torch.Tensor], row: int, column: int) -> torch.Tensor:
+    """Of an encoder that makes the last state alone, that one."""
+    return output.last_hidden_state[row, column - batch["labels"].shape[1]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_round_trip(tmp_path, name):
     config = make_model(name, hidden_dropout=0.25).config
@@ -191,7 +196,7 @@ def test_cross_entropy_equals_a_loop_over_labels(name):
     items, bias = model.item_embeddings, model.item_bias
     losses = []
     for row, column in (batch["labels"] != -100).nonzero().tolist():
-        state = model.scoring_states(output.last_hidden_state[row, column])
+        state = model.scoring_states(state_at(output, batch, row, column))
         scores = torch.stack([state @ items[item] for item in range(NUM_ITEMS)])
         scores = scores if bias is None else scores + bias
         losses.append(scores.exp().sum().log() - scores[batch["labels"][row, column] - 1])
@@ -211,7 +216,7 @@ def test_binary_cross_entropy_equals_a_loop_over_labels(name):
     negatives = sample_negatives(batch["input_ids"], batch["labels"], NUM_ITEMS).tolist()
     losses = []
     for number, (row, column) in enumerate((batch["labels"] != -100).nonzero().tolist()):
-        state = model.scoring_states(output.last_hidden_state[row, column])
+        state = model.scoring_states(state_at(output, batch, row, column))
         positive, negative = batch["labels"][row, column], negatives[number]
         scores = [state @ model.item_embeddings[token - 1] for token in (positive, negative)]
         losses.append(-F.logsigmoid(scores[0]) - F.logsigmoid(-scores[1]))
@@ -230,7 +235,7 @@ def test_sampled_softmax_equals_a_loop_over_labels(name, corrected):
     weight = NUM_ITEMS / 7 if corrected else 1
     losses = []
     for row, column in (batch["labels"] != -100).nonzero().tolist():
-        state, target = model.scoring_states(output.last_hidden_state[row, column]), batch["labels"][row, column] - 1
+        state, target = model.scoring_states(state_at(output, batch, row, column)), batch["labels"][row, column] - 1
         own = (state @ model.item_embeddings[target]).exp()
         others = [weight * (state @ model.item_embeddings[each]).exp() for each in negatives if each != target]
         losses.append((own + sum(others)).log() - own.log())
@@ -277,6 +282,33 @@ def test_user_states_are_what_training_makes_of_the_last_position(name):
     scores = model.user_states(**make_inputs()) @ model.item_embeddings.T
     scores = scores if model.item_bias is None else scores + model.item_bias
     torch.testing.assert_close(model(**batch).loss, F.cross_entropy(scores, batch["labels"][:, -1] - 1))
+
+
+ENDING = [name for name in NAMES if getattr(modeling_utgrec, f"{name}ForNextItem").ends_at_last]
+
+
+@pytest.mark.parametrize("padding", ["positions", "zeros"])
+@pytest.mark.parametrize("name", ENDING)
+def test_the_last_state_alone_is_that_of_all_of_them(name, padding):
+    """With its gradients, whatever the window holds."""
+    encoder = make_model(name, padding=padding).double().model
+    found = []
+    for last_only in (False, True):
+        encoder.zero_grad()
+        states = encoder(**make_inputs(), last_only=last_only).last_hidden_state
+        states[:, -1].square().cumsum(dim=1).sum().backward()
+        found.append([states[:, -1], *(each.grad.clone() for each in encoder.parameters())])
+    assert states.shape[1] == 1
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_label_where_later_items_are_known_is_an_error(name):
+    model = make_model(name)
+    batch = make_batch(model)
+    batch["labels"][1, -2] = 3
+    with pytest.raises(ValueError, match="only the last one can have a label"):
+        model(**batch)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -181,6 +181,11 @@ def test_nothing_of_an_earlier_push_is_taken_for_what_is_sent(hub, folder):
         (folder / name).write_bytes(b"{}")
     send_folder(folder, repo_id, "m")
     assert {*index, *beside, "model.safetensors"} <= files_of(repo_id)
+    network = folder.with_name("network")  # an item tokenizer's has neither index nor memory
+    network.mkdir()
+    (network / "model.safetensors").write_bytes(b"{}")
+    send_folder(network, repo_id, "m")
+    assert {*index, *beside} <= files_of(repo_id)
 
     weights = ["model-00001-of-00001.safetensors", "model.safetensors.index.json"]
     shards = ["item_index/index.json", "item_index/codes-00000.safetensors"]
