@@ -52,7 +52,8 @@ def compare(
         domain (`str`): name of the data.
         interactions (`Interactions`): all interactions.
         seed (`int`): of the training, for the results.
-        protocol: further arguments of [`~trainers.evaluation.protocol.evaluate`], the same for all.
+        protocol: further arguments of [`~trainers.evaluation.protocol.evaluate`], the same for all. Each looks at as
+            much of a history as it was made for, unless `max_history` is given.
 
     Returns:
         `list[dict]`: what `evaluate` gives, with `domain`, `model` and `seed`, and the ranker's `description` if it
@@ -60,7 +61,8 @@ def compare(
     """
     return [
         {
-            **evaluate(ranker, interactions, **protocol),
+            # as in validation: a model of longer histories than usual would be judged as another than was chosen
+            **evaluate(ranker, interactions, **{"max_history": None, **protocol}),
             **described(ranker),
             **{"domain": domain, "model": name, "seed": seed},
         }

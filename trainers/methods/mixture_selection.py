@@ -93,7 +93,8 @@ def choose_memory(
 
     def search(values: dict[str, Any]) -> dict[str, float]:
         mixed = with_memory(ranker, stored.memory.with_settings(**values))
-        result = evaluate(mixed, judged, part="validation", ks=[CUTOFF], long_tail=False)
+        # each reads its own length of history, as of the candidates
+        result = evaluate(mixed, judged, part="validation", max_history=None, ks=[CUTOFF], long_tail=False)
         return searched.setdefault(str(values), shown(result))
 
     values, table = select_mixture(cases, search)

@@ -7,6 +7,7 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.comparison import compare, short_table, untrained_rankers
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import evaluate
+from trainers.rankers.popularity import Popularity
 
 FLOORS = ["popularity", "item-transitions"]
 IDS = [f"i{row}" for row in range(8)]
@@ -48,6 +49,25 @@ def test_all_are_judged_by_the_same_protocol(interactions):
     for row, ranker in zip(rows, rankers.values(), strict=True):
         assert row["ndcg@2"] == evaluate(ranker, interactions, mask_seen=True, ks=[2])["ndcg@2"]
         assert ("description" in row) == (row["model"] == "linear")
+
+
+def test_a_model_of_longer_histories_than_usual_is_judged_by_them():
+    """As in validation, by which its weights were chosen."""
+    ids = [f"i{row}" for row in range(40)]
+    interactions = Interactions.from_sequences([ids[:30], ids[5:40]], ids)
+
+    class Recorder(Popularity):
+        max_history = 25
+
+        def rank(self, histories, k, exclude=None):
+            self.lengths = [len(history) for history in histories]
+            return super().rank(histories, k, exclude)
+
+    ranker = Recorder(interactions.training_part())
+    (row,) = compare({"long": ranker}, "things", interactions, 0)
+    assert ranker.lengths == [25, 25] and row["max_history"] == 25
+    (row,) = compare({"long": ranker}, "things", interactions, 0, max_history=7)
+    assert ranker.lengths == [7, 7] and row["max_history"] == 7
 
 
 def test_short_tables_name_the_settings_that_were_chosen(interactions):
