@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from hub_cards.values import SequentialCardValues
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.data.interactions import Interactions
-from trainers.rankers.item_rows import check_catalogue, fingerprint_of, save_item_ids
+from trainers.rankers.item_rows import check_catalogue, fingerprint_of, load_item_ids, save_item_ids
 from trainers.rankers.sequential import SequentialRanker
 from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
 from trainers.runtime.callbacks import EpochCallback
@@ -163,6 +163,14 @@ class SequentialTrainer(RankingTrainer):
         check_catalogue(model.config, data.num_items, item_ids, self._item_ids)
         if item_ids is not None:
             self._item_ids, model.config.item_ids_fingerprint = item_ids, fingerprint_of(item_ids)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """As transformers' method, unless the checkpoint is of other items: their rows would go on as these."""
+        if self._item_ids is not None:
+            config = type(self.model.config).from_pretrained(resume_from_checkpoint)  # type: ignore[union-attr]
+            known = load_item_ids(Path(resume_from_checkpoint), config)
+            check_catalogue(config, len(self._item_ids), self._item_ids, known)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save and self._item_ids is not None:

@@ -187,6 +187,17 @@ def test_resumed_run_is_bit_exact(tmp_path, name, loss):
     assert len(entries[0]) == 10 and entries[0] == entries[1]
 
 
+def test_a_checkpoint_of_other_items_is_not_gone_on_with(tmp_path):
+    """As of a data folder that was prepared anew: the rows of its items would go on as those of these."""
+    make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
+    other = make_interactions()
+    other.item_ids = other.item_ids[::-1]
+    args = SequentialTrainingArguments(str(tmp_path), max_steps=4, use_cpu=True, disable_tqdm=True)
+    trainer = SequentialTrainer(make_model(), args, other.training_part())
+    with pytest.raises(ValueError, match="their rows would be mistaken"):
+        trainer.train(resume_from_checkpoint=True)
+
+
 def test_early_stopping_restores_the_best_weights(tmp_path):
     scripted = [0.1, 0.5, 0.4, 0.3, 0.9]
     after_epoch = []
