@@ -114,7 +114,7 @@ def run(
     if weights is not None:
         trainer.model.load_state_dict(weights)
     save_recommender(trainer.model.without_items(), None, output / "recommender")  # type: ignore[operator]
-    finish_model(trainer, output / "recommender", {"license": arguments.license})
+    finish_model(trainer, output / "recommender", {"license": arguments.license, "num_items": 0})
 
 
 def content_of(

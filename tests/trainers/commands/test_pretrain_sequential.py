@@ -92,6 +92,8 @@ def test_what_pre_training_leaves_has_nothing_of_a_domain(pretrained, name):
     assert not any(tensor.shape[0] in (2 * NUM_ITEMS, 2 * NUM_ITEMS + 1) for tensor in stored.values())
     values = load_values(folder)
     assert values.method == config["model_type"] and [row["Domain"] for row in values.training_data] == ["a", "b"]
+    card = (folder / "README.md").read_text()  # it cannot rank as it is
+    assert "SequentialRanker" not in card and 'utgrec train-baseline --pretrained "."' in card
 
 
 @pytest.mark.hub
