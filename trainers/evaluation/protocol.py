@@ -81,7 +81,8 @@ def evaluate(
         `"num_cases"`, `"num_short"` (users without a case) and `"num_without_history"` (items of the part that are
         left out because nothing of their user precedes them) and, with `mask_seen`, `"num_unreachable"` (cases whose
         target is masked, as the user had it before: lost for everyone); the flags `"split"`, `"part"`, `"seen"`,
-        `"max_history"` (as applied), `"ties"`, `"num_beams"` (None: no beam search), `"candidates"`.
+        `"max_history"` (as applied), `"ties"`, `"num_beams"` (as applied: `max(ks)` at least, for that many items are
+        searched for; None: no beam search), `"candidates"`.
         Nested, as asked for: `"long_tail"`, `"history_length"`, `"cold_targets"` and `"seen_transitions"`, lists of
         `{"popularity": "[0,20)", "num_users": ..., "num_cases": ..., metrics}` with None for the metrics of an empty
         slice; `"intervals"`, (low, high) for each metric that has one, and `"num_bootstrap"`; `"per_user"`, the only
@@ -97,6 +98,7 @@ def evaluate(
     if any(limit < 1 for limit in limits) or batch_size < 1:
         raise ValueError(f"max_history and batch_size must be positive, got {max_history} and {batch_size}.")
     limit, depth, num_items = min(limits, default=None), max(ks), interactions.num_items
+    num_beams = getattr(ranker, "num_beams", None)
     groups = None if identifiers is None else identifier_groups(identifiers)
     if groups is not None and len(groups) != num_items:
         raise ValueError(f"Expected semantic IDs of all {num_items} items of the catalogue, got {len(groups)}.")
@@ -141,7 +143,7 @@ def evaluate(
         **protocol_of(interactions, part, mask_seen),
         "max_history": limit,
         "ties": getattr(ranker, "ties", "ranker's order"),
-        "num_beams": getattr(ranker, "num_beams", None),
+        "num_beams": None if num_beams is None else max(num_beams, depth),
     }
     if mask_seen:
         result["num_unreachable"] = num_unreachable

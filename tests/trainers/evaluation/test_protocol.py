@@ -204,9 +204,13 @@ def test_the_shorter_history_holds_and_beams_are_stated():
     for own, asked, applied in ((3, 20, 3), (20, 2, 2), (None, None, None), (None, 4, 4), (4, None, 4)):
         recommender = Fixed([range(10)])
         recommender.max_history, recommender.num_beams = own, 7
-        result = evaluate(recommender, interactions, max_history=asked)
+        result = evaluate(recommender, interactions, max_history=asked, ks=(5,))
         assert result["max_history"] == applied and result["num_beams"] == 7
         assert recommender.histories == [list(range(5))[-applied if applied else None :]]
+    recommender = Fixed([range(10)])
+    recommender.num_beams = 7
+    # ten items are searched for with ten beams at least, see `recommend`
+    assert evaluate(recommender, interactions, ks=(5, 10))["num_beams"] == 10
 
 
 @pytest.mark.parametrize(
