@@ -52,6 +52,7 @@ user's target was ranked is in the folder `ranks` of `--work_dir`.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -109,6 +110,7 @@ AND_BRANDS = " and brands"  # and after that of a memory, where it knows them
 TUNED = ("dropout", "batch_size")  # flags that make rows of their own of sequential models
 # What makes a run: a row of a table and a seed.
 RUN = ("domain", "model", "seed", "history", "minutes")
+USERS = "train_users"  # share of the users that are learnt from, of scripts that have one
 # What every line has, and what those of a network have beside it.
 COMPLETE = (
     *RUN,
@@ -404,8 +406,8 @@ def judge(
 def linear_cases(setting: Setting, run: dict[str, Any], mask_seen: bool, arguments: Judging) -> dict[str, np.ndarray]:
     """The linear ranker's test cases, by which all others are compared; it is made if it has not run before. It learns
     from the same users: which they are goes by the seed."""
-    seed = 0 if run.get("train_users", 1) == 1 else run["seed"]
-    run = run | {"model": LINEAR, "seed": seed, "minutes": None}
+    seed = 0 if run.get(USERS, 1) == 1 else run["seed"]
+    run = {name: run[name] for name in (*RUN, USERS) if name in run} | {"model": LINEAR, "seed": seed, "minutes": None}
     path = ranks_file(arguments, run, mask_seen)
     if not path.exists():
         ranker = floor(LINEAR, setting).ranker
@@ -430,8 +432,11 @@ def cases_of(ranker: Ranker, setting: Setting, run: dict[str, Any], mask_seen: b
 def ranks_file(arguments: Judging, run: dict[str, Any], mask_seen: bool) -> Path:
     """Where the rank of each test case's target is kept, for later tests of two rows."""
     words = [run["model"].replace(",", "").replace(" ", "-"), "history", run["history"], "seed", run["seed"]]
-    words += [] if run.get("train_users", 1) == 1 else ["users", f"{run['train_users']:g}"]
+    words += [] if run.get(USERS, 1) == 1 else ["users", f"{run[USERS]:g}"]
     words += [] if run["minutes"] is None else [f"{run['minutes']:g}", "minutes"]
+    # what a script has beside: one file for two settings would hold the ranks of the later run
+    more = {name: value for name, value in run.items() if name not in (*RUN, USERS) and value is not None}
+    words += [hashlib.sha256(json.dumps(more, sort_keys=True).encode()).hexdigest()[:8]] if more else []
     words.append("masked" if mask_seen else "kept")
     return Path(arguments.work_dir) / run["domain"] / "ranks" / f"{'-'.join(map(str, words))}.npz"
 

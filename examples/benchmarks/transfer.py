@@ -396,8 +396,8 @@ def judged(
     lines = judge(trained, setting, run, seconds, arguments, command(case, run), masks)
     for line in lines:
         if run["start"] == PRETRAINED:
-            other = {"model": run["model"].replace(PRETRAINED, SCRATCH)}
-            found = ranks_file(arguments, run | other, line["mask_seen"])
+            other = case.key(run["model"].replace(PRETRAINED, SCRATCH), SCRATCH, run["train_users"])
+            found = ranks_file(arguments, other, line["mask_seen"])
             line["against_scratch"] = None
             if found.exists():
                 own = stored_cases(ranks_file(arguments, run, line["mask_seen"]))
@@ -576,19 +576,27 @@ def render(lines: list[dict[str, Any]]) -> str:
     for domain, share in dict.fromkeys((line["domain"], line["train_users"]) for line in lines):
         rows = []
         own = [line for line in lines if (line["domain"], line["train_users"]) == (domain, share)]
-        for variant in dict.fromkeys(variant_of(line) for line in own):
-            found = [line for line in own if variant_of(line) == variant]
-            rows.append({"model": variant, "seeds": len(found), **row(found)})
+        for settings in dict.fromkeys(map(settings_of_line, own)):
+            found = [line for line in own if settings_of_line(line) == settings]
+            rows.append({"model": variant_of(found[0]), "seeds": len(found), **row(found)})
         tables.append(f"### {domain}, {share:.0%} of the users\n\n{markdown_table(rows)}")
     return "\n\n".join(tables)
 
 
+def settings_of_line(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What lines share that are seeds of one row."""
+    return variant_of(line), line["history"], *(line.get("sources") or ())
+
+
 def variant_of(line: dict[str, Any]) -> str:
-    """The model's name, with what is not the default."""
+    """The model's name, with how long it was trained and what is not the default."""
     words = [line["model"]]
+    if line["start"] is not None:
+        words += [f"{line['steps']} steps"]
     if line["start"] == PRETRAINED:
-        words += [f"{line['pretraining_steps']} steps before"]
+        words += [f"{line['pretraining_steps']} steps on {len(line['sources'])} domains before"]
         words += [f"temperature {line['domain_temperature']:g}"] * (line["domain_temperature"] != 1)
+    words += [f"last {line['history']} items"] * (line["history"] != TransferArguments.max_history)
     return ", ".join(words)
 
 

@@ -120,6 +120,31 @@ def test_lines_and_tables(flags, tmp_path, monkeypatch, capsys):
     assert "--network t5" in lines[-1]["command"] and "d_model 8" in lines[-1]["command"]
 
 
+def test_runs_of_other_lengths_are_neither_compared_nor_averaged(flags, tmp_path, monkeypatch, capsys):
+    flags = [*flags, "--no_memory", "--train_users", 1, "--start_from_content", "false", "--learning_rates", 0.02]
+    for steps, before in ((12, 6), (2, 6), (12, 8)):
+        shown = run(monkeypatch, capsys, *flags, "--steps", steps, "--pretraining_steps", before)
+    lines = [json.loads(line) for line in (tmp_path / "transfer.jsonl").read_text().splitlines()]
+    assert [(line["start"], line.get("steps")) for line in lines[1:]] == [
+        ("from scratch", 12),
+        ("pre-trained", 12),
+        ("from scratch", 2),
+        ("pre-trained", 2),
+        ("pre-trained", 12),
+    ]
+    scratch = {line["steps"]: line["ndcg@10"] for line in lines if line["start"] == "from scratch"}
+    assert scratch[2] != scratch[12]
+    for line in lines[1:]:
+        if line["start"] == "pre-trained":
+            difference = line["ndcg@10"] - scratch[line["steps"]]
+            assert line["against_scratch"]["ndcg@10"]["difference"] == pytest.approx(difference)
+        assert line["against_linear"]["ndcg@10"]["difference"] == pytest.approx(line["ndcg@10"] - lines[0]["ndcg@10"])
+    rows = [row.split("|")[1:3] for row in shown.splitlines() if row.startswith("| rq-kmeans")]
+    assert len(rows) == 5 and all(int(seeds) == 1 for _, seeds in rows)
+    assert "from scratch, 12 steps" in rows[0][0]
+    assert "pre-trained, 12 steps, 8 steps on 2 domains before" in rows[4][0]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
