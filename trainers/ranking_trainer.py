@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from hub_cards.values import Evaluation, ModelCardValues
 from trainers.data.interactions import Interactions
 from trainers.evaluation.metrics import is_rank_metric
-from trainers.evaluation.protocol import evaluate
+from trainers.evaluation.protocol import check_cases, evaluate
 from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 from trainers.rankers import Ranker
 from trainers.runtime.cpu_attention import use_cpu_attention
@@ -167,11 +168,13 @@ class RankingTrainer(HubTrainer):
         """Raises what validation would raise: a mistake must not wait for the end of the first epoch.
 
         Raises:
-            ValueError: weights are sharded (FSDP, ZeRO-3) and the training is to be validated, or as `_ranker`.
+            ValueError: weights are sharded (FSDP, ZeRO-3) and the training is to be validated, there is nothing to
+                validate by, or as `_ranker`.
         """
         if self.args.eval_strategy != "no":
             self._check_whole_weights()
-        for data in _domains(self.eval_dataset).values():
+        for name, data in _domains(self.eval_dataset).items():
+            check_validated(self._interactions(data), self.args, name or self.domain)
             self._ranker(data)
 
     def _check_whole_weights(self) -> None:
@@ -260,6 +263,24 @@ class RankingTrainer(HubTrainer):
         total = sum(count for count, _ in shares)
         metrics = {name: sum(count * means[name] for count, means in shares) / total for name in shares[0][1]}
         return {**metrics, "num_users": len(users)}
+
+
+def check_validated(interactions: Interactions, args: TrainingArguments, name: str) -> None:
+    """
+    For what trains after other work: known before it.
+
+    Raises:
+        ValueError: the training is to be validated, and the split of the data of this name has no validation case.
+    """
+    if args.eval_strategy == IntervalStrategy.NO:
+        return
+    try:
+        check_cases(interactions, "validation")
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: {error} The training is to be validated by them: take a split that has some, or train with "
+            "eval_strategy no and load_best_model_at_end false."
+        ) from None
 
 
 def _domains(evaluation: Any) -> dict[str, Any]:

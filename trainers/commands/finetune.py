@@ -43,6 +43,7 @@ from trainers.methods.utgrec import (
     new_recommender,
     train_item_tokenizer,
 )
+from trainers.ranking_trainer import check_validated
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.runtime.run_file import run_values
 
@@ -111,6 +112,8 @@ def run(
     place_training(tokenizer_training, output / "checkpoints" / "tokenizer", arguments.seed)
     place_training(recommender_training, output / "checkpoints" / "recommender", arguments.seed)
     domains = [load_domain(arguments)]
+    if arguments.train_users:
+        check_validated(domains[0].interactions, recommender_training, domains[0].name)
     start = pretrained_recommender(arguments)
     check_output(arguments, *MADE, (tokenizer_training, recommender_training), ("finetune", told))
     if arguments.dry_run:

@@ -40,6 +40,7 @@ from trainers.methods.recbase import (
 )
 from trainers.methods.recbase_tokenizer import ITEMS_FOLDER, TOKENIZER_FOLDER, RecBaseTokenizerTrainingArguments
 from trainers.methods.runs import check_output, place_training, save_tokenizer, tokenize
+from trainers.ranking_trainer import check_validated
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.runtime.run_file import run_values
 
@@ -102,6 +103,8 @@ def run(
     )
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
     domain = load_domain(arguments, tokenizer_arguments.templates())
+    if arguments.train_users:
+        check_validated(domain.interactions, training, domain.name)
     start = pretrained_recommender(arguments)
     check_output(arguments, *MADE, (tokenizer_training, training), ("finetune", told))
     if arguments.dry_run:

@@ -85,6 +85,7 @@ from trainers.methods.utgrec import RecommenderArguments
 from trainers.rankers import Ranker
 from trainers.rankers.generative import GenerativeRanker
 from trainers.rankers.sequential import SequentialRanker
+from trainers.ranking_trainer import check_validated
 from trainers.recommender_trainer import RecommenderTrainingArguments
 from trainers.runtime.run_file import run_values
 from trainers.sequential_trainer import SequentialTrainingArguments
@@ -248,6 +249,7 @@ def run(
         domain = replace(domain, interactions=few)
     state.print(domain)
     check_parts(domain, arguments.memory)
+    check_validated(domain.interactions, training, domain.name)
     sequential_training.seed = arguments.seed
     embeddings = ItemEmbeddings(
         domain,

@@ -443,13 +443,22 @@ def test_parts_that_are_empty_are_named_before_the_training(workplace, tmp_path,
         run_command("train-baseline", flags)
 
 
-def test_fine_tuning_knows_before_a_training_that_there_is_no_test_item(workplace, tmp_path):
+@pytest.mark.parametrize(
+    ("held_out", "missing", "command"),
+    [
+        ("validation", "test", ["finetune"]),
+        ("test", "validation", ["finetune", "--recommender.eval_strategy", "epoch"]),
+        ("test", "validation", ["train-baseline", "--model", "tiger", "--text_encoder", "tf-idf"]),
+    ],
+)
+def test_no_test_or_validation_item_is_known_before_a_training(workplace, tmp_path, held_out, missing, command):
     (tmp_path / "items.jsonl").write_bytes((workplace / "tiny" / "items.jsonl").read_bytes())
-    rows = "u,i0,0,train\nu,i1,1,train\nu,i2,2,validation\n"
+    rows = f"u,i0,0,train\nu,i1,1,train\nu,i2,2,{held_out}\n"
     (tmp_path / "interactions.csv").write_text(f"user_id,item_id,timestamp,split\n{rows}")
-    with pytest.raises(SystemExit, match="The split has no interaction in 'test' that follows another one"):
-        run_command("finetune", ["--data", str(tmp_path), "--output_dir", str(tmp_path / "run")])
-    assert not (tmp_path / "run").exists()
+    name, *flags = command
+    with pytest.raises(SystemExit, match=f"The split has no interaction in '{missing}' that follows another one"):
+        run_command(name, [*flags, "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")])
+    assert not [*(tmp_path / "run").rglob("*.*")]
 
 
 def test_texts_that_say_nothing_are_named(workplace, tmp_path):
