@@ -57,6 +57,8 @@ class ResumeArguments(Protocol):
 
 # What makes a run another one, beside --data; values of its sections may change, as for more epochs.
 OF_THE_RUN = ("model", "seed", "train_users", "k_core")
+# What of it is read from elsewhere.
+READ_BY_THE_RUN = ("data", "semantic_ids", "text_encoder", "embeddings", "image_encoder", "image_embeddings")
 
 
 def _check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
@@ -65,15 +67,22 @@ def _check_same_run(before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     if "data" not in before:  # an early release wrote none
         return
     pairs = [(f"--{name}", before[name], told[name]) for name in OF_THE_RUN if name in before and name in told]
-    folders = ([each["data"]] if isinstance(each["data"], str) else each["data"] for each in (before, told))
-    old_data, new_data = (" ".join(Path(folder).resolve().name for folder in each) for each in folders)
-    pairs.append(("--data", old_data, new_data))
+    # a run that began at random is another one than one that is pre-trained
+    read = [name for name in READ_BY_THE_RUN if name in before and name in told] + ["pretrained"]
+    pairs += [(f"--{name}", _last_parts(before.get(name)), _last_parts(told.get(name))) for name in read]
     other = [f"{flag} was {old}, is {new}" for flag, old, new in pairs if old != new]
     if other:
         raise SystemExit(
             f"--resume goes on with the run that is there, which was another one: {'; '.join(other)}. Give what it "
             "was given, or another --output_dir; --overwrite starts anew."
         )
+
+
+def _last_parts(folders: str | Sequence[str] | None) -> str | None:
+    """The names of folders, or models of the Hub, wherever they lie."""
+    if folders is None:
+        return None
+    return " ".join(Path(folder).resolve().name for folder in ([folders] if isinstance(folders, str) else folders))
 
 
 def check_output(

@@ -350,6 +350,20 @@ def test_another_run_is_not_gone_on_with(workplace, tmp_path):
     train(workplace, "sasrec", run, "--resume")
 
 
+def test_a_run_on_other_content_is_not_gone_on_with(workplace, tmp_path):
+    """Its codes would be of the one content, what is read and judged of the other."""
+    train(workplace, "rq-kmeans-item-level", tmp_path / "run")
+    shutil.copytree(workplace / "texts", tmp_path / "moved" / "texts")
+    flags = ["--embeddings", tmp_path / "moved" / "texts", "--resume"]
+    train(workplace, "rq-kmeans-item-level", tmp_path / "run", *flags)
+    for flags, said in (
+        (["--embeddings", workplace / "images"], "--embeddings was texts, is images"),
+        (["--pretrained", tmp_path / "run"], "--pretrained was None, is run"),
+    ):
+        with pytest.raises(SystemExit, match=f"--resume goes on .* another one: {said}"):
+            train(workplace, "rq-kmeans-item-level", tmp_path / "run", *flags, "--resume")
+
+
 def test_a_killed_tokenizer_goes_on(workplace, tmp_path, monkeypatch):
     class Kill(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
