@@ -10,6 +10,7 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor
 from transformers import AutoConfig, set_seed
+from transformers.utils import CONFIG_NAME
 
 from hub_cards import method_named
 from modeling_utgrec import (
@@ -21,7 +22,7 @@ from modeling_utgrec import (
 )
 from modeling_utgrec.checkpoint_safety import SAFELY
 from modeling_utgrec.modeling_content import ContentForNextItem, ReadsContent
-from tokenization_items.hub_folders import model_folder
+from tokenization_items.hub_folders import HubError, model_folder
 from trainers.data.domains import Domain
 from trainers.data.interactions import Interactions
 from trainers.hub.download import find_model
@@ -193,6 +194,8 @@ def pretrained_folder(name: str | Path, revision: str | None = None) -> Path:
     """
     inner = Path(name) / "recommender"
     there = find_model(inner if inner.is_dir() else name, revision)
+    if not (there.folder / CONFIG_NAME).is_file():
+        raise HubError(f"{name} holds no model and no folder recommender, as a finished pre-training leaves one.")
     return model_folder(there.name, ("config.json", "model.safetensors"), there.revision)
 
 

@@ -185,6 +185,12 @@ def test_a_pre_trained_model_that_does_not_fit(workplace, pretrained, tmp_path, 
     assert not (tmp_path / "recommender").exists()
 
 
+def test_a_pre_training_that_was_stopped_is_known_before_the_work(workplace, tmp_path):
+    (tmp_path / "stopped" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="stopped holds no model and no folder recommender, as a finished"):
+        finetune(workplace, tmp_path / "tuned", "--pretrained", tmp_path / "stopped", "--data", tmp_path / "not-read")
+
+
 def test_a_model_with_items_is_no_pre_trained_one(workplace, tmp_path):
     finetune(workplace, tmp_path / "scratch")
     with pytest.raises(SystemExit, match="holds a unisrec of 18 items; it takes what"):
