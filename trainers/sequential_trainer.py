@@ -159,10 +159,9 @@ class SequentialTrainer(RankingTrainer):
         """Looks whether data have the model's items, which are known from the first that name them."""
         if data is None:
             return
-        item_ids = data.item_ids if isinstance(data, Interactions) else None
-        check_catalogue(model.config, data.num_items, item_ids, self._item_ids)
-        if item_ids is not None:
-            self._item_ids, model.config.item_ids_fingerprint = item_ids, fingerprint_of(item_ids)
+        check_catalogue(model.config, data.num_items, data.item_ids, self._item_ids)
+        if data.item_ids is not None:
+            self._item_ids, model.config.item_ids_fingerprint = data.item_ids, fingerprint_of(data.item_ids)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As transformers' method, unless the checkpoint is of other items: their rows would go on as these."""

@@ -22,9 +22,10 @@ from modeling_utgrec import (
     UTGRecForConditionalGeneration,
 )
 from trainers.data.interactions import Interactions
+from trainers.rankers.sequential import SequentialRanker
 from trainers.recommender_trainer import RecommenderTrainer, RecommenderTrainingArguments
 from trainers.sequential_trainer import SequentialTrainer, SequentialTrainingArguments
-from trainers.training_data.corpus import CORPUS, ITEM_ROWS, OFFSETS, SequenceCorpus
+from trainers.training_data.corpus import CORPUS, ITEM_IDS, ITEM_ROWS, OFFSETS, SequenceCorpus
 from trainers.training_data.streamed_windows import StreamedData
 
 CODES, ITEMS, SEQUENCES, BATCH = 6, 20, (60, 15), 16
@@ -130,3 +131,17 @@ def test_interactions_in_memory_are_one_domain(tmp_path):
     interactions = Interactions.from_sequences([ids[:5], ids[3:9]], ids)
     with pytest.raises(ValueError, match="domain_temperature is 2.0, and interactions in memory are one domain"):
         make_trainer("sasrec", interactions, tmp_path)
+
+
+def test_a_sequential_model_of_a_corpus_knows_its_items(tmp_path):
+    """Of validation data with as many items in another order the rows would be mistaken."""
+    ids = [f"i{row}" for row in range(ITEMS)]
+    (tmp_path / "corpus").mkdir()
+    assert make_corpus(tmp_path / "corpus").item_ids is None  # of an earlier release
+    (tmp_path / "corpus" / ITEM_IDS).write_text(json.dumps(ids))
+    corpus = SequenceCorpus.load(tmp_path / "corpus")
+    trainer = make_trainer("sasrec", corpus, tmp_path / "run")
+    trainer.save_model()
+    assert SequentialRanker.from_pretrained(tmp_path / "run").item_ids == ids
+    with pytest.raises(ValueError, match="their rows would be mistaken"):
+        SequentialTrainer(trainer.model, trainer.args, corpus, Interactions.from_sequences([ids[:5]], ids[::-1]))

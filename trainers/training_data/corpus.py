@@ -6,19 +6,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tokenization_items.files import read_json_object, replacing_folder, write_json
+from tokenization_items.files import read_json_object, read_strings, replacing_folder, write_json
 from trainers.data.interaction_files import RECORD_FILE
 from trainers.data.interaction_parts import parts_of_whole_users
 from trainers.data.prepared_folder import INTERACTIONS, ITEMS
 from trainers.data.splits import PARTS, training_positions
 
-CORPUS, ITEM_ROWS, OFFSETS = "corpus.json", "items.bin", "offsets.bin"
+CORPUS, ITEM_ROWS, OFFSETS, ITEM_IDS = "corpus.json", "items.bin", "offsets.bin", "item_ids.json"
 LEAST_ITEMS = 2  # of a sequence: a shorter one has no target
 
 
@@ -38,6 +39,7 @@ class SequenceCorpus:
             has two items or more.
         domains (`tuple[str, ...]`): names.
         num_sequences, num_domain_items (`tuple[int, ...]`): sequences, and items of the catalogue, of each domain.
+        folder (`Path`, *optional*): where it lies.
     """
 
     items: np.ndarray
@@ -45,6 +47,7 @@ class SequenceCorpus:
     domains: tuple[str, ...]
     num_sequences: tuple[int, ...]
     num_domain_items: tuple[int, ...]
+    folder: Path | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> SequenceCorpus:
@@ -70,7 +73,15 @@ class SequenceCorpus:
                     "missing or half-written; write the corpus anew."
                 )
             arrays.append(np.memmap(folder / name, kind, "r"))
-        return cls(arrays[0], arrays[1], tuple(domains), tuple(sequences), tuple(counts))
+        return cls(arrays[0], arrays[1], tuple(domains), tuple(sequences), tuple(counts), folder)
+
+    @cached_property
+    def item_ids(self) -> list[str] | None:
+        """Ids of the items of all domains in the order of their rows, read when they are first asked for; None of a
+        corpus of an earlier release."""
+        if self.folder is None or not (self.folder / ITEM_IDS).is_file():
+            return None
+        return read_strings(self.folder / ITEM_IDS)
 
     @property
     def num_users(self) -> int:
@@ -86,7 +97,7 @@ class SequenceCorpus:
 def write_corpus(output_dir: str | os.PathLike, domains: Mapping[str, str | os.PathLike]) -> SequenceCorpus:
     """
     Writes the training sequences of prepared folders as a corpus, a part at a time: 4 bytes an interaction and 8 a
-    sequence.
+    sequence; and the ids of their items.
 
     Args:
         output_dir (`str` or `os.PathLike`): the folder to make.
@@ -104,6 +115,7 @@ def write_corpus(output_dir: str | os.PathLike, domains: Mapping[str, str | os.P
                 raise CorpusError(f"Domain {name!r}: {folder} lacks {file}: make it with `utgrec prepare`.")
     sequences, counts, total, first_item = [], [], 0, 0
     with replacing_folder(output_dir, mark=CORPUS) as made:
+        item_ids: list[str] = []
         with open(made / ITEM_ROWS, "wb") as items, open(made / OFFSETS, "wb") as offsets:
             offsets.write(np.zeros(1, np.int64).tobytes())
             for name, folder in domains.items():
@@ -117,7 +129,9 @@ def write_corpus(output_dir: str | os.PathLike, domains: Mapping[str, str | os.P
                     raise CorpusError(f"Domain {name!r}: no training sequence has {LEAST_ITEMS} items or more.")
                 sequences.append(found)
                 counts.append(len(ids))
+                item_ids += ids.to_list()
                 first_item += len(ids)
+        write_json(made / ITEM_IDS, item_ids, indent=None)
         record = {"domains": list(domains), "sequences": sequences, "items": counts, "interactions": total}
         write_json(made / CORPUS, record)
     return SequenceCorpus.load(output_dir)

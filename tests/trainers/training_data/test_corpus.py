@@ -36,13 +36,15 @@ def folders(tmp_path_factory):
 def test_the_sequences_are_those_of_the_training_parts(folders, tmp_path, monkeypatch, read_rows):
     monkeypatch.setattr(interaction_parts, "READ_ROWS", read_rows)
     corpus = write_corpus(tmp_path / "corpus", folders)
-    parts, expected, first = [], [], 0
+    parts, expected, first, item_ids = [], [], 0, []
     for folder in folders.values():
         ids = pl.read_parquet(folder / "items.parquet")["item_id"].to_list()
         parts.append(Interactions.from_folder(folder, ids).training_part())
         sequences = [parts[-1].sequence(user) + first for user in range(parts[-1].num_users)]
         expected += [sequence.tolist() for sequence in sequences if len(sequence) >= 2]
         first += len(ids)
+        item_ids += ids
+    assert corpus.item_ids == item_ids
     found = [corpus.items[a:b].tolist() for a, b in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)]
     assert found == expected and len(found) > 60 and corpus.num_items == first
     assert corpus.domains == ("a", "b") and sum(corpus.num_sequences) == corpus.num_users == len(expected)
