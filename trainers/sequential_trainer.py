@@ -166,7 +166,8 @@ class SequentialTrainer(RankingTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As transformers' method, unless the checkpoint is of other items: their rows would go on as these."""
         if self._item_ids is not None:
-            config = type(self.model.config).from_pretrained(resume_from_checkpoint)  # type: ignore[union-attr]
+            assert isinstance(self.model, SequentialForNextItem)
+            config = type(self.model.config).from_pretrained(resume_from_checkpoint)
             known = load_item_ids(Path(resume_from_checkpoint), config)
             check_catalogue(config, len(self._item_ids), self._item_ids, known)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
