@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from hub_cards import VALUES_FILE
+from hub_cards import VALUES_FILE, load_values
 from hub_cards.formatting import markdown_table
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.files import check_writable
@@ -33,6 +33,7 @@ from trainers.evaluation.protocol import evaluate, protocol_of
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES, check_same_cases, over_seeds, paired_test
 from trainers.evaluation.tables import load_result, portable_command, render_report, save_results, to_json
 from trainers.hub.download import ModelPlace, find_model
+from trainers.methods.published import LEFT_OUT, LEVELS, settings_of
 from trainers.rankers import RANKERS, Ranker, is_generative, load_ranker
 
 TITLES = "title-likelihood"
@@ -289,15 +290,36 @@ def evaluate_all(
     return mean
 
 
-def check_seeds(names: Sequence[str], rankers: Sequence[Ranker]) -> None:
-    """Raises SystemExit if recommenders that are averaged are no seeds of one model."""
-    kinds = [type(getattr(ranker, "model", ranker)).__name__ for ranker in rankers]
-    other = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
-    if other is not None:
-        raise SystemExit(
-            f"Several --recommender are seeds of one model, of which the mean is taken: {names[0]} is {kinds[0]}, "
-            f"{names[other]} is {kinds[other]}. Evaluate each alone; --compare_with tests the one against the other."
-        )
+def check_seeds(names: Sequence[str], rankers: Sequence[Ranker], places: Sequence[ModelPlace | None]) -> None:
+    """Raises SystemExit if recommenders that are averaged are no seeds of one model: of another class, method or
+    setting, or with and without a memory."""
+    kinds = [_kind(ranker, place) for ranker, place in zip(rankers, places, strict=True)]
+    for name, kind in zip(names[1:], kinds[1:], strict=True):
+        told = next((each for each in kinds[0] if kinds[0][each] != kind.get(each)), None)
+        if told is not None:
+            first, other = (f"{told} {each.get(told)}".removeprefix("class ") for each in (kinds[0], kind))
+            raise SystemExit(
+                f"Several --recommender are seeds of one model, of which the mean is taken: {names[0]} is {first}, "
+                f"{name} is {other}. Evaluate each alone; --compare_with tests the one against the other."
+            )
+
+
+def _kind(ranker: Ranker, place: ModelPlace | None) -> dict[str, Any]:
+    """What seeds of one model share, as far as is known; sizes of codes are a tokenizer's, which has seeds, too."""
+    model = getattr(ranker, "model", None)
+    if model is None:
+        return {"class": type(ranker).__name__}
+    values = None if place is None else load_values(place.folder)
+    return {
+        "class": type(model).__name__,
+        "method": getattr(values, "method", None),
+        "memory": getattr(ranker, "memory", None) is not None,
+        **{
+            name: value
+            for name, value in settings_of(model.config, None).items()
+            if not isinstance(value, list) and name not in LEVELS and not any(part in name for part in LEFT_OUT)
+        },
+    }
 
 
 def load_other(
@@ -391,7 +413,7 @@ def judge(arguments: EvaluationArguments) -> list[dict[str, Any]]:
         ranker_of(name, arguments, interactions, there)
         for name, there in zip(arguments.recommender, places, strict=True)
     ]
-    check_seeds(arguments.recommender, rankers)
+    check_seeds(arguments.recommender, rankers, places)
     other = None if compared is None else load_other(compared, arguments, interactions, other_place)
     result = evaluate_all(rankers, arguments, interactions)
     results = [result]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hub_cards import SequentialCardValues, save_card
 from modeling_utgrec import SASRecConfig, SASRecForNextItem
 from tokenization_items.item_embeddings import save_embeddings
 from trainers import Recommender
@@ -159,6 +160,13 @@ def test_seeds(run, tmp_path):
     for other in ("popularity", "item-transitions"):
         with pytest.raises(SystemExit, match=f"seeds of one model.* {seeds[0]} is SASRecForNextItem, {other} is"):
             run("--recommender", *seeds, other)
+    SASRecForNextItem(SASRecConfig(num_items=len(IDS), hidden_size=4, num_heads=1)).save_pretrained(tmp_path / "other")
+    with pytest.raises(SystemExit, match=f"{seeds[0]} is hidden_size 8, {tmp_path}/other is hidden_size 4"):
+        run("--recommender", *seeds, str(tmp_path / "other"))
+    for folder, method in zip(seeds, ("tiger", "letter"), strict=True):  # of one network, as both have a T5
+        save_card(folder, SequentialCardValues(name="x", method=method))
+    with pytest.raises(SystemExit, match="seed-1 is method tiger, .*seed-2 is method letter"):
+        run("--recommender", *seeds)
 
 
 def test_a_memory_of_all_interactions_is_said_to_know_what_is_to_be_found(data, tmp_path, capsys):
