@@ -508,6 +508,11 @@ def lines_of(run: dict[str, Any], results: Path) -> list[dict[str, Any]]:
     return [line for line in lines if not lacking(line) and all(line.get(key) == run[key] for key in run)]
 
 
+def is_floor(model: str) -> bool:
+    """Whether a row is of what needs no training, and has no limit of time."""
+    return model.removesuffix(AND_BRANDS) in FLOORS
+
+
 def render(lines: list[dict[str, Any]]) -> str:
     """A table for each domain, length of the history and limit of time; the floors are in each, published rows below
     those of the usual history."""
@@ -515,10 +520,10 @@ def render(lines: list[dict[str, Any]]) -> str:
     tables = []
     for domain, history in dict.fromkeys((line["domain"], line["history"]) for line in lines):
         of_domain = [line for line in lines if (line["domain"], line["history"]) == (domain, history)]
-        limits = dict.fromkeys(line["minutes"] for line in of_domain if line["model"] not in FLOORS) or [None]
+        limits = dict.fromkeys(line["minutes"] for line in of_domain if not is_floor(line["model"])) or [None]
         for minutes in limits:
             rows = []
-            shown = [line for line in of_domain if line["minutes"] == minutes or line["model"] in FLOORS]
+            shown = [line for line in of_domain if line["minutes"] == minutes or is_floor(line["model"])]
             for model in dict.fromkeys(line["model"] for line in shown):
                 kept, masked = (
                     [line for line in shown if (line["model"], line["mask_seen"]) == (model, seen)]

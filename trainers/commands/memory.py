@@ -44,6 +44,7 @@ from trainers.arguments import parse_sections
 from trainers.data.domains import Domain
 from trainers.data.item_brands import item_brands
 from trainers.data.prepared_folder import PAIRS
+from trainers.evaluation.comparison import ALONE, WITH_MEMORY
 from trainers.evaluation.metrics import TABLE_METRICS
 from trainers.evaluation.protocol import check_cases, evaluate
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
@@ -199,7 +200,7 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
     rows: list[dict[str, Any]] = []
     if judges:
-        for name, memory in (("with memory", stored.memory), ("network alone", None)):
+        for name, memory in ((WITH_MEMORY, stored.memory), (ALONE, None)):
             ranker.memory = memory
             result = evaluate(
                 ranker, interactions, mask_seen=arguments.mask_seen, max_history=None, intervals=BOOTSTRAP_SAMPLES
@@ -344,15 +345,16 @@ def updated_brands(before: StoredMemory, domain: Domain, folder: str | Path, ind
 
 
 def update_card(folder: Path, domain: str, stored: StoredMemory, rows: Sequence[dict[str, Any]]) -> None:
-    """Says in the recommender's card what its memory is, and what both are worth."""
+    """Says in the recommender's card what its memory is, and what both are worth; what the memory before was worth is
+    no longer said."""
     values = load_values(folder)
     if not isinstance(values, RecommenderCardValues):
         if (folder / CARD_FILE).is_file():
             return  # of another tool, or written by hand
         values = RecommenderCardValues(name=folder.resolve().name)
     facts = memory_facts(stored)
-    if rows:
-        facts["evaluations"] = [Evaluation.from_result(domain, row) for row in rows]
+    alone = [each for each in values.evaluations if each.protocol.get("recommender") != WITH_MEMORY]
+    facts["evaluations"] = [Evaluation.from_result(domain, row) for row in rows] or alone
     save_card(folder, replace(values, **facts))
 
 

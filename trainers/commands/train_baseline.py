@@ -46,7 +46,7 @@ from trainers.arguments import parse_sections
 from trainers.data.domains import Domain, check_trainable
 from trainers.data.item_brands import item_brands
 from trainers.embedding_tokenizer_trainer import EmbeddingTokenizerTrainingArguments
-from trainers.evaluation.comparison import compare, short_table, untrained_rankers
+from trainers.evaluation.comparison import ALONE, WITH_MEMORY, compare, short_table, untrained_rankers
 from trainers.evaluation.protocol import check_cases
 from trainers.evaluation.significance import BOOTSTRAP_SAMPLES
 from trainers.hub.download import find_model
@@ -410,7 +410,7 @@ def judge(
     if arguments.memory:
         models[f"{name} with memory"] = GenerativeRanker.from_pretrained(folder, item_ids, num_beams=num_beams)
     rows = compare(models, *judged, **protocol, identifiers=baseline.raw_codes)
-    for row, kind in zip(rows, ("network alone", "with memory"), strict=False):
+    for row, kind in zip(rows, (ALONE, WITH_MEMORY), strict=False):
         row["description"] = baseline.description
         if arguments.memory:
             row["recommender"] = kind

@@ -16,6 +16,9 @@ from trainers.rankers.linear_selection import linear_ranker
 from trainers.rankers.nearest_items import NearestItems
 from trainers.rankers.popularity import Popularity
 
+# Which recommender a result is of, of one that has an item memory beside it.
+ALONE, WITH_MEMORY = "network alone", "with memory"
+
 
 def untrained_rankers(
     interactions: Interactions, content: np.ndarray | None = None, texts: Sequence[str] | None = None

@@ -100,6 +100,13 @@ def test_lines_and_tables(domain, tmp_path, monkeypatch, capsys, quality):
     table = run(monkeypatch, capsys, "--table_only", "--results", results)
     assert "### tiny, last 20 items, at most 0.02 minutes of training" in table and table.count("###") == 1
     assert "| item-transitions | counted from the training part | 1 |" in table
+    for line in lines[14:]:  # as where items have brands
+        line["model"] = "memory and brands"
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = run(monkeypatch, capsys, "--table_only", "--results", results)
+    assert table.count("###") == 1 and table.count("| memory and brands |") == 1, (
+        "a floor is in each table, and makes none"
+    )
     assert "| sasrec | 64 wide, 2 layers, dropout 0.5, loss ce, 0.05 M parameters | 2 |" in table
 
 

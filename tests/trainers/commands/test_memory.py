@@ -294,6 +294,17 @@ def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
     assert after.facts["part"] == "all" and after.facts["interactions"] > before.facts["interactions"]
 
 
+def test_the_card_does_not_say_what_the_memory_before_was_worth(tmp_path, data):
+    folder = tmp_path / "recommender"
+    make_recommender(folder)
+    flags = ["--recommender", str(folder), "--data", str(data), "--no_content"]
+    said = []
+    for more in (["--temperature", "0.04", "--mixing_weight", "0.6"], ["--update", "--all_interactions"]):
+        run_command("memory", [*flags, *more])
+        said.append([each.protocol["recommender"] for each in load_values(folder).evaluations])
+    assert said == [["with memory", "network alone"], ["network alone"]]
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
