@@ -15,6 +15,7 @@ from trainers.data.tables import Table, as_ids
 from trainers.data.time_formats import looks_like_times
 
 SAMPLE_ROWS = 2000  # values that are looked at
+SAME_SHARE = 0.1  # of the orders' values that the products' ids have, from which on a column named as an item's is it
 ID_SHARE = 0.9  # of values that differ, from which on a column of single words is one of codes
 LEAST_ID_SHARE = 0.5  # below which it is none of the products' ids, which may occur twice or be missing
 # Words of columns' names, lower case. A name is of a role by one of these, or a word that begins with a long one.
@@ -288,19 +289,23 @@ def _item_and_id(
     rows = products.frame
     candidates = [given["id"]] if "id" in given else [each for each in rows.columns if _may_be_id(rows, each)]
     values = {each: set(as_ids(rows[each]).drop_nulls()) for each in candidates}
-    best: tuple[float, str | None, str | None] = (0.0, given.get("item"), given.get("id"))
+    best: tuple[bool, float, str | None, str | None] = (False, 0.0, given.get("item"), given.get("id"))
     for item in [given["item"]] if "item" in given else sample.columns:
         if "item" not in given and item in (given.get("user"), given.get("time")):
             continue
         bought = as_ids(sample[item]).drop_nulls().unique().to_list()
         said = name_score(item, ITEMS, True)
+        if "item" not in given and not said and name_score(item, USERS, True):
+            continue  # running numbers of customers may be the same as those of products
         for each in candidates:
             shared = sum(value in values[each] for value in bought) / max(1, len(bought))
             own = max(name_score(each, ITEMS, True), 2 * (set(words_of(each)) <= set(IDS.split())))
             score = 20 * shared * _distinct(rows[each]) + said + own + ("item" in given) + ("id" in given)
-            if score > best[0] and (shared or said or "item" in given):
-                best = (score, item, each)
-    return best[1], best[2]
+            # quantities are among running numbers as well, and more of them where some products are gone
+            is_named = said > 0 and shared >= SAME_SHARE
+            if (is_named, score) > best[:2] and (shared or said or "item" in given):
+                best = (is_named, score, item, each)
+    return best[2], best[3]
 
 
 def _time(sample: pl.DataFrame, taken: set) -> str | None:

@@ -95,6 +95,19 @@ def test_values_decide_between_ids():
     assert (found.item, found.id) == ("product_code", "product_id")
 
 
+@pytest.mark.parametrize("item", ["product_id", "artistID"])
+def test_running_numbers_of_customers_and_quantities_are_no_items(item):
+    """They are among the products' ids as well, more of them than of the items where some products are gone."""
+    user, quantity = [1, 1, 2, 3], [1, 2, 1, 1]
+    gone = [4, 5, 9, 8] if item == "product_id" else [4, 5, 3, 4]
+    table = Table("orders.csv", pl.DataFrame({"user_id": user, "quantity": quantity, item: gone, "time": WHEN}))
+    if item == "artistID":
+        table = Table("orders.csv", table.frame.drop("quantity"))
+    items = products(id=[1, 2, 3, 4, 5], name=["a b", "c d", "e f", "g h", "i j"])
+    found = guess_columns(table, items)
+    assert (found.user, found.item, found.id) == ("user_id", item, "id")
+
+
 def test_products_columns():
     rows = 30
     table = products(
