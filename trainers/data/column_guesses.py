@@ -12,7 +12,7 @@ import polars as pl
 from hub_cards import named
 from trainers.data.readers.base import ReadError
 from trainers.data.tables import Table, as_ids
-from trainers.data.time_formats import looks_like_times
+from trainers.data.time_formats import as_times, looks_like_times
 
 SAMPLE_ROWS = 2000  # values that are looked at
 SAME_SHARE = 0.1  # of the orders' values that the products' ids have, from which on a column named as an item's is it
@@ -26,6 +26,7 @@ ITEMS += "stock produkt ware produit articulo artículo producto ean gtin isbn p
 TIMES = "timestamp time datetime date day ordered purchased bought created placed when event dat datum zeit zeitpunkt "
 TIMES += "bestellt bestelldatum kaufdatum heure fecha ts"
 LATER_TIMES = "shipped delivery delivered updated modified due paid invoice birth returned geliefert versand"
+NOT_TIMES = "hour minute dow week weekday month year duration play watch stay dwell spent elapsed since zone offset"
 TITLES = "title name titel bezeichnung artikelname produktname label nom titre nombre titulo título heading"
 BRANDS = "brand manufacturer vendor maker marke hersteller marque marca author artist publisher studio"
 CATEGORIES = "category categories cat department genre genres section group type class kategorie warengruppe "
@@ -309,12 +310,14 @@ def _item_and_id(
 
 
 def _time(sample: pl.DataFrame, taken: set) -> str | None:
-    """The column of times: one that is named so, else one whose values are."""
+    """The column of times: one that is named so, else one whose values are. Numbers that are no times since 1970 are
+    the second choice, as beside a date they are the time of the day, and none where their name says so."""
     left = [each for each in sample.columns if each not in taken and looks_like_times(sample[each])]
     scores = {each: name_score(each, TIMES, False) - 3 * is_of(each, LATER_TIMES) for each in left}
-    named_so = [each for each in left if scores[each] > 0]
+    is_time = {each: as_times(sample[each])[1] != "order" for each in left if scores[each] > 0}
+    named_so = [each for each in is_time if is_time[each] or not is_of(each, NOT_TIMES)]
     if named_so:
-        return max(named_so, key=lambda each: scores[each])
+        return max(named_so, key=lambda each: (is_time[each], scores[each]))
     dated = [each for each in left if not _is_numeric(sample, each) or sample[each].dtype.is_temporal()]
     return dated[0] if dated else None
 
