@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import polars as pl
 
-from trainers.data.readers.timestamps import TimeUnit, iso_dates
+from trainers.data.readers.timestamps import UNIX_DATE, TimeUnit, iso_dates
 
 # Day before month first: of a date that may be either, and of which no other tells, it is the usual one.
 DATES = (
-    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d %b %Y", "%b %d, %Y"),
-    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y"),
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d"),
+    *("%d %B %Y", "%B %d, %Y", "%d-%B-%Y"),  # months' names in full, or their first three letters
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%B-%y"),
 )
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p", ", %H:%M:%S", ", %H:%M")
 ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?$"
+UNIX = r"^[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d [+-]\d{4} \d{4}$"
 COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"  # 20240501
 NUMBER = r"^\d+([.,]\d+)?$"
 SAMPLE_ROWS = 2000  # values that formats are tried on
@@ -31,7 +33,7 @@ def looks_like_times(column: pl.Series) -> bool:
         return False
     known = _known(column)
     return len(known) > 0 and (
-        _share(known, NUMBER) >= SHARE or _share(known, ISO) >= SHARE or date_format(known)[0] != ""
+        any(_share(known, form) >= SHARE for form in (NUMBER, ISO, UNIX)) or date_format(known)[0] != ""
     )
 
 
@@ -54,6 +56,8 @@ def as_times(column: pl.Series) -> tuple[pl.Series, TimeUnit, str]:
     known = _known(text)
     if not len(known) or _share(known, ISO) >= 0.5:
         return text, "iso", "ISO dates"
+    if _share(known, UNIX) >= SHARE:
+        return text, "iso", f"dates as {UNIX_DATE}"
     if _share(known, COMPACT) >= SHARE:
         return text.str.to_datetime("%Y%m%d", strict=False, time_unit="us"), "iso", "dates as YYYYMMDD"
     if _share(known, NUMBER) >= 0.5:

@@ -27,6 +27,10 @@ LATEST = 2**62
         "%d.%m.%Y, %H:%M",
         "%Y/%m/%d %H:%M",
         "%d %b %Y %H:%M",
+        "%B %d, %Y, %H:%M",
+        "%d-%b-%Y %H:%M:%S",
+        "%d-%b-%y %H:%M",
+        "%a %b %d %H:%M:%S +0000 %Y",
         "%d.%m.%y %H:%M",
         "%d/%m/%y %H:%M",
         "%m/%d/%y %I:%M %p",
@@ -64,6 +68,14 @@ def test_a_late_day_above_12_decides_the_order_of_day_and_month():
     assert as_times(pl.Series("t", [*many, "02/13/2024"]))[2] == "dates as %m/%d/%Y"
     assert as_times(pl.Series("t", [*many, "13/02/2024"]))[2] == "dates as %d/%m/%Y"
     assert "month first: no value tells" in as_times(pl.Series("t", many))[2]
+
+
+def test_months_in_full_and_zones_before_the_year():
+    column = pl.Series("t", ["September 3, 2014", "May 30, 2014", "July 28, 2014"])
+    assert looks_like_times(column) and as_times(column)[0].dt.month().to_list() == [9, 5, 7]
+    times, unit, _ = as_times(pl.Series("t", ["Fri May 09 23:04:53 -0700 2014", "Sat May 10 01:00:00 +0000 2014"]))
+    first, second = parse_times(times, unit, LATEST)["time"]
+    assert first - second == (5 * 3600 + 4 * 60 + 53) * 10**6  # the first is of the day before, and later
 
 
 def test_years_of_two_digits():

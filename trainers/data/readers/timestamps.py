@@ -13,7 +13,8 @@ PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 EPOCH = datetime(1970, 1, 1)
 
 _DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
-_ZONED_DATES = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z")
+UNIX_DATE = "%a %b %d %H:%M:%S %z %Y"  # of Goodreads, Foursquare and Twitter: Fri May 09 15:04:53 -0700 2014
+_ZONED_DATES = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z", UNIX_DATE)
 _LARGEST = 2.0**53  # integers that a float still tells apart
 
 
@@ -82,8 +83,8 @@ def parse_times(given: pl.Series, unit: TimeUnit, latest: int) -> pl.DataFrame:
 
 
 def iso_dates(text: pl.Expr) -> pl.Expr:
-    """Datetimes in UTC; null for what is no ISO date. A zone may be named UTC, or stand after a blank, or after hours
-    and minutes alone."""
+    """Datetimes in UTC; null for what is no ISO date, nor a `UNIX_DATE`. A zone may be named UTC, or stand after a
+    blank, or after hours and minutes alone."""
     text = text.str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r"(\d) ([+-]\d\d:?\d\d)$", "$1$2")
     text = text.str.replace(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d)([+-])", "$1:00$2")
     plain = [text.str.to_datetime(form, time_unit="us", strict=False) for form in _DATES]
