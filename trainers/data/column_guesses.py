@@ -25,6 +25,7 @@ ITEMS = "item product sku asin article variant goods movie film book track song 
 ITEMS += "stock produkt ware produit articulo artículo producto ean gtin isbn pid iid"
 TIMES = "timestamp time datetime date day ordered purchased bought created placed when event dat datum zeit zeitpunkt "
 TIMES += "bestellt bestelldatum kaufdatum heure fecha ts"
+TIME_UNITS = "ms us ns unix epoch utc"  # in the names of times
 LATER_TIMES = "shipped delivery delivered updated modified due paid invoice birth returned geliefert versand"
 NOT_TIMES = "hour minute dow week weekday month year duration play watch stay dwell spent elapsed since zone offset"
 TITLES = "title name titel bezeichnung artikelname produktname label nom titre nombre titulo título heading"
@@ -313,8 +314,11 @@ def _time(sample: pl.DataFrame, taken: set) -> str | None:
     """The column of times: one that is named so, else one whose values are. Numbers that are no times since 1970 are
     the second choice, as beside a date they are the time of the day, and none where their name says so."""
     left = [each for each in sample.columns if each not in taken and looks_like_times(sample[each])]
-    scores = {each: name_score(each, TIMES, False) - 3 * is_of(each, LATER_TIMES) for each in left}
-    is_time = {each: as_times(sample[each])[1] != "order" for each in left if scores[each] > 0}
+    words = f"{TIMES} {TIME_UNITS}"
+    scores = {
+        each: name_score(each, words, False) - 3 * is_of(each, LATER_TIMES) for each in left if is_of(each, TIMES)
+    }
+    is_time = {each: as_times(sample[each])[1] != "order" for each in scores if scores[each] > 0}
     named_so = [each for each in is_time if is_time[each] or not is_of(each, NOT_TIMES)]
     if named_so:
         return max(named_so, key=lambda each: (is_time[each], scores[each]))

@@ -143,10 +143,12 @@ def test_of_several_times_the_order_and_not_the_delivery():
         ({"date": ["20240502", "20240501", "20240501", "20240503"], "time": ["1631", "0805", "2210", "0101"]}, "date"),
         ({"ts": [1714557600, 1714557500, 1714557700, 1714557800], "play_time": [3, 9, 12, 1]}, "ts"),
         ({"play_time": [3, 9, 12, 1]}, None),
+        ({"date": ["20240502"] * 4, "time_ms": [1714557600000, 1714557500000, 1714557700000, 0]}, "time_ms"),
+        ({"duration_ms": [9000, 8000, 3000, 2000]}, None),
         ({"DAY": ["1", "1", "2", "711"], "TRANS_TIME": ["1631", "1642", "0805", "2210"]}, "DAY"),  # Dunnhumby
     ],
 )
-def test_hours_of_the_day_and_durations_are_no_times(columns, expected):
+def test_hours_of_the_day_and_durations_are_no_times_and_days_the_second_choice(columns, expected):
     frame = pl.DataFrame({"user_id": ["u1", "u1", "u2", "u2"], "item_id": ["p1", "p2", "p1", "p3"], **columns})
     assert guess_columns(Table("orders.csv", frame), None).time == expected
 
