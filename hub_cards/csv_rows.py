@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import polars as pl
 
+# What programs write for an empty field: pandas, R, SQL, Python's str, MySQL. As an id it would be one customer of all
+# who are not known.
+MISSING = ("NA", "<NA>", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "\\N")
 LONGEST_FIELD = 2**24  # characters: as the HTML of a page
 
 _BACKSLASH = re.compile(r'\\(["\\])|\\')
@@ -84,13 +87,13 @@ def _kept(found: re.Match[str]) -> str:
 
 def table_frames(rows: Iterator[list[str]], names: list[str], num_rows: int) -> Iterator[pl.DataFrame]:
     """Rows of a table that [`bad_row`] finds nothing in as frames of strings, `num_rows` at a time; null for an empty
-    field and one that a short row lacks."""
+    field (also as [`MISSING`] has it) and one that a short row lacks."""
     import polars as pl
 
     while part := list(islice(rows, num_rows)):
         whole = [row + [""] * (len(names) - len(row)) for row in part]
         frame = pl.DataFrame([*zip(*whole, strict=True)], schema=dict.fromkeys(names, pl.String), orient="col")
-        yield frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
+        yield frame.with_columns(pl.when(~pl.all().is_in(("", *MISSING))).then(pl.all()))
 
 
 def polars_names(header: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from hub_cards.csv_layout import (
     quotes_are_escaped,
     separator_of,
 )
-from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, stray_quotes, table_frames, table_rows
+from hub_cards.csv_rows import MISSING, bad_row, polars_names, repeated_columns, stray_quotes, table_frames, table_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,7 +33,8 @@ def read_csv(data: bytes, name: str) -> tuple[pl.DataFrame, CsvLayout]:
         name (`str`): of the file, for messages.
 
     Returns:
-        The rows, all values strings and null for an empty one, and how they were written.
+        The rows, all values strings and null for an empty one, also as [`~hub_cards.csv_rows.MISSING`] has it, and how
+        they were written.
 
     Raises:
         CsvError: the bytes are no text or none of its encoding, there is one column or two have one name, a row has
@@ -80,7 +81,7 @@ def read_csv(data: bytes, name: str) -> tuple[pl.DataFrame, CsvLayout]:
 def _read_polars(data: bytes, separator: str) -> pl.DataFrame:
     import polars as pl
 
-    return pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False)
+    return pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False, null_values=[*MISSING])
 
 
 def _read_rows(data: bytes, separator: str, escaped: bool) -> pl.DataFrame:

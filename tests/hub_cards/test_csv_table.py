@@ -133,6 +133,14 @@ def test_quotes_that_are_not_doubled_lose_no_row(places):
         read_csv(f"id,title\n{rows}".encode(), "items.csv")
 
 
+@pytest.mark.parametrize("more", ["", 'x "y" z', '"a \\" b"'])
+def test_what_programs_write_for_an_empty_field(more):
+    """Whichever way the rows are read."""
+    frame, _ = read_csv(f"item_id,title,brand\n1,NaN,nano\n2,NULL,\\N\n3,{more},<NA>\n".encode(), "items.csv")
+    assert frame["item_id"].to_list() == ["1", "2", "3"] and frame["title"].head(2).to_list() == [None, None]
+    assert frame["brand"].to_list() == ["nano", None, None]
+
+
 def test_a_mark_between_rows_is_a_text():
     frame, layout = read_csv("a|b\n\ufeffc|d,e\n".encode(), "t.csv")
     assert frame.equals(pl.DataFrame({"a": ["\ufeffc"], "b": ["d,e"]})) and str(layout) == "separator '|', utf-8"

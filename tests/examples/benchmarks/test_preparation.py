@@ -28,7 +28,7 @@ def test_package_and_pandas_give_the_same(benchmark, tmp_path, monkeypatch):
     assert benchmark.identical(tmp_path)
     document = json.loads((tmp_path / "package" / "prepared.json").read_text())
     dropped = document["dropped"]["interactions"]
-    for reason in ("timestamp is NaN", "timestamp is in the future", "not in the 5-core"):
+    for reason in ("timestamp is missing", "timestamp is in the future", "not in the 5-core"):
         assert dropped[reason]["count"] > 0
     assert document["counts"]["interactions"] > 500 and document["counts"]["k_core_rounds"] > 1
 

@@ -11,12 +11,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from tqdm.auto import tqdm
 
 from hub_cards.csv_layout import CsvError, CsvLayout, file_is_escaped, opened
-from hub_cards.csv_rows import bad_row, polars_names, repeated_columns, stray_quotes, table_frames, table_rows
+from hub_cards.csv_rows import MISSING, bad_row, polars_names, repeated_columns, stray_quotes, table_frames, table_rows
 from hub_cards.item_ids import IdError, id_text
 from trainers.data.readers.base import MAX_EXAMPLES, ReadError, ReadingReport
 
@@ -227,7 +228,8 @@ def table_batches(
 ) -> Iterator[pl.DataFrame]:
     """
     Rows of a table as strings, `TABLE_ROWS` at a time, with the number of each `line` (not counting line breaks within
-    quotes). Lines without any of the values are dropped and counted in `report`; short lines have nulls.
+    quotes). Lines without any of the values are dropped and counted in `report`; short lines have nulls, and so
+    has what stands for an empty value, such as NA.
 
     Args:
         columns (`Mapping[str, str]` or `Mapping[int, str]`): our names of the file's columns, `{theirs: ours}`;
@@ -280,7 +282,8 @@ def _table(
     """The columns of a table and its rows with their `_LINE`, read by polars unless a quote misleads it."""
     first_line = 2 if header else 1
     if not escaped:
-        frame = pl.scan_csv(path, separator=separator, quote_char=quote, has_header=header, infer_schema=False)
+        layout: dict[str, Any] = {"separator": separator, "quote_char": quote, "has_header": header}
+        frame = pl.scan_csv(path, **layout, infer_schema=False, null_values=[*MISSING])
         try:
             if quote is not None and _holds(path, stray_quotes(separator)):
                 raise pl.exceptions.ComputeError("a quote within a text")

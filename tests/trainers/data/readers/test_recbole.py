@@ -122,7 +122,7 @@ def test_bad_files(read, write, tmp_path, examples_of):
         read(RecBoleReader(tmp_path))
     write("x.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\tb\t1385078400\nu\tb\tnan\nu\tb\t\n")
     _, _, report = read(RecBoleReader(tmp_path))
-    assert "x.inter, line 3: timestamp 'nan'" in examples_of(report, "interactions", "timestamp is NaN")
+    assert "x.inter, line 3" in examples_of(report, "interactions", "timestamp is missing")
     assert "x.inter, line 4" in examples_of(report, "interactions", "timestamp is missing")
 
 

@@ -186,8 +186,7 @@ def test_a_log_with_every_fault(read, write, examples_of):
     for reason, lines in [
         ("user_id is missing", [3]),
         ("item_id is missing", [4]),
-        ("timestamp is missing", [5, 12]),
-        ("timestamp is NaN", [6]),
+        ("timestamp is missing", [5, 6, 12]),
         ("timestamp is infinite", [7]),
         ("timestamp is no number", [8]),
         ("timestamp is not after 1970-01-01", [9, 10]),
@@ -196,6 +195,19 @@ def test_a_log_with_every_fault(read, write, examples_of):
         assert report.count("interactions", reason) == len(lines)
         for line in lines:
             assert f"l.csv, line {line}:" in examples_of(report, "interactions", reason)
+
+
+@pytest.mark.parametrize("layout", ["{}", '"{}"'])
+def test_what_stands_for_an_empty_value_is_no_id_and_no_text(read, write, layout):
+    """Diginetica's customers who are not known are "NA": together they would be the one with most interactions."""
+    log = [("u1", "a"), ("NA", "a"), ("nan", "b"), ("NULL", "a"), ("u2", "None"), ("u2", "\\N"), ("nana", "b")]
+    rows = "".join(f"{layout.format(user)},{item},1600000000\n" for user, item in log)
+    items = f"item_id,title,brand\na,x,{layout.format('nan')}\nb,{layout.format('NaN 1')},None\n"
+    paths = write("l.csv", f"user_id,item_id,timestamp\n{rows}"), write("i.csv", items)
+    log, items, report = read(TabularReader(*paths))
+    assert [row[:2] for row in log] == [("u1", "a"), ("nana", "b")]
+    assert [(items[name]["title"], items[name]["brand"]) for name in "ab"] == [("x", ""), ("NaN 1", "")]
+    assert [report.count("interactions", f"{name} is missing") for name in ("user_id", "item_id")] == [3, 2]
 
 
 def test_at_most_ten_examples(read, write):
