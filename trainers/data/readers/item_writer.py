@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from trainers.data.readers.text_lines import load_json, plain_text
 
 PART_ROWS = 20_000  # items that are held at once
 TEXT = ("title", "brand", "features", "categories", "description")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_QUOTED_LIST = re.compile(rf"(?:{_QUOTED.pattern})(?:(?:\s*,\s*|\s+)(?:{_QUOTED.pattern}))*")
+_ESCAPED, _BLANKS = re.compile(r"\\(xa0|.)"), dict.fromkeys(("n", "r", "t", "xa0"), " ")
 ALREADY_THERE = "item_id is there already"  # why an item is left out
 
 
@@ -115,7 +119,8 @@ def string(value: object) -> str:
 
 
 def strings(value: object) -> list[str]:
-    """The texts in a value that should be a list: nested lists flattened, single values alone, `None` and NaN none."""
+    """The texts in a value that should be a list: nested lists flattened, also one that a csv file has as Python or
+    numpy shows it ("['a', 'b']", "[]"), single values alone, `None` and NaN none."""
     if value is None or value != value:
         return []
     if isinstance(value, (list, tuple)):
@@ -124,7 +129,22 @@ def strings(value: object) -> list[str]:
         return [f"{key}: {text}" for key, entry in value.items() for text in strings(entry)]
     if isinstance(value, bytes):  # some programs write the texts of parquet files without saying that they are some
         return [value.decode("utf-8", "replace")]
-    return [plain_text(str(value))]
+    text = plain_text(str(value))
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1].strip()
+        entries = quoted_entries(inner) if inner else []
+        return [text] if entries is None else entries
+    return [text]
+
+
+def quoted_entries(text: str) -> list[str] | None:
+    """What quotes hold in a text of nothing else, with commas or blanks between; `None` for another text."""
+    if not _QUOTED_LIST.fullmatch(text):
+        return None
+    return [
+        _ESCAPED.sub(lambda found: _BLANKS.get(found[1], found[1]), entry[1:-1]) for entry in _QUOTED.findall(text)
+    ]
 
 
 def read_item_json(path: Path, scratch: Path, report: ReadingReport) -> pl.LazyFrame:

@@ -5,7 +5,6 @@ Also the variant with parts, `<name>.{train,valid,test}.inter`, whose rows hold 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.data.readers.base import RawData, ReadError, ReadingReport
-from trainers.data.readers.item_writer import ItemWriter
+from trainers.data.readers.item_writer import ItemWriter, quoted_entries
 from trainers.data.readers.log_writer import LogWriter
 from trainers.data.readers.sequence_rebuilder import PARTS, SequenceRebuilder, atomic_windows
 from trainers.data.readers.text_lines import only_file, require_files, table_batches
@@ -35,8 +34,6 @@ _ITEM_NAMES = {
     "description": ("description",),
 }
 _LISTS = ("features", "categories")
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_QUOTED_LIST = re.compile(rf"(?:{_QUOTED.pattern})(?:(?:\s*,\s*|\s+)(?:{_QUOTED.pattern}))*")
 
 
 @dataclass
@@ -151,8 +148,8 @@ def _tokens(text: str | None) -> list[str]:
     """Entries of a list: what quotes hold ("'Hair Care', 'Bags, Cases'"); without quotes split at commas, where there
     are any ("Drama, Romance"), or else at blanks."""
     text = (text or "").strip().removeprefix("[").removesuffix("]").strip()
-    if _QUOTED_LIST.fullmatch(text):
-        return [re.sub(r"\\(.)", r"\1", entry[1:-1]) for entry in _QUOTED.findall(text)]
+    if (entries := quoted_entries(text)) is not None:
+        return entries
     # 'Men's Shoes': the quote within has no backslash, but those around still make one entry
     if "," not in text and not (len(text) > 1 and text[0] == text[-1] == "'"):
         return text.split()

@@ -210,6 +210,21 @@ def test_what_stands_for_an_empty_value_is_no_id_and_no_text(read, write, layout
     assert [report.count("interactions", f"{name} is missing") for name in ("user_id", "item_id")] == [3, 2]
 
 
+def test_lists_in_csv_are_lists(read, write):
+    """As pandas writes them, of Python or of numpy; an item of empty ones alone has no text."""
+    rows = [
+        ("a", "['Sports & Outdoors', \"Men's, Boys'\"]", ["Sports & Outdoors", "Men's, Boys'"]),
+        ("b", "['red dress'\n 'a\\xa0b']", ["red dress", "a b"]),
+        ("c", "[]", []),
+        ("d", "[REC] a film", ["[REC] a film"]),
+        ("e", "Drama, Romance", ["Drama, Romance"]),
+    ]
+    table = pl.DataFrame(rows, schema=["item_id", "categories", "expected"], orient="row")
+    paths = write("l.csv", "user_id,item_id,timestamp\nu,a,1600000000\n"), write("i.csv", table[:, :2].write_csv())
+    items = read(TabularReader(*paths))[1]
+    assert [items[row[0]]["categories"] for row in rows] == [row[2] for row in rows]
+
+
 def test_at_most_ten_examples(read, write):
     path = write("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\n" + "u,i,x\n" * 12)
     _, _, report = read(TabularReader(path))
