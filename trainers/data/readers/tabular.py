@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -69,6 +70,7 @@ class TabularReader:
     def __post_init__(self) -> None:
         self._layouts: dict[Path, CsvLayout] = {}
         self._shards: dict[Path, list[Path]] = {}
+        self._absent: dict[Path, set[str]] = {}  # of files of JSON lines: columns that were named and no line has
         for given, ours in ((self.columns, LOG_SCHEMA), (self.item_columns, ITEM_SCHEMA)):
             if unknown := sorted(set(given) - set(ours)):
                 raise ReadError(f"There is no column {unknown} to name: choose from {list(ours)}.")
@@ -116,11 +118,13 @@ class TabularReader:
         for path in self.log_shards():
             for part in self.log_parts(path, scratch, report):
                 log.add(part, path.name)
+        self._check_named(self.interactions, self.log_shards())
         items = None
         if self.items is not None:
             writer = ItemWriter(scratch, report)
             for path in self.item_shards():
                 writer.add(self.item_records(path, scratch, report))
+            self._check_named(self.items, self.item_shards())
             items = writer.finish()
         return RawData(log.finish(), items, has_time=self.timestamp_unit != "order")
 
@@ -129,7 +133,7 @@ class TabularReader:
         kind, line = _kind(path), 1
         if kind == ".jsonl":
             names = {self.columns.get(ours, ours): ours for ours in LOG_SCHEMA}
-            for first_line, chunk in line_chunks(path):
+            for first_line, chunk in self._chunks(path, self.columns):
                 ids = [theirs for theirs, ours in names.items() if ours in ("user_id", "item_id")]
                 yield json_columns(chunk, first_line, list(names), path.name, report, ids=ids).rename(names)
         elif kind == ".parquet":
@@ -150,7 +154,7 @@ class TabularReader:
         kind, line = _kind(path), 0
         if kind == ".jsonl":
             names = {self.item_columns.get(ours, ours): ours for ours in ITEM_SCHEMA}
-            for first_line, chunk in line_chunks(path):
+            for first_line, chunk in self._chunks(path, self.item_columns):
                 for line, record in json_records(chunk, first_line, path.name, report, "items"):
                     yield self._placed(path, line, {ours: record.get(theirs) for theirs, ours in names.items()})
         elif kind == ".parquet":
@@ -171,6 +175,22 @@ class TabularReader:
             for part in self._csv_parts(path, scratch, report, "items", ITEM_SCHEMA, self.item_columns, ("item_id",)):
                 for record in part.iter_rows(named=True):
                     yield self._placed(path, record["line"], record)
+
+    def _chunks(self, path: Path, given: Mapping[str, str]) -> Iterator[tuple[int, bytes]]:
+        """Lines of JSON, and of the columns that were named those which none of them has."""
+        written = {name: (json.dumps(name), json.dumps(name, ensure_ascii=False)) for name in given.values()}
+        self._absent[path] = set(written)
+        for first_line, chunk in line_chunks(path):
+            self._absent[path] -= {
+                name for name in self._absent[path] if any(text.encode() in chunk for text in written[name])
+            }
+            yield first_line, chunk
+
+    def _check_named(self, path: Path, shards: list[Path]) -> None:
+        """Raises [`ReadError`] if a column that was named is in no line of a table of JSON lines, as an error of the
+        other kinds is: a field may be left out where it is empty, but not everywhere."""
+        if absent := set.intersection(*(self._absent.get(each, set()) for each in shards)):
+            raise ReadError(f"{path}: no line has {sorted(absent)}. Say which columns are meant.")
 
     def _csv_parts(
         self,

@@ -225,6 +225,20 @@ def test_lists_in_csv_are_lists(read, write):
     assert [items[row[0]]["categories"] for row in rows] == [row[2] for row in rows]
 
 
+def test_a_column_that_is_named_and_in_no_line_of_json(read, write):
+    """Though one that is empty in some lines, or in some shards, may be left out there."""
+    log = '{"user_id": "u", "item_id": "a", "timestamp": 1600000000}\n'
+    write("l/1.jsonl", log)
+    folder = write("l/2.jsonl", log.replace("}", ', "stars": 4}')).parent
+    items = write("i.jsonl", '{"item_id": "a", "name": "x"}\n')
+    found = read(TabularReader(folder, items, {"rating": "stars"}, {"title": "name"}))
+    assert [row[3] for row in found[0]] == [None, 4] and found[1]["a"]["title"] == "x"
+    with pytest.raises(ReadError, match=r"l: no line has \['star'\]. Say which"):
+        read(TabularReader(folder, items, {"rating": "star"}))
+    with pytest.raises(ReadError, match=r"i.jsonl: no line has \['nmae'\]. Say which"):
+        read(TabularReader(folder, items, item_columns={"title": "nmae"}))
+
+
 def test_at_most_ten_examples(read, write):
     path = write("l.csv", "user_id,item_id,timestamp\nu,i,1600000000\n" + "u,i,x\n" * 12)
     _, _, report = read(TabularReader(path))
