@@ -22,7 +22,7 @@ from trainers.data.readers.text_lines import bad_json_line
 
 SHOWN = 24  # characters of an example
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
-_NUMBER = re.compile(r"[-+]?\d[\d.,:/\- ]*")
+_NUMBER = re.compile(r"[-+]?\d[\d.,:/\-+TZ ]*([AP]M)?")  # or a time
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,13 @@ def read_table(source: Any, name: str = "table") -> Table:
 
 def as_ids(column: pl.Series) -> pl.Series:
     """Ids as strings, by [`id_column`], without blanks around them. Of a column that can hold no ids, of lists or of
-    fractions, all are null."""
+    fractions, all are null. Texts that all end in ".0" are whole numbers: pandas writes those of a column so in which
+    some are missing."""
     ids, odd = id_column(column)
-    return (pl.Series(column.name, [None] * len(column), dtype=pl.String) if odd.any() else ids).str.strip_chars()
+    ids = (pl.Series(column.name, [None] * len(column), dtype=pl.String) if odd.any() else ids).str.strip_chars()
+    known = ids.drop_nulls()
+    are_floats = column.dtype == pl.String and len(known) > 0 and bool(known.str.contains(r"^\d+\.0$").all())
+    return ids.str.strip_suffix(".0") if are_floats else ids
 
 
 def _decoded(data: bytes, path: Path) -> str:

@@ -60,6 +60,7 @@ def test_other_kinds_give_the_same_rows(tmp_path):
         ("id,name\na,b\nc,d,e\n", r"line 3 has 3 fields, the first line has 2: \['c', 'd', 'e'\]"),
         ("one\ntwo\n", "has one column"),
         ("a1,2024-05-01,3.5\nb2,2024-05-02,4\n", "no column names but values"),
+        ("u1\t2009-05-04T23:08:57Z\tx\nu2\t2009-05-04T23:08:57Z\ty\n", "no column names but values"),  # Last.fm 1K
         ("id,id\na,b\n", "'id'. occur twice"),
         ("  \n", "is empty"),
         ("id,name\n", "has no rows"),
@@ -98,6 +99,11 @@ def test_ids():
         ([17, None, 3], ["17", None, "3"]),
         ([17.0, None, 3.0, nan], ["17", None, "3", None]),
         ([" 017 ", "17.0", None], ["017", "17.0", None]),
+        (
+            ["17.0", " 3.0", None, "0.0"],
+            ["17", "3", None, "0"],
+        ),  # of pandas, where some are missing
+        (["1.0", "1.1"], ["1.0", "1.1"]),
         ([12.5, 3.0], [None, None]),
         ([3.0, 1e30], [None, None]),
         ([["a"], ["b"]], [None, None]),
