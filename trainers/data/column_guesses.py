@@ -28,6 +28,7 @@ TIMES += "bestellt bestelldatum kaufdatum heure fecha ts"
 TIME_UNITS = "ms us ns unix epoch utc"  # in the names of times
 LATER_TIMES = "shipped delivery delivered updated modified due paid invoice birth returned geliefert versand"
 NOT_TIMES = "hour minute dow week weekday month year duration play watch stay dwell spent elapsed since zone offset"
+QUANTITIES = "quantity qty menge anzahl quantité quantite cantidad"
 TITLES = "title name titel bezeichnung artikelname produktname label nom titre nombre titulo título heading"
 BRANDS = "brand manufacturer vendor maker marke hersteller marque marca author artist publisher studio"
 CATEGORIES = "category categories cat department genre genres section group type class kategorie warengruppe "
@@ -62,6 +63,7 @@ class ShopColumns:
         user (`str`): of the orders: who bought.
         item (`str`): of the orders: what, by the products' `id`.
         time (`str`, *optional*): of the orders: when; without it the rows stand in their order.
+        quantity (`str`, *optional*): of the orders: how many; below 0 it is a return.
         id (`str`, *optional*): of the products: the id that orders have; None without products.
         title (`str`, *optional*): of the products.
         price (`str`, *optional*): of the products.
@@ -71,6 +73,7 @@ class ShopColumns:
     user: str
     item: str
     time: str | None = None
+    quantity: str | None = None
     id: str | None = None
     title: str | None = None
     price: str | None = None
@@ -101,7 +104,7 @@ class ProductColumns:
         return named | {"text": list(self.text)}
 
 
-ORDER_ROLES, PRODUCT_ROLES = ("user", "item", "time"), ("id", "title", "price", "text")
+ORDER_ROLES, PRODUCT_ROLES = ("user", "item", "time", "quantity"), ("id", "title", "price", "text")
 assert {each.name for each in fields(ShopColumns)} == {*ORDER_ROLES, *PRODUCT_ROLES}
 ITEM_ROLES = tuple(each.name for each in fields(ProductColumns))  # where there are no orders
 
@@ -162,7 +165,9 @@ def guess_columns(orders: Table, products: Table | None, given: Mapping[str, str
             f"{orders.name}: no column is plainly the {'customer' if role == 'user' else 'product'}; it has "
             f"{named(sample.columns, 30)}. Say which: --columns {role}=NAME, in Python columns={{{role!r}: 'NAME'}}."
         )
-    chosen: dict[str, str | None] = {"user": user, "item": item, "time": None if time == "-" else time}
+    quantity = given.get("quantity") or _best(sample, QUANTITIES, taken | {user, time}, ids=False, check=_is_numeric)
+    chosen: dict[str, str | None] = {"user": user, "item": item}
+    chosen |= {role: None if each == "-" else each for role, each in (("time", time), ("quantity", quantity))}
     if products is None:
         return ShopColumns(**chosen)  # type: ignore[arg-type]
     if product_id is None:

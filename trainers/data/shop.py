@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from hub_cards import named
+from hub_cards.csv_table import DECIMAL_COMMA
 from tokenization_items.catalogue import TEXT_FIELDS, Catalogue
 from trainers.data.column_guesses import ORDER_ROLES, ShopColumns, guess_columns, parse_columns
 from trainers.data.domains import Domain
@@ -71,9 +72,9 @@ def read_shop(
     """
     Reads a shop's orders and products.
 
-    Rows without user or item, with a time that is none, of an item that is not among the products, and the same user,
-    item and time again are left out; of products of one id the first stays. Items without any text, or without any
-    order, stay.
+    Rows without user or item, with a time that is none, of a quantity below 0 (returns), of an item that is not among
+    the products, and the same user, item and time again are left out; of products of one id the first stays. Items
+    without any text, or without any order, stay.
 
     Args:
         orders: a row for each interaction, in any order; what [`read_table`] takes.
@@ -120,25 +121,35 @@ def _log(
     """The orders as a log, whether they have times, and how those were read."""
     frame = table.frame.select(user_id=ids_of(table, columns.user), item_id=ids_of(table, columns.item))
     frame = frame.with_row_index("line", offset=2).with_columns(pl.col("line").cast(pl.Int64))
-    if columns.time is None:
+    given = None if columns.time is None else table.frame[columns.time]
+    report.read["interactions"] += frame.height
+    if columns.quantity is not None:
+        returned = (_numbers(table.frame[columns.quantity]) < 0).fill_null(False)
+        rows = frame.filter(returned)
+        shown = [f"{table.name}, line {line}: item {item!r}" for line, item in rows.head(5)["line", "item_id"].rows()]
+        report.drop("interactions", f"{columns.quantity} is below 0: a return", rows.height, shown)
+        frame, given = frame.filter(~returned), None if given is None else given.filter(~returned)
+    if given is None:
         times, unit, said = pl.int_range(frame.height, eager=True), "order", ""
     else:
-        given = table.frame[columns.time]
         times, unit, said = as_times(given)
         if times.dtype.is_temporal() and given.dtype == pl.String:
             wrong = times.is_null() & given.is_not_null()
             rows = wrong.arg_true().head(5).to_list()
-            shown = [f"{table.line(row)}: {given[row]!r}" for row in rows]
+            shown = [f"{table.name}, line {frame['line'][row]}: {given[row]!r}" for row in rows]
             report.drop("interactions", f"time is none of {said.partition(',')[0]}", wrong.sum(), shown)
-            report.read["interactions"] += int(wrong.sum())
             frame, times = frame.filter(~wrong), times.filter(~wrong)
     log = LogWriter(folder, report, unit, now)  # type: ignore[arg-type]
-    report.read["interactions"] += frame.height
     try:
         log.add(frame.with_columns(times.alias("timestamp")), table.name)
         return log.finish(), unit != "order", said
     except ReadError as error:
         raise ReadError(f"{_used(table, columns, ORDER_ROLES)}\n{error}") from error
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    text = column.cast(pl.String, strict=False).str.strip_chars().str.replace(DECIMAL_COMMA, "$1.$2")
+    return text.cast(pl.Float64, strict=False)
 
 
 def _used(table: Table, columns: ShopColumns, roles: Sequence[str]) -> str:

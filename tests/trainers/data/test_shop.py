@@ -80,6 +80,28 @@ def test_columns_are_shown(shop):
     assert "(dates as %d.%m.%Y %H:%M)" in shown and "price     Preis" in shown
 
 
+@pytest.mark.parametrize("quantities", [["2", "-2", "-1,5", None, "1"], [2, -2, -1, None, 1]])
+@pytest.mark.parametrize("times", [["2024-01-03", "2024-01-02", "x", "2024-01-01", "soon"], None])
+def test_returns_are_no_orders(quantities, times):
+    """Cancelled orders of Online Retail have a quantity below 0."""
+    orders = {"user": ["u"] * 5, "item": [*"abcde"], "Quantity": quantities} | (
+        {} if times is None else {"when": times}
+    )
+    shop = read_shop(pl.DataFrame(orders), None, {"quantity": "Quantity"})
+    dropped = shop.report.to_dict()["dropped"]["interactions"]
+    assert dropped.pop("Quantity is below 0: a return")["examples"] == [
+        "orders, line 3: item 'b'",
+        "orders, line 4: item 'c'",
+    ]
+    kept = "da" if times else "ade"
+    assert [shop.domain.interactions.item_ids[row] for row in shop.domain.interactions.sequence(0)] == [*kept]
+    assert shop.report.read["interactions"] == 5 == len(kept) + 2 + sum(each["count"] for each in dropped.values())
+    assert read_shop(pl.DataFrame(orders)).columns.quantity == "Quantity"
+    assert len(read_shop(pl.DataFrame(orders), None, {"quantity": "-"}).domain.interactions.items) == (
+        3 if times else 5
+    )
+
+
 def test_without_times_and_products_rows_stand_in_their_order():
     rows = [{"user": 7, "item": 1.0}, {"user": 7, "item": 3.0}, {"user": 7, "item": 2.0}, {"user": 7, "item": 3.0}]
     shop = read_shop(rows, columns={"time": "-"}, name="mine")
