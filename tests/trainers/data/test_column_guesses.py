@@ -95,14 +95,14 @@ def test_values_decide_between_ids():
     assert (found.item, found.id) == ("product_code", "product_id")
 
 
+@pytest.mark.parametrize("quantity", ["quantity", "item_quantity", "product_count", "product_rating"])
 @pytest.mark.parametrize("item", ["product_id", "artistID"])
-def test_running_numbers_of_customers_and_quantities_are_no_items(item):
+def test_running_numbers_of_customers_and_quantities_are_no_items(item, quantity):
     """They are among the products' ids as well, more of them than of the items where some products are gone."""
-    user, quantity = [1, 1, 2, 3], [1, 2, 1, 1]
     gone = [4, 5, 9, 8] if item == "product_id" else [4, 5, 3, 4]
-    table = Table("orders.csv", pl.DataFrame({"user_id": user, "quantity": quantity, item: gone, "time": WHEN}))
+    table = Table("orders.csv", pl.DataFrame({"user_id": [1, 1, 2, 3], quantity: [1, 2, 1, 1], item: gone}))
     if item == "artistID":
-        table = Table("orders.csv", table.frame.drop("quantity"))
+        table = Table("orders.csv", table.frame.drop(quantity))
     items = products(id=[1, 2, 3, 4, 5], name=["a b", "c d", "e f", "g h", "i j"])
     found = guess_columns(table, items)
     assert (found.user, found.item, found.id) == ("user_id", item, "id")
