@@ -17,11 +17,12 @@ import polars as pl
 from hub_cards import named
 from hub_cards.csv_layout import CsvError, encoding_of
 from hub_cards.csv_table import read_csv
-from trainers.data.readers.base import ReadError, id_column, plain_column
-from trainers.data.readers.text_lines import bad_json_line
+from trainers.data.readers.base import ReadError, ReadingReport, id_column, plain_column
+from trainers.data.readers.text_lines import bad_json_line, json_records
 
 SHOWN = 24  # characters of an example
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+_LITERAL = re.compile(r"\s*\{u?'")  # a dictionary of Python
 _NUMBER = re.compile(r"[-+]?\d[\d.,:/\-+TZ ]*([AP]M)?")  # or a time
 
 
@@ -51,7 +52,8 @@ def read_table(source: Any, name: str = "table") -> Table:
 
     Args:
         source: path of a file, `.csv`, `.tsv` or `.txt` (separated by commas, semicolons, tabs or bars, in UTF-8,
-            UTF-16 or Latin-1), `.jsonl`, `.json` (a list of objects) or `.parquet`, text files gzipped or not; or a
+            UTF-16 or Latin-1), `.jsonl`, `.json` (a list of objects; lines may be Python's dictionaries, as those of
+            Amazon Reviews 2014 and Steam are) or `.parquet`, text files gzipped or not; or a
             polars or pandas `DataFrame`, a `pyarrow.Table`, a `datasets.Dataset`, a list of dictionaries or a
             dictionary of columns.
         name (`str`, *optional*, defaults to `"table"`): of what is no file, for messages.
@@ -63,6 +65,8 @@ def read_table(source: Any, name: str = "table") -> Table:
         return Table(name, _checked(_frame_of(source, name), name))
     path = Path(source)
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if path.is_dir():
+        raise ReadError(f"{path} is a folder: give the one file of the table; `utgrec prepare` takes shards of one.")
     if not path.is_file():
         raise ReadError(f"{path}: no such file.")
     if kind.lower() in SPREADSHEETS:
@@ -117,9 +121,18 @@ def _decoded(data: bytes, path: Path) -> str:
 def _read_json(text: str, path: Path) -> pl.DataFrame:
     is_list = text.lstrip().startswith("[")
     try:
+        if _LITERAL.match(text):
+            report = ReadingReport()
+            lines = json_records(text.encode("utf-8"), 1, path.name, report, "lines", literals=True)
+            rows = [record for _, record in lines]
+            if report.dropped("lines"):
+                raise ReadError(f"{path} cannot be read:\n{report}")
+            return pl.from_dicts(rows, infer_schema_length=None, strict=False)
         if is_list:
             return pl.from_dicts(json.loads(text), infer_schema_length=None)
         return pl.read_ndjson(io.BytesIO(text.encode("utf-8")), infer_schema_length=None)
+    except ReadError:
+        raise
     except (pl.exceptions.PolarsError, ValueError, TypeError, AttributeError, RecursionError) as error:
         wrong = None if is_list else bad_json_line(text.split("\n"))
         raise ReadError(f"{path} cannot be read: {wrong or f'it is no list of JSON objects: {error}'}") from error

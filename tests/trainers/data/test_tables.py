@@ -87,10 +87,24 @@ def test_other_files(tmp_path):
     (tmp_path / "t.xlsx").write_bytes(b"PK")
     with pytest.raises(ReadError, match="save it as csv"):
         read_table(tmp_path / "t.xlsx")
+    with pytest.raises(ReadError, match="is a folder: give the one file"):
+        read_table(tmp_path)
     with pytest.raises(ReadError, match="no such file"):
         read_table(tmp_path / "none.csv")
     with pytest.raises(ReadError, match="got int"):
         read_table(3)
+
+
+def test_lines_of_python(tmp_path):
+    """Of Steam, and of the metadata of Amazon Reviews 2014, in which fields come and go."""
+    path = tmp_path / "t.json"
+    path.write_text("{u'id': u'007', 'x': {'a': [1]}, 'price': 1}\n{'id': 'it\\'s', 'ok': True, 'price': 1.5}\n")
+    frame = read_table(path).frame
+    assert frame["id"].to_list() == ["007", "it's"] and frame["price"].to_list() == [1, 1.5]
+    assert frame["ok"].to_list() == [None, True]
+    path.write_text("{'id': '1'}\n{'id': '2'\n")
+    with pytest.raises(ReadError, match="t.json, line 2"):
+        read_table(path)
 
 
 def test_ids():
