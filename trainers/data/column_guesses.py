@@ -20,7 +20,7 @@ ID_SHARE = 0.9  # of values that differ, from which on a column of single words 
 LEAST_ID_SHARE = 0.5  # below which it is none of the products' ids, which may occur twice or be missing
 # Words of columns' names, lower case. A name is of a role by one of these, or a word that begins with a long one.
 USERS = "user customer client buyer member account visitor reviewer shopper household session person kunde kunden "
-USERS += "kundennummer besteller nutzer benutzer utilisateur acheteur cliente usuario comprador uid"
+USERS += "kundennummer besteller nutzer benutzer utilisateur acheteur cliente usuario comprador uid username"
 ITEMS = "item product sku asin article variant goods movie film book track song recipe game artikel artikelnummer "
 ITEMS += "stock produkt ware produit articulo artículo producto ean gtin isbn pid iid"
 TIMES = "timestamp time datetime date day ordered purchased bought created placed when event dat datum zeit zeitpunkt "
@@ -355,8 +355,10 @@ def _is_numeric(frame: pl.DataFrame, name: str) -> bool:
 def _is_text(frame: pl.DataFrame, name: str) -> bool:
     """Whether a column says what an item is like: words, not addresses, numbers, dates or a code of each item."""
     column = frame[name]
-    if isinstance(column.dtype, pl.List):
-        return column.dtype.inner == pl.String
+    if isinstance(kind := column.dtype, pl.List | pl.Array):
+        while isinstance(kind, pl.List | pl.Array):  # categories of Amazon Reviews 2014 are lists of lists
+            kind = kind.inner
+        return kind == pl.String
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum) or is_of(name, PICTURES):
         return False
     known = column.cast(pl.String).str.strip_chars()

@@ -112,6 +112,16 @@ def test_without_times_and_products_rows_stand_in_their_order():
     assert "no column of times" in shop.describe_columns()
 
 
+@pytest.mark.parametrize("kind", [pl.List(pl.List(pl.String)), pl.Array(pl.List(pl.String), 2)])
+def test_lists_of_lists_are_texts(kind):
+    """As the categories of Amazon Reviews 2014."""
+    categories = pl.Series("categories", [[["Beauty", "Hair Care"], ["Bags"]], [["Toys"], []]], dtype=kind)
+    products = pl.DataFrame({"asin": ["a", "b"], "title": ["x", "y"]}).with_columns(categories)
+    shop = read_shop([{"username": "u", "asin": "a", "time": "2024-01-01"}], products)
+    assert shop.columns.user == "username"
+    assert shop.domain.catalogue.texts == ["x. Beauty, Hair Care, Bags", "y. Toys"]
+
+
 def test_nothing_left_says_what_does_not_match():
     orders = pl.DataFrame({"user": ["a", "a"], "sku": ["1", "2"], "time": [1, 2]})
     products = pl.DataFrame({"id": ["x1", "x2"], "name": ["a b", "c d"]})
