@@ -33,6 +33,7 @@ from trainers.data.readers.timestamps import TimeUnit
 
 _TEXTS = (".csv", ".tsv", ".txt")
 _NEEDED = ("user_id", "item_id", "timestamp")
+_SHARD_LINES = 2**40  # more than a shard has
 
 
 @dataclass
@@ -40,7 +41,8 @@ class TabularReader:
     """
     Interactions and, optionally, items: of each one file, or a folder whose files are shards of one table: `.csv`,
     `.tsv` or `.txt`, `.jsonl` (each also `.gz`) or `.parquet`. Blanks around the names of csv columns do not count;
-    numbers may have decimal commas.
+    numbers may have decimal commas. Without a column `timestamp`, interactions of unit `order` stand in the order of
+    their lines.
 
     Args:
         interactions (`Path`): file or folder of shards with the columns `user_id`, `item_id`, `timestamp` and, if
@@ -130,22 +132,30 @@ class TabularReader:
 
     def log_parts(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
         """One file of interactions, a part at a time, as [`LogWriter`] takes it; rows are counted in `report`."""
+        start = self.log_shards().index(path) * _SHARD_LINES
+        for part in self._log_parts(path, scratch, report):
+            yield part if "timestamp" in part.columns else part.with_columns(timestamp=pl.col("line") + start)
+
+    def _log_parts(self, path: Path, scratch: Path, report: ReadingReport) -> Iterator[pl.DataFrame]:
         kind, line = _kind(path), 1
+        needed = _NEEDED if self.timestamp_unit != "order" else _NEEDED[:2]
         if kind == ".jsonl":
             names = {self.columns.get(ours, ours): ours for ours in LOG_SCHEMA}
             for first_line, chunk in self._chunks(path, self.columns):
+                if first_line == 1 and len(needed) == 2 and b'"timestamp"' not in chunk:
+                    names.pop("timestamp", None)
                 ids = [theirs for theirs, ours in names.items() if ours in ("user_id", "item_id")]
                 yield json_columns(chunk, first_line, list(names), path.name, report, ids=ids).rename(names)
         elif kind == ".parquet":
             file = _open_parquet(path)
-            names = _present(path, LOG_SCHEMA, self.columns, _NEEDED, file.schema_arrow.names)
+            names = _present(path, LOG_SCHEMA, self.columns, needed, file.schema_arrow.names)
             for table in file.iter_batches(batch_size=TABLE_ROWS, columns=list(names)):
                 part = cast(pl.DataFrame, pl.from_arrow(pa.table(table))).rename(names)
                 yield part.with_columns(line=pl.int_range(line, pl.len() + line))
                 report.read["interactions"] += part.height
                 line += part.height
         else:
-            for part in self._csv_parts(path, scratch, report, "interactions", LOG_SCHEMA, self.columns, _NEEDED):
+            for part in self._csv_parts(path, scratch, report, "interactions", LOG_SCHEMA, self.columns, needed):
                 numbers = [each for each in ("timestamp", "rating") if each in part.columns]
                 yield part.with_columns(pl.col(each).str.replace(DECIMAL_COMMA, "$1.$2") for each in numbers)
 
@@ -270,5 +280,8 @@ def _present(
     names = {given.get(name, name): name for name in ours}
     missing = [theirs for theirs, name in names.items() if theirs not in found and (name in needed or name in given)]
     if missing:
-        raise ReadError(f"{path} lacks the columns {missing}; it has {found}. Say which columns are meant.")
+        hint = "Say which columns are meant."
+        if "timestamp" in missing:
+            hint += " Without times, --timestamp_unit order takes the rows in their order."
+        raise ReadError(f"{path} lacks the columns {missing}; it has {found}. {hint}")
     return {theirs: name for theirs, name in names.items() if theirs in found}

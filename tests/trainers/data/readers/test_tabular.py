@@ -249,6 +249,23 @@ def test_at_most_ten_examples(read, write):
     assert lines[2:-1] == [f"    {each}" for each in entry["examples"]]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_rows_without_times_stand_in_their_order(read, tmp_path, monkeypatch, kind):
+    """As those of Book-Crossing, shard after shard."""
+    monkeypatch.setattr("trainers.data.readers.tabular.TABLE_ROWS", 1)
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for number, items in enumerate(["cab", "dc"]):
+        shard = pl.DataFrame({"user_id": ["u"] * len(items), "item_id": [*items]})
+        write_shard = {"csv": shard.write_csv, "jsonl": shard.write_ndjson, "parquet": shard.write_parquet}[kind]
+        write_shard(folder / f"{number}.{kind}")
+    log, _, _ = read(TabularReader(folder, timestamp_unit="order"))
+    assert [row[1] for row in sorted(log, key=lambda row: row[2])] == [*"cabdc"]
+    if kind != "jsonl":
+        with pytest.raises(ReadError, match=r"lacks the columns \['timestamp'\].* --timestamp_unit order"):
+            read(TabularReader(folder))
+
+
 def test_a_table_in_parts_keeps_its_order_and_lines(read, write, monkeypatch, examples_of):
     monkeypatch.setattr("trainers.data.readers.text_lines.TABLE_ROWS", 7)
     rows = "".join(f"u{row},i,{'x' if row == 50 else 1600000000 + row}\n" for row in range(100))
