@@ -40,8 +40,9 @@ class QuickstartArguments:
     columns: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "What columns mean, where the guess is wrong: user=NAME, item=NAME and time=NAME of the orders, "
-            "id=NAME, title=NAME, price=NAME and text=NAME,NAME of the products; =- for none."
+            "help": "What columns mean, where the guess is wrong: user=NAME, item=NAME, time=NAME and quantity=NAME "
+            "(below 0: a return) of the orders, id=NAME, title=NAME, price=NAME and text=NAME,NAME of the products; "
+            "=- for none."
         },
     )
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Where the recommender goes."})

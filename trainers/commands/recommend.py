@@ -1,4 +1,4 @@
-"""Recommendations of items to users by a fine-tuned recommender: ids, titles and scores.
+"""Recommendations of items to users by a trained recommender, generative or sequential: ids, titles and scores.
 
 utgrec recommend --recommender runs/office/recommender --history office-00017 office-00303
 utgrec recommend --recommender runs/office/recommender --data data/builtin/office --users 3
@@ -6,10 +6,11 @@ utgrec recommend --recommender runs/office/recommender --data data/builtin/offic
 The rules that are saved with a `Recommender`, items to deny and to choose from among them, hold here, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hub_cards import listed, named
@@ -21,14 +22,17 @@ from tokenization_items.item_index import UnknownItemError
 from tokenization_items.pipeline_item_recommendation import allowed_items
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
-from trainers.hub.download import find_model
+from trainers.hub.download import ModelPlace, find_model
 from trainers.methods.recommendation_rules import RECOMMENDER_FILE, RecommendationRules, saved_rules
+from trainers.rankers import is_generative
 from trainers.rankers.generative import load_model
+from trainers.rankers.item_rows import IDS_NAME
+from trainers.rankers.sequential import SequentialRanker
 
 
 @dataclass
 class RecommendArguments:
-    recommender: str = field(metadata={"help": "Folder or Hub id of a recommender with its item index."})
+    recommender: str = field(metadata={"help": "Folder or Hub id of a recommender with its item index or item ids."})
     revision: str | None = field(default=None, metadata={"help": "Of --recommender on the Hub: branch, tag, commit."})
     history: list[str] | None = field(default=None, metadata={"help": "Item ids of one user, oldest first."})
     data: str | None = field(default=None, metadata={"help": "Data folder: titles, and users to recommend to."})
@@ -50,6 +54,8 @@ class RecommendArguments:
 def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     """Prints the recommendations and returns item ids with scores for each user."""
     there = find_model(arguments.recommender, arguments.revision)
+    if not is_generative(there.name, there.revision):
+        return recommend_by_scores(arguments, there)
     tokenizer = UniversalItemTokenizer.from_pretrained(there.name, index_only=True, revision=there.revision)
     recommender = load_model(there.name, there.revision)
     recommender.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
@@ -60,17 +66,8 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
         raise SystemExit("--sources: there is no memory; without one every item is the network's.")
 
     rules = saved_rules(model_folder(there.name, (RECOMMENDER_FILE,), there.revision))
-    titles = dict(zip(tokenizer.index.item_ids, tokenizer.index.titles, strict=True))
-    histories = [arguments.history] if arguments.history else []
-    if arguments.data:
-        catalogue = Catalogue.from_folder(Path(arguments.data))
-        titles |= dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
-        if not histories:
-            interactions = Interactions.from_folder(arguments.data, catalogue.item_ids)
-            histories = histories_of(interactions, tokenizer, arguments.users)
-    if not histories:
-        raise SystemExit("Nothing to recommend for: give --history or --data.")
-
+    histories, titles = read_histories(arguments, tokenizer)
+    titles = dict(zip(tokenizer.index.item_ids, tokenizer.index.titles, strict=True)) | titles
     keep_seen = not rules.exclude_seen if arguments.keep_seen is None else arguments.keep_seen
     seen = None if keep_seen else padded_rows([tokenizer.index.rows(history) for history in histories])
     output = recommender.recommend(
@@ -86,14 +83,60 @@ def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     assert output.item_ids is not None and output.scores is not None
     results = []
     for user, (history, item_ids) in enumerate(zip(histories, output.item_ids, strict=True)):
-        scores = output.scores[user].tolist()
-        print("History: " + "; ".join(titles.get(item_id) or item_id for item_id in history[-tokenizer.max_history :]))
-        for place, (item_id, score) in enumerate(zip(item_ids, scores, strict=False), start=1):
-            print(f"{place:3d}. {score:8.3f}  {item_id}  {titles.get(item_id, '')}")
-            if output.sources is not None:
-                print(f"{'':15}{described(output.sources, user, place - 1, tokenizer.index.item_ids)}")
-        results.append(list(zip(item_ids, scores, strict=False)))
+        results.append(list(zip(item_ids, output.scores[user].tolist(), strict=False)))
+        below: list[str] = []
+        if output.sources is not None:
+            own = range(len(item_ids))
+            below = [described(output.sources, user, place, tokenizer.index.item_ids) for place in own]
+        show(history[-tokenizer.max_history :], results[-1], titles, below)
     return results
+
+
+def recommend_by_scores(arguments: RecommendArguments, there: ModelPlace) -> list[list[tuple[str, float]]]:
+    """As [`run`], by a sequential recommender, which scores every item of the catalogue that it was trained on."""
+    if arguments.sources:
+        raise SystemExit("--sources: a sequential recommender has no memory; every item is the network's.")
+    folder = model_folder(there.name, ("config.json", "model.safetensors", IDS_NAME), there.revision)
+    ranker = SequentialRanker.from_pretrained(folder)
+    assert ranker.item_ids is not None
+    row_of = {item_id: row for row, item_id in enumerate(ranker.item_ids)}
+    histories, titles = read_histories(arguments, row_of)
+    if unknown := [item_id for item_id in histories[0] if item_id not in row_of]:
+        raise UnknownItemError(f"The recommender has no item {named(unknown)}.")
+    rows = [np.array([row_of[item_id] for item_id in history]) for history in histories]
+    best = ranker.rank(rows, arguments.num_items, None if arguments.keep_seen else rows)
+    scores = ranker.score(rows, best)
+    results = []
+    for user, history in enumerate(histories):
+        found = zip(best[user].tolist(), scores[user].tolist(), strict=True)
+        results.append([(ranker.item_ids[row], score) for row, score in found if row >= 0])
+        show(history[-(ranker.max_history or 0) :], results[-1], titles)
+    return results
+
+
+def read_histories(arguments: RecommendArguments, known: Container[str]) -> tuple[list[list[str]], dict[str, str]]:
+    """Histories to recommend for, and the titles of the data's items; `known` are the recommender's."""
+    histories, titles = [arguments.history] if arguments.history else [], {}
+    if arguments.data:
+        catalogue = Catalogue.from_folder(Path(arguments.data))
+        titles = dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
+        if not histories:
+            interactions = Interactions.from_folder(arguments.data, catalogue.item_ids)
+            histories = histories_of(interactions, known, arguments.users)
+    if not histories:
+        raise SystemExit("Nothing to recommend for: give --history or --data.")
+    return histories, titles
+
+
+def show(
+    history: Sequence[str], found: Sequence[tuple[str, float]], titles: Mapping[str, str], below: Sequence[str] = ()
+) -> None:
+    """Prints what is recommended for a history, with a line below each item if there are any."""
+    print("History: " + "; ".join(titles.get(item_id) or item_id for item_id in history))
+    for place, (item_id, score) in enumerate(found, start=1):
+        print(f"{place:3d}. {score:8.3f}  {item_id}  {titles.get(item_id, '')}")
+        if below:
+            print(f"{'':15}{below[place - 1]}")
 
 
 def item_rules(rules: RecommendationRules, tokenizer: UniversalItemTokenizer, place: str) -> ItemRules | None:
@@ -110,7 +153,7 @@ def item_rules(rules: RecommendationRules, tokenizer: UniversalItemTokenizer, pl
         raise UnknownItemError(f"{place}, rules: {error}") from None
 
 
-def histories_of(interactions: Interactions, tokenizer: UniversalItemTokenizer, users: int) -> list[list[str]]:
+def histories_of(interactions: Interactions, known: Container[str], users: int) -> list[list[str]]:
     """Histories of the first users that can be recommended to; those that cannot are left out, and it is said why.
 
     Raises:
@@ -122,7 +165,7 @@ def histories_of(interactions: Interactions, tokenizer: UniversalItemTokenizer, 
         if len(histories) == users:
             break
         history = [interactions.item_ids[row] for row in interactions.sequence(user)]
-        unknown = [item_id for item_id in history if item_id not in tokenizer]
+        unknown = [item_id for item_id in history if item_id not in known]
         if history and not unknown:
             histories.append(history)
         else:

@@ -355,7 +355,8 @@ def _is_numeric(frame: pl.DataFrame, name: str) -> bool:
 def _is_text(frame: pl.DataFrame, name: str) -> bool:
     """Whether a column says what an item is like: words, not addresses, numbers, dates or a code of each item."""
     column = frame[name]
-    if isinstance(kind := column.dtype, pl.List | pl.Array):
+    if isinstance(column.dtype, pl.List | pl.Array):
+        kind: Any = column.dtype
         while isinstance(kind, pl.List | pl.Array):  # categories of Amazon Reviews 2014 are lists of lists
             kind = kind.inner
         return kind == pl.String

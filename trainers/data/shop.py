@@ -135,8 +135,8 @@ def _log(
         times, unit, said = as_times(given)
         if times.dtype.is_temporal() and given.dtype == pl.String:
             wrong = times.is_null() & given.is_not_null()
-            rows = wrong.arg_true().head(5).to_list()
-            shown = [f"{table.name}, line {frame['line'][row]}: {given[row]!r}" for row in rows]
+            first = wrong.arg_true().head(5).to_list()
+            shown = [f"{table.name}, line {frame['line'][row]}: {given[row]!r}" for row in first]
             report.drop("interactions", f"time is none of {said.partition(',')[0]}", wrong.sum(), shown)
             frame, times = frame.filter(~wrong), times.filter(~wrong)
     log = LogWriter(folder, report, unit, now)  # type: ignore[arg-type]
