@@ -1,5 +1,6 @@
 """The Trainer that item tokenizers share: it logs the parts of the loss and the use of the codebooks."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,7 +8,23 @@ from transformers.utils import ModelOutput
 
 from hub_cards import TokenizerCardValues
 from modeling_utgrec import code_usage
-from trainers.hub_trainer import HubTrainer
+from trainers.hub_trainer import HubTrainer, HubTrainingArguments
+
+# How the names of measures begin of which more is better; of losses, collisions and restarts less is.
+MORE_IS_BETTER = ("used_", "perplexity_", "entropy_")
+
+
+@dataclass
+class CodebookTrainingArguments(HubTrainingArguments):
+    """
+    Arguments of a [`CodebookLoggingTrainer`]. `greater_is_better` follows from `metric_for_best_model` unless it is
+    given: transformers takes the greatest of all whose names do not end in "loss".
+    """
+
+    def __post_init__(self):
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = self.metric_for_best_model.removeprefix("eval_").startswith(MORE_IS_BETTER)
+        super().__post_init__()
 
 
 class CodebookLoggingTrainer(HubTrainer):

@@ -11,9 +11,8 @@ from torch.utils.data import Dataset
 
 from hub_cards import named
 from modeling_utgrec.modeling_embedding_autoencoder import EmbeddingAutoencoder
-from trainers.codebook_trainer import CodebookLoggingTrainer, check_items, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, CodebookTrainingArguments, check_items, loss_parts
 from trainers.evaluation.codebooks import codebook_health, collision_rate
-from trainers.hub_trainer import HubTrainingArguments
 from trainers.runtime.callbacks import WarmupCallback
 from trainers.runtime.processes import weighed
 from trainers.runtime.trainer_arguments import CHECKPOINTING, EMBEDDINGS, MEANS
@@ -23,7 +22,7 @@ ROWS_AT_A_TIME = 4096
 
 
 @dataclass
-class EmbeddingTokenizerTrainingArguments(HubTrainingArguments):
+class EmbeddingTokenizerTrainingArguments(CodebookTrainingArguments):
     """
     Arguments of [`EmbeddingTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with LETTER's optimizer
     and batch (AdamW, learning rate 1e-3, batch 1024; TIGER's paper has Adagrad, 0.4) but far fewer steps than their

@@ -18,9 +18,8 @@ from modeling_utgrec.encoding_parts import length_batches
 from modeling_utgrec.quantization import SimVQCodebook
 from modeling_utgrec.quantization_kmeans import kmeans
 from tokenization_items.tokenization_items import UniversalItemTokenizer
-from trainers.codebook_trainer import CodebookLoggingTrainer, check_items, loss_parts
+from trainers.codebook_trainer import CodebookLoggingTrainer, CodebookTrainingArguments, check_items, loss_parts
 from trainers.evaluation.codebooks import codebook_health
-from trainers.hub_trainer import HubTrainingArguments
 from trainers.runtime.callbacks import EpochCallback, WarmupCallback
 from trainers.runtime.cpu_attention import use_cpu_attention
 from trainers.runtime.cpu_training import use_cpu_dropout
@@ -48,7 +47,7 @@ PROMPT_TOKENS, PROMPT_TOKENS_ON_DEVICE = 2048, 16384
 
 
 @dataclass
-class ItemTokenizerTrainingArguments(HubTrainingArguments):
+class ItemTokenizerTrainingArguments(CodebookTrainingArguments):
     """
     Arguments of [`ItemTokenizerTrainer`]: those of [`~transformers.TrainingArguments`] with the paper's defaults for
     pre-training (global batch 256 = 16 per device on 16 devices), and:

@@ -783,7 +783,6 @@ def test_best_checkpoint_by_evaluation(tmp_path):
         save_steps=2,
         load_best_model_at_end=True,
         metric_for_best_model="collision_rate",
-        greater_is_better=False,
     )
     trainer.train()
     assert trainer.state.best_metric == min(logged(trainer, "eval_collision_rate"))

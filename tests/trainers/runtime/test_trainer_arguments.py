@@ -100,6 +100,17 @@ def test_metrics_that_no_validation_gives(tmp_path, metric):
         SequentialTrainingArguments(str(tmp_path), metric_for_best_model=known, use_cpu=True)
 
 
+@pytest.mark.parametrize("kind", [EmbeddingTokenizerTrainingArguments, ItemTokenizerTrainingArguments])
+def test_fewer_collisions_and_more_codes_in_use_are_better(tmp_path, kind):
+    """transformers takes more of all but losses that are called so, as it does not here."""
+    for metric in ("eval_loss", "text", "entropy", "collision_rate", "eval_collision_rate_office"):
+        assert not kind(str(tmp_path), metric_for_best_model=metric, use_cpu=True).greater_is_better
+    for metric in ("used_0", "eval_perplexity_1", "entropy_pairs"):
+        assert kind(str(tmp_path), metric_for_best_model=metric, use_cpu=True).greater_is_better
+    assert kind(str(tmp_path), metric_for_best_model="text", greater_is_better=True, use_cpu=True).greater_is_better
+    assert kind(str(tmp_path), load_best_model_at_end=True, save_strategy="no").greater_is_better is False
+
+
 def test_arguments_can_be_copied(tmp_path):
     """transformers changes some when they are made."""
     for kind in ALL:
