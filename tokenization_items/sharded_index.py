@@ -343,7 +343,7 @@ class _Lookup:
 
 
 class _Rows:
-    """Codes, or tokens, as an array that is indexed by rows."""
+    """Codes, or tokens, as an array that is indexed by rows, and then by levels. As a whole it is in memory."""
 
     def __init__(self, index: ShardedItemIndex, offsets: np.ndarray | None = None):
         self._index, self._offsets = index, offsets
@@ -353,7 +353,18 @@ class _Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def astype(self, dtype: Any) -> np.ndarray:
+        return np.asarray(self, dtype)
+
+    def tolist(self) -> list[list[int]]:
+        return self[:].tolist()
+
     def __getitem__(self, rows: Any) -> np.ndarray:
+        if isinstance(rows, tuple):
+            return self[rows[0]][(..., *rows[1:])]
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
         rows = np.asarray(rows)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tokenization_items import ItemIndex, ItemIndexError, UniversalItemTokenizer, UnknownItemError
 from tokenization_items import sharded_index as module
+from tokenization_items.semantic_id_tree import SemanticIDTree
 from tokenization_items.sharded_index import (
     MANIFEST_NAME,
     SHARDED_NAME,
@@ -93,6 +94,20 @@ def test_answers_as_an_index_in_memory(tmp_path_factory, catalogue, cuts, num_ta
     assert "not there" not in index and 3.5 not in index
     with pytest.raises(UnknownItemError, match="1 items are not in the index"):
         index.rows([ids[0], "not there"])
+
+
+def test_its_codes_are_an_array_for_trees_and_measures(tmp_path):
+    codes = np.stack(np.unravel_index(np.random.default_rng(0).permutation(60)[:40], SIZES), axis=1)
+    titles = [f"{'red' if row % 3 else 'blue'} pen of kind{row % 7}" for row in range(40)]
+    index = made(tmp_path / "index", codes, [f"i{row}" for row in range(40)], titles, [11, 30])
+    plain = index.in_memory()
+    assert np.array_equal(index.codes, plain.codes) and index.codes.tolist() == plain.codes.tolist()
+    assert np.array_equal(index.codes[:, :2], plain.codes[:, :2]) and index.codes.astype(np.int64).dtype == np.int64
+    tree, expected = SemanticIDTree(index), SemanticIDTree(plain)
+    for prefix in ((), (1,), (2, 3)):
+        assert tree.branches(prefix) == expected.branches(prefix)
+        assert tree.rows(prefix).tolist() == expected.rows(prefix).tolist()
+    assert tree.path(codes[0].tolist()) == expected.path(codes[0].tolist())
 
 
 def test_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
