@@ -437,6 +437,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
     """
 
     training_batches = "augmented"
+    in_batch_negatives = True
 
     @can_return_tuple
     def forward(  # type: ignore[override]

@@ -215,6 +215,8 @@ class SequentialForNextItem(SequentialPreTrainedModel):
     training_batches: ClassVar[Literal["plain", "augmented", "masked"]] = "plain"
     # whether `encoder_class.forward` takes `last_only`, and then makes the state of the last position alone
     ends_at_last: ClassVar[bool] = False
+    # whether a row's loss has the other rows of its batch as negatives
+    in_batch_negatives: ClassVar[bool] = False
     # the Trainer gives the number of labels in all batches of a step, and the loss below divides by it
     accepts_loss_kwargs = True
 

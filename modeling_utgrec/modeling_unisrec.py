@@ -115,6 +115,7 @@ class UniSRecForPreTraining(ContentForNextItem):
     encoder_class = UniSRecModel
     training_targets = "last"
     training_batches = "augmented"
+    in_batch_negatives = True
 
     @can_return_tuple
     def forward(

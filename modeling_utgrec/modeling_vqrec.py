@@ -216,6 +216,7 @@ class VQRecForPreTraining(VQRecForNextItem):
     """
 
     training_targets = "last"
+    in_batch_negatives = True
 
     @can_return_tuple
     def forward(

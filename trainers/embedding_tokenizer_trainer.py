@@ -15,7 +15,7 @@ from trainers.codebook_trainer import CodebookLoggingTrainer, CodebookTrainingAr
 from trainers.evaluation.codebooks import codebook_health, collision_rate
 from trainers.runtime.callbacks import WarmupCallback
 from trainers.runtime.processes import weighed
-from trainers.runtime.trainer_arguments import CHECKPOINTING, EMBEDDINGS, MEANS
+from trainers.runtime.trainer_arguments import CHECKPOINTING, EMBEDDINGS, MEANS, tell_negatives
 
 # Items of one forward pass without gradient.
 ROWS_AT_A_TIME = 4096
@@ -125,6 +125,8 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
             data_collator=train_dataset.collate,
             **kwargs,
         )
+        if getattr(model.config, "collaborative_weight", 0):
+            tell_negatives(args)
         self.add_callback(WarmupCallback)
         if not model.training_passes:
             model.set_input_statistics(train_dataset.columns["embeddings"].to(model.device))

@@ -25,7 +25,7 @@ from trainers.runtime.cpu_attention import use_cpu_attention
 from trainers.runtime.cpu_training import use_cpu_dropout
 from trainers.runtime.principal_adapter import set_principal_components
 from trainers.runtime.step_memory import StepMemory
-from trainers.runtime.trainer_arguments import DEBUG, MEANS, OPTIMIZER
+from trainers.runtime.trainer_arguments import DEBUG, MEANS, OPTIMIZER, tell_negatives
 from trainers.training_data.item_pairs import ItemPairs
 
 # Items that k-means sees for each centroid, as many as faiss asks for at least.
@@ -175,6 +175,8 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
                 use_cpu_attention(model.backbone)
         if args.codebook_warmup_steps is not None and not int(model.training_passes):
             model.config.warmup_steps = args.codebook_warmup_steps * args.gradient_accumulation_steps
+        if model.config.alignment_weight > 0:
+            tell_negatives(args)
         self._bound_memory()
         self.add_callback(EpochCallback(train_dataset))
         self.add_callback(WarmupCallback)

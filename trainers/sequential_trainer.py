@@ -20,7 +20,7 @@ from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, o
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
 from trainers.runtime.processes import weighed, without_repeated
-from trainers.runtime.trainer_arguments import CHECKPOINTING, DEBUG
+from trainers.runtime.trainer_arguments import CHECKPOINTING, DEBUG, tell_negatives
 from trainers.training_data.augmented_sequences import AugmentedCollator
 from trainers.training_data.corpus import SequenceCorpus
 from trainers.training_data.masked_segments import MaskedSegmentsCollator
@@ -152,6 +152,8 @@ class SequentialTrainer(RankingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if model.in_batch_negatives:
+            tell_negatives(args)
         if evaluation is not None:
             self._check_validation()
 

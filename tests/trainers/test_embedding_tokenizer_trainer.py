@@ -47,6 +47,14 @@ def test_batches_are_rows():
         torch.testing.assert_close(values, torch.stack([items[row][name] for row in (3, 0, 3)]))
 
 
+def test_negatives_of_a_batch_are_not_those_of_a_step(tmp_path, caplog):
+    make_trainer(tmp_path, gradient_accumulation_steps=2)
+    make_trainer(tmp_path, make_items(collaborative=True), LETTER)
+    assert not caplog.messages
+    make_trainer(tmp_path, make_items(collaborative=True), LETTER, gradient_accumulation_steps=2)
+    assert "those of 16 examples and not of the 32 of a step" in caplog.text
+
+
 def test_wrong_matrices_are_named():
     with pytest.raises(ValueError, match="5 items, but 4 collaborative"):
         EmbeddingRows(np.ones((5, 2)), np.ones((4, 2)))

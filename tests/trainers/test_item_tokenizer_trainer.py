@@ -773,6 +773,13 @@ def test_collision_rate_with_collisions(tmp_path):
     assert (metrics["eval_collision_rate"], metrics["eval_used_1"], metrics["eval_perplexity_2"]) == (1, 1, 1)
 
 
+def test_negatives_of_a_batch_are_not_those_of_a_step(tmp_path, caplog):
+    make_trainer(tmp_path, config={"alignment_weight": 0.0}, gradient_accumulation_steps=2)
+    assert "negatives" not in caplog.text
+    make_trainer(tmp_path, gradient_accumulation_steps=2)
+    assert "those of 8 examples and not of the 16 of a step" in caplog.text
+
+
 def test_best_checkpoint_by_evaluation(tmp_path):
     trainer = make_trainer(
         tmp_path,

@@ -269,6 +269,16 @@ def test_contrastive_pre_training_has_the_horizon_of_its_arguments(tmp_path):
     assert make_trainer(tmp_path, model, evaluation=False, horizon=3).data_collator.horizon == 3
 
 
+@pytest.mark.parametrize("name", ["UniSRec", "VQRec", "MISSRec"])
+def test_negatives_of_a_batch_are_not_those_of_a_step(tmp_path, name, caplog):
+    kind = getattr(modeling_utgrec, f"{name}ForPreTraining")
+    make_trainer(tmp_path, kind(make_model(name).config), evaluation=False)
+    make_trainer(tmp_path, make_model(name), evaluation=False, gradient_accumulation_steps=4)
+    assert not caplog.messages
+    make_trainer(tmp_path, kind(make_model(name).config), evaluation=False, gradient_accumulation_steps=4)
+    assert "those of 16 examples and not of the 64 of a step" in caplog.text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_of_a_cpu(tmp_path, name):
     model = make_trainer(tmp_path, make_model(name, dropout=0.2), evaluation=False).model

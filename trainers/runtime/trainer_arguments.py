@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 _VALIDATION = "the validation is this package's own, and does not go through transformers' evaluation loop"
 _LENGTHS = "examples are rows that a collator makes, and have no length of their own"
@@ -100,6 +103,17 @@ def check_last_batch(args: TrainingArguments, num_examples: int) -> None:
         raise ValueError(
             f"There is no batch to train on: {num_examples} examples are fewer than one batch of {batch}, and "
             "dataloader_drop_last leaves the rest out. Lower per_device_train_batch_size, or leave it out."
+        )
+
+
+def tell_negatives(args: TrainingArguments) -> None:
+    """Warns that accumulation adds none to the negatives of a loss that takes them from its batch."""
+    accumulation, batch = args.gradient_accumulation_steps, args.train_batch_size * args.world_size
+    if accumulation > 1 and args.should_log:
+        logger.warning(
+            f"The negatives are those of {batch} examples and not of the {batch * accumulation} of a step: "
+            f"gradient_accumulation_steps {accumulation} adds none, and the result is not that of such a batch. Where "
+            "it must be, raise per_device_train_batch_size, or the number of processes."
         )
 
 
