@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from hub_cards import listed
 from hub_cards.item_ids import IdError, id_text, is_missing
+from tokenization_items.data_sets import is_data_set, read_data_set
 from tokenization_items.item_files import CatalogueError, read_items
 from tokenization_items.item_images import ImageColumn, ImageError, is_arrow
 from tokenization_items.text_template import TextTemplate
@@ -125,7 +126,8 @@ class Catalogue:
         template: TextTemplate | None = None,
     ) -> "Catalogue":
         """
-        Takes items from a `datasets.Dataset`, a polars or pandas `DataFrame`, a `pyarrow.Table` or dictionaries.
+        Takes items from a `datasets.Dataset` or `IterableDataset`, a polars or pandas `DataFrame`, a `pyarrow.Table`
+        or dictionaries.
 
         Args:
             records (`object`): The items, with the columns that `from_folder` describes. `image` may also be a
@@ -330,8 +332,8 @@ class Catalogue:
 
 def _columns(records: Any, wanted: Sequence[str]) -> tuple[dict[str, Sequence], int]:
     """The wanted columns that exist, and the number of rows. Image columns of tables stay in Arrow, undecoded."""
-    if hasattr(records, "with_format") and hasattr(records, "column_names"):  # datasets.Dataset
-        records = records.with_format("arrow")[:]
+    if is_data_set(records):
+        records = read_data_set(records)
     elif _is_frame_of("polars", records, "DataFrame"):
         if str(records.schema.get("image")) == "Object":  # PIL images
             return {column: records[column].to_list() for column in wanted if column in records}, len(records)

@@ -17,6 +17,8 @@ import polars as pl
 from hub_cards import named
 from hub_cards.csv_layout import CsvError, encoding_of
 from hub_cards.csv_table import read_csv
+from tokenization_items.data_sets import is_data_set, read_data_set
+from tokenization_items.item_files import CatalogueError
 from trainers.data.readers.base import ReadError, ReadingReport, id_column, plain_column
 from trainers.data.readers.text_lines import bad_json_line, json_records
 
@@ -53,8 +55,8 @@ def read_table(source: Any, name: str = "table") -> Table:
     Args:
         source: path of a file, `.csv`, `.tsv` or `.txt` (separated by commas, semicolons, tabs or bars, in UTF-8,
             UTF-16 or Latin-1), `.jsonl`, `.json` (a list of objects; lines may be Python's dictionaries, as those of
-            Amazon Reviews 2014 and Steam are) or `.parquet`, text files gzipped or not; or a
-            polars or pandas `DataFrame`, a `pyarrow.Table`, a `datasets.Dataset`, a list of dictionaries or a
+            Amazon Reviews 2014 and Steam are) or `.parquet`, text files gzipped or not; or a polars or pandas
+            `DataFrame`, a `pyarrow.Table`, a `datasets.Dataset` or `IterableDataset`, a list of dictionaries or a
             dictionary of columns.
         name (`str`, *optional*, defaults to `"table"`): of what is no file, for messages.
 
@@ -144,8 +146,8 @@ def _frame_of(source: Any, name: str) -> pl.DataFrame:
             return source
         if isinstance(source, pl.LazyFrame):
             return source.collect()
-        if hasattr(source, "with_format") and hasattr(source, "column_names"):  # datasets.Dataset
-            source = source.with_format("arrow")[:]
+        if is_data_set(source):
+            source = read_data_set(source)
         if type(source).__module__.startswith("pyarrow."):
             return cast(pl.DataFrame, pl.from_arrow(source))
         if hasattr(source, "iloc"):  # pandas.DataFrame
@@ -154,6 +156,8 @@ def _frame_of(source: Any, name: str) -> pl.DataFrame:
             return pl.DataFrame(dict(source), strict=False)
         if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
             return pl.from_dicts([dict(row) for row in source], infer_schema_length=None)
+    except CatalogueError as error:
+        raise ReadError(f"{name}: {error}.") from error
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0][:300]  # polars adds where in its own code
         raise ReadError(f"{name}: no table of named columns, each with values of one kind: {reason}") from error

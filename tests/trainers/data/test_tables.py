@@ -5,6 +5,7 @@ import json
 
 import polars as pl
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hub_cards.csv_layout import separator_of
 from trainers.data.readers.base import ReadError
@@ -105,6 +106,16 @@ def test_lines_of_python(tmp_path):
     path.write_text("{'id': '1'}\n{'id': '2'\n")
     with pytest.raises(ReadError, match="t.json, line 2"):
         read_table(path)
+
+
+def test_data_sets():
+    orders = Dataset.from_dict(
+        {"item": [1, 0], "n": [1, 2]}, features=Features(item=ClassLabel(names=["a", "b"]), n=Value("int64"))
+    )
+    for given in (orders, orders.to_iterable_dataset(), DatasetDict(train=orders)):
+        assert read_table(given).frame.to_dict(as_series=False) == {"item": ["b", "a"], "n": [1, 2]}
+    with pytest.raises(ReadError, match="orders: expected one data set, got the splits 'train', 'test': give one"):
+        read_table(DatasetDict(train=orders, test=orders), "orders")
 
 
 def test_ids():
