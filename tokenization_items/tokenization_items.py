@@ -577,6 +577,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
         Raises:
             ValueError: if the folder holds another model, whose files the network's would replace.
+            TokenizerMismatchError: if the network has changed since it gave the index its semantic IDs.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -591,9 +592,16 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{folder} holds a model of type {kind}, which the item tokenizer's network would replace: save "
                     "it to another folder, or with include_network=False."
                 )
+            assert self.processor is not None
+            if (found := network_fingerprint(self.network, self.processor)) != self.fingerprint:
+                raise TokenizerMismatchError(
+                    f"The index was made by the network with fingerprint {self.fingerprint}, this one has {found}: it "
+                    "was trained further, or cast to another precision, and could tokenize nothing more for this "
+                    "index. Save the index alone (include_network=False), or make another one of the network "
+                    "as it is (UniversalItemTokenizer.from_network)."
+                )
             choices: dict[str, Any] = {"save_backbone": save_backbone, "without_decoders": without_decoders}
             self.network.save_pretrained(folder, **({} if own in EMBEDDING_NETWORKS else choices))
-            assert self.processor is not None
             self.processor.save_pretrained(folder)
             self.network_reference, place = NetworkReference(str(folder.absolute())), None
         memory = self.stored_memory if self.index.checksum == self._memory_index else None

@@ -320,6 +320,21 @@ def test_the_folder_is_a_model_folder_without_pickles_or_leftovers(saved, filled
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("change", [lambda n: n.half(), lambda n: n.adapter[0].weight.data.mul_(1.01)])
+def test_a_network_that_has_changed_takes_no_other_s_place(folder, change):
+    before = (folder / "model.safetensors").read_bytes()
+    loaded = UniversalItemTokenizer.from_pretrained(folder)
+    change(loaded.network)
+    loaded.add_items([{"item_id": "new", "description": "text"}])
+    with pytest.raises(TokenizerMismatchError, match="trained further, or cast to another precision"):
+        loaded.save_pretrained(folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    loaded.save_pretrained(folder, include_network=False)
+    again = UniversalItemTokenizer.from_pretrained(folder)
+    again.add_items([{"item_id": "newer", "description": "text"}])
+    assert again.index.item_ids[-2:] == ["new", "newer"]
+
+
 def test_a_failed_save_leaves_the_old_file(folder, filled, monkeypatch):
     before = (folder / TOKENIZER_FILE).read_bytes()
     filled.max_history = 7
