@@ -403,8 +403,9 @@ def _given_id(item: Any) -> Any:
 
 
 def _listed(values: Any) -> Any:
-    """A list of what a tuple, an array or a series holds; all else, such as data sets, as it is."""
-    if isinstance(values, tuple):
+    """A list of what a tuple, a column of `datasets`, an array or a series holds; all else, such as data sets, as it
+    is."""
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
         return list(values)
     if isinstance(values, np.ndarray | torch.Tensor):
         return values.tolist()

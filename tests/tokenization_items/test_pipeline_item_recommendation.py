@@ -3,6 +3,7 @@ called."""
 
 import shutil
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,7 +116,8 @@ def test_tuples_data_sets_and_generators(recommender, expected):
             return HISTORIES[row]
 
     assert_same(recommender(tuple(HISTORIES[1])), expected(HISTORIES[1]))
-    for inputs in (tuple(HISTORIES), Histories(), (history for history in HISTORIES)):
+    column = datasets.Dataset.from_dict({"history": HISTORIES})["history"]
+    for inputs in (tuple(HISTORIES), column, Histories(), (history for history in HISTORIES)):
         found = list(recommender(inputs, batch_size=2))
         for entry, history in zip(found, HISTORIES, strict=True):
             assert_same(entry, expected(history))
