@@ -13,6 +13,9 @@ from trainers.hub_trainer import HubTrainer, HubTrainingArguments
 # How the names of measures begin of which more is better; of losses, collisions and restarts less is.
 MORE_IS_BETTER = ("used_", "perplexity_", "entropy_")
 
+# Arguments of transformers' Trainer that these do not honour: what an output is, and an optimizer of one rate.
+OF_OUTPUTS = ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func", "optimizer_cls_and_kwargs")
+
 
 @dataclass
 class CodebookTrainingArguments(HubTrainingArguments):
@@ -38,10 +41,23 @@ class CodebookLoggingTrainer(HubTrainer):
     card_class = TokenizerCardValues
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if given := [name for name in OF_OUTPUTS if kwargs.get(name) is not None]:
+            raise ValueError(
+                f"{type(self).__name__} takes no {', '.join(given)}: losses and measures are the network's own. A "
+                "callback's on_evaluate gets what an evaluation gives."
+            )
         super().__init__(*args, **kwargs)
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_steps = 0
         self._code_counts: list[torch.Tensor] | None = None
+
+    def check_items_of(self, eval_dataset: Any) -> None:
+        """Raises a `ValueError` for other items than those of the training, which alone are evaluated."""
+        if not any(eval_dataset is items for items in (None, self.eval_dataset, self.train_dataset)):
+            raise ValueError(
+                f"{type(self).__name__} evaluates the items that it is trained on: leave eval_dataset out. The codes "
+                "of others are those of UniversalItemTokenizer.compute_codes."
+            )
 
     def track(self, output: ModelOutput, weight: torch.Tensor | float = 1.0) -> None:
         """Adds what a training step gave to what the next log entry shows, as much as it weighs among the processes:

@@ -152,7 +152,11 @@ class EmbeddingTokenizerTrainer(CodebookLoggingTrainer):
             share of all), `eval_collision_rate_<domain>` (of each domain alone), `eval_entropy_pairs` and
             `eval_entropy_triples` (of the first codes, in nats), `eval_restarts` (codes that started anew so far) and
             for each level `eval_used_<l>` and `eval_perplexity_<l>`.
+
+        Raises:
+            ValueError: `eval_dataset` are other items.
         """
+        self.check_items_of(eval_dataset)
         model, items = self.accelerator.unwrap_model(self.model), self.train_dataset
         assert isinstance(model, EmbeddingAutoencoder) and isinstance(items, EmbeddingRows)
         sums: defaultdict[str, float] = defaultdict(float)

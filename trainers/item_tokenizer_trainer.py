@@ -348,7 +348,11 @@ class ItemTokenizerTrainer(CodebookLoggingTrainer):
         Returns:
             `eval_loss` and its parts, `eval_collision_rate` (items that share their codes with another item, as a
             share of all) and for each level `eval_used_<l>` and `eval_perplexity_<l>`.
+
+        Raises:
+            ValueError: `eval_dataset` are other items.
         """
+        self.check_items_of(eval_dataset)
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()

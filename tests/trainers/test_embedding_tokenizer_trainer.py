@@ -55,6 +55,16 @@ def test_negatives_of_a_batch_are_not_those_of_a_step(tmp_path, caplog):
     assert "those of 16 examples and not of the 32 of a step" in caplog.text
 
 
+def test_measures_of_others_are_refused(tmp_path):
+    """They were left out without a word."""
+    trainer = make_trainer(tmp_path)
+    assert trainer.evaluate(trainer.train_dataset) == trainer.evaluate()
+    with pytest.raises(ValueError, match="evaluates the items that it is trained on: leave eval_dataset out"):
+        trainer.evaluate(make_items(20))
+    with pytest.raises(ValueError, match="EmbeddingTokenizerTrainer takes no compute_metrics: losses and measures"):
+        EmbeddingTokenizerTrainer(trainer.model, trainer.args, make_items(), compute_metrics=lambda prediction: {})
+
+
 def test_wrong_matrices_are_named():
     with pytest.raises(ValueError, match="5 items, but 4 collaborative"):
         EmbeddingRows(np.ones((5, 2)), np.ones((4, 2)))

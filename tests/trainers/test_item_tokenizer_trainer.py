@@ -773,6 +773,16 @@ def test_collision_rate_with_collisions(tmp_path):
     assert (metrics["eval_collision_rate"], metrics["eval_used_1"], metrics["eval_perplexity_2"]) == (1, 1, 1)
 
 
+def test_measures_of_others_are_refused(tmp_path):
+    """They were left out without a word."""
+    trainer, other = make_trainer(tmp_path, images=False), make_trainer(tmp_path, num_items=12, images=False)
+    with pytest.raises(ValueError, match="evaluates the items that it is trained on: leave eval_dataset out"):
+        trainer.evaluate(other.train_dataset)
+    given = {"compute_metrics": lambda prediction: {}, "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}
+    with pytest.raises(ValueError, match="takes no compute_metrics, optimizer_cls_and_kwargs"):
+        ItemTokenizerTrainer(trainer.model, trainer.args, trainer.train_dataset, **given)
+
+
 def test_negatives_of_a_batch_are_not_those_of_a_step(tmp_path, caplog):
     make_trainer(tmp_path, config={"alignment_weight": 0.0}, gradient_accumulation_steps=2)
     assert "negatives" not in caplog.text
