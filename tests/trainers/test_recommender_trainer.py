@@ -1,6 +1,7 @@
 """Training of generative recommenders."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, HfArgumentParser, TrainerCallback, set_seed
 
@@ -18,6 +20,7 @@ from trainers.data.interactions import Interactions
 from trainers.evaluation.protocol import evaluate
 from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.recommender_trainer import EvaluationData, RecommenderTrainer, RecommenderTrainingArguments
+from trainers.runtime.checkpoints import find_faults
 from trainers.training_data.domain_sampling import DomainSampling
 from trainers.training_data.next_item_windows import NextItemWindows, TrainingData, join_domains
 
@@ -294,6 +297,27 @@ def test_resumed_run_is_bit_exact(tmp_path):
     assert_equal(weights(resumed.model), weights(whole.model))
     entries = [[e for e in t.state.log_history if "loss" in e] for t in (whole, resumed)]
     assert [e["loss"] for e in entries[0]] == [e["loss"] for e in entries[1]]
+
+
+def test_a_resumed_training_of_adapters_is_bit_exact(tmp_path):
+    """Its checkpoints hold them and no other weights."""
+
+    def trainer():
+        set_seed(1)
+        model = get_peft_model(make_model(dropout=0.2), LoraConfig(r=2, target_modules=["q", "v"]))
+        saving = dict(max_steps=4, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2)
+        return make_trainer(tmp_path, model, **saving)
+
+    whole = trainer()
+    whole.train()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    assert_equal(weights(resumed.model), weights(whole.model))
+    (tmp_path / "checkpoint-4" / "adapter_model.safetensors").unlink()
+    (tmp_path / "checkpoint-4" / "checkpoint_files.json").unlink()
+    assert find_faults(tmp_path / "checkpoint-4") == {"model.safetensors": "is missing"}
 
 
 def test_each_epoch_draws_its_targets(tmp_path):

@@ -22,7 +22,7 @@ from transformers.trainer import (
     TRAINING_ARGS_NAME,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, logging
 
 from hub_cards import listed
 from modeling_utgrec.checkpoint_fingerprint import check_folder, digest_bytes
@@ -82,7 +82,8 @@ def find_faults(folder: str | os.PathLike, world_size: int = 1) -> dict[str, str
         for name in (OPTIMIZER_NAME, SCHEDULER_NAME, *random):
             if not (folder / name).is_file():
                 faults[name] = "is missing"
-        if not (folder / SAFE_WEIGHTS_NAME).is_file() and not (folder / SHARDS).is_file():
+        weights = (SAFE_WEIGHTS_NAME, SHARDS, ADAPTER_SAFE_WEIGHTS_NAME)  # the last where peft's adapters alone learn
+        if not any((folder / name).is_file() for name in weights):
             faults[SAFE_WEIGHTS_NAME] = "is missing"
     if (folder / RECORD).is_file():
         return faults | _faults_by_record(folder)
@@ -230,7 +231,7 @@ def _faults_of_files(folder: Path) -> dict[str, str]:
                     faults[path.name] = "is damaged"
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
             faults[path.name] = "is truncated or damaged"
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in sorted(folder.glob("*model*.safetensors")):
         try:
             with safe_open(path, framework="pt"):
                 pass
