@@ -241,7 +241,15 @@ class UTGRecTokenizerModel(CheckedLoading, AdapterCheckpoints, UTGRecTokenizerPr
             freeze_codes (`bool`): for a new domain, keeps the codebook matrices `C_root` and `C_leaf` as they are
                 while their projections `W` learn (section 2.4.2).
             freeze_backbone (`bool`): keeps the backbone, its adapters and the code tokens as they are.
+
+        Raises:
+            ValueError: the backbone has adapters of peft, and the configuration no `lora_config`.
         """
+        if self.config.lora_config is None and any(".base_layer." in name for name in self.backbone.state_dict()):
+            raise ValueError(
+                "The backbone has adapters that the configuration knows nothing of, so that no checkpoint of it could "
+                "be loaded: leave them out, and give UTGRecTokenizerConfig a lora_config."
+            )
         self.requires_grad_(True)
         if freeze_backbone:
             self.backbone.requires_grad_(False)

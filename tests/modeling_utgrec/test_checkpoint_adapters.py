@@ -1,11 +1,13 @@
 """Small checkpoints: what they leave out, that they load as they were, and what tells that they do not."""
 
+import copy
 import json
 import shutil
 import sys
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
@@ -250,6 +252,14 @@ def test_the_trainer_knows_what_its_checkpoints_leave_out(network, make_network,
     assert not result.unexpected_keys
     assert set(result.missing_keys) == set(network._keys_to_ignore_on_save)
     assert make_network(tiny_bert)[0]._keys_to_ignore_on_save is None
+
+
+def test_adapters_that_no_checkpoint_would_load_are_refused(make_network, tiny_bert):
+    """peft renames the weights below them, which the configuration must know."""
+    backbone, *others = copy.deepcopy(tiny_bert)
+    backbone.add_adapter(LoraConfig(r=2, target_modules=["query", "value"]))
+    with pytest.raises(ValueError, match="adapters that the configuration knows nothing of"):
+        make_network((backbone, *others), lora=False)
 
 
 def test_lora_without_peft(monkeypatch, make_network, tiny_bert):
