@@ -86,6 +86,20 @@ def order_of(args: RankingTrainingArguments) -> dict[str, Any]:
     return {"temperature": args.domain_temperature, "buffer_targets": args.buffer_targets, "seed": args.seed}
 
 
+def check_training_part(training: Interactions, every: Interactions) -> None:
+    """
+    Whether a training leaves out what its validation is to find.
+
+    Raises:
+        ValueError: it is of all interactions.
+    """
+    if np.array_equal(training.items, every.items):
+        raise ValueError(
+            f"The training data are all {len(every.items):,} interactions, and the validation would find what was "
+            "learnt by heart: train on interactions.training_part()."
+        )
+
+
 class RankingTrainer(HubTrainer):
     """[`HubTrainer`] whose validation ranks the whole catalogue for the users' validation items.
 
@@ -126,7 +140,7 @@ class RankingTrainer(HubTrainer):
         if values.evaluations or entry is None:
             return values
         evaluations = []
-        for name, data in _domains(self.eval_dataset).items():
+        for name, data in domains_of(self.eval_dataset).items():
             prefix = f"eval_{name}_" if name else "eval_"
             metrics = {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
             interactions = self._interactions(data)
@@ -173,7 +187,7 @@ class RankingTrainer(HubTrainer):
         """
         if self.args.eval_strategy != "no":
             self._check_whole_weights()
-        for name, data in _domains(self.eval_dataset).items():
+        for name, data in domains_of(self.eval_dataset).items():
             check_validated(self._interactions(data), self.args, name or self.domain)
             self._ranker(data)
 
@@ -213,7 +227,7 @@ class RankingTrainer(HubTrainer):
             raise ValueError("Nothing to evaluate: give the trainer `evaluation`, or evaluate() an `eval_dataset`.")
         self._memory_tracker.start()
         start = time.time()
-        results = {name: self._evaluate_domain(data, part) for name, data in _domains(evaluation).items()}
+        results = {name: self._evaluate_domain(data, part) for name, data in domains_of(evaluation).items()}
         num_users = sum(result["num_users"] for result in results.values())
         metrics = {
             f"{metric_key_prefix}_{name}_{key}": value
@@ -283,5 +297,6 @@ def check_validated(interactions: Interactions, args: TrainingArguments, name: s
         ) from None
 
 
-def _domains(evaluation: Any) -> dict[str, Any]:
+def domains_of(evaluation: Any) -> dict[str, Any]:
+    """Data of several domains by name, or of the one there is."""
     return evaluation if isinstance(evaluation, dict) else {"": evaluation}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,13 @@ from tokenization_items.item_index import ItemIndex
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.data.interactions import Interactions
 from trainers.rankers.generative import GenerativeRanker, item_space
-from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
+from trainers.ranking_trainer import (
+    RankingTrainer,
+    RankingTrainingArguments,
+    check_training_part,
+    domains_of,
+    order_of,
+)
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.cpu_training import length_parts
 from trainers.runtime.processes import weighed
@@ -247,8 +254,8 @@ class RecommenderTrainer(RankingTrainer):
 
     Raises:
         ValueError: the semantic IDs are not of the model's vocabulary, an item-level model has positions of another
-            `max_history`, nothing is left to train on, data loader workers would persist while epochs differ, or
-            validation is asked for with sharded weights (FSDP, ZeRO-3).
+            `max_history`, the training data are all interactions, nothing is left to train on, data loader workers
+            would persist while epochs differ, or validation is asked for with sharded weights (FSDP, ZeRO-3).
 
     Example:
 
@@ -284,6 +291,9 @@ class RecommenderTrainer(RankingTrainer):
                 f"The model has positions of {model.config.max_history} items, and max_history is {args.max_history}: "
                 "give the arguments the model's max_history, or ItemLevelConfig theirs."
             )
+        if train_dataset is not None and not isinstance(train_dataset, StreamedData) and evaluation is not None:
+            for part, every in product(domains_of(train_dataset).values(), domains_of(evaluation).values()):
+                check_training_part(part.interactions, every.interactions)
         if train_dataset is not None:
             rows = training_rows(model.config, train_dataset, args)
             collator = collator_of(model.config, rows, train_dataset, args)

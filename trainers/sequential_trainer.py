@@ -16,7 +16,7 @@ from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.data.interactions import Interactions
 from trainers.rankers.item_rows import check_catalogue, fingerprint_of, load_item_ids, save_item_ids
 from trainers.rankers.sequential import SequentialRanker
-from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, order_of
+from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, check_training_part, order_of
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
 from trainers.runtime.processes import weighed, without_repeated
@@ -98,7 +98,8 @@ class SequentialTrainer(RankingTrainer):
     Raises:
         ValueError: model, interactions and validation differ in their items, no sequence has two items, data loader
             workers would persist while epochs differ, a temperature of domains is given and the interactions are in
-            memory, as one domain, or validation is asked for with sharded weights (FSDP, ZeRO-3).
+            memory, as one domain, the training data are all interactions, or validation is asked for with sharded
+            weights (FSDP, ZeRO-3).
 
     Example:
 
@@ -126,6 +127,8 @@ class SequentialTrainer(RankingTrainer):
         self._item_ids: Sequence[str] | None = None
         for data in (train_dataset, evaluation):
             self._know_items(model, data)
+        if isinstance(train_dataset, Interactions) and evaluation is not None:
+            check_training_part(train_dataset, evaluation)
         if train_dataset is not None:
             windows = training_windows(model, train_dataset, args)
             if model.training_batches == "augmented":

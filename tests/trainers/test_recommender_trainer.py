@@ -320,6 +320,15 @@ def test_a_resumed_training_of_adapters_is_bit_exact(tmp_path):
     assert find_faults(tmp_path / "checkpoint-4") == {"model.safetensors": "is missing"}
 
 
+def test_what_validation_is_to_find_is_not_learnt(tmp_path):
+    interactions = make_interactions(16)
+    data = EvaluationData(interactions, make_index(interactions.item_ids))
+    whole = TrainingData(interactions, data.token_table)
+    for training, evaluation in ((whole, data), ({"games": training_of(data), "office": whole}, {"office": data})):
+        with pytest.raises(ValueError, match="training data are all .* interactions, .*training_part"):
+            make_trainer(tmp_path, make_model(), training, evaluation)
+
+
 def test_each_epoch_draws_its_targets(tmp_path):
     domains = {}
     for seed, (name, num_users) in enumerate({"games": 20, "office": 4}.items()):

@@ -286,6 +286,14 @@ def test_dropout_of_a_cpu(tmp_path, name):
     assert kinds == {CpuDropout}
 
 
+def test_what_validation_is_to_find_is_not_learnt(tmp_path):
+    """It was, and a validation of what is known by heart chose the weights, without a word."""
+    args = SequentialTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="training data are all .* interactions, .*training_part"):
+        SequentialTrainer(make_model(), args, make_interactions(), make_interactions())
+    SequentialTrainer(make_model(), args, make_interactions())  # with no validation all may be learnt
+
+
 def test_training_without_validation(tmp_path):
     trainer = make_trainer(tmp_path, evaluation=False, max_steps=1)
     trainer.train()
