@@ -457,7 +457,7 @@ class UniversalItemTokenizer(PushToHubMixin):
 
     def compute_codes(
         self,
-        catalogue: Catalogue | ContentEmbeddings,
+        catalogue: Catalogue | ContentEmbeddings | Any,
         batch_tokens: int = BATCH_TOKENS,
         progress: bool | None = None,
         num_workers: int = NUM_WORKERS,
@@ -470,7 +470,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         """The codes that the network gives to items, before collisions are resolved.
 
         Args:
-            catalogue, ...: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`]. Networks that read
+            catalogue: as in [`~UniversalItemTokenizer.add_items`].
+            batch_tokens, ...: see [`~tokenization_items.catalogue_codes.codes_of_catalogue`]. Networks that read
                 embeddings take `batch_tokens`, `progress` and `block_items` alone: texts are embedded by each process,
                 without a cache.
             domain_mean (`np.ndarray`, *optional*): of the catalogue that these items are a part of, where the network
@@ -486,6 +487,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         """
         network = self.encoding_network.eval()
         assert self.processor is not None and self.fingerprint is not None  # a network has both
+        if not isinstance(catalogue, ContentEmbeddings):
+            catalogue = self._as_catalogue(catalogue)
         return self.processor.codes_of(
             network,
             catalogue,

@@ -320,6 +320,12 @@ def test_the_folder_is_a_model_folder_without_pickles_or_leftovers(saved, filled
     np.testing.assert_array_equal(found, expected)
 
 
+def test_codes_of_whatever_items_can_be_added(filled, records):
+    expected = filled.compute_codes(Catalogue.from_records(records), progress=False)
+    for found, same in zip(filled.compute_codes(records, progress=False), expected, strict=True):
+        np.testing.assert_array_equal(found, same)
+
+
 @pytest.mark.parametrize("change", [lambda n: n.half(), lambda n: n.adapter[0].weight.data.mul_(1.01)])
 def test_a_network_that_has_changed_takes_no_other_s_place(folder, change):
     before = (folder / "model.safetensors").read_bytes()
