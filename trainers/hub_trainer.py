@@ -181,7 +181,7 @@ class HubTrainer(Trainer):
             "method": method_of(config),
             "base_model": name if name and "/" in name and is_repository(name) and not Path(name).exists() else None,
             "num_parameters": self.model.num_parameters() or None,
-            "hyperparameters": hyperparameters(self.args, config),
+            "hyperparameters": hyperparameters(self.args, config, self.state.train_batch_size),
             "versions": versions(),
             "hardware": hardware(self.args),
             "training_seconds": seconds["train_seconds"] if seconds else None,

@@ -294,6 +294,24 @@ def test_what_validation_is_to_find_is_not_learnt(tmp_path):
     SequentialTrainer(make_model(), args, make_interactions())  # with no validation all may be learnt
 
 
+def test_the_card_has_the_batch_that_was_found_to_fit(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, evaluation=False, max_steps=2, auto_find_batch_size=True)
+    compute_loss = trainer.compute_loss
+
+    def in_small_memory(model, inputs, *args, **kwargs):
+        if len(inputs["input_ids"]) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "compute_loss", in_small_memory)
+    monkeypatch.setattr(trainer.args, "gradient_accumulation_steps", 2)
+    trainer.train()
+    told = trainer.card_values().hyperparameters
+    assert trainer.state.train_batch_size < 11
+    assert told["per_device_train_batch_size"] == trainer.state.train_batch_size
+    assert told["global_train_batch_size"] == 2 * trainer.state.train_batch_size
+
+
 def test_training_without_validation(tmp_path):
     trainer = make_trainer(tmp_path, evaluation=False, max_steps=1)
     trainer.train()

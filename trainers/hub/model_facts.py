@@ -71,11 +71,14 @@ def method_of(config: PreTrainedConfig) -> str | None:
     return name if name in METHODS else None
 
 
-def hyperparameters(args: TrainingArguments, config: PreTrainedConfig) -> dict[str, Any]:
+def hyperparameters(
+    args: TrainingArguments, config: PreTrainedConfig, batch_size: int | None = None
+) -> dict[str, Any]:
     """Training arguments and settings of the model that differ from the defaults.
 
     Defaults are those of [`~transformers.TrainingArguments`], which readers know, and of the model's configuration;
     arguments that only our trainers have are always told. Paths of files are not: they are of no use elsewhere.
+    `batch_size` is what a process took at a time, where `auto_find_batch_size` found that less fits.
     """
     known = {field.name: _default(field) for field in dataclasses.fields(TrainingArguments)}
     told = {}
@@ -87,9 +90,10 @@ def hyperparameters(args: TrainingArguments, config: PreTrainedConfig) -> dict[s
         if not unset and (field.name not in known or value != plain(known[field.name])):
             told[field.name] = value
     told["processes"] = args.world_size
-    told["global_train_batch_size"] = (
-        args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
-    )
+    batch_size = batch_size or args.train_batch_size
+    told["global_train_batch_size"] = batch_size * args.world_size * args.gradient_accumulation_steps
+    if batch_size != args.train_batch_size:
+        told["per_device_train_batch_size"] = batch_size // max(1, args.n_gpu)
     own = type(config).__dict__.get("__annotations__", {})
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
