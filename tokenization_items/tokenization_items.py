@@ -112,11 +112,9 @@ class UniversalItemTokenizer(PushToHubMixin):
         network: Network | None = None,
         processor: Processor | None = None,
     ):
-        if isinstance(max_history, bool) or not 1 <= max_history <= MAX_HISTORY:
-            raise ValueError(f"max_history must be between 1 and {MAX_HISTORY}, got {max_history}.")
         self.index = index
         self.fingerprint = fingerprint
-        self.max_history = max_history
+        self.max_history = _checked(max_history)
         self.processor = processor
         self.has_network = network is not None
         self._network = network
@@ -677,6 +675,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         subfolder: str = "",
         revision: str | None = None,
         network: str | os.PathLike | None = None,
+        max_history: int | None = None,
         **kwargs,
     ) -> "UniversalItemTokenizer":
         """Loads a tokenizer from a folder or a Hub repository; its network is fetched and read when first needed.
@@ -689,6 +688,7 @@ class UniversalItemTokenizer(PushToHubMixin):
                 commit.
             network (`str` or `os.PathLike`, *optional*): folder or Hub id of the network that tokenizes new items,
                 where it is not where an index-only copy says. A copy whose network is not there says so in a warning.
+            max_history (`int`, *optional*): in place of the one that was saved.
             kwargs: `token`, `cache_dir`, `local_files_only`, `force_download`, as everywhere in transformers.
 
         Raises:
@@ -706,6 +706,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             revision = folder.name  # the commit
         folder = folder / subfolder
         tokenizer = cls._from_folder(folder)
+        if max_history is not None:
+            tokenizer.max_history = _checked(max_history)
         tokenizer._hub_arguments = hub
         if index_only:
             tokenizer.network_reference = None
@@ -766,6 +768,12 @@ class UniversalItemTokenizer(PushToHubMixin):
                     f"{folder}: the index has the level sizes {index.level_sizes}, the network {sizes}."
                 )
         return tokenizer
+
+
+def _checked(max_history: int) -> int:
+    if isinstance(max_history, bool) or not 1 <= max_history <= MAX_HISTORY:
+        raise ValueError(f"max_history must be between 1 and {MAX_HISTORY}, got {max_history}.")
+    return max_history
 
 
 def _read_index(folder: Path) -> ItemIndex:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
 
 from modeling_utgrec import UTGRecConfig, UTGRecForConditionalGeneration, UTGRecTokenizerModel
 from tokenization_items import tokenization_items as module
@@ -339,6 +339,18 @@ def test_a_network_that_has_changed_takes_no_other_s_place(folder, change):
     again = UniversalItemTokenizer.from_pretrained(folder)
     again.add_items([{"item_id": "newer", "description": "text"}])
     assert again.index.item_ids[-2:] == ["new", "newer"]
+
+
+@pytest.mark.parametrize("load", [UniversalItemTokenizer.from_pretrained, AutoTokenizer.from_pretrained])
+def test_a_history_of_another_length(filled, tmp_path, load):
+    UTGRecForConditionalGeneration(recommender_config(filled.network)).save_pretrained(tmp_path)
+    filled.fingerprint = None
+    filled.save_pretrained(tmp_path, include_network=False)
+    histories = [filled.index.item_ids[:5]]
+    lengths = [len(load(tmp_path, **given)(histories)["input_ids"][0]) for given in ({}, {"max_history": 2})]
+    assert lengths == [3 * filled.index.num_levels, 2 * filled.index.num_levels]
+    with pytest.raises(ValueError, match="max_history must be between 1 and .*, got 0"):
+        load(tmp_path, max_history=0)
 
 
 def test_a_failed_save_leaves_the_old_file(folder, filled, monkeypatch):
