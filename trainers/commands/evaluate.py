@@ -190,6 +190,12 @@ def ranker_of(
         )
     except ValueError as error:
         raise ValueError(f"{flag} {name}: {error}") from error
+    longest = getattr(ranker, "max_history", None) or 0
+    if 0 < arguments.max_history < longest:
+        print(
+            f"{flag} {name} reads {longest} items of a history and gets {arguments.max_history}: with --max_history "
+            f"{longest} it is judged as its training did."
+        )
     if getattr(ranker, "remembers", None) == "all":
         print(
             f"{flag} {name}: its memory counts all interactions that it was made of, as one for serving does. If they "

@@ -169,6 +169,17 @@ def test_seeds(run, tmp_path):
         run("--recommender", *seeds)
 
 
+def test_that_a_model_gets_less_than_it_reads_is_said(data, tmp_path, capsys):
+    config = SASRecConfig(num_items=len(IDS), hidden_size=8, num_heads=1, max_history=30)
+    SASRecForNextItem(config).save_pretrained(tmp_path / "model")
+    flags = ["--data", str(data), "--recommender", str(tmp_path / "model"), "--intervals", "0", "--json", "-"]
+    for more, limit in (([], 20), (["--max_history", "30"], 30), (["--max_history", "0"], 30)):
+        run_command("evaluate", [*flags, *more])
+        said = capsys.readouterr()
+        assert json.loads(said.out)["max_history"] == limit
+        assert ("reads 30 items of a history and gets 20" in said.err) == (limit == 20)
+
+
 def test_a_memory_of_all_interactions_is_said_to_know_what_is_to_be_found(data, tmp_path, capsys):
     sequences = [json.loads(line) for line in (data / "sequences.jsonl").read_text().splitlines()]
     orders = [

@@ -194,7 +194,8 @@ def test_every_row_is_of_its_ranker_under_the_protocol_that_was_asked_for(workpl
         own = row["model"] == "rq-kmeans"
         name = tmp_path / "run" / "recommender" if own else row["model"]
         ranker = load_ranker(name, interactions, embeddings=workplace / "texts", num_beams=10)
-        expected = evaluate(ranker, interactions, mask_seen=True, identifiers=raw_codes if own else None)
+        identifiers = raw_codes if own else None
+        expected = evaluate(ranker, interactions, mask_seen=True, max_history=None, identifiers=identifiers)
         assert {key: row[key] for key in expected if key != "name"} == {
             key: value for key, value in json.loads(json.dumps(expected)).items() if key != "name"
         }
