@@ -171,7 +171,10 @@ def finetune_tokenizer(
     """The item tokenizer for the new domain: pre-trained and fine-tuned, pre-trained only, or from scratch; and who
     trained it."""
     if arguments.pretrained and (arguments.tokenizer_mode == "frozen" or not arguments.train_users):
-        return pretrained_tokenizer(arguments), None
+        tokenizer = pretrained_tokenizer(arguments)
+        if arguments.train_users:
+            tokenizer.max_history = max_history
+        return tokenizer, None
     catalogue, _ = joint_catalogue(domains)
     latents = image_targets(catalogue, network_arguments)
     if arguments.pretrained:

@@ -321,6 +321,7 @@ def save_recommender(
         recommender.save_pretrained(working, state_dict=weights)
         if tokenizer is not None:
             tokenizer.check_recommender(recommender)
+            tokenizer.max_history = recommender.config.max_history  # an item tokenizer's training may have had another
             tokenizer.save_pretrained(working, include_network=False)
         if item_ids is not None:
             save_item_ids(working, item_ids)

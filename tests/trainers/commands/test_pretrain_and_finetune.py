@@ -237,8 +237,12 @@ def test_frozen_tokenizer(run, workplace, pretrained, tmp_path):
         "finetune.py",
         *downstream(workplace, tmp_path),
         *("--pretrained", pretrained[0], "--tokenizer_mode", "frozen", "--mask_seen"),
+        *("--recommender.max_history", 7),
     )
     assert_equal(models[str(tmp_path / "tokenizer")], pretrained[1][str(pretrained[0] / "tokenizer")])
+    for folder in ("tokenizer", "recommender"):  # what reads histories for a recommender of 7 items
+        assert UniversalItemTokenizer.from_pretrained(tmp_path / folder).max_history == 7
+    assert UniversalItemTokenizer.from_pretrained(pretrained[0] / "tokenizer").max_history == 5
     row, *_ = json.loads((tmp_path / "results.json").read_text())
     assert row["seen"] == "masked" and row["model"] == tmp_path.name
 
