@@ -256,6 +256,9 @@ class UniversalItemTokenizer(PushToHubMixin):
     ) -> AssignmentReport:
         """Gives new items their semantic IDs; those given before never change.
 
+        A digest of each item's content is kept beside the index, see [`~UniversalItemTokenizer.update_items`]; of
+        [`ContentEmbeddings`] there is none.
+
         Args:
             catalogue (`Catalogue` or `ContentEmbeddings`): a [`Catalogue`], or what [`Catalogue.from_records`] takes:
                 a `datasets.Dataset`, a data frame, or dicts with `item_id`, text fields and `image`. For RecBase's
@@ -285,7 +288,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             collisions = "digit" if num_codes < self.index.num_levels else "least_distance"
         check_way(collisions)
         self.index.check_collisions(num_codes, collisions)
-        titles = None
+        titles, digests = None, None
         if not isinstance(catalogue, ContentEmbeddings):
             catalogue = self._as_catalogue(catalogue)
             catalogue.check(images=False)
@@ -297,9 +300,15 @@ class UniversalItemTokenizer(PushToHubMixin):
         if collisions != "digit":
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
+        if not isinstance(catalogue, ContentEmbeddings):
+            digests = content_digests(catalogue, self._reads_images)
         report = self.index.assign(
             catalogue.item_ids, codes, residuals, self.level_vectors(), titles, collisions, content, content_encoder
         )
+        if digests is not None:
+            rows = np.arange(len(digests))
+            provenance = updated_provenance(self.index, catalogue.item_ids, digests, rows, rows, codes)
+            self.index.set_provenance(provenance)
         return replace(report, residuals=residuals) if keep_residuals else report
 
     def _as_catalogue(self, items: Any) -> Catalogue:
@@ -316,6 +325,10 @@ class UniversalItemTokenizer(PushToHubMixin):
             _ = self.encoding_network
         assert self.processor is not None
         return self.processor
+
+    @property
+    def _reads_images(self) -> bool:
+        return getattr(self.loaded_processor, "image_processor", None) is not None
 
     def level_vectors(self) -> list[np.ndarray]:
         """The network's code vectors of each level, float32 `[codes, dim]`; errors as those of `network`."""
@@ -368,7 +381,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         catalogue = self._as_catalogue(catalogue)
         catalogue.check(images=False, rows=())
         check_ids(self.index, catalogue.item_ids, catalogue.name)
-        reads_images = getattr(self.loaded_processor, "image_processor", None) is not None
+        reads_images = self._reads_images
         digests = content_digests(catalogue, reads_images)
         changes = compare_items(self.index, catalogue.item_ids, digests)
         if remove_missing and 0 < len(self.index) == len(changes.missing):

@@ -112,8 +112,22 @@ def test_drift_is_that_of_tokenizing_all_anew(tokenizer):
     assert drift.sharing_codes == sum(given.count(each) > 1 for each in given)
 
 
+def test_what_is_known_of_items_begins_with_adding_them(tokenizer):
+    """A recommender's training adds its items: what has changed by the first day after it is seen."""
+    tokenizer.add_items(records(range(5)))
+    tokenizer.add_items(records([5]))
+    update = tokenizer.update_items(records(range(7), changed=(2,)), retokenize=True)
+    assert update.changed == update.retokenized == ["i2"] and update.unknown == 0 and update.drift.num_known == 7
+    other = UniversalItemTokenizer.from_network(*network_of_texts())
+    other.update_items(records(range(6)))
+    other.update_items(records(range(7), changed=(2,)), retokenize=True)
+    for ours, theirs in zip(tokenizer.index.provenance, other.index.provenance, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_items_of_which_nothing_was_known_are_taken_as_they_are(tokenizer):
     tokenizer.add_items(records(range(5)))
+    tokenizer.index.set_provenance(None)
     update = tokenizer.update_items(records(range(6), changed=(2,)), retokenize=True)
     assert update.unknown == 5 and not update.changed and not update.retokenized and update.drift.num_known == 1
     assert tokenizer.update_items(records(range(6))).changed == ["i2"]

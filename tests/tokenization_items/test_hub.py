@@ -174,7 +174,8 @@ def test_the_pipeline_reads_index_and_model_of_one_revision(hub, tokenizer, reco
 
 def test_an_index_needs_no_weights(hub_server, hub, tokenizer, recommender):
     tokenizer.push_to_hub(repo_id := hub.new_repo("tokenizer"))
-    for index_only, wanted in ((True, {"item_index.safetensors"}), (False, {"item_index.safetensors"})):
+    wanted = {"item_index.safetensors", "item_provenance.safetensors"}
+    for index_only in (True, False):
         hub_server.log.clear()
         pulled = UniversalItemTokenizer.from_pretrained(repo_id, index_only=index_only, force_download=True)
         assert pulled.encode("item-1") == tokenizer.encode("item-1")

@@ -367,6 +367,7 @@ def test_index_only_copy(filled, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "item_ids.json",
         "item_index.safetensors",
+        "item_provenance.safetensors",
         TOKENIZER_FILE,
     ]
     forbid_networks(monkeypatch)
