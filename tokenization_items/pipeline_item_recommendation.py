@@ -266,11 +266,9 @@ class ItemRecommendationPipeline(Pipeline):
         tokens[known] = index.encode_batch([ids[at] for at in known])  # type: ignore[misc]  # no None is known
         if new:
             self.tokenizer.encoding_network.to(self.device)  # type: ignore[arg-type]
-            processor = self.tokenizer.processor  # which came with the network
-            assert processor is not None
-            fields = self.tokenizer.text_fields
+            fields, template = self.tokenizer.text_fields, self.tokenizer.template
             records = [{**dict.fromkeys(fields, ""), **item, "item_id": str(at)} for at, item in new.items()]
-            catalogue = Catalogue.from_records(records, fields, name="history", template=processor.template)
+            catalogue = Catalogue.from_records(records, fields, name="history", template=template)
             catalogue.check(images=False)
             codes, _ = self.tokenizer.compute_codes(catalogue, progress=False)
             # Where items with the same codes have digits it is as the first of them.

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +52,7 @@ from tokenization_items.network_reference import (
 )
 from tokenization_items.processing_items import PROCESSOR_FILE, ItemProcessor
 from tokenization_items.sharded_index import MANIFEST_NAME, SHARDED_NAME, ShardedItemIndex
+from tokenization_items.text_template import TextTemplate
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +61,7 @@ TOKENIZER_FILE = "item_tokenizer_config.json"
 SETTINGS: dict[str, tuple[type, ...]] = {"fingerprint": (str, type(None)), "max_history": (int,)}
 SETTINGS |= {"index_sha256": (str, type(None)), "network": (dict, type(None)), "domain_mean": (list, type(None))}
 SETTINGS |= {"text_fields": (list, type(None))}
+SETTINGS |= {"introduction": (str, type(None)), "max_field_characters": (int, type(None))}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -99,6 +101,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             taken off the vectors of the items, see [`~UniversalItemTokenizer.mean_of`].
         text_fields (`tuple[str, ...]`): fields that the texts of its items are put together from: those of the
             catalogue that it was given first.
+        template ([`TextTemplate`], *optional*): what puts them together: that of the same catalogue, such as with an
+            introduction of its domain, or else the processor's.
     """
 
     pad_token_id = PAD_TOKEN_ID  # of the histories; these two are what a transformers pipeline asks a tokenizer for
@@ -122,6 +126,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         self.network_reference: NetworkReference | None = None
         self.domain_mean: np.ndarray | None = None
         self.text_fields: tuple[str, ...] = TEXT_FIELDS
+        self._template: TextTemplate | None = None  # where it is another than the processor's
         self._hub_arguments: dict[str, Any] = {}
         self._memory: StoredMemory | None = None
         self._memory_file: Path | None = None  # from which it is read when it is first asked for
@@ -263,7 +268,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue (`Catalogue` or `ContentEmbeddings`): a [`Catalogue`], or what [`Catalogue.from_records`] takes:
                 a `datasets.Dataset`, a data frame, or dicts with `item_id`, text fields and `image`. For RecBase's
                 network a catalogue must have been made with a template ([`TextTemplate`]); other records get the
-                processor's, and `text_fields` of this tokenizer. Networks that read embeddings take
+                `template` and `text_fields` of this tokenizer. Networks that read embeddings take
                 [`ContentEmbeddings`], and an RQ-VAE nothing else.
             collisions (`str`, *optional*): how items to which the network gives the same codes are told apart, see
                 [`~tokenization_items.collisions`]: `"least_distance"`, `"nearest_first"` (UTGRec's order) or `"digit"`
@@ -294,7 +299,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             catalogue.check(images=False)
             titles = catalogue.titles
             if not len(self.index):
-                self.text_fields = catalogue.text_fields
+                self.text_fields, self.template = catalogue.text_fields, catalogue.template
         self.index.check_new(catalogue.item_ids)
         self.index.check_content(catalogue.item_ids, content, content_encoder)
         if collisions != "digit":
@@ -315,7 +320,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         """Items as the network reads them, of whatever [`Catalogue.from_records`] takes."""
         if isinstance(items, Catalogue):
             return items
-        return Catalogue.from_records(items, self.text_fields, template=self.loaded_processor.template)
+        return Catalogue.from_records(items, self.text_fields, template=self.template)
 
     @property
     def loaded_processor(self) -> Processor:
@@ -325,6 +330,14 @@ class UniversalItemTokenizer(PushToHubMixin):
             _ = self.encoding_network
         assert self.processor is not None
         return self.processor
+
+    @property
+    def template(self) -> TextTemplate | None:
+        return self.loaded_processor.template if self._template is None else self._template
+
+    @template.setter
+    def template(self, template: TextTemplate | None) -> None:
+        self._template = None if template == self.loaded_processor.template else template
 
     @property
     def _reads_images(self) -> bool:
@@ -408,7 +421,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         if not has_digits:
             check_capacity(len(changes.added), len(index), index.level_sizes)
         if not len(self.index):
-            self.text_fields = catalogue.text_fields
+            self.text_fields, self.template = catalogue.text_fields, catalogue.template
         codes, residuals, vectors = np.zeros((0, index.num_levels), np.int64), None, None
         if len(rows):
             codes, residuals = self.compute_codes(catalogue.select(rows), state=state, **arguments)
@@ -630,6 +643,8 @@ class UniversalItemTokenizer(PushToHubMixin):
             values["domain_mean"] = self.domain_mean.tolist()
         if self.text_fields != TEXT_FIELDS:
             values["text_fields"] = list(self.text_fields)
+        if self._template is not None:
+            values |= asdict(self._template)
         with temporary_folder(folder) as made:  # before the index, which without them would fit to nothing
             write_json(made / TOKENIZER_FILE, values)
             if memory is not None:
@@ -761,6 +776,9 @@ class UniversalItemTokenizer(PushToHubMixin):
             )
         try:
             tokenizer = cls(index, values["fingerprint"], values["max_history"])
+            if values["introduction"] is not None:
+                given = (values["introduction"], values["max_field_characters"])
+                tokenizer._template = TextTemplate(*(value for value in given if value is not None))
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         if (folder / MEMORY_NAME).is_file():

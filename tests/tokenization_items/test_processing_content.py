@@ -165,10 +165,27 @@ def test_a_broken_domain_mean_is_named(centred, tmp_path, value):
         UniversalItemTokenizer.from_pretrained(tmp_path / "items")
 
 
-def test_domains_may_have_an_introduction_of_their_own(folder):
-    tokenizer = UniversalItemTokenizer.from_pretrained(folder)
-    tokenizer.add_items(Catalogue.from_records(make_items(), template=TextTemplate("Describe a violin:")))
-    assert len(tokenizer) == 24
+def test_domains_may_have_an_introduction_of_their_own(folder, tmp_path):
+    """Items that come later, which are records, have it too."""
+    template = TextTemplate("Describe a violin:", 10)
+    more = make_items(24, 24)
+    whole = UniversalItemTokenizer.from_pretrained(folder)
+    assert whole.template == TextTemplate()
+    whole.add_items(Catalogue.from_records(make_items(), template=template))
+    whole.save_pretrained(tmp_path / "items", include_network=False)
+    whole.save_pretrained(tmp_path / "again", include_network=False)
+    for name in ("items", "again"):
+        later = UniversalItemTokenizer.from_pretrained(tmp_path / name)
+        assert later.template == template
+        codes, _ = later.compute_codes(more)
+        wanted, _ = whole.compute_codes(Catalogue.from_records(more, template=template))
+        np.testing.assert_array_equal(codes, wanted)
+        assert later.update_items(make_items()).is_empty
+    assert (codes != UniversalItemTokenizer.from_pretrained(folder).compute_codes(more)[0]).any()
+    settings = json.loads((file := tmp_path / "items" / "item_tokenizer_config.json").read_text())
+    file.write_text(json.dumps(settings | {"max_field_characters": 0}))
+    with pytest.raises(ValueError, match="item_tokenizer_config.json: max_field_characters must be at least 1"):
+        UniversalItemTokenizer.from_pretrained(file.parent)
 
 
 def test_items_with_identical_or_no_text_get_identifiers_of_their_own(folder):

@@ -265,7 +265,8 @@ def run_on_ray(arguments: TokenizeArguments) -> dict[str, Any]:
             report = tokenize_shards(tokenizer, task, workers, arguments.allow_collapsed_codes, bars)
         print(report)
         index = ShardedItemIndex(task.index)
-        tokenizer.index, tokenizer.text_fields = index, shards.text_fields
+        tokenizer.index = index
+        tokenizer.text_fields, tokenizer.template = shards.text_fields, shards.template
         tokenizer.save_pretrained(output_dir, include_network=not arguments.index_only)
         rest = (index.nbytes - index.text_bytes) / len(index)
         print(f"{len(index):,} semantic IDs, {rest:.1f} bytes an item beside the texts of ids and titles")
@@ -313,7 +314,7 @@ def template_of(arguments: TokenizeArguments, tokenizer: UniversalItemTokenizer)
     Raises:
         SystemExit: an introduction for a tokenizer that reads none.
     """
-    template = tokenizer.loaded_processor.template
+    template = tokenizer.template
     if arguments.introduction is None:
         return template
     if template is None:

@@ -311,7 +311,7 @@ class Explorer:
         if sum(map(len, fields.values())) > MOST_CHARACTERS:
             raise ValueError(f"The product's texts are too long: at most {MOST_CHARACTERS:,} characters are read.")
         tokenizer = self.recommender.tokenizer
-        template = tokenizer.loaded_processor.template
+        template = tokenizer.template
         record: dict[str, Any] = {"item_id": NEW_ITEM, **dict.fromkeys(tokenizer.text_fields, ""), **fields}
         record |= {} if image is None else {"image": image}
         catalogue = Catalogue.from_records([record], tokenizer.text_fields, name=NEW_ITEM, template=template)

@@ -30,6 +30,7 @@ from tokenization_items.item_embeddings import ContentEmbeddings, EmbeddingError
 from tokenization_items.network_reference import NetworkReference
 from tokenization_items.processing_content import ContentProcessor
 from tokenization_items.text_encoders import TextEncoder
+from tokenization_items.text_template import TextTemplate
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.embedding_tokenizer_trainer import (
     EmbeddingRows,
@@ -123,6 +124,7 @@ def recbase_tokenizer(
     resume: bool = False,
     max_history: int = 20,
     text_fields: tuple[str, ...] = TEXT_FIELDS,
+    templates: Mapping[str, TextTemplate] | None = None,
     allow_collapsed: bool = False,
     **config,
 ) -> RecBaseItems:
@@ -140,6 +142,8 @@ def recbase_tokenizer(
         max_history (`int`, *optional*, defaults to 20): of the tokenizers, items that a recommender will read.
         text_fields (`tuple[str, ...]`, *optional*, defaults to `TEXT_FIELDS`): fields that the texts were put together
             from, as those of new items will be.
+        templates (`Mapping[str, TextTemplate]`, *optional*): for each domain what put them together, likewise; by
+            default that of the network.
         allow_collapsed (`bool`, *optional*, defaults to `False`): take codes that nearly all items of a domain share.
         config: further arguments of [`RecBaseTokenizerConfig`].
 
@@ -195,6 +199,8 @@ def recbase_tokenizer(
     for name, content in contents.items():
         tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
         tokenizers[name].text_fields = text_fields
+        if templates is not None:
+            tokenizers[name].template = templates[name]
         assignment = tokenizers[name].add_items(content, keep_residuals=True)
         assignment.check_collapse(network_config.level_sizes, allow_collapsed)
         assignments[name] = assignment
@@ -234,7 +240,9 @@ def recbase_tokenizer_of_catalogues(
         for catalogue in catalogues:
             embed_items(catalogue, encoder, folder / catalogue.name)
     domains = {catalogue.name: load_content(folder / catalogue.name) for catalogue in catalogues}
-    return recbase_tokenizer(domains, output_dir, text_fields=catalogues[0].text_fields, **arguments)
+    templates = {catalogue.name: catalogue.template for catalogue in catalogues if catalogue.template is not None}
+    fields = catalogues[0].text_fields
+    return recbase_tokenizer(domains, output_dir, text_fields=fields, templates=templates, **arguments)
 
 
 def codes_report(codes: np.ndarray, network: RecBaseTokenizerModel) -> dict[str, Any]:

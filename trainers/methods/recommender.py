@@ -308,7 +308,7 @@ class Recommender:
             ValueError: the semantic IDs were not made of texts, or by an earlier version that kept no network.
         """
         tokenizer = self.tokenizer
-        template = tokenizer.loaded_processor.template
+        template = tokenizer.template
         known = known_columns(self.journal, self.facts)
         catalogue, how = read_items(products, columns, known, tokenizer.text_fields, template)
         if not isinstance(how, str):

@@ -136,6 +136,8 @@ def test_pretraining_writes_a_tokenizer_of_all_domains(pretrained):
     assert "RecBase item tokenizer for" in card.text and "zhou2025recbase" in card.text
     first = json.loads((pretrained / "embeddings" / PRETRAINING_DOMAINS[0] / "embeddings.json").read_text())
     assert first["template"]["introduction"] == "Describe a thing:"
+    items = [UniversalItemTokenizer.from_pretrained(pretrained / "items" / name) for name in PRETRAINING_DOMAINS[:2]]
+    assert [each.template.introduction for each in items] == ["Describe a thing:", "Describe an item:"]
 
 
 def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp_path, capsys, monkeypatch):
@@ -187,6 +189,7 @@ def test_zero_shot_folders_recommend(run, pretrained, workplace, tmp_path, monke
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     runpy.run_path(str(EXAMPLES / "tokenize_items.py"), run_name="__main__")
     tokenizer = UniversalItemTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.template.introduction == "Describe a tool:"
     recommender = load_model(pretrained / "recommender")
     histories = [tokenizer.index.item_ids[:3], tokenizer.index.item_ids[7:8]]
     output = recommender.recommend(**tokenizer(histories, return_tensors="pt"), trie=tokenizer.trie, num_items=4)
