@@ -17,6 +17,7 @@ from accelerate import PartialState
 from modeling_utgrec import RecBaseForCausalLM
 from tokenization_items import UniversalItemTokenizer
 from tokenization_items.item_index import CODES_NAME
+from tokenization_items.text_template import TextTemplate
 from trainers.arguments import parse_sections
 from trainers.commands.finetuning import (
     MADE,
@@ -102,7 +103,7 @@ def run(
         recommender=(recommender_arguments, training),
     )
     place_training(training, output / "checkpoints" / "recommender", arguments.seed)
-    domain = load_domain(arguments, tokenizer_arguments.templates())
+    domain = load_domain(arguments, tokenizer_arguments.templates(template_of_pretraining(arguments)))
     if arguments.train_users:
         check_validated(domain.interactions, training, domain.name)
     start = pretrained_recommender(arguments)
@@ -125,6 +126,14 @@ def run(
     facts = {"license": arguments.license, "num_items": len(tokenizer)}
     patience = recommender_arguments.early_stopping_patience
     return train_and_evaluate(recommender, tokenizer, domain, training, arguments, facts, patience)
+
+
+def template_of_pretraining(arguments: FinetuneArguments) -> TextTemplate | None:
+    """What puts together the texts that a pre-trained item tokenizer reads; None where there is none."""
+    if arguments.pretrained is None:
+        return None
+    tokenizer = pretrained_tokenizer(arguments)
+    return tokenizer.template if tokenizer.has_network else None
 
 
 def recbase_semantic_ids(

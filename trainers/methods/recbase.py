@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,18 +67,24 @@ class RecBaseTokenizerArguments:
     )
     restart_passes: int = field(default=20, metadata={"help": "Steps before an unused code starts anew; 0: never."})
 
-    def templates(self) -> dict[str, TextTemplate]:
+    def templates(self, pretrained: TextTemplate | None = None) -> dict[str, TextTemplate]:
         """The template of each domain, and under "" that of the others; see [`load_domains`].
+
+        Args:
+            pretrained (`TextTemplate`, *optional*): of a pre-trained tokenizer, in place of the defaults.
 
         Raises:
             ValueError: an introduction names no domain.
         """
-        templates = {"": TextTemplate(self.introduction, self.max_field_characters)}
+        usual = TextTemplate() if pretrained is None else pretrained
+        given = TextTemplate(self.introduction, self.max_field_characters)
+        changed = {name: value for name, value in asdict(given).items() if value != getattr(TextTemplate(), name)}
+        templates = {"": replace(usual, **changed)}
         for each in self.introductions:
             domain, equals, introduction = each.partition("=")
             if not (domain and equals):
                 raise ValueError(f"introductions are domain=text, such as 'movies=Describe a movie:', got {each!r}.")
-            templates[domain] = TextTemplate(introduction, self.max_field_characters)
+            templates[domain] = replace(templates[""], introduction=introduction)
         return templates
 
 

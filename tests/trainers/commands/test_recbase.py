@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, pipeline
 
 from hub_cards import load_values
 from modeling_utgrec import RecBaseForCausalLM, RecBaseTokenizerModel
-from tokenization_items import ItemIndex, TokenizerMismatchError, UniversalItemTokenizer
+from tokenization_items import ItemIndex, TextTemplate, TokenizerMismatchError, UniversalItemTokenizer
 from trainers.arguments import find_config, parse_sections
 from trainers.commands import choose_method
 from trainers.commands.pretrain_recbase import PretrainArguments
@@ -27,7 +27,14 @@ from trainers.data.domains import load_domains
 from trainers.data.synthetic import DOWNSTREAM_DOMAIN, PRETRAINING_DOMAINS, write_all
 from trainers.evaluation.protocol import evaluate
 from trainers.evaluation.zero_shot import training_of
-from trainers.methods.recbase import RECBASE_SECTIONS, RecBaseArguments, codebooks_of, load_semantic_ids, new_recbase
+from trainers.methods.recbase import (
+    RECBASE_SECTIONS,
+    RecBaseArguments,
+    RecBaseTokenizerArguments,
+    codebooks_of,
+    load_semantic_ids,
+    new_recbase,
+)
 from trainers.methods.semantic_ids import rq_kmeans_tokenizer
 from trainers.rankers.generative import GenerativeRanker, load_model
 
@@ -101,6 +108,7 @@ def pretrained(run, workplace):
     data = [workplace / "data" / name for name in PRETRAINING_DOMAINS]
     introduction = f"{PRETRAINING_DOMAINS[0]}=Describe a thing:"
     more = ("--recommender.domain_temperature", 2, "--tokenizer.introductions", introduction)
+    more += ("--tokenizer.introduction", "Describe a product:")
     run("pretrain.py", "--data", *data, "--output_dir", folder, *more)
     return folder
 
@@ -137,7 +145,7 @@ def test_pretraining_writes_a_tokenizer_of_all_domains(pretrained):
     first = json.loads((pretrained / "embeddings" / PRETRAINING_DOMAINS[0] / "embeddings.json").read_text())
     assert first["template"]["introduction"] == "Describe a thing:"
     items = [UniversalItemTokenizer.from_pretrained(pretrained / "items" / name) for name in PRETRAINING_DOMAINS[:2]]
-    assert [each.template.introduction for each in items] == ["Describe a thing:", "Describe an item:"]
+    assert [each.template.introduction for each in items] == ["Describe a thing:", "Describe a product:"]
 
 
 def test_a_catalogue_without_interactions_is_read_and_walked(run, workplace, tmp_path, capsys, monkeypatch):
@@ -215,6 +223,16 @@ def test_finetuning_goes_on_from_the_pretrained_weights(run, workplace, pretrain
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not torch.equal(before["lm_head.weight"], tuned["lm_head.weight"])
+
+
+def test_a_new_domains_texts_are_as_those_of_the_pretraining(finetuned, pretrained):
+    items = UniversalItemTokenizer.from_pretrained(finetuned / "recommender")
+    assert items.template == TextTemplate("Describe a product:")
+    flags = RecBaseTokenizerArguments(introductions=["a=Describe a drum:"], max_field_characters=9)
+    assert flags.templates(items.template) == {
+        "": TextTemplate("Describe a product:", 9),
+        "a": TextTemplate("Describe a drum:", 9),
+    }
 
 
 def test_new_recommender_is_the_flags(run, workplace, pretrained, tmp_path):
