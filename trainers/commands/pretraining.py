@@ -113,7 +113,8 @@ def write_semantic_ids(
         reports[name].check_collapse(tokenizers[name].index.level_sizes, allow_collapsed)
     for name, items in tokenizers.items():
         save_tokenizer(items, output / "items" / name, include_network=False)
-    tell_health(output / "tokenizer", health_of_domains(tokenizer.encoding_network, reports, catalogues, domains))
+    health = health_of_domains(tokenizer.encoding_network, reports, catalogues, domains)
+    tell_health(output / "tokenizer", health, keep_others=True)  # those tokenized before, of which items/ keeps theirs
     print(f"{shared_semantic_ids(tokenizers):,} items have a semantic ID that an item of another domain has too.")
 
 

@@ -66,8 +66,13 @@ def health_of_domains(
     }
 
 
-def tell_health(folder: str | Path, health: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the health on each catalogue, by its name, into the card of an item tokenizer, if it has one."""
+def tell_health(folder: str | Path, health: Mapping[str, Mapping[str, Any]], keep_others: bool = False) -> None:
+    """Writes the health on each catalogue, by its name, into the card of an item tokenizer, if it has one; beside that
+    on other catalogues that the card tells of, or in its place."""
     values = load_values(folder)
     if isinstance(values, ModelCardValues):
-        save_card(folder, replace(values, **health_facts(health)))
+        facts = health_facts(health)
+        if keep_others:
+            for name, rows in facts.items():
+                facts[name] = [row for row in getattr(values, name) or [] if row["Catalogue"] not in health] + rows
+        save_card(folder, replace(values, **facts))

@@ -154,6 +154,11 @@ def test_the_stages_one_by_one_give_the_same(run, pretrained, workplace, tmp_pat
         models |= run("pretrain.py", "--data", *data, "--output_dir", tmp_path, "--stage", stage)
     for part in ("tokenizer", "recommender"):
         assert_equal(models[str(tmp_path / part)], pretrained[1][str(pretrained[0] / part)])
+    before = load_values(tmp_path / "tokenizer")
+    run("pretrain.py", *downstream(workplace, tmp_path), "--stage", "tokenize", "--overwrite")
+    after = load_values(tmp_path / "tokenizer")
+    assert after.health[:-1] == before.health and after.health[-1]["Catalogue"] == DOWNSTREAM_DOMAIN
+    assert after.attribute_information[: len(before.attribute_information)] == before.attribute_information
 
 
 def test_finetuned_models_load_as_they_were(finetuned, workplace):
