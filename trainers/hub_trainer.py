@@ -278,6 +278,8 @@ class HubTrainer(Trainer):
                 f"Not finite at step {self.state.global_step}: {', '.join(broken)}. The training diverged: lower the "
                 "learning rate."
             )
+        if "train_loss" in logs and not self._made_steps:  # resumed at its end: 0 is the mean of no loss
+            del logs["train_loss"]
         if self._began is not None:
             if self._seconds_before is None:  # those of the training that was resumed
                 earlier = last_entry(self.state.log_history, "train_seconds")

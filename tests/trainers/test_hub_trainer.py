@@ -287,6 +287,7 @@ def test_the_evaluation_at_an_epochs_end_comes_after_its_last_checkpoint(tmp_pat
         resumed = make(f"resumed{step}")
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert log_without_times(resumed) == log_without_times(whole)
+        assert any("train_loss" in entry for entry in resumed.state.log_history) == (step < whole.state.max_steps)
         assert torch.equal(torch.get_rng_state(), state)
         for name, value in whole.model.state_dict().items():
             assert torch.equal(resumed.model.state_dict()[name], value), name
