@@ -145,7 +145,7 @@ class ItemRecommendationPipeline(Pipeline):
         """
         if isinstance(inputs, Mapping) or is_id(inputs):
             raise TypeError(f"A history is a list of items, got one item: {inputs!r}")
-        inputs = _listed(inputs)
+        inputs = as_list(inputs)
         if isinstance(inputs, list) and inputs and (isinstance(inputs[0], Mapping) or is_id(inputs[0])):
             return super().__call__([inputs], **kwargs)[0]
         return super().__call__(inputs, **kwargs) if inputs != [] else []
@@ -238,7 +238,7 @@ class ItemRecommendationPipeline(Pipeline):
         self, history: History, exclude_seen: bool = True, on_error: OnError = "raise"
     ) -> dict[str, Any]:
         reason, is_row = "", isinstance(history, Sequence) and not isinstance(history, str | bytes)
-        history = list(history) if is_row else _listed(history)
+        history = list(history) if is_row else as_list(history)
         try:
             tokens = self._tokens(history)
         except (ValueError, KeyError, TypeError) as error:
@@ -400,7 +400,7 @@ def _given_id(item: Any) -> Any:
     return item.get("item_id") if isinstance(item, Mapping) else item
 
 
-def _listed(values: Any) -> Any:
+def as_list(values: Any) -> Any:
     """A list of what a tuple, a column of `datasets`, an array or a series holds; all else, such as data sets, as it
     is."""
     if isinstance(values, Sequence) and not isinstance(values, str | bytes):

@@ -6,9 +6,10 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import UnknownItemError
 from tokenization_items.item_memory import StoredMemory
 from tokenization_items.network_reference import NetworkReference
-from tokenization_items.pipeline_item_recommendation import NETWORK_FOLDER, History, ItemRecommendationPipeline
+from tokenization_items.pipeline_item_recommendation import (
+    NETWORK_FOLDER,
+    History,
+    ItemRecommendationPipeline,
+    as_list,
+)
 from tokenization_items.text_statistics import TF_IDF
 from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
 from trainers.data.domains import Domain
@@ -197,7 +203,8 @@ class Recommender:
 
         Args:
             history (`History` or `Sequence[History]`): ids of one user's items, the oldest first; or several such
-                lists. For an empty one, a new customer, the most popular items come back.
+                lists. Arrays, series and generators are taken for lists. For an empty one, a new customer, the most
+                popular items come back.
             top_k (`int`, *optional*, defaults to 10): items to return.
             exclude_seen (`bool`), allow (`list[str]`), deny (`list[str]`), *optional*: in place of the rules'; items
                 that the rules deny stay denied.
@@ -212,22 +219,19 @@ class Recommender:
             TypeError: one id in place of a list of them.
             ValueError: fewer than one item asked for.
         """
-        if isinstance(history, str | Mapping) or not isinstance(history, Sequence):
+        given = list(history) if isinstance(history, Iterator) else as_list(history)
+        if not isinstance(given, list):
             raise TypeError(f"A history is a list of item ids, got {history!r}.")
-        for name, ids in (("allow", allow), ("deny", deny)):
-            if isinstance(ids, str):  # which is a sequence, too: "12" would be the items "1" and "2"
-                raise TypeError(f"{name} is a list of item ids, got {ids!r}.")
-        if top_k < 1:
-            raise ValueError(f"top_k is at least 1, got {top_k}.")
-        is_one = not history or isinstance(history[0], Mapping) or is_id(history[0])
-        histories: list[Any] = [history] if is_one else [*history]
+        check_top_k(top_k)
+        is_one = not given or isinstance(given[0], Mapping) or is_id(given[0])
+        histories: list[Any] = [given] if is_one else [as_list(each) for each in given]
         rules = self.rules
-        allow = rules.allow if allow is None else allow
-        deny = [*rules.deny, *(deny or ())]
+        allow = rules.allow if allow is None else listed_ids("allow", allow)
+        deny = [*rules.deny, *(() if deny is None else listed_ids("deny", deny))]
         found: list[list[dict[str, Any]]] = [[]] * len(histories)
         # Where nothing knows what is popular, the pipeline says of a new customer that there is no answer, if it may.
         every = self.memory is None and arguments.get("on_error", "raise") != "raise"
-        known = [row for row, each in enumerate(histories) if each or every]
+        known = [row for row, each in enumerate(histories) if each != [] or every]
         if known:
             arguments |= {"top_k": top_k, "exclude_seen": rules.exclude_seen if exclude_seen is None else exclude_seen}
             arguments |= {"allow": allow} if allow is not None else {}
@@ -237,7 +241,7 @@ class Recommender:
                 found[row] = each
         if len(known) < len(histories):
             popular = self._pipeline.popular(top_k, allow, deny)
-            found = [found[row] if each else popular for row, each in enumerate(histories)]
+            found = [popular if each == [] else found[row] for row, each in enumerate(histories)]
         return found[0] if is_one else found
 
     def similar(self, item_id: str, top_k: int = 10) -> list[dict[str, Any]]:
@@ -254,8 +258,9 @@ class Recommender:
 
         Raises:
             UnknownItemError: there is no such item.
-            ValueError: there is no memory with contents.
+            ValueError: there is no memory with contents, or fewer than one item asked for.
         """
+        check_top_k(top_k)
         index, memory, rules = self.tokenizer.index, self.memory, self.rules
         row = int(index.rows([item_id])[0])
         if memory is None or memory.content is None:
@@ -340,8 +345,7 @@ class Recommender:
         Raises:
             UnknownItemError: one of them is not there; none is removed then.
         """
-        if isinstance(item_ids, str):
-            raise TypeError(f"item_ids is a list of item ids, got {item_ids!r}.")
+        item_ids = listed_ids("item_ids", item_ids)
         if len({*item_ids}) == len(self.tokenizer):
             raise ValueError(
                 f"All {len(self.tokenizer)} items were to be removed: there would be nothing to recommend."
@@ -512,6 +516,22 @@ class Recommender:
         if told.get("rows"):
             values["evaluations"] = [Evaluation.from_result(str(told.get("name")), told["rows"][0])]
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
+
+
+def listed_ids(name: str, item_ids: Iterable[Any]) -> list[Any]:
+    """Item ids that are read more than once, whatever holds them. Raises TypeError, which says the name, for one id: a
+    text is a sequence, too, and "12" would be the items "1" and "2"."""
+    if is_id(item_ids) or not isinstance(item_ids, Iterable):
+        raise TypeError(f"{name} is a list of item ids, got {item_ids!r}.")
+    return list(as_list(item_ids))
+
+
+def check_top_k(top_k: Any) -> None:
+    """Raises TypeError or ValueError unless it is a number of items."""
+    if isinstance(top_k, bool) or not isinstance(top_k, Integral):
+        raise TypeError(f"top_k is a whole number, got {top_k!r}.")
+    if top_k < 1:
+        raise ValueError(f"top_k is at least 1, got {top_k}.")
 
 
 def is_within(place: NetworkReference) -> bool:

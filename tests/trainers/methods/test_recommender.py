@@ -91,6 +91,29 @@ def test_a_raw_item_of_unknown_codes_is_read_as_the_item_most_like_it(recommende
     assert "green" in found[0]["title"] and found[0]["score"] > found[5]["score"]
 
 
+def test_arrays_series_and_generators_are_lists(recommender):
+    history, rule = ["sku-1", "sku-5"], ["sku-9", "sku-13"]
+    expected = recommender.recommend([history, []], top_k=3, deny=rule)
+    kinds = (np.array, pl.Series, tuple, lambda values: (value for value in values))
+    for kind in kinds:
+        assert recommender.recommend(kind(history), top_k=3, deny=kind(rule)) == expected[0], kind
+        assert ids(recommender.recommend([history, []], allow=kind(rule))[1]) == ids(
+            recommender.recommend([], allow=rule)
+        )
+    for kind in kinds[:3]:
+        assert recommender.recommend([kind(history), kind([])], top_k=3, deny=rule) == expected
+    assert recommender.recommend((each for each in [history, []]), top_k=3, deny=rule) == expected
+    for value in (None, ""):  # is no customer without orders
+        with pytest.raises(TypeError, match="A history is a list"):
+            recommender.recommend([history, value])
+
+
+def test_a_generator_of_items_to_remove_removes_them():
+    made = Recommender.from_interactions(*tables(12, 20))
+    assert made.remove_items(each for each in ["sku-1", "sku-2"]).removed == ["sku-1", "sku-2"]
+    assert made.remove_items(np.array(["sku-3"])).removed == ["sku-3"] and len(made.tokenizer) == 9
+
+
 @pytest.mark.parametrize("history", [["1"], []])
 def test_one_id_is_no_list_of_rules(history):
     orders = [{"user": user, "item": (user + step) % 13, "time": step} for user in range(20) for step in range(4)]
@@ -102,6 +125,10 @@ def test_one_id_is_no_list_of_rules(history):
     for number in (0, -2):
         with pytest.raises(ValueError, match=f"top_k is at least 1, got {number}"):
             by_numbers.recommend(history, top_k=number)
+        with pytest.raises(ValueError, match=f"top_k is at least 1, got {number}"):
+            by_numbers.similar("1", top_k=number)
+    with pytest.raises(TypeError, match="top_k is a whole number, got 5.0"):
+        by_numbers.recommend(history, top_k=5.0)
 
 
 def test_rules(recommender):
