@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.utils import filter_repo_objects
@@ -241,6 +242,7 @@ def send_folder(
     revision: str | None = None,
     token: str | None = None,
     network: Mapping[str, str] | None = None,
+    **kwargs: Any,
 ) -> CommitInfo:
     """
     Sends what a folder has to publish to a repository that is there; a recommender's gets what serves it, see
@@ -255,6 +257,7 @@ def send_folder(
         network (`Mapping[str, str]`, *optional*): place of the item tokenizer's network on the Hub (`name_or_path`,
             `revision`), for an index-only copy. Where its file names a folder of this machine, this is what is sent
             instead.
+        kwargs: `create_pr` and `commit_description` of the commit.
 
     Raises:
         PublishingError: if the folder holds what must not be published.
@@ -282,6 +285,7 @@ def send_folder(
         allow_patterns=ALLOWED,
         ignore_patterns=[*LEFT_OUT, *([TOKENIZER_FILE] if settings is not None else [])],
         delete_patterns=_outdated(name for name, _ in plan.files) or None,
+        **kwargs,
     )
 
 

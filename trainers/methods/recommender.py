@@ -7,15 +7,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from hub_cards import Evaluation, RecommenderCardValues, named, save_card
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import EntryNotFoundError
+
+from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, named, save_card
 from hub_cards.item_ids import is_id
-from modeling_utgrec.checkpoint_format import Upload
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
 from tokenization_items.catalogue_updates import (
@@ -42,9 +45,9 @@ from trainers.data.domains import Domain
 from trainers.data.item_sources import read_items
 from trainers.data.shop import read_shop
 from trainers.evaluation.comparison import short_table
-from trainers.hub.endpoint import write_endpoint
+from trainers.hub.endpoint import REQUIREMENTS_FILE
 from trainers.hub.model_facts import memory_facts, place_name
-from trainers.hub.upload import ALLOWED, check_text_encoder, text_encoders_of
+from trainers.hub.upload import ALLOWED, check_text_encoder, send_folder, text_encoders_of
 from trainers.methods.daily_catalogue import (
     content_of,
     known_columns,
@@ -418,29 +421,41 @@ class Recommender:
         if self.journal:
             write_journal(working, self.journal)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str = "Upload recommender",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo:
         """
-        Pushes what [`~Recommender.save_pretrained`] writes, and what serves it on Inference Endpoints.
+        Pushes what [`~Recommender.save_pretrained`] writes, and what serves it on Inference Endpoints, see
+        [`send_folder`]. What people changed in the repository's card is kept, as are its requirements.
 
         Args:
             repo_id (`str`): the repository, such as `"org/shop"`; made if need be.
-            kwargs: `private`, `token`, `commit_message`, `revision`, `create_pr` and the like, as in transformers.
+            commit_message, private, token, revision: as in transformers; a branch is made if need be.
+            kwargs: `create_pr` and `commit_description`, as in transformers.
 
         Raises:
             PublishingError: the text encoder that new items need is a folder of this machine.
         """
-
-        def save(folder: str) -> None:
-            self.save_pretrained(folder, repo_id=repo_id)
-            write_endpoint(folder)
-
         self._check_text_encoder()
-        upload = Upload(save)
-        place = self.tokenizer.network_reference
+        api, place = HfApi(token=token), self.tokenizer.network_reference
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         if place is not None and Path(place.name_or_path).is_dir() and not is_within(place):
             self.tokenizer.network_reference = None  # a folder of this machine is of no use on the Hub
         try:
-            return upload.push_to_hub(repo_id, **{"commit_message": "Upload recommender", **kwargs})
+            with tempfile.TemporaryDirectory(prefix="utgrec-") as folder:
+                for name in (CARD_FILE, REQUIREMENTS_FILE):
+                    with suppress(EntryNotFoundError):
+                        shutil.copyfile(api.hf_hub_download(repo_id, name, revision=revision), Path(folder, name))
+                self.save_pretrained(folder, repo_id=repo_id)
+                return send_folder(folder, repo_id, commit_message, revision=revision, token=token, **kwargs)
         finally:
             self.tokenizer.network_reference = place
 

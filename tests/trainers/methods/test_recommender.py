@@ -1,12 +1,13 @@
 """`Recommender`: made of tables, recommending by its rules, and the same after it was saved, pushed and loaded."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -264,6 +265,25 @@ def test_the_same_from_the_hub(recommender, hub):
     loaded = Recommender.from_pretrained(repository)
     assert loaded.recommend(["sku-1", "sku-5"]) == recommender.recommend(["sku-1", "sku-5"])
     assert loaded.rules == recommender.rules
+
+
+@pytest.mark.hub
+def test_a_push_has_the_card_and_leaves_nothing_of_an_earlier_one(recommender, hub):
+    repository = hub.new_repo("shop")
+    recommender.push_to_hub(repository, private=True)
+    text = ModelCard.load(repository).content
+    assert "popularity" in text and "[More Information Needed]" not in text and HfApi().model_info(repository).private
+    changed = text.replace("## Usage", "## Usage, said better")
+    for name, content in (("README.md", changed), ("requirements.txt", "utgrec @ git+https://here\n")):
+        HfApi().upload_file(repo_id=repository, path_or_fileobj=content.encode(), path_in_repo=name)
+    alone = Recommender(recommender.model, recommender.tokenizer, facts=recommender.facts)
+    alone.push_to_hub(repository)
+    assert Recommender.from_pretrained(repository).memory is None
+    assert "said better" in ModelCard.load(repository).content
+    assert "here" in Path(hf_hub_download(repository, "requirements.txt")).read_text(encoding="utf-8")
+    recommender.push_to_hub(repository, "With memory", revision="other")
+    assert Recommender.from_pretrained(repository, "other").memory is not None
+    assert HfApi().list_repo_commits(repository, revision="other")[0].title == "With memory"
 
 
 @pytest.mark.hub
