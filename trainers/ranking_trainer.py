@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -86,6 +86,25 @@ def order_of(args: RankingTrainingArguments) -> dict[str, Any]:
     return {"temperature": args.domain_temperature, "buffer_targets": args.buffer_targets, "seed": args.seed}
 
 
+def check_kinds(name: str, data: Any, kinds: tuple[type, ...], way: str) -> None:
+    """
+    Whether a trainer was given what it takes, or a `dict` of that for several domains.
+
+    Args:
+        name (`str`): of the argument.
+        data (`Any`): what was given.
+        kinds (`tuple[type, ...]`): what it may be.
+        way (`str`): how such data are made.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    for each in domains_of(data).values():
+        if not isinstance(each, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"{name} is {wanted}, got {type(each).__name__}: give it {way}.")
+
+
 def check_training_part(training: Interactions, every: Interactions) -> None:
     """
     Whether a training leaves out what its validation is to find.
@@ -108,8 +127,8 @@ class RankingTrainer(HubTrainer):
     It runs in the precision of the weights, without autocast: the number is the one that the saved model gives later.
     With several processes each one ranks its share of the users.
 
-    `eval_dataset` is the data of one domain or a `dict` of several. A subclass says in `_ranker` who ranks and in
-    `_interactions` for whom.
+    `eval_dataset` is the data of one domain or a `dict` of several. A subclass says in `_ranker` who ranks, in
+    `_interactions` for whom, and in `evaluation_kind` what the data are and how they are made.
 
     The card shows the metrics of the weights that it stands beside, unless `card_facts` has `evaluations`.
 
@@ -119,6 +138,7 @@ class RankingTrainer(HubTrainer):
 
     args: RankingTrainingArguments
     domain = "validation data"
+    evaluation_kind: ClassVar[tuple[type, str]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tests: list[dict[str, Any]] = []  # entries of the log that are no validation
@@ -219,12 +239,14 @@ class RankingTrainer(HubTrainer):
             when there are several domains, and run times. Equal on all processes.
 
         Raises:
+            TypeError: data of another kind.
             ValueError: no data, no user with anything to predict, or weights are sharded (FSDP, ZeRO-3).
         """
         self._check_whole_weights()
         evaluation = self.eval_dataset if eval_dataset is None else eval_dataset
         if evaluation is None:
             raise ValueError("Nothing to evaluate: give the trainer `evaluation`, or evaluate() an `eval_dataset`.")
+        self._check_evaluation("eval_dataset", evaluation)
         self._memory_tracker.start()
         start = time.time()
         results = {name: self._evaluate_domain(data, part) for name, data in domains_of(evaluation).items()}
@@ -245,6 +267,19 @@ class RankingTrainer(HubTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises TypeError: what ranks items has no labels to predict."""
+        raise TypeError(
+            f"{type(self).__name__} predicts no labels: evaluate(part='test') gives the metrics of the test items, "
+            "and a ranker (trainers.load_ranker) of what was saved the items themselves."
+        )
+
+    @classmethod
+    def _check_evaluation(cls, name: str, data: Any) -> None:
+        """Raises TypeError unless data are those of a validation."""
+        kind, way = cls.evaluation_kind
+        check_kinds(name, data, (kind,), way)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
         """As [`HubTrainer`]'s; with `eval_on_start` the weights before the first step may be the best ones, too: a

@@ -24,6 +24,7 @@ from trainers.rankers.generative import GenerativeRanker, item_space
 from trainers.ranking_trainer import (
     RankingTrainer,
     RankingTrainingArguments,
+    check_kinds,
     check_training_part,
     domains_of,
     order_of,
@@ -253,6 +254,7 @@ class RecommenderTrainer(RankingTrainer):
         optimizers (*optional*): optimizer and schedule, see [`~transformers.Trainer`].
 
     Raises:
+        TypeError: data of another kind.
         ValueError: the semantic IDs are not of the model's vocabulary, an item-level model has positions of another
             `max_history`, the training data are all interactions, nothing is left to train on, data loader workers
             would persist while epochs differ, or validation is asked for with sharded weights (FSDP, ZeRO-3).
@@ -274,6 +276,7 @@ class RecommenderTrainer(RankingTrainer):
     # accumulation steps.
     loss_is_scaled_for_ga = False
     card_class = RecommenderCardValues
+    evaluation_kind = EvaluationData, "EvaluationData(interactions, tokenizer.index), of all interactions"
 
     def __init__(
         self,
@@ -286,6 +289,11 @@ class RecommenderTrainer(RankingTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         rows = collator = None
+        if train_dataset is not None and not isinstance(train_dataset, StreamedData):
+            way = "TrainingData(interactions.training_part(), tokenizer.index.encode_batch(interactions.item_ids))"
+            check_kinds("train_dataset", train_dataset, (TrainingData,), way)
+        if evaluation is not None:
+            self._check_evaluation("evaluation", evaluation)
         if isinstance(model.config, ItemLevelConfig) and model.config.max_history != args.max_history:
             raise ValueError(
                 f"The model has positions of {model.config.max_history} items, and max_history is {args.max_history}: "

@@ -16,7 +16,13 @@ from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from trainers.data.interactions import Interactions
 from trainers.rankers.item_rows import check_catalogue, fingerprint_of, load_item_ids, save_item_ids
 from trainers.rankers.sequential import SequentialRanker
-from trainers.ranking_trainer import RankingTrainer, RankingTrainingArguments, check_training_part, order_of
+from trainers.ranking_trainer import (
+    RankingTrainer,
+    RankingTrainingArguments,
+    check_kinds,
+    check_training_part,
+    order_of,
+)
 from trainers.runtime.callbacks import EpochCallback
 from trainers.runtime.interests import InterestsCallback
 from trainers.runtime.processes import weighed, without_repeated
@@ -96,6 +102,7 @@ class SequentialTrainer(RankingTrainer):
         fewer_words (`np.ndarray`, *optional*): for contrastive pre-training, see [`AugmentedCollator`].
 
     Raises:
+        TypeError: data of another kind.
         ValueError: model, interactions and validation differ in their items, no sequence has two items, data loader
             workers would persist while epochs differ, a temperature of domains is given and the interactions are in
             memory, as one domain, the training data are all interactions, or validation is asked for with sharded
@@ -111,6 +118,7 @@ class SequentialTrainer(RankingTrainer):
     """
 
     card_class = SequentialCardValues
+    evaluation_kind = Interactions, "all interactions, not their training part"
 
     def __init__(
         self,
@@ -125,6 +133,11 @@ class SequentialTrainer(RankingTrainer):
         windows: SequenceWindows | None = None
         collator: SequenceCollator | None = None
         self._item_ids: Sequence[str] | None = None
+        if train_dataset is not None:  # as one domain: the catalogue is the model's
+            kinds = (Interactions, SequenceCorpus)
+            check_kinds("train_dataset", {"": train_dataset}, kinds, "interactions.training_part()")
+        if evaluation is not None:
+            self._check_evaluation("evaluation", {"": evaluation})
         for data in (train_dataset, evaluation):
             self._know_items(model, data)
         if isinstance(train_dataset, Interactions) and evaluation is not None:

@@ -412,6 +412,22 @@ def test_mismatches_are_errors_before_training(tmp_path):
         GenerativeRanker(make_model(), data.trie, data.token_table).rank([[1], [2]], 5, [[1]])
 
 
+def test_data_of_another_kind_say_what_to_give(tmp_path):
+    interactions = make_interactions()
+    data = EvaluationData(interactions, make_index(interactions.item_ids))
+    for training in (data, interactions.training_part(), [{"input_ids": [1]}], {"a": interactions}):
+        with pytest.raises(TypeError, match=r"train_dataset is TrainingData, got \w+: give it TrainingData\("):
+            make_trainer(tmp_path, training=training)
+    for evaluation in (interactions, training_of(data), {"a": interactions}):
+        with pytest.raises(TypeError, match=r"evaluation is EvaluationData, got \w+: give it EvaluationData\("):
+            make_trainer(tmp_path, evaluation=evaluation)
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(TypeError, match="eval_dataset is EvaluationData, got Interactions"):
+        trainer.evaluate(interactions)
+    with pytest.raises(TypeError, match="part='test'"):
+        trainer.predict(data)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_parts_of_a_batch_train_as_the_whole(tmp_path, monkeypatch, accumulation):
     values = two_process_training(per_device_train_batch_size=30, gradient_accumulation_steps=accumulation)

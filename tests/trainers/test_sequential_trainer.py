@@ -187,6 +187,16 @@ def test_resumed_run_is_bit_exact(tmp_path, name, loss):
     assert len(entries[0]) == 10 and entries[0] == entries[1]
 
 
+def test_data_of_another_kind_say_what_to_give(tmp_path):
+    interactions = make_interactions()
+    args = SequentialTrainingArguments(str(tmp_path), use_cpu=True)
+    for training in ([["a", "b"]], {"a": interactions}):
+        with pytest.raises(TypeError, match="train_dataset is Interactions or SequenceCorpus, got .*training_part"):
+            SequentialTrainer(make_model(), args, training)
+    with pytest.raises(TypeError, match="evaluation is Interactions, got list: give it all interactions"):
+        SequentialTrainer(make_model(), args, interactions.training_part(), [["a", "b"]])
+
+
 def test_a_checkpoint_of_other_items_is_not_gone_on_with(tmp_path):
     """As of a data folder that was prepared anew: the rows of its items would go on as those of these."""
     make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
