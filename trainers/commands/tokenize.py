@@ -208,7 +208,7 @@ def run(arguments: TokenizeArguments) -> dict[str, Any]:
         elif not update.is_empty or orders is not None:
             if stored is not None:
                 tokenizer.stored_memory = updated_memory(stored, before.item_ids, tokenizer, update, catalogue)
-            with updated_folder(source, tokenizer, update.index_sha256[0]) as working:
+            with updated_folder(source, tokenizer, update.index_sha256[0], stored) as working:
                 shutil.rmtree(working / UNFINISHED, ignore_errors=True)
                 if orders is not None:
                     newest = newest_items(update, read_journal(source))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hub_cards import RecommenderCardValues, load_values, save_card
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.catalogue_updates import CatalogueUpdate
 from tokenization_items.files import read_json_object, updating_folder, write_json
 from tokenization_items.item_index import ItemIndex
-from tokenization_items.item_memory import StoredMemory
+from tokenization_items.item_memory import MEMORY_NAME, StoredMemory
 from tokenization_items.network_reference import NetworkReference
 from tokenization_items.processing_content import EmbeddingProcessor
 from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
@@ -116,7 +117,9 @@ def recall_of_folder(folder: Path, interactions: Interactions, items: Sequence[s
 
 
 @contextmanager
-def updated_folder(folder: Path, tokenizer: UniversalItemTokenizer, index_sha256: str) -> Iterator[Path]:
+def updated_folder(
+    folder: Path, tokenizer: UniversalItemTokenizer, index_sha256: str, memory: StoredMemory | None
+) -> Iterator[Path]:
     """
     A folder with the items of a tokenizer, and their memory, in place of those that it has; what the block changes in
     it, too, is there with its end, in one step. After an error or a kill the folder is as it was.
@@ -125,12 +128,13 @@ def updated_folder(folder: Path, tokenizer: UniversalItemTokenizer, index_sha256
         folder (`Path`): a tokenizer's or a recommender's; networks stay as they are.
         tokenizer ([`UniversalItemTokenizer`]): the items, with their memory if there is one.
         index_sha256 (`str`): checksum of the index that the folder had when it was read.
+        memory ([`StoredMemory`], *optional*): the memory that it had then; None for none.
 
     Yields:
         `Path`: the copy that is changed.
 
     Raises:
-        ValueError: the folder has other items than when it was read, which would be lost.
+        ValueError: the folder has other items, or another memory, than when it was read, which would be lost.
     """
     folder = folder.absolute()
     with updating_folder(folder) as working:
@@ -139,6 +143,11 @@ def updated_folder(folder: Path, tokenizer: UniversalItemTokenizer, index_sha256
             raise ValueError(
                 f"{folder} was changed by another program meanwhile: its index has sha256 {found}, it had "
                 f"{index_sha256}. Nothing was written; run this again."
+            )
+        if not has_memory(working, memory):
+            raise ValueError(
+                f"{folder} was changed by another program meanwhile, as by `utgrec memory --update`: its item memory "
+                "is another than the one that was read. Nothing was written; run this again."
             )
         place = tokenizer.network_reference
         tokenizer.network_reference = reference_within(place, folder, working)
@@ -151,6 +160,16 @@ def updated_folder(folder: Path, tokenizer: UniversalItemTokenizer, index_sha256
             save_card(working, replace(values, num_items=len(tokenizer)))
         keep_facts(working, tokenizer)
         yield working
+
+
+def has_memory(folder: Path, stored: StoredMemory | None) -> bool:
+    """Whether a folder's memory is this one, of whichever index; None for none."""
+    if stored is None or not (folder / MEMORY_NAME).is_file():
+        return stored is None and not (folder / MEMORY_NAME).is_file()
+    found, own = StoredMemory.load(folder), stored.memory
+    tensors, theirs = own.tensors() | (stored.pairs or {}), found.memory.tensors() | (found.pairs or {})
+    same = own.settings == found.memory.settings and tensors.keys() == theirs.keys()
+    return same and all(torch.equal(tensor.cpu(), theirs[name]) for name, tensor in tensors.items())
 
 
 def reference_within(place: NetworkReference | None, folder: Path, working: Path) -> NetworkReference | None:

@@ -123,10 +123,11 @@ def write_changes(folder: Path, before: Served, after: Served) -> None:
         ValueError: another program changed it meanwhile.
         OSError: it cannot be written.
     """
-    recommender, tokenizer = after.recommender, after.recommender.tokenizer
-    tokenizer.stored_memory = recommender.stored
-    with updated_folder(folder, tokenizer, before.recommender.tokenizer.index.checksum) as working:
-        write_journal(working, recommender.journal[len(before.recommender.journal) :])
+    recommender, earlier = after.recommender, before.recommender
+    recommender.tokenizer.stored_memory = recommender.stored
+    read = earlier.tokenizer.index.checksum, earlier.stored
+    with updated_folder(folder, recommender.tokenizer, *read) as working:
+        write_journal(working, recommender.journal[len(earlier.journal) :])
 
 
 __all__ = ["Question", "Served", "changed", "load", "write_changes"]

@@ -192,10 +192,19 @@ def test_changes_that_are_saved_and_read_again(shop, tmp_path):
         told = client.post("/reload").json()
         assert (told["items"], told["version"], told["saved"]) == (40, 3, False)
         assert client.get("/items/sku-2").status_code == 404 and client.get("/items/new-1").status_code == 200
+        outside = Recommender.from_pretrained(folder)  # as `utgrec memory --update`
+        outside.stored.memory.counts[0] += 7
+        outside.save_pretrained(folder)
+        answer = client.post("/items", json={"remove": ["sku-3"]})
+        assert answer.status_code == 409 and "its item memory is another" in answer.json()["error"]["message"]
+        assert Recommender.from_pretrained(folder).memory.counts[0] == outside.memory.counts[0]
+        assert client.post("/reload").json()["version"] == 4
+        assert client.post("/items", json={"remove": ["sku-3"]}).json()["version"] == 5
+        assert Recommender.from_pretrained(folder).memory.counts[0] == outside.memory.counts[0]
         shutil.rmtree(folder)
         answer = client.post("/reload")
         assert answer.status_code == 409 and "stays" in answer.json()["error"]["message"]
-        assert ask(client, ["sku-1"])["version"] == 3
+        assert ask(client, ["sku-1"])["version"] == 5
 
 
 def test_changes_may_be_refused(recommender):
