@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, save_card
+from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, named, save_card
 from hub_cards.formatting import markdown_table
 from modeling_utgrec.memory_settings import MemorySettings
 from tokenization_items.catalogue import Catalogue
@@ -198,6 +198,10 @@ def run(arguments: MemoryArguments) -> list[dict[str, Any]]:
     if stored.memory.settings.content_weight:
         stored.facts |= {"content": content_name, "content_encoder": encoder}
     for_index(stored, interactions.item_ids, tokenizer.index).save(folder, tokenizer.index)
+    there = {*interactions.item_ids}
+    if missing := [item_id for item_id in tokenizer.index.item_ids if item_id not in there]:
+        which = f"Of {len(missing):,} items of the index, which {domain.name} lacks"
+        print(f"{which}, nothing is known: {named(missing)}.")
     rows: list[dict[str, Any]] = []
     if judges:
         for name, memory in ((WITH_MEMORY, stored.memory), (ALONE, None)):

@@ -275,12 +275,13 @@ def test_pairs_that_prepare_has_counted_are_read(tmp_path, data, monkeypatch, ch
         assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
 
 
-def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
+def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data, capsys):
     folder = tmp_path / "recommender"
     make_recommender(folder)
     flags = ["--recommender", str(folder), "--data", str(data)]
     fixed = ["--temperature", "0.04", "--mixing_weight", "0.6", "--no_test"]
     run_command("memory", [*flags, *fixed, "--no_content"])
+    assert "Of 1 items of the index, which shop lacks, nothing is known: 'gone'." in capsys.readouterr().out
     tokenizer = UniversalItemTokenizer.from_pretrained(folder, index_only=True)
     before = StoredMemory.load(folder, tokenizer.index)
     tokenizer.remove_items(["gone"])
@@ -292,6 +293,7 @@ def test_update_keeps_the_settings_and_takes_new_items(tmp_path, data):
     after = StoredMemory.load(folder, UniversalItemTokenizer.from_pretrained(folder).index)
     assert after.memory.settings == before.memory.settings and after.memory.num_items == N
     assert after.facts["part"] == "all" and after.facts["interactions"] > before.facts["interactions"]
+    assert "nothing is known" not in capsys.readouterr().out
 
 
 def test_the_card_does_not_say_what_the_memory_before_was_worth(tmp_path, data):
