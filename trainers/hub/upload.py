@@ -27,7 +27,9 @@ from tokenization_items.item_index_files import (
 )
 from tokenization_items.item_memory import MEMORY_NAME
 from tokenization_items.item_provenance import PROVENANCE_NAME
+from tokenization_items.pipeline_item_recommendation import NETWORK_FOLDER
 from tokenization_items.processing_content import ENCODER_NAME
+from tokenization_items.text_statistics import STATISTICS_NAME
 from tokenization_items.tokenization_items import TOKENIZER_FILE
 from trainers.hub.endpoint import write_endpoint
 
@@ -90,9 +92,10 @@ PUBLISHED = (
 NAMES = ("LICENSE", "NOTICE", "CITATION.cff")
 ALLOWED = [*(f"*{suffix}" for suffix in PUBLISHED), *NAMES]
 # Files of one part of a model. Those of an earlier push that a folder with the part lacks would be taken for its own:
-# weights in shards beside others, the memory of another recommender, codes in shards, rules.
+# weights in shards beside others, the memory of another recommender, codes in shards, rules, what embeds texts.
 WEIGHTS = ("model.safetensors", SHARDS, "model-*-of-*.safetensors")
 INDEX = (CODES_NAME, IDS_NAME, TITLES_NAME, CONTENT_NAME, PROVENANCE_NAME, f"{SHARDED_NAME}/*")
+ENCODERS = (ENCODER_NAME, STATISTICS_NAME)  # what an item tokenizer's network reads texts by, one of them
 OF_A_RECOMMENDER = (MEMORY_NAME, "recommender.json", "catalogue_journal.jsonl")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 _BLOCK = 1 << 20
@@ -293,7 +296,13 @@ def _outdated(names: Iterable[str]) -> list[str]:
     """Patterns of what a repository must not keep beside these files of a folder, each of which is sent."""
     there = {*names}
     has_weights, has_index = bool(there & {*WEIGHTS}), bool(there & {CODES_NAME, f"{SHARDED_NAME}/{MANIFEST_NAME}"})
-    parts = ((has_weights, WEIGHTS), (has_index, INDEX), (has_weights and has_index, OF_A_RECOMMENDER))
+    within = [tuple(f"{NETWORK_FOLDER}/{name}" for name in part) for part in (WEIGHTS, ENCODERS)]
+    parts = (
+        (has_weights, WEIGHTS + ENCODERS),
+        (has_index, INDEX),
+        (has_weights and has_index, OF_A_RECOMMENDER),
+        (bool(there & {*within[0]}), within[0] + within[1]),
+    )
     return [pattern for is_there, patterns in parts if is_there for pattern in patterns]
 
 

@@ -1,5 +1,6 @@
 """Files that may leave this machine, and those that may not."""
 
+import itertools
 import json
 import os
 import pickle
@@ -202,6 +203,20 @@ def test_nothing_of_an_earlier_push_is_taken_for_what_is_sent(hub, folder):
         (folder / name).unlink()
     send_folder(folder, repo_id, "m")  # a card alone, say
     assert {*weights, *shards} <= files_of(repo_id)
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("within", ["", "item_tokenizer/"])
+def test_an_item_tokenizer_has_no_text_encoder_of_an_earlier_push(hub, folder, within):
+    repo_id = hub.new_repo("encoders")
+    HfApi().create_repo(repo_id)
+    (folder / within).mkdir(exist_ok=True)
+    (folder / within / "model.safetensors").write_bytes(b"{}")
+    for kept, other in itertools.permutations(("text_statistics.safetensors", "text_encoder.json")):
+        (folder / within / kept).write_bytes(b"{}")
+        (folder / within / other).unlink(missing_ok=True)
+        send_folder(folder, repo_id, "m")
+        assert f"{within}{kept}" in files_of(repo_id) and f"{within}{other}" not in files_of(repo_id)
 
 
 @pytest.mark.hub
