@@ -156,11 +156,7 @@ class ItemRecommendationPipeline(Pipeline):
         folder, tokenizer = Path(save_directory), self.tokenizer
         memory = self.memory if self._memory_is_given else None
         self.model.save_pretrained(folder)
-        card = Path(self.model.name_or_path or "") / CARD_FILE
-        if card.is_file() and not (folder / CARD_FILE).exists():
-            for path in (card, card.with_name(VALUES_FILE)):
-                if path.is_file():
-                    shutil.copyfile(path, folder / path.name)
+        copy_card(self.model, folder)
         if tokenizer.has_network and tokenizer.network_reference is None:
             tokenizer.save_pretrained(folder / NETWORK_FOLDER)
         tokenizer.save_pretrained(folder, include_network=False)
@@ -393,6 +389,15 @@ def allowed_items(
         except UnknownItemError as error:
             raise UnknownItemError(f"{name}: {error}") from None
     return allowed
+
+
+def copy_card(model: PreTrainedModel, folder: Path) -> None:
+    """Copies the card of the folder that a model was loaded from to one that has none."""
+    source = Path(model.name_or_path) if model.name_or_path else None  # "" would be where the program runs
+    if source is not None and (source / CARD_FILE).is_file() and not (folder / CARD_FILE).exists():
+        for name in (CARD_FILE, VALUES_FILE):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
 
 
 def _given_id(item: Any) -> Any:

@@ -291,6 +291,14 @@ def test_items_added_later_are_recommended(run):
     assert len(found) == 12 and {entry["item_id"]: entry["title"] for entry in found}["late"] == "New arrival"
 
 
+def test_the_card_is_none_that_lies_where_the_program_runs(recommender, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("of a project")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recommender.model, "name_or_path", "")  # as one that was made in this process
+    recommender.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "README.md").exists()
+
+
 def test_saved_and_loaded(recommender, run, tmp_path):
     recommender.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
-from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, named, save_card
+from hub_cards import CARD_FILE, Evaluation, RecommenderCardValues, load_values, named, save_card
 from hub_cards.item_ids import is_id
 from modeling_utgrec.generation_mixin import ItemRecommendation
 from modeling_utgrec.item_memory import ItemMemory
@@ -38,6 +38,7 @@ from tokenization_items.pipeline_item_recommendation import (
     History,
     ItemRecommendationPipeline,
     as_list,
+    copy_card,
 )
 from tokenization_items.text_statistics import TF_IDF
 from tokenization_items.tokenization_items import TOKENIZER_FILE, UniversalItemTokenizer
@@ -394,6 +395,11 @@ class Recommender:
             write_json(working / RECOMMENDER_FILE, values)
             if self.facts:
                 save_card(working, self._card(kwargs.get("repo_id", folder.resolve().name)))
+            else:  # the card is that of a training
+                copy_card(self.model, working)
+                card = load_values(working)
+                if isinstance(card, RecommenderCardValues):
+                    save_card(working, replace(card, num_items=len(self.tokenizer)))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.absolute().name), **kwargs)
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import tokenization_items  # noqa: F401  # registers the pipeline
+from hub_cards import load_values
 from tokenization_items.catalogue import Catalogue
 from tokenization_items.item_index import UnknownItemError
 from trainers import Recommender
@@ -217,6 +218,16 @@ def test_the_same_after_saving(recommender, tmp_path):
         ["sku-1", "sku-5"], top_k=3, exclude_seen=False
     )
     assert ids(found)[1:] == ids(ruled.recommend(["sku-1", "sku-5"], top_k=2)) and found[0]["item_id"] == "sku-9"
+
+
+def test_the_card_of_a_training_comes_along(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained" / RECOMMENDER_FILE).unlink()  # as of `utgrec train-baseline`
+    loaded = Recommender.from_pretrained(tmp_path / "trained")
+    loaded.remove_items(["sku-3"])
+    loaded.save_pretrained(tmp_path / "shop")
+    card = (tmp_path / "shop" / "README.md").read_text(encoding="utf-8")
+    assert "popularity" in card and load_values(tmp_path / "shop").num_items == 39
 
 
 def test_a_trained_network_is_the_same_after_saving(tmp_path):
