@@ -536,6 +536,10 @@ class Recommender:
         }
         if told.get("rows"):
             values["evaluations"] = [Evaluation.from_result(str(told.get("name")), told["rows"][0])]
+        elif self.model.name_or_path:  # what was measured stands in the card of the folder that it was loaded from
+            before = load_values(self.model.name_or_path)
+            if isinstance(before, RecommenderCardValues):
+                values["evaluations"] = before.evaluations
         return RecommenderCardValues(**values, **({} if self.stored is None else memory_facts(self.stored)))
 
 

@@ -213,6 +213,8 @@ def test_the_same_after_saving(recommender, tmp_path):
             assert all(torch.equal(again[name], tensor) for name, tensor in load_file(file).items()), file.name
     card = (tmp_path / "shop" / "README.md").read_text(encoding="utf-8")
     assert "popularity" in card and "memory decides alone" in card
+    measured = load_values(tmp_path / "shop").evaluations
+    assert measured and load_values(tmp_path / "again").evaluations == measured
     # what reads recommenders reads this one
     found = pipeline("item-recommendation", model=str(tmp_path / "shop"))(
         ["sku-1", "sku-5"], top_k=3, exclude_seen=False
