@@ -50,6 +50,11 @@ class RecommendArguments:
         metadata={"help": "Recommend items of the history too; default: as the saved rules say, else not."},
     )
 
+    def __post_init__(self) -> None:
+        for name in ("users", "num_items", "num_beams"):
+            if (number := getattr(self, name)) < 1:
+                raise SystemExit(f"--{name} is at least 1, got {number}.")
+
 
 def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:
     """Prints the recommendations and returns item ids with scores for each user."""
