@@ -116,6 +116,11 @@ class Recommender:
         self.tokenizer.check_recommender(self.model)
         self.tokenizer.index.rows([*self.rules.deny, *(self.rules.allow or ())])
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("model", "tokenizer", "stored"):  # what recommends was made of the earlier ones
+            self.__dict__.pop("_pipeline", None)
+
     def __repr__(self) -> str:
         memory = "no memory" if self.memory is None else repr(self.memory)
         return f"Recommender({type(self.model).__name__}, {len(self.tokenizer):,} items, {memory}, {self.rules})"

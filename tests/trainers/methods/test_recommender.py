@@ -1,5 +1,6 @@
 """`Recommender`: made of tables, recommending by its rules, and the same after it was saved, pushed and loaded."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -175,6 +176,15 @@ def test_similar_items_are_those_of_the_nearest_contents(recommender):
         recommender.similar("sku-99")
     with pytest.raises(ValueError, match="a memory with contents knows"):
         Recommender(recommender.model, recommender.tokenizer).similar("sku-5")
+
+
+def test_another_memory_is_the_one_that_recommends(recommender):
+    own = copy.copy(recommender)
+    with_memory = own.recommend(["sku-1", "sku-5"])
+    own.stored = None
+    assert own.recommend(["sku-1", "sku-5"]) == Recommender(own.model, own.tokenizer).recommend(["sku-1", "sku-5"])
+    own.stored = recommender.stored
+    assert own.recommend(["sku-1", "sku-5"]) == with_memory == recommender.recommend(["sku-1", "sku-5"])
 
 
 def test_new_customers_where_nothing_is_known(recommender):
