@@ -14,7 +14,7 @@ from transformers import pipeline
 
 import tokenization_items  # noqa: F401  # registers the pipeline
 from hub_cards import load_values
-from tokenization_items.catalogue import Catalogue
+from tokenization_items.catalogue import Catalogue, CatalogueError
 from tokenization_items.item_index import UnknownItemError
 from trainers import Recommender
 from trainers.commands import run_command
@@ -200,6 +200,8 @@ def test_histories_that_are_none(recommender):
         recommender.recommend("sku-1")
     with pytest.raises(UnknownItemError, match="'sku-99'"):
         recommender.recommend(["sku-99"])
+    with pytest.raises(CatalogueError, match="empty text"):  # by texts alone nothing is known of it
+        recommender.recommend([{"image": "pen.png"}])
 
 
 def test_the_same_after_saving(recommender, tmp_path):
