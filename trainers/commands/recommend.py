@@ -101,7 +101,7 @@ def recommend_by_scores(arguments: RecommendArguments, there: ModelPlace) -> lis
     """As [`run`], by a sequential recommender, which scores every item of the catalogue that it was trained on."""
     if arguments.sources:
         raise SystemExit("--sources: a sequential recommender has no memory; every item is the network's.")
-    folder = model_folder(there.name, ("config.json", "model.safetensors", IDS_NAME), there.revision)
+    folder = model_folder(there.name, ("config.json", "model*.safetensors*", IDS_NAME), there.revision)
     ranker = SequentialRanker.from_pretrained(folder)
     assert ranker.item_ids is not None
     row_of = {item_id: row for row, item_id in enumerate(ranker.item_ids)}

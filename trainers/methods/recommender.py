@@ -322,6 +322,12 @@ class Recommender:
             ValueError: the semantic IDs were not made of texts, or by an earlier version that kept no network.
         """
         tokenizer = self.tokenizer
+        if not tokenizer.has_network and tokenizer.network_reference is None:
+            raise ValueError(
+                "This recommender takes no new items: semantic IDs of theirs would be made of texts, and its own were "
+                "not, for want of products with some, or its item tokenizer is elsewhere. Make it anew, with the "
+                "items: Recommender.from_interactions(orders, products)."
+            )
         template = tokenizer.template
         known = known_columns(self.journal, self.facts)
         catalogue, how = read_items(products, columns, known, tokenizer.text_fields, template)

@@ -187,6 +187,12 @@ def test_another_memory_is_the_one_that_recommends(recommender):
     assert own.recommend(["sku-1", "sku-5"]) == with_memory == recommender.recommend(["sku-1", "sku-5"])
 
 
+def test_what_was_made_without_texts_takes_no_items_and_says_so():
+    made = Recommender.from_interactions(tables(12, 20)[0])
+    with pytest.raises(ValueError, match=r"takes no new items: .*from_interactions\(orders, products\)"):
+        made.add_items([{"sku": "new", "name": "blue pen"}])
+
+
 def test_new_customers_where_nothing_is_known(recommender):
     alone = Recommender(recommender.model, recommender.tokenizer)
     with pytest.raises(ValueError, match="a memory knows"):
