@@ -19,12 +19,14 @@ from pathlib import Path
 
 from modeling_utgrec import ItemLevelForCausalLM, RecBaseForCausalLM
 from tokenization_items.files import check_writable
+from tokenization_items.hub_folders import model_folder
 from tokenization_items.tokenization_items import UniversalItemTokenizer
 from trainers.arguments import parse_sections
 from trainers.hub.custom_generate import export_custom_generate
 from trainers.hub.download import find_model
 from trainers.hub.onnx_export import check_installed, export_onnx
 from trainers.hub.qwen3_export import check_exportable, export_qwen3
+from trainers.methods.recommendation_rules import RECOMMENDER_FILE, saved_rules
 from trainers.rankers.generative import load_model
 
 FORMATS = {"qwen3": RecBaseForCausalLM, "onnx": ItemLevelForCausalLM, "custom_generate": None}
@@ -68,15 +70,19 @@ def run(arguments: ExportArguments) -> list[str]:
         )
     tokenizer = UniversalItemTokenizer.from_pretrained(there.name, index_only=True, revision=there.revision)
     tokenizer.check_recommender(model)
+    rules = saved_rules(model_folder(there.name, (RECOMMENDER_FILE,), there.revision))
+    without_rules = rules.deny or rules.allow is not None
+    told = " (its rules, what to deny and to choose from, are not part of the export)" if without_rules else ""
     if isinstance(model, ItemLevelForCausalLM):
         check_installed()
         files = [] if arguments.dry_run else export_onnx(model.eval(), tokenizer, output, arguments.overwrite)
-        return said(arguments, f"{there.name}, two networks", files)
+        return said(arguments, f"{there.name}, two networks{told}", files)
     assert isinstance(model, RecBaseForCausalLM)
     check_exportable(model.config)
     what = f"{there.name}, {len(tokenizer):,} items, levels of {model.config.level_sizes} codes"
     if tokenizer.memory is not None:
         what += " (its memory is not part of the export)"
+    what += told
     files = [] if arguments.dry_run else export_qwen3(model, tokenizer.index, output, arguments.overwrite)
     return said(arguments, what, files)
 

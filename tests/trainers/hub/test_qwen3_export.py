@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -345,6 +346,14 @@ def test_models_of_another_kind_are_refused_before_work(tmp_path):
     with pytest.raises(ValueError, match="'rqvae', which is no generative recommender"):
         export(ExportArguments(str(tmp_path / "out"), str(tmp_path / "tokenizer")))
     assert not (tmp_path / "out").exists()
+
+
+def test_rules_that_are_left_out_are_named(exported, tmp_path, capsys):
+    recommender = shutil.copytree(exported[2], tmp_path / "recommender")
+    for rules, is_said in (({"deny": [ITEMS[0]]}, True), ({"allow": []}, True), ({"exclude_seen": False}, False)):
+        (recommender / "recommender.json").write_text(json.dumps({"format_version": 1, "rules": rules}))
+        export(ExportArguments(str(tmp_path / "out"), str(recommender), dry_run=True))
+        assert ("its rules, what to deny and to choose from, are not part" in capsys.readouterr().out) == is_said
 
 
 def test_nothing_is_overwritten_and_a_dry_run_writes_nothing(exported, tmp_path, capsys):
