@@ -53,7 +53,7 @@ class RecommendArguments:
     def __post_init__(self) -> None:
         for name in ("users", "num_items", "num_beams"):
             if (number := getattr(self, name)) < 1:
-                raise SystemExit(f"--{name} is at least 1, got {number}.")
+                raise SystemExit(f"--{name} must be at least 1, got {number}.")
 
 
 def run(arguments: RecommendArguments) -> list[list[tuple[str, float]]]:

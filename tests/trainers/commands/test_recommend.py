@@ -104,8 +104,8 @@ def test_what_a_sequential_recommender_has_not_is_an_error(sequential):
         (["--history", "i1", "nobody"], "no item 'nobody'"),
         (["--history", "i1", "--sources"], "has no memory"),
         ([], "give --history or --data"),
-        (["--history", "i1", "--num_items", "0"], "--num_items is at least 1, got 0"),
-        (["--data", str(sequential), "--users", "-1"], "--users is at least 1, got -1"),
+        (["--history", "i1", "--num_items", "0"], "--num_items must be at least 1, got 0"),
+        (["--data", str(sequential), "--users", "-1"], "--users must be at least 1, got -1"),
     ):
         with pytest.raises((SystemExit, ValueError, KeyError), match=said):
             main(["--recommender", str(sequential), *flags])
