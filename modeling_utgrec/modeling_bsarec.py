@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_bsarec import BSARecConfig
-from .modeling_fmlprec import LAST, WHOLE, FeedForward, from_frequencies, to_frequencies, whole_window
+from .modeling_fmlprec import FeedForward, from_frequencies, to_frequencies, whole_window
 from .modeling_sequential import (
     ItemEmbeddings,
     SelfAttention,
@@ -16,6 +16,8 @@ from .modeling_sequential import (
     SequentialPreTrainedModel,
     causal_mask,
 )
+
+WHOLE, LAST = slice(None), slice(-1, None)  # columns of a window
 
 
 class FrequencyRescaler(nn.Module):

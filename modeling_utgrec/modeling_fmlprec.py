@@ -12,8 +12,6 @@ from .configuration_fmlprec import FMLPRecConfig
 from .configuration_sequential import SequentialConfig
 from .modeling_sequential import ItemEmbeddings, SequentialForNextItem, SequentialPreTrainedModel
 
-WHOLE, LAST = slice(None), slice(-1, None)  # columns of a window
-
 
 def whole_window(input_ids: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Pads histories on the left to `length` columns, of which a Fourier transform's frequencies are fractions: the

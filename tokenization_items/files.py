@@ -6,6 +6,7 @@ the functions here build.
 
 import ctypes
 import errno
+import hashlib
 import json
 import math
 import os
@@ -396,6 +397,11 @@ def read_strings(file: Path) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{file}: expected a list of strings, found {str(values)[:60]!r}")
     return values
+
+
+def digest_of_strings(values: Sequence[str]) -> str:
+    """SHA-256 of strings in their order, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps([*values]).encode("ascii")).hexdigest()
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

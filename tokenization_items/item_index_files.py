@@ -1,8 +1,6 @@
 """Files of an item index: codes with their levels, ids, titles, content vectors and provenance, and their checks."""
 
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ from safetensors.numpy import save_file
 
 from hub_cards import named, replacing
 from modeling_utgrec.checkpoint_fingerprint import check_file, stamp_file
-from tokenization_items.files import read_strings
+from tokenization_items.files import digest_of_strings, read_strings
 from tokenization_items.item_provenance import PROVENANCE_NAME, ItemProvenance
 
 CODES_NAME = "item_index.safetensors"
@@ -59,7 +57,7 @@ class IndexParts(NamedTuple):
         lists = {IDS_NAME: self.item_ids}
         if any(self.titles):
             lists[TITLES_NAME] = self.titles
-            metadata["titles_sha256"] = _digest(self.titles)
+            metadata["titles_sha256"] = digest_of_strings(self.titles)
         optional = {CONTENT_NAME: self.content, PROVENANCE_NAME: self.provenance}
         names = [*lists, *(name for name, values in optional.items() if values is not None)]
         if self.content is not None:
@@ -108,10 +106,10 @@ class IndexParts(NamedTuple):
         titles = [""] * len(item_ids)
         if "titles_sha256" in metadata:
             titles = _strings(folder / TITLES_NAME)
-            if len(titles) != len(item_ids) or _digest(titles) != metadata["titles_sha256"]:
+            if len(titles) != len(item_ids) or digest_of_strings(titles) != metadata["titles_sha256"]:
                 raise ItemIndexError(
                     f"{folder}: {TITLES_NAME} does not belong to {CODES_NAME}: expected {len(item_ids)} titles with "
-                    f"sha256 {metadata['titles_sha256']}, found {len(titles)} with {_digest(titles)}"
+                    f"sha256 {metadata['titles_sha256']}, found {len(titles)} with {digest_of_strings(titles)}"
                 )
         content, encoder = _read_content(folder, metadata) if "content_width" in metadata else (None, None)
         provenance = None
@@ -121,10 +119,6 @@ class IndexParts(NamedTuple):
             except ValueError as error:
                 raise ItemIndexError(f"{error}") from error
         return cls(sizes, offsets, item_ids, codes, titles, content, encoder, provenance, metadata["sha256"])
-
-
-def _digest(values: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
 
 
 def _strings(file: Path) -> list[str]:

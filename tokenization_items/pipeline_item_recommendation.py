@@ -266,9 +266,7 @@ class ItemRecommendationPipeline(Pipeline):
             fields, template = self.tokenizer.text_fields, self.tokenizer.template
             records = [{**dict.fromkeys(fields, ""), **item, "item_id": str(at)} for at, item in new.items()]
             catalogue = Catalogue.from_records(records, fields, name="history", template=template)
-            if (
-                getattr(self.tokenizer.loaded_processor, "image_processor", None) is None
-            ):  # a picture alone says nothing
+            if not self.tokenizer.reads_images:  # a picture alone says nothing
                 catalogue = replace(catalogue, images=None)
             catalogue.check(images=False)
             codes, _ = self.tokenizer.compute_codes(catalogue, progress=False)

@@ -306,7 +306,7 @@ class UniversalItemTokenizer(PushToHubMixin):
             check_capacity(len(catalogue.item_ids), len(self.index), self.index.level_sizes)
         codes, residuals = self.compute_codes(catalogue, **arguments)
         if not isinstance(catalogue, ContentEmbeddings):
-            digests = content_digests(catalogue, self._reads_images)
+            digests = content_digests(catalogue, self.reads_images)
         report = self.index.assign(
             catalogue.item_ids, codes, residuals, self.level_vectors(), titles, collisions, content, content_encoder
         )
@@ -340,7 +340,8 @@ class UniversalItemTokenizer(PushToHubMixin):
         self._template = None if template == self.loaded_processor.template else template
 
     @property
-    def _reads_images(self) -> bool:
+    def reads_images(self) -> bool:
+        """Whether the network reads images, too; errors as those of `network`."""
         return getattr(self.loaded_processor, "image_processor", None) is not None
 
     def level_vectors(self) -> list[np.ndarray]:
@@ -394,7 +395,7 @@ class UniversalItemTokenizer(PushToHubMixin):
         catalogue = self._as_catalogue(catalogue)
         catalogue.check(images=False, rows=())
         check_ids(self.index, catalogue.item_ids, catalogue.name)
-        reads_images = self._reads_images
+        reads_images = self.reads_images
         digests = content_digests(catalogue, reads_images)
         changes = compare_items(self.index, catalogue.item_ids, digests)
         if remove_missing and 0 < len(self.index) == len(changes.missing):

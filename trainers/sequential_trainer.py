@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 
 from hub_cards.values import SequentialCardValues
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
+from tokenization_items.files import digest_of_strings
 from trainers.data.interactions import Interactions
-from trainers.rankers.item_rows import check_catalogue, fingerprint_of, load_item_ids, save_item_ids
+from trainers.rankers.item_rows import check_catalogue, load_item_ids, save_item_ids
 from trainers.rankers.sequential import SequentialRanker
 from trainers.ranking_trainer import (
     RankingTrainer,
@@ -179,7 +180,7 @@ class SequentialTrainer(RankingTrainer):
             return
         check_catalogue(model.config, data.num_items, data.item_ids, self._item_ids)
         if data.item_ids is not None:
-            self._item_ids, model.config.item_ids_fingerprint = data.item_ids, fingerprint_of(data.item_ids)
+            self._item_ids, model.config.item_ids_fingerprint = data.item_ids, digest_of_strings(data.item_ids)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As transformers' method, unless the checkpoint is of other items: their rows would go on as these."""

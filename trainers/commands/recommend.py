@@ -19,6 +19,7 @@ from modeling_utgrec.generation_rules import ItemRules
 from tokenization_items import Catalogue, UniversalItemTokenizer
 from tokenization_items.hub_folders import model_folder
 from tokenization_items.item_index import UnknownItemError
+from tokenization_items.item_index_files import IDS_NAME
 from tokenization_items.pipeline_item_recommendation import allowed_items
 from trainers.arguments import parse_sections
 from trainers.data.interactions import Interactions
@@ -26,7 +27,6 @@ from trainers.hub.download import ModelPlace, find_model
 from trainers.methods.recommendation_rules import RECOMMENDER_FILE, RecommendationRules, saved_rules
 from trainers.rankers import is_generative
 from trainers.rankers.generative import load_model
-from trainers.rankers.item_rows import IDS_NAME
 from trainers.rankers.sequential import SequentialRanker
 
 

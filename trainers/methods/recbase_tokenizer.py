@@ -199,8 +199,7 @@ def recbase_tokenizer(
     for name, content in contents.items():
         tokenizers[name] = UniversalItemTokenizer.from_network(network, processor, max_history)
         tokenizers[name].text_fields = text_fields
-        if templates is not None:
-            tokenizers[name].template = templates[name]
+        tokenizers[name].template = (templates or {}).get(name)
         assignment = tokenizers[name].add_items(content, keep_residuals=True)
         assignment.check_collapse(network_config.level_sizes, allow_collapsed)
         assignments[name] = assignment

@@ -1,21 +1,13 @@
 """Which item a row of a sequential recommender is: `item_ids.json` beside its weights, in the order of their rows, and
 a digest of the ids in its configuration, by which another catalogue of as many items is told."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from hub_cards import named
 from modeling_utgrec.configuration_sequential import SequentialConfig
-from tokenization_items.files import read_strings, write_json
-
-IDS_NAME = "item_ids.json"
-
-
-def fingerprint_of(item_ids: Sequence[str]) -> str:
-    """SHA-256 of item ids in their order."""
-    return hashlib.sha256(json.dumps(list(item_ids)).encode()).hexdigest()
+from tokenization_items.files import digest_of_strings, read_strings, write_json
+from tokenization_items.item_index_files import IDS_NAME
 
 
 def save_item_ids(folder: str | Path, item_ids: Sequence[str]) -> None:
@@ -32,7 +24,7 @@ def load_item_ids(folder: Path, config: SequentialConfig) -> list[str] | None:
     if config.item_ids_fingerprint is None or not (folder / IDS_NAME).exists():
         return None
     item_ids = read_strings(folder / IDS_NAME)
-    if fingerprint_of(item_ids) != config.item_ids_fingerprint:
+    if digest_of_strings(item_ids) != config.item_ids_fingerprint:
         raise ValueError(f"{folder / IDS_NAME} was changed, or is of another model than the weights beside it.")
     return item_ids
 
@@ -56,7 +48,7 @@ def check_catalogue(
             "catalogue that it was trained on, in the same order."
         )
     expected = config.item_ids_fingerprint
-    if item_ids is None or expected is None or fingerprint_of(item_ids) == expected:
+    if item_ids is None or expected is None or digest_of_strings(item_ids) == expected:
         return
     other = [] if known is None else sorted({*item_ids} - {*known})
     raise ValueError(

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from modeling_utgrec import MISSRecForNextItem, SequentialForNextItem
 from modeling_utgrec.checkpoint_safety import SAFELY
 from tokenization_items.hub_folders import model_folder
-from trainers.rankers.item_rows import IDS_NAME, check_catalogue, load_item_ids
+from tokenization_items.item_index_files import IDS_NAME
+from trainers.rankers.item_rows import check_catalogue, load_item_ids
 from trainers.rankers.scoring import CandidateScorer, DotProductScorer, ScoringRanker
 from trainers.training_data.sequence_windows import encode_left_padded
 
