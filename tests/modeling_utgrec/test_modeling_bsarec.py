@@ -47,6 +47,15 @@ def test_low_pass_is_a_projection_on_the_lowest_frequencies(length, components):
     torch.testing.assert_close(layer(torch.from_numpy(states)).detach(), expected)
 
 
+def test_low_pass_is_in_single_precision_under_autocast():
+    layer = FrequencyRescaler(BSARecConfig(hidden_size=3, max_history=8, num_low_frequencies=3))
+    states = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = layer.low_pass(states)
+    expected = torch.einsum("ts,bsd->btd", torch.from_numpy(low_pass_matrix(8, 3)), states.double())
+    torch.testing.assert_close(low, expected.float(), rtol=1e-5, atol=1e-5)
+
+
 def test_alpha_mixes_frequencies_and_attention():
     """Attention computed by loops, no position reading a later one or padding."""
     torch.manual_seed(0)

@@ -306,6 +306,7 @@ def test_the_last_state_alone_is_that_of_all_of_them(name, padding):
 def test_a_label_where_later_items_are_known_is_an_error(name):
     model = make_model(name)
     batch = make_batch(model)
+    assert model(**batch).last_hidden_state.shape[1] == 1, "no other state is made"
     batch["labels"][1, -2] = 3
     with pytest.raises(ValueError, match="only the last one can have a label"):
         model(**batch)
