@@ -1,13 +1,15 @@
 """Batches and parts of like length: a backbone that reads prompts one part after the other wastes little on padding,
-and keeps the states of few of them for the backward pass, or of none."""
+and keeps the states of few of them for the backward pass, or of none; so does an encoder of histories."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IMAGES = ("pixel_values", "image_grid_thw")  # which have no row for each item
+MOST_PLACES = 512  # of a part of histories, with its padding
 
 
 def length_batches(lengths: Tensor, most_tokens: int) -> Iterator[Tensor]:
@@ -63,3 +65,26 @@ def _part(inputs: dict[str, Any], rows: Tensor, longest: int) -> dict[str, Any]:
         patches = inputs["pixel_values"].split(grids.prod(dim=1).tolist())
         part["pixel_values"] = torch.cat([patches[image] for image in image_of.tolist()])
     return part
+
+
+def histories_by_length(encode: Callable[[Tensor | slice, int], Tensor], attention_mask: Tensor) -> Tensor:
+    """
+    States of histories whose encoder reads no padding, in parts of like length: most histories of a batch are much
+    shorter than its longest, and a CPU computes their padding as it does items. All at once on an accelerator, which
+    more and smaller parts would keep waiting.
+
+    Args:
+        encode: gives the states `(part, columns, width)` of some rows, of their last so many columns.
+        attention_mask (`torch.Tensor` of shape `(batch, history)`): 0 on padding, which is on the left.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch, history, width)`, 0 on padding that was not read.
+    """
+    history = attention_mask.shape[1]
+    lengths = attention_mask.ne(0).cumsum(dim=1).ne(0).sum(dim=1).clamp(min=1)
+    if attention_mask.device.type != "cpu" or attention_mask.numel() <= MOST_PLACES:
+        return encode(slice(None), history)
+    parts = list(length_batches(lengths, MOST_PLACES))
+    states = [encode(rows, int(lengths[rows[0]])) for rows in parts]
+    padded = torch.cat([F.pad(each, (0, 0, history - each.shape[1], 0)) for each in states])
+    return padded[torch.cat(parts).argsort()]

@@ -210,7 +210,7 @@ class ContentForNextItem(ReadsContent):
         tokens, (inputs, targets, others) = batch_items(input_ids, labels[labelled], negatives + 1)
         vectors = self.content_items(tokens[None])[0]
         attention_mask = self.item_mask(input_ids, attention_mask)
-        states = self.model(inputs, attention_mask, item_vectors=vectors).last_hidden_state
+        states = self.states_by_length(inputs, attention_mask, item_vectors=vectors)
         loss = sampled_cross_entropy(
             self.scoring_states(states[labelled]),
             self.candidate_embeddings(vectors),

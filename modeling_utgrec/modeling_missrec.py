@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_missrec import MISSRecConfig
+from .encoding_parts import histories_by_length
 from .loss_contrastive import in_batch_cross_entropy, info_nce, same_targets
 from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, last_labels
@@ -355,7 +356,7 @@ class MISSRecForNextItem(ContentForNextItem):
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
         interests = self.model.encode_interests(input_ids)
-        states = self.model(input_ids, attention_mask, interests=interests).last_hidden_state
+        states = self._states(input_ids, attention_mask, interests)
         loss = None
         if labels is not None:
             # without any label: of a process whose rows are all another's, and the loss is 0
@@ -366,6 +367,17 @@ class MISSRecForNextItem(ContentForNextItem):
             if num_items_in_batch is not None or not rows:
                 loss = loss * rows / (1 if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor, interests: tuple[Tensor, Tensor]) -> Tensor:
+        """As `states_by_length`, each row with its interests."""
+
+        def encode(rows: Tensor | slice, columns: int) -> Tensor:
+            of_rows = tuple(each[rows] for each in interests)
+            return self.model(
+                input_ids[rows, -columns:], attention_mask[rows, -columns:], interests=of_rows
+            ).last_hidden_state
+
+        return histories_by_length(encode, attention_mask)
 
     def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
         """Summed over rows; scores of as many rows at a time as fit in, and made again for their gradient."""
@@ -454,7 +466,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         config = self.config
         attention_mask = self.item_mask(input_ids, attention_mask)
         interests = self.model.encode_interests(input_ids)
-        states = self.model(input_ids, attention_mask, interests=interests).last_hidden_state
+        states = self._states(input_ids, attention_mask, interests)
         if labels is None:
             return NextItemOutput(last_hidden_state=states)
         targets = last_labels(labels)
@@ -477,7 +489,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
     def _augmented(self, input_ids: Tensor, augmented_ids: Tensor, content: Tensor | None) -> Any:
         if content is None:
             interests = self.model.encode_interests(augmented_ids)
-            return self.model(augmented_ids, interests=interests).last_hidden_state, interests
+            return self._states(augmented_ids, self.item_mask(augmented_ids, None), interests), interests
         # the same places, of which some are read with fewer words
         interests = self.model.encode_interests(input_ids)
         poorer = augmented_ids > self.config.num_items

@@ -136,9 +136,10 @@ class S3RecForPreTraining(S3RecForNextItem):
         """
         config = self.config
         attention_mask = self.item_mask(input_ids, attention_mask)
-        states = self.model(input_ids, attention_mask, bidirectional=True).last_hidden_state
         if original_ids is None:
+            states = self.model(input_ids, attention_mask, bidirectional=True).last_hidden_state
             return S3RecPreTrainingOutput(last_hidden_state=states)
+        states = self.states_by_length(input_ids, attention_mask, bidirectional=True)
         masked = input_ids == config.mask_token_id
         read = (input_ids > 0) & ~masked
         labels = original_ids.masked_fill(~masked, -100)
@@ -152,7 +153,7 @@ class S3RecForPreTraining(S3RecForNextItem):
         }
         if segment_ids is not None and len(segment_ids):
             context, positive, negative = (
-                self.model(ids, bidirectional=True).last_hidden_state[:, -1]
+                self.states_by_length(ids, self.item_mask(ids, None), bidirectional=True)[:, -1]
                 for ids in (segment_ids, positive_ids, negative_ids)
             )
             context = self.segment_head(context)

@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .checkpoint_format import CheckedLoading
 from .configuration_sequential import SequentialConfig
+from .encoding_parts import histories_by_length
 from .loss_cross_entropy import linear_cross_entropy, sampled_cross_entropy
 
 
@@ -213,7 +214,8 @@ class SequentialForNextItem(SequentialPreTrainedModel):
     training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
     # what a batch has beside them: "augmented" sequences, or "masked" ones with segments
     training_batches: ClassVar[Literal["plain", "augmented", "masked"]] = "plain"
-    # whether `encoder_class.forward` takes `last_only`, and then makes the state of the last position alone
+    # whether `encoder_class.forward` takes `last_only`, and then makes the state of the last position alone; it may
+    # read padding as it reads items
     ends_at_last: ClassVar[bool] = False
     # whether a row's loss has the other rows of its batch as negatives
     in_batch_negatives: ClassVar[bool] = False
@@ -262,7 +264,10 @@ class SequentialForNextItem(SequentialPreTrainedModel):
                 if labelled[:, :-1].any():
                     raise ValueError("Earlier positions know later items here: only the last one can have a label.")
                 given["last_only"] = True
-        states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
+        if labels is None or self.ends_at_last:
+            states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
+        else:
+            states = self.states_by_length(input_ids, attention_mask, **given)
         loss = None
         if labels is not None:
             predicting = self.scoring_states(states[labelled[:, -states.shape[1] :]])
@@ -275,6 +280,15 @@ class SequentialForNextItem(SequentialPreTrainedModel):
                 loss = self._sampled_loss(predicting, items, labels[labelled] - 1)
             loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
+
+    def states_by_length(self, input_ids: Tensor, attention_mask: Tensor, **given: Any) -> Tensor:
+        """The encoder's states `(batch, history, hidden_size)`, without most of the padding, see
+        [`histories_by_length`]; `given` is what the encoder takes beside them, the same for all rows."""
+
+        def encode(rows: Tensor | slice, columns: int) -> Tensor:
+            return self.model(input_ids[rows, -columns:], attention_mask[rows, -columns:], **given).last_hidden_state
+
+        return histories_by_length(encode, attention_mask)
 
     def _binary_loss(self, states: Tensor, items: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy with one negative for each label (Kang & McAuley 2018, Eq. 8), summed."""

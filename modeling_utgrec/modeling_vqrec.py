@@ -234,7 +234,7 @@ class VQRecForPreTraining(VQRecForNextItem):
         tokens, (inputs, places) = batch_items(input_ids, targets[:, None])
         codes = self.content_items.codes[tokens - 1]
         table = self.content_items.of_rows(codes)
-        states = self.model(inputs, attention_mask, item_vectors=table).last_hidden_state
+        states = self.states_by_length(inputs, attention_mask, item_vectors=table)
         synthetic = self.semi_synthetic(codes[places[:, 0] - 1])
         loss = info_nce(
             states[:, -1:],
