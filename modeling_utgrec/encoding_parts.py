@@ -87,4 +87,4 @@ def histories_by_length(encode: Callable[[Tensor | slice, int], Tensor], attenti
     parts = list(length_batches(lengths, MOST_PLACES))
     states = [encode(rows, int(lengths[rows[0]])) for rows in parts]
     padded = torch.cat([F.pad(each, (0, 0, history - each.shape[1], 0)) for each in states])
-    return padded[torch.cat(parts).argsort()]
+    return padded.index_select(0, torch.cat(parts).argsort())

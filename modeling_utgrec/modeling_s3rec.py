@@ -152,8 +152,9 @@ class S3RecForPreTraining(S3RecForNextItem):
             "segment_loss": states.new_zeros(()),
         }
         if segment_ids is not None and len(segment_ids):
+            assert positive_ids is not None and negative_ids is not None
             context, positive, negative = (
-                self.states_by_length(ids, self.item_mask(ids, None), bidirectional=True)[:, -1]
+                self.states_by_length(ids, bidirectional=True)[:, -1]
                 for ids in (segment_ids, positive_ids, negative_ids)
             )
             context = self.segment_head(context)

@@ -281,14 +281,15 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
-    def states_by_length(self, input_ids: Tensor, attention_mask: Tensor, **given: Any) -> Tensor:
+    def states_by_length(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Tensor:
         """The encoder's states `(batch, history, hidden_size)`, without most of the padding, see
         [`histories_by_length`]; `given` is what the encoder takes beside them, the same for all rows."""
+        mask = self.item_mask(input_ids, attention_mask)
 
         def encode(rows: Tensor | slice, columns: int) -> Tensor:
-            return self.model(input_ids[rows, -columns:], attention_mask[rows, -columns:], **given).last_hidden_state
+            return self.model(input_ids[rows, -columns:], mask[rows, -columns:], **given).last_hidden_state
 
-        return histories_by_length(encode, attention_mask)
+        return histories_by_length(encode, mask)
 
     def _binary_loss(self, states: Tensor, items: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy with one negative for each label (Kang & McAuley 2018, Eq. 8), summed."""

@@ -166,7 +166,7 @@ class UniSRecForPreTraining(ContentForNextItem):
         last, items = states[:, -1:], F.embedding(inputs[1] - 1, table)
         loss = info_nce(last, items, self.config.temperature, *doubles)
         if augmented_ids is not None:
-            shorter = self.states_by_length(inputs[2], self.item_mask(inputs[2], None), item_vectors=table)
+            shorter = self.states_by_length(inputs[2], item_vectors=table)
             pairs = info_nce(last, shorter[:, -1:], self.config.temperature, *doubles)
             loss = loss + self.config.augmentation_weight * pairs
         if num_items_in_batch is not None:

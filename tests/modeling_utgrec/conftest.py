@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modeling_utgrec import encoding_parts
+
 
 class PrefixStep:
     """A network for beam search, fast and random: the logits of a user after a prefix of tokens.
@@ -101,3 +103,11 @@ class OrderedSums(TorchDispatchMode):
 @pytest.fixture(scope="session")
 def ordered_sums() -> type[OrderedSums]:
     return OrderedSums
+
+
+@pytest.fixture(params=["all rows at once", "rows in parts"])
+def in_parts(request, monkeypatch) -> bool:
+    """A test with batches of histories that are encoded at once, and again in parts of like length."""
+    if request.param == "rows in parts":
+        monkeypatch.setattr(encoding_parts, "MOST_PLACES", 4)
+    return request.param == "rows in parts"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_utgrec.encoding_parts import length_batches, prompt_parts
+from modeling_utgrec.encoding_parts import MOST_PLACES, histories_by_length, length_batches, prompt_parts
 
 ITEM = st.tuples(st.integers(1, 9), st.sampled_from([None, (1, 1, 2), (1, 2, 3), (2, 1, 1)]))
 
@@ -74,3 +74,28 @@ def test_length_batches_hold_every_row_once_within_the_budget(lengths, most):
     assert all(len(rows) * length <= most or len(rows) == 1 for rows, length in zip(batches, longest, strict=True))
     for rows, length in zip(batches[:-1], longest[:-1], strict=True):
         assert (len(rows) + 1) * max(1, length) > most  # one more had not fitted
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(0, 5))
+def test_every_history_is_read_once_from_its_first_item_on(lengths, more):
+    history = max(lengths) + more + 1
+    mask = torch.arange(history) >= history - torch.tensor(lengths)[:, None]
+    mask[:, -3::2] = False  # an item that is hidden is no padding
+    places = torch.arange(mask.numel()).view_as(mask) + 1.0
+    sizes = []
+
+    def encode(rows, columns):
+        sizes.append((len(places[rows]), columns))
+        return places[rows, -columns:, None]
+
+    found = histories_by_length(encode, mask)[..., 0]
+    assert found.shape == mask.shape
+    assert found[mask].equal(places[mask]) and (found.eq(places) | found.eq(0)).all()
+    assert sum(rows for rows, _ in sizes) == len(lengths)
+    if mask.numel() <= MOST_PLACES:
+        assert sizes == [mask.shape]
+    else:
+        assert all(rows * columns <= MOST_PLACES or rows == 1 for rows, columns in sizes)
+        longest = mask.long().argmax(1).where(mask.any(1), torch.tensor(history - 1))
+        assert sizes[0][1] == history - longest.min() and sizes == sorted(sizes, key=lambda size: -size[1])

@@ -306,7 +306,7 @@ def regularization_by_loops(model, histories):
 
 
 @torch.no_grad()
-def test_loss_of_fine_tuning_and_parts_of_it_against_loops(monkeypatch):
+def test_loss_of_fine_tuning_and_parts_of_it_against_loops(in_parts):
     model = make_model(interest_weight=0.5)
     scores = model.scores(model.user_states(HISTORIES), model.candidates()).double()
     expected = -scores.log_softmax(1)[torch.arange(5), TARGETS - 1].mean().item()
@@ -345,7 +345,7 @@ def test_the_programs_regularization_against_loops():
 
 @pytest.mark.parametrize("duplicates", ["excluded", "kept"])
 @torch.no_grad()
-def test_the_tasks_of_pre_training_against_loops(duplicates):
+def test_the_tasks_of_pre_training_against_loops(duplicates, in_parts):
     model = make_model(MISSRecForPreTraining, duplicates=duplicates, interest_weight=0.0, augmentation_weight=0.5)
     augmented = torch.tensor([[0, 3], [5, 6], [8, 1], [2, 5], [0, 9]])
     scores = model.scores(model.user_states(HISTORIES), model.candidates()).double()

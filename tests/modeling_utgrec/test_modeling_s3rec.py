@@ -48,7 +48,7 @@ def attributes_by_loops(model, head, states, places):
 
 @pytest.mark.parametrize("two_sigmoids", [False, True])
 @torch.no_grad()
-def test_the_four_tasks_against_loops(two_sigmoids):
+def test_the_four_tasks_against_loops(two_sigmoids, in_parts):
     model = make_model(two_sigmoids=two_sigmoids)
     torch.manual_seed(3)
     found = model(INPUT, original_ids=ORIGINAL, **SEGMENTS)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, set_seed
 
 import modeling_utgrec
-from modeling_utgrec import SequentialForNextItem
+from modeling_utgrec import SequentialForNextItem, encoding_parts
 from modeling_utgrec.modeling_sequential import sample_negatives
 
 NAMES = ["BERT4Rec", "BSARec", "FDSA", "FMLPRec", "GRU4Rec", "HSTU", "S3Rec", "SASRec", "UniSRec", "VQRec"]
@@ -300,6 +300,33 @@ def test_the_last_state_alone_is_that_of_all_of_them(name, padding):
         found.append([states[:, -1], *(each.grad.clone() for each in encoder.parameters())])
     assert states.shape[1] == 1
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["ce", "sampled"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ENDING])
+def test_rows_in_parts_of_like_length_learn_what_they_learn_at_once(name, loss, monkeypatch, ordered_sums):
+    """Loss, states of items and every gradient; and the encoder does read less padding."""
+    if loss != "ce" and name not in WITH_BCE:
+        return
+    model = make_model(name, loss=loss, hidden_dropout=0.0, attention_dropout=0.0).double().train()
+    batch = make_batch(model)
+    shapes, found = [], []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes[-1].append(tuple(kwargs.get("input_ids", (*args, None)[0]).shape)),
+        with_kwargs=True,
+    )
+    for most in (100, 7):
+        monkeypatch.setattr(encoding_parts, "MOST_PLACES", most)
+        shapes.append([])
+        model.zero_grad()
+        set_seed(0)
+        output = model(**batch)
+        with ordered_sums():
+            output.loss.backward()
+        states = output.last_hidden_state[batch["attention_mask"].bool()]
+        found.append([output.loss, states, *(each.grad.clone() for each in model.parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+    assert shapes == [[(4, 6)], [(1, 6), (1, 4), (2, 3)]]
 
 
 @pytest.mark.parametrize("name", ENDING)

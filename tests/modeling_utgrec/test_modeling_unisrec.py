@@ -152,7 +152,7 @@ def contrastive_by_loops(states, positives, targets, duplicates="excluded"):
 
 
 @pytest.mark.parametrize("duplicates", ["excluded", "zero"])
-def test_both_tasks_against_loops(duplicates):
+def test_both_tasks_against_loops(duplicates, in_parts):
     model = make_model(UniSRecForPreTraining, duplicates=duplicates, augmentation_weight=0.5)
     augmented = torch.tensor([[0, 3], [5, 6], [8, 1], [2, 5], [0, 9]])
     with torch.no_grad():

@@ -160,7 +160,7 @@ def test_a_map_that_is_being_learned_is_not_lost_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("duplicates", ["excluded", "zero"])
-def test_contrastive_task_against_loops(duplicates, monkeypatch):
+def test_contrastive_task_against_loops(duplicates, monkeypatch, in_parts):
     model = make_model(VQRecForPreTraining, duplicates=duplicates)
     synthetic = torch.randint(SIZE, (5, GROUPS))
     monkeypatch.setattr(model, "semi_synthetic", lambda codes: synthetic)
