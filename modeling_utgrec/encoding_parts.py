@@ -67,7 +67,9 @@ def _part(inputs: dict[str, Any], rows: Tensor, longest: int) -> dict[str, Any]:
     return part
 
 
-def histories_by_length(encode: Callable[[Tensor | slice, int], Tensor], attention_mask: Tensor) -> Tensor:
+def histories_by_length(
+    encode: Callable[[Tensor | slice, int], Tensor], attention_mask: Tensor, last_only: bool = False
+) -> Tensor:
     """
     States of histories whose encoder reads no padding, in parts of like length: most histories of a batch are much
     shorter than its longest, and a CPU computes their padding as it does items. All at once on an accelerator, which
@@ -76,15 +78,18 @@ def histories_by_length(encode: Callable[[Tensor | slice, int], Tensor], attenti
     Args:
         encode: gives the states `(part, columns, width)` of some rows, of their last so many columns.
         attention_mask (`torch.Tensor` of shape `(batch, history)`): 0 on padding, which is on the left.
+        last_only (`bool`, *optional*, defaults to `False`): `encode` gives the last position's state alone, `(part, 1,
+            width)`.
 
     Returns:
-        `torch.FloatTensor` of shape `(batch, history, width)`, 0 on padding that was not read.
+        `torch.FloatTensor` of shape `(batch, history, width)`, 0 on padding that was not read, or `(batch, 1, width)`.
     """
     history = attention_mask.shape[1]
-    lengths = attention_mask.ne(0).cumsum(dim=1).ne(0).sum(dim=1).clamp(min=1)
     if attention_mask.device.type != "cpu" or attention_mask.numel() <= MOST_PLACES:
         return encode(slice(None), history)
+    lengths = attention_mask.ne(0).cumsum(dim=1).ne(0).sum(dim=1).clamp(min=1)
     parts = list(length_batches(lengths, MOST_PLACES))
-    states = [encode(rows, int(lengths[rows[0]])) for rows in parts]
-    padded = torch.cat([F.pad(each, (0, 0, history - each.shape[1], 0)) for each in states])
+    states = [encode(rows, int(lengths[rows[0]])) for rows in parts]  # the longest of a part comes first
+    width = 1 if last_only else history
+    padded = torch.cat([F.pad(each, (0, 0, width - each.shape[1], 0)) for each in states])
     return padded.index_select(0, torch.cat(parts).argsort())

@@ -10,14 +10,14 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_bsarec import BSARecConfig
 from .modeling_fmlprec import FeedForward, from_frequencies, to_frequencies, whole_window
 from .modeling_sequential import (
+    LAST,
+    WHOLE,
     ItemEmbeddings,
     SelfAttention,
     SequentialForNextItem,
     SequentialPreTrainedModel,
     causal_mask,
 )
-
-WHOLE, LAST = slice(None), slice(-1, None)  # columns of a window
 
 
 class FrequencyRescaler(nn.Module):
@@ -142,7 +142,8 @@ class BSARecForNextItem(SequentialForNextItem):
     config: BSARecConfig
     encoder_class = BSARecModel
     training_targets = "last"
-    ends_at_last = True
+    takes_last_only = True
+    reads_padding = True
 
 
 __all__ = ["BSARecForNextItem", "BSARecModel"]

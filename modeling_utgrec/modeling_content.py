@@ -126,8 +126,8 @@ class ReadsContent(SequentialForNextItem):
     ) -> Tensor:
         """As [`SequentialForNextItem.user_states`]; `item_vectors`, where they are at hand, are not made again."""
         attention_mask = self.item_mask(input_ids, attention_mask)
-        states = self.model(input_ids, attention_mask, item_vectors=item_vectors).last_hidden_state[:, -1]
-        return self.scoring_states(states)
+        states = self.model(input_ids, attention_mask, item_vectors=item_vectors, **self.of_last).last_hidden_state
+        return self.scoring_states(states[:, -1])
 
     @torch.no_grad()
     def set_items(self, **tables: Tensor) -> Self:

@@ -147,7 +147,8 @@ class FMLPRecForNextItem(SequentialForNextItem):
     config: FMLPRecConfig
     encoder_class = FMLPRecModel
     training_targets = "last"
-    ends_at_last = True
+    takes_last_only = True
+    reads_padding = True
 
 
 __all__ = ["FMLPRecForNextItem", "FMLPRecModel"]

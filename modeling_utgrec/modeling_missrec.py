@@ -19,6 +19,7 @@ from .loss_cross_entropy import MOST_LOGITS, MOST_LOGITS_ON_ACCELERATORS
 from .modeling_content import ContentForNextItem, ContentItems, ContentModel, last_labels
 from .modeling_post_norm import PostNormBlock
 from .modeling_sequential import (
+    WHOLE,
     ItemEmbeddings,
     NextItemOutput,
     SelfAttention,
@@ -167,15 +168,23 @@ class InterestBlock(nn.Module):
         self.reading_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, states: Tensor, mask: Tensor, interests: Tensor, interest_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        interests: Tensor,
+        interest_mask: Tensor,
+        columns: slice | list[int] = WHOLE,
+    ) -> Tensor:
         """
         Args:
             states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): of the items.
             mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
             interests (`torch.FloatTensor` of shape `(batch, interests, hidden_size)`): encoded.
             interest_mask (`torch.BoolTensor` of shape `(batch, 1, 1, interests)`): which there are, one at least.
+            columns (`slice` or `list[int]`, *optional*): those whose states are made, by default all.
         """
-        states = self.items.attended(states, mask)
+        states = self.items.attended(states, mask, columns)
         states = self.reading_norm(states + self.dropout(self.reading(states, interest_mask, interests)))
         return self.items.fed_forward(states)
 
@@ -223,6 +232,7 @@ class MISSRecModel(ContentModel):
         attention_mask: Tensor | None = None,
         item_vectors: Tensor | None = None,
         interests: tuple[Tensor, Tensor] | None = None,
+        last_only: bool = False,
     ) -> BaseModelOutput:
         """
         Args:
@@ -231,6 +241,7 @@ class MISSRecModel(ContentModel):
             item_vectors (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): what is read of all items,
                 where it was made before.
             interests (*optional*): what `encode_interests` gives, where it was called before.
+            last_only (`bool`, *optional*, defaults to `False`): make the last position's state alone.
 
         Raises:
             ValueError: more than `max_history` columns.
@@ -249,11 +260,15 @@ class MISSRecModel(ContentModel):
             mask = bidirectional_mask(attention_mask)
         # before interests are discovered the first place is read: a softmax over nothing has no value
         known = known | (~known.any(1, keepdim=True) & (torch.arange(known.shape[1], device=known.device) == 0))
+        history, number = input_ids.shape[1], len(items.modalities) if items.stacked else 1
+        last = [history * (place + 1) - 1 for place in range(number)]
         for block in self.blocks:
-            states = block(states, mask, encoded, known[:, None, None, :])
-        if items.stacked and len(items.modalities) > 1:
+            columns = last if last_only and block is self.blocks[-1] else WHOLE
+            states = block(states, mask, encoded, known[:, None, None, :], columns)
+        if number > 1:
             of_text, of_image = states.unflatten(1, (2, -1)).unbind(1)
-            states = torch.where(present[:, 0, :, None], of_text, of_image)
+            has_text = present[:, 0, -of_text.shape[1] :, None]
+            states = torch.where(has_text, of_text, of_image)
         return BaseModelOutput(last_hidden_state=self.norm(states))
 
 
@@ -282,6 +297,7 @@ class MISSRecForNextItem(ContentForNextItem):
     config: MISSRecConfig
     encoder_class = MISSRecModel
     training_targets = "last"
+    takes_last_only = True
 
     def __init__(self, config: MISSRecConfig):
         super().__init__(config)
@@ -355,29 +371,32 @@ class MISSRecForNextItem(ContentForNextItem):
             ValueError: the input is longer than the model reads, or rows have no label in their last column alone.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
-        interests = self.model.encode_interests(input_ids)
-        states = self._states(input_ids, attention_mask, interests)
-        loss = None
-        if labels is not None:
-            # without any label: of a process whose rows are all another's, and the loss is 0
-            rows = len(labels) if labels.ne(-100).any() else 0
-            targets = last_labels(labels[:rows])
-            loss = self._cross_entropy(self.scoring_states(states[:rows, -1]), targets - 1) / max(rows, 1)
-            loss = loss + self.config.interest_weight * self.interest_regularization(*interests)
-            if num_items_in_batch is not None or not rows:
-                loss = loss * rows / (1 if num_items_in_batch is None else num_items_in_batch)
+        if labels is None:
+            return NextItemOutput(last_hidden_state=self.model(input_ids, attention_mask).last_hidden_state)
+        states, interests = self._last_states(input_ids, attention_mask)
+        # without any label: of a process whose rows are all another's, and the loss is 0
+        rows = len(labels) if labels.ne(-100).any() else 0
+        targets = last_labels(labels[:rows])
+        loss = self._cross_entropy(self.scoring_states(states[:rows, -1]), targets - 1) / max(rows, 1)
+        loss = loss + self.config.interest_weight * self.interest_regularization(*interests)
+        if num_items_in_batch is not None or not rows:
+            loss = loss * rows / (1 if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
-    def _states(self, input_ids: Tensor, attention_mask: Tensor, interests: tuple[Tensor, Tensor]) -> Tensor:
-        """As `states_by_length`, each row with its interests."""
+    def _last_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """States of the last positions `(batch, 1, hidden_size)`, and what `encode_interests` gives, of the same rows
+        in any order."""
+        parts: list[tuple[Tensor, Tensor]] = []
 
         def encode(rows: Tensor | slice, columns: int) -> Tensor:
-            of_rows = tuple(each[rows] for each in interests)
-            return self.model(
-                input_ids[rows, -columns:], attention_mask[rows, -columns:], interests=of_rows
-            ).last_hidden_state
+            tokens, mask = input_ids[rows, -columns:], attention_mask[rows, -columns:]
+            parts.append(self.model.encode_interests(tokens))
+            return self.model(tokens, mask, interests=parts[-1], last_only=True).last_hidden_state
 
-        return histories_by_length(encode, attention_mask)
+        states = histories_by_length(encode, attention_mask, last_only=True)
+        most = max(known.shape[1] for _, known in parts)
+        encoded = torch.cat([F.pad(each, (0, 0, 0, most - each.shape[1])) for each, _ in parts])
+        return states, (encoded, torch.cat([F.pad(known, (0, most - known.shape[1])) for _, known in parts]))
 
     def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
         """Summed over rows; scores of as many rows at a time as fit in, and made again for their gradient."""
@@ -465,10 +484,9 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         and interests; there are no embeddings of ids."""
         config = self.config
         attention_mask = self.item_mask(input_ids, attention_mask)
-        interests = self.model.encode_interests(input_ids)
-        states = self._states(input_ids, attention_mask, interests)
         if labels is None:
-            return NextItemOutput(last_hidden_state=states)
+            return NextItemOutput(last_hidden_state=self.model(input_ids, attention_mask).last_hidden_state)
+        states, interests = self._last_states(input_ids, attention_mask)
         targets = last_labels(labels)
         excluded = same_targets(targets) if config.duplicates == "excluded" else None
         own = self.candidates(targets - 1)
@@ -479,7 +497,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         loss = loss + config.interest_weight * self.interest_regularization(*interests)
         if augmented_ids is not None:
             shorter, of_shorter = self._augmented(input_ids, augmented_ids, augmented_content)
-            pairs = info_nce(states[:, -1:], shorter[:, -1:], config.temperature, excluded)
+            pairs = info_nce(states, shorter, config.temperature, excluded)
             loss = loss + config.augmentation_weight * pairs
             loss = loss + config.interest_weight * self.interest_regularization(*of_shorter)
         if num_items_in_batch is not None:
@@ -488,8 +506,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
 
     def _augmented(self, input_ids: Tensor, augmented_ids: Tensor, content: Tensor | None) -> Any:
         if content is None:
-            interests = self.model.encode_interests(augmented_ids)
-            return self._states(augmented_ids, self.item_mask(augmented_ids, None), interests), interests
+            return self._last_states(augmented_ids, self.item_mask(augmented_ids, None))
         # the same places, of which some are read with fewer words
         interests = self.model.encode_interests(input_ids)
         poorer = augmented_ids > self.config.num_items
@@ -500,7 +517,7 @@ class MISSRecForPreTraining(MISSRecForNextItem):
         vectors = items.of_rows(*tables)
         places = torch.arange(1, input_ids.numel() + 1, device=input_ids.device).view_as(input_ids)
         numbered = places.masked_fill(input_ids == 0, 0)
-        states = self.model(numbered, None, vectors.flatten(0, 1), interests).last_hidden_state
+        states = self.model(numbered, None, vectors.flatten(0, 1), interests, last_only=True).last_hidden_state
         return states, interests
 
 

@@ -9,6 +9,8 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_post_norm import PostNormConfig
 from .configuration_sequential import SequentialConfig
 from .modeling_sequential import (
+    LAST,
+    WHOLE,
     ItemEmbeddings,
     SelfAttention,
     SequentialPreTrainedModel,
@@ -36,17 +38,19 @@ class PostNormBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, columns: slice | list[int] = WHOLE) -> Tensor:
         """
         Args:
             states (`torch.FloatTensor` of shape `(batch, history, hidden_size)`): the block's input.
             mask (`torch.BoolTensor` of shape `(batch, 1, history, history)`): true where a row may read a column.
+            columns (`slice` or `list[int]`, *optional*): those whose states are made, by default all.
         """
-        return self.fed_forward(self.attended(states, mask))
+        return self.fed_forward(self.attended(states, mask, columns))
 
-    def attended(self, states: Tensor, mask: Tensor) -> Tensor:
+    def attended(self, states: Tensor, mask: Tensor, columns: slice | list[int] = WHOLE) -> Tensor:
         """The first half of the block, self-attention."""
-        return self.attention_norm(states + self.dropout(self.attention(states, mask)))
+        chosen = states[:, columns]
+        return self.attention_norm(chosen + self.dropout(self.attention(chosen, mask[:, :, columns], states)))
 
     def fed_forward(self, states: Tensor) -> Tensor:
         """The second half, the feed-forward network."""
@@ -82,6 +86,7 @@ class PostNormModel(SequentialPreTrainedModel):
         attention_mask: Tensor | None = None,
         item_vectors: Tensor | None = None,
         bidirectional: bool = False,
+        last_only: bool = False,
     ) -> BaseModelOutput:
         """
         Args:
@@ -90,6 +95,7 @@ class PostNormModel(SequentialPreTrainedModel):
             item_vectors (`torch.FloatTensor` of shape `(items, hidden_size)`, *optional*): vectors of all items, where
                 they were made before.
             bidirectional (`bool`, *optional*, defaults to `False`): whether positions read later ones.
+            last_only (`bool`, *optional*, defaults to `False`): make the last position's state alone.
 
         Raises:
             ValueError: more than `max_history` columns.
@@ -98,7 +104,7 @@ class PostNormModel(SequentialPreTrainedModel):
         states = self.embeddings(input_ids, attention_mask, item_vectors)
         mask = (bidirectional_mask if bidirectional else causal_mask)(attention_mask)
         for block in self.blocks:
-            states = block(states, mask)
+            states = block(states, mask, LAST if last_only and block is self.blocks[-1] else WHOLE)
         return BaseModelOutput(last_hidden_state=states)
 
 

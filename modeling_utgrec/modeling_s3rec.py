@@ -62,6 +62,7 @@ class S3RecForNextItem(SequentialForNextItem):
     config: S3RecConfig
     encoder_class = S3RecModel
     training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
+    takes_last_only = True
 
 
 class S3RecForPreTraining(S3RecForNextItem):
@@ -154,7 +155,7 @@ class S3RecForPreTraining(S3RecForNextItem):
         if segment_ids is not None and len(segment_ids):
             assert positive_ids is not None and negative_ids is not None
             context, positive, negative = (
-                self.states_by_length(ids, bidirectional=True)[:, -1]
+                self.states_by_length(ids, last_only=True, bidirectional=True)[:, -1]
                 for ids in (segment_ids, positive_ids, negative_ids)
             )
             context = self.segment_head(context)

@@ -21,6 +21,8 @@ from .configuration_sequential import SequentialConfig
 from .encoding_parts import histories_by_length
 from .loss_cross_entropy import linear_cross_entropy, sampled_cross_entropy
 
+WHOLE, LAST = slice(None), slice(-1, None)  # columns of a history whose states are made
+
 
 @dataclass
 class NextItemOutput(ModelOutput):
@@ -214,9 +216,10 @@ class SequentialForNextItem(SequentialPreTrainedModel):
     training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
     # what a batch has beside them: "augmented" sequences, or "masked" ones with segments
     training_batches: ClassVar[Literal["plain", "augmented", "masked"]] = "plain"
-    # whether `encoder_class.forward` takes `last_only`, and then makes the state of the last position alone; it may
-    # read padding as it reads items
-    ends_at_last: ClassVar[bool] = False
+    # whether `encoder_class.forward` takes `last_only`, and then makes the state of the last position alone
+    takes_last_only: ClassVar[bool] = False
+    # whether padding changes states, so that a window has the width that it has
+    reads_padding: ClassVar[bool] = False
     # whether a row's loss has the other rows of its batch as negatives
     in_batch_negatives: ClassVar[bool] = False
     # the Trainer gives the number of labels in all batches of a step, and the loss below divides by it
@@ -260,11 +263,11 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             if labels.shape != input_ids.shape:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
             labelled = labels != -100
-            if self.ends_at_last:
+            if self.reads_padding:
                 if labelled[:, :-1].any():
                     raise ValueError("Earlier positions know later items here: only the last one can have a label.")
                 given["last_only"] = True
-        if labels is None or self.ends_at_last:
+        if labels is None or self.reads_padding:
             states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
         else:
             states = self.states_by_length(input_ids, attention_mask, **given)
@@ -281,15 +284,19 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             loss = loss / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return NextItemOutput(loss=loss, last_hidden_state=states)
 
-    def states_by_length(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Tensor:
-        """The encoder's states `(batch, history, hidden_size)`, without most of the padding, see
-        [`histories_by_length`]; `given` is what the encoder takes beside them, the same for all rows."""
+    def states_by_length(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, last_only: bool = False, **given: Any
+    ) -> Tensor:
+        """The encoder's states `(batch, history, hidden_size)`, or of the last position alone, without most of the
+        padding, see [`histories_by_length`]; `given` is what the encoder takes beside them, the same for all rows."""
+        if last_only:
+            given["last_only"] = True
         mask = self.item_mask(input_ids, attention_mask)
 
         def encode(rows: Tensor | slice, columns: int) -> Tensor:
             return self.model(input_ids[rows, -columns:], mask[rows, -columns:], **given).last_hidden_state
 
-        return histories_by_length(encode, mask)
+        return histories_by_length(encode, mask, last_only)
 
     def _binary_loss(self, states: Tensor, items: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy with one negative for each label (Kang & McAuley 2018, Eq. 8), summed."""
@@ -328,8 +335,12 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, hidden_size)`.
         """
         attention_mask = self.item_mask(input_ids, attention_mask)
-        given = {"last_only": True} if self.ends_at_last else {}
-        return self.scoring_states(self.model(input_ids, attention_mask, **given).last_hidden_state[:, -1])
+        return self.scoring_states(self.model(input_ids, attention_mask, **self.of_last).last_hidden_state[:, -1])
+
+    @property
+    def of_last(self) -> dict[str, bool]:
+        """What the encoder is given where the last position's state is all that is needed of it."""
+        return {"last_only": True} if self.takes_last_only else {}
 
     @property
     def item_embeddings(self) -> Tensor:

@@ -100,6 +100,7 @@ class UniSRecForNextItem(ContentForNextItem):
     config: UniSRecConfig
     encoder_class = UniSRecModel
     training_targets = "all"
+    takes_last_only = True
 
 
 class UniSRecForPreTraining(ContentForNextItem):
@@ -161,13 +162,13 @@ class UniSRecForPreTraining(ContentForNextItem):
         else:
             content = content[tokens - 1]
         table = self.model.embeddings.items.of_rows(content)
-        states = self.states_by_length(inputs[0], attention_mask, item_vectors=table)
+        states = self.states_by_length(inputs[0], attention_mask, last_only=True, item_vectors=table)
         doubles = same_targets(targets), 0.0 if self.config.duplicates == "zero" else -torch.inf
-        last, items = states[:, -1:], F.embedding(inputs[1] - 1, table)
-        loss = info_nce(last, items, self.config.temperature, *doubles)
+        items = F.embedding(inputs[1] - 1, table)
+        loss = info_nce(states, items, self.config.temperature, *doubles)
         if augmented_ids is not None:
-            shorter = self.states_by_length(inputs[2], item_vectors=table)
-            pairs = info_nce(last, shorter[:, -1:], self.config.temperature, *doubles)
+            shorter = self.states_by_length(inputs[2], last_only=True, item_vectors=table)
+            pairs = info_nce(states, shorter, self.config.temperature, *doubles)
             loss = loss + self.config.augmentation_weight * pairs
         if num_items_in_batch is not None:
             loss = loss * len(targets) / num_items_in_batch

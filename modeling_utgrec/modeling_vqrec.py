@@ -117,6 +117,7 @@ class VQRecForNextItem(ContentForNextItem):
     config: VQRecConfig
     encoder_class = VQRecModel
     training_targets: ClassVar[Literal["all", "last", "cloze"]] = "all"
+    takes_last_only = True
 
     @property
     def content_items(self) -> VQRecItems:
@@ -234,10 +235,10 @@ class VQRecForPreTraining(VQRecForNextItem):
         tokens, (inputs, places) = batch_items(input_ids, targets[:, None])
         codes = self.content_items.codes[tokens - 1]
         table = self.content_items.of_rows(codes)
-        states = self.states_by_length(inputs, attention_mask, item_vectors=table)
+        states = self.states_by_length(inputs, attention_mask, last_only=True, item_vectors=table)
         synthetic = self.semi_synthetic(codes[places[:, 0] - 1])
         loss = info_nce(
-            states[:, -1:],
+            states,
             F.embedding(places - 1, table),
             self.config.temperature,
             same_targets(targets),

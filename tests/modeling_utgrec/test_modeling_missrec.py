@@ -343,6 +343,22 @@ def test_the_programs_regularization_against_loops():
     assert model.interest_regularization(encoded, known).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("history_fusion", ["add", "stack"])
+def test_the_last_state_alone_is_that_of_all_of_them(history_fusion):
+    """With its gradients; last items without text, without image and with both."""
+    encoder = make_model(history_fusion=history_fusion).double().model
+    histories = torch.tensor([[0, 0, 3, 6], [1, 2, 5, 9], [0, 8, 8, 1], [2, 3, 4, 5]])
+    found = []
+    for last_only in (False, True):
+        encoder.zero_grad()
+        states = encoder(histories, last_only=last_only).last_hidden_state
+        states[:, -1].square().cumsum(dim=1).sum().backward()
+        gradients = [each.grad.clone() for each in encoder.parameters() if each.grad is not None]
+        found.append([states[:, -1], *gradients])
+    assert states.shape[1] == 1
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("duplicates", ["excluded", "kept"])
 @torch.no_grad()
 def test_the_tasks_of_pre_training_against_loops(duplicates, in_parts):
