@@ -247,6 +247,25 @@ class Catalogue:
             "num_images_checked": len(opened),
         }
 
+    def check_texts(self, reader: str) -> None:
+        """
+        Looks for items of which a `reader` of texts alone would read nothing.
+
+        Raises:
+            CatalogueError: If an item has an image and no text. Up to 10 are named.
+        """
+        problems = [
+            f"item {item_id!r} (row {row})"
+            for row, (item_id, text) in enumerate(zip(self.item_ids, self.texts, strict=True))
+            if not text
+        ]
+        if problems:
+            raise CatalogueError(
+                f"{self.name}: {reader} reads texts alone, and {len(problems)} of {len(self)} items have no text; "
+                f"give them a title, leave them out with select(), or take a tokenizer that reads images:\n"
+                f"  {listed(problems)}"
+            )
+
     @property
     def _is_checked(self) -> bool:
         return "_checked" in self.__dict__

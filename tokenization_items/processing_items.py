@@ -203,6 +203,12 @@ class ItemProcessor:
                 batch["pixel_values"] = torch.cat(patches).float()
         return batch
 
+    def check_catalogue(self, catalogue: Catalogue) -> None:
+        """Raises a [`~tokenization_items.item_files.CatalogueError`] where nothing would be read of an item: it has no
+        text, and images are not read."""
+        if self.image_processor is None:
+            catalogue.check_texts("this item tokenizer")
+
     def codes_of(
         self,
         network: UTGRecTokenizerModel,
@@ -225,10 +231,12 @@ class ItemProcessor:
             Codes, `int64 [items, num_levels]`, and the residuals that were quantized, `float32 [items, levels, dim]`.
 
         Raises:
-            CatalogueError: if there are embeddings alone, or an image cannot be opened; the item is named.
+            CatalogueError: if there are embeddings alone, an item has nothing that is read, or an image cannot be
+                opened; the item is named.
         """
         if not isinstance(catalogue, Catalogue):
             raise CatalogueError("the network reads texts and images, and these items have embeddings alone")
+        self.check_catalogue(catalogue)
         return codes_of_catalogue(network, self, catalogue, fingerprint, mean_of=mean_of, **settings)
 
     def text_labels(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -117,9 +117,11 @@ def test_images_and_texts_both_count(tokenizer, records):
 def test_a_text_encoder_leaves_images_aside(make_network, tiny_bert, tiny_items, records):
     network, processor = spread_codebooks(*make_network(tiny_bert), tiny_items)
     tokenizer = UniversalItemTokenizer.from_network(network, processor)
-    codes, _ = tokenizer.compute_codes(Catalogue.from_records(records), batch_tokens=40, progress=False)
+    rows = [row for row, item in enumerate(tiny_items) if item["text"]]
+    catalogue = Catalogue.from_records(records).select(rows)
+    codes, _ = tokenizer.compute_codes(catalogue, batch_tokens=40, progress=False)
     assert len(np.unique(codes, axis=0)) > 3
-    np.testing.assert_array_equal(codes, codes_one_by_one(network, processor, tiny_items)[0])
+    np.testing.assert_array_equal(codes, codes_one_by_one(network, processor, tiny_items)[0][rows])
 
 
 def test_add_items_gives_the_nearest_codes_and_resolves_collisions(tokenizer, tiny_items, records, tiny_network):
@@ -284,6 +286,18 @@ def test_bad_catalogues_leave_the_index_as_it_was(filled, records, monkeypatch):
     with pytest.raises(ValueError, match="1 items are in the index already.*item-3"):
         filled.add_items([{"item_id": "new", "description": "a"}, records[3]])
     assert_unchanged(filled.index, before)
+
+
+@pytest.mark.parametrize("call", ["add_items", "update_items", "compute_codes"])
+def test_a_picture_alone_is_nothing_to_a_network_that_reads_texts(call, make_network, tiny_bert, records, monkeypatch):
+    network, processor = make_network(tiny_bert, lora=False)
+    tokenizer = UniversalItemTokenizer.from_network(network, processor)
+    tokenizer.add_items([record for record in records[:6] if record["description"]])
+    before = snapshot(tokenizer.index)
+    monkeypatch.setattr(network, "forward", lambda *_, **__: pytest.fail("checked too late"))
+    with pytest.raises(CatalogueError, match="reads texts alone, and 1 of 2 items have no text.*\n  item 'item-4'"):
+        getattr(tokenizer, call)([{**records[7], "item_id": "new"}, records[4]])
+    assert_unchanged(tokenizer.index, before)
 
 
 def test_no_items_are_no_error(tokenizer):

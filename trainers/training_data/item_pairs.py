@@ -32,6 +32,7 @@ class ItemPairs(Dataset):
 
     Raises:
         ValueError: catalogue, graph and domains have not the same items.
+        CatalogueError: an item has nothing that the network reads, see [`~ItemProcessor.check_catalogue`].
 
     Attributes:
         code_states (`torch.Tensor`, *optional*): what a backbone that does not learn gives of every item, see
@@ -57,6 +58,7 @@ class ItemPairs(Dataset):
         self.domains = {catalogue.name: len(catalogue)} if domains is None else dict(domains)
         if sum(self.domains.values()) != len(catalogue):
             raise ValueError(f"The catalogue has {len(catalogue)} items, the domains {self.domains}.")
+        processor.check_catalogue(catalogue)
         self.catalogue = catalogue
         self.graph = graph
         self.processor = processor

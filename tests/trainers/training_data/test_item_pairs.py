@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenization_items.catalogue import Catalogue
+from tokenization_items.catalogue import Catalogue, CatalogueError
 from trainers.data.co_occurrence import CoOccurrenceGraph
 from trainers.data.interactions import Interactions
 from trainers.training_data import item_pairs as module
@@ -50,6 +50,12 @@ def latents(catalogue):
     values = np.zeros((len(with_image), 4, 2, 2), np.float16)
     values[:, 0] = 10 * np.array(with_image)[:, None, None]
     return ImageLatents(values, rows)
+
+
+def test_a_picture_alone_is_nothing_to_learn_for_a_network_that_reads_texts(make_pairs, make_network, tiny_bert):
+    _, processor = make_network(tiny_bert, lora=False)
+    with pytest.raises(CatalogueError, match="reads texts alone, and 1 of 12 items have no text.*\n  item 'item-4'"):
+        make_pairs(processor=processor)
 
 
 def test_positives_are_neighbours_and_all_of_them_come_up(make_pairs):
@@ -133,9 +139,10 @@ def test_without_latents_the_network_gets_none(make_pairs, make_network, tiny_qw
     assert torch.isfinite(network(**batch).loss)
 
 
-def test_a_text_encoder_never_opens_images(make_pairs, make_network, tiny_bert, monkeypatch):
+def test_a_text_encoder_never_opens_images(make_pairs, catalogue, make_network, tiny_bert, monkeypatch):
     _, processor = make_network(tiny_bert)
-    pairs = make_pairs(processor=processor)
+    catalogue = replace(catalogue, texts=[text or "a picture" for text in catalogue.texts])
+    pairs = make_pairs(processor=processor, items=catalogue)
     monkeypatch.setattr(Catalogue, "image", lambda *_: pytest.fail("opens an image"))
     assert "pixel_values" not in pairs.collate([(0, 1), (1, 2)])
 
