@@ -263,10 +263,10 @@ class SequentialForNextItem(SequentialPreTrainedModel):
             if labels.shape != input_ids.shape:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}.")
             labelled = labels != -100
-            if self.reads_padding:
+            if self.training_targets == "last":
                 if labelled[:, :-1].any():
                     raise ValueError("Earlier positions know later items here: only the last one can have a label.")
-                given["last_only"] = True
+                given |= self.of_last
         if labels is None or self.reads_padding:
             states = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
         else:

@@ -247,9 +247,9 @@ class Catalogue:
             "num_images_checked": len(opened),
         }
 
-    def check_texts(self, reader: str) -> None:
+    def check_texts(self) -> None:
         """
-        Looks for items of which a `reader` of texts alone would read nothing.
+        Looks for items of which an item tokenizer would read nothing that reads texts alone.
 
         Raises:
             CatalogueError: If an item has an image and no text. Up to 10 are named.
@@ -261,8 +261,8 @@ class Catalogue:
         ]
         if problems:
             raise CatalogueError(
-                f"{self.name}: {reader} reads texts alone, and {len(problems)} of {len(self)} items have no text; "
-                f"give them a title, leave them out with select(), or take a tokenizer that reads images:\n"
+                f"{self.name}: the item tokenizer reads texts alone, and {len(problems)} of {len(self)} items have no "
+                "text; give them a title, leave them out with select(), or take a tokenizer that reads images:\n"
                 f"  {listed(problems)}"
             )
 

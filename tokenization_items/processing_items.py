@@ -207,7 +207,7 @@ class ItemProcessor:
         """Raises a [`~tokenization_items.item_files.CatalogueError`] where nothing would be read of an item: it has no
         text, and images are not read."""
         if self.image_processor is None:
-            catalogue.check_texts("this item tokenizer")
+            catalogue.check_texts()
 
     def codes_of(
         self,
